@@ -1,0 +1,65 @@
+"""Errors as they cross the wire: a status code, a `google.rpc.ErrorInfo` reason, one clear line.
+
+ServiceError            what a handler raises and the server turns into a status
+└── RemoteError         the same, as a caller gets it back
+"""
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+DOMAIN = "ipls"
+
+
+class ServiceError(Exception):
+    """`reason` is UPPER_SNAKE and stable (docs/protocol/errors.md); `message` holds no secret, number or name."""
+
+    def __init__(self, code: grpc.StatusCode, reason: str, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+
+class RemoteError(ServiceError):
+    """What the other side answered, or that it could not be reached (reason `UNREACHABLE`)."""
+
+
+def _pack(message: error_details_pb2.ErrorInfo) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed
+
+
+def to_status(error: ServiceError) -> grpc.Status:
+    """ErrorInfo always; BadRequest with INVALID_ARGUMENT; RetryInfo where a retry may help."""
+    details = [_pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))]
+    if error.code is grpc.StatusCode.INVALID_ARGUMENT:
+        violation = error_details_pb2.BadRequest.FieldViolation(description=error.message)
+        details.append(_pack(error_details_pb2.BadRequest(field_violations=[violation])))
+    retry_after_s = error.retry_after_s
+    if retry_after_s is None and error.code is grpc.StatusCode.UNAVAILABLE:
+        retry_after_s = 1.0
+    if retry_after_s is not None:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(int(retry_after_s * 1000))
+        details.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
+    code = code_pb2.Code.Value(error.code.name)
+    return rpc_status.to_status(status_pb2.Status(code=code, message=error.message, details=details))
+
+
+def remote_error(error: grpc.aio.AioRpcError) -> RemoteError:
+    """Read a failed call's status; one without our ErrorInfo (a dead peer, a deadline) gets a reason of its own."""
+    reason, retry_after_s = "UNREACHABLE", None
+    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+        reason = error.code().name
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # its stub knows only the blocking API's errors
+    for detail in status.details if status is not None else ():
+        info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+        if detail.Unpack(info) and info.domain == DOMAIN:
+            reason = info.reason
+        elif detail.Unpack(retry):
+            retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
+    return RemoteError(error.code(), reason, error.details() or reason, retry_after_s=retry_after_s)
