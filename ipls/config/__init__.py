@@ -4,6 +4,7 @@ from ipls.config.models import (
     Config,
     ConfigError,
     ContactsConfig,
+    CoreConfig,
     DirectoryConfig,
     LogConfig,
     RegistrationConfig,
@@ -11,6 +12,7 @@ from ipls.config.models import (
     VaultConfig,
     WitnessConfig,
     load,
+    load_core,
     load_trust_root,
     read_secret,
 )
@@ -19,6 +21,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "ContactsConfig",
+    "CoreConfig",
     "DirectoryConfig",
     "LogConfig",
     "RegistrationConfig",
@@ -26,6 +29,7 @@ __all__ = [
     "VaultConfig",
     "WitnessConfig",
     "load",
+    "load_core",
     "load_trust_root",
     "read_secret",
 ]

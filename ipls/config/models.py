@@ -2,6 +2,7 @@
 
 import tomllib
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -74,8 +75,22 @@ class VaultConfig(_Model):
     """The folder of the SoftHSM token."""
     pin: Path
     bundle: Path
+    core_config: Path = Path("ipls.toml")
+    """The file that the core reads its own settings from (CoreConfig): the front tells it nothing."""
     workers: int = Field(1, ge=1)
+    worker_sessions: int = Field(1000, ge=1)
+    """Sessions that a worker takes before it is replaced: SoftHSM leaks about 600 bytes a retrieve."""
     max_sessions: int = Field(256, ge=1)
+    session_s: float = Field(60.0, gt=0, le=60)
+
+
+class CoreConfig(_Model):
+    """What the vault's core reads of `ipls.toml`, or of a file of its own."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    trust_root: Path
+    vault: VaultConfig
 
 
 class ContactsConfig(_Model):
@@ -121,10 +136,12 @@ def _rebase(model: _Model, base: Path) -> _Model:
     return model.model_copy(update=changes)
 
 
-def load(path: Path) -> Config:
-    """Read `ipls.toml`. Raises ConfigError with one line that names the file and the key at fault."""
+_ModelT = TypeVar("_ModelT", bound=_Model)
+
+
+def _load(path: Path, model: type[_ModelT]) -> _ModelT:
     try:
-        config = Config.model_validate(tomllib.loads(path.read_text()))
+        config = model.model_validate(tomllib.loads(path.read_text()))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; run `ipls init DIR` to make a deployment") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -133,8 +150,18 @@ def load(path: Path) -> Config:
         first = error.errors()[0]
         raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     rebased = _rebase(config, path.resolve().parent)
-    assert isinstance(rebased, Config)
+    assert isinstance(rebased, model)
     return rebased
+
+
+def load(path: Path) -> Config:
+    """Read `ipls.toml`. Raises ConfigError with one line that names the file and the key at fault."""
+    return _load(path, Config)
+
+
+def load_core(path: Path) -> CoreConfig:
+    """Read the vault core's part of `ipls.toml`. Raises ConfigError."""
+    return _load(path, CoreConfig)
 
 
 def load_trust_root(path: Path) -> TrustRoot:
