@@ -1,0 +1,27 @@
+"""What the directory's proposal key signs, so that nobody else can move a witness."""
+
+from ipls.proto.witness.v1.witness_pb2 import Proposal, SignedProposal
+from ipls.trust.encoding import T
+from ipls.trust.errors import SignatureRefused
+from ipls.trust.keys import sign, verify
+
+
+def sign_proposal(seed: bytes, proposal: Proposal) -> bytes:
+    """The 64-byte signature of a proposal."""
+    return sign(seed, _digest(proposal))
+
+
+def verify_proposal(public: bytes, signed: SignedProposal) -> Proposal:
+    """The proposal, signed by `public`.
+
+    Raises SignatureRefused: PROPOSAL_INVALID, SIGNATURE_LENGTH, SIGNATURE_INVALID.
+    """
+    proposal = signed.proposal
+    if {len(proposal.old_root), len(proposal.new_root), len(proposal.blob_sha256)} != {32}:
+        raise SignatureRefused("PROPOSAL_INVALID", "root hashes and the blob's digest have 32 bytes")
+    verify(public, _digest(proposal), signed.signature)
+    return proposal
+
+
+def _digest(p: Proposal) -> bytes:
+    return T("ipls/witness/v1 proposal", p.namespace, p.term, p.epoch, p.old_root, p.new_root, p.blob_sha256)

@@ -1,0 +1,268 @@
+"""The trust root: the one TOML file that a client, a vault, a witness or an auditor is configured with."""
+
+import re
+import tomllib
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from typing import Any
+from urllib.parse import urlsplit
+
+import tomli_w
+
+from ipls.trust.encoding import T
+from ipls.trust.errors import SignatureRefused, TrustRootRefused
+from ipls.trust.keys import check_public_key
+from ipls.trust.limits import MAX_COSIGNATURES, MAX_INT
+
+MAX_FILE = 256 * 1024
+
+_NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_NAME = re.compile(r"[A-Za-z0-9 ._-]{1,64}")
+
+
+@dataclass(frozen=True)
+class WitnessKey:
+    """An Ed25519 key, good for signatures with a time in [not_before_ms, not_after_ms)."""
+
+    public_key: bytes
+    not_before_ms: int
+    not_after_ms: int
+
+    def covers(self, time_ms: int) -> bool:
+        """Whether the key may sign at that time."""
+        return self.not_before_ms <= time_ms < self.not_after_ms
+
+
+@dataclass(frozen=True)
+class Witness:
+    """One voice of the quorum, however many keys it has had."""
+
+    name: str
+    url: str
+    keys: tuple[WitnessKey, ...]
+
+
+@dataclass(frozen=True)
+class TrustRoot:
+    """What is trusted, and by what rules. One that exists has passed `check`; times are ms since 1970."""
+
+    number: int
+    previous: bytes
+    expires_ms: int
+    namespace: str
+    vrf_public_key: bytes
+    witnesses: tuple[Witness, ...]
+    k: int
+    operator_key: bytes
+    proposal_key: bytes
+    log_url: str
+    max_head_age_ms: int
+    start_epoch: int
+    start_root: bytes
+    development: bool
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @cached_property
+    def policy_digest(self) -> bytes:
+        """32 bytes by which a vault and its client see that they judge by the same rules (the vault spec, Policy)."""
+        witnesses = sorted(self.witnesses, key=lambda w: w.keys[0].public_key)
+        return T(
+            "ipls/vault/v1 policy",
+            self.namespace,
+            self.vrf_public_key,
+            self.k,
+            self.max_head_age_ms,
+            self.start_epoch,
+            int(self.development),
+            *(
+                T(
+                    "ipls/vault/v1 witness",
+                    *(f for k in w.keys for f in (k.public_key, k.not_before_ms, k.not_after_ms)),
+                )
+                for w in witnesses
+            ),
+        )
+
+    def check_expiry(self, now_ms: int) -> None:
+        """Raises TrustRootRefused TRUST_ROOT_EXPIRED."""
+        if now_ms >= self.expires_ms:
+            raise TrustRootRefused("TRUST_ROOT_EXPIRED", "the trust root has expired: get the newest version")
+
+
+def parse(data: bytes) -> TrustRoot:
+    """Reads a trust root file. Raises TrustRootRefused TRUST_ROOT_INVALID for anything but a complete, sound one."""
+    if len(data) > MAX_FILE:
+        raise _invalid("the file is too large")
+    try:
+        table = tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as e:  # UnicodeDecodeError and TOMLDecodeError are ValueErrors
+        raise _invalid("the file is not TOML") from e
+    reader = _Table(table, "the trust root")
+    root = TrustRoot(
+        number=reader.integer("number"),
+        previous=reader.hex("previous"),
+        expires_ms=reader.integer("expires_ms"),
+        namespace=reader.string("namespace"),
+        vrf_public_key=reader.hex("vrf_public_key"),
+        witnesses=tuple(_witness(w) for w in reader.tables("witnesses")),
+        k=reader.integer("k"),
+        operator_key=reader.hex("operator_key"),
+        proposal_key=reader.hex("proposal_key"),
+        log_url=reader.string("log_url"),
+        max_head_age_ms=reader.integer("max_head_age_ms"),
+        start_epoch=reader.integer("start_epoch"),
+        start_root=reader.hex("start_root"),
+        development=reader.boolean("development"),
+    )
+    reader.done()
+    return root
+
+
+def encode(root: TrustRoot) -> bytes:
+    """The TOML file that `parse` reads back as an equal root."""
+    return tomli_w.dumps(
+        {
+            "number": root.number,
+            "previous": root.previous.hex(),
+            "expires_ms": root.expires_ms,
+            "namespace": root.namespace,
+            "vrf_public_key": root.vrf_public_key.hex(),
+            "k": root.k,
+            "operator_key": root.operator_key.hex(),
+            "proposal_key": root.proposal_key.hex(),
+            "log_url": root.log_url,
+            "max_head_age_ms": root.max_head_age_ms,
+            "start_epoch": root.start_epoch,
+            "start_root": root.start_root.hex(),
+            "development": root.development,
+            "witnesses": [
+                {
+                    "name": w.name,
+                    "url": w.url,
+                    "keys": [
+                        {
+                            "public_key": k.public_key.hex(),
+                            "not_before_ms": k.not_before_ms,
+                            "not_after_ms": k.not_after_ms,
+                        }
+                        for k in w.keys
+                    ],
+                }
+                for w in root.witnesses
+            ],
+        }
+    ).encode()
+
+
+class _Table:
+    """Takes the fields of one TOML table, each of the type asked for, and nothing besides."""
+
+    def __init__(self, fields: dict[str, Any], where: str) -> None:
+        self.fields = dict(fields)
+        self.where = where
+
+    def _take(self, name: str, kind: type) -> Any:
+        value = self.fields.pop(name, None)
+        if type(value) is not kind:  # exact: a bool is an int to isinstance
+            raise _invalid(f"{self.where}: {name} is missing or not of type {kind.__name__}")
+        return value
+
+    def string(self, name: str) -> str:
+        return str(self._take(name, str))
+
+    def integer(self, name: str) -> int:
+        return int(self._take(name, int))
+
+    def boolean(self, name: str) -> bool:
+        return bool(self._take(name, bool))
+
+    def hex(self, name: str) -> bytes:
+        text = self.string(name)
+        if not re.fullmatch(r"([0-9a-f]{2})*", text):
+            raise _invalid(f"{self.where}: {name} is not lower-case hex")
+        return bytes.fromhex(text)
+
+    def tables(self, name: str) -> "list[_Table]":
+        items = self._take(name, list)
+        if not all(type(item) is dict for item in items):
+            raise _invalid(f"{self.where}: {name} is not a list of tables")
+        return [_Table(item, f"{name}[{i}]") for i, item in enumerate(items)]
+
+    def done(self) -> None:
+        if self.fields:
+            raise _invalid(f"{self.where}: unknown field {min(self.fields)[:64]!r}")
+
+
+def _witness(reader: _Table) -> Witness:
+    witness = Witness(reader.string("name"), reader.string("url"), tuple(map(_key, reader.tables("keys"))))
+    reader.done()
+    return witness
+
+
+def _key(reader: _Table) -> WitnessKey:
+    key = WitnessKey(reader.hex("public_key"), reader.integer("not_before_ms"), reader.integer("not_after_ms"))
+    reader.done()
+    return key
+
+
+def _check(root: TrustRoot) -> None:
+    """Raises TrustRootRefused unless a quorum under `root` means what it should."""
+    n, keys = len(root.witnesses), [key for w in root.witnesses for key in w.keys]
+    integers = [root.number, root.expires_ms, root.max_head_age_ms, root.start_epoch, root.k]
+    integers += [time for key in keys for time in (key.not_before_ms, key.not_after_ms)]
+    if not all(0 <= i <= MAX_INT for i in integers):
+        raise _invalid("a number is out of range")
+    if root.number < 1 or len(root.previous) != (0 if root.number == 1 else 32):
+        raise _invalid("versions are numbered from 1; every later one names the SHA-256 of the one before")
+    if root.max_head_age_ms == 0 or len(root.start_root) != 32:
+        raise _invalid("the maximum head age is above 0, the starting root hash has 32 bytes")
+    if not _NAMESPACE.fullmatch(root.namespace):
+        raise _invalid("a namespace is 1 to 64 of A-Z a-z 0-9 . _ - (no slash)")
+    if not (1 <= root.k <= n <= MAX_COSIGNATURES and 2 * root.k > n):
+        raise _invalid("k of n witnesses must be a majority: two quorums would not have to meet")
+    if not all(map(_is_url, [root.log_url, *(w.url for w in root.witnesses)])):
+        raise _invalid("the log and each witness have an http or https URL")
+    if not all(_NAME.fullmatch(w.name) for w in root.witnesses):
+        raise _invalid("a witness's name is 1 to 64 of A-Z a-z 0-9 space . _ -")
+    _no_repeat("witness name", [w.name for w in root.witnesses])
+    all_keys = [root.vrf_public_key, root.operator_key, root.proposal_key, *(k.public_key for k in keys)]
+    _no_repeat("key", all_keys)
+    try:
+        for public in all_keys:
+            check_public_key(public)
+    except SignatureRefused as e:
+        raise _invalid(e.message) from e
+    for witness in root.witnesses:
+        _check_windows(witness)
+
+
+def _check_windows(witness: Witness) -> None:
+    if not witness.keys or any(key.not_before_ms >= key.not_after_ms for key in witness.keys):
+        raise _invalid("a witness has a key, and each key a time in which it is good")
+    for a, b in combinations(witness.keys, 2):
+        overlap = a.not_before_ms < b.not_after_ms and b.not_before_ms < a.not_after_ms
+        if overlap and a.public_key[-1] == b.public_key[-1]:
+            raise _invalid(
+                "two live keys of a witness share their last byte, by which clients in the field tell them apart"
+            )
+
+
+def _no_repeat(what: str, values: list[Any]) -> None:
+    if max(Counter(values).values()) > 1:
+        raise _invalid(f"the same {what} stands twice")
+
+
+def _is_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return url.scheme in ("http", "https") and bool(url.hostname) and text.isascii() and text.isprintable()
+    except ValueError:
+        return False
+
+
+def _invalid(message: str) -> TrustRootRefused:
+    return TrustRootRefused("TRUST_ROOT_INVALID", message)
