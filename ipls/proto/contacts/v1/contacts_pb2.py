@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fipls/contacts/v1/contacts.proto\x12\x10ipls.contacts.v1\"u\n\nSignedCall\x12\r\n\x05label\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x12\x14\n\x0ctimestamp_ms\x18\x04 \x01(\x04\x12\r\n\x05nonce\x18\x05 \x01(\x0c\x12\x11\n\tsignature\x18\x06 \x01(\x0c\";\n\tRecordKey\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12\n\n\x02id\x18\x02 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\"D\n\nRecordSize\x12(\n\x03key\x18\x01 \x01(\x0b\x32\x1b.ipls.contacts.v1.RecordKey\x12\x0c\n\x04size\x18\x02 \x01(\x04\"?\n\x0ePutRecordsBody\x12-\n\x07records\x18\x01 \x03(\x0b\x32\x1c.ipls.contacts.v1.RecordSize\";\n\x0eGetRecordsBody\x12)\n\x04keys\x18\x01 \x03(\x0b\x32\x1b.ipls.contacts.v1.RecordKey\"\x11\n\x0fListRecordsBody\"<\n\x0f\x44ropRecordsBody\x12)\n\x04keys\x18\x01 \x03(\x0b\x32\x1b.ipls.contacts.v1.RecordKey\"\x11\n\x0fGetManifestBody\"\x84\x01\n\x10SwapManifestBody\x12\x18\n\x10\x65xpected_version\x18\x01 \x01(\x04\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x13\n\x0b\x63heck_value\x18\x04 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x05 \x01(\x0c\x12\x0c\n\x04size\x18\x06 \x01(\x04\"Z\n\x11PutRecordsRequest\x12,\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1c.ipls.contacts.v1.SignedCallH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x14\n\x12PutRecordsResponse\"?\n\x11GetRecordsRequest\x12*\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1c.ipls.contacts.v1.SignedCall\"]\n\x12GetRecordsResponse\x12.\n\x06record\x18\x01 \x01(\x0b\x32\x1c.ipls.contacts.v1.RecordSizeH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"@\n\x12ListRecordsRequest\x12*\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1c.ipls.contacts.v1.SignedCall\"D\n\x13ListRecordsResponse\x12-\n\x07records\x18\x01 \x03(\x0b\x32\x1c.ipls.contacts.v1.RecordSize\"@\n\x12\x44ropRecordsRequest\x12*\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1c.ipls.contacts.v1.SignedCall\"\x15\n\x13\x44ropRecordsResponse\"@\n\x12GetManifestRequest\x12*\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1c.ipls.contacts.v1.SignedCall\"X\n\x0eManifestHeader\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x13\n\x0b\x63heck_value\x18\x03 \x01(\x0c\x12\x0c\n\x04size\x18\x04 \x01(\x04\"b\n\x13GetManifestResponse\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32 .ipls.contacts.v1.ManifestHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\\\n\x13SwapManifestRequest\x12,\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1c.ipls.contacts.v1.SignedCallH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x16\n\x14SwapManifestResponse2\xc0\x04\n\x0f\x43ontactsService\x12Y\n\nPutRecords\x12#.ipls.contacts.v1.PutRecordsRequest\x1a$.ipls.contacts.v1.PutRecordsResponse(\x01\x12Y\n\nGetRecords\x12#.ipls.contacts.v1.GetRecordsRequest\x1a$.ipls.contacts.v1.GetRecordsResponse0\x01\x12\\\n\x0bListRecords\x12$.ipls.contacts.v1.ListRecordsRequest\x1a%.ipls.contacts.v1.ListRecordsResponse0\x01\x12Z\n\x0b\x44ropRecords\x12$.ipls.contacts.v1.DropRecordsRequest\x1a%.ipls.contacts.v1.DropRecordsResponse\x12\\\n\x0bGetManifest\x12$.ipls.contacts.v1.GetManifestRequest\x1a%.ipls.contacts.v1.GetManifestResponse0\x01\x12_\n\x0cSwapManifest\x12%.ipls.contacts.v1.SwapManifestRequest\x1a&.ipls.contacts.v1.SwapManifestResponse(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fipls/contacts/v1/contacts.proto\x12\x10ipls.contacts.v1\"u\n\nSignedCall\x12\r\n\x05label\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x12\x14\n\x0ctimestamp_ms\x18\x04 \x01(\x04\x12\r\n\x05nonce\x18\x05 \x01(\x0c\x12\x11\n\tsignature\x18\x06 \x01(\x0c\";\n\tRecordKey\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12\n\n\x02id\x18\x02 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\"D\n\nRecordSize\x12(\n\x03key\x18\x01 \x01(\x0b\x32\x1b.ipls.contacts.v1.RecordKey\x12\x0c\n\x04size\x18\x02 \x01(\x04\"?\n\x0ePutRecordsBody\x12-\n\x07records\x18\x01 \x03(\x0b\x32\x1c.ipls.contacts.v1.RecordSize\";\n\x0eGetRecordsBody\x12)\n\x04keys\x18\x01 \x03(\x0b\x32\x1b.ipls.contacts.v1.RecordKey\"\x11\n\x0fListRecordsBody\"<\n\x0f\x44ropRecordsBody\x12)\n\x04keys\x18\x01 \x03(\x0b\x32\x1b.ipls.contacts.v1.RecordKey\"\x11\n\x0fGetManifestBody\"\x84\x01\n\x10SwapManifestBody\x12\x18\n\x10\x65xpected_version\x18\x01 \x01(\x04\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x13\n\x0b\x63heck_value\x18\x04 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x05 \x01(\x0c\x12\x0c\n\x04size\x18\x06 \x01(\x04\"Z\n\x11PutRecordsRequest\x12,\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1c.ipls.contacts.v1.SignedCallH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x14\n\x12PutRecordsResponse\"?\n\x11GetRecordsRequest\x12*\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1c.ipls.contacts.v1.SignedCall\"]\n\x12GetRecordsResponse\x12.\n\x05sizes\x18\x01 \x01(\x0b\x32\x1d.ipls.contacts.v1.RecordSizesH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x1c\n\x0bRecordSizes\x12\r\n\x05sizes\x18\x01 \x03(\x04\"@\n\x12ListRecordsRequest\x12*\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1c.ipls.contacts.v1.SignedCall\"D\n\x13ListRecordsResponse\x12-\n\x07records\x18\x01 \x03(\x0b\x32\x1c.ipls.contacts.v1.RecordSize\"@\n\x12\x44ropRecordsRequest\x12*\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1c.ipls.contacts.v1.SignedCall\"\x15\n\x13\x44ropRecordsResponse\"@\n\x12GetManifestRequest\x12*\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1c.ipls.contacts.v1.SignedCall\"X\n\x0eManifestHeader\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x13\n\x0b\x63heck_value\x18\x03 \x01(\x0c\x12\x0c\n\x04size\x18\x04 \x01(\x04\"b\n\x13GetManifestResponse\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32 .ipls.contacts.v1.ManifestHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\\\n\x13SwapManifestRequest\x12,\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1c.ipls.contacts.v1.SignedCallH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x16\n\x14SwapManifestResponse2\xc0\x04\n\x0f\x43ontactsService\x12Y\n\nPutRecords\x12#.ipls.contacts.v1.PutRecordsRequest\x1a$.ipls.contacts.v1.PutRecordsResponse(\x01\x12Y\n\nGetRecords\x12#.ipls.contacts.v1.GetRecordsRequest\x1a$.ipls.contacts.v1.GetRecordsResponse0\x01\x12\\\n\x0bListRecords\x12$.ipls.contacts.v1.ListRecordsRequest\x1a%.ipls.contacts.v1.ListRecordsResponse0\x01\x12Z\n\x0b\x44ropRecords\x12$.ipls.contacts.v1.DropRecordsRequest\x1a%.ipls.contacts.v1.DropRecordsResponse\x12\\\n\x0bGetManifest\x12$.ipls.contacts.v1.GetManifestRequest\x1a%.ipls.contacts.v1.GetManifestResponse0\x01\x12_\n\x0cSwapManifest\x12%.ipls.contacts.v1.SwapManifestRequest\x1a&.ipls.contacts.v1.SwapManifestResponse(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,24 +57,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETRECORDSREQUEST']._serialized_end=841
   _globals['_GETRECORDSRESPONSE']._serialized_start=843
   _globals['_GETRECORDSRESPONSE']._serialized_end=936
-  _globals['_LISTRECORDSREQUEST']._serialized_start=938
-  _globals['_LISTRECORDSREQUEST']._serialized_end=1002
-  _globals['_LISTRECORDSRESPONSE']._serialized_start=1004
-  _globals['_LISTRECORDSRESPONSE']._serialized_end=1072
-  _globals['_DROPRECORDSREQUEST']._serialized_start=1074
-  _globals['_DROPRECORDSREQUEST']._serialized_end=1138
-  _globals['_DROPRECORDSRESPONSE']._serialized_start=1140
-  _globals['_DROPRECORDSRESPONSE']._serialized_end=1161
-  _globals['_GETMANIFESTREQUEST']._serialized_start=1163
-  _globals['_GETMANIFESTREQUEST']._serialized_end=1227
-  _globals['_MANIFESTHEADER']._serialized_start=1229
-  _globals['_MANIFESTHEADER']._serialized_end=1317
-  _globals['_GETMANIFESTRESPONSE']._serialized_start=1319
-  _globals['_GETMANIFESTRESPONSE']._serialized_end=1417
-  _globals['_SWAPMANIFESTREQUEST']._serialized_start=1419
-  _globals['_SWAPMANIFESTREQUEST']._serialized_end=1511
-  _globals['_SWAPMANIFESTRESPONSE']._serialized_start=1513
-  _globals['_SWAPMANIFESTRESPONSE']._serialized_end=1535
-  _globals['_CONTACTSSERVICE']._serialized_start=1538
-  _globals['_CONTACTSSERVICE']._serialized_end=2114
+  _globals['_RECORDSIZES']._serialized_start=938
+  _globals['_RECORDSIZES']._serialized_end=966
+  _globals['_LISTRECORDSREQUEST']._serialized_start=968
+  _globals['_LISTRECORDSREQUEST']._serialized_end=1032
+  _globals['_LISTRECORDSRESPONSE']._serialized_start=1034
+  _globals['_LISTRECORDSRESPONSE']._serialized_end=1102
+  _globals['_DROPRECORDSREQUEST']._serialized_start=1104
+  _globals['_DROPRECORDSREQUEST']._serialized_end=1168
+  _globals['_DROPRECORDSRESPONSE']._serialized_start=1170
+  _globals['_DROPRECORDSRESPONSE']._serialized_end=1191
+  _globals['_GETMANIFESTREQUEST']._serialized_start=1193
+  _globals['_GETMANIFESTREQUEST']._serialized_end=1257
+  _globals['_MANIFESTHEADER']._serialized_start=1259
+  _globals['_MANIFESTHEADER']._serialized_end=1347
+  _globals['_GETMANIFESTRESPONSE']._serialized_start=1349
+  _globals['_GETMANIFESTRESPONSE']._serialized_end=1447
+  _globals['_SWAPMANIFESTREQUEST']._serialized_start=1449
+  _globals['_SWAPMANIFESTREQUEST']._serialized_end=1541
+  _globals['_SWAPMANIFESTRESPONSE']._serialized_start=1543
+  _globals['_SWAPMANIFESTRESPONSE']._serialized_end=1565
+  _globals['_CONTACTSSERVICE']._serialized_start=1568
+  _globals['_CONTACTSSERVICE']._serialized_end=2144
 # @@protoc_insertion_point(module_scope)
