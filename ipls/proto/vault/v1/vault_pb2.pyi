@@ -424,7 +424,7 @@ class StoreRequest(_message.Message):
     STORE_ID_FIELD_NUMBER: _builtins.int
     BLOB_FIELD_NUMBER: _builtins.int
     expected_generation: _builtins.int
-    """Compare-and-swap: the current generation, 0 when there is none. The stored one becomes expected + 1."""
+    """Compare-and-swap: the last generation stored (also after a delete), 0 before the first. This one becomes expected + 1."""
     store_id: _builtins.bytes
     """16 random bytes; a repeat returns the same success."""
     blob: _builtins.bytes
@@ -591,16 +591,20 @@ class ListAnswer(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     GENERATIONS_FIELD_NUMBER: _builtins.int
+    LAST_GENERATION_FIELD_NUMBER: _builtins.int
+    last_generation: _builtins.int
+    """The number of the last one ever stored, which the next store expects; it survives a delete."""
     @_builtins.property
     def generations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Generation]: ...
     def __init__(
         self,
         *,
         generations: _abc.Iterable[Global___Generation] | None = ...,
+        last_generation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generations", b"generations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generations", b"generations", "last_generation", b"last_generation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
