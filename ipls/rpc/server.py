@@ -119,7 +119,7 @@ class GrpcServer:
             maximum_concurrent_rpcs=max_concurrent_rpcs,
             options=[("grpc.so_reuseport", 0)],
         )
-        self._health = health.aio.HealthServicer()
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # set at run time
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         self._services = [*services, reflection.SERVICE_NAME, health.SERVICE_NAME]
         reflection.enable_server_reflection(self._services, self.grpc)

@@ -1,0 +1,106 @@
+"""The `ipls` command: thin over the packages below it.
+
+Exit status: 0 done, 1 refused or failed verification, 2 usage, 3 unavailable (try again).
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import grpc
+import typer
+
+from ipls.akd import AkdError
+from ipls.cli import client, demo, verify
+from ipls.cli.console import fail
+from ipls.cli.status import REFUSED, UNAVAILABLE, USAGE
+from ipls.client.errors import ClientError, TryLaterError
+from ipls.config import ConfigError
+from ipls.rpc.errors import ServiceError
+from ipls.session.errors import SessionRefused
+from ipls.store.errors import StoreError
+from ipls.trust.errors import TrustError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Identity Proof Linked Storage."
+)
+serve_app = typer.Typer()
+keys_app = typer.Typer(no_args_is_help=True, help="The operator's ceremonies.")
+app.add_typer(verify.app, name="verify")
+app.add_typer(client.app, name="client")
+app.add_typer(keys_app, name="keys")
+app.command("demo")(demo.command)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    namespace: Annotated[str, typer.Option(help="The directory's name; no slash.")] = "ipls.local",
+    port: Annotated[int, typer.Option(help="First of seven loopback ports; 0 takes free ones.")] = 7400,
+) -> None:
+    """Make keys, token, certificates, trust root and ipls.toml for a new deployment."""
+    from ipls.cli import deployment
+
+    deployment.create(folder, namespace, port=port)
+    print(f"{folder} is ready. Next: ipls serve all --config {folder / 'ipls.toml'}")
+
+
+@app.command()
+def serve(
+    service: Annotated[str, typer.Argument(help="directory, witness, log, vault, contacts, registration or all")],
+    config: Annotated[Path, typer.Option(help="The deployment's ipls.toml.")],
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error")] = "info",
+    stop_at_eof: Annotated[bool, typer.Option("--stop-at-eof", help="Stop when standard input ends.")] = False,
+) -> None:
+    """Run one service, or all of them, until SIGTERM or Ctrl-C."""
+    import asyncio
+
+    from ipls.cli import serve as serving
+    from ipls.cli.deployment import SERVICES
+
+    if service not in (*SERVICES, "all"):
+        raise typer.BadParameter(f"must be one of {', '.join(SERVICES)} or all", param_hint="SERVICE")
+    if log_level not in ("debug", "info", "warning", "error"):
+        raise typer.BadParameter("must be debug, info, warning or error", param_hint="--log-level")
+    serving.configure_logging(log_level)
+    if stop_at_eof:
+        serving.stop_at_eof()
+    if service == "all":
+        asyncio.run(serving.serve_all(config.resolve().parent, log_level=log_level))
+    else:
+        serving.serve_one(service, config)
+
+
+@keys_app.command("bundle")
+def keys_bundle(
+    config: Annotated[Path, typer.Option(help="The deployment's ipls.toml.")],
+    operator_key: Annotated[Path | None, typer.Option(help="Default: keys/operator.key beside ipls.toml.")] = None,
+) -> None:
+    """Renew the fleet bundle: same HSMs, next number, valid for 30 days. Then restart the vault."""
+    from ipls.cli.keys import renew_bundle
+    from ipls.config import load
+
+    key = operator_key or config.resolve().parent / "keys/operator.key"
+    bundle = renew_bundle(load(config), key, now_ms=time.time_ns() // 1_000_000)
+    print(f"bundle {bundle.number} signed; restart the vault to serve it")
+
+
+def main() -> None:
+    """Run the command; whatever goes wrong is one line on standard error and an exit status."""
+    try:
+        app()
+    except (TryLaterError, ServiceError) as error:
+        unavailable = isinstance(error, TryLaterError) or error.code is grpc.StatusCode.UNAVAILABLE
+        fail(str(error), error.reason, UNAVAILABLE if unavailable else REFUSED)
+    except (ClientError, ConfigError, TrustError, AkdError, SessionRefused, StoreError) as error:
+        fail(str(error), error.reason, USAGE if isinstance(error, ConfigError) else REFUSED)
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        fail(f"{name}{error.strerror or error}", "IO", REFUSED)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""`ipls serve`: one service in this process, or all of a deployment, each in its own."""
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+from collections.abc import Coroutine
+from pathlib import Path
+
+import structlog
+
+from ipls.cli.deployment import SERVICES
+from ipls.cli.supervisor import Supervisor
+from ipls.config import Config, load, load_trust_root
+from ipls.rpc.server import until_signal
+from ipls.server import contacts, directory, registration, vault, witness
+from ipls.server import log as audit_log
+from ipls.trust.root import TrustRoot
+
+
+def configure_logging(level: str) -> None:
+    """JSON lines on standard error at `level` and above."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    logging.basicConfig(stream=sys.stderr, level=level.upper())
+
+
+def stop_at_eof() -> None:
+    """End this process in order when its standard input ends, as it does when its parent dies."""
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        os.kill(os.getpid(), 15)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _service(name: str, config: Config, root: TrustRoot) -> Coroutine[None, None, None]:
+    match name:
+        case "directory":
+            return directory.serve(config.directory, root)
+        case "witness":
+            return witness.serve(config.witness, root)
+        case "log":
+            return audit_log.serve(config.log, root)
+        case "vault":
+            return vault.serve(config.vault, root)
+        case "contacts":
+            return contacts.serve(config.contacts, root)
+        case _:
+            return registration.serve(config.registration, root)
+
+
+def serve_one(name: str, config_file: Path) -> None:
+    """Run the service `name` until SIGTERM or SIGINT. Raises ConfigError."""
+    config = load(config_file)
+    asyncio.run(_service(name, config, load_trust_root(config.trust_root)))
+
+
+async def serve_all(folder: Path, *, log_level: str) -> None:
+    """Run every service of the deployment until SIGTERM or SIGINT; one that dies is started again."""
+    supervisor = Supervisor(folder, log_level=log_level)
+    stopped = asyncio.create_task(until_signal())
+    starting = asyncio.create_task(supervisor.start(lambda name: print(f"{name} serves", file=sys.stderr)))
+    await asyncio.wait((stopped, starting), return_when=asyncio.FIRST_COMPLETED)
+    try:
+        if not stopped.done():
+            await starting
+            print(f"all {len(SERVICES)} services run; {folder / 'endpoints.json'} says where. Ctrl-C ends them.")
+            await stopped
+    finally:
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        await supervisor.stop()

@@ -1,0 +1,128 @@
+"""Runs the services of a deployment, each a process of its own, and starts again what dies."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from ipls.cli.deployment import PORTS, SERVICES, write_endpoints
+from ipls.cli.health import until_serving
+from ipls.config import Config, ConfigError, load, load_trust_root
+
+log = structlog.get_logger()
+
+STOP_S = 10.0
+BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+
+
+class Supervisor:
+    """The services of the deployment in `folder`; logs go to `folder/logs/NAME.log`.
+
+    A child reads its standard input to the end and then stops: however this process ends, none outlives it.
+    """
+
+    def __init__(self, folder: Path, *, log_level: str = "info") -> None:
+        self._folder = folder
+        self._config_file = folder / "ipls.toml"
+        self.config: Config = load(self._config_file)
+        self._namespace = load_trust_root(self.config.trust_root).namespace
+        self._log_level = log_level
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._keepers: list[asyncio.Task[None]] = []
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """host:port of every port, by its name in endpoints.json."""
+        config = self.config
+        ports = (
+            config.directory.listen,
+            config.directory.internal_listen,
+            config.witness.listen,
+            config.log.listen,
+            config.vault.listen,
+            config.contacts.listen,
+            config.registration.listen,
+        )
+        return dict(zip(PORTS, ports, strict=True))
+
+    @property
+    def pids(self) -> dict[str, int]:
+        return {name: process.pid for name, process in self._processes.items() if process.returncode is None}
+
+    async def start(self, report: Callable[[str], None] = lambda name: None) -> None:
+        """Start every service and wait until each serves; `report` hears of each. Raises ConfigError if one can't."""
+        for name in SERVICES:
+            await self._launch(name)
+        waits = {name: asyncio.create_task(self._until_serving(name)) for name in SERVICES}
+        try:
+            for name, wait in waits.items():
+                await wait
+                report(name)
+        except BaseException:
+            for wait in waits.values():
+                wait.cancel()
+            await self.stop()
+            raise
+        self._write_endpoints()
+        self._keepers = [asyncio.create_task(self._keep(name)) for name in SERVICES]
+
+    async def stop(self) -> None:
+        """Ask each to stop; kill what has not after STOP_S seconds."""
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await asyncio.gather(*(self._end(process) for process in self._processes.values()))
+        write_endpoints(self._folder, self._namespace, self.addresses, {})
+
+    async def _launch(self, name: str) -> None:
+        arguments = ["-m", "ipls.cli.main", "serve", name, "--config", str(self._config_file)]
+        with (self._folder / "logs" / f"{name}.log").open("ab") as output:
+            self._processes[name] = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *arguments,
+                "--log-level",
+                self._log_level,
+                "--stop-at-eof",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                # A Ctrl-C at the terminal is for us alone; we then stop them in order.
+                start_new_session=True,
+            )
+
+    async def _until_serving(self, name: str) -> None:
+        serving = asyncio.create_task(until_serving(name, self.addresses[name], self.config.directory.tls.ca))
+        ended = asyncio.create_task(self._processes[name].wait())
+        await asyncio.wait((serving, ended), return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
+        if not serving.done():
+            serving.cancel()
+            last = (self._folder / "logs" / f"{name}.log").read_text(errors="replace").strip().splitlines()[-1:]
+            raise ConfigError(f"{name} did not start: {''.join(last)}", "SERVICE_DID_NOT_START")
+        await serving
+
+    async def _keep(self, name: str) -> None:
+        deaths = 0
+        while True:
+            started = asyncio.get_running_loop().time()
+            code = await self._processes[name].wait()
+            deaths = 0 if asyncio.get_running_loop().time() - started > 60 else deaths + 1
+            log.warning("service died, starting it again", service=name, status=code)
+            await asyncio.sleep(BACKOFF_S[min(deaths, len(BACKOFF_S)) - 1])
+            await self._launch(name)
+            self._write_endpoints()
+
+    def _write_endpoints(self) -> None:
+        write_endpoints(self._folder, self._namespace, self.addresses, self.pids)
+
+    @staticmethod
+    async def _end(process: asyncio.subprocess.Process) -> None:
+        if process.returncode is None:
+            process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), STOP_S)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
