@@ -1,0 +1,87 @@
+"""A worker of the vault's core: one thread, one open token, many sessions in turn.
+
+It is driven over its stdin and stdout by `ipls.hsm.core`, which is its parent and the only one to hold those pipes'
+other ends, so pickles may cross them. It ends when stdin does.
+"""
+
+import pickle
+import sys
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import structlog
+
+from ipls.config import load_core, load_trust_root
+from ipls.hsm import pipe
+from ipls.hsm.messages import Command, Ended, Opened, Report
+from ipls.hsm.token import SoftToken
+from ipls.session.effects import Effect, Send
+from ipls.session.errors import SessionRefused
+from ipls.session.vault import vault_session
+
+log = structlog.get_logger()
+
+Session = Generator[Effect, object, None]
+
+
+class Worker:
+    """Steps sessions; `report` takes what they ask for."""
+
+    def __init__(self, start: Callable[[], Session], report: Callable[[Report], None]) -> None:
+        self._start = start
+        self._report = report
+        self._sessions: dict[int, Session] = {}
+
+    def handle(self, command: Command) -> None:
+        """Runs one session up to the next thing that it must wait for. A session that is over ignores commands."""
+        number, kind, value = command
+        if kind == "open":
+            self._sessions[number] = self._start()
+        session = self._sessions.get(number)
+        if session is None:
+            return
+        if kind == "close":
+            session.close()
+            del self._sessions[number]
+            return
+        try:
+            effect = session.throw(SessionRefused(*value)) if kind == "throw" else session.send(value)  # type: ignore[misc]  # see Command
+            while isinstance(effect, Send):
+                self._report(Report(number, effect))
+                effect = session.send(None)
+            self._report(Report(number, effect))
+        except StopIteration:
+            self._end(number, "VAULT_SESSION_OVER", "the session is over")
+        except SessionRefused as refused:
+            self._end(number, refused.reason, str(refused))
+        except Exception as error:  # one session's fault, or the token's, must not end the others
+            # The type alone: a message may hold what must not reach a log.
+            log.error("session failed", error=type(error).__name__)
+            self._end(number, "VAULT_INTERNAL", "internal error; see the vault's log")
+
+    def _end(self, number: int, reason: str, message: str) -> None:
+        del self._sessions[number]
+        self._report(Report(number, Ended(reason, message)))
+
+
+def run(config_path: Path, source: BinaryIO, sink: BinaryIO) -> None:
+    """Opens the token and serves until `source` ends."""
+    config = load_core(config_path)
+    root = load_trust_root(config.trust_root)
+    token = SoftToken.open(config.vault.token, config.vault.pin.read_text().strip())
+
+    def report(content: Report) -> None:
+        sink.write(pipe.framed(pickle.dumps(content)))
+
+    worker = Worker(lambda: vault_session(token, root), report)
+    report(Report(0, Opened(token.hsm_key_id)))
+    while (message := pipe.receive_blocking(source)) is not None:
+        worker.handle(pickle.loads(message))  # noqa: S301  # from our parent alone
+    token.close()
+
+
+if __name__ == "__main__":
+    with suppress(BrokenPipeError):  # the core is gone
+        run(Path(sys.argv[1]), *pipe.take_stdio())
