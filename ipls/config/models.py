@@ -110,6 +110,8 @@ class RegistrationConfig(_Model):
     database: Path
     outbox: Path
     """Where the development implementation writes the codes that a real one would send."""
+    codes_per_hour: int = Field(5, ge=1)
+    """Codes sent to one number."""
 
 
 class Config(_Model):

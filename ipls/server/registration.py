@@ -1,0 +1,218 @@
+"""The registration service: a code to the number, the device's signed request, and the messaging service's
+certificate at the directory's update port."""
+
+import hashlib
+import hmac
+import os
+import secrets
+import time
+from asyncio import to_thread
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import grpc
+import structlog
+from grpc import StatusCode
+
+from ipls.config import RegistrationConfig
+from ipls.proto.directory.v1.directory_pb2 import SubmitUpdateRequest, WatchUpdateRequest, WatchUpdateResponse
+from ipls.proto.directory.v1.directory_pb2_grpc import UpdateServiceAsyncStub, UpdateServiceStub
+from ipls.proto.registration.v1 import registration_pb2 as pb
+from ipls.proto.registration.v1.registration_pb2_grpc import (
+    RegistrationServiceServicer,
+    add_RegistrationServiceServicer_to_server,
+)
+from ipls.rpc.channel import open_channel
+from ipls.rpc.errors import ServiceError, remote_error
+from ipls.rpc.server import GrpcServer, Listener, until_signal
+from ipls.store.errors import StoreError
+from ipls.store.registration import CodeHash, RegistrationStore
+from ipls.trust.encoding import T
+from ipls.trust.errors import TrustError
+from ipls.trust.identity import check_label, decode_record
+from ipls.trust.keys import verify
+from ipls.trust.root import TrustRoot
+
+log = structlog.get_logger()
+
+REQUEST_ID_BYTES = 16
+SUBMIT_TIMEOUT_S = 10.0
+
+_CODES = {
+    "REQUEST_ID_REUSED": StatusCode.ALREADY_EXISTS,
+    "CODE_RATE": StatusCode.RESOURCE_EXHAUSTED,
+    "CODE_NOT_REQUESTED": StatusCode.FAILED_PRECONDITION,
+    "CODE_EXPIRED": StatusCode.FAILED_PRECONDITION,
+    "CODE_ATTEMPTS": StatusCode.RESOURCE_EXHAUSTED,
+}
+
+
+class NumberVerifier(Protocol):
+    """Shows that a person holds a number, by what only the number's holder will read."""
+
+    async def deliver(self, request_id: bytes, label: str, code: str) -> None:
+        """Send the code to the number. Raises OSError if it can't be sent now."""
+        ...
+
+
+class Outbox:
+    """The development verifier: sends nothing, but shows each code on the terminal and in a file of mode 0600.
+
+    A line is the request id in hex and the code; the number stands nowhere.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def deliver(self, request_id: bytes, label: str, code: str) -> None:
+        """Append the line, then print it."""
+        line = f"{request_id.hex()} {code}\n"
+        with os.fdopen(os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "w") as file:
+            file.write(line)
+        print(f"registration code: {line}", end="", flush=True)
+
+
+def _hash(code: str, salt: bytes) -> CodeHash:
+    """scrypt, some 50 ms: who reads the database doesn't run through all the codes before they expire."""
+    return CodeHash(salt, hashlib.scrypt(code.encode(), salt=salt, n=1 << 14, r=8, p=1, dklen=32))
+
+
+class RegistrationService(RegistrationServiceServicer):
+    """Lets a number's holder put one identity record into the directory per request id."""
+
+    def __init__(
+        self,
+        store: RegistrationStore,
+        namespace: str,
+        verifier: NumberVerifier,
+        directory: grpc.aio.Channel,
+        *,
+        codes_per_hour: int,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._store = store
+        self._namespace = namespace
+        self._verifier = verifier
+        self._updates: UpdateServiceAsyncStub = UpdateServiceStub(directory)
+        self._codes_per_hour = codes_per_hour
+        self._now_ms = now_ms
+
+    async def RequestCode(self, request: pb.RequestCodeRequest, context: Any) -> pb.RequestCodeResponse:
+        """LABEL_INVALID, REQUEST_ID_INVALID; REQUEST_ID_REUSED, CODE_RATE, CODE_NOT_SENT."""
+        _check_names(request.label, request.request_id)
+        code = f"{secrets.randbelow(1_000_000):06}"
+        hashed = await to_thread(_hash, code, secrets.token_bytes(16))
+        try:
+            await to_thread(
+                self._store.begin,
+                request.request_id,
+                request.label,
+                hashed,
+                self._now_ms(),
+                codes_per_hour=self._codes_per_hour,
+            )
+            await self._verifier.deliver(request.request_id, request.label, code)
+        except StoreError as e:
+            _refuse(e)
+        except OSError as e:
+            raise ServiceError(StatusCode.UNAVAILABLE, "CODE_NOT_SENT", "the code could not be sent") from e
+        return pb.RequestCodeResponse()
+
+    async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.RegisterResponse:
+        """Idempotent by request id: once the code was right, the same record again gets the same ticket.
+
+        LABEL_INVALID, REQUEST_ID_INVALID, IDENTITY_RECORD_INVALID, SIGNATURE_LENGTH, SIGNATURE_INVALID;
+        CODE_NOT_REQUESTED, CODE_EXPIRED, CODE_ATTEMPTS, CODE_WRONG, REQUEST_ID_REUSED; what the directory refuses.
+        """
+        _check_names(request.label, request.request_id)
+        label, request_id, record = request.label, request.request_id, request.identity_record
+        try:
+            digest = T("ipls/registration/v1 request", self._namespace, label, record, request_id)
+            verify(decode_record(record), digest, request.signature)
+        except TrustError as e:
+            raise ServiceError(StatusCode.INVALID_ARGUMENT, e.reason, e.message) from e
+        try:
+            if await to_thread(self._store.approved, request_id, label) is None:
+                expected = await to_thread(self._store.attempt, request_id, label, self._now_ms())
+                given = await to_thread(_hash, request.code, expected.salt)
+                if not hmac.compare_digest(given.digest, expected.digest):
+                    raise ServiceError(StatusCode.PERMISSION_DENIED, "CODE_WRONG", "this is not the code")
+            await to_thread(self._store.approve, request_id, record)
+        except StoreError as e:
+            _refuse(e)
+        update = SubmitUpdateRequest(request_id=request_id, label=label.encode(), value=record)
+        try:
+            response = await self._updates.SubmitUpdate(update, timeout=SUBMIT_TIMEOUT_S)
+        except grpc.aio.AioRpcError as e:
+            raise remote_error(e) from e
+        return pb.RegisterResponse(ticket=response.ticket)
+
+    async def WatchRegistration(
+        self, request: pb.WatchRegistrationRequest, context: Any
+    ) -> AsyncIterator[pb.WatchRegistrationResponse]:
+        """What the directory says of the ticket, until its epoch is signed and public. TICKET_UNKNOWN."""
+        try:
+            async for response in self._updates.WatchUpdate(WatchUpdateRequest(ticket=request.ticket)):
+                published = response.state == WatchUpdateResponse.STATE_PUBLISHED
+                yield pb.WatchRegistrationResponse(published=published, epoch=response.epoch)
+        except grpc.aio.AioRpcError as e:
+            raise remote_error(e) from e
+
+
+def _check_names(label: str, request_id: bytes) -> None:
+    try:
+        check_label(label)
+    except TrustError as e:
+        raise ServiceError(StatusCode.INVALID_ARGUMENT, e.reason, e.message) from e
+    if len(request_id) != REQUEST_ID_BYTES:
+        message = f"a request id has {REQUEST_ID_BYTES} bytes"
+        raise ServiceError(StatusCode.INVALID_ARGUMENT, "REQUEST_ID_INVALID", message)
+
+
+def _refuse(error: StoreError) -> NoReturn:
+    code = _CODES[error.reason]
+    raise ServiceError(code, error.reason, str(error), retry_after_s=error.retry_after_s) from error
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+@asynccontextmanager
+async def registration(
+    config: RegistrationConfig, root: TrustRoot, *, now_ms: Callable[[], int] = wall_clock_ms
+) -> AsyncIterator[int]:
+    """The service, on the port that is yielded, until the block ends. Raises RuntimeError if the port is taken."""
+    async with AsyncExitStack() as stack:
+        store = RegistrationStore(config.database)
+        stack.callback(store.close)
+        client = config.client
+        directory = await stack.enter_async_context(
+            open_channel(config.directory, client.ca, certificate=client.certificate, key=client.key)
+        )
+        server = GrpcServer(
+            [Listener(config.listen, config.tls.certificate, config.tls.key)],
+            services=[pb.DESCRIPTOR.services_by_name["RegistrationService"].full_name],
+        )
+        service = RegistrationService(
+            store,
+            root.namespace,
+            Outbox(config.outbox),
+            directory,
+            codes_per_hour=config.codes_per_hour,
+            now_ms=now_ms,
+        )
+        add_RegistrationServiceServicer_to_server(service, server.grpc)
+        (port,) = await server.start()
+        stack.push_async_callback(server.stop)
+        yield port
+
+
+async def serve(config: RegistrationConfig, root: TrustRoot) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    async with registration(config, root) as port:
+        log.info("serving", service="registration", ports=[port])
+        await until_signal()
