@@ -140,7 +140,7 @@ def _release(account: Account, below: int, now_ms: int) -> Account:
 
 
 def _expire(account: Account, now_ms: int) -> Account:
-    # What an earlier identity stored outlives its release by 30 days: a thief's identity can't destroy it, and its owner
+    # What an earlier identity stored outlives its release by 30 days: a thief's identity can't destroy it, its owner
     # has that long to register again. The release is never before the supersession: those 30 days are covered too.
     return account._replace(
         generations=tuple(

@@ -1,0 +1,194 @@
+"""The vault's side of a session, as a generator of effects (the vault spec, Session and Policy).
+
+SIGMA over P-256 inside the token; bodies are sealed under an ML-KEM-768 secret besides. The account's identity comes
+from a history proof, most recent 1, at the head that m2 names, and again at each later one.
+"""
+
+from collections.abc import Generator
+from itertools import count
+from secrets import token_bytes
+from typing import Any, NamedTuple, TypeVar
+
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PublicKey
+
+from ipls.proto.vault.v1 import vault_pb2 as pb
+from ipls.proto.witness.v1.head_pb2 import SignedHead
+from ipls.session import effects, transcript
+from ipls.session.errors import SessionRefused, refusing
+from ipls.session.token import Channel, Token
+from ipls.trust.heads import Head
+from ipls.trust.identity import Identity, check_label, verify_identity
+from ipls.trust.keys import verify
+from ipls.trust.limits import MAX_INT
+from ipls.trust.root import TrustRoot
+
+R = TypeVar("R")
+Steps = Generator[effects.Effect, Any, R]
+
+
+class _Exchange(NamedTuple):
+    """The key exchange, done."""
+
+    m1: bytes
+    m2: bytes
+    sig2: bytes
+    label: str
+    head: SignedHead
+    channel: Channel
+    kem_secret: bytes
+
+    @property
+    def h2(self) -> bytes:
+        return transcript.key_exchange_hash(self.m1, self.m2, self.sig2)
+
+
+def vault_session(token: Token, root: TrustRoot, *, max_requests: int = transcript.MAX_REQUESTS) -> Steps[None]:
+    """One client's session, from its first frame on; it ends by SessionRefused or by being closed.
+
+    Closing it, also while it waits, destroys its keys in the token. It runs on the token's thread.
+    """
+    exchange = yield from _exchange(token, root)
+    channel, label = exchange.channel, exchange.label
+    try:
+        yield effects.Send(pb.SessionResponse(hello=pb.SignedHello(m2=exchange.m2, sig2=exchange.sig2)))
+        proof = (yield from _receive("proof")).proof
+        key = _check_proof(exchange, proof)
+        h3 = transcript.session_hash(exchange.h2, proof.m3, proof.tag3)
+        bodies = transcript.Bodies.derive(exchange.kem_secret, exchange.h2, h3)
+        head = exchange.head
+        identity = yield from _prove(root, head, label, key)
+        yield effects.Commit(label, identity, effects.Handshake())
+        tag = channel.mac_v2c(transcript.confirm_digest(h3, identity.version, identity.epoch))
+        confirmation = pb.Confirmation(identity_version=identity.version, epoch=identity.epoch, tag=tag)
+        yield effects.Send(pb.SessionResponse(confirmation=confirmation))
+        for seq in count():
+            sealed = (yield from _receive("request")).request
+            if seq == max_requests:
+                raise SessionRefused("VAULT_TOO_MANY_REQUESTS", f"a session has at most {max_requests} requests")
+            if sealed.seq != seq:
+                raise SessionRefused("VAULT_OUT_OF_ORDER", "a request's number is not the next one")
+            transcript.check_tag(channel.mac_c2v(transcript.request_digest(h3, seq, sealed.body)), sealed.tag)
+            request = bodies.open(bodies.c2v, seq, sealed.body, pb.VaultRequest)
+            newest = yield effects.JudgeBy()
+            if newest.epoch != head.epoch:
+                head = newest
+                identity = yield from _prove(root, head, label, key)
+            answer = yield from _perform(token, channel, label, identity, request)
+            body = bodies.seal(bodies.v2c, seq, answer)
+            tag = channel.mac_v2c(transcript.answer_digest(h3, seq, sealed.body, body))
+            yield effects.Send(pb.SessionResponse(answer=pb.Sealed(seq=seq, body=body, tag=tag)))
+    finally:
+        channel.close()
+
+
+def _receive(kind: str) -> Steps[pb.SessionRequest]:
+    data = yield effects.Receive()
+    transcript.check_frame_size(len(data))
+    frame = transcript.decode(pb.SessionRequest, data)
+    if frame.WhichOneof("frame") != kind:
+        raise SessionRefused("VAULT_OUT_OF_ORDER", "not the frame that comes next")
+    return frame
+
+
+def _exchange(token: Token, root: TrustRoot) -> Steps[_Exchange]:
+    """Takes m1 and makes m2, sig2 and the session keys."""
+    m1 = (yield from _receive("m1")).m1
+    hello = transcript.decode(pb.ClientHello, m1)
+    if hello.version != transcript.VERSION:
+        raise SessionRefused("VAULT_VERSION_UNSUPPORTED", "this vault speaks version 1")
+    if hello.hsm_key_id != token.hsm_key_id:
+        raise SessionRefused("VAULT_HSM_KEY_MISMATCH", "the client expects another HSM")
+    with refusing():
+        check_label(hello.label)
+    transcript.check_length("nonce", hello.nonce, transcript.NONCE_BYTES)
+    transcript.check_point(hello.ephemeral)
+    try:
+        kem_secret, kem_ciphertext = MLKEM768PublicKey.from_public_bytes(hello.kem_key).encapsulate()
+    except ValueError:
+        raise SessionRefused("VAULT_KEM_KEY_INVALID", "not an ML-KEM-768 encapsulation key") from None
+    head = yield effects.JudgeBy(hello.head if hello.HasField("head") else None)
+    ephemeral = token.ephemeral()
+    try:
+        m2 = pb.VaultHello(
+            hsm_key_id=token.hsm_key_id,
+            ephemeral=ephemeral.point,
+            nonce=token_bytes(transcript.NONCE_BYTES),
+            kem_ciphertext=kem_ciphertext,
+            head=head,
+            policy_digest=root.policy_digest,
+        ).SerializeToString()
+        sig2 = token.sign(transcript.server_digest(m1, m2))
+        channel = ephemeral.agree(hello.ephemeral, transcript.key_exchange_hash(m1, m2, sig2))
+    finally:
+        ephemeral.close()
+    return _Exchange(m1, m2, sig2, hello.label, head, channel, kem_secret)
+
+
+def _check_proof(exchange: _Exchange, proof: pb.ClientProof) -> bytes:
+    """The identity key that the client holds; whose it is, the directory says."""
+    digest = transcript.client_confirm_digest(exchange.h2, proof.m3)
+    transcript.check_tag(exchange.channel.mac_c2v(digest), proof.tag3)
+    auth = transcript.decode(pb.ClientAuth, proof.m3)
+    statement = transcript.client_statement(exchange.m1, exchange.m2, exchange.sig2, exchange.label, auth.identity_key)
+    with refusing():
+        verify(auth.identity_key, statement, auth.signature)
+    return auth.identity_key
+
+
+def _prove(root: TrustRoot, head: SignedHead, label: str, key: bytes) -> Steps[Identity]:
+    proof = yield effects.NeedHistory(label, head.epoch)
+    with refusing():
+        identity = verify_identity(root, Head(head.epoch, head.root_hash), label, proof)
+    if identity.public_key != key:
+        raise SessionRefused("VAULT_IDENTITY_MISMATCH", "the directory names another key for this account")
+    return identity
+
+
+def _perform(
+    token: Token, channel: Channel, label: str, identity: Identity, request: pb.VaultRequest
+) -> Steps[pb.VaultAnswer]:
+    """The answer to one request; a refused operation has one too."""
+    try:
+        match request.WhichOneof("operation"):
+            case "store":
+                return (yield from _store(token, channel, label, identity, request.store))
+            case "retrieve":
+                return (yield from _retrieve(channel, label, identity, request.retrieve))
+            case "finish_rotation":
+                finish = effects.FinishRotation(request.finish_rotation.generation)
+                return pb.VaultAnswer(finish_rotation=(yield effects.Commit(label, identity, finish)))
+            case "delete":
+                return pb.VaultAnswer(delete=(yield effects.Commit(label, identity, effects.Delete())))
+            case "list":
+                return pb.VaultAnswer(list=(yield effects.Commit(label, identity, effects.List())))
+            case "history":
+                history = effects.History(getattr(request.history, "from"))
+                return pb.VaultAnswer(history=(yield effects.Commit(label, identity, history)))
+            case "set_change_delay":
+                delay = effects.SetChangeDelay(request.set_change_delay.delay_ms)
+                return pb.VaultAnswer(set_change_delay=(yield effects.Commit(label, identity, delay)))
+            case _:
+                raise SessionRefused("VAULT_OPERATION_UNKNOWN", "the request names no operation known here")
+    except SessionRefused as e:
+        return pb.VaultAnswer(error=pb.VaultError(reason=e.reason, message=e.message))
+
+
+def _store(
+    token: Token, channel: Channel, label: str, identity: Identity, request: pb.StoreRequest
+) -> Steps[pb.VaultAnswer]:
+    transcript.check_length("store id", request.store_id, transcript.STORE_ID_BYTES)
+    transcript.check_length("blob", request.blob, transcript.BLOB_BYTES)
+    if request.expected_generation >= MAX_INT:
+        raise SessionRefused("VAULT_GENERATION_CONFLICT", "no account has that many generations")
+    record = transcript.record_digest(token.root_id, label, request.expected_generation + 1, request.store_id)
+    wrapped = channel.store(request.blob, record)
+    operation = effects.Store(request.expected_generation, request.store_id, token.root_id, wrapped)
+    return pb.VaultAnswer(store=(yield effects.Commit(label, identity, operation)))
+
+
+def _retrieve(channel: Channel, label: str, identity: Identity, request: pb.RetrieveRequest) -> Steps[pb.VaultAnswer]:
+    # The blob is made after the use of the key is on record.
+    stored = yield effects.Commit(label, identity, effects.Retrieve(request.generation))
+    record = transcript.record_digest(stored.root_id, label, stored.generation, stored.store_id)
+    blob = channel.retrieve(stored.wrapped, record)
+    return pb.VaultAnswer(retrieve=pb.RetrieveAnswer(generation=stored.generation, blob=blob))
