@@ -54,7 +54,7 @@ def _service(name: str, config: Config, root: TrustRoot) -> Coroutine[None, None
         case "log":
             return audit_log.serve(config.log, root)
         case "vault":
-            return vault.serve(config.vault, root)
+            return vault.serve(config.vault)
         case "contacts":
             return contacts.serve(config.contacts, root)
         case _:

@@ -193,7 +193,7 @@ class Core:
                 self._inboxes[session].put_nowait(request)
             except asyncio.QueueFull:
                 self._sessions[session].cancel()
-                self._refuse(session, "VAULT_OUT_OF_TURN", "a frame before the last one was answered")
+                self._refuse(session, "VAULT_OUT_OF_ORDER", "a frame before the last one was answered")
         elif kind == "frame" and session > self._highest_session:
             # A session number is used once: a late frame to one that is over opens nothing.
             self._highest_session = session
@@ -251,9 +251,7 @@ class Core:
             case Receive():
                 request = await inbox.get()
                 if request.WhichOneof("message") != "frame":
-                    raise SessionRefused("VAULT_OUT_OF_TURN", "a frame was expected")
-                if request.frame.ByteSize() > pipe.MAX_FRAME:
-                    raise SessionRefused("VAULT_FRAME_TOO_LARGE", f"a frame has {pipe.MAX_FRAME} bytes at most")
+                    raise SessionRefused("VAULT_OUT_OF_ORDER", "a frame was expected")
                 return request.frame.SerializeToString()
             case JudgeBy(client_head):
                 return await self._durably(lambda: self._heads.judge_by(client_head))
@@ -262,7 +260,7 @@ class Core:
                 self._write(CoreResponse(session=session, needs_history=NeedsHistory(label=label, epoch=epoch)))
                 request = await inbox.get()
                 if request.WhichOneof("message") != "history" or request.history.epoch != epoch:
-                    raise SessionRefused("VAULT_OUT_OF_TURN", "a history proof was expected")
+                    raise SessionRefused("VAULT_OUT_OF_ORDER", "a history proof was expected")
                 return request.history.proof
             case Commit(label, identity, operation):
                 return await self._durably(

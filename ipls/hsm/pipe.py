@@ -4,11 +4,8 @@ import asyncio
 import os
 from typing import BinaryIO
 
-MAX_FRAME = 64 * 1024
-"""Bytes of one frame of a session."""
-
 MAX_MESSAGE = 1024 * 1024
-"""Bytes of one message on a pipe: a frame, or a history proof, with what surrounds it."""
+"""Bytes of one message: a frame of a session or a history proof, with what surrounds it."""
 
 
 class PipeError(Exception):

@@ -1,0 +1,304 @@
+"""The vault's front: it carries sessions between the network and the core, which it starts as a child process.
+
+It is trusted with nothing: it sees frames whose secrets are wrapped and sealed beyond its reach, fetches the proofs
+that the core asks for, and holds no key but that of its TLS certificate.
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+import structlog
+
+from ipls.config import VaultConfig
+from ipls.hsm import pipe
+from ipls.proto.directory.v1.directory_pb2 import HistoryRequest, WatchHeadsRequest
+from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
+from ipls.proto.vault.v1.core_pb2 import Closed, CoreRequest, CoreResponse, HistoryHandIn, NeedsHistory, Refused
+from ipls.proto.vault.v1.vault_pb2 import (
+    GetBundleRequest,
+    GetBundleResponse,
+    SessionRequest,
+    SessionResponse,
+    SignedBundle,
+)
+from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceServicer, add_VaultServiceServicer_to_server
+from ipls.proto.witness.v1.head_pb2 import SignedHead
+from ipls.rpc.channel import open_channel
+from ipls.rpc.errors import ServiceError
+from ipls.rpc.server import GrpcServer, Listener, run_until_signal
+from ipls.session.transcript import MAX_FRAME
+
+if TYPE_CHECKING:
+    from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceAsyncStub
+
+    Context = grpc.aio.ServicerContext[SessionRequest, SessionResponse]
+    BundleContext = grpc.aio.ServicerContext[GetBundleRequest, GetBundleResponse]
+
+log = structlog.get_logger()
+
+CORE_RESTART_S = 0.5
+CORE_STOP_S = 5.0
+DIRECTORY_DEADLINE_S = 10.0
+DIRECTORY_RETRY_S = 0.5
+
+_CODES = {
+    grpc.StatusCode.UNAVAILABLE: (
+        "VAULT_CORE_LOST",
+        "VAULT_DIRECTORY_UNAVAILABLE",
+        "VAULT_NO_HEAD",
+        "VAULT_STORAGE_FAILED",
+        "VAULT_WORKER_LOST",
+    ),
+    grpc.StatusCode.RESOURCE_EXHAUSTED: (
+        "VAULT_BUSY",
+        "VAULT_FRAME_TOO_LARGE",
+        "VAULT_SESSION_EXPIRED",
+        "VAULT_TOO_MANY_REQUESTS",
+    ),
+    grpc.StatusCode.UNAUTHENTICATED: (
+        "KEY_INVALID",
+        "SIGNATURE_INVALID",
+        "SIGNATURE_LENGTH",
+        "VAULT_BODY_REFUSED",
+        "VAULT_TAG_INVALID",
+    ),
+    grpc.StatusCode.PERMISSION_DENIED: (
+        "IDENTITY_RECORD_INVALID",
+        "IDENTITY_UNPROVEN",
+        "VAULT_IDENTITY_MISMATCH",
+        "VAULT_IDENTITY_SUPERSEDED",
+    ),
+    grpc.StatusCode.INVALID_ARGUMENT: (
+        "LABEL_INVALID",
+        "VAULT_FIELD_INVALID",
+        "VAULT_FRAME_MALFORMED",
+        "VAULT_KEM_KEY_INVALID",
+        "VAULT_POINT_INVALID",
+    ),
+    grpc.StatusCode.INTERNAL: ("VAULT_ACCOUNT_UNREADABLE", "VAULT_INTERNAL"),
+}
+_CODE_OF = {reason: code for code, reasons in _CODES.items() for reason in reasons}
+
+
+def service_error(reason: str, message: str) -> ServiceError:
+    """What the core refused, as a status; FAILED_PRECONDITION for a head, a bundle, an order of frames and the like."""
+    return ServiceError(_CODE_OF.get(reason, grpc.StatusCode.FAILED_PRECONDITION), reason, message)
+
+
+class CoreSession:
+    """One stream's end of the pipe."""
+
+    def __init__(self, core: "CoreLink", number: int) -> None:
+        self._core = core
+        self._number = number
+        # The core answers what it is handed and ends a session once: that bounds the queue.
+        self.responses: asyncio.Queue[CoreResponse] = asyncio.Queue()
+        self.turn = asyncio.Event()
+        """Set when the client's frame was answered and the next may be read."""
+
+    async def frame(self, frame: SessionRequest) -> None:
+        """Hands the client's frame in. Raises ServiceError."""
+        if frame.ByteSize() > MAX_FRAME:
+            raise service_error("VAULT_FRAME_TOO_LARGE", f"a frame has at most {MAX_FRAME} bytes")
+        self.turn.clear()
+        await self._core.send(CoreRequest(session=self._number, frame=frame))
+
+    async def history(self, epoch: int, proof: bytes) -> None:
+        """Hands in what `needs_history` asked for. Raises ServiceError, PipeError if it is too large for the pipe."""
+        await self._core.send(CoreRequest(session=self._number, history=HistoryHandIn(epoch=epoch, proof=proof)))
+
+    def refuse(self, reason: str, message: str) -> None:
+        """Ends the stream as if the core had refused it."""
+        refused = Refused(reason=reason, message=message)
+        self.responses.put_nowait(CoreResponse(session=self._number, refused=refused))
+
+    async def close(self) -> None:
+        """The stream has ended; the core may forget the session."""
+        self._core.sessions.pop(self._number, None)
+        with suppress(ServiceError):
+            await self._core.send(CoreRequest(session=self._number, closed=Closed()))
+
+
+class CoreLink:
+    """The core as the front sees it. `run` starts it, and again whenever it dies; its sessions then end UNAVAILABLE."""
+
+    def __init__(self, config_path: Path) -> None:
+        self._config_path = config_path
+        self._process: asyncio.subprocess.Process | None = None
+        self._numbers = count(1)
+        self._head: SignedHead | None = None
+        self.sessions: dict[int, CoreSession] = {}
+        self.ready = asyncio.Event()
+        """Set when the core has first come up."""
+
+    async def run(self) -> None:
+        """For ever. Cancelled, it ends the core."""
+        while True:
+            # In a session of its own, so that a terminal's Ctrl-C ends the front alone, and the front the core.
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "ipls.hsm.core", str(self._config_path)),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                start_new_session=True,
+            )
+            try:
+                await self._follow(process)
+            finally:
+                self._process = None
+                for session in self.sessions.values():
+                    session.refuse("VAULT_CORE_LOST", "the vault's core died; try again")
+                await _stop(process)
+            log.error("vault core ended", returncode=process.returncode)
+            await asyncio.sleep(CORE_RESTART_S)
+
+    async def _follow(self, process: asyncio.subprocess.Process) -> None:
+        """Passes the core's responses on until it ends."""
+        assert process.stdout
+        while (message := await pipe.receive(process.stdout)) is not None:
+            response = CoreResponse.FromString(message)
+            if response.WhichOneof("message") == "ready":
+                self._process = process
+                self.ready.set()
+                if self._head is not None:
+                    await self.send(CoreRequest(session=0, head=self._head))
+            elif session := self.sessions.get(response.session):
+                session.responses.put_nowait(response)
+
+    async def send(self, request: CoreRequest) -> None:
+        """Into the pipe, waiting while it is full. Raises ServiceError VAULT_CORE_LOST."""
+        stdin = self._process.stdin if self._process else None
+        try:
+            if stdin is None:
+                raise ConnectionError
+            stdin.write(pipe.framed(request.SerializeToString()))
+            await stdin.drain()
+        except ConnectionError:
+            raise service_error("VAULT_CORE_LOST", "the vault's core is being started; try again") from None
+
+    async def offer(self, head: SignedHead) -> None:
+        """Hands the core a head, and again if it is restarted."""
+        self._head = head
+        with suppress(ServiceError):
+            await self.send(CoreRequest(session=0, head=head))
+
+    def open(self) -> CoreSession:
+        """A new session."""
+        number = next(self._numbers)
+        session = self.sessions[number] = CoreSession(self, number)
+        return session
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    """Ends the core by closing its pipe, by force if it takes too long."""
+    assert process.stdin
+    process.stdin.close()
+    try:
+        async with asyncio.timeout(CORE_STOP_S):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+class VaultFront(VaultServiceServicer):
+    """Sessions and the bundle."""
+
+    def __init__(self, core: CoreLink, directory: "DirectoryServiceAsyncStub", bundle: Path) -> None:
+        self._core = core
+        self._directory = directory
+        self._bundle = bundle
+
+    async def follow_heads(self) -> None:
+        """Hands the directory's heads to the core, for ever; it judges them."""
+        while True:
+            try:
+                async for response in self._directory.WatchHeads(WatchHeadsRequest()):
+                    await self._core.offer(response.head)
+            except grpc.aio.AioRpcError as error:
+                log.warning("no heads from the directory", code=error.code().name)
+            except pipe.PipeError:
+                log.error("a head of the directory is too large")
+            await asyncio.sleep(DIRECTORY_RETRY_S)
+
+    async def GetBundle(self, request: GetBundleRequest, context: "BundleContext") -> GetBundleResponse:
+        """The bundle as it lies in its file now. Raises ServiceError UNAVAILABLE VAULT_BUNDLE_MISSING."""
+        try:
+            return GetBundleResponse(bundle=SignedBundle.FromString(self._bundle.read_bytes()))
+        except OSError:
+            raise ServiceError(
+                grpc.StatusCode.UNAVAILABLE, "VAULT_BUNDLE_MISSING", "the vault has no bundle to show"
+            ) from None
+
+    async def Session(
+        self, requests: AsyncIterator[SessionRequest], context: "Context"
+    ) -> AsyncIterator[SessionResponse]:
+        """One session, frame by frame: the client's next is read when the last was answered. Raises ServiceError."""
+        session = self._core.open()
+        reading = asyncio.create_task(_read(requests, session))
+        try:
+            while True:
+                response = await session.responses.get()
+                match response.WhichOneof("message"):
+                    case "frame":
+                        yield response.frame
+                        session.turn.set()
+                    case "needs_history":
+                        await self._hand_in(session, response.needs_history)
+                    case "refused":
+                        raise service_error(response.refused.reason, response.refused.message)
+                    case _:
+                        return
+        finally:
+            reading.cancel()
+            await session.close()
+
+    async def _hand_in(self, session: CoreSession, needs: NeedsHistory) -> None:
+        try:
+            await session.history(needs.epoch, await self._history(needs))
+        except (grpc.aio.AioRpcError, pipe.PipeError):
+            raise service_error("VAULT_DIRECTORY_UNAVAILABLE", "the directory gives the vault no proof") from None
+
+    async def _history(self, needs: NeedsHistory) -> bytes:
+        if needs.epoch == 0:  # the empty directory; the request's 0 would ask for the newest epoch
+            return b""
+        request = HistoryRequest(label=needs.label.encode(), epoch=needs.epoch, most_recent=1)
+        try:
+            return (await self._directory.History(request, timeout=DIRECTORY_DEADLINE_S)).proof
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return b""
+            raise
+
+
+async def _read(requests: AsyncIterator[SessionRequest], session: CoreSession) -> None:
+    """Hands the client's frames in, one at a time, until it sends no more."""
+    try:
+        async for frame in requests:
+            await session.frame(frame)
+            await session.turn.wait()
+    except ServiceError as refused:
+        session.refuse(refused.reason, refused.message)
+    else:
+        session.responses.put_nowait(CoreResponse())
+
+
+async def serve(config: VaultConfig) -> None:
+    """Runs front and core until SIGTERM or SIGINT; the port opens when the core is up. Raises OSError, RuntimeError."""
+    listener = Listener(config.listen, config.tls.certificate, config.tls.key)
+    server = GrpcServer([listener], services=["ipls.vault.v1.VaultService"])
+    core = CoreLink(config.core_config)
+    async with open_channel(config.directory, config.tls.ca) as channel, asyncio.TaskGroup() as group:
+        front = VaultFront(core, DirectoryServiceStub(channel), config.bundle)
+        add_VaultServiceServicer_to_server(front, server.grpc)
+        tasks = [group.create_task(core.run()), group.create_task(front.follow_heads())]
+        await core.ready.wait()
+        await run_until_signal(server, "vault")
+        for task in tasks:
+            task.cancel()
