@@ -5,7 +5,6 @@ import hashlib
 import hmac
 import os
 import secrets
-import time
 from asyncio import to_thread
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -27,6 +26,7 @@ from ipls.proto.registration.v1.registration_pb2_grpc import (
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import ServiceError, remote_error
 from ipls.rpc.server import GrpcServer, Listener, until_signal
+from ipls.server.identities import system_now_ms
 from ipls.store.errors import StoreError
 from ipls.store.registration import CodeHash, RegistrationStore
 from ipls.trust.encoding import T
@@ -176,14 +176,9 @@ def _refuse(error: StoreError) -> NoReturn:
     raise ServiceError(code, error.reason, str(error), retry_after_s=error.retry_after_s) from error
 
 
-def wall_clock_ms() -> int:
-    """Milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
-
-
 @asynccontextmanager
 async def registration(
-    config: RegistrationConfig, root: TrustRoot, *, now_ms: Callable[[], int] = wall_clock_ms
+    config: RegistrationConfig, root: TrustRoot, *, now_ms: Callable[[], int] = system_now_ms
 ) -> AsyncIterator[int]:
     """The service, on the port that is yielded, until the block ends. Raises RuntimeError if the port is taken."""
     async with AsyncExitStack() as stack:

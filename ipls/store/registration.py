@@ -98,7 +98,7 @@ class RegistrationStore:
         return CodeHash(salt, digest)
 
     def approve(self, request_id: bytes, record: bytes) -> None:
-        """The code was right: bind the request to this record. Raises StoreError REQUEST_ID_REUSED if it has another."""
+        """The code was right: bind the request to this record. Raises StoreError REQUEST_ID_REUSED if to another."""
         with self._write() as db:
             db.execute(
                 "UPDATE registration SET record = ? WHERE request_id = ? AND record IS NULL", (record, request_id)

@@ -1,7 +1,6 @@
 """The directory as a process: store, publisher and the two services on their ports."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -19,6 +18,7 @@ from ipls.rpc.server import GrpcServer, Listener, until_signal
 from ipls.server.directory.publisher import RETRY_S, Publisher
 from ipls.server.directory.services import DirectoryService, UpdateService
 from ipls.server.directory.witnesses import Witnesses
+from ipls.server.identities import system_now_ms
 from ipls.store.directory import DirectoryStore
 from ipls.store.log import FileLog, LogStore
 from ipls.trust.keys import public_key
@@ -28,11 +28,6 @@ log = structlog.get_logger()
 
 UPDATE_SERVICE = DESCRIPTOR.services_by_name["UpdateService"].full_name
 MESSAGING_ROLE = "messaging-service"
-
-
-def wall_clock_ms() -> int:
-    """Milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 class Directory:
@@ -49,7 +44,7 @@ async def directory(
     root: TrustRoot,
     *,
     audit_log: LogStore | None = None,
-    now_ms: Callable[[], int] = wall_clock_ms,
+    now_ms: Callable[[], int] = system_now_ms,
     retry_s: tuple[float, float] = RETRY_S,
 ) -> AsyncIterator[Directory]:
     """A directory that serves until the block ends.
