@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pkcs11
 from pkcs11 import KDF, Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
@@ -34,8 +34,15 @@ _ZERO_IV = bytes(16)
 _ROOT_ID_BYTES = 16
 
 
-def create_token(directory: Path, pin: str) -> bytes:
-    """Makes a token with its four keys in `directory`, and returns the fleet key's 65-byte public point.
+class TokenKeys(NamedTuple):
+    """The public halves of a token's keys, 65-byte points."""
+
+    public_point: bytes  # the fleet key's
+    transport_point: bytes
+
+
+def create_token(directory: Path, pin: str) -> TokenKeys:
+    """Makes a token with its four keys in `directory`.
 
     One that is there already is opened and kept. The directory appears complete or not at all. Closes any other token
     of this process. Raises pkcs11.PKCS11Error, also for a wrong PIN.
@@ -54,7 +61,7 @@ def create_token(directory: Path, pin: str) -> bytes:
         _sync(directory.parent)
     token = SoftToken.open(directory, pin)
     token.close()
-    return token.public_point
+    return TokenKeys(token.public_point, token.transport_point)
 
 
 class SoftToken:
