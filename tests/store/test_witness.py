@@ -1,0 +1,162 @@
+import sqlite3
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from ipls.store.errors import StoreError
+from ipls.store.witness import State, Step, WitnessStore, init_witness_state
+from tests.trust.roots import NAMESPACE, NOW, make_root
+
+R0, R1, R2, FORK = (bytes([i]) * 32 for i in (0, 1, 2, 9))
+FIRST = Step(5, 1, R0, R1)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    init_witness_state(tmp_path / "w.db", make_root())
+    return tmp_path / "w.db"
+
+
+@pytest.fixture
+def store(path: Path) -> WitnessStore:
+    return WitnessStore(path, NAMESPACE)
+
+
+def cosign(time_ms: int) -> bytes:
+    return b"signed at %d" % time_ms
+
+
+def refused(store: WitnessStore, step: Step) -> str:
+    before = store.state()
+    with pytest.raises(StoreError) as e:
+        store.sign(step, b"blob", NOW, cosign)
+    assert store.state() == before
+    return e.value.reason
+
+
+def test_no_state_is_never_taken_for_a_new_witness(tmp_path: Path) -> None:
+    for make in (lambda path: None, Path.touch):
+        path = tmp_path / "lost.db"
+        make(path)
+        with pytest.raises(StoreError) as e:
+            WitnessStore(path, NAMESPACE)
+        assert e.value.reason == "WITNESS_NO_GENESIS"
+
+
+def test_a_genesis_again_changes_nothing_and_another_is_refused(path: Path, store: WitnessStore) -> None:
+    assert store.state() == State(0, 0, b"", R0, b"", None, 0)
+    store.sign(FIRST, b"blob", NOW, cosign)
+    init_witness_state(path, make_root())
+    assert store.state().epoch == 1
+    for other in (make_root(namespace="other"), make_root(start_root=FORK), make_root(start_epoch=1)):
+        with pytest.raises(StoreError) as e:
+            init_witness_state(path, other)
+        assert e.value.reason == "WITNESS_STATE_EXISTS"
+    assert store.state().epoch == 1
+
+
+def test_a_state_of_another_namespace_is_refused(path: Path) -> None:
+    with pytest.raises(StoreError) as e:
+        WitnessStore(path, "other")
+    assert e.value.reason == "WITNESS_OTHER_NAMESPACE"
+
+
+def test_what_is_signed_is_there_after_a_restart(path: Path, store: WitnessStore) -> None:
+    assert store.sign(FIRST, b"blob", NOW, cosign) == cosign(NOW)
+    assert WitnessStore(path, NAMESPACE).state() == State(5, 1, R0, R1, b"blob", cosign(NOW), NOW)
+
+
+def test_it_is_durable_before_it_leaves(path: Path, store: WitnessStore) -> None:
+    """Another connection, as after a crash, sees the row at the moment that `sign` returns and not while it signs."""
+
+    def look(time_ms: int) -> bytes:
+        assert WitnessStore(path, NAMESPACE).state().epoch == 0
+        return cosign(time_ms)
+
+    store.sign(FIRST, b"blob", NOW, look)
+    assert WitnessStore(path, NAMESPACE).state().epoch == 1
+
+
+def test_only_the_successor_is_signed(store: WitnessStore) -> None:
+    store.sign(FIRST, b"blob", NOW, cosign)
+    for step, reason in (
+        (Step(5, 1, R0, FORK), "WITNESS_FORK"),
+        (Step(5, 2, FORK, R2), "WITNESS_FORK"),
+        (Step(5, 3, R1, R2), "WITNESS_GAP"),
+        (Step(5, 0, R0, R0), "WITNESS_BEHIND"),
+        (Step(5, 0, R0, FORK), "WITNESS_BEHIND"),
+        (Step(2**63, 2, R1, R2), "WITNESS_GAP"),
+    ):
+        assert refused(store, step) == reason
+    store.sign(Step(5, 2, R1, R2), b"next", NOW, cosign)
+
+
+def test_only_the_start_itself_is_signed_without_a_step(store: WitnessStore) -> None:
+    assert refused(store, Step(1, 0, FORK, FORK)) == "WITNESS_FORK"
+    store.sign(Step(1, 0, R0, R0), b"", NOW, cosign)
+    assert (store.state().epoch, store.state().root_hash, store.state().cosignature) == (0, R0, cosign(NOW))
+
+
+def test_terms_never_fall_and_a_refused_one_raises_nothing(store: WitnessStore) -> None:
+    store.sign(FIRST, b"blob", NOW, cosign)
+    assert refused(store, Step(4, 2, R1, R2)) == "WITNESS_TERM"
+    assert refused(store, Step(99, 3, R1, R2)) == "WITNESS_GAP"
+    store.sign(Step(7, 1, R1, R1), b"", NOW, cosign)
+    assert store.state().term == 7
+    assert refused(store, Step(6, 2, R1, R2)) == "WITNESS_TERM"
+
+
+def test_times_never_fall(store: WitnessStore) -> None:
+    store.sign(FIRST, b"blob", NOW, cosign)
+    assert store.sign(FIRST, b"blob", NOW - 1000, cosign) == cosign(NOW)
+    assert store.sign(Step(5, 2, R1, R2), b"", NOW - 1000, cosign) == cosign(NOW)
+    assert store.sign(Step(5, 2, R1, R2), b"", NOW + 1, cosign) == cosign(NOW + 1)
+
+
+def test_the_newest_again_keeps_its_blob_and_older_blobs_go(store: WitnessStore) -> None:
+    store.sign(FIRST, b"blob", NOW, cosign)
+    store.sign(FIRST, b"", NOW, cosign)
+    assert store.state().blob == b"blob"
+    store.sign(Step(5, 2, R1, R2), b"next", NOW, cosign)
+    assert store.state().blob == b"next"
+
+
+def test_a_failed_signature_changes_nothing(store: WitnessStore) -> None:
+    def fail(_: int) -> bytes:
+        raise ZeroDivisionError
+
+    before = store.state()
+    with pytest.raises(ZeroDivisionError):
+        store.sign(FIRST, b"blob", NOW, fail)
+    assert store.state() == before
+
+
+def test_of_racing_processes_one_wins(path: Path) -> None:
+    outcomes: list[str] = []
+    barrier = threading.Barrier(6)
+
+    def run(i: int) -> None:
+        store = WitnessStore(path, NAMESPACE)
+        barrier.wait()
+        try:
+            store.sign(Step(1, 1, R0, bytes([i + 1]) * 32), b"", NOW, cosign)
+            outcomes.append("signed")
+        except StoreError as e:
+            outcomes.append(e.reason)
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["WITNESS_FORK"] * 5 + ["signed"]
+
+
+def test_the_database_itself_holds_a_signed_root_fast(path: Path, store: WitnessStore) -> None:
+    store.sign(FIRST, b"blob", NOW, cosign)
+    for sql in ("UPDATE epoch SET root_hash = x'00' WHERE epoch = 1", "DELETE FROM epoch WHERE epoch = 1"):
+        with pytest.raises(sqlite3.IntegrityError):
+            sqlite3.connect(path, isolation_level=None).execute(sql)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
