@@ -1,5 +1,6 @@
 """What the vault's core keeps: accounts, the heads that it accepted, evidence of forks."""
 
+import fcntl
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -29,15 +30,19 @@ class VaultStore:
     - An account is read and replaced in the same transaction, so two operations on it never interleave.
     - Of an epoch only the first accepted root is ever in `heads`; the highest epoch and timestamp never fall.
     - Evidence is only added to.
+    - One process has it open; a second waits until the first has closed it or died.
     - Calls come from one thread at a time. Verifying what is stored is the caller's business.
     """
 
     def __init__(self, path: Path) -> None:
+        self._lock = path.with_name(path.name + ".lock").open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._connection = connect(path)
         self._connection.executescript(_SCHEMA)
 
     def close(self) -> None:
         self._connection.close()
+        self._lock.close()
 
     def change(self, label: str, operation: Callable[[Account | None], tuple[Account, _T]]) -> _T:
         """Replaces an account by what `operation` makes of it and returns its result, once the account is durable.
