@@ -1,0 +1,107 @@
+"""A vault session in one process: the real token and proofs, and a core that keeps its accounts in a dictionary."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ipls.proto.vault.v1 import vault_pb2 as pb
+from ipls.proto.witness.v1.head_pb2 import SignedHead
+from ipls.session import account, effects
+from ipls.session.client import ClientSession
+from ipls.session.errors import SessionRefused
+from ipls.session.token import Token
+from ipls.session.vault import vault_session
+from ipls.trust.heads import verify_head
+from ipls.trust.root import TrustRoot
+from tests.hsm.rig import Directory, Rig, now_ms
+
+
+class Core:
+    """What the core's process does for a session, without durability. A test may replace any part of it."""
+
+    def __init__(self, token: Token, root: TrustRoot, directory: Directory) -> None:
+        self.token = token
+        self.root = root
+        self.head: SignedHead = directory.head()
+        self.prove: Callable[[str, int], bytes] = directory.prove
+        self.accounts: dict[str, account.Account] = {}
+        self.operations: list[effects.Operation] = []
+
+    def judge_by(self, client_head: SignedHead | None) -> SignedHead:
+        if client_head is not None and client_head.epoch > self.head.epoch:
+            verify_head(self.root, client_head, now_ms=now_ms())
+            self.head = client_head
+        return self.head
+
+    def commit(self, effect: effects.Commit) -> effects.Result:
+        changed, result = account.apply(self.accounts.get(effect.label), effect.identity, effect.operation, now_ms())
+        self.accounts[effect.label] = changed
+        self.operations.append(effect.operation)
+        return result
+
+    def stream(self, **limits: Any) -> "Stream":
+        return Stream(self, **limits)
+
+
+class Stream:
+    """One session, fed with frames by the test."""
+
+    def __init__(self, core: Core, **limits: Any) -> None:
+        self._core = core
+        self._session = vault_session(core.token, core.root, **limits)
+        self._sent: list[pb.SessionResponse] = []
+        self._step(lambda: next(self._session))
+
+    def exchange(self, frame: pb.SessionRequest | bytes) -> pb.SessionResponse:
+        """The vault's answer to one frame. Raises SessionRefused."""
+        data = frame if isinstance(frame, bytes) else frame.SerializeToString()
+        self._step(lambda: self._session.send(data))
+        (response,) = self._sent
+        self._sent.clear()
+        return response
+
+    def close(self) -> None:
+        self._session.close()
+
+    def _step(self, start: Callable[[], effects.Effect]) -> None:
+        """Runs the session up to where it waits for a frame."""
+        effect = start()
+        while not isinstance(effect, effects.Receive):
+            try:
+                result = self._answer(effect)
+            except SessionRefused as refused:
+                effect = self._session.throw(refused)
+            else:
+                effect = self._session.send(result)
+
+    def _answer(self, effect: effects.Effect) -> object:
+        match effect:
+            case effects.Send(frame):
+                return self._sent.append(frame)
+            case effects.JudgeBy(client_head):
+                return self._core.judge_by(client_head)
+            case effects.NeedHistory(label, epoch):
+                return self._core.prove(label, epoch)
+            case effects.Commit():
+                return self._core.commit(effect)
+        raise AssertionError(effect)
+
+
+Change = Callable[[Any], Any]
+
+
+def unchanged(frame: Any) -> Any:
+    return frame
+
+
+def handshake(
+    client: ClientSession,
+    stream: Stream,
+    *,
+    m1: Change = unchanged,
+    m2: Change = unchanged,
+    m3: Change = unchanged,
+    confirmation: Change = unchanged,
+) -> tuple[int, int]:
+    """Runs the handshake with an adversary between, who changes each frame as told; returns what the vault confirms."""
+    hello = m2(stream.exchange(m1(client.hello(now_ms()))))
+    return client.on_confirmation(confirmation(stream.exchange(m3(client.on_hello(hello, now_ms())))))
