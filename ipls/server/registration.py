@@ -9,7 +9,7 @@ from asyncio import to_thread
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import grpc
 import structlog
@@ -17,7 +17,7 @@ from grpc import StatusCode
 
 from ipls.config import RegistrationConfig
 from ipls.proto.directory.v1.directory_pb2 import SubmitUpdateRequest, WatchUpdateRequest, WatchUpdateResponse
-from ipls.proto.directory.v1.directory_pb2_grpc import UpdateServiceAsyncStub, UpdateServiceStub
+from ipls.proto.directory.v1.directory_pb2_grpc import UpdateServiceStub
 from ipls.proto.registration.v1 import registration_pb2 as pb
 from ipls.proto.registration.v1.registration_pb2_grpc import (
     RegistrationServiceServicer,
@@ -34,6 +34,9 @@ from ipls.trust.errors import TrustError
 from ipls.trust.identity import check_label, decode_record
 from ipls.trust.keys import verify
 from ipls.trust.root import TrustRoot
+
+if TYPE_CHECKING:
+    from ipls.proto.directory.v1.directory_pb2_grpc import UpdateServiceAsyncStub
 
 log = structlog.get_logger()
 

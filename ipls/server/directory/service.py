@@ -14,13 +14,13 @@ from ipls.proto.directory.v1.directory_pb2_grpc import (
     add_UpdateServiceServicer_to_server,
 )
 from ipls.rpc.channel import open_channel
-from ipls.rpc.server import GrpcServer, Listener, until_signal
+from ipls.rpc.server import DRAIN_S, GrpcServer, Listener, until_signal
 from ipls.server.directory.publisher import RETRY_S, Publisher
 from ipls.server.directory.services import DirectoryService, UpdateService
 from ipls.server.directory.witnesses import Witnesses
 from ipls.server.identities import system_now_ms
 from ipls.store.directory import DirectoryStore
-from ipls.store.log import FileLog, LogStore
+from ipls.store.log import FileLog
 from ipls.trust.keys import public_key
 from ipls.trust.root import TrustRoot
 
@@ -43,9 +43,9 @@ async def directory(
     config: DirectoryConfig,
     root: TrustRoot,
     *,
-    audit_log: LogStore | None = None,
     now_ms: Callable[[], int] = system_now_ms,
     retry_s: tuple[float, float] = RETRY_S,
+    grace_s: float = DRAIN_S,
 ) -> AsyncIterator[Directory]:
     """A directory that serves until the block ends.
 
@@ -71,7 +71,7 @@ async def directory(
             root,
             key,
             witnesses,
-            audit_log or FileLog(config.log),
+            FileLog(config.log),
             max_updates=config.epoch_max_updates,
             max_age_s=config.epoch_max_age_s,
             now_ms=now_ms,
@@ -97,7 +97,7 @@ async def directory(
         add_DirectoryServiceServicer_to_server(DirectoryService(store, key, publisher.heads), server.grpc)
         add_UpdateServiceServicer_to_server(updates, server.grpc)
         ports = await server.start()
-        stack.push_async_callback(server.stop)
+        stack.push_async_callback(server.stop, grace_s)
         publishing = asyncio.create_task(publisher.run())
         stack.push_async_callback(_cancel, publishing)
         yield Directory(ports, publishing)

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
@@ -17,7 +17,7 @@ from ipls.proto.witness.v1.witness_pb2 import (
     SignedProposal,
     WitnessState,
 )
-from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceAsyncStub, WitnessServiceStub
+from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceStub
 from ipls.rpc.channel import chunks
 from ipls.rpc.errors import remote_error
 from ipls.server.directory.errors import NoQuorum
@@ -25,6 +25,9 @@ from ipls.trust.errors import TrustError
 from ipls.trust.heads import Head, verify_head
 from ipls.trust.proposals import sign_proposal
 from ipls.trust.root import TrustRoot, Witness
+
+if TYPE_CHECKING:
+    from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceAsyncStub
 
 log = structlog.get_logger()
 

@@ -1,0 +1,196 @@
+"""A directory with its witnesses and audit log in this process, on loopback gRPC with TLS."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from ipls.akd import EMPTY_ROOT, DirectoryKey
+from ipls.cli.certificates import Authority
+from ipls.cli.deployment import free_ports
+from ipls.config import DirectoryConfig, TlsFiles
+from ipls.proto.directory.v1 import directory_pb2 as pb
+from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub, UpdateServiceStub
+from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceServicer, add_WitnessServiceServicer_to_server
+from ipls.rpc.channel import open_channel
+from ipls.rpc.server import GrpcServer, Listener
+from ipls.server.directory import Directory, directory
+from ipls.server.directory.publisher import Publisher
+from ipls.server.directory.witnesses import Witnesses
+from ipls.server.witness import WitnessService
+from ipls.store.directory import DirectoryStore
+from ipls.store.log import FileLog
+from ipls.store.witness import WitnessStore, init_witness_state
+from ipls.trust.identity import encode_record
+from ipls.trust.keys import public_key
+from ipls.trust.root import TrustRoot, Witness, WitnessKey
+
+NOW = 1_700_000_000_000
+YEAR = 365 * 24 * 3_600_000
+ALICE, BOB = b"+491700000001", b"+491700000002"
+
+
+def seed(number: int) -> bytes:
+    return bytes([number]) * 32
+
+
+VRF, PROPOSER, OPERATOR = seed(1), seed(2), seed(3)
+
+
+def record(number: int) -> bytes:
+    return encode_record(public_key(seed(100 + number)))
+
+
+class World:
+    """Keys, certificates, trust root, and state that outlives the servers. Time stands still until `now_ms` is set."""
+
+    def __init__(self, folder: Path, *, witnesses: int = 1, k: int = 1, **root: Any) -> None:
+        self.folder = folder
+        self.now_ms = NOW
+        authority = Authority(folder, "test.ipls")
+        authority.issue_server("server")
+        authority.issue_client("messaging", "messaging-service")
+        authority.issue_client("stranger", "vault")
+        for name, secret in (("vrf", VRF), ("proposal", PROPOSER)):
+            (folder / f"{name}.seed").touch(0o600)
+            (folder / f"{name}.seed").write_text(secret.hex() + "\n")
+        self.ca = folder / "ca.pem"
+        self.witness_ports = free_ports(witnesses)
+        self.key = DirectoryKey.from_seed(VRF)
+        self.root = TrustRoot(
+            **{
+                "number": 1,
+                "previous": b"",
+                "expires_ms": NOW + YEAR,
+                "namespace": "test.ipls",
+                "vrf_public_key": self.key.public_key,
+                "witnesses": tuple(
+                    Witness(f"w{n}", "https://witness.example", (self._witness_key(n),)) for n in range(witnesses)
+                ),
+                "k": k,
+                "operator_key": public_key(OPERATOR),
+                "proposal_key": public_key(PROPOSER),
+                "log_url": "http://log.example",
+                "max_head_age_ms": 3_600_000,
+                "start_epoch": 0,
+                "start_root": EMPTY_ROOT,
+                "development": True,
+                **root,
+            }
+        )
+        for n in range(witnesses):
+            init_witness_state(folder / f"witness{n}.db", self.root)
+        self.log = FileLog(folder / "log")
+
+    @staticmethod
+    def _witness_key(number: int) -> WitnessKey:
+        return WitnessKey(public_key(seed(10 + number)), NOW - YEAR, NOW + YEAR)
+
+    def clock(self) -> int:
+        return self.now_ms
+
+    def listener(self, port: int = 0) -> Listener:
+        return Listener(f"127.0.0.1:{port}", self.folder / "server.pem", self.folder / "server.key")
+
+    def config(self, **changes: Any) -> DirectoryConfig:
+        fields = {
+            "listen": "127.0.0.1:0",
+            "internal_listen": "127.0.0.1:0",
+            "tls": TlsFiles(certificate=self.folder / "server.pem", key=self.folder / "server.key", ca=self.ca),
+            "database": self.folder / "directory.db",
+            "vrf_key": self.folder / "vrf.seed",
+            "proposal_key": self.folder / "proposal.seed",
+            "log": self.folder / "log",
+            "witnesses": {f"w{n}": f"127.0.0.1:{port}" for n, port in enumerate(self.witness_ports)},
+            "epoch_max_age_s": 0,
+        }
+        return DirectoryConfig(**{**fields, **changes})
+
+    @asynccontextmanager
+    async def witness(self, number: int = 0, service: WitnessServiceServicer | None = None) -> AsyncIterator[None]:
+        """A witness on its port until the block ends: the real one, unless another servicer is given."""
+        store = WitnessStore(self.folder / f"witness{number}.db", self.root.namespace)
+        server = GrpcServer([self.listener(self.witness_ports[number])])
+        real = WitnessService(self.root, f"w{number}", seed(10 + number), store, self.clock)
+        add_WitnessServiceServicer_to_server(service or real, server.grpc)
+        await server.start()
+        try:
+            yield
+        finally:
+            await server.stop(0)
+            store.close()
+
+    @asynccontextmanager
+    async def directory(self, **changes: Any) -> AsyncIterator["Client"]:
+        """A directory over this world's database until the block ends."""
+        async with AsyncExitStack() as stack:
+            running = await stack.enter_async_context(
+                directory(self.config(**changes), self.root, now_ms=self.clock, retry_s=(0.02, 0.1), grace_s=0)
+            )
+            public, internal = (f"127.0.0.1:{port}" for port in running.ports)
+            channel = await stack.enter_async_context(open_channel(public, self.ca))
+            updates = await stack.enter_async_context(self.as_client("messaging", internal))
+            yield Client(running, channel, updates)
+
+    def as_client(self, name: str, address: str) -> grpc.aio.Channel:
+        """A channel with one of the authority's client certificates."""
+        return open_channel(address, self.ca, certificate=self.folder / f"{name}.pem", key=self.folder / f"{name}.key")
+
+    @asynccontextmanager
+    async def publisher(
+        self, database: Path | None = None, log: FileLog | None = None
+    ) -> AsyncIterator[tuple[Publisher, DirectoryStore, Witnesses]]:
+        """A publisher by itself, to be taken through its steps by hand; as fresh as one after a restart."""
+        store = DirectoryStore(database or self.folder / "directory.db", self.root.namespace, self.key.public_key)
+        async with AsyncExitStack() as stack:
+            stack.callback(store.close)
+            channels = {
+                f"w{n}": await stack.enter_async_context(open_channel(f"127.0.0.1:{port}", self.ca))
+                for n, port in enumerate(self.witness_ports)
+            }
+            witnesses = Witnesses(self.root, channels, PROPOSER, self.clock)
+            stack.push_async_callback(witnesses.close)
+            publisher = Publisher(
+                store,
+                self.root,
+                self.key,
+                witnesses,
+                log or self.log,
+                max_updates=10_000,
+                max_age_s=0,
+                now_ms=self.clock,
+            )
+            yield publisher, store, witnesses
+
+
+class Client:
+    """Calls to a running directory: reads as a device, updates as the messaging service."""
+
+    def __init__(self, running: Directory, public: grpc.aio.Channel, internal: grpc.aio.Channel) -> None:
+        self.running = running
+        self.public_address, self.internal_address = (f"127.0.0.1:{port}" for port in running.ports)
+        self.reads = DirectoryServiceStub(public)
+        self.updates = UpdateServiceStub(internal)
+
+    async def submit(self, request: int, label: bytes, value: bytes) -> bytes:
+        update = pb.SubmitUpdateRequest(request_id=request.to_bytes(16, "big"), label=label, value=value)
+        return (await self.updates.SubmitUpdate(update)).ticket
+
+    async def published(self, ticket: bytes) -> int:
+        """The epoch of the ticket, once it is public."""
+        async for update in self.updates.WatchUpdate(pb.WatchUpdateRequest(ticket=ticket), timeout=60):
+            if update.state == pb.WatchUpdateResponse.STATE_PUBLISHED:
+                return update.epoch
+        raise AssertionError("the watch ended early")
+
+    async def publish(self, request: int, label: bytes, value: bytes) -> int:
+        return await self.published(await self.submit(request, label, value))
+
+    async def first_head(self) -> pb.WatchHeadsResponse:
+        """The newest head, once there is one."""
+        watch = self.reads.WatchHeads(pb.WatchHeadsRequest(), timeout=60)
+        head = await watch.read()
+        watch.cancel()
+        return head

@@ -1,0 +1,283 @@
+"""The directory's database, by its contract."""
+
+import hashlib
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ipls.akd import EMPTY_ROOT, Publication, Row, Version
+from ipls.store.directory import DAY_MS, DirectoryStore, Queued, Step, StoredHead
+from ipls.store.errors import StoreError
+
+NAMESPACE, VRF_KEY = "test.ipls", b"v" * 32
+ALICE, BOB = b"+491700000001", b"+491700000002"
+NOW = 1_700_000_000_000
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "directory.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[DirectoryStore]:
+    store = DirectoryStore(path, NAMESPACE, VRF_KEY)
+    yield store
+    store.close()
+
+
+def digest(text: object) -> bytes:
+    return hashlib.sha256(str(text).encode()).digest()
+
+
+def submit(
+    store: DirectoryStore,
+    name: object,
+    label: bytes = ALICE,
+    value: bytes = b"key",
+    now_ms: int = NOW,
+    daily_quota: int = 10,
+    queue_max: int = 100,
+) -> bytes:
+    return store.submit(digest(name)[:16], label, value, now_ms, daily_quota=daily_quota, queue_max=queue_max)
+
+
+def step_of(store: DirectoryStore, *batch: Queued) -> Step:
+    head = store.head()
+    assert head is not None
+    return Step(head.epoch + 1, head.root_hash, digest(head.epoch + 1), batch, b"blob" * 1000)
+
+
+def publication(step: Step, rows: list[Row] | None = None, version: int = 1) -> Publication:
+    return Publication(
+        epoch=step.epoch,
+        old_root=step.old_root,
+        new_root=step.new_root,
+        blob=step.blob,
+        rows=rows or [],
+        depth=4,
+        versions=[(q.label, Version(version, step.epoch, q.value)) for q in step.batch],
+        superseded=[(b"\0", step.epoch - 1)],
+    )
+
+
+def start(store: DirectoryStore) -> None:
+    store.commit_start(StoredHead(0, EMPTY_ROOT, 0, b"signed 0"))
+
+
+def publish(store: DirectoryStore, rows: list[Row] | None = None, version: int = 1) -> Step:
+    step = step_of(store, *store.next_batch(100))
+    store.insert_step(step)
+    store.commit(step, publication(step, rows, version), b"signed")
+    return step
+
+
+def refused(reason: str) -> object:
+    return pytest.raises(StoreError, check=lambda e: e.reason == reason)
+
+
+def test_a_file_belongs_to_one_namespace_and_vrf_key(store: DirectoryStore, path: Path) -> None:
+    for namespace, key in ((NAMESPACE, b"w" * 32), ("other", VRF_KEY)):
+        with refused("DATABASE_FOREIGN"):
+            DirectoryStore(path, namespace, key)
+    DirectoryStore(path, NAMESPACE, VRF_KEY).close()
+
+
+def test_the_file_is_private_and_has_the_measured_page_size(store: DirectoryStore, path: Path) -> None:
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert sqlite3.connect(path).execute("PRAGMA page_size").fetchone() == (8192,)
+
+
+def test_one_process_at_a_time_publishes(store: DirectoryStore, path: Path) -> None:
+    with store.lease():
+        other = DirectoryStore(path, NAMESPACE, VRF_KEY)
+        with refused("LEASE_HELD"), other.lease():
+            pass
+        other.close()
+    with store.lease():
+        pass
+
+
+def test_terms_only_rise(store: DirectoryStore, path: Path) -> None:
+    assert [store.take_term(0), store.take_term(0), store.take_term(7), store.take_term(3)] == [1, 2, 8, 9]
+    again = DirectoryStore(path, NAMESPACE, VRF_KEY)
+    assert again.take_term(0) == 10
+    again.close()
+
+
+def test_a_repeated_request_gets_its_ticket_and_queues_nothing(store: DirectoryStore) -> None:
+    ticket = submit(store, 1)
+    assert submit(store, 1, now_ms=NOW + DAY_MS, queue_max=1) == ticket
+    assert store.waiting() == (1, NOW)
+    with refused("REQUEST_ID_REUSED"):
+        submit(store, 1, value=b"another key")
+    with refused("REQUEST_ID_REUSED"):
+        submit(store, 1, label=BOB)
+    assert len({ticket, submit(store, 2), submit(store, 3)}) == 3
+
+
+def test_the_queue_is_bounded(store: DirectoryStore) -> None:
+    submit(store, 1, queue_max=2)
+    submit(store, 2, queue_max=2)
+    with pytest.raises(StoreError) as caught:
+        submit(store, 3, queue_max=2)
+    assert caught.value.reason == "QUEUE_FULL"
+    assert caught.value.retry_after_s
+    start(store)
+    publish(store)
+    submit(store, 3, queue_max=2)
+
+
+def test_a_label_has_a_daily_quota(store: DirectoryStore) -> None:
+    for hour in range(3):
+        submit(store, hour, now_ms=NOW + hour * 3_600_000, daily_quota=3)
+    with pytest.raises(StoreError) as caught:
+        submit(store, 3, now_ms=NOW + 3 * 3_600_000, daily_quota=3)
+    assert caught.value.reason == "QUOTA_EXCEEDED"
+    assert caught.value.retry_after_s == 21 * 3600
+    submit(store, 3, label=BOB, now_ms=NOW + 3 * 3_600_000, daily_quota=3)
+    submit(store, 4, now_ms=NOW + DAY_MS, daily_quota=3)
+
+
+def test_a_batch_has_each_labels_oldest_update(store: DirectoryStore) -> None:
+    start(store)
+    tickets = [
+        submit(store, n, label, value) for n, (label, value) in enumerate([(ALICE, b"1"), (ALICE, b"2"), (BOB, b"3")])
+    ]
+    assert [(q.label, q.value) for q in store.next_batch(10)] == [(ALICE, b"1"), (BOB, b"3")]
+    assert [(q.label, q.value) for q in store.next_batch(1)] == [(ALICE, b"1")]
+    publish(store)
+    assert [store.published_at(t) for t in tickets] == [1, None, 1]
+    assert [(q.label, q.value) for q in store.next_batch(10)] == [(ALICE, b"2")]
+    store.settle(store.next_batch(10), 1)
+    assert store.published_at(tickets[1]) == 1
+    assert store.waiting() == (0, 0)
+    with refused("TICKET_UNKNOWN"):
+        store.published_at(b"?" * 16)
+
+
+def test_an_epoch_has_one_row_for_ever(store: DirectoryStore, path: Path) -> None:
+    with refused("STEP_GAP"):
+        store.insert_step(Step(1, EMPTY_ROOT, digest(1), (), b""))
+    start(store)
+    submit(store, 1)
+    step = step_of(store, *store.next_batch(10))
+    store.insert_step(step)
+    assert store.unfinished_step() == step
+    with refused("STEP_EXISTS"):
+        store.insert_step(step._replace(new_root=digest("other")))
+    with refused("STEP_GAP"):
+        store.insert_step(step._replace(epoch=2))
+    for statement in ("UPDATE step SET new_root = x'00'", "DELETE FROM step"):
+        with pytest.raises(sqlite3.IntegrityError):
+            sqlite3.connect(path).execute(statement)
+    assert store.unfinished_step() == step
+
+
+def test_readers_see_the_old_epoch_or_the_new_one(store: DirectoryStore) -> None:
+    start(store)
+    ticket = submit(store, 1)
+    step = step_of(store, *store.next_batch(10))
+    store.insert_step(step)
+    seen: list[tuple[object, ...]] = []
+
+    def look() -> None:
+        head = store.head()
+        assert head is not None
+        seen.append((head.epoch, store.versions(ALICE, 9), store.read([b"\0"], 9), store.published_at(ticket)))
+
+    def rows() -> Iterator[Row]:
+        yield Row(b"\0", 1, b"tile")
+        look()  # from the middle of the transaction
+
+    look()
+    store.commit(step, publication(step, rows()), b"signed 1")  # type: ignore[arg-type]
+    look()
+    old = (0, [], {}, None)
+    assert seen == [old, old, (1, [Version(1, 1, b"key")], {b"\0": Row(b"\0", 1, b"tile")}, 1)]
+    assert store.head() == StoredHead(1, step.new_root, 4, b"signed 1")
+    assert store.unfinished_step() is None
+
+
+def test_a_commit_that_fails_leaves_nothing(store: DirectoryStore) -> None:
+    start(store)
+    submit(store, 1)
+    publish(store)
+    submit(store, 2, value=b"next")
+    step = step_of(store, *store.next_batch(10))
+    store.insert_step(step)
+    with pytest.raises(sqlite3.IntegrityError):  # version 1 is there already
+        store.commit(step, publication(step, [Row(b"\0", 2, b"tile")], version=1), b"signed 2")
+    assert store.head(2) is None
+    assert store.read([b"\0"], 9) == {}
+    assert store.waiting().count == 1
+    store.commit(step, publication(step, [Row(b"\0", 2, b"tile")], version=2), b"signed 2")
+    assert [v.value for v in store.versions(ALICE, 2)] == [b"next", b"key"]
+
+
+def test_versions_by_epoch(store: DirectoryStore) -> None:
+    start(store)
+    for n in range(1, 4):
+        submit(store, n, value=b"%d" % n)
+        publish(store, version=n)
+    assert [v.version for v in store.versions(ALICE, 3)] == [3, 2, 1]
+    assert [v.version for v in store.versions(ALICE, 2)] == [2, 1]
+    assert [v.version for v in store.versions(ALICE, 3, 2)] == [3, 2]
+    assert store.versions(ALICE, 0) == store.versions(BOB, 3) == []
+    assert store.head(2) is not None
+    assert store.head(4) is None
+
+
+def test_read_gives_the_newest_tile_not_above_the_epoch(store: DirectoryStore) -> None:
+    start(store)
+    prefixes = [n.to_bytes(3, "big") for n in range(2500)]
+    for epoch in (1, 2, 3):
+        submit(store, epoch)
+        some = prefixes if epoch == 1 else prefixes[:10]
+        publish(store, [Row(p, epoch, b"%d" % epoch) for p in some], version=epoch)
+    found = store.read([*prefixes, b"absent"], 2)
+    assert found == {p: Row(p, 2, b"2") if n < 10 else Row(p, 1, b"1") for n, p in enumerate(prefixes)}
+    assert store.read(prefixes, 0) == store.read([], 3) == {}
+
+
+def test_only_the_newest_heads_signatures_are_renewed(store: DirectoryStore) -> None:
+    start(store)
+    submit(store, 1)
+    step = publish(store)
+    store.renew(StoredHead(1, step.new_root, 4, b"renewed"))
+    assert store.head() == StoredHead(1, step.new_root, 4, b"renewed")
+    for stale in (StoredHead(0, EMPTY_ROOT, 0, b"x"), StoredHead(1, EMPTY_ROOT, 4, b"x")):
+        with refused("HEAD_STALE"):
+            store.renew(stale)
+    with refused("HEAD_EXISTS"):
+        start(store)
+
+
+def test_what_was_acknowledged_outlives_a_kill(store: DirectoryStore, path: Path) -> None:
+    start(store)
+    code = f"""
+import os, signal
+from pathlib import Path
+from ipls.store.directory import DirectoryStore, Step
+store = DirectoryStore(Path({str(path)!r}), {NAMESPACE!r}, {VRF_KEY!r})
+store.lease().__enter__()
+ticket = store.submit(b"r" * 16, {ALICE!r}, b"key", 1, daily_quota=1, queue_max=1)
+store.insert_step(Step(1, {EMPTY_ROOT!r}, b"n" * 32, tuple(store.next_batch(1)), b"blob"))
+print(store.take_term(41), ticket.hex(), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    term, ticket = child.stdout.split()
+    assert term == "42"
+    assert store.take_term(0) == 43
+    assert store.published_at(bytes.fromhex(ticket)) is None
+    step = store.unfinished_step()
+    assert step == Step(1, EMPTY_ROOT, b"n" * 32, (Queued(1, ALICE, b"key"),), b"blob")
+    with store.lease():
+        pass
