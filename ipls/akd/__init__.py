@@ -1,0 +1,30 @@
+"""The auditable key directory's mathematics: labels, VRF, tree, proofs made and checked. Pure; no I/O."""
+
+from ipls.akd.errors import AkdError, ProofRefused, PublishError
+from ipls.akd.hashing import EMPTY_ROOT
+from ipls.akd.keys import DirectoryKey
+from ipls.akd.prove import make_history, make_lookup
+from ipls.akd.publish import Publication, Update, publish
+from ipls.akd.tiles import MemoryTiles, Row, TileReader
+from ipls.akd.verify import verify_append_only, verify_history, verify_lookup
+from ipls.akd.versions import Version
+
+__all__ = [
+    "EMPTY_ROOT",
+    "AkdError",
+    "DirectoryKey",
+    "MemoryTiles",
+    "ProofRefused",
+    "Publication",
+    "PublishError",
+    "Row",
+    "TileReader",
+    "Update",
+    "Version",
+    "make_history",
+    "make_lookup",
+    "publish",
+    "verify_append_only",
+    "verify_history",
+    "verify_lookup",
+]

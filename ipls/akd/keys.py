@@ -1,0 +1,52 @@
+"""The directory's secret: where labels stand in the tree, and what opens their values."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ipls.akd.encoding import lp, u64
+from ipls.akd.hashing import commit, commitment_nonce, digest
+from ipls.akd.labels import Label, leaf_label
+from ipls.akd.vrf import SecretKey
+
+
+class Place(NamedTuple):
+    """What the VRF is asked: a user's label, freshness, version."""
+
+    label: bytes
+    fresh: bool
+    version: int
+
+    def alpha(self) -> bytes:
+        """The VRF's input (directory spec, "VRF")."""
+        return digest(lp(self.label) + (b"\x01" if self.fresh else b"\x00") + u64(self.version))
+
+
+class DirectoryKey:
+    """VRF key and commitment key, both from the VRF seed (32 bytes)."""
+
+    def __init__(self, seed: bytes) -> None:
+        self._vrf = SecretKey(seed)
+        self._commitment_key = digest(seed)
+        self.public_key: bytes = self._vrf.public_key
+
+    @classmethod
+    def from_seed(cls, seed: bytes) -> "DirectoryKey":
+        """Raises AkdError VRF_SEED unless the seed has 32 bytes."""
+        return cls(seed)
+
+    def locate(self, places: Sequence[Place]) -> list[Label]:
+        """The node label of each place."""
+        return [leaf_label(output[:32]) for output in self._vrf.outputs([place.alpha() for place in places])]
+
+    def prove(self, places: Sequence[Place]) -> list[tuple[Label, bytes]]:
+        """Each place's node label and VRF proof (80 bytes)."""
+        proved = self._vrf.prove([place.alpha() for place in places])
+        return [(leaf_label(output[:32]), proof) for output, proof in proved]
+
+    def nonce(self, label: Label, version: int, value: bytes) -> bytes:
+        """The nonce (32 bytes) that opens the fresh leaf at `label`."""
+        return commitment_nonce(self._commitment_key, label, version, value)
+
+    def commit(self, leaves: Sequence[tuple[Label, int, bytes]]) -> list[bytes]:
+        """The commitments of fresh leaves given as (node label, version, value)."""
+        return commit(self._commitment_key, leaves)

@@ -1,0 +1,219 @@
+"""Proofs between their protobuf encoding and checked plain values. Directory spec, "Strict encoding".
+
+What decodes has every field, each of its right length, and equals its own re-encoding. Everything else raises
+ProofRefused: ENCODING, FIELD_MISSING, FIELD_UNEXPECTED, HASH_LENGTH, LABEL_LENGTH, LABEL_BITS, SIBLING_COUNT,
+DIRECTION, CHILD_COUNT, MARKER_COUNT.
+"""
+
+from typing import NamedTuple
+
+from google.protobuf.message import DecodeError, Message
+
+from ipls.akd.errors import ProofRefused
+from ipls.akd.labels import BITS, EMPTY, Label, Node
+from ipls.proto.akd.v1 import akd_pb2 as pb
+
+
+class Step(NamedTuple):
+    """One step of a membership proof: the parent, the proven child's sibling, the side the child is on."""
+
+    parent: Label
+    sibling: Node
+    direction: int
+
+
+class Membership(NamedTuple):
+    """`node` is in the tree; steps root first."""
+
+    node: Node
+    steps: tuple[Step, ...]
+
+
+class NonMembership(NamedTuple):
+    """`label` is not in the tree: `parent` is its longest prefix there, and neither child leads to it."""
+
+    label: Label
+    longest_prefix: Label
+    children: tuple[Node, Node]
+    membership: Membership
+
+
+class VersionProof(NamedTuple):
+    """What lookup and history proofs say of one version: its fresh leaf, opened."""
+
+    version: int
+    epoch: int
+    value: bytes
+    nonce: bytes
+    vrf_proof: bytes
+    membership: Membership
+
+
+class Lookup(NamedTuple):
+    """A decoded LookupProof."""
+
+    proved: VersionProof
+    marker_vrf_proof: bytes
+    marker: Membership
+    freshness_vrf_proof: bytes
+    freshness: NonMembership
+
+
+class UpdateProof(NamedTuple):
+    """A decoded UpdateProof; `previous` (VRF proof, membership of the stale leaf) is None for version 1 alone."""
+
+    proved: VersionProof
+    previous: tuple[bytes, Membership] | None
+
+
+class History(NamedTuple):
+    """A decoded HistoryProof; markers with their VRF proofs."""
+
+    updates: tuple[UpdateProof, ...]
+    past_markers: tuple[tuple[bytes, Membership], ...]
+    future_markers: tuple[tuple[bytes, NonMembership], ...]
+
+
+class AppendOnly(NamedTuple):
+    """A decoded SingleAppendOnlyProof; an inserted node's value is its commitment."""
+
+    inserted: list[Node]
+    unchanged: list[Node]
+
+
+def decode_lookup(data: bytes) -> Lookup:
+    """Decodes a LookupProof strictly."""
+    message = pb.LookupProof()
+    _parse(message, data)
+    _need(message, "marker_vrf_proof", "marker_proof", "freshness_vrf_proof", "freshness_proof")
+    return Lookup(
+        _version(message),
+        message.marker_vrf_proof,
+        _membership(message.marker_proof),
+        message.freshness_vrf_proof,
+        _non_membership(message.freshness_proof),
+    )
+
+
+def decode_history(data: bytes) -> History:
+    """Decodes a HistoryProof strictly."""
+    message = pb.HistoryProof()
+    _parse(message, data)
+    past = [_membership(proof) for proof in message.existence_of_past_marker_proofs]
+    future = [_non_membership(proof) for proof in message.non_existence_of_future_marker_proofs]
+    if len(past) != len(message.past_marker_vrf_proofs) or len(future) != len(message.future_marker_vrf_proofs):
+        raise ProofRefused("MARKER_COUNT", "the markers and their VRF proofs differ in number")
+    return History(
+        tuple(_update(update) for update in message.update_proofs),
+        tuple(zip(message.past_marker_vrf_proofs, past, strict=True)),
+        tuple(zip(message.future_marker_vrf_proofs, future, strict=True)),
+    )
+
+
+def decode_append_only(data: bytes) -> AppendOnly:
+    """Decodes a SingleAppendOnlyProof strictly."""
+    message = pb.SingleAppendOnlyProof()
+    _parse(message, data)
+    return AppendOnly(
+        [_node(element) for element in message.inserted], [_node(element) for element in message.unchanged_nodes]
+    )
+
+
+def encode_label(label: Label) -> pb.NodeLabel:
+    """The label's message, trailing zero bytes cut off."""
+    return pb.NodeLabel(label_val=label.bits.to_bytes(32, "big").rstrip(b"\0"), label_len=label.length)
+
+
+def encode_node(node: Node) -> pb.AzksElement:
+    """The node's message."""
+    return pb.AzksElement(label=encode_label(node.label), value=node.value)
+
+
+def _parse(message: Message, data: bytes) -> None:
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        raise ProofRefused("ENCODING", "the proof is not a message of its kind") from None
+    message.DiscardUnknownFields()
+    if message.SerializeToString() != data:
+        raise ProofRefused("ENCODING", "the proof is not equal to its own re-encoding")
+
+
+def _need(message: Message, *fields: str) -> None:
+    for field in fields:
+        if not message.HasField(field):
+            raise ProofRefused("FIELD_MISSING", f"{message.DESCRIPTOR.name} lacks {field}")
+
+
+def _hash(value: bytes) -> bytes:
+    if len(value) != 32:
+        raise ProofRefused("HASH_LENGTH", "a hash or nonce does not have 32 bytes")
+    return value
+
+
+def _label(message: pb.NodeLabel) -> Label:
+    _need(message, "label_val", "label_len")
+    value, length = message.label_val, message.label_len
+    if length > BITS or len(value) > BITS // 8:
+        raise ProofRefused("LABEL_LENGTH", "a node label is longer than 256 bits")
+    if value.endswith(b"\0"):
+        raise ProofRefused("ENCODING", "a node label's trailing zero bytes are not cut off")
+    label = Label(int.from_bytes(value.ljust(32, b"\0"), "big"), length)
+    if label != EMPTY and label.cut(length) != label:
+        raise ProofRefused("LABEL_BITS", "a node label has bits set past its length")
+    return label
+
+
+def _node(message: pb.AzksElement) -> Node:
+    _need(message, "label", "value")
+    return Node(_label(message.label), _hash(message.value))
+
+
+def _step(message: pb.SiblingProof) -> Step:
+    _need(message, "label", "direction")
+    if len(message.siblings) != 1:
+        raise ProofRefused("SIBLING_COUNT", "a step of a membership proof does not have exactly one sibling")
+    if message.direction > 1:
+        raise ProofRefused("DIRECTION", "a direction is neither 0 nor 1")
+    return Step(_label(message.label), _node(message.siblings[0]), message.direction)
+
+
+def _membership(message: pb.MembershipProof) -> Membership:
+    _need(message, "label", "hash_val")
+    node = Node(_label(message.label), _hash(message.hash_val))
+    return Membership(node, tuple(_step(step) for step in message.sibling_proofs))
+
+
+def _non_membership(message: pb.NonMembershipProof) -> NonMembership:
+    _need(message, "label", "longest_prefix", "longest_prefix_membership_proof")
+    if len(message.longest_prefix_children) != 2:
+        raise ProofRefused("CHILD_COUNT", "a non-membership proof does not have exactly two children")
+    left, right = message.longest_prefix_children
+    return NonMembership(
+        _label(message.label),
+        _label(message.longest_prefix),
+        (_node(left), _node(right)),
+        _membership(message.longest_prefix_membership_proof),
+    )
+
+
+def _version(message: pb.LookupProof | pb.UpdateProof) -> VersionProof:
+    _need(message, "epoch", "value", "version", "existence_vrf_proof", "existence_proof", "commitment_nonce")
+    return VersionProof(
+        message.version,
+        message.epoch,
+        message.value,
+        _hash(message.commitment_nonce),
+        message.existence_vrf_proof,
+        _membership(message.existence_proof),
+    )
+
+
+def _update(message: pb.UpdateProof) -> UpdateProof:
+    proved = _version(message)
+    if proved.version <= 1:
+        if message.HasField("previous_version_vrf_proof") or message.HasField("previous_version_proof"):
+            raise ProofRefused("FIELD_UNEXPECTED", "version 1 has no previous version")
+        return UpdateProof(proved, None)
+    _need(message, "previous_version_vrf_proof", "previous_version_proof")
+    return UpdateProof(proved, (message.previous_version_vrf_proof, _membership(message.previous_version_proof)))

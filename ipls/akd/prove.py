@@ -1,0 +1,140 @@
+"""Proofs made from the stored tree. Directory spec, "Proofs"; each reads all its paths at once."""
+
+from collections.abc import Sequence
+
+from ipls.akd.errors import AkdError
+from ipls.akd.keys import DirectoryKey, Place
+from ipls.akd.labels import Label, Node
+from ipls.akd.messages import encode_label, encode_node
+from ipls.akd.tiles import TileReader
+from ipls.akd.tree import Branch, Path, read_paths
+from ipls.akd.versions import Version, future_markers, marker, past_markers
+from ipls.proto.akd.v1 import akd_pb2 as pb
+
+
+def make_lookup(reader: TileReader, key: DirectoryKey, epoch: int, depth: int, label: bytes, current: Version) -> bytes:
+    """The encoded LookupProof of `current`, the label's newest version at `epoch`.
+
+    `depth` is the deepest tile level (bits) of the tree. Raises AkdError TREE_MISMATCH where the tree does not hold
+    what is to be proved, TILE_MISSING, TILE_CORRUPT.
+    """
+    prover = _Prover(
+        reader,
+        key,
+        epoch,
+        depth,
+        [
+            Place(label, True, current.version),
+            Place(label, True, marker(current.version)),
+            Place(label, False, current.version),
+        ],
+    )
+    existence, latest, freshness = prover.places
+    return pb.LookupProof(
+        epoch=current.epoch,
+        value=current.value,
+        version=current.version,
+        existence_vrf_proof=prover.vrf_proof(existence),
+        existence_proof=prover.membership(existence),
+        marker_vrf_proof=prover.vrf_proof(latest),
+        marker_proof=prover.membership(latest),
+        freshness_vrf_proof=prover.vrf_proof(freshness),
+        freshness_proof=prover.non_membership(freshness),
+        commitment_nonce=prover.nonce(existence, current.value),
+    ).SerializeToString()
+
+
+def make_history(
+    reader: TileReader, key: DirectoryKey, epoch: int, depth: int, label: bytes, versions: Sequence[Version]
+) -> bytes:
+    """The encoded HistoryProof of `versions`: consecutive, newest first, ending in the newest at `epoch`.
+
+    The caller cuts them to the most recent ones asked for. Raises AkdError NO_VERSIONS, and as `make_lookup`.
+    """
+    if not versions:
+        raise AkdError("NO_VERSIONS", "a history has at least one version")
+    past = [Place(label, True, number) for number in past_markers(versions[-1].version)]
+    future = [Place(label, True, number) for number in future_markers(versions[0].version, epoch)]
+    fresh = [Place(label, True, version.version) for version in versions]
+    stale = [Place(label, False, version.version - 1) for version in versions if version.version > 1]
+    prover = _Prover(reader, key, epoch, depth, [*fresh, *stale, *past, *future])
+    return pb.HistoryProof(
+        update_proofs=[_update(prover, label, version) for version in versions],
+        past_marker_vrf_proofs=[prover.vrf_proof(place) for place in past],
+        existence_of_past_marker_proofs=[prover.membership(place) for place in past],
+        future_marker_vrf_proofs=[prover.vrf_proof(place) for place in future],
+        non_existence_of_future_marker_proofs=[prover.non_membership(place) for place in future],
+    ).SerializeToString()
+
+
+def _update(prover: "_Prover", label: bytes, version: Version) -> pb.UpdateProof:
+    fresh = Place(label, True, version.version)
+    proof = pb.UpdateProof(
+        epoch=version.epoch,
+        value=version.value,
+        version=version.version,
+        existence_vrf_proof=prover.vrf_proof(fresh),
+        existence_proof=prover.membership(fresh),
+        commitment_nonce=prover.nonce(fresh, version.value),
+    )
+    if version.version > 1:
+        stale = Place(label, False, version.version - 1)
+        proof.previous_version_vrf_proof = prover.vrf_proof(stale)
+        proof.previous_version_proof.CopyFrom(prover.membership(stale))
+    return proof
+
+
+class _Prover:
+    """The positions and paths of some places, found together."""
+
+    def __init__(self, reader: TileReader, key: DirectoryKey, epoch: int, depth: int, places: Sequence[Place]) -> None:
+        self.places = places
+        self._key = key
+        distinct = list(dict.fromkeys(places))
+        self._positions = dict(zip(distinct, key.prove(distinct), strict=True))
+        labels = [label for label, _ in self._positions.values()]
+        self._paths = dict(zip(distinct, read_paths(reader, epoch, depth, labels), strict=True))
+
+    def vrf_proof(self, place: Place) -> bytes:
+        return self._positions[place][1]
+
+    def nonce(self, place: Place, value: bytes) -> bytes:
+        return self._key.nonce(self._positions[place][0], place.version, value)
+
+    def membership(self, place: Place) -> pb.MembershipProof:
+        path = self._path(place, present=True)
+        assert path.found
+        return _membership(path.branches, path.found)
+
+    def non_membership(self, place: Place) -> pb.NonMembershipProof:
+        branches = self._path(place, present=False).branches
+        node, children = branches[-1]
+        return pb.NonMembershipProof(
+            label=encode_label(self._positions[place][0]),
+            longest_prefix=encode_label(node.label),
+            longest_prefix_children=[encode_node(child) for child in children],
+            longest_prefix_membership_proof=_membership(branches[:-1], node),
+        )
+
+    def _path(self, place: Place, present: bool) -> Path:
+        path = self._paths[place]
+        if (path.found is not None) != present:
+            raise AkdError("TREE_MISMATCH", "the tree does not hold what is to be proved")
+        return path
+
+
+def _membership(branches: Sequence[Branch], node: Node) -> pb.MembershipProof:
+    return pb.MembershipProof(
+        label=encode_label(node.label),
+        hash_val=node.value,
+        sibling_proofs=[_sibling(branch, node.label) for branch in branches],
+    )
+
+
+def _sibling(branch: Branch, proved: Label) -> pb.SiblingProof:
+    direction = proved.bit(branch.node.label.length)
+    return pb.SiblingProof(
+        label=encode_label(branch.node.label),
+        siblings=[encode_node(branch.children[1 - direction])],
+        direction=direction,
+    )

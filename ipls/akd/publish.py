@@ -1,0 +1,86 @@
+"""Publishing: the next epoch's tree and its append-only proof. Directory spec, "Labels, values, versions"."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ipls.akd.errors import AkdError, PublishError
+from ipls.akd.hashing import STALE_COMMITMENT
+from ipls.akd.keys import DirectoryKey, Place
+from ipls.akd.labels import Node
+from ipls.akd.messages import encode_node
+from ipls.akd.tiles import Entry, Row, TileReader
+from ipls.akd.tree import insert
+from ipls.akd.versions import Version
+from ipls.proto.akd.v1.akd_pb2 import SingleAppendOnlyProof
+
+
+class Update(NamedTuple):
+    """A label's wanted value; `current` is its newest version, None for a new label."""
+
+    label: bytes
+    value: bytes
+    current: Version | None
+
+
+class Publication(NamedTuple):
+    """The epoch that a publish makes. Nothing of it is stored yet.
+
+    `blob` is the encoded SingleAppendOnlyProof from `old_root` to `new_root`; `rows` are to be written, `superseded`
+    are the keys of the rows they replace; `depth` is the deepest tile level (bits) of the new tree.
+    """
+
+    epoch: int
+    old_root: bytes
+    new_root: bytes
+    blob: bytes
+    rows: list[Row]
+    depth: int
+    versions: list[tuple[bytes, Version]]
+    superseded: list[tuple[bytes, int]]
+
+
+def publish(
+    reader: TileReader, key: DirectoryKey, epoch: int, root_hash: bytes, depth: int, updates: Sequence[Update]
+) -> Publication | None:
+    """Publishes `updates` on the tree of `epoch`; None where none of them changes a value.
+
+    `root_hash` and `depth` are those of `epoch`. Raises PublishError LABEL_TWICE, ROOT_MISMATCH (the stored tree is
+    not the one under `root_hash`), or what else is wrong with the stored tree.
+    """
+    if len({update.label for update in updates}) < len(updates):
+        raise PublishError("LABEL_TWICE", "a label stands twice in one publish")
+    changes = [update for update in updates if update.current is None or update.current.value != update.value]
+    if not changes:
+        return None
+    following = epoch + 1
+    numbers = [1 if change.current is None else change.current.version + 1 for change in changes]
+    fresh = key.locate([Place(change.label, True, number) for change, number in zip(changes, numbers, strict=True)])
+    retired = [change for change in changes if change.current]
+    stale = key.locate([Place(change.label, False, change.current.version) for change in retired if change.current])
+    values = [change.value for change in changes]
+    commitments = key.commit(list(zip(fresh, numbers, values, strict=True)))
+    leaves = [Entry(label, following, commitment) for label, commitment in zip(fresh, commitments, strict=True)]
+    leaves += [Entry(label, following, STALE_COMMITMENT) for label in stale]
+    try:
+        insertion = insert(reader, epoch, leaves)
+    except AkdError as error:
+        raise PublishError(error.reason, error.message) from None
+    if insertion.old_root != root_hash:
+        raise PublishError("ROOT_MISMATCH", "the stored tree is not the one under this epoch's root")
+    proof = SingleAppendOnlyProof(
+        inserted=[encode_node(Node(leaf.label, leaf.stored)) for leaf in sorted(leaves)],
+        unchanged_nodes=[encode_node(node) for node in sorted(insertion.unchanged)],
+    )
+    return Publication(
+        epoch=following,
+        old_root=root_hash,
+        new_root=insertion.new_root,
+        blob=proof.SerializeToString(),
+        rows=insertion.rows,
+        depth=max(depth, insertion.depth),
+        versions=[
+            (change.label, Version(number, following, change.value))
+            for change, number in zip(changes, numbers, strict=True)
+        ],
+        superseded=insertion.superseded,
+    )

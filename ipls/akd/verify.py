@@ -1,0 +1,196 @@
+"""Proofs checked. Every rule of the directory spec's "Proofs"; ProofRefused names the rule that a proof breaks.
+
+Roots and epochs come together from one verified head: the root does not commit to the epoch's number.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from ipls.akd import vrf
+from ipls.akd.errors import ProofRefused
+from ipls.akd.hashing import (
+    EMPTY_NODE,
+    STALE_COMMITMENT,
+    commitment,
+    fold,
+    leaf_value,
+    parent_value,
+    root_hash,
+    root_node,
+)
+from ipls.akd.keys import Place
+from ipls.akd.labels import BITS, EMPTY, ROOT, Label, Node, leaf_label
+from ipls.akd.messages import (
+    Membership,
+    NonMembership,
+    VersionProof,
+    decode_append_only,
+    decode_history,
+    decode_lookup,
+)
+from ipls.akd.versions import Version, future_markers, marker, past_markers
+
+
+def verify_lookup(root: bytes, epoch: int, vrf_public_key: bytes, label: bytes, proof: bytes) -> Version:
+    """The version that an encoded LookupProof shows under the head (epoch, root), or ProofRefused.
+
+    A lookup proof does NOT show that its owner's history ends in this version: whoever holds the VRF key can plant a
+    later one that the owner's complete history skips (directory spec, "Known weakness"). It is here for
+    compatibility; whatever decides on an identity uses `verify_history` with `most_recent=1`.
+    """
+    lookup = decode_lookup(proof)
+    check = _Checker(root, epoch, vrf_public_key, label)
+    version = check.version(lookup.proved)
+    check.present(marker(version.version), lookup.marker_vrf_proof, lookup.marker)
+    check.absent(Place(label, False, version.version), lookup.freshness_vrf_proof, lookup.freshness)
+    return version
+
+
+def verify_history(
+    root: bytes, epoch: int, vrf_public_key: bytes, label: bytes, proof: bytes, *, most_recent: int = 0
+) -> tuple[Version, ...]:
+    """The versions, newest first, that an encoded HistoryProof shows under the head (epoch, root), or ProofRefused.
+
+    `most_recent` 0 asks for the complete history; N for the newest N, or all where there are fewer.
+    """
+    history = decode_history(proof)
+    check = _Checker(root, epoch, vrf_public_key, label)
+    if not history.updates:
+        raise ProofRefused("NO_VERSIONS", "a history shows no version")
+    versions: list[Version] = []
+    for update in history.updates:
+        version = check.version(update.proved)
+        if versions and version.version != versions[-1].version - 1:
+            raise ProofRefused("NOT_CONSECUTIVE", "a history's versions do not follow one another")
+        if versions and version.epoch >= versions[-1].epoch:
+            raise ProofRefused("EPOCH_ORDER", "an older version's epoch is not below the newer one's")
+        if update.previous:
+            check.retired(version, *update.previous)
+        versions.append(version)
+    start, end = versions[-1].version, versions[0].version
+    if most_recent and len(versions) > most_recent:
+        raise ProofRefused("TOO_MANY_VERSIONS", "a history shows more versions than were asked for")
+    if start != 1 and len(versions) != most_recent:
+        raise ProofRefused("INCOMPLETE", "a history with fewer versions than asked for does not reach version 1")
+    past, future = past_markers(start), future_markers(end, epoch)
+    if len(history.past_markers) != len(past):
+        raise ProofRefused("PAST_MARKERS", f"a history from version {start} has {len(past)} past markers")
+    if len(history.future_markers) != len(future):
+        raise ProofRefused("FUTURE_MARKERS", f"a history to version {end} at epoch {epoch} has {len(future)} of them")
+    for number, (vrf_proof, membership) in zip(past, history.past_markers, strict=True):
+        check.present(number, vrf_proof, membership)
+    for number, (vrf_proof, absence) in zip(future, history.future_markers, strict=True):
+        check.absent(Place(label, True, number), vrf_proof, absence)
+    return tuple(versions)
+
+
+def verify_append_only(old_root: bytes, new_root: bytes, epoch: int, proof: bytes) -> None:
+    """Checks an encoded SingleAppendOnlyProof for the step `epoch - 1` -> `epoch`, or raises ProofRefused."""
+    step = decode_append_only(proof)
+    if not step.inserted:
+        raise ProofRefused("NOTHING_INSERTED", "an append-only proof inserts nothing")
+    for node in (*step.inserted, *step.unchanged):
+        if node.label.length == 0:
+            raise ProofRefused("ELEMENT_LENGTH", "an element's label has length 0")
+    for node in step.inserted:
+        if node.label.length != BITS:
+            raise ProofRefused("INSERTED_LENGTH", "an inserted leaf's label does not have 256 bits")
+    unchanged = sorted(step.unchanged)
+    inserted = [Node(node.label, leaf_value(node.value, epoch)) for node in step.inserted]
+    everything = sorted([*unchanged, *inserted])
+    for one, next_one in pairwise(everything):  # what a label is a prefix of follows it at once
+        if one.label == next_one.label:
+            raise ProofRefused("SAME_LABEL", "two elements have the same label")
+        if next_one.label.extends(one.label):
+            raise ProofRefused("PREFIX_LABEL", "an element's label is a prefix of another's")
+    if _root_over(unchanged) != old_root:
+        raise ProofRefused("OLD_ROOT", "the unchanged nodes do not give the old root")
+    if _root_over(everything) != new_root:
+        raise ProofRefused("NEW_ROOT", "the unchanged and inserted nodes do not give the new root")
+
+
+def _root_over(nodes: Sequence[Node]) -> bytes:
+    top = fold(nodes, [None] * (len(nodes) - 1))[1] if nodes else None
+    return root_hash(root_node(top))
+
+
+class _Checker:
+    """The parts that lookup and history share: what one head says of one label."""
+
+    def __init__(self, root: bytes, epoch: int, vrf_public_key: bytes, label: bytes) -> None:
+        self._root = root
+        self._epoch = epoch
+        self._vrf_public_key = vrf_public_key
+        self._label = label
+
+    def version(self, proof: VersionProof) -> Version:
+        """Membership of (fresh, version), opened to its value at its epoch."""
+        if not 1 <= proof.version <= proof.epoch <= self._epoch:
+            raise ProofRefused("VERSION_RANGE", "not 1 <= version <= its epoch <= the head's epoch")
+        self.present(proof.version, proof.vrf_proof, proof.membership)
+        if leaf_value(commitment(proof.value, proof.nonce), proof.epoch) != proof.membership.node.value:
+            raise ProofRefused("COMMITMENT", "the leaf does not open to this value at this epoch")
+        return Version(proof.version, proof.epoch, proof.value)
+
+    def present(self, version: int, vrf_proof: bytes, membership: Membership) -> None:
+        """Membership of (fresh, version)."""
+        self._tie(Place(self._label, True, version), vrf_proof, membership.node.label)
+        self._member(membership)
+
+    def retired(self, successor: Version, vrf_proof: bytes, membership: Membership) -> None:
+        """Membership of (stale, the version before `successor`), inserted at the successor's epoch."""
+        self._tie(Place(self._label, False, successor.version - 1), vrf_proof, membership.node.label)
+        self._member(membership)
+        if membership.node.value != leaf_value(STALE_COMMITMENT, successor.epoch):
+            raise ProofRefused("STALE_EPOCH", "the version before was not retired at this version's epoch")
+
+    def absent(self, place: Place, vrf_proof: bytes, proof: NonMembership) -> None:
+        """Non-membership of a place."""
+        target = proof.label
+        self._tie(place, vrf_proof, target)
+        parent, membership = proof.longest_prefix, proof.membership
+        if not target.extends(parent):
+            raise ProofRefused("PREFIX_NOT_ABOVE", "the longest prefix is not a proper prefix of the absent label")
+        if parent == ROOT and EMPTY_NODE in proof.children and proof.children[0] == proof.children[1]:
+            raise ProofRefused("EMPTY_CHILD", "both children are empty")
+        for side, child in enumerate(proof.children):
+            _check_under(parent, side, child)
+            if child.label != EMPTY and (child.label == target or target.extends(child.label)):
+                raise ProofRefused("CHILD_LEADS_ON", "a child is the absent label or a prefix of it")
+        if membership.node.label != parent:
+            raise ProofRefused("PREFIX_MEMBERSHIP", "the membership shown is that of another node")
+        if membership.node.value != parent_value(*proof.children):
+            raise ProofRefused("CHILDREN_HASH", "the children do not hash to the node's value")
+        self._member(membership)
+
+    def _tie(self, place: Place, vrf_proof: bytes, label: Label) -> None:
+        if leaf_label(vrf.verify(self._vrf_public_key, place.alpha(), vrf_proof)[:32]) != label:
+            raise ProofRefused("POSITION", "a node label is not the VRF's output for this label and version")
+
+    def _member(self, membership: Membership) -> None:
+        label, value = membership.node
+        for parent, sibling, direction in reversed(membership.steps):
+            if not label.extends(parent):
+                raise ProofRefused("PARENT_NOT_ABOVE", "a parent's label is not a proper prefix of its child's")
+            if label.bit(parent.length) != direction:
+                raise ProofRefused("CHILD_SIDE", "a child is not on the side that its label says")
+            _check_under(parent, 1 - direction, sibling)
+            children = (sibling, Node(label, value)) if direction else (Node(label, value), sibling)
+            label, value = parent, parent_value(*children)
+        if label != ROOT:
+            raise ProofRefused("TOP_NOT_ROOT", "a membership proof does not end in the root's label")
+        if root_hash(Node(label, value)) != self._root:
+            raise ProofRefused("ROOT_HASH", "a membership proof does not end in the root hash")
+
+
+def _check_under(parent: Label, side: int, node: Node) -> None:
+    """The node lies under the parent on this side; at the root it may be the empty one, exactly."""
+    if node.label == EMPTY:
+        if parent != ROOT:
+            raise ProofRefused("EMPTY_SIBLING", "an empty node stands below the root")
+        if node != EMPTY_NODE:
+            raise ProofRefused("EMPTY_VALUE", "an empty node does not have the empty value")
+    elif not node.label.extends(parent):
+        raise ProofRefused("SIBLING_NOT_UNDER", "a sibling or child does not lie under its parent")
+    elif node.label.bit(parent.length) != side:
+        raise ProofRefused("SIBLING_SIDE", "a sibling or child is not on its own side")
