@@ -7,7 +7,6 @@ it asks for is done here, where all that is durable has its one writer.
 
 import asyncio
 import hashlib
-import pickle
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from google.protobuf.message import DecodeError
 from ipls.config import CoreConfig, load_core, load_trust_root
 from ipls.hsm import pipe
 from ipls.hsm.heads import HeadKeeper
-from ipls.hsm.messages import Command, Ended, Opened, Report
+from ipls.hsm.messages import Command, Ended, Opened, decode, encode
 from ipls.proto.vault.v1.core_pb2 import CoreRequest, CoreResponse, NeedsHistory, Ready, Refused
 from ipls.proto.vault.v1.vault_pb2 import SignedBundle
 from ipls.proto.witness.v1.head_pb2 import SignedHead
@@ -84,7 +83,7 @@ class WorkerProcess:
     def command(self, session: int, kind: Literal["open", "send", "throw", "close"], value: object = None) -> None:
         """Hands a session what it waits for: one thing at a time, which bounds what lies in the pipe."""
         assert self._process.stdin
-        self._process.stdin.write(pipe.framed(pickle.dumps(Command(session, kind, value))))
+        self._process.stdin.write(pipe.framed(encode(Command(session, kind, value))))
 
     def close(self, session: int) -> None:
         """Ends a session, if it has not ended."""
@@ -106,7 +105,7 @@ class WorkerProcess:
         """Passes reports on until the process ends, then ends its sessions. `opened` gets the HSM key id."""
         assert self._process.stdout
         while (message := await pipe.receive(self._process.stdout)) is not None:
-            session, content = Report(*pickle.loads(message))  # noqa: S301  # from our child alone
+            session, content = decode(message)
             if isinstance(content, Opened):
                 opened(content.hsm_key_id)
             elif session in self._reports:

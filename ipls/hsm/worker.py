@@ -1,10 +1,8 @@
 """A worker of the vault's core: one thread, one open token, many sessions in turn.
 
-It is driven over its stdin and stdout by `ipls.hsm.core`, which is its parent and the only one to hold those pipes'
-other ends, so pickles may cross them. It ends when stdin does.
+It is driven over its stdin and stdout by `ipls.hsm.core`, its parent, and ends when stdin does.
 """
 
-import pickle
 import sys
 from collections.abc import Callable, Generator
 from contextlib import suppress
@@ -15,7 +13,7 @@ import structlog
 
 from ipls.config import load_core, load_trust_root
 from ipls.hsm import pipe
-from ipls.hsm.messages import Command, Ended, Opened, Report
+from ipls.hsm.messages import Command, Ended, Opened, Report, decode, encode
 from ipls.hsm.token import SoftToken
 from ipls.session.effects import Effect, Send
 from ipls.session.errors import SessionRefused
@@ -73,12 +71,12 @@ def run(config_path: Path, source: BinaryIO, sink: BinaryIO) -> None:
     token = SoftToken.open(config.vault.token, config.vault.pin.read_text().strip())
 
     def report(content: Report) -> None:
-        sink.write(pipe.framed(pickle.dumps(content)))
+        sink.write(pipe.framed(encode(content)))
 
     worker = Worker(lambda: vault_session(token, root), report)
     report(Report(0, Opened(token.hsm_key_id)))
     while (message := pipe.receive_blocking(source)) is not None:
-        worker.handle(pickle.loads(message))  # noqa: S301  # from our parent alone
+        worker.handle(decode(message))
     token.close()
 
 

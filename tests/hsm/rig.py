@@ -1,0 +1,228 @@
+"""A vault to test against: a real token, real proofs of a small directory, three witnesses of whom two suffice."""
+
+import asyncio
+import dataclasses
+import os
+import secrets
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from ipls.akd import EMPTY_ROOT, DirectoryKey, MemoryTiles, Update, Version, make_history, publish
+from ipls.cli.certificates import Authority
+from ipls.cli.keys import DAY_MS, first_bundle
+from ipls.hsm import pipe
+from ipls.hsm.token import create_token
+from ipls.proto.vault.v1.core_pb2 import CoreRequest, CoreResponse, HistoryHandIn
+from ipls.proto.vault.v1.vault_pb2 import SessionRequest, SessionResponse
+from ipls.proto.witness.v1.head_pb2 import SignedHead
+from ipls.session.client import ClientSession
+from ipls.session.errors import SessionRefused
+from ipls.trust import root as trust_root
+from ipls.trust.bundle import verify_bundle
+from ipls.trust.heads import Head
+from ipls.trust.identity import encode_record
+from ipls.trust.keys import public_key
+from tests.trust.roots import OPERATOR, VRF, WITNESSES, signed, three_of, witness
+
+LABEL = "+4930123456"
+Exchange = Callable[[SessionRequest], Awaitable[SessionResponse]]
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Owner:
+    """An account and the key that its device holds."""
+
+    label: str = LABEL
+    seed: bytes = dataclasses.field(default_factory=lambda: secrets.token_bytes(32))
+
+
+class Directory:
+    """Every epoch that a test published, provable."""
+
+    def __init__(self) -> None:
+        self._key = DirectoryKey.from_seed(VRF)
+        self._tiles = MemoryTiles()
+        self.epochs: list[tuple[bytes, int]] = [(EMPTY_ROOT, 0)]
+        self._versions: dict[bytes, list[Version]] = {}
+
+    @property
+    def epoch(self) -> int:
+        return len(self.epochs) - 1
+
+    def publish(self, owner: Owner) -> SignedHead:
+        label = owner.label.encode()
+        versions = self._versions.setdefault(label, [])
+        update = Update(label, encode_record(public_key(owner.seed)), versions[0] if versions else None)
+        published = publish(self._tiles, self._key, self.epoch, *self.epochs[-1], [update])
+        assert published is not None
+        self._tiles.write(published.rows)
+        versions.insert(0, dict(published.versions)[label])
+        self.epochs.append((published.new_root, published.depth))
+        return self.head()
+
+    def head(self, *, epoch: int | None = None, time: int | None = None) -> SignedHead:
+        epoch = self.epoch if epoch is None else epoch
+        return signed(Head(epoch, self.epochs[epoch][0]), *WITNESSES[:2], time=time or now_ms())
+
+    def prove(self, label: str, epoch: int) -> bytes:
+        versions = [v for v in self._versions.get(label.encode(), []) if v.epoch <= epoch][:1]
+        if not versions:
+            return b""
+        return make_history(self._tiles, self._key, epoch, self.epochs[epoch][1], label.encode(), versions)
+
+
+class Rig:
+    """A deployment's vault in a folder, and the directory beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        now = now_ms()
+        witnesses = [witness(f"w{i}", s, start=now - DAY_MS, end=now + DAY_MS) for i, s in enumerate(WITNESSES)]
+        self.root = three_of(
+            witnesses=tuple(witnesses),
+            vrf_public_key=DirectoryKey.from_seed(VRF).public_key,
+            start_root=EMPTY_ROOT,
+            expires_ms=now + 30 * DAY_MS,
+        )
+        self.directory = Directory()
+        self.tokens = create_token(folder / "token", "1234567890")
+        (folder / "pin").write_text("1234567890\n")
+        (folder / "trust.toml").write_bytes(trust_root.encode(self.root))
+        self.write_bundle()
+        authority = Authority(folder, self.root.namespace)
+        authority.issue_server("server")
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.configure()
+
+    def configure(self, **changes: Any) -> None:
+        vault = {
+            "listen": self.address,
+            "tls": {"certificate": "server.pem", "key": "server.key", "ca": "ca.pem"},
+            "directory": "127.0.0.1:1",
+            "database": "vault.db",
+            "token": "token",
+            "pin": "pin",
+            "bundle": "bundle.pb",
+            **changes,
+        }
+        self.config_path.write_text(tomli_w.dumps({"trust_root": "trust.toml", "vault": vault}))
+
+    @property
+    def config_path(self) -> Path:
+        return self.folder / "ipls.toml"
+
+    def write_bundle(self, **changes: Any) -> None:
+        """The operator's bundle; `changes` are made to the token's keys in it."""
+        keys = self.tokens._replace(**changes)
+        bundle = first_bundle(self.root, keys, OPERATOR, now_ms=now_ms() - 1000, lifetime_ms=DAY_MS)
+        self.bundle = verify_bundle(self.root, bundle, now_ms=now_ms())
+        (self.folder / "bundle.pb").write_bytes(bundle.SerializeToString())
+
+    def client(self, owner: Owner, *, known_head: SignedHead | None = None, own_epoch: int = 0) -> ClientSession:
+        return ClientSession(self.root, self.bundle, owner.label, owner.seed, known_head, own_epoch)
+
+    async def open(self, owner: Owner, exchange: Exchange, **known: Any) -> ClientSession:
+        """A session past its handshake."""
+        client = self.client(owner, **known)
+        hello = await exchange(client.hello(now_ms()))
+        client.on_confirmation(await exchange(client.on_hello(hello, now_ms())))
+        return client
+
+
+class CoreProcess:
+    """The core's process, with the test as its front."""
+
+    def __init__(self, rig: Rig, process: asyncio.subprocess.Process) -> None:
+        self._rig = rig
+        self.process = process
+        self._last = 0
+
+    def send(self, **request: Any) -> None:
+        assert self.process.stdin
+        self.process.stdin.write(pipe.framed(CoreRequest(**request).SerializeToString()))
+
+    async def receive(self) -> CoreResponse:
+        """The next response that is not `ready`."""
+        assert self.process.stdout
+        while (message := await pipe.receive(self.process.stdout)) is not None:
+            response = CoreResponse.FromString(message)
+            if response.WhichOneof("message") != "ready":
+                return response
+        raise EOFError
+
+    def stream(self, prove: Callable[[str, int], bytes] | None = None) -> Exchange:
+        """A new session. `prove` stands for the directory that the front asks."""
+        self._last = session = self._last + 1
+        prove = prove or self._rig.directory.prove
+
+        async def exchange(frame: SessionRequest) -> SessionResponse:
+            self.send(session=session, frame=frame)
+            while True:
+                response = await self.receive()
+                assert response.session == session
+                if response.HasField("frame"):
+                    return response.frame
+                if response.HasField("refused"):
+                    raise SessionRefused(response.refused.reason, response.refused.message)
+                needs = response.needs_history
+                proof = HistoryHandIn(epoch=needs.epoch, proof=prove(needs.label, needs.epoch))
+                self.send(session=session, history=proof)
+
+        return exchange
+
+    def close(self, session: int | None = None) -> None:
+        """The stream of the last session, or of the one named, has ended."""
+        self.send(session=session or self._last, closed={})
+
+
+@asynccontextmanager
+async def running_core(rig: Rig) -> AsyncIterator[CoreProcess]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "ipls.hsm.core", str(rig.config_path)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        core = CoreProcess(rig, process)
+        assert process.stdout
+        ready = await pipe.receive(process.stdout)
+        assert ready is not None
+        core.send(session=0, head=rig.directory.head())
+        yield core
+    finally:
+        assert process.stdin
+        process.stdin.close()
+        await process.wait()
+
+
+def children(pid: int) -> list[int]:
+    """Of a process on Linux, by every thread of it."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def ended(pid: int) -> "asyncio.Future[None]":
+    """Done when that process, child or not, has ended. Call it before the process may end."""
+    loop = asyncio.get_running_loop()
+    future, descriptor = loop.create_future(), os.pidfd_open(pid)
+
+    def on_end() -> None:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+        future.set_result(None)
+
+    loop.add_reader(descriptor, on_end)
+    return future

@@ -1,0 +1,354 @@
+"""The vault's core as a process, with the test in the place of its untrusted front."""
+
+import asyncio
+import os
+import secrets
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+
+from ipls.hsm import pipe
+from ipls.proto.vault.v1.vault_pb2 import Generation, SessionRequest, SessionResponse, VaultHello
+from ipls.session.errors import SessionRefused
+from ipls.store.vault import VaultStore
+from ipls.trust.heads import Head
+from tests.hsm.rig import CoreProcess, Directory, Exchange, Owner, Rig, children, ended, now_ms, running_core
+from tests.trust.roots import WITNESSES, signed
+
+KEY = bytes(range(32))
+
+
+def store_id() -> bytes:
+    return secrets.token_bytes(16)
+
+
+def reason(refusal: pytest.ExceptionInfo[SessionRefused]) -> str:
+    return refusal.value.reason
+
+
+@contextmanager
+def database(rig: Rig) -> Iterator[VaultStore]:
+    """What the core has kept; only while it does not run."""
+    store = VaultStore(rig.folder / "vault.db")
+    yield store
+    store.close()
+
+
+async def test_store_list_retrieve_rotate_delete(rig: Rig, core: CoreProcess) -> None:
+    owner = Owner()
+    head = rig.directory.publish(owner)
+    exchange = core.stream()
+    client = await rig.open(owner, exchange, known_head=head, own_epoch=head.epoch)
+
+    assert client.on_answer(await exchange(client.store_request(0, store_id(), KEY))).generation == 1
+    assert client.on_answer(await exchange(client.retrieve_request())) == (1, KEY)
+    second = secrets.token_bytes(32)
+    assert client.on_answer(await exchange(client.store_request(1, store_id(), second))).generation == 2
+    assert client.on_answer(await exchange(client.retrieve_request(1))) == (1, KEY)
+    assert client.on_answer(await exchange(client.retrieve_request())) == (2, second)
+    listed = client.on_answer(await exchange(client.list_request()))
+    assert [g.state for g in listed.generations] == [Generation.STATE_PREVIOUS, Generation.STATE_CURRENT]
+    client.on_answer(await exchange(client.finish_rotation_request(2)))
+    with pytest.raises(SessionRefused) as refusal:
+        client.on_answer(await exchange(client.retrieve_request(1)))
+    assert reason(refusal) == "VAULT_GENERATION_UNKNOWN"
+    client.on_answer(await exchange(client.delete_request()))
+    listed = client.on_answer(await exchange(client.list_request()))
+    assert (list(listed.generations), listed.last_generation) == ([], 2)
+
+
+async def test_a_new_phone_gets_the_key_and_the_old_one_nothing(rig: Rig, core: CoreProcess) -> None:
+    old, new = Owner(), Owner()
+    head = rig.directory.publish(old)
+    exchange = core.stream()
+    client = await rig.open(old, exchange, known_head=head)
+    client.on_answer(await exchange(client.store_request(0, store_id(), KEY)))
+    core.close()
+
+    head = rig.directory.publish(new)
+    exchange = core.stream()
+    client = await rig.open(new, exchange, known_head=head, own_epoch=head.epoch)
+    assert client.on_answer(await exchange(client.retrieve_request())) == (1, KEY)
+    core.close()
+
+    with pytest.raises(SessionRefused) as refusal:
+        await rig.open(old, core.stream(), known_head=head)
+    assert reason(refusal) == "VAULT_IDENTITY_MISMATCH"
+
+
+# Heads
+
+
+async def judged_by(core: CoreProcess, rig: Rig, known: Any) -> VaultHello:
+    response = await core.stream()(rig.client(Owner(), known_head=known).hello(now_ms()))
+    core.close()
+    return VaultHello.FromString(response.hello.m2)
+
+
+async def test_a_head_below_the_highest_is_never_judged_by(rig: Rig) -> None:
+    low, high = rig.directory.publish(Owner()), rig.directory.publish(Owner("+2"))
+    async with running_core(rig) as core:
+        assert (await judged_by(core, rig, high)).head.epoch == 2
+        core.send(session=0, head=low)
+        assert (await judged_by(core, rig, low)).head.epoch == 2
+    rig.directory.epochs.pop()  # all that the front has to offer from now on
+    async with running_core(rig) as core:
+        assert (await judged_by(core, rig, None)).head.epoch == 2
+
+
+async def test_a_fork_is_refused_and_kept_as_evidence(rig: Rig) -> None:
+    rig.directory.publish(Owner())
+    other = Directory()
+    forked = other.publish(Owner())
+    async with running_core(rig) as core:
+        assert (await judged_by(core, rig, rig.directory.head())).head.epoch == 1
+        with pytest.raises(SessionRefused) as refusal:
+            await judged_by(core, rig, forked)
+        assert reason(refusal) == "HEAD_FORK"
+        core.send(session=0, head=forked)
+        assert (await judged_by(core, rig, None)).head.root_hash == rig.directory.epochs[1][0]
+    with database(rig) as store:
+        [(ours, theirs)] = store.evidence()
+        assert (ours.root_hash, theirs.root_hash) == (rig.directory.epochs[1][0], forked.root_hash)
+        assert len(theirs.cosignatures) == 2
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda rig: rig.directory.head(time=now_ms() - 2 * rig.root.max_head_age_ms), "HEAD_TOO_OLD"),
+        (lambda rig: rig.directory.head(time=now_ms() + 10 * 60_000), "HEAD_FROM_FUTURE"),
+        (lambda rig: signed(Head(1, rig.directory.epochs[1][0]), WITNESSES[0], time=now_ms()), "HEAD_NO_QUORUM"),
+        (lambda rig: signed(Head(1, rig.directory.epochs[1][0]), *[bytes([99]) * 32] * 2), "HEAD_KEY_UNPINNED"),
+    ],
+)
+async def test_a_head_that_the_witnesses_do_not_vouch_for_is_refused(make: Any, expected: str, rig: Rig) -> None:
+    async with running_core(rig) as core:
+        rig.directory.publish(Owner())
+        with pytest.raises(SessionRefused) as refusal:
+            await judged_by(core, rig, make(rig))
+        assert reason(refusal) == expected
+
+
+async def test_the_identity_is_proved_again_when_the_head_moves(rig: Rig, core: CoreProcess) -> None:
+    owner, thief = Owner(), Owner()
+    head = rig.directory.publish(owner)
+    asked: list[int] = []
+
+    def prove(label: str, epoch: int) -> bytes:
+        asked.append(epoch)
+        return rig.directory.prove(label, epoch)
+
+    exchange = core.stream(prove)
+    client = await rig.open(owner, exchange, known_head=head)
+    client.on_answer(await exchange(client.list_request()))
+    assert asked == [1]
+    core.send(session=0, head=rig.directory.publish(Owner("+2")))
+    client.on_answer(await exchange(client.list_request()))
+    assert asked == [1, 2]
+    core.send(session=0, head=rig.directory.publish(thief))
+    with pytest.raises(SessionRefused) as refusal:
+        await exchange(client.list_request())
+    assert (reason(refusal), asked) == ("VAULT_IDENTITY_MISMATCH", [1, 2, 3])
+
+
+# Identities
+
+
+async def test_an_operators_key_that_was_never_published_is_refused(rig: Rig, core: CoreProcess) -> None:
+    head = rig.directory.publish(Owner())
+    with pytest.raises(SessionRefused) as refusal:
+        await rig.open(Owner(), core.stream(), known_head=head)
+    assert reason(refusal) == "VAULT_IDENTITY_MISMATCH"
+
+
+async def test_without_a_proof_there_is_no_session(rig: Rig, core: CoreProcess) -> None:
+    owner = Owner()
+    head = rig.directory.publish(owner)
+    for proof in (b"", b"\xff", rig.directory.prove(owner.label, 1)[:-1]):
+        with pytest.raises(SessionRefused) as refusal:
+            await rig.open(owner, core.stream(lambda label, epoch, proof=proof: proof), known_head=head)
+        assert reason(refusal) == "IDENTITY_UNPROVEN"
+
+
+async def test_an_account_of_another_hsm_is_refused(rig: Rig, core: CoreProcess) -> None:
+    owner, honest = Owner(), rig.bundle
+    head = rig.directory.publish(owner)
+    rig.write_bundle(public_point=rig.tokens.transport_point)
+    rig.bundle = honest
+    with pytest.raises(SessionRefused) as refusal:
+        await rig.open(owner, core.stream(), known_head=head)
+    assert reason(refusal) == "VAULT_WRONG_SHARD"
+
+
+# What a front may try
+
+
+async def test_the_frames_of_an_honest_session_are_worth_nothing_on_a_new_stream(rig: Rig, core: CoreProcess) -> None:
+    owner = Owner()
+    head = rig.directory.publish(owner)
+    exchange = core.stream()
+    frames: list[SessionRequest] = []
+
+    async def recorded(frame: SessionRequest) -> Any:
+        frames.append(frame)
+        return await exchange(frame)
+
+    client = await rig.open(owner, recorded, known_head=head)
+    client.on_answer(await recorded(client.store_request(0, store_id(), KEY)))
+    client.on_answer(await recorded(client.retrieve_request()))
+    core.close()
+
+    replayed = core.stream()
+    await replayed(frames[0])
+    with pytest.raises(SessionRefused) as refusal:
+        await replayed(frames[1])
+    assert reason(refusal) == "VAULT_TAG_INVALID"
+    for frame in frames[1:]:
+        with pytest.raises(SessionRefused) as refusal:
+            await core.stream()(frame)
+        assert reason(refusal) == "VAULT_OUT_OF_ORDER"
+
+
+async def test_a_frame_over_the_limit_is_refused(rig: Rig, core: CoreProcess) -> None:
+    frame = SessionRequest(m1=bytes(64 * 1024))
+    with pytest.raises(SessionRefused) as refusal:
+        await core.stream()(frame)
+    assert reason(refusal) == "VAULT_FRAME_TOO_LARGE"
+
+
+async def test_a_message_over_the_pipes_limit_ends_the_core(rig: Rig, core: CoreProcess) -> None:
+    assert core.process.stdin
+    core.process.stdin.write((pipe.MAX_MESSAGE + 1).to_bytes(4, "big"))
+    assert await core.process.wait() != 0
+
+
+async def test_messages_out_of_order_end_the_session(rig: Rig, core: CoreProcess) -> None:
+    owner = Owner()
+    head = rig.directory.publish(owner)
+    hello = rig.client(owner, known_head=head).hello(now_ms())
+    await core.stream()(hello)
+    core.send(session=1, history={"epoch": 1, "proof": b""})
+    assert (await core.receive()).refused.reason == "VAULT_OUT_OF_ORDER"
+    # A number is used once: nothing answers to this one any more.
+    core.send(session=1, frame=hello)
+    await core.stream()(hello)
+    for _ in range(3):
+        core.send(session=2, frame=hello)
+    assert (await core.receive()).refused.reason == "VAULT_OUT_OF_ORDER"
+
+
+async def test_no_more_sessions_than_configured(rig: Rig) -> None:
+    rig.configure(max_sessions=1)
+    async with running_core(rig) as core:
+        await core.stream()(rig.client(Owner()).hello(now_ms()))
+        with pytest.raises(SessionRefused) as refusal:
+            await core.stream()(rig.client(Owner()).hello(now_ms()))
+        assert reason(refusal) == "VAULT_BUSY"
+        core.close(1)
+        await core.stream()(rig.client(Owner()).hello(now_ms()))
+
+
+async def test_a_session_has_its_time(rig: Rig) -> None:
+    rig.configure(session_s=0.2)
+    async with running_core(rig) as core:
+        core.send(session=1, frame=SessionRequest(m1=rig.client(Owner()).hello(now_ms()).m1))
+        while not (response := await core.receive()).HasField("refused"):
+            pass
+        assert response.refused.reason == "VAULT_SESSION_EXPIRED"
+
+
+async def test_a_session_has_64_requests(rig: Rig, core: CoreProcess) -> None:
+    owner = Owner()
+    head = rig.directory.publish(owner)
+    exchange = core.stream()
+    client = await rig.open(owner, exchange, known_head=head)
+    for _ in range(64):
+        client.on_answer(await exchange(client.list_request()))
+    with pytest.raises(SessionRefused) as refusal:
+        await exchange(client.list_request())
+    assert reason(refusal) == "VAULT_TOO_MANY_REQUESTS"
+
+
+# Processes
+
+
+async def test_a_worker_is_replaced_after_its_number_of_sessions(rig: Rig) -> None:
+    rig.configure(worker_sessions=2)
+    owner = Owner()
+    head = rig.directory.publish(owner)
+    async with running_core(rig) as core:
+        workers = set()
+        for _ in range(5):
+            exchange = core.stream()
+            client = await rig.open(owner, exchange, known_head=head)
+            client.on_answer(await exchange(client.list_request()))
+            workers.update(children(core.process.pid))
+            core.close()
+        assert len(workers) >= 3
+
+
+async def test_workers_end_with_their_core(rig: Rig) -> None:
+    async with running_core(rig) as core:
+        workers = [ended(pid) for pid in children(core.process.pid)]
+        core.process.kill()
+        await asyncio.gather(*workers)
+
+
+async def store(rig: Rig, exchange: Exchange, owner: Owner, number: int, name: bytes, key: bytes) -> None:
+    client = await rig.open(owner, exchange, known_head=rig.directory.head())
+    assert client.on_answer(await exchange(client.store_request(number - 1, name, key))).generation == number
+
+
+def killing(exchange: Exchange, victim: int, step: int) -> Exchange:
+    """`exchange`, but the process is killed before the frame of that number, or right behind the third, the last."""
+    sent = 0
+
+    async def exchange_or_kill(frame: SessionRequest) -> SessionResponse:
+        nonlocal sent
+        sent += 1
+        answer = asyncio.create_task(exchange(frame)) if step >= sent else None
+        await asyncio.sleep(0)  # the frame, if it is sent, is in the pipe
+        if step == sent - 1 or (step, sent) == (3, 3):
+            gone = ended(victim)
+            os.kill(victim, signal.SIGKILL)
+            await gone
+        return await (answer or exchange(frame))
+
+    return exchange_or_kill
+
+
+@pytest.mark.parametrize("victim", ["worker", "core"])
+@pytest.mark.parametrize("step", range(4))
+async def test_a_killed_process_loses_nothing_acknowledged(step: int, victim: str, rig: Rig) -> None:
+    owner, first, second = Owner(), secrets.token_bytes(32), secrets.token_bytes(32)
+    rig.directory.publish(owner)
+    name = store_id()
+
+    async def store_second_again(core: CoreProcess) -> None:
+        await store(rig, core.stream(), owner, 2, name, second)
+        core.close()
+        exchange = core.stream()
+        client = await rig.open(owner, exchange, known_head=rig.directory.head())
+        assert client.on_answer(await exchange(client.retrieve_request(1))) == (1, first)
+        assert client.on_answer(await exchange(client.retrieve_request(2))) == (2, second)
+
+    async with running_core(rig) as core:
+        await store(rig, core.stream(), owner, 1, store_id(), first)
+        core.close()
+        pid = core.process.pid if victim == "core" else children(core.process.pid)[0]
+        with suppress(EOFError, ConnectionError, SessionRefused):
+            await store(rig, killing(core.stream(), pid, step), owner, 2, name, second)
+        while victim == "worker":
+            try:
+                await store_second_again(core)
+                break
+            except SessionRefused as refused:  # until the worker has a successor
+                if refused.reason != "VAULT_WORKER_LOST":
+                    raise
+    if victim == "core":
+        async with running_core(rig) as core:
+            await store_second_again(core)
