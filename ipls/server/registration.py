@@ -25,7 +25,7 @@ from ipls.proto.registration.v1.registration_pb2_grpc import (
 )
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import ServiceError, remote_error
-from ipls.rpc.server import GrpcServer, Listener, until_signal
+from ipls.rpc.server import DRAIN_S, GrpcServer, Listener, until_signal
 from ipls.server.identities import system_now_ms
 from ipls.store.errors import StoreError
 from ipls.store.registration import CodeHash, RegistrationStore
@@ -181,7 +181,11 @@ def _refuse(error: StoreError) -> NoReturn:
 
 @asynccontextmanager
 async def registration(
-    config: RegistrationConfig, root: TrustRoot, *, now_ms: Callable[[], int] = system_now_ms
+    config: RegistrationConfig,
+    root: TrustRoot,
+    *,
+    now_ms: Callable[[], int] = system_now_ms,
+    grace_s: float = DRAIN_S,
 ) -> AsyncIterator[int]:
     """The service, on the port that is yielded, until the block ends. Raises RuntimeError if the port is taken."""
     async with AsyncExitStack() as stack:
@@ -205,7 +209,7 @@ async def registration(
         )
         add_RegistrationServiceServicer_to_server(service, server.grpc)
         (port,) = await server.start()
-        stack.push_async_callback(server.stop)
+        stack.push_async_callback(server.stop, grace_s)
         yield port
 
 

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -173,9 +174,10 @@ def test_an_epoch_has_one_row_for_ever(store: DirectoryStore, path: Path) -> Non
         store.insert_step(step._replace(new_root=digest("other")))
     with refused("STEP_GAP"):
         store.insert_step(step._replace(epoch=2))
-    for statement in ("UPDATE step SET new_root = x'00'", "DELETE FROM step"):
-        with pytest.raises(sqlite3.IntegrityError):
-            sqlite3.connect(path).execute(statement)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        for statement in ("UPDATE step SET new_root = x'00'", "DELETE FROM step"):
+            with pytest.raises(sqlite3.IntegrityError):
+                other.execute(statement)
     assert store.unfinished_step() == step
 
 

@@ -13,7 +13,7 @@ def prepare(store: DirectoryStore, key: DirectoryKey, max_updates: int) -> tuple
     """Write the row of the epoch after the newest head, from at most `max_updates` waiting updates, one a label.
 
     Updates that change nothing are settled at the present epoch. None if no other waits. The row is durable and final
-    when this returns: from here on the epoch is this one or none.
+    when this returns: from here on the epoch is this one or none. Raises PublisherStopped TREE_CORRUPT.
     """
     head = store.head()
     assert head is not None, "an epoch follows a head"
@@ -23,7 +23,7 @@ def prepare(store: DirectoryStore, key: DirectoryKey, max_updates: int) -> tuple
         if same:
             store.settle(same, head.epoch)
             continue
-        publication = publish(store, key, head.epoch, head.root_hash, head.depth, updates)
+        publication = _publish(store, key, head, updates)
         assert publication is not None, "every update of the batch changes its label"
         step = Step(publication.epoch, publication.old_root, publication.new_root, tuple(batch), publication.blob)
         store.insert_step(step)
@@ -34,11 +34,11 @@ def prepare(store: DirectoryStore, key: DirectoryKey, max_updates: int) -> tuple
 def recompute(store: DirectoryStore, key: DirectoryKey, step: Step) -> Publication:
     """The publication of a row written before, e.g. by a process that died.
 
-    Raises PublisherStopped STEP_DIFFERS if it comes out otherwise: proposing that would fork the directory.
+    Raises PublisherStopped TREE_CORRUPT, and STEP_DIFFERS if it comes out otherwise: proposing that would be a fork.
     """
     head = store.head()
     assert head is not None, "a row follows a head"
-    made = publish(store, key, head.epoch, head.root_hash, head.depth, _updates(store, step.batch, head))
+    made = _publish(store, key, head, _updates(store, step.batch, head))
     row = (step.epoch, step.old_root, step.new_root, step.blob)
     if made is None or (made.epoch, made.old_root, made.new_root, made.blob) != row:
         raise PublisherStopped(
@@ -46,6 +46,15 @@ def recompute(store: DirectoryStore, key: DirectoryKey, step: Step) -> Publicati
             f"the row of epoch {step.epoch} can't be made again from this database and VRF key: restore the database",
         )
     return made
+
+
+def _publish(
+    store: DirectoryStore, key: DirectoryKey, head: StoredHead, updates: Sequence[Update]
+) -> Publication | None:
+    try:
+        return publish(store, key, head.epoch, head.root_hash, head.depth, updates)
+    except AkdError as e:
+        raise PublisherStopped("TREE_CORRUPT", f"the stored tree of epoch {head.epoch} is damaged: {e}") from e
 
 
 def write_object(log: LogStore, step: Step) -> None:

@@ -19,5 +19,5 @@ class NoQuorum(PublisherError):
 
 
 class PublisherStopped(PublisherError):
-    """Going on could fork the directory: STEP_DIFFERS, DIRECTORY_BEHIND_WITNESS, START_NOT_EMPTY, LOG_EPOCH_TAKEN,
-    LOG_OBJECT_EXISTS."""
+    """Going on could fork the directory: STEP_DIFFERS, TREE_CORRUPT, DIRECTORY_BEHIND_WITNESS, START_NOT_EMPTY,
+    LOG_EPOCH_TAKEN, LOG_OBJECT_EXISTS."""

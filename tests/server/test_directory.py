@@ -1,0 +1,585 @@
+"""The directory: epochs that only a quorum makes visible, proved reads, and a door for one certificate."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from ipls.akd import EMPTY_ROOT, verify_append_only, verify_history, verify_lookup
+from ipls.cli.certificates import Authority
+from ipls.proto.akd.v1.akd_pb2 import SingleAppendOnlyProof
+from ipls.proto.directory.v1 import directory_pb2 as pb
+from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub, UpdateServiceStub
+from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
+from ipls.proto.witness.v1.witness_pb2 import (
+    GetStateRequest,
+    GetStateResponse,
+    Proposal,
+    ProposeRequest,
+    ProposeResponse,
+    WitnessState,
+)
+from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceServicer
+from ipls.rpc.channel import open_channel
+from ipls.rpc.errors import RemoteError, remote_error
+from ipls.server.directory.epochs import prepare
+from ipls.server.directory.errors import NoQuorum, PublisherStopped
+from ipls.server.directory.publisher import Publisher
+from ipls.server.directory.witnesses import Witnesses
+from ipls.store.directory import DirectoryStore, Queued, Step
+from ipls.store.errors import StoreError
+from ipls.store.log import FileLog, object_name
+from ipls.trust.heads import cosign, signers, timestamp, verify_head
+from ipls.trust.identity import verify_identity
+from tests.server.directories import ALICE, BOB, NOW, World, record, seed
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+async def failure(call: Any) -> RemoteError:
+    """What an awaited or streamed call is refused with."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await (call.read() if hasattr(call, "read") else call)
+    return remote_error(caught.value)
+
+
+def verified(world: World, signed: SignedHead) -> tuple[int, bytes]:
+    return verify_head(world.root, signed, now_ms=world.now_ms)
+
+
+# Epochs and reads.
+
+
+async def test_updates_become_epochs_whose_every_read_is_proved(world: World) -> None:
+    async with world.witness(), world.directory() as client:
+        start = await client.first_head()
+        assert verified(world, start.head) == (0, EMPTY_ROOT)
+        values = {1: record(1), 2: record(2), 3: record(3)}
+        for epoch, value in values.items():
+            assert await client.publish(epoch, ALICE, value) == epoch
+        assert await client.publish(9, BOB, record(9)) == 4
+        for asked, newest in ((0, 3), (4, 3), (3, 3), (2, 2), (1, 1)):
+            lookup = await client.reads.Lookup(pb.LookupRequest(label=ALICE, epoch=asked))
+            epoch, root = verify_head(world.root, lookup.head, now_ms=world.now_ms)
+            assert epoch == (asked or 4)
+            found = verify_lookup(root, epoch, world.root.vrf_public_key, ALICE, lookup.proof)
+            assert found == (newest, newest, values[newest])
+            for most_recent in (0, 1, 2):
+                request = pb.HistoryRequest(label=ALICE, epoch=asked, most_recent=most_recent)
+                history = await client.reads.History(request)
+                assert history.head == lookup.head
+                versions = verify_history(
+                    root, epoch, world.root.vrf_public_key, ALICE, history.proof, most_recent=most_recent
+                )
+                assert [v.version for v in versions] == list(range(newest, 0, -1))[: most_recent or None]
+        head = await client.reads.GetHead(pb.GetHeadRequest(epoch=2))
+        assert verified(world, head.head)[0] == 2
+        names = sorted(entry.name for entry in world.log.list())
+        assert [name.split("/")[0] for name in names] == ["1", "2", "3", "4"]
+        for before, after in pairwise(names):
+            assert before.split("/")[2] == after.split("/")[1]
+
+
+async def test_what_is_not_there_is_not_found(world: World) -> None:
+    async with world.witness(), world.directory() as client:
+        await client.publish(1, ALICE, record(1))
+        await client.publish(2, BOB, record(2))
+        for call in (
+            client.reads.Lookup(pb.LookupRequest(label=b"+491700000003")),
+            client.reads.History(pb.HistoryRequest(label=BOB, epoch=1)),
+        ):
+            error = await failure(call)
+            assert (error.code, error.reason) == (grpc.StatusCode.NOT_FOUND, "LABEL_NOT_FOUND")
+        for call in (
+            client.reads.GetHead(pb.GetHeadRequest(epoch=3)),
+            client.reads.Lookup(pb.LookupRequest(label=ALICE, epoch=1 << 63)),
+        ):
+            error = await failure(call)
+            assert (error.code, error.reason) == (grpc.StatusCode.NOT_FOUND, "EPOCH_UNKNOWN")
+        for label in (b"", b"491700000001", b"+49170x", b"+\xff", b"+" + b"1" * 16, "+٤٩".encode()):
+            error = await failure(client.reads.Lookup(pb.LookupRequest(label=label)))
+            assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "LABEL_INVALID")
+        watch = client.updates.WatchUpdate(pb.WatchUpdateRequest(ticket=b"?" * 16))
+        assert (await failure(watch)).reason == "TICKET_UNKNOWN"
+
+
+async def test_heads_are_streamed_as_they_are_signed_and_renewed(world: World) -> None:
+    async with world.witness(), world.directory() as client:
+        watch = client.reads.WatchHeads(pb.WatchHeadsRequest(), timeout=60)
+        assert verified(world, (await watch.read()).head)[0] == 0
+        for epoch in (1, 2):
+            await client.submit(epoch, ALICE, record(epoch))
+            assert verified(world, (await watch.read()).head)[0] == epoch
+    # A quarter of the maximum age later the newest head is signed anew, without an epoch.
+    world.now_ms += world.root.max_head_age_ms // 4
+    async with world.witness(), world.directory() as client:
+        watch = client.reads.WatchHeads(pb.WatchHeadsRequest(), timeout=60)
+        head = (await watch.read()).head
+        if timestamp(head.cosignatures[0]) < world.now_ms:  # the first answer may come before the renewal
+            head = (await watch.read()).head
+        assert verified(world, head)[0] == 2
+        assert timestamp(head.cosignatures[0]) == world.now_ms
+
+
+async def test_a_running_directory_renews_its_head(world: World) -> None:
+    async with world.witness(), world.directory() as client:
+        await client.first_head()
+    quarter = world.root.max_head_age_ms // 4
+    world.now_ms = NOW + quarter - 10  # so that its timer is short while the clock stands still
+    async with world.witness(), world.directory() as client:
+        watch = client.reads.WatchHeads(pb.WatchHeadsRequest(), timeout=60)
+        assert timestamp((await watch.read()).head.cosignatures[0]) == NOW
+        world.now_ms = NOW + quarter
+        assert timestamp((await watch.read()).head.cosignatures[0]) == NOW + quarter
+
+
+# The queue.
+
+
+async def test_one_update_a_label_and_epoch_and_no_epoch_for_nothing(world: World) -> None:
+    async with world.directory() as client:  # no witness yet: all of it waits
+        batch = [(ALICE, 1), (ALICE, 2), (BOB, 3), (ALICE, 2), (ALICE, 1), (BOB, 3)]
+        tickets = [await client.submit(n, label, record(key)) for n, (label, key) in enumerate(batch)]
+        assert await client.submit(0, ALICE, record(1)) == tickets[0]
+        watch = client.updates.WatchUpdate(pb.WatchUpdateRequest(ticket=tickets[0]), timeout=60)
+        assert (await watch.read()).state == pb.WatchUpdateResponse.STATE_QUEUED
+        async with world.witness():
+            # Alice's second "2" and Bob's second "3" change nothing: they hold where they were looked at.
+            assert [await client.published(ticket) for ticket in tickets] == [1, 2, 1, 2, 3, 1]
+            assert (await watch.read()).epoch == 1
+            assert await client.submit(0, ALICE, record(1)) == tickets[0]
+            assert await client.publish(7, ALICE, record(1)) == 3
+            assert (await client.first_head()).head.epoch == 3
+
+
+async def test_a_full_epoch_does_not_wait_for_its_age(world: World) -> None:
+    async with world.witness(), world.directory(epoch_max_age_s=3600, epoch_max_updates=2) as client:
+        first = await client.submit(1, ALICE, record(1))
+        second = await client.submit(2, BOB, record(2))
+        assert await client.published(first) == await client.published(second) == 1
+
+
+async def test_queue_and_quota_are_bounded(world: World) -> None:
+    async with world.directory(queue_max=3, daily_quota=2) as client:
+        for request in (1, 2):
+            await client.submit(request, ALICE, record(request))
+        error = await failure(client.submit(3, ALICE, record(3)))
+        assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED")
+        assert error.retry_after_s == 24 * 3600
+        await client.submit(3, BOB, record(3))
+        error = await failure(client.submit(4, BOB, record(4)))
+        assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "QUEUE_FULL")
+        assert error.retry_after_s
+        error = await failure(client.submit(3, ALICE, record(3)))
+        assert (error.code, error.reason) == (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"request_id": b"short"}, "REQUEST_ID_INVALID"),
+        ({"label": b"alice"}, "LABEL_INVALID"),
+        ({"value": b""}, "IDENTITY_RECORD_INVALID"),
+        ({"value": b"\x01" + b"\x01" + bytes(31)}, "IDENTITY_RECORD_INVALID"),  # a small-order key
+    ],
+)
+async def test_an_update_must_be_well_formed(world: World, change: dict[str, bytes], reason: str) -> None:
+    async with world.directory() as client:
+        fields = {"request_id": bytes(16), "label": ALICE, "value": record(1), **change}
+        error = await failure(client.updates.SubmitUpdate(pb.SubmitUpdateRequest(**fields)))
+        assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
+
+
+# Who may come in.
+
+
+async def test_only_the_messaging_services_certificate_may_submit(world: World, tmp_path: Path) -> None:
+    thief = tmp_path / "thief"
+    thief.mkdir()
+    Authority(thief, "test.ipls").issue_client("messaging", "messaging-service")
+    update = pb.SubmitUpdateRequest(request_id=bytes(16), label=ALICE, value=record(6))
+    async with world.directory() as client:
+        channels = {
+            "no certificate": (open_channel(client.internal_address, world.ca), grpc.StatusCode.UNAVAILABLE),
+            "another authority's": (
+                open_channel(
+                    client.internal_address,
+                    world.ca,
+                    certificate=thief / "messaging.pem",
+                    key=thief / "messaging.key",
+                ),
+                grpc.StatusCode.UNAVAILABLE,
+            ),
+            "another role's": (
+                world.as_client("stranger", client.internal_address),
+                grpc.StatusCode.PERMISSION_DENIED,
+            ),
+            "the public port": (
+                world.as_client("messaging", client.public_address),
+                grpc.StatusCode.PERMISSION_DENIED,
+            ),
+        }
+        for channel, code in channels.values():
+            async with channel:
+                stub = UpdateServiceStub(channel)
+                assert (await failure(stub.SubmitUpdate(update))).code is code
+                assert (await failure(stub.WatchUpdate(pb.WatchUpdateRequest()))).code is code
+        for address in (client.public_address, client.internal_address):
+            async with grpc.aio.insecure_channel(address) as channel:
+                plain = await failure(DirectoryServiceStub(channel).GetHead(pb.GetHeadRequest()))
+                assert plain.code is grpc.StatusCode.UNAVAILABLE
+    store = DirectoryStore(world.folder / "directory.db", world.root.namespace, world.key.public_key)
+    assert store.waiting().count == 0
+    store.close()
+
+
+# The witnesses.
+
+
+async def test_without_a_witness_reads_go_on_updates_wait_and_it_recovers_by_itself(world: World) -> None:
+    async with world.directory() as client:
+        error = await failure(client.reads.GetHead(pb.GetHeadRequest()))
+        assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "DIRECTORY_NOT_READY")
+        assert error.retry_after_s
+        async with world.witness():
+            assert await client.publish(1, ALICE, record(1)) == 1
+        ticket = await client.submit(2, ALICE, record(2))
+        lookup = await client.reads.Lookup(pb.LookupRequest(label=ALICE))
+        assert verified(world, lookup.head)[0] == 1
+        async with world.witness():
+            assert await client.published(ticket) == 2
+
+
+async def test_an_unsigned_epoch_is_never_visible(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world.witness(), world.directory() as client:
+        await client.publish(1, ALICE, record(1))
+        proposed, decided = asyncio.Event(), asyncio.Event()
+        sign = Witnesses.sign
+
+        async def slowly(self: Witnesses, *arguments: Any) -> SignedHead:
+            signed = await sign(self, *arguments)
+            proposed.set()
+            await decided.wait()
+            return signed
+
+        monkeypatch.setattr(Witnesses, "sign", slowly)
+        ticket = await client.submit(2, ALICE, record(2))
+        await asyncio.wait_for(proposed.wait(), 60)
+        # The row is durable, the witness has signed: and still nobody can see any of it.
+        assert (await client.reads.GetHead(pb.GetHeadRequest())).head.epoch == 1
+        assert (await failure(client.reads.GetHead(pb.GetHeadRequest(epoch=2)))).reason == "EPOCH_UNKNOWN"
+        history = await client.reads.History(pb.HistoryRequest(label=ALICE))
+        head = verify_head(world.root, history.head, now_ms=NOW)
+        assert len(verify_history(*head[::-1], world.root.vrf_public_key, ALICE, history.proof)) == 1
+        watch = client.updates.WatchUpdate(pb.WatchUpdateRequest(ticket=ticket), timeout=60)
+        assert (await watch.read()).state == pb.WatchUpdateResponse.STATE_QUEUED
+        assert [entry.name[:2] for entry in world.log.list()] == ["1/"]
+        decided.set()
+        assert (await watch.read()).epoch == 2
+
+
+async def test_a_quorum_is_enough_and_less_is_not(tmp_path: Path) -> None:
+    world = World(tmp_path, witnesses=3, k=2)
+    async with world.witness(0):
+        async with world.witness(2), world.publisher() as (publisher, store, _):
+            await publisher.lead()
+            await publisher.advance()
+            head = store.head()
+            assert head is not None
+            assert set(signers(world.root, SignedHead.FromString(head.signed), now_ms=NOW)) == {"w0", "w2"}
+        async with world.publisher() as (publisher, store, _):
+            with pytest.raises(NoQuorum) as caught:
+                await publisher.lead()
+            assert caught.value.reason == "WITNESS_UNREACHABLE"
+            store.submit(bytes(16), ALICE, record(1), NOW, daily_quota=1, queue_max=1)
+            with pytest.raises(NoQuorum):
+                await publisher.advance()
+            assert store.head() == head
+            assert world.log.list() == []
+
+
+class Liar(WitnessServiceServicer):
+    """A witness that takes any proposal and answers with what `lie` makes of it."""
+
+    def __init__(self, lie: Callable[[Proposal], Cosignature]) -> None:
+        self._lie = lie
+
+    async def GetState(self, request: GetStateRequest, context: Any) -> AsyncIterator[GetStateResponse]:
+        yield GetStateResponse(state=WitnessState())
+
+    async def Propose(self, requests: AsyncIterator[ProposeRequest], context: Any) -> AsyncIterator[ProposeResponse]:
+        async for request in requests:
+            yield ProposeResponse(cosignature=self._lie(request.proposal.proposal))
+
+
+def _short(cosignature: Cosignature) -> Cosignature:
+    cosignature.signature = cosignature.signature[:63]
+    return cosignature
+
+
+OWN, OTHER = seed(10), seed(11)
+SPACE = "test.ipls"
+LIES: dict[str, tuple[Callable[[Proposal], Cosignature], str]] = {
+    "an unpinned key": (lambda p: cosign(seed(66), SPACE, p.epoch, p.new_root, NOW), "HEAD_KEY_UNPINNED"),
+    "another witness's key": (lambda p: cosign(OTHER, SPACE, p.epoch, p.new_root, NOW), "HEAD_KEY_UNPINNED"),
+    "another namespace": (lambda p: cosign(OWN, "other", p.epoch, p.new_root, NOW), "HEAD_OTHER_NAMESPACE"),
+    "another epoch": (lambda p: cosign(OWN, SPACE, p.epoch + 1, p.new_root, NOW), "HEAD_OTHER_ROOT"),
+    "another root": (lambda p: cosign(OWN, SPACE, p.epoch, bytes(32), NOW), "HEAD_OTHER_ROOT"),
+    "an old time": (lambda p: cosign(OWN, SPACE, p.epoch, p.new_root, NOW - 3_600_001), "HEAD_TOO_OLD"),
+    "a cut signature": (lambda p: _short(cosign(OWN, SPACE, p.epoch, p.new_root, NOW)), "SIGNATURE_LENGTH"),
+    "nothing": (lambda p: Cosignature(), "HEAD_KEY_UNPINNED"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_a_signature_that_does_not_count_makes_no_head(tmp_path: Path, lie: str) -> None:
+    world = World(tmp_path, witnesses=2, k=2)
+    answer, reason = LIES[lie]
+    async with world.witness(0, Liar(answer)), world.witness(1), world.publisher() as (publisher, store, _):
+        await publisher.lead()
+        with pytest.raises(NoQuorum) as caught:
+            await publisher.advance()
+        assert caught.value.reason == reason
+        assert store.head() is None
+
+
+# Crashes: after each durable step the process ends, and another takes over.
+
+
+class Crash(Exception):
+    pass
+
+
+def crash_after(monkeypatch: pytest.MonkeyPatch, owner: type, method: str) -> None:
+    """The process ends as soon as the method has done its work."""
+    original = getattr(owner, method)
+
+    if asyncio.iscoroutinefunction(original):
+
+        async def later(*arguments: Any) -> None:
+            await original(*arguments)
+            raise Crash
+
+        monkeypatch.setattr(owner, method, later)
+    else:
+
+        def now(*arguments: Any) -> None:
+            original(*arguments)
+            raise Crash
+
+        monkeypatch.setattr(owner, method, now)
+
+
+async def lead_and_advance(publisher: Publisher) -> None:
+    await publisher.lead()
+    await publisher.advance()
+
+
+STEPS = {
+    "term taken": (DirectoryStore, "take_term"),
+    "row written": (DirectoryStore, "insert_step"),
+    "signed": (Witnesses, "sign"),
+    "logged": (FileLog, "put"),
+    "committed": (DirectoryStore, "commit"),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_crash_after_any_step_loses_and_forks_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    async with world.witness():
+        async with world.directory() as client:
+            await client.publish(1, ALICE, record(1))
+        with monkeypatch.context() as patch:
+            async with world.publisher() as (publisher, store, _):
+                store.submit(b"2" * 16, ALICE, record(2), NOW, daily_quota=9, queue_max=9)
+                ticket = store.submit(b"3" * 16, BOB, record(3), NOW, daily_quota=9, queue_max=9)
+                crash_after(patch, *STEPS[step])
+                with pytest.raises(Crash):
+                    await lead_and_advance(publisher)
+                row = store.unfinished_step()
+                assert (row is None) == (step in ("term taken", "committed"))
+        async with world.directory() as client:
+            later = await client.submit(4, BOB, record(4))  # must not join the row that was written
+            assert await client.published(ticket) == 2
+            assert await client.published(later) == 3
+            assert await client.publish(5, ALICE, record(5)) == 4
+            history = await client.reads.History(pb.HistoryRequest(label=BOB, most_recent=1))
+            head = verify_head(world.root, history.head, now_ms=NOW)
+            assert verify_identity(world.root, head, BOB.decode(), history.proof).version == 2
+        names = sorted(entry.name for entry in world.log.list())
+        assert [name[:2] for name in names] == ["1/", "2/", "3/", "4/"]
+        if row is not None:
+            assert world.log.get(object_name(row.epoch, row.old_root, row.new_root)) == row.blob
+
+
+async def test_a_namespaces_start_survives_a_crash(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world.witness():
+        for owner, method in ((Witnesses, "sign"), (DirectoryStore, "commit_start")):
+            with monkeypatch.context() as patch:
+                async with world.publisher() as (publisher, store, _):
+                    crash_after(patch, owner, method)
+                    await publisher.lead()
+                    with pytest.raises(Crash):
+                        await publisher.advance()
+                    assert (store.head() is None) == (method == "sign")
+        async with world.directory() as client:
+            assert await client.publish(1, ALICE, record(1)) == 1
+
+
+async def test_a_log_that_cannot_be_written_holds_the_epoch_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world.witness(), world.directory() as client:
+        await client.first_head()
+        tried, put, full = asyncio.Event(), FileLog.put, True
+        loop = asyncio.get_running_loop()
+
+        def fail(self: FileLog, name: str, blob: bytes) -> None:
+            loop.call_soon_threadsafe(tried.set)
+            if full:
+                raise OSError("no space left")
+            put(self, name, blob)
+
+        monkeypatch.setattr(FileLog, "put", fail)
+        ticket = await client.submit(1, ALICE, record(1))
+        await asyncio.wait_for(tried.wait(), 60)
+        assert (await client.reads.GetHead(pb.GetHeadRequest())).head.epoch == 0
+        full = False
+        assert await client.published(ticket) == 1
+
+
+async def test_an_object_in_the_log_will_do_if_it_proves_the_step(world: World) -> None:
+    async with world.witness(), world.publisher() as (publisher, store, _):
+        await publisher.lead()
+        await publisher.advance()
+        for n, label in enumerate((ALICE, BOB)):
+            store.submit(bytes([n]) * 16, label, record(n), NOW, daily_quota=9, queue_max=9)
+        prepared = prepare(store, world.key, 10)
+        assert prepared is not None
+        row = prepared[0]
+        blob = SingleAppendOnlyProof.FromString(row.blob)
+        turned = SingleAppendOnlyProof(inserted=blob.inserted[::-1], unchanged_nodes=blob.unchanged_nodes[::-1])
+        there = turned.SerializeToString()
+        assert there != row.blob
+        world.log.put(object_name(row.epoch, row.old_root, row.new_root), there)
+        await publisher.advance()
+        head = store.head()
+        assert head is not None
+        assert head.epoch == 1
+        verify_append_only(row.old_root, row.new_root, 1, there)
+
+
+@pytest.mark.parametrize("reason", ["LOG_OBJECT_EXISTS", "LOG_EPOCH_TAKEN"])
+async def test_another_object_in_the_log_stops_the_publisher(world: World, reason: str) -> None:
+    async with world.witness(), world.publisher() as (publisher, store, _):
+        await publisher.lead()
+        await publisher.advance()
+        store.submit(bytes(16), ALICE, record(1), NOW, daily_quota=9, queue_max=9)
+        prepared = prepare(store, world.key, 10)
+        assert prepared is not None
+        row = prepared[0]
+        root = row.new_root if reason == "LOG_OBJECT_EXISTS" else bytes(32)
+        world.log.put(object_name(1, row.old_root, root), b"another")
+        with pytest.raises(PublisherStopped) as caught:
+            await publisher.advance()
+        assert caught.value.reason == reason
+        head = store.head()
+        assert head is not None
+        assert head.epoch == 0
+
+
+# Forks.
+
+
+async def test_a_row_that_cannot_be_made_again_is_not_proposed(world: World) -> None:
+    async with world.witness(), world.publisher() as (publisher, store, witnesses):
+        await publisher.lead()
+        await publisher.advance()
+        store.insert_step(Step(1, EMPTY_ROOT, b"n" * 32, (Queued(1, ALICE, record(1)),), b"blob"))
+        with pytest.raises(PublisherStopped) as caught:
+            await publisher.advance()
+        assert caught.value.reason == "STEP_DIFFERS"
+        assert [state.epoch for state in await witnesses.states()] == [0]
+
+
+async def test_a_copy_of_the_database_cannot_fork_the_directory(world: World) -> None:
+    copy = world.folder / "thief.db"
+    async with world.witness():
+        async with world.directory() as client:
+            await client.publish(1, ALICE, record(1))
+        shutil.copy(world.folder / "directory.db", copy)
+        async with world.directory() as client:
+            await client.publish(2, ALICE, record(2))
+            honest = (await client.first_head()).head
+        # The thief has the VRF and the proposal key, and puts a key of their own into the same epoch.
+        log = FileLog(world.folder / "thief.log")
+        async with world.publisher(copy, log) as (thief, store, _):
+            before = store.head()
+            with pytest.raises(PublisherStopped) as stopped:
+                await thief.lead()  # an honest operator's stale copy stops here
+            assert stopped.value.reason == "DIRECTORY_BEHIND_WITNESS"
+            store.submit(b"t" * 16, ALICE, record(66), NOW, daily_quota=9, queue_max=9)
+            prepared = prepare(store, world.key, 10)
+            assert prepared is not None
+            assert prepared[0].new_root != honest.root_hash
+            await thief.lead()
+            with pytest.raises(NoQuorum) as refused:
+                await thief.advance()
+            assert refused.value.reason == "WITNESS_FORK"
+            assert store.head() == before
+            assert log.list() == []
+        async with world.directory(database=copy, log=world.folder / "thief.log") as fork:
+            lookup = await fork.reads.Lookup(pb.LookupRequest(label=ALICE))
+            epoch, root = verify_head(world.root, lookup.head, now_ms=NOW)
+            found = verify_lookup(root, epoch, world.root.vrf_public_key, ALICE, lookup.proof)
+            assert found == (1, 1, record(1))
+        # The thief's higher term does not lock the honest directory out.
+        async with world.directory() as client:
+            assert await client.publish(3, ALICE, record(3)) == 3
+
+
+async def test_an_older_leader_is_refused(world: World) -> None:
+    async with world.witness(), world.publisher() as (old, store, _):
+        await old.lead()
+        await old.advance()
+        async with world.publisher() as (new, *_):
+            await new.lead()
+            store.submit(bytes(16), ALICE, record(1), NOW, daily_quota=9, queue_max=9)
+            await new.advance()
+        store.submit(b"2" * 16, ALICE, record(2), NOW, daily_quota=9, queue_max=9)
+        with pytest.raises(NoQuorum) as caught:
+            await old.advance()
+        assert caught.value.reason == "WITNESS_TERM"
+        await old.lead()
+        await old.advance()
+        head = store.head()
+        assert head is not None
+        assert head.epoch == 2
+
+
+async def test_two_processes_do_not_publish_from_one_database(world: World) -> None:
+    async with world.witness(), world.directory() as client:
+        await client.publish(1, ALICE, record(1))
+        async with world.directory() as second:
+            with pytest.raises(StoreError) as caught:
+                await asyncio.wait_for(second.running.publishing, 60)
+            assert caught.value.reason == "LEASE_HELD"
+        assert await client.publish(2, ALICE, record(2)) == 2
+
+
+async def test_a_lost_database_does_not_start_the_directory_again(world: World) -> None:
+    async with world.witness():
+        async with world.directory() as client:
+            await client.publish(1, ALICE, record(1))
+        async with world.publisher(world.folder / "empty.db") as (publisher, *_):
+            with pytest.raises(PublisherStopped) as caught:
+                await publisher.lead()
+            assert caught.value.reason == "DIRECTORY_BEHIND_WITNESS"
