@@ -8,7 +8,8 @@ import grpc
 import pytest
 
 from ipls.akd import EMPTY_ROOT
-from ipls.config import ConfigError
+from ipls.cli.certificates import Authority
+from ipls.config import ConfigError, TlsFiles, WitnessConfig
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.proto.witness.v1.witness_pb2 import (
     GetStateRequest,
@@ -20,7 +21,8 @@ from ipls.proto.witness.v1.witness_pb2 import (
 from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceStub, add_WitnessServiceServicer_to_server
 from ipls.rpc.channel import chunks
 from ipls.rpc.errors import RemoteError, remote_error
-from ipls.server.witness import WitnessService
+from ipls.server.witness import WitnessService, serve
+from ipls.store.errors import StoreError
 from ipls.store.witness import WitnessStore, init_witness_state
 from ipls.trust.heads import Head, newest_timestamp, timestamp, verify_head
 from ipls.trust.limits import MAX_BLOB
@@ -318,3 +320,31 @@ def test_a_key_that_the_trust_root_does_not_give_it_is_refused(tmp_path: Path, n
     with pytest.raises(ConfigError) as e:
         WitnessService(ROOT, name, key, WitnessStore(tmp_path / "w.db", NAMESPACE))
     assert e.value.reason == "WITNESS_KEY_UNPINNED"
+
+
+def config(folder: Path) -> WitnessConfig:
+    (folder / "witness.key").touch(0o600)
+    (folder / "witness.key").write_text(WITNESSES[0].hex() + "\n")
+    Authority(folder, NAMESPACE).issue_server("server")
+    files = TlsFiles(certificate=folder / "server.pem", key=folder / "server.key", ca=folder / "ca.pem")
+    return WitnessConfig(
+        listen="127.0.0.1:0", tls=files, name="w1", database=folder / "w.db", key=folder / "witness.key"
+    )
+
+
+async def test_it_does_not_serve_without_a_genesis(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    for _ in range(2):  # the first attempt makes none
+        with pytest.raises(StoreError) as e:
+            await serve(settings, ROOT)
+        assert e.value.reason == "WITNESS_NO_GENESIS"
+
+
+async def test_it_does_not_serve_with_a_key_that_others_can_read(tmp_path: Path) -> None:
+    init_witness_state(tmp_path / "w.db", ROOT)
+    settings = config(tmp_path)
+    for mode in (0o640, 0o604):
+        settings.key.chmod(mode)
+        with pytest.raises(ConfigError) as e:
+            await serve(settings, ROOT)
+        assert e.value.reason == "KEY_FILE_OPEN"
