@@ -1,7 +1,7 @@
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+
 from ipls.hsm.token import SoftToken
 from ipls.session.client import ClientSession
 from tests.hsm.rig import Owner, Rig
@@ -31,15 +31,15 @@ def owner(rig: Rig) -> Owner:
 
 
 @pytest.fixture
-def core(rig: Rig, token: SoftToken, owner: Owner) -> Core:
-    return Core(token, rig.root, rig.directory)
+def core(rig: Rig, token: SoftToken, owner: Owner) -> Iterator[Core]:
+    core = Core(token, rig.root, rig.directory)
+    yield core
+    core.close()
 
 
 @pytest.fixture
-def stream(core: Core) -> Iterator[Stream]:
-    stream = core.stream()
-    yield stream
-    stream.close()
+def stream(core: Core) -> Stream:
+    return core.stream()
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from ipls.proto.vault.v1 import vault_pb2 as pb
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.session import account, effects
 from ipls.session.client import ClientSession
-from ipls.session.errors import SessionRefused
+from ipls.session.errors import SessionRefused, refusing
 from ipls.session.token import Token
 from ipls.session.vault import vault_session
 from ipls.trust.heads import verify_head
 from ipls.trust.root import TrustRoot
-from tests.hsm.rig import Directory, Rig, now_ms
+from tests.hsm.rig import Directory, now_ms
 
 
 class Core:
@@ -25,10 +25,12 @@ class Core:
         self.prove: Callable[[str, int], bytes] = directory.prove
         self.accounts: dict[str, account.Account] = {}
         self.operations: list[effects.Operation] = []
+        self._streams: list[Stream] = []
 
     def judge_by(self, client_head: SignedHead | None) -> SignedHead:
         if client_head is not None and client_head.epoch > self.head.epoch:
-            verify_head(self.root, client_head, now_ms=now_ms())
+            with refusing():
+                verify_head(self.root, client_head, now_ms=now_ms())
             self.head = client_head
         return self.head
 
@@ -39,7 +41,13 @@ class Core:
         return result
 
     def stream(self, **limits: Any) -> "Stream":
-        return Stream(self, **limits)
+        self._streams.append(Stream(self, **limits))
+        return self._streams[-1]
+
+    def close(self) -> None:
+        """Ends every session, as its client's leaving does: while the token is open."""
+        for stream in self._streams:
+            stream.close()
 
 
 class Stream:

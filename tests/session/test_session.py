@@ -3,6 +3,7 @@
 import secrets
 
 import pytest
+
 from ipls.proto.vault.v1 import vault_pb2 as pb
 from ipls.session import effects
 from ipls.session.client import ClientSession, RetrievedKey
@@ -26,10 +27,12 @@ def retrieve(session: ClientSession, stream: Stream, generation: int = 0) -> Ret
     return answer
 
 
-def test_a_stored_key_comes_back(rig: Rig, core: Core, owner: Owner) -> None:
+def test_a_stored_key_comes_back(rig: Rig, core: Core) -> None:
+    owner = Owner(label="+4930888888")
+    core.head = rig.directory.publish(owner)
     first, second = core.stream(), core.stream()
     client = rig.client(owner)
-    assert handshake(client, first) == (1, rig.directory.epoch)
+    assert handshake(client, first) == (1, core.head.epoch)
     key = secrets.token_bytes(32)
     store(client, first, key=key)
     later = rig.client(owner)

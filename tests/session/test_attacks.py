@@ -1,0 +1,528 @@
+"""What an adversary between client and vault, a thief with its own key, and a false vault try; all of it refused."""
+
+import dataclasses
+import secrets
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from google.protobuf.message import Message
+
+from ipls.hsm.token import SoftChannel
+from ipls.proto.vault.v1 import vault_pb2 as pb
+from ipls.proto.witness.v1.head_pb2 import SignedHead
+from ipls.session import client as client_module
+from ipls.session import effects, transcript
+from ipls.session.client import ClientSession
+from ipls.session.errors import OperationRefused, SessionRefused
+from ipls.trust.heads import Head
+from tests.hsm.rig import Owner, Rig, now_ms
+from tests.session.changes import bit_flips, changes
+from tests.session.rig import Core, Stream, handshake
+from tests.trust.roots import THIEF, WITNESSES, signed
+
+KEY = bytes(range(32))
+STORE_ID = bytes(16)
+HOUR = 3_600_000
+
+
+def refused(attempt: Callable[[], object]) -> str:
+    """The reason why the attempt was refused."""
+    with pytest.raises(SessionRefused) as caught:
+        attempt()
+    assert not isinstance(caught.value, OperationRefused)
+    return caught.value.reason
+
+
+def operation_refused(attempt: Callable[[], object]) -> str:
+    with pytest.raises(OperationRefused) as caught:
+        attempt()
+    return caught.value.reason
+
+
+def inside(kind: type[Message], wrap: Callable[[bytes], Any]) -> Callable[[bytes], Iterator[tuple[str, Any]]]:
+    """Changes of a message that travels as opaque bytes, and of those bytes."""
+
+    def frames(data: bytes) -> Iterator[tuple[str, Any]]:
+        for what, changed in changes(kind.FromString(data)):
+            yield what, wrap(changed.SerializeToString())
+        for flipped in bit_flips(data):
+            yield "bytes flipped", wrap(flipped)
+        yield "unknown field", wrap(data + b"\xfa\x01\x01x")
+
+    return frames
+
+
+class TestTranscript:
+    """Each change is made by an adversary to the one frame; the two sides do the rest honestly."""
+
+    def attempt(self, core: Core, client: ClientSession, **adversary: Callable[[Any], Any]) -> None:
+        handshake(client, core.stream(), **adversary)
+
+    def honest(self, core: Core, rig: Rig, owner: Owner) -> dict[str, Any]:
+        """The frames of one honest handshake, by their names."""
+        frames: dict[str, Any] = {}
+
+        def record(name: str) -> Callable[[Any], Any]:
+            return lambda frame: frames.setdefault(name, frame)
+
+        client = rig.client(owner, known_head=core.head)
+        self.attempt(core, client, **{name: record(name) for name in ("m1", "m2", "m3", "confirmation")})
+        return frames
+
+    def each(
+        self, core: Core, rig: Rig, owner: Owner, frame: str, made: Callable[[Any], Iterator[tuple[str, Any]]]
+    ) -> int:
+        """Tries every change that `made` makes of the frame, each in a handshake of its own; the number of them."""
+        template = list(made(self.honest(core, rig, owner)[frame]))
+        for i, (what, _) in enumerate(template):
+            client = rig.client(owner, known_head=core.head)
+
+            def change(honest: Any, i: int = i) -> Any:
+                return list(made(honest))[i][1]
+
+            try:
+                self.attempt(core, client, **{frame: change})
+            except SessionRefused:
+                continue
+            pytest.fail(f"accepted: {frame} with {what}")
+        return len(template)
+
+    def test_m1(self, core: Core, rig: Rig, owner: Owner) -> None:
+        made = inside(pb.ClientHello, lambda m1: pb.SessionRequest(m1=m1))
+        assert self.each(core, rig, owner, "m1", lambda frame: made(frame.m1)) > 40
+
+    def test_m2(self, core: Core, rig: Rig, owner: Owner) -> None:
+        def made(frame: pb.SessionResponse) -> Iterator[tuple[str, Any]]:
+            def wrap(m2: bytes) -> pb.SessionResponse:
+                return pb.SessionResponse(hello=pb.SignedHello(m2=m2, sig2=frame.hello.sig2))
+
+            return inside(pb.VaultHello, wrap)(frame.hello.m2)
+
+        assert self.each(core, rig, owner, "m2", made) > 40
+
+    def test_m3(self, core: Core, rig: Rig, owner: Owner) -> None:
+        def made(frame: pb.SessionRequest) -> Iterator[tuple[str, Any]]:
+            def wrap(m3: bytes) -> pb.SessionRequest:
+                return pb.SessionRequest(proof=pb.ClientProof(m3=m3, tag3=frame.proof.tag3))
+
+            return inside(pb.ClientAuth, wrap)(frame.proof.m3)
+
+        assert self.each(core, rig, owner, "m3", made) > 10
+
+    @pytest.mark.parametrize("frame", ["m1", "m2", "m3", "confirmation"])
+    def test_outer_frames(self, core: Core, rig: Rig, owner: Owner, frame: str) -> None:
+        """Sig2, tag3 and the confirmation's fields among them."""
+        assert self.each(core, rig, owner, frame, changes) > 5
+
+
+@pytest.mark.parametrize("side", ["request", "answer"])
+def test_changed_requests_and_answers(core: Core, rig: Rig, owner: Owner, side: str) -> None:
+    tried = 0
+    while True:
+        client, stream = rig.client(owner), core.stream()
+        handshake(client, stream)
+        request = client.store_request(0, STORE_ID, KEY)
+        if side == "request":
+            made = list(changes(request))
+            attempt = lambda: stream.exchange(made[tried][1])  # noqa: E731, B023  # called in this very turn
+        else:
+            made = list(changes(stream.exchange(request)))
+            attempt = lambda: client.on_answer(made[tried][1])  # noqa: E731, B023
+        assert refused(attempt).startswith("VAULT_"), made[tried][0]
+        tried += 1
+        if tried == len(made):
+            break
+    assert tried > 10
+
+
+def test_a_replayed_session_is_refused(core: Core, rig: Rig, owner: Owner) -> None:
+    client, stream = rig.client(owner), core.stream()
+    m1 = client.hello(now_ms())
+    m3 = client.on_hello(stream.exchange(m1), now_ms())
+    client.on_confirmation(stream.exchange(m3))
+    request = client.retrieve_request()
+    stream.exchange(request)
+    again = core.stream()
+    again.exchange(m1)
+    assert refused(lambda: again.exchange(m3)) == "VAULT_TAG_INVALID"
+    other, fresh = rig.client(owner), core.stream()
+    handshake(other, fresh)
+    assert refused(lambda: fresh.exchange(request)) == "VAULT_TAG_INVALID"
+
+
+def test_replayed_and_reordered_requests_are_refused(session: ClientSession, stream: Stream) -> None:
+    first = session.list_request()
+    session.on_answer(stream.exchange(first))
+    assert refused(lambda: stream.exchange(first)) == "VAULT_OUT_OF_ORDER"
+
+
+def test_a_skipped_request_is_refused(session: ClientSession, stream: Stream) -> None:
+    skipping = session.list_request()
+    skipping.request.seq += 1
+    assert refused(lambda: stream.exchange(skipping)) == "VAULT_OUT_OF_ORDER"
+
+
+def test_an_earlier_answer_is_refused(session: ClientSession, stream: Stream) -> None:
+    first = stream.exchange(session.list_request())
+    session.on_answer(first)
+    stream.exchange(session.list_request())
+    assert refused(lambda: session.on_answer(first)) == "VAULT_OUT_OF_ORDER"
+
+
+def test_an_earlier_answer_renumbered_is_refused(session: ClientSession, stream: Stream) -> None:
+    first = stream.exchange(session.list_request())
+    session.on_answer(first)
+    stream.exchange(session.list_request())
+    first.answer.seq += 1
+    assert refused(lambda: session.on_answer(first)) == "VAULT_TAG_INVALID"
+
+
+def test_a_request_reflected_to_the_client_is_refused(session: ClientSession) -> None:
+    request = session.list_request().request
+    assert refused(lambda: session.on_answer(pb.SessionResponse(answer=request))) == "VAULT_TAG_INVALID"
+
+
+def test_an_answer_reflected_to_the_vault_is_refused(session: ClientSession, stream: Stream) -> None:
+    answer = stream.exchange(session.list_request()).answer
+    answer.seq += 1
+    assert refused(lambda: stream.exchange(pb.SessionRequest(request=answer))) == "VAULT_TAG_INVALID"
+
+
+def test_the_confirmation_reflected_as_tag3_is_refused(core: Core, rig: Rig, owner: Owner) -> None:
+    client, stream = rig.client(owner), core.stream()
+    m3 = client.on_hello(stream.exchange(client.hello(now_ms())), now_ms())
+    other, honest = rig.client(owner), core.stream()
+    tag = honest.exchange(other.on_hello(honest.exchange(other.hello(now_ms())), now_ms())).confirmation.tag
+    m3.proof.tag3 = tag
+    assert refused(lambda: stream.exchange(m3)) == "VAULT_TAG_INVALID"
+
+
+def test_no_frame_but_the_next_is_taken(core: Core, session: ClientSession, stream: Stream) -> None:
+    frames = [pb.SessionRequest(proof=pb.ClientProof()), pb.SessionRequest(request=pb.Sealed()), pb.SessionRequest()]
+    for frame in frames:
+        assert refused(lambda f=frame: core.stream().exchange(f)) == "VAULT_OUT_OF_ORDER"
+    assert refused(lambda: stream.exchange(pb.SessionRequest(m1=b""))) == "VAULT_OUT_OF_ORDER"
+
+
+def test_a_frame_over_the_limit_is_refused_by_both(core: Core, client: ClientSession) -> None:
+    huge = pb.SessionRequest(m1=bytes(transcript.MAX_FRAME))
+    assert refused(lambda: core.stream().exchange(huge)) == "VAULT_FRAME_TOO_LARGE"
+    client.hello(now_ms())
+    answer = pb.SessionResponse(hello=pb.SignedHello(m2=bytes(transcript.MAX_FRAME)))
+    assert refused(lambda: client.on_hello(answer, now_ms())) == "VAULT_FRAME_TOO_LARGE"
+
+
+def test_bytes_that_are_no_message_are_refused(core: Core) -> None:
+    for data in (b"\xff", pb.SessionRequest(m1=b"\xff").SerializeToString()):
+        assert refused(lambda d=data: core.stream().exchange(d)) == "VAULT_FRAME_MALFORMED"
+
+
+def test_requests_are_limited(core: Core, client: ClientSession) -> None:
+    stream = core.stream(max_requests=2)
+    handshake(client, stream)
+    for _ in range(2):
+        client.on_answer(stream.exchange(client.list_request()))
+    assert refused(lambda: stream.exchange(client.list_request())) == "VAULT_TOO_MANY_REQUESTS"
+
+
+class TestThief:
+    def test_a_key_never_published(self, core: Core, rig: Rig, stream: Stream) -> None:
+        unknown = rig.client(Owner(label="+4930999999"))
+        assert refused(lambda: handshake(unknown, stream)) == "IDENTITY_UNPROVEN"
+
+    def test_somebody_elses_account(self, core: Core, rig: Rig, owner: Owner, stream: Stream) -> None:
+        thief = Owner(label="+4930666666")
+        core.head = rig.directory.publish(thief)
+        claims = rig.client(Owner(label=owner.label, seed=thief.seed))
+        assert refused(lambda: handshake(claims, stream)) == "VAULT_IDENTITY_MISMATCH"
+        core.prove = lambda _, epoch: rig.directory.prove(thief.label, epoch)
+        again = core.stream()
+        assert refused(lambda: handshake(rig.client(Owner(owner.label, thief.seed)), again)) == "IDENTITY_UNPROVEN"
+
+    def test_the_old_identity_after_registering_again(self, core: Core, rig: Rig) -> None:
+        before = Owner(label="+4930111111")
+        core.head = rig.directory.publish(before)
+        old, stream = rig.client(before), core.stream()
+        handshake(old, stream)
+        core.head = rig.directory.publish(Owner(label=before.label))
+        assert refused(lambda: handshake(rig.client(before), core.stream())) == "VAULT_IDENTITY_MISMATCH"
+        # Also inside the session that it had opened.
+        assert refused(lambda: stream.exchange(old.list_request())) == "VAULT_IDENTITY_MISMATCH"
+
+    def test_a_proof_of_an_earlier_epoch(self, core: Core, rig: Rig) -> None:
+        before = Owner(label="+4930222222")
+        earlier = rig.directory.publish(before).epoch
+        core.head = rig.directory.publish(Owner(label=before.label))
+        core.prove = lambda label, _: rig.directory.prove(label, earlier)
+        assert refused(lambda: handshake(rig.client(before), core.stream())) == "IDENTITY_UNPROVEN"
+
+    def test_a_moved_head_that_names_the_same_key_is_no_hindrance(self, core: Core, rig: Rig) -> None:
+        owner = Owner(label="+4930333333")
+        core.head = rig.directory.publish(owner)
+        client, stream = rig.client(owner), core.stream()
+        handshake(client, stream)
+        core.head = rig.directory.publish(Owner(label="+4930444444"))
+        client.on_answer(stream.exchange(client.list_request()))
+
+    def test_another_label_in_the_statement(self, core: Core, rig: Rig, owner: Owner) -> None:
+        """The thief relays the owner's own session to a vault under another label: m1 is signed by all that follows."""
+        client, stream = rig.client(owner), core.stream()
+        hello = pb.ClientHello.FromString(client.hello(now_ms()).m1)
+        hello.label = "+4930666666"
+        answer = stream.exchange(pb.SessionRequest(m1=hello.SerializeToString()))
+        assert refused(lambda: client.on_hello(answer, now_ms())) == "VAULT_SIGNATURE_INVALID"
+
+    @pytest.mark.parametrize("key", [b"\1" + bytes(31), bytes(32), b"\xec" + b"\xff" * 30 + b"\x7f"])
+    def test_an_identity_key_of_small_order(
+        self, client: ClientSession, stream: Stream, monkeypatch: pytest.MonkeyPatch, key: bytes
+    ) -> None:
+        """Under such a key the signature (identity, 0) holds for any message."""
+        monkeypatch.setattr(client_module, "public_key", lambda _: key)
+        monkeypatch.setattr(client_module, "sign", lambda *_: b"\1" + bytes(63))
+        assert refused(lambda: handshake(client, stream)) == "KEY_INVALID"
+
+    @pytest.mark.parametrize("blob", [b"", bytes(24), bytes(32), bytes(39), bytes(41), bytes(48)], ids=len)
+    def test_a_blob_of_another_length(
+        self, session: ClientSession, stream: Stream, monkeypatch: pytest.MonkeyPatch, blob: bytes
+    ) -> None:
+        monkeypatch.setattr(client_module, "aes_key_wrap", lambda *_: blob)
+        request = session.store_request(0, STORE_ID, KEY)
+        assert operation_refused(lambda: session.on_answer(stream.exchange(request))) == "VAULT_FIELD_INVALID"
+
+    def test_a_blob_that_does_not_unwrap(
+        self, session: ClientSession, stream: Stream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(client_module, "aes_key_wrap", lambda *_: bytes(40))
+        request = session.store_request(0, STORE_ID, KEY)
+        assert operation_refused(lambda: session.on_answer(stream.exchange(request))) == "VAULT_BLOB_REFUSED"
+
+    @pytest.mark.parametrize("generation", [2**63 - 1, 2**64 - 1])
+    def test_a_generation_past_all_counting(self, session: ClientSession, stream: Stream, generation: int) -> None:
+        request = session.store_request(generation, STORE_ID, KEY)
+        assert operation_refused(lambda: session.on_answer(stream.exchange(request))) == "VAULT_GENERATION_CONFLICT"
+
+
+class TestSwappedRecords:
+    """The database is the adversary's: a wrapped key moved anywhere else does not unwrap."""
+
+    def test_within_an_account(self, core: Core, owner: Owner, session: ClientSession, stream: Stream) -> None:
+        for generation in (0, 1):
+            request = session.store_request(generation, secrets.token_bytes(16), secrets.token_bytes(32))
+            session.on_answer(stream.exchange(request))
+        account = core.accounts[owner.label]
+        first, second = account.generations
+        for lie in (
+            second._replace(wrapped=first.wrapped),
+            first._replace(number=2, superseded_ms=0),
+            second._replace(store_id=first.store_id),
+            second._replace(root_id=bytes(16)),
+            second._replace(wrapped=bytes(40)),
+            second._replace(wrapped=first.wrapped[:24]),
+        ):
+            core.accounts[owner.label] = account._replace(generations=(lie,))
+            request = session.retrieve_request()
+            assert operation_refused(lambda r=request: session.on_answer(stream.exchange(r))) == "VAULT_RECORD_REFUSED"
+
+    def test_between_accounts(self, core: Core, rig: Rig, owner: Owner, session: ClientSession, stream: Stream) -> None:
+        session.on_answer(stream.exchange(session.store_request(0, STORE_ID, KEY)))
+        thief = Owner(label="+4930666667")
+        core.head = rig.directory.publish(thief)
+        client, other = rig.client(thief), core.stream()
+        handshake(client, other)
+        core.accounts[thief.label] = core.accounts[owner.label]._replace(identity_version=1)
+        request = client.retrieve_request()
+        assert operation_refused(lambda: client.on_answer(other.exchange(request))) == "VAULT_RECORD_REFUSED"
+
+
+class TestPoints:
+    """A token would take some of these; it never sees them."""
+
+    def other_forms(self) -> list[bytes]:
+        public = ec.generate_private_key(ec.SECP256R1()).public_key()
+        full = public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+        compressed = public.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+        hybrid = bytes([6 + full[-1] % 2]) + full[1:]
+        off_curve = full[:-1] + bytes([full[-1] ^ 1])
+        return [
+            compressed,
+            b"\x04\x41" + full,
+            hybrid,
+            off_curve,
+            b"\x04" + bytes(64),
+            b"\0",
+            b"",
+            full[1:],
+            full + b"\0",
+        ]
+
+    def test_the_vault_refuses_them(self, core: Core, rig: Rig, owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(core.token, "ephemeral", lambda: pytest.fail("the token saw it"))
+        for point in self.other_forms():
+            hello = pb.ClientHello.FromString(rig.client(owner).hello(now_ms()).m1)
+            hello.ephemeral = point
+            frame = pb.SessionRequest(m1=hello.SerializeToString())
+            assert refused(lambda f=frame: core.stream().exchange(f)) == "VAULT_POINT_INVALID"
+
+    def test_the_client_refuses_them(self, core: Core, rig: Rig, owner: Owner) -> None:
+        for point in self.other_forms():
+            assert FalseVault(rig, core, ephemeral=point).refused_by(owner) == "VAULT_POINT_INVALID"
+
+
+class FalseVault:
+    """An HSM whose key the client's bundle names, and which lies in m2; `lies` replace its fields."""
+
+    def __init__(self, rig: Rig, core: Core, **lies: Any) -> None:
+        self._rig = rig
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        point = transcript.encode_point(self._key.public_key())
+        self.bundle = bundle_with(rig, public_key=point)
+        self._fields = {
+            "hsm_key_id": transcript.hsm_key_id(point),
+            "ephemeral": point,
+            "nonce": bytes(32),
+            "kem_ciphertext": bytes(1088),
+            "head": core.head,
+            "policy_digest": rig.root.policy_digest,
+            **lies,
+        }
+
+    def answer(self, frame: pb.SessionRequest) -> pb.SessionResponse:
+        m2 = pb.VaultHello(**self._fields).SerializeToString()
+        r, s = decode_dss_signature(
+            self._key.sign(transcript.server_digest(frame.m1, m2), ec.ECDSA(Prehashed(SHA256())))
+        )
+        return pb.SessionResponse(hello=pb.SignedHello(m2=m2, sig2=r.to_bytes(32, "big") + s.to_bytes(32, "big")))
+
+    def meet(self, owner: Owner, known_head: SignedHead | None = None, own_epoch: int = 0) -> None:
+        client = ClientSession(self._rig.root, self.bundle, owner.label, owner.seed, known_head, own_epoch)
+        client.on_hello(self.answer(client.hello(now_ms())), now_ms())
+
+    def refused_by(self, owner: Owner, **known: Any) -> str:
+        return refused(lambda: self.meet(owner, **known))
+
+
+def bundle_with(rig: Rig, **changes: Any) -> pb.Bundle:
+    """The deployment's bundle, its HSM changed."""
+    bundle = pb.Bundle()
+    bundle.CopyFrom(rig.bundle)
+    for name, value in changes.items():
+        setattr(bundle.hsms[0], name, value)
+    return bundle
+
+
+class TestFalseVault:
+    def test_one_that_does_not_lie_gets_the_clients_proof(self, rig: Rig, core: Core, owner: Owner) -> None:
+        FalseVault(rig, core).meet(owner, core.head, core.head.epoch)
+
+    def test_lies_in_m2(self, rig: Rig, core: Core, owner: Owner) -> None:
+        for lie, reason in (
+            ({"hsm_key_id": bytes(32)}, "VAULT_HSM_KEY_MISMATCH"),
+            ({"policy_digest": bytes(32)}, "VAULT_POLICY_MISMATCH"),
+            ({"nonce": bytes(31)}, "VAULT_FIELD_INVALID"),
+            ({"kem_ciphertext": bytes(1087)}, "VAULT_FIELD_INVALID"),
+        ):
+            assert FalseVault(rig, core, **lie).refused_by(owner) == reason
+
+    def test_heads(self, rig: Rig, core: Core, owner: Owner) -> None:
+        now, newest = now_ms(), rig.directory.epoch
+        below = rig.directory.head(epoch=newest - 1)
+        fork = signed(Head(newest, b"f" * 32), *WITNESSES[:2], time=now)
+        for head, known, reason in (
+            (below, {"known_head": rig.directory.head()}, "HEAD_BELOW_HIGHEST"),
+            (fork, {"known_head": rig.directory.head()}, "HEAD_FORK"),
+            (below, {"own_epoch": newest}, "VAULT_HEAD_BELOW_OWN_KEY"),
+            (rig.directory.head(time=now - rig.root.max_head_age_ms - HOUR), {}, "HEAD_TOO_OLD"),
+            (rig.directory.head(time=now + HOUR), {}, "HEAD_FROM_FUTURE"),
+            (signed(Head(newest, b"f" * 32), THIEF, THIEF, time=now), {}, "HEAD_KEY_UNPINNED"),
+            (SignedHead(), {}, "HEAD_ENCODING"),
+        ):
+            assert FalseVault(rig, core, head=head).refused_by(owner, **known) == reason
+
+    def test_another_hsm_than_the_bundles(self, rig: Rig, owner: Owner, core: Core) -> None:
+        false = FalseVault(rig, core, hsm_key_id=transcript.hsm_key_id(rig.bundle.hsms[0].public_key))
+        client = rig.client(owner)
+        answer = false.answer(client.hello(now_ms()))
+        assert refused(lambda: client.on_hello(answer, now_ms())) == "VAULT_SIGNATURE_INVALID"
+
+    def test_a_bundle_that_names_another_hsm(self, rig: Rig, owner: Owner, core: Core, stream: Stream) -> None:
+        client = ClientSession(rig.root, FalseVault(rig, core).bundle, owner.label, owner.seed, None, 0)
+        assert refused(lambda: stream.exchange(client.hello(now_ms()))) == "VAULT_HSM_KEY_MISMATCH"
+
+    def test_a_bundle_with_another_policy_or_out_of_its_time(self, rig: Rig, owner: Owner) -> None:
+        for change, reason in (
+            ({"policy_digest": bytes(32)}, "VAULT_POLICY_MISMATCH"),
+            ({"not_after_ms": 1}, "BUNDLE_HSM_NOT_VALID"),
+        ):
+            client = ClientSession(rig.root, bundle_with(rig, **change), owner.label, owner.seed, None, 0)
+            assert refused(lambda c=client: c.hello(now_ms())) == reason
+
+    def test_a_confirmation_of_an_older_identity(self, core: Core, rig: Rig) -> None:
+        owner = Owner(label="+4930555555")
+        core.head = rig.directory.publish(owner)
+        handshake(rig.client(owner, own_epoch=core.head.epoch), core.stream())
+        own_epoch = core.head.epoch + 1
+        core.head = rig.directory.publish(Owner(label="+4930555556"))
+        client = rig.client(owner, own_epoch=own_epoch)
+        assert refused(lambda: handshake(client, core.stream())) == "VAULT_IDENTITY_MISMATCH"
+
+    @pytest.mark.parametrize(
+        ("blob", "reason"),
+        [(bytes(24), "VAULT_FIELD_INVALID"), (bytes(40), "VAULT_BLOB_REFUSED")],
+        ids=["short", "bad"],
+    )
+    def test_a_blob_that_is_none(
+        self, session: ClientSession, stream: Stream, monkeypatch: pytest.MonkeyPatch, blob: bytes, reason: str
+    ) -> None:
+        session.on_answer(stream.exchange(session.store_request(0, STORE_ID, KEY)))
+        monkeypatch.setattr(SoftChannel, "retrieve", lambda *_: blob)
+        answer = stream.exchange(session.retrieve_request())
+        assert refused(lambda: session.on_answer(answer)) == reason
+
+    def test_another_generation_than_asked(self, core: Core, session: ClientSession, stream: Stream) -> None:
+        for generation in (0, 1):
+            request = session.store_request(generation, STORE_ID, secrets.token_bytes(32))
+            session.on_answer(stream.exchange(request))
+        request = session.retrieve_request(1)
+        honest = core.commit
+        core.commit = lambda c: honest(dataclasses.replace(c, operation=effects.Retrieve(2)))
+        answer = stream.exchange(request)
+        assert refused(lambda: session.on_answer(answer)) == "VAULT_FIELD_INVALID"
+
+    def test_a_store_elsewhere_than_asked(self, core: Core, session: ClientSession, stream: Stream) -> None:
+        core.commit = lambda _: pb.StoreAnswer(generation=7)
+        answer = stream.exchange(session.store_request(0, STORE_ID, KEY))
+        assert refused(lambda: session.on_answer(answer)) == "VAULT_FIELD_INVALID"
+
+
+class TestHeadThatTheClientKnows:
+    def test_a_newer_one_is_taken_over(self, core: Core, rig: Rig, owner: Owner, stream: Stream) -> None:
+        newer = rig.directory.publish(Owner(label="+4930777777"))
+        assert core.head.epoch < newer.epoch
+        client = rig.client(owner, known_head=newer)
+        handshake(client, stream)
+        assert client.head.epoch == core.head.epoch == newer.epoch
+
+
+class TestKeys:
+    def test_every_session_key_depends_on_its_name_and_on_every_bit(self) -> None:
+        frames = [secrets.token_bytes(64) for _ in range(3)]
+
+        def inputs(frames: list[bytes]) -> list[bytes]:
+            h2 = transcript.key_exchange_hash(*frames)
+            return [transcript.session_key_input(name, h2) for name in transcript.SESSION_KEYS]
+
+        seen = set(inputs(frames))
+        tried = 4
+        for i, frame in enumerate(frames):
+            for bit in range(8 * len(frame)):
+                flipped = bytearray(frame)
+                flipped[bit // 8] ^= 1 << bit % 8
+                seen.update(inputs([*frames[:i], bytes(flipped), *frames[i + 1 :]]))
+                tried += 4
+        # The token keeps the leading half of AES-CBC's output: the first block alone must tell them apart.
+        assert len({data[:16] for data in seen}) == tried
