@@ -1,0 +1,212 @@
+"""Signed calls to the contact store, and what comes back, checked against what was asked for."""
+
+import hashlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from google.protobuf.message import Message
+
+from ipls.client.calls import CALL_S, PATIENCE_S, retrying
+from ipls.client.errors import RefusedError
+from ipls.client.profile import Account
+from ipls.client.records import MAX_CARD, MAX_MANIFEST
+from ipls.proto.contacts.v1 import contacts_pb2 as pb
+from ipls.rpc.channel import chunks
+from ipls.trust.calls import NONCE_BYTES, call_digest
+from ipls.trust.keys import public_key, sign
+
+if TYPE_CHECKING:
+    from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceAsyncStub
+
+Result = TypeVar("Result")
+
+BATCH_RECORDS = 1000
+BATCH_BYTES = 8 << 20
+"""What one call carries, well inside what the store takes."""
+BATCH_KEYS = 10_000
+
+_LARGEST = 2 * MAX_MANIFEST  # bytes that any answer may have
+
+
+class RecordKey(NamedTuple):
+    """Names one ciphertext by the SHA-256 of its bytes."""
+
+    generation: int
+    id: bytes
+    digest: bytes
+
+
+class StoredManifest(NamedTuple):
+    """A manifest as the store keeps it; not yet opened, so nothing of it is believed."""
+
+    generation: int
+    version: int
+    check_value: bytes
+    ciphertext: bytes
+
+
+def batches(records: Iterable[tuple[RecordKey, bytes]]) -> Iterator[list[tuple[RecordKey, bytes]]]:
+    """Records in runs that fit into one `put`."""
+    batch: list[tuple[RecordKey, bytes]] = []
+    size = 0
+    for record in records:
+        if batch and (len(batch) == BATCH_RECORDS or size + len(record[1]) > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(record)
+        size += len(record[1])
+    if batch:
+        yield batch
+
+
+class ContactStore:
+    """One account's calls. Each may be repeated, and is, signed anew, while the store is UNAVAILABLE.
+
+    Raises RefusedError and TryLaterError.
+    """
+
+    def __init__(
+        self,
+        stub: "ContactsServiceAsyncStub",
+        namespace: str,
+        account: Account,
+        *,
+        now_ms: Callable[[], int],
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._stub = stub
+        self._namespace = namespace
+        self._account = account
+        self._now_ms = now_ms
+        self._patience_s = patience_s
+
+    async def put(self, records: Sequence[tuple[RecordKey, bytes]]) -> None:
+        """Store ciphertexts, at most a batch; they are durable when this returns."""
+        sizes = [pb.RecordSize(key=_message(key), size=len(data)) for key, data in records]
+        body = pb.PutRecordsBody(records=sizes)
+        data = b"".join(data for _, data in records)
+
+        async def requests() -> AsyncIterator[pb.PutRecordsRequest]:
+            yield pb.PutRecordsRequest(call=self._sign("PutRecords", body))
+            for chunk in chunks(data):
+                yield pb.PutRecordsRequest(chunk=chunk)
+
+        await self._retrying(lambda: self._stub.PutRecords(requests(), timeout=CALL_S))
+
+    async def get(self, keys: Sequence[RecordKey]) -> list[bytes]:
+        """The ciphertexts of these keys, at most BATCH_RECORDS, in order, each with its digest."""
+        body = pb.GetRecordsBody(keys=map(_message, keys))
+
+        async def call() -> list[bytes]:
+            sizes: Sequence[int] = ()
+            data = bytearray()
+            request = pb.GetRecordsRequest(call=self._sign("GetRecords", body))
+            async for response in self._stub.GetRecords(request, timeout=CALL_S):
+                if response.WhichOneof("part") == "sizes":
+                    sizes = response.sizes.sizes
+                    if len(sizes) != len(keys) or any(size > 2 * MAX_CARD for size in sizes):
+                        raise _mismatch()
+                _collect(data, response.chunk, sum(sizes))
+            return list(_cut(bytes(data), sizes))
+
+        ciphertexts = await self._retrying(call)
+        if [hashlib.sha256(ciphertext).digest() for ciphertext in ciphertexts] != [key.digest for key in keys]:
+            raise _mismatch()
+        return ciphertexts
+
+    async def list(self) -> set[RecordKey]:
+        """All ciphertexts that the account has there."""
+
+        async def call() -> set[RecordKey]:
+            request = pb.ListRecordsRequest(call=self._sign("ListRecords", pb.ListRecordsBody()))
+            keys: set[RecordKey] = set()
+            async for response in self._stub.ListRecords(request, timeout=CALL_S):
+                keys.update(RecordKey(r.key.generation, r.key.id, r.key.digest) for r in response.records)
+            return keys
+
+        return await self._retrying(call)
+
+    async def drop(self, keys: Sequence[RecordKey]) -> None:
+        """Remove ciphertexts, at most BATCH_KEYS."""
+        body = pb.DropRecordsBody(keys=map(_message, keys))
+
+        async def call() -> None:
+            await self._stub.DropRecords(pb.DropRecordsRequest(call=self._sign("DropRecords", body)), timeout=CALL_S)
+
+        await self._retrying(call)
+
+    async def manifest(self) -> StoredManifest | None:
+        """The newest manifest that the store shows, None if it shows none."""
+
+        async def call() -> StoredManifest:
+            header = pb.ManifestHeader()
+            data = bytearray()
+            request = pb.GetManifestRequest(call=self._sign("GetManifest", pb.GetManifestBody()))
+            async for response in self._stub.GetManifest(request, timeout=CALL_S):
+                if response.WhichOneof("part") == "header":
+                    header = response.header
+                _collect(data, response.chunk, min(header.size, _LARGEST))
+            return StoredManifest(header.generation, header.version, header.check_value, bytes(data))
+
+        try:
+            return await self._retrying(call)
+        except RefusedError as error:
+            if error.reason == "MANIFEST_ABSENT":
+                return None
+            raise
+
+    async def swap(self, manifest: StoredManifest) -> None:
+        """Replace the manifest of the version before; MANIFEST_CONFLICT if that is not the newest."""
+        body = pb.SwapManifestBody(
+            expected_version=manifest.version - 1,
+            generation=manifest.generation,
+            version=manifest.version,
+            check_value=manifest.check_value,
+            digest=hashlib.sha256(manifest.ciphertext).digest(),
+            size=len(manifest.ciphertext),
+        )
+
+        async def requests() -> AsyncIterator[pb.SwapManifestRequest]:
+            yield pb.SwapManifestRequest(call=self._sign("SwapManifest", body))
+            for chunk in chunks(manifest.ciphertext):
+                yield pb.SwapManifestRequest(chunk=chunk)
+
+        await self._retrying(lambda: self._stub.SwapManifest(requests(), timeout=CALL_S))
+
+    async def _retrying(self, call: Callable[[], Awaitable[Result]]) -> Result:
+        return await retrying(call, self._patience_s)
+
+    def _sign(self, method: str, body: Message) -> pb.SignedCall:
+        data, nonce, now_ms = body.SerializeToString(), os.urandom(NONCE_BYTES), self._now_ms()
+        label, key = self._account.label, public_key(self._account.seed)
+        digest = call_digest(self._namespace, label, key, method, data, now_ms, nonce)
+        return pb.SignedCall(
+            label=label,
+            public_key=key,
+            body=data,
+            timestamp_ms=now_ms,
+            nonce=nonce,
+            signature=sign(self._account.seed, digest),
+        )
+
+
+def _message(key: RecordKey) -> pb.RecordKey:
+    return pb.RecordKey(generation=key.generation, id=key.id, digest=key.digest)
+
+
+def _collect(data: bytearray, chunk: bytes, limit: int) -> None:
+    data += chunk
+    if len(data) > limit:
+        raise RefusedError("STORE_ANSWER_INVALID", "the contact store sends more than it announced")
+
+
+def _cut(data: bytes, sizes: Iterable[int]) -> Iterator[bytes]:
+    at = 0
+    for size in sizes:
+        yield data[at : at + size]
+        at += size
+
+
+def _mismatch() -> RefusedError:
+    return RefusedError("RECORD_MISMATCH", "the contact store gave other records than those asked for")

@@ -1,0 +1,297 @@
+"""The device: one account's profile and the services that it talks to. The API of `ipls client` and of the demo."""
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from ipls.client import vcard
+from ipls.client.calls import PATIENCE_S, system_now_ms
+from ipls.client.contact_store import ContactStore
+from ipls.client.directory import DirectoryReader, History
+from ipls.client.errors import ProfileError, RefusedError
+from ipls.client.events import IdentityChange, Report, silent
+from ipls.client.profile import Account, Contact, KnownVersion, Pinned, Profile, Registration, exists
+from ipls.client.registration import CodeSource, Registrar
+from ipls.client.sync import Restored, Stored, Sync
+from ipls.client.vault import Vault
+from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceStub
+from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
+from ipls.proto.registration.v1.registration_pb2_grpc import RegistrationServiceStub
+from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub
+from ipls.rpc.channel import open_channel
+from ipls.trust.errors import TrustError
+from ipls.trust.keys import public_key
+from ipls.trust.root import parse
+
+SERVICES = ("directory", "registration", "vault", "contacts")
+
+
+class Imported(NamedTuple):
+    """`added` cards of a file; `known` were here already, byte for byte; `skipped` are none, with line and reason."""
+
+    added: int
+    known: int
+    skipped: list[vcard.Skipped]
+
+
+class Listed(NamedTuple):
+    """A contact as it is shown. `id` is 32 hex digits; `stored`: the newest manifest that was sent names it."""
+
+    id: str
+    name: str
+    numbers: tuple[str, ...]
+    stored: bool
+
+
+class Status(NamedTuple):
+    """What the profile knows by itself, without asking anybody."""
+
+    namespace: str
+    label: str | None
+    identity: KnownVersion | None
+    foreign: list[KnownVersion]
+    head_epoch: int
+    contacts: int
+    unsent: int
+    generation: int
+    manifest_version: int
+    unfinished: bool
+    """A store or a rotation was cut off; `store` goes on with it."""
+
+
+class Device:
+    """One profile, open: `async with Device.open(folder) as device`. One at a time, also across processes.
+
+    Methods raise ClientError (see `ipls.client.errors`) and nothing else; one that was cut off is run again.
+    """
+
+    def __init__(
+        self, profile: Profile, pinned: Pinned, *, report: Report, now_ms: Callable[[], int], patience_s: float
+    ) -> None:
+        self._profile = profile
+        self._root = parse(pinned.trust_root)
+        self._addresses: dict[str, str] = json.loads(pinned.addresses)
+        self._report = report
+        self._now_ms = now_ms
+        self._patience_s = patience_s
+        self._stack = AsyncExitStack()
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        endpoints: Path | None = None,
+        *,
+        report: Report = silent,
+        now_ms: Callable[[], int] = system_now_ms,
+        patience_s: float = PATIENCE_S,
+    ) -> Self:
+        """The profile in `folder`. `endpoints` (a deployment's endpoints.json) makes it, pinning the trust root; later
+        it only says anew where the services are.
+
+        Raises ProfileError: PROFILE_ABSENT, PROFILE_BUSY, ENDPOINTS_INVALID, TRUST_ROOT_CHANGED.
+        """
+        given = None if endpoints is None else _read_endpoints(endpoints)
+        if given is None and not exists(folder):
+            raise ProfileError("PROFILE_ABSENT", "there is no such profile yet; name the endpoints.json to make it")
+        profile = Profile(folder)
+        try:
+            pinned = _pin(profile, given)
+            return cls(profile, pinned, report=report, now_ms=now_ms, patience_s=patience_s)
+        except BaseException:
+            profile.close()
+            raise
+
+    async def __aenter__(self) -> Self:
+        self._stack.callback(self._profile.close)
+        channels = {}
+        for name in SERVICES:
+            channel = open_channel(self._addresses[name], self._profile.ca_file)
+            channels[name] = await self._stack.enter_async_context(channel)
+        common: dict[str, Any] = {"patience_s": self._patience_s}
+        observed: dict[str, Any] = common | {"report": self._report}
+        timed: dict[str, Any] = observed | {"now_ms": self._now_ms}
+        root, profile = self._root, self._profile
+        self._directory = DirectoryReader(DirectoryServiceStub(channels["directory"]), root, profile, **timed)
+        self._registrar = Registrar(
+            RegistrationServiceStub(channels["registration"]), root.namespace, profile, self._directory, **observed
+        )
+        self._vault = Vault(VaultServiceStub(channels["vault"]), root, profile, self._directory, **timed)
+        self._contacts = ContactsServiceStub(channels["contacts"])
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def register(self, label: str, code_source: CodeSource) -> Account:
+        """Register the number (E.164); returns when the device's own complete history, at a head that it verified,
+        ends in its key. A profile whose key was superseded gets a new one; one that holds the newest is left alone.
+        """
+        account = self._profile.get(Account)
+        if account is not None:
+            if account.label != label:
+                raise ProfileError("OTHER_ACCOUNT", "this profile is another number's; name a new profile")
+            if self._watch(await self._directory.own_history(label)):
+                return account
+        account = await self._registrar.register(label, code_source)
+        self._tell_versions()
+        return account
+
+    async def monitor(self) -> list[KnownVersion]:
+        """Check the own complete history and return it, oldest first; a version with the origin `foreign` is not this
+        device's doing. Raises RefusedError HISTORY_REWRITTEN, ProfileError IDENTITY_SUPERSEDED.
+        """
+        if not self._watch(await self._directory.own_history(self._profile.account.label)):
+            self._tell_versions()
+            raise ProfileError(
+                "IDENTITY_SUPERSEDED",
+                "the number was registered anew, with another key than this device's: if that was not you, register it"
+                " again here, then store",
+            )
+        return self._profile.versions()
+
+    async def store(self) -> Stored:
+        """Bring the vault and the contact store up to date with this device; also finishes what was cut off."""
+        await self.monitor()
+        return await self._sync().push()
+
+    async def restore(self) -> Restored:
+        """Bring back what is stored, checked by its manifest; then rotate the key if another identity stored it."""
+        await self.monitor()
+        self._tell_versions()
+        return await self._sync().restore()
+
+    def import_cards(self, data: bytes) -> Imported:
+        """Add the cards of an exported address book, all or none; they are stored by the next `store`."""
+        known = {contact.card for contact in self._profile.contacts()}
+        cards: list[bytes] = []
+        skipped: list[vcard.Skipped] = []
+        for part in vcard.split(data):
+            if isinstance(part, vcard.Card):
+                cards.append(part.data)
+            else:
+                skipped.append(part)
+        added = [Contact(os.urandom(16), card, 0, b"") for card in cards if card not in known]
+        with self._profile.transaction():
+            self._profile.put_contacts(added)
+        return Imported(len(added), len(cards) - len(added), skipped)
+
+    def contacts(self, text: str = "") -> list[Listed]:
+        """Contacts whose name or number has `text` in it, whatever its case and the number's spacing; all for ""."""
+        wanted, digits = text.casefold(), _digits(text)
+        found = []
+        for contact in self._profile.contacts():
+            name, numbers = vcard.read(contact.card)
+            in_number = digits and digits == wanted.replace(" ", "") and any(digits in _digits(n) for n in numbers)
+            if wanted in name.casefold() or in_number:
+                found.append(Listed(contact.id.hex(), name, numbers, contact.generation > 0))
+        return found
+
+    def card(self, id: str) -> bytes:
+        """The card whose id begins with these hex digits. Raises ProfileError CONTACT_UNKNOWN, CONTACT_AMBIGUOUS."""
+        found = [contact.card for contact in self._profile.contacts() if contact.id.hex().startswith(id.lower())]
+        if not found:
+            raise ProfileError("CONTACT_UNKNOWN", "no contact has this id")
+        if len(found) > 1:
+            raise ProfileError("CONTACT_AMBIGUOUS", "several contacts' ids begin so; give more digits")
+        return found[0]
+
+    def cards(self) -> list[bytes]:
+        """All cards, byte for byte as they were imported."""
+        return [contact.card for contact in self._profile.contacts()]
+
+    def export(self) -> bytes:
+        """All cards as one address book."""
+        return vcard.join(self.cards())
+
+    def status(self) -> Status:
+        """How far this device is."""
+        profile = self._profile
+        account, head, progress = profile.get(Account), profile.head, profile.progress
+        versions, keys, contacts = profile.versions(), profile.contact_keys(), profile.contacts()
+        generation = keys[-1].generation if keys else 0
+        return Status(
+            namespace=self._root.namespace,
+            label=account.label if account else None,
+            identity=next((v for v in versions if account and v.version == account.version), None),
+            foreign=[v for v in versions if v.origin == "foreign"],
+            head_epoch=head.epoch if head else 0,
+            contacts=len(contacts),
+            unsent=sum(contact.generation == 0 for contact in contacts),
+            generation=generation,
+            manifest_version=profile.manifest.version,
+            unfinished=progress.tidy or progress.rotate or generation > profile.manifest.generation,
+        )
+
+    def _sync(self) -> Sync:
+        account = self._profile.account
+        store = ContactStore(
+            self._contacts, self._root.namespace, account, now_ms=self._now_ms, patience_s=self._patience_s
+        )
+        return Sync(self._profile, self._vault, store, report=self._report)
+
+    def _watch(self, history: History) -> bool:
+        """Compare the proved history with the versions known; new ones are foreign. Whether it ends in this key."""
+        known = {version.version: version for version in self._profile.versions()}
+        proved = {identity.version: identity for identity in history.identities}
+        for version in known.values():
+            identity = proved.get(version.version)
+            if identity is None or (identity.epoch, identity.public_key) != (version.epoch, version.public_key):
+                raise RefusedError(
+                    "HISTORY_REWRITTEN", f"the directory's history changed at version {version.version}, once proved"
+                )
+        pending = self._profile.get(Registration)
+        made_here = public_key(pending.seed) if pending else None
+        foreign = [
+            KnownVersion(i.version, i.epoch, i.public_key, "foreign")
+            for i in proved.values()
+            if i.version not in known and i.public_key != made_here
+        ]
+        with self._profile.transaction():
+            self._profile.add_versions(foreign)
+        for version in foreign:
+            self._report(IdentityChange(*version))
+        return history.identities[0].public_key == public_key(self._profile.account.seed)
+
+    def _tell_versions(self) -> None:
+        for version in self._profile.versions():
+            self._report(IdentityChange(*version))
+
+
+def _pin(profile: Profile, given: Pinned | None) -> Pinned:
+    """What the profile is bound to: its trust root for good, CA and addresses as given last."""
+    pinned = profile.get(Pinned)
+    if given is None:
+        if pinned is None:
+            raise ProfileError("PROFILE_ABSENT", "this profile was never made; name the endpoints.json to make it")
+        return pinned
+    if pinned is not None and pinned.trust_root != given.trust_root:
+        raise ProfileError("TRUST_ROOT_CHANGED", "this profile is pinned to another trust root")
+    profile.pin(given)
+    return given
+
+
+def _read_endpoints(path: Path) -> Pinned:
+    try:
+        endpoints = json.loads(path.read_bytes())
+        addresses = {name: str(endpoints["services"][name]["address"]) for name in SERVICES}
+        trust_root = (path.parent / endpoints["trust_root"]).read_bytes()
+        ca = (path.parent / endpoints["ca_file"]).read_bytes()
+        parse(trust_root)
+    except OSError as error:
+        raise ProfileError("ENDPOINTS_INVALID", f"{error.filename}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ProfileError("ENDPOINTS_INVALID", f"{path}: not a deployment's endpoints.json") from error
+    except TrustError as error:
+        raise ProfileError(error.reason, f"{endpoints['trust_root']}: {error.message}") from error
+    return Pinned(trust_root, ca, json.dumps(addresses))
+
+
+def _digits(text: str) -> str:
+    return "".join(c for c in text if c.isdigit() or c == "+")

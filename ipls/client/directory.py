@@ -1,0 +1,103 @@
+"""Reading the directory: every answer is checked against the pinned trust root and what this device saw before."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from ipls.akd import AkdError, Version, verify_history
+from ipls.client.calls import CALL_S, PATIENCE_S, retrying
+from ipls.client.errors import RefusedError
+from ipls.client.events import HeadChecked, HistoryChecked, Report
+from ipls.client.profile import Profile
+from ipls.proto.directory.v1.directory_pb2 import HistoryRequest, HistoryResponse
+from ipls.proto.witness.v1.head_pb2 import SignedHead
+from ipls.trust.errors import TrustError
+from ipls.trust.heads import Head, signers, verify_head
+from ipls.trust.identity import Identity, decode_record, verify_identity
+from ipls.trust.root import TrustRoot
+
+if TYPE_CHECKING:
+    from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceAsyncStub
+
+
+class History(NamedTuple):
+    """A label's versions, newest first, complete at `head`."""
+
+    head: Head
+    identities: tuple[Identity, ...]
+
+
+class DirectoryReader:
+    """Raises RefusedError for an answer that does not hold, TryLaterError while there is none."""
+
+    def __init__(
+        self,
+        stub: "DirectoryServiceAsyncStub",
+        root: TrustRoot,
+        profile: Profile,
+        *,
+        now_ms: Callable[[], int],
+        report: Report,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._stub = stub
+        self._root = root
+        self._profile = profile
+        self._now_ms = now_ms
+        self._report = report
+        self._patience_s = patience_s
+
+    def observe(self, signed: SignedHead) -> Head:
+        """Check a head, never below the highest seen nor another root for its epoch; remember it as the highest."""
+        seen = self._profile.head
+        now_ms = self._now_ms()
+        try:
+            head = verify_head(
+                self._root, signed, now_ms=now_ms, at_least=Head(seen.epoch, seen.root_hash) if seen else None
+            )
+            names = signers(self._root, signed, now_ms=now_ms)
+        except TrustError as error:
+            raise RefusedError(error.reason, f"the directory's head was refused: {error.message}") from error
+        self._profile.put(self._profile.progress._replace(head=signed.SerializeToString()))
+        self._report(HeadChecked(head.epoch, head.root_hash, names))
+        return head
+
+    async def own_history(self, label: str) -> History:
+        """The complete history at the newest head, which most recent 1 (what vault and store judge by) must agree with.
+
+        The complete history alone shows versions planted between the markers of a most recent one, and the other way
+        round (the directory spec, Known weakness).
+        """
+        response = await self._fetch(label, 0)
+        head = self.observe(response.head)
+        try:
+            versions = verify_history(
+                head.root_hash, head.epoch, self._root.vrf_public_key, label.encode(), response.proof
+            )
+            identities = tuple(_identity(version) for version in versions)
+        except (AkdError, TrustError) as error:
+            raise RefusedError(error.reason, f"the directory's history proof was refused: {error.message}") from error
+        self._report(HistoryChecked("complete", head.epoch, head.root_hash, identities[0].version))
+        newest = await self._newest(label, head)
+        if newest != identities[0]:
+            raise RefusedError("IDENTITY_SPLIT", "the directory proves two different newest keys for this account")
+        self._report(HistoryChecked("most recent 1", head.epoch, head.root_hash, newest.version))
+        return History(head, identities)
+
+    async def _newest(self, label: str, head: Head) -> Identity:
+        response = await self._fetch(label, 1, head.epoch)
+        try:
+            return verify_identity(self._root, head, label, response.proof)
+        except TrustError as error:
+            raise RefusedError(error.reason, f"the directory's identity proof was refused: {error.message}") from error
+
+    async def _fetch(self, label: str, most_recent: int, epoch: int = 0) -> HistoryResponse:
+        request = HistoryRequest(label=label.encode(), epoch=epoch, most_recent=most_recent)
+
+        async def call() -> HistoryResponse:
+            return await self._stub.History(request, timeout=CALL_S)
+
+        return await retrying(call, self._patience_s)
+
+
+def _identity(version: Version) -> Identity:
+    return Identity(decode_record(version.value), version.version, version.epoch)

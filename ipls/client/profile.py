@@ -1,0 +1,253 @@
+"""What a device keeps: one account's identity key, contact keys, cards, and how far it has seen the services go.
+
+One SQLite file in a folder of its own, both for their owner alone (0700, 0600). The keys lie in it in clear: for now
+the device's protection is its disk encryption and its login.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from ipls.client.errors import ProfileError
+from ipls.proto.witness.v1.head_pb2 import SignedHead
+from ipls.store.sqlite import connect, transaction
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS pinned (one INTEGER PRIMARY KEY CHECK (one = 1), trust_root BLOB, ca BLOB, addresses TEXT);
+CREATE TABLE IF NOT EXISTS registration (one INTEGER PRIMARY KEY CHECK (one = 1),
+    label TEXT, seed BLOB, request_id BLOB, code TEXT, ticket BLOB);
+CREATE TABLE IF NOT EXISTS account (one INTEGER PRIMARY KEY CHECK (one = 1),
+    label TEXT, seed BLOB, version INTEGER, epoch INTEGER);
+CREATE TABLE IF NOT EXISTS manifest (one INTEGER PRIMARY KEY CHECK (one = 1),
+    generation INTEGER, version INTEGER, contents BLOB);
+CREATE TABLE IF NOT EXISTS swap (one INTEGER PRIMARY KEY CHECK (one = 1),
+    generation INTEGER, version INTEGER, check_value BLOB, ciphertext BLOB, contents BLOB);
+CREATE TABLE IF NOT EXISTS progress (one INTEGER PRIMARY KEY CHECK (one = 1),
+    head BLOB, bundle_number INTEGER, rotate INTEGER, tidy INTEGER);
+CREATE TABLE IF NOT EXISTS version (version INTEGER PRIMARY KEY, epoch INTEGER, public_key BLOB, origin TEXT);
+CREATE TABLE IF NOT EXISTS contact_key (
+    generation INTEGER PRIMARY KEY, contact_key BLOB, store_id BLOB, confirmed INTEGER);
+CREATE TABLE IF NOT EXISTS contact (
+    number INTEGER PRIMARY KEY, id BLOB UNIQUE, card BLOB, generation INTEGER, digest BLOB);
+INSERT OR IGNORE INTO progress VALUES (1, x'', 0, 0, 0);
+INSERT OR IGNORE INTO manifest VALUES (1, 0, 0, x'');
+"""
+
+
+class Pinned(NamedTuple):
+    """What the profile was made with: the trust root's and the CA's bytes, and where the services are (JSON)."""
+
+    trust_root: bytes
+    ca: bytes
+    addresses: str
+
+
+class Registration(NamedTuple):
+    """One under way: made before anything is sent. Code and ticket are empty until there is one."""
+
+    label: str
+    seed: bytes
+    request_id: bytes
+    code: str
+    ticket: bytes
+
+
+class Account(NamedTuple):
+    """The device's identity: its Ed25519 seed, and the version and epoch at which the directory proved its key."""
+
+    label: str
+    seed: bytes
+    version: int
+    epoch: int
+
+
+class ManifestSeen(NamedTuple):
+    """The newest manifest that this device wrote or verified; all 0 before the first. `contents` hashes its list."""
+
+    generation: int
+    version: int
+    contents: bytes
+
+
+class Swap(NamedTuple):
+    """A manifest on its way: these very bytes are sent again until the store has answered."""
+
+    generation: int
+    version: int
+    check_value: bytes
+    ciphertext: bytes
+    contents: bytes
+
+
+class KnownVersion(NamedTuple):
+    """One version of the own identity. `origin`: `own` (made here), `earlier` (there when this device registered) or
+    `foreign` (came later, not made here: a theft, unless the person knows it)."""
+
+    version: int
+    epoch: int
+    public_key: bytes
+    origin: str
+
+
+class ContactKey(NamedTuple):
+    """`confirmed` once the vault gave it back; until then `store_id` names the attempt to store it."""
+
+    generation: int
+    contact_key: bytes
+    store_id: bytes
+    confirmed: bool
+
+
+class Contact(NamedTuple):
+    """A card and the ciphertext that holds it in the store; generation 0 while none does."""
+
+    id: bytes
+    card: bytes
+    generation: int
+    digest: bytes
+
+
+class Progress(NamedTuple):
+    """`head`: the highest seen, encoded. `rotate`: a new contact key is due. `tidy`: what it replaced is to go."""
+
+    head: bytes
+    bundle_number: int
+    rotate: bool
+    tidy: bool
+
+
+Row = TypeVar("Row", Pinned, Registration, Account, ManifestSeen, Swap, Progress)
+
+_TABLES: dict[type, str] = {
+    Pinned: "pinned",
+    Registration: "registration",
+    Account: "account",
+    ManifestSeen: "manifest",
+    Swap: "swap",
+    Progress: "progress",
+}
+
+
+class Profile:
+    """The file, held by one command at a time. A method that changes something is durable when it returns."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open, or create, the profile in `folder`. Raises ProfileError PROFILE_BUSY."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.ca_file = folder / "ca.pem"
+        self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise ProfileError("PROFILE_BUSY", "another command is using this profile; wait for it to end") from None
+        self._db = connect(folder / "profile.db")
+        self._db.execute("PRAGMA secure_delete=ON")
+        self._db.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        """Let the next command in."""
+        self._db.close()
+        os.close(self._lock)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All changes of the block or none of them. Blocks don't nest."""
+        with transaction(self._db):
+            yield
+
+    def get(self, kind: type[Row]) -> Row | None:
+        """The one row of this kind, if there is one."""
+        sql = f"SELECT * FROM {_TABLES[kind]}"  # noqa: S608  # a name of ours
+        row = self._db.execute(sql).fetchone()
+        return kind(*row[1:]) if row else None
+
+    def put(self, row: Pinned | Registration | Account | ManifestSeen | Swap | Progress) -> None:
+        """Write the one row of its kind."""
+        marks = ", ?" * len(row)
+        self._db.execute(f"INSERT OR REPLACE INTO {_TABLES[type(row)]} VALUES (1{marks})", row)  # noqa: S608  # ours too
+
+    def remove(self, kind: type[Row]) -> None:
+        """Remove the one row of this kind."""
+        self._db.execute(f"DELETE FROM {_TABLES[kind]}")  # noqa: S608  # ours too
+
+    def pin(self, pinned: Pinned) -> None:
+        """Bind the profile; the CA also goes to `ca_file`, where channels read it."""
+        self.ca_file.write_bytes(pinned.ca)
+        self.put(pinned)
+
+    @property
+    def progress(self) -> Progress:
+        """How far things are."""
+        progress = self.get(Progress)
+        assert progress is not None
+        return progress
+
+    @property
+    def manifest(self) -> ManifestSeen:
+        """The newest manifest known."""
+        manifest = self.get(ManifestSeen)
+        assert manifest is not None
+        return manifest
+
+    @property
+    def head(self) -> SignedHead | None:
+        """The highest head that this device has verified."""
+        encoded = self.progress.head
+        return SignedHead.FromString(encoded) if encoded else None
+
+    @property
+    def account(self) -> Account:
+        """The registered account. Raises ProfileError NOT_REGISTERED."""
+        account = self.get(Account)
+        if account is None:
+            raise ProfileError("NOT_REGISTERED", "this profile has no account yet; register it first")
+        return account
+
+    def versions(self) -> list[KnownVersion]:
+        """The own identity's known versions, oldest first."""
+        return [KnownVersion(*row) for row in self._db.execute("SELECT * FROM version ORDER BY version")]
+
+    def add_versions(self, versions: Iterable[KnownVersion]) -> None:
+        """Remember versions; one known already gets the new origin."""
+        self._db.executemany("INSERT OR REPLACE INTO version VALUES (?, ?, ?, ?)", versions)
+
+    def contact_keys(self) -> list[ContactKey]:
+        """The contact keys held, oldest generation first."""
+        rows = self._db.execute("SELECT * FROM contact_key ORDER BY generation")
+        return [ContactKey(generation, key, store_id, bool(done)) for generation, key, store_id, done in rows]
+
+    def put_key(self, key: ContactKey) -> None:
+        """Write a key."""
+        self._db.execute("INSERT OR REPLACE INTO contact_key VALUES (?, ?, ?, ?)", key)
+
+    def drop_key(self, generation: int) -> None:
+        """Forget one key."""
+        self._db.execute("DELETE FROM contact_key WHERE generation = ?", (generation,))
+
+    def drop_keys_below(self, generation: int) -> None:
+        """Forget the keys that a rotation replaced."""
+        self._db.execute("DELETE FROM contact_key WHERE generation < ?", (generation,))
+
+    def contacts(self) -> list[Contact]:
+        """All contacts, in the order in which they came."""
+        return [
+            Contact(*row)
+            for row in self._db.execute("SELECT id, card, generation, digest FROM contact ORDER BY number")
+        ]
+
+    def put_contacts(self, contacts: Iterable[Contact]) -> None:
+        """Add contacts, or rewrite those whose id is there."""
+        self._db.executemany(
+            "INSERT INTO contact (id, card, generation, digest) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
+            " SET card = excluded.card, generation = excluded.generation, digest = excluded.digest",
+            contacts,
+        )
+
+
+def exists(folder: Path) -> bool:
+    """Whether a profile was made in this folder."""
+    return (folder / "profile.db").exists()

@@ -1,0 +1,154 @@
+"""Registering an account: a code to the number, a signed request, and then the directory's own proof that it is in."""
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from ipls.client.calls import CALL_S, PATIENCE_S, retrying
+from ipls.client.directory import DirectoryReader, History
+from ipls.client.errors import ProfileError, RefusedError, TryLaterError
+from ipls.client.events import Report, Step
+from ipls.client.profile import Account, KnownVersion, Profile, Registration
+from ipls.proto.registration.v1 import registration_pb2 as pb
+from ipls.trust.encoding import T
+from ipls.trust.errors import TrustError
+from ipls.trust.identity import Identity, check_label, encode_record
+from ipls.trust.keys import public_key, sign
+
+if TYPE_CHECKING:
+    from ipls.proto.registration.v1.registration_pb2_grpc import RegistrationServiceAsyncStub
+
+Answer = TypeVar("Answer")
+
+CodeSource = Callable[[bytes], Awaitable[str]]
+"""Gives the code that was sent to the number; it is handed the request's id (16 bytes)."""
+
+_WRONG_CODE = ("CODE_WRONG", "CODE_EXPIRED", "CODE_NOT_REQUESTED", "CODE_ATTEMPTS")
+_LAGGING_S = 0.2
+
+
+class Registrar:
+    """One registration at a time, the profile's; each step is kept before it is sent, so one cut off goes on."""
+
+    def __init__(
+        self,
+        stub: "RegistrationServiceAsyncStub",
+        namespace: str,
+        profile: Profile,
+        directory: DirectoryReader,
+        *,
+        report: Report,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._stub = stub
+        self._namespace = namespace
+        self._profile = profile
+        self._directory = directory
+        self._report = report
+        self._patience_s = patience_s
+
+    async def register(self, label: str, code_source: CodeSource) -> Account:
+        """Put a new key into the directory under `label`; returns when the own complete history ends in it.
+
+        Raises ProfileError LABEL_INVALID, REGISTRATION_UNDER_WAY (for another number); RefusedError; TryLaterError.
+        """
+        request = self._request(label)
+        if not request.ticket:
+            request = await self._send(request, code_source)
+        epoch = await self._published(request.ticket)
+        history = await self._proved(request, epoch)
+        return self._adopt(request, history)
+
+    def _request(self, label: str) -> Registration:
+        try:
+            check_label(label)
+        except TrustError as error:
+            raise ProfileError(error.reason, error.message) from error
+        request = self._profile.get(Registration)
+        if request is None:
+            request = Registration(label, os.urandom(32), os.urandom(16), "", b"")
+            self._profile.put(request)
+        if request.label != label:
+            raise ProfileError("REGISTRATION_UNDER_WAY", "this profile is already registering another number")
+        return request
+
+    async def _send(self, request: Registration, code_source: CodeSource) -> Registration:
+        if not request.code:
+            await self._call(
+                self._stub.RequestCode, pb.RequestCodeRequest(label=request.label, request_id=request.request_id)
+            )
+            request = request._replace(code=(await code_source(request.request_id)).strip())
+            self._profile.put(request)
+        record = encode_record(public_key(request.seed))
+        digest = T("ipls/registration/v1 request", self._namespace, request.label, record, request.request_id)
+        try:
+            response = await self._call(
+                self._stub.Register,
+                pb.RegisterRequest(
+                    label=request.label,
+                    request_id=request.request_id,
+                    code=request.code,
+                    identity_record=record,
+                    signature=sign(request.seed, digest),
+                ),
+            )
+        except RefusedError as error:
+            if error.reason in _WRONG_CODE:
+                self._profile.put(request._replace(code=""))  # the next attempt asks for a new one
+            raise
+        request = request._replace(ticket=response.ticket)
+        self._profile.put(request)
+        self._report(Step("registration sent"))
+        return request
+
+    async def _call(self, method: Callable[..., Awaitable[Answer]], message: object) -> Answer:
+        async def call() -> Answer:
+            return await method(message, timeout=CALL_S)
+
+        return await retrying(call, self._patience_s)
+
+    async def _published(self, ticket: bytes) -> int:
+        """The epoch that the ticket's update came in, once it is signed and public."""
+
+        async def watch() -> int | None:
+            async for response in self._stub.WatchRegistration(
+                pb.WatchRegistrationRequest(ticket=ticket), timeout=CALL_S
+            ):
+                if response.published:
+                    return response.epoch
+            return None
+
+        epoch = await retrying(watch, self._patience_s)
+        if epoch is None:
+            raise TryLaterError("REGISTRATION_PENDING", "the registration is queued; its epoch is not signed yet")
+        return epoch
+
+    async def _proved(self, request: Registration, epoch: int) -> History:
+        end = time.monotonic() + self._patience_s
+        while (history := await self._directory.own_history(request.label)).head.epoch < epoch:
+            if time.monotonic() > end:
+                raise TryLaterError("REGISTRATION_PENDING", "the directory's newest head is below the promised epoch")
+            await asyncio.sleep(_LAGGING_S)
+        if history.identities[0].public_key != public_key(request.seed):
+            raise RefusedError("REGISTRATION_NOT_PROVED", "the directory's proved history does not end in this key")
+        return history
+
+    def _adopt(self, request: Registration, history: History) -> Account:
+        newest, *earlier = history.identities
+        known = {version.version for version in self._profile.versions()}
+        account = Account(request.label, request.seed, newest.version, newest.epoch)
+        with self._profile.transaction():
+            self._profile.add_versions(_known(i, "earlier") for i in earlier if i.version not in known)
+            self._profile.add_versions([_known(newest, "own")])
+            self._profile.put(account)
+            if self._profile.contact_keys():  # another identity may have got hold of them
+                self._profile.put(self._profile.progress._replace(rotate=True))
+            self._profile.remove(Registration)
+        self._report(Step("registered"))
+        return account
+
+
+def _known(identity: Identity, origin: str) -> KnownVersion:
+    return KnownVersion(identity.version, identity.epoch, identity.public_key, origin)
