@@ -89,7 +89,7 @@ class StoredHead(NamedTuple):
 class Waiting(NamedTuple):
     """The queue as the publisher plans by it."""
 
-    count: int
+    updates: int
     oldest_ms: int
 
 

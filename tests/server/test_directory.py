@@ -237,7 +237,7 @@ async def test_only_the_messaging_services_certificate_may_submit(world: World, 
                 plain = await failure(DirectoryServiceStub(channel).GetHead(pb.GetHeadRequest()))
                 assert plain.code is grpc.StatusCode.UNAVAILABLE
     store = DirectoryStore(world.folder / "directory.db", world.root.namespace, world.key.public_key)
-    assert store.waiting().count == 0
+    assert store.waiting().updates == 0
     store.close()
 
 

@@ -41,19 +41,12 @@ class Registrar:
         assert named == request_id.hex()
         return code
 
-    def request(
-        self, code: str, request: int = 1, label: str = LABEL, key: bytes = KEY, **changes: Any
-    ) -> pb.RegisterRequest:
+    def request(self, code: str, request: int = 1, label: str = LABEL, key: bytes = KEY) -> pb.RegisterRequest:
         request_id, record = request.to_bytes(16, "big"), encode_record(public_key(key))
         digest = T("ipls/registration/v1 request", self.world.root.namespace, label, record, request_id)
-        fields = {
-            "label": label,
-            "request_id": request_id,
-            "code": code,
-            "identity_record": record,
-            "signature": sign(key, digest),
-        }
-        return pb.RegisterRequest(**{**fields, **changes})
+        return pb.RegisterRequest(
+            label=label, request_id=request_id, code=code, identity_record=record, signature=sign(key, digest)
+        )
 
     async def refusal(self, request: pb.RegisterRequest) -> RemoteError:
         return await failure(self.stub.Register(request))
@@ -181,7 +174,11 @@ async def test_the_key_that_is_registered_signs_all_of_the_request(world: World)
             ({"label": "49170"}, "LABEL_INVALID"),
             ({"request_id": b"1"}, "REQUEST_ID_INVALID"),
         ]:
-            error = await device.refusal(device.request(code, **changes))
+            changed = pb.RegisterRequest()
+            changed.CopyFrom(honest)
+            for name, value in changes.items():
+                setattr(changed, name, value)
+            error = await device.refusal(changed)
             assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
         ticket = (await device.stub.Register(honest)).ticket  # none of these cost an attempt or bound the request
         assert await client.published(ticket) == 1

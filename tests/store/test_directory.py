@@ -217,7 +217,7 @@ def test_a_commit_that_fails_leaves_nothing(store: DirectoryStore) -> None:
         store.commit(step, publication(step, [Row(b"\0", 2, b"tile")], version=1), b"signed 2")
     assert store.head(2) is None
     assert store.read([b"\0"], 9) == {}
-    assert store.waiting().count == 1
+    assert store.waiting().updates == 1
     store.commit(step, publication(step, [Row(b"\0", 2, b"tile")], version=2), b"signed 2")
     assert [v.value for v in store.versions(ALICE, 2)] == [b"next", b"key"]
 

@@ -166,9 +166,9 @@ class Publisher:
     def _epoch_due_ms(self) -> float:
         """When the next epoch is to be made; never, while nothing waits."""
         waiting = self._store.waiting()
-        if waiting.count == 0:
+        if waiting.updates == 0:
             return math.inf
-        return 0 if waiting.count >= self._max_updates else waiting.oldest_ms + self._max_age_ms
+        return 0 if waiting.updates >= self._max_updates else waiting.oldest_ms + self._max_age_ms
 
     async def _work(self) -> None:
         """Return when an epoch or the head's renewal is due."""
