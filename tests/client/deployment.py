@@ -1,0 +1,127 @@
+"""A whole deployment on loopback, each service in a process of its own, and devices for it."""
+
+import asyncio
+import itertools
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+
+from ipls.cli import deployment
+from ipls.cli.health import until_serving
+from ipls.client.device import Device
+from ipls.client.events import Event, Step
+from ipls.config import load
+from ipls.store.contacts import ContactsStore
+
+PROCESSES = ("witness", "directory", "vault", "contacts", "registration")
+SERVE = """
+import sys
+from pathlib import Path
+from ipls.cli.serve import serve_one, stop_at_eof
+stop_at_eof()
+serve_one(sys.argv[1], Path(sys.argv[2]))
+"""
+
+
+class Crash(Exception):
+    """The device dies here."""
+
+
+class Deployment:
+    """Each `label()` is a number that nobody has yet, each `profile()` a new phone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        deployment.create(folder, "test.ipls", port=0)
+        file = folder / "ipls.toml"
+        file.write_text(file.read_text().replace("[directory]\n", "[directory]\nepoch_max_age_s = 0.05\n"))
+        self.config = load(file)
+        self._numbers = itertools.count(1)
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def label(self) -> str:
+        return f"+49170{next(self._numbers):07}"
+
+    def profile(self) -> Path:
+        return self.folder / f"phone{next(self._numbers)}"
+
+    @contextmanager
+    def running(self) -> Iterator["Deployment"]:
+        for name in PROCESSES:
+            command = [sys.executable, "-c", SERVE, name, str(self.folder / "ipls.toml")]
+            with (self.folder / f"logs/{name}.log").open("ab") as log:
+                self._processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log))
+        try:
+            asyncio.run(self._until_serving())
+            yield self
+        finally:
+            for process in self._processes:
+                assert process.stdin
+                process.stdin.close()
+            for process in self._processes:
+                process.wait()
+
+    async def _until_serving(self) -> None:
+        for name in PROCESSES:
+            service = getattr(self.config, name)
+            await until_serving(name, service.listen, self.folder / "tls/ca.pem")
+
+    @contextmanager
+    def contacts_database(self) -> Iterator[ContactsStore]:
+        """The store's own file, under its running service: what its operator can do."""
+        store = ContactsStore(self.config.contacts.database)
+        try:
+            yield store
+        finally:
+            store.close()
+
+    @asynccontextmanager
+    async def device(
+        self, profile: Path, report: Callable[[Event], None] = lambda event: None, **options: float
+    ) -> AsyncIterator[Device]:
+        endpoints = self.folder / "endpoints.json"
+        async with Device.open(profile, endpoints, report=report, **options) as device:
+            yield device
+
+    async def code(self, request_id: bytes) -> str:
+        """What the development registration service would have sent."""
+        lines = self.config.registration.outbox.read_text().splitlines()
+        return next(line.split()[1] for line in reversed(lines) if line.startswith(request_id.hex()))
+
+    async def registered(self, label: str) -> Path:
+        """A new phone that holds the number."""
+        profile = self.profile()
+        async with self.device(profile) as device:
+            await device.register(label, self.code)
+        return profile
+
+    async def stored(self, label: str, cards: bytes) -> Path:
+        """A new phone that holds the number and has stored these cards."""
+        profile = await self.registered(label)
+        async with self.device(profile) as device:
+            device.import_cards(cards)
+            await device.store()
+        return profile
+
+    async def cut_off(self, profile: Path, journey: Callable[[Device], object], step: str) -> bool:
+        """Run the journey and crash right after the step; whether it came to it."""
+
+        def report(event: Event) -> None:
+            if isinstance(event, Step) and event.name == step:
+                raise Crash
+
+        with suppress(Crash):
+            async with self.device(profile, report) as device:
+                await journey(device)  # type: ignore[misc]
+            return False
+        return True
+
+
+def book(count: int, prefix: str = "Person") -> bytes:
+    """An address book of simple cards."""
+    return b"".join(
+        f"BEGIN:VCARD\r\nVERSION:3.0\r\nFN:{prefix} {n}\r\nTEL:+1 555 {n:04}\r\nEND:VCARD\r\n".encode()
+        for n in range(count)
+    )
