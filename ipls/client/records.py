@@ -21,8 +21,8 @@ KEY_SIZE = 32
 ID_SIZE = 16
 MAX_CARD = 2 * 1024 * 1024 - 4
 """Largest card in bytes: with its length before it, it fills 2 MiB."""
-MAX_MANIFEST = 32 * 1024 * 1024 - 4
-"""Largest encoded manifest in bytes: 699,048 records."""
+MAX_MANIFEST = 16 * 1024 * 1024 - 4
+"""Largest encoded manifest in bytes: 349,524 records."""
 
 _MANIFEST_ID = bytes(ID_SIZE)
 _LENGTH_SIZE = 4

@@ -174,12 +174,11 @@ def _is_real(data: bytes, marker: re.Match[bytes], stop: int) -> bool:
     some phones end a quoted-printable value in a soft break before END:VCARD.
     """
     following = _LINE.search(data, stop)
+    text = following[0].removeprefix(codecs.BOM_UTF8).lstrip() if following else b""
     if marker[1].upper() == b"BEGIN":
-        return following is not None and following[0][:8].upper() == b"VERSION:"
-    if following is None:
-        return True
-    after = _MARKER.match(data, following.start())
-    return after is not None and after[1].upper() == b"BEGIN"
+        return text[:8].upper() == b"VERSION:"
+    after = _MARKER.match(text)
+    return not following or (after is not None and after[1].upper() == b"BEGIN")
 
 
 def _count_lines(data: bytes, start: int, stop: int) -> int:

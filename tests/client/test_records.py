@@ -121,6 +121,13 @@ def test_what_was_listed_is_listed(records: dict[bytes, bytes]):
     assert open_manifest(KEY, LABEL, 3, 4, check_value(KEY), seal_manifest(KEY, LABEL, manifest)) == manifest
 
 
+def test_a_manifest_over_the_limit_is_not_sealed():
+    records = {number.to_bytes(16, "big"): bytes(32) for number in range(1, 349_526)}
+    assert refused(seal_manifest, KEY, LABEL, Manifest(1, 1, records)) == "MANIFEST_TOO_LARGE"
+    del records[(1).to_bytes(16, "big")]
+    assert len(seal_manifest(KEY, LABEL, Manifest(1, 1, records))) == 12 + 2**24 + 16
+
+
 @pytest.mark.parametrize(
     ("key", "label", "generation", "record_id"),
     [

@@ -84,7 +84,7 @@ def test_markers_inside_a_value_do_not_cut(text: str):
     assert read(one).name == "Ada"
 
 
-@pytest.mark.parametrize("after", [b"", b"\r\n" + ADA])
+@pytest.mark.parametrize("after", [b"", b"\r\n" + ADA, b"\n\n\xef\xbb\xbf " + ADA, b"\r\n\r\n"])
 def test_a_soft_break_left_before_the_end_costs_no_card(after: bytes):
     broken = card("N:Ada", "NOTE;ENCODING=QUOTED-PRINTABLE:cut off=", version="2.1")
     assert cards(broken + after) == [broken, *cards(after)]
