@@ -245,7 +245,8 @@ async def test_an_oversized_blob_or_chunk_is_refused(world: World) -> None:
     made = world.chain.step()
     signed = proposal(made)
     signed.blob_size = MAX_BLOB + 1
-    assert await broken(world, ProposeRequest(proposal=signed)) == "PROPOSAL_STREAM_BROKEN"
+    with pytest.raises(RemoteError, match=f"at most {MAX_BLOB} bytes"):
+        await world.send([ProposeRequest(proposal=signed)])
     signed.blob_size = 2 << 20
     oversized = ProposeRequest(blob_chunk=bytes((1 << 20) + 1))
     assert await broken(world, ProposeRequest(proposal=signed), oversized) == "PROPOSAL_STREAM_BROKEN"

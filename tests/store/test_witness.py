@@ -83,6 +83,7 @@ def test_only_the_successor_is_signed(store: WitnessStore) -> None:
     store.sign(FIRST, b"blob", NOW, cosign)
     for step, reason in (
         (Step(5, 1, R0, FORK), "WITNESS_FORK"),
+        (Step(5, 1, R1, FORK), "WITNESS_FORK"),
         (Step(5, 2, FORK, R2), "WITNESS_FORK"),
         (Step(5, 3, R1, R2), "WITNESS_GAP"),
         (Step(5, 0, R0, R0), "WITNESS_BEHIND"),
