@@ -1,23 +1,20 @@
-"""Why an epoch does not come about.
+"""Why an epoch does not come about: nothing of it is visible then. Each `reason` is one of docs/protocol/errors.md.
 
-PublisherError          `reason` is one of docs/protocol/errors.md
-├── NoQuorum            fewer than k witnesses signed; tried again, reads go on meanwhile
-└── PublisherStopped    the database contradicts itself or the witnesses; an operator must look
+NoQuorum            fewer than k witnesses signed; tried again, reads go on meanwhile
+PublisherStopped    (a StoreError) the database contradicts itself, the witnesses or the log; an operator must look
 """
 
+from ipls.store.errors import StoreError
 
-class PublisherError(Exception):
-    """The epoch was not signed; nothing of it is visible."""
+
+class NoQuorum(Exception):
+    """Witnesses are down or refuse; `reason` is the first refusal's, or WITNESS_UNREACHABLE."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
 
 
-class NoQuorum(PublisherError):
-    """Witnesses are down or refuse; `reason` is the first refusal's, or WITNESS_UNREACHABLE."""
-
-
-class PublisherStopped(PublisherError):
+class PublisherStopped(StoreError):
     """Going on could fork the directory: STEP_DIFFERS, TREE_CORRUPT, DIRECTORY_BEHIND_WITNESS, START_NOT_EMPTY,
     LOG_EPOCH_TAKEN, LOG_OBJECT_EXISTS."""

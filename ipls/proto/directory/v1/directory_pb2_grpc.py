@@ -82,7 +82,8 @@ class DirectoryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchHeads(self, request, context):
-        """The newest head at once, then each new one (and each renewed signature) as it is signed.
+        """The newest head at once, then each new one (and each renewed signature) as it is signed. A reader slower than the
+        epochs skips to the newest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,9 @@ class DirectoryServiceStub:
     History: _grpc.UnaryUnaryMultiCallable[_directory_pb2.HistoryRequest, _directory_pb2.HistoryResponse]
     GetHead: _grpc.UnaryUnaryMultiCallable[_directory_pb2.GetHeadRequest, _directory_pb2.GetHeadResponse]
     WatchHeads: _grpc.UnaryStreamMultiCallable[_directory_pb2.WatchHeadsRequest, _directory_pb2.WatchHeadsResponse]
-    """The newest head at once, then each new one (and each renewed signature) as it is signed."""
+    """The newest head at once, then each new one (and each renewed signature) as it is signed. A reader slower than the
+    epochs skips to the newest.
+    """
 
 @_typing.type_check_only
 class DirectoryServiceAsyncStub(DirectoryServiceStub):
@@ -54,7 +56,9 @@ class DirectoryServiceAsyncStub(DirectoryServiceStub):
     History: _aio.UnaryUnaryMultiCallable[_directory_pb2.HistoryRequest, _directory_pb2.HistoryResponse]  # type: ignore[assignment]
     GetHead: _aio.UnaryUnaryMultiCallable[_directory_pb2.GetHeadRequest, _directory_pb2.GetHeadResponse]  # type: ignore[assignment]
     WatchHeads: _aio.UnaryStreamMultiCallable[_directory_pb2.WatchHeadsRequest, _directory_pb2.WatchHeadsResponse]  # type: ignore[assignment]
-    """The newest head at once, then each new one (and each renewed signature) as it is signed."""
+    """The newest head at once, then each new one (and each renewed signature) as it is signed. A reader slower than the
+    epochs skips to the newest.
+    """
 
 class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
     """The read side of the directory, open to devices. Every answer carries the signed head that it is proved against."""
@@ -89,7 +93,9 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _directory_pb2.WatchHeadsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_directory_pb2.WatchHeadsResponse], _abc.AsyncIterator[_directory_pb2.WatchHeadsResponse]]:
-        """The newest head at once, then each new one (and each renewed signature) as it is signed."""
+        """The newest head at once, then each new one (and each renewed signature) as it is signed. A reader slower than the
+        epochs skips to the newest.
+        """
 
 def add_DirectoryServiceServicer_to_server(servicer: DirectoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
