@@ -11,6 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_ds
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from google.protobuf.message import Message
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ipls.hsm.token import SoftChannel
 from ipls.proto.vault.v1 import vault_pb2 as pb
@@ -373,6 +375,29 @@ class TestPoints:
             assert FalseVault(rig, core, ephemeral=point).refused_by(owner) == "VAULT_POINT_INVALID"
 
 
+class TestGarbage:
+    """Whatever bytes arrive, the session's own error is all that comes of them."""
+
+    relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+    @relaxed
+    @given(data=st.binary(max_size=300))
+    def test_frames(self, core: Core, data: bytes) -> None:
+        refused(lambda: core.stream().exchange(data))
+
+    @relaxed
+    @given(m1=st.binary(max_size=300))
+    def test_client_hellos(self, core: Core, m1: bytes) -> None:
+        refused(lambda: core.stream().exchange(pb.SessionRequest(m1=m1)))
+
+    @relaxed
+    @given(m2=st.binary(max_size=300))
+    def test_signed_server_hellos(self, core: Core, rig: Rig, owner: Owner, m2: bytes) -> None:
+        false = FalseVault(rig, core)
+        false.m2 = m2
+        false.refused_by(owner)
+
+
 class FalseVault:
     """An HSM whose key the client's bundle names, and which lies in m2; `lies` replace its fields."""
 
@@ -381,7 +406,7 @@ class FalseVault:
         self._key = ec.generate_private_key(ec.SECP256R1())
         point = transcript.encode_point(self._key.public_key())
         self.bundle = bundle_with(rig, public_key=point)
-        self._fields = {
+        fields = {
             "hsm_key_id": transcript.hsm_key_id(point),
             "ephemeral": point,
             "nonce": bytes(32),
@@ -390,13 +415,13 @@ class FalseVault:
             "policy_digest": rig.root.policy_digest,
             **lies,
         }
+        self.m2 = pb.VaultHello(**fields).SerializeToString()
 
     def answer(self, frame: pb.SessionRequest) -> pb.SessionResponse:
-        m2 = pb.VaultHello(**self._fields).SerializeToString()
         r, s = decode_dss_signature(
-            self._key.sign(transcript.server_digest(frame.m1, m2), ec.ECDSA(Prehashed(SHA256())))
+            self._key.sign(transcript.server_digest(frame.m1, self.m2), ec.ECDSA(Prehashed(SHA256())))
         )
-        return pb.SessionResponse(hello=pb.SignedHello(m2=m2, sig2=r.to_bytes(32, "big") + s.to_bytes(32, "big")))
+        return pb.SessionResponse(hello=pb.SignedHello(m2=self.m2, sig2=r.to_bytes(32, "big") + s.to_bytes(32, "big")))
 
     def meet(self, owner: Owner, known_head: SignedHead | None = None, own_epoch: int = 0) -> None:
         client = ClientSession(self._rig.root, self.bundle, owner.label, owner.seed, known_head, own_epoch)

@@ -1,0 +1,247 @@
+"""What each operation does to an account, and what no operation can do to it."""
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ipls.proto.vault.v1 import vault_pb2 as pb
+from ipls.session.account import MAX_GENERATIONS, RETENTION_MS, Account, Generation, apply
+from ipls.session.effects import (
+    Delete,
+    FinishRotation,
+    Handshake,
+    History,
+    List,
+    Operation,
+    Retrieve,
+    SetChangeDelay,
+    Store,
+    StoredRecord,
+)
+from ipls.session.errors import SessionRefused
+from ipls.trust.identity import Identity
+
+NOW = 1_700_000_000_000
+DAY = 24 * 3600 * 1000
+ROOT_ID = b"r" * 16
+FIRST, SECOND, THIRD = (Identity(bytes([n]) * 32, n, 10 * n) for n in (1, 2, 3))
+
+
+def store(number: int, *, expected: int | None = None, store_id: bytes | None = None) -> Store:
+    """Of generation `number`; each has its own id and its own 40 bytes."""
+    expected = number - 1 if expected is None else expected
+    return Store(expected, store_id or bytes([number]) * 16, ROOT_ID, bytes([number]) * 40)
+
+
+class Vault:
+    """One account, changed by `apply` and written and read back each time."""
+
+    def __init__(self) -> None:
+        self.account: Account | None = None
+        self.now = NOW
+
+    def do(self, operation: Operation, identity: Identity = FIRST) -> object:
+        account, result = apply(self.account, identity, operation, self.now)
+        self.account = Account.decode(account.encode())
+        assert self.account == account
+        return result
+
+    def refuses(self, operation: Operation, identity: Identity = FIRST) -> str:
+        before = self.account
+        with pytest.raises(SessionRefused) as refused:
+            self.do(operation, identity)
+        assert self.account == before
+        return refused.value.reason
+
+    def retrievable(self, identity: Identity = FIRST) -> list[int]:
+        listing = self.do(List(), identity)
+        assert isinstance(listing, pb.ListAnswer)
+        for g in listing.generations:
+            record = self.do(Retrieve(g.generation), identity)
+            number = g.generation
+            assert record == StoredRecord(number, bytes([number]) * 16, ROOT_ID, bytes([number]) * 40)
+        return [g.generation for g in listing.generations]
+
+
+@pytest.fixture
+def vault() -> Vault:
+    return Vault()
+
+
+def test_a_store_is_a_compare_and_swap(vault: Vault) -> None:
+    assert vault.do(store(1)) == pb.StoreAnswer(generation=1)
+    for number, expected in ((2, 0), (3, 2)):
+        assert vault.refuses(store(number, expected=expected)) == "VAULT_GENERATION_CONFLICT"
+    assert vault.do(store(2)) == pb.StoreAnswer(generation=2)
+
+
+def test_a_repeated_store_has_the_same_success(vault: Vault) -> None:
+    vault.do(store(1))
+    once = vault.account
+    assert vault.do(store(1)) == pb.StoreAnswer(generation=1)
+    assert vault.account == once
+    vault.do(store(2))
+    assert vault.do(store(1)) == pb.StoreAnswer(generation=1)
+    assert vault.retrievable() == [1, 2]
+
+
+def test_a_store_id_used_for_another_key_is_no_repeat(vault: Vault) -> None:
+    vault.do(store(1))
+    other_key = Store(0, bytes([1]) * 16, ROOT_ID, b"x" * 40)
+    assert vault.refuses(other_key) == "VAULT_GENERATION_CONFLICT"
+    assert vault.refuses(store(1, store_id=b"y" * 16)) == "VAULT_GENERATION_CONFLICT"
+
+
+def test_the_current_one_is_retrieved_by_default(vault: Vault) -> None:
+    assert vault.refuses(Retrieve(0)) == "VAULT_GENERATION_UNKNOWN"
+    vault.do(store(1))
+    vault.do(store(2))
+    record = vault.do(Retrieve(0))
+    assert isinstance(record, StoredRecord)
+    assert record.generation == 2
+    assert vault.refuses(Retrieve(3)) == "VAULT_GENERATION_UNKNOWN"
+
+
+def test_the_previous_one_stays_until_the_rotation_is_finished(vault: Vault) -> None:
+    vault.do(store(1))
+    vault.do(store(2))
+    vault.now += 1000 * DAY
+    assert vault.retrievable() == [1, 2]
+    assert vault.do(FinishRotation(2)) == pb.FinishRotationAnswer()
+    assert vault.retrievable() == [2]
+    assert vault.do(FinishRotation(2)) == pb.FinishRotationAnswer()
+
+
+def test_a_rotation_can_only_be_finished_for_what_is_stored(vault: Vault) -> None:
+    vault.do(store(1))
+    assert vault.refuses(FinishRotation(2)) == "VAULT_GENERATION_UNKNOWN"
+    assert vault.retrievable() == [1]
+
+
+@pytest.mark.parametrize("end", [FinishRotation(3), Delete()], ids=["finish_rotation", "delete"])
+def test_a_thiefs_identity_destroys_nothing_for_thirty_days(vault: Vault, end: Operation) -> None:
+    vault.do(store(1))
+    vault.do(store(2))
+    vault.now += 100 * DAY
+    vault.do(store(3), SECOND)
+    vault.do(end, SECOND)
+    vault.now += RETENTION_MS - 1
+    assert [n for n in vault.retrievable(THIRD) if n < 3] == [1, 2]
+    listing = vault.do(List(), THIRD)
+    assert isinstance(listing, pb.ListAnswer)
+    assert {g.state for g in listing.generations if g.generation < 3} == {pb.Generation.STATE_RETAINED}
+    vault.do(end if isinstance(end, Delete) else FinishRotation(3), THIRD)
+    assert vault.account is not None
+    assert [g.number for g in vault.account.generations if g.number < 3] == [1, 2]
+    vault.now += 1
+    assert [n for n in vault.retrievable(THIRD) if n < 3] == []
+
+
+def test_a_delete_of_ones_own_is_at_once_and_keeps_the_counter(vault: Vault) -> None:
+    vault.do(store(1))
+    assert vault.do(Delete()) == pb.DeleteAnswer()
+    assert vault.account is not None
+    assert vault.account.deleted_ms == NOW
+    assert vault.retrievable() == []
+    assert vault.refuses(Retrieve(0)) == "VAULT_GENERATION_UNKNOWN"
+    assert vault.refuses(store(1)) == "VAULT_GENERATION_CONFLICT"
+    listing = vault.do(List())
+    assert listing == pb.ListAnswer(last_generation=1)
+    assert vault.do(store(2)) == pb.StoreAnswer(generation=2)
+    assert vault.account.deleted_ms == 0
+
+
+def test_an_accepted_identity_version_never_falls(vault: Vault) -> None:
+    vault.do(Handshake(), SECOND)
+    for operation in (Handshake(), List(), Retrieve(0), store(1), Delete()):
+        assert vault.refuses(operation, FIRST) == "VAULT_IDENTITY_SUPERSEDED"
+    vault.do(Handshake(), SECOND)
+
+
+def test_when_an_identity_was_first_seen(vault: Vault) -> None:
+    vault.do(Handshake())
+    vault.now += DAY
+    vault.do(Handshake())
+    assert vault.account is not None
+    assert (vault.account.identity_version, vault.account.first_seen_ms, vault.account.handshakes) == (1, NOW, 2)
+    vault.do(Handshake(), SECOND)
+    assert (vault.account.identity_epoch, vault.account.first_seen_ms) == (20, NOW + DAY)
+
+
+def test_a_thief_cannot_use_up_the_owners_generations(vault: Vault) -> None:
+    for number in range(1, MAX_GENERATIONS + 1):
+        vault.do(store(number), FIRST)
+    assert vault.refuses(store(MAX_GENERATIONS + 1), FIRST) == "VAULT_TOO_MANY_GENERATIONS"
+    vault.do(store(MAX_GENERATIONS + 1), SECOND)
+    vault.do(FinishRotation(MAX_GENERATIONS + 1), SECOND)
+    assert vault.retrievable(SECOND) == list(range(1, MAX_GENERATIONS + 2))
+
+
+def test_what_this_vault_does_not_offer_yet_is_refused(vault: Vault) -> None:
+    for operation in (History(0), SetChangeDelay(1)):
+        assert vault.refuses(operation) == "VAULT_OPERATION_UNAVAILABLE"
+
+
+numbers = st.integers(0, 2**64 - 1)
+generations = st.builds(
+    Generation,
+    numbers,
+    st.binary(min_size=16, max_size=16),
+    st.binary(min_size=16, max_size=16),
+    st.binary(min_size=40, max_size=40),
+    *[numbers] * 5,
+)
+accounts = st.builds(
+    Account,
+    *[numbers] * 10,
+    st.binary(min_size=32, max_size=32),
+    st.lists(generations, max_size=4).map(tuple),
+)
+
+
+@given(accounts)
+def test_the_encoding_has_an_inverse(account: Account) -> None:
+    assert Account.decode(account.encode()) == account
+
+
+@given(st.binary(max_size=400))
+def test_a_damaged_row_is_refused_or_has_one_encoding(data: bytes) -> None:
+    with suppress(SessionRefused):
+        assert Account.decode(data).encode() == data
+
+
+identities = st.sampled_from([FIRST, SECOND, THIRD])
+operations = st.one_of(
+    st.just(Handshake()),
+    st.just(Delete()),
+    st.just(List()),
+    st.builds(FinishRotation, st.integers(0, 6)),
+    st.builds(Retrieve, st.integers(0, 6)),
+    st.builds(store, st.integers(1, 6)),
+)
+
+
+@given(st.lists(st.tuples(identities, operations, st.integers(0, 40 * DAY)), max_size=25))
+def test_no_series_of_operations_destroys_what_it_must_not(steps: list[tuple[Identity, Operation, int]]) -> None:
+    vault = Vault()
+    for identity, operation, pause in steps:
+        vault.now += pause
+        before = vault.account or Account()
+        try:
+            vault.do(operation, identity)
+        except SessionRefused:
+            assert (vault.account or Account()) == before
+            continue
+        after = vault.account
+        assert after is not None
+        assert after.last_generation >= before.last_generation
+        assert after.identity_version == max(before.identity_version, identity.version)
+        for gone in {g.number for g in before.generations} - {g.number for g in after.generations}:
+            (g,) = (g for g in before.generations if g.number == gone)
+            if g.identity_version == after.identity_version:
+                assert isinstance(operation, Delete | FinishRotation)
+            else:
+                assert g.superseded_ms
+                assert vault.now >= g.superseded_ms + RETENTION_MS
