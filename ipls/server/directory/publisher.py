@@ -21,7 +21,7 @@ from ipls.trust.root import TrustRoot
 
 log = structlog.get_logger()
 
-RETRY_S = (0.25, 15.0)
+RETRY_S = (0.25, 5.0)
 """The first wait after a failure, and the longest; it doubles in between."""
 
 
