@@ -1,4 +1,4 @@
-"""Tiles: how the tree is stored (docs/protocol/storage.md). Rows are a pure function of the leaves and their epochs.
+"""Tiles: how the tree is stored (the storage spec). Rows are a pure function of the leaves and their epochs.
 
 A tile at level j (0, 4, 8, ...) holds the trie under a prefix of j bits down to depth j + 4: one entry for each
 4-bit step that leads to anything, a lone leaf or a subtree with a tile of its own at j + 4. A subtree of at most 16

@@ -1,4 +1,4 @@
-"""The compressed trie over tiles: leaves put in, and paths read out. Directory spec, "The tree"; storage.md."""
+"""The compressed trie over tiles: leaves put in, and paths read out. Directory spec, "The tree"; the storage spec."""
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence

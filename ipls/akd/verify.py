@@ -151,7 +151,7 @@ class _Checker:
         parent, membership = proof.longest_prefix, proof.membership
         if not target.extends(parent):
             raise ProofRefused("PREFIX_NOT_ABOVE", "the longest prefix is not a proper prefix of the absent label")
-        if parent == ROOT and EMPTY_NODE in proof.children and proof.children[0] == proof.children[1]:
+        if proof.children == (EMPTY_NODE, EMPTY_NODE):
             raise ProofRefused("EMPTY_CHILD", "both children are empty")
         for side, child in enumerate(proof.children):
             _check_under(parent, side, child)
