@@ -54,4 +54,4 @@ class Token(Protocol):
         """A fresh key pair."""
 
     def close(self) -> None:
-        """Logs out and forgets all session objects."""
+        """Logs out; whoever has a session open closes that first."""
