@@ -1,7 +1,7 @@
 """The logic of `ipls verify vectors` and `ipls verify proofs`: conformance files of the directory, JSON a line.
 
-A file holds one directory's story: a `key` line, then `epoch`, `lookup` and `history` lines. `replay_vectors` publishes the story again and compares everything; `check_proofs` judges each line's proof by
-itself.
+A file holds one directory's story: a `key` line, then `epoch`, `lookup` and `history` lines. `replay_vectors` publishes
+the story again and compares everything; `check_proofs` judges each line's proof by itself.
 """
 
 import json
@@ -33,15 +33,6 @@ class ConformanceError(Exception):
         super().__init__(f"line {line}: {what}")
         self.line = line
         self.what = what
-
-
-class Counts(NamedTuple):
-    """What a replay compared and verified."""
-
-    epochs: int
-    updates: int
-    lookups: int
-    histories: int
 
 
 class ProofReport(NamedTuple):
@@ -209,11 +200,11 @@ def _check_history(line: _Line, vrf_public_key: bytes) -> None:
 # --- ipls verify vectors --------------------------------------------------------------------------------------------
 
 
-def replay_vectors(path: Path) -> Counts:
+def replay_vectors(path: Path) -> dict[str, int]:
     """Publishes a vectors file's updates into a fresh directory made from its seed and compares every field.
 
     Lookup and history proofs are compared byte for byte, append-only proofs as sets, and every proof is verified.
-    Raises ConformanceError at the first difference, OSError where the file cannot be read.
+    Returns how many of each it compared. Raises ConformanceError at the first difference, OSError where the file cannot be read.
     """
     replay: _Replay | None = None
     number = 0
@@ -237,7 +228,13 @@ def replay_vectors(path: Path) -> Counts:
             raise ConformanceError(number, str(error)) from None
     if replay is None or not replay.roots:
         raise ConformanceError(number + 1, "the file ends before epoch 0")
-    return Counts(len(replay.roots), replay.updates, replay.lookups, replay.histories)
+    return {
+        "epochs": len(replay.roots),
+        "updates": replay.updates,
+        "append_only": len(replay.roots) - 1,
+        "lookup": replay.lookups,
+        "history": replay.histories,
+    }
 
 
 class _Replay:
