@@ -35,6 +35,16 @@ class ConformanceError(Exception):
         self.what = what
 
 
+class Counts(NamedTuple):
+    """How much a replay compared and verified."""
+
+    epochs: int
+    updates: int
+    append_only_proofs: int
+    lookup_proofs: int
+    history_proofs: int
+
+
 class ProofReport(NamedTuple):
     """Line numbers (from 1) of accepted proofs, and of refused lines with their reasons."""
 
@@ -200,11 +210,11 @@ def _check_history(line: _Line, vrf_public_key: bytes) -> None:
 # --- ipls verify vectors --------------------------------------------------------------------------------------------
 
 
-def replay_vectors(path: Path) -> dict[str, int]:
+def replay_vectors(path: Path) -> Counts:
     """Publishes a vectors file's updates into a fresh directory made from its seed and compares every field.
 
     Lookup and history proofs are compared byte for byte, append-only proofs as sets, and every proof is verified.
-    Returns how many of each it compared. Raises ConformanceError at the first difference, OSError where the file cannot be read.
+    Raises ConformanceError at the first difference, OSError where the file cannot be read.
     """
     replay: _Replay | None = None
     number = 0
@@ -228,13 +238,7 @@ def replay_vectors(path: Path) -> dict[str, int]:
             raise ConformanceError(number, str(error)) from None
     if replay is None or not replay.roots:
         raise ConformanceError(number + 1, "the file ends before epoch 0")
-    return {
-        "epochs": len(replay.roots),
-        "updates": replay.updates,
-        "append_only": len(replay.roots) - 1,
-        "lookup": replay.lookups,
-        "history": replay.histories,
-    }
+    return Counts(len(replay.roots), replay.updates, len(replay.roots) - 1, replay.lookups, replay.histories)
 
 
 class _Replay:
