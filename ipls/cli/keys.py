@@ -9,6 +9,7 @@ from ipls.hsm.token import TokenKeys
 from ipls.proto.vault.v1 import vault_pb2
 from ipls.trust import bundle as bundles
 from ipls.trust import keys
+from ipls.trust.encoding import T
 from ipls.trust.root import TrustRoot
 
 DAY_MS = 86_400_000
@@ -49,7 +50,7 @@ def renew_bundle(config: Config, operator_key: Path, *, now_ms: int) -> vault_pb
     if keys.public_key(seed) != root.operator_key:
         raise ConfigError(f"{operator_key} is not the operator key that the trust root pins", "OPERATOR_KEY_WRONG")
     old = vault_pb2.SignedBundle.FromString(config.vault.bundle.read_bytes())
-    bundles.verify_signature(root, old)
+    keys.verify(root.operator_key, T("ipls/fleet/v1 bundle", old.bundle), old.operator_signature)
     bundle = vault_pb2.Bundle.FromString(old.bundle)
     bundle.number += 1
     bundle.previous = hashlib.sha256(old.bundle).digest()

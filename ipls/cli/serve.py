@@ -52,7 +52,7 @@ def _service(name: str, config: Config, root: TrustRoot) -> Coroutine[None, None
         case "witness":
             return witness.serve(config.witness, root)
         case "log":
-            return audit_log.serve(config.log, root)
+            return audit_log.serve(config.log)
         case "vault":
             return vault.serve(config.vault)
         case "contacts":

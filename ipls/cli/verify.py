@@ -1,6 +1,5 @@
 """`ipls verify`: conformance files, checked offline."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -18,9 +17,32 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, last,
 
 @app.command()
 def vectors(file: File, as_json: Json = False) -> None:
-    """Replay a vector file into a fresh directory and compare everything, byte for byte."""
+    """Replay a vector file into a fresh directory: every root, proof and field must come out the same."""
     try:
-        counts = replay_vectors(file)
+        counts = replay_vectors(file)._asdict()
     except ConformanceError as error:
         fail(f"{file}: {error}", "VECTORS_DIFFER", REFUSED)
-    emit(counts) if as_json else print(", ".join(f"{count} {what}" for what, count in counts.items()) + ": all agree")
+    if as_json:
+        emit(counts)
+    else:
+        print(", ".join(f"{count} {what.replace('_', ' ')}" for what, count in counts.items()) + ": all agree")
+
+
+@app.command()
+def proofs(file: File, as_json: Json = False) -> None:
+    """Check each line's proof by itself; goes on after a refusal, exit 1 if there was any."""
+    try:
+        report = check_proofs(file)
+    except ConformanceError as error:
+        fail(f"{file}: {error}", "FILE_UNREADABLE", REFUSED)
+    for line, reason in report.refused:
+        if not as_json:
+            print(f"line {line}: refused, {reason}")
+    if as_json:
+        refused = [{"line": line, "reason": reason} for line, reason in report.refused]
+        emit({"accepted": len(report.accepted), "refused": refused})
+    else:
+        accepted = ", ".join(map(str, report.accepted)) or "none"
+        print(f"{len(report.accepted)} accepted (lines {accepted}), {len(report.refused)} refused")
+    if report.refused:
+        raise typer.Exit(REFUSED)

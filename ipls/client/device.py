@@ -22,6 +22,7 @@ from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceStub
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
 from ipls.proto.registration.v1.registration_pb2_grpc import RegistrationServiceStub
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub
+from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.channel import open_channel
 from ipls.trust.errors import TrustError
 from ipls.trust.keys import public_key
@@ -209,6 +210,11 @@ class Device:
     def export(self) -> bytes:
         """All cards as one address book."""
         return vcard.join(self.cards())
+
+    @property
+    def head(self) -> SignedHead | None:
+        """The highest head of the directory that this device has verified."""
+        return self._profile.head
 
     def status(self) -> Status:
         """How far this device is."""

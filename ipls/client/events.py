@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from ipls.proto.vault.v1.vault_pb2 import SessionRequest
+
 
 @dataclass(frozen=True)
 class HeadChecked:
@@ -49,6 +51,13 @@ class VaultAccepted:
 
 
 @dataclass(frozen=True)
+class FrameSent:
+    """A frame went out to the vault: these bytes are what the network and the vault's front see of it."""
+
+    frame: SessionRequest
+
+
+@dataclass(frozen=True)
 class Step:
     """A step of a journey is done, and durable: a journey cut off here goes on from here."""
 
@@ -80,7 +89,7 @@ class Progress:
     total: int
 
 
-Event = HeadChecked | HistoryChecked | IdentityChange | VaultAccepted | Step | Progress
+Event = HeadChecked | HistoryChecked | IdentityChange | VaultAccepted | FrameSent | Step | Progress
 Report = Callable[[Event], None]
 
 

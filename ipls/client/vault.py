@@ -10,7 +10,7 @@ import grpc
 from ipls.client.calls import CALL_S, PATIENCE_S, retrying
 from ipls.client.directory import DirectoryReader
 from ipls.client.errors import RefusedError, TryLaterError
-from ipls.client.events import Report, VaultAccepted
+from ipls.client.events import FrameSent, Report, VaultAccepted, silent
 from ipls.client.profile import Profile
 from ipls.proto.vault.v1 import vault_pb2 as pb
 from ipls.session.client import Answer, ClientSession, RetrievedKey
@@ -30,9 +30,10 @@ Result = TypeVar("Result")
 class VaultSession:
     """An open session, in which the vault has accepted this device's identity."""
 
-    def __init__(self, stream: "Stream", session: ClientSession) -> None:
+    def __init__(self, stream: "Stream", session: ClientSession, report: Report) -> None:
         self._stream = stream
         self._session = session
+        self._report = report
 
     async def store(self, expected_generation: int, store_id: bytes, contact_key: bytes) -> None:
         """Store a key as generation `expected_generation` + 1; with the same 16-byte `store_id` as often as needed."""
@@ -55,13 +56,14 @@ class VaultSession:
         return answer
 
     async def _ask(self, request: pb.SessionRequest) -> RetrievedKey | Answer:
-        return self._session.on_answer(await exchange(self._stream, request))
+        return self._session.on_answer(await exchange(self._stream, request, self._report))
 
 
-async def exchange(stream: "Stream", frame: pb.SessionRequest) -> pb.SessionResponse:
+async def exchange(stream: "Stream", frame: pb.SessionRequest, report: Report = silent) -> pb.SessionResponse:
     """Send a frame, return the one that answers it. Raises AioRpcError, TryLaterError."""
     with suppress(asyncio.InvalidStateError):  # the stream has ended: reading says how
         await stream.write(frame)
+    report(FrameSent(frame))
     response = await stream.read()
     if not isinstance(response, pb.SessionResponse):
         raise TryLaterError("VAULT_STREAM_ENDED", "the vault ended the session early")
@@ -111,13 +113,13 @@ class Vault:
         session = ClientSession(
             self._root, bundle, account.label, account.seed, self._profile.head, own_epoch=account.epoch
         )
-        hello = await exchange(stream, session.hello(self._now_ms()))
+        hello = await exchange(stream, session.hello(self._now_ms()), self._report)
         proof = session.on_hello(hello, self._now_ms())
         head = self._directory.observe(session.head)
-        version, epoch = session.on_confirmation(await exchange(stream, proof))
+        version, epoch = session.on_confirmation(await exchange(stream, proof, self._report))
         hsm_key_id = pb.VaultHello.FromString(hello.hello.m2).hsm_key_id
         self._report(VaultAccepted(bundle.number, hsm_key_id, *head, version, epoch))
-        return VaultSession(stream, session)
+        return VaultSession(stream, session, self._report)
 
     async def _bundle(self) -> pb.Bundle:
         response = await self._stub.GetBundle(pb.GetBundleRequest(), timeout=CALL_S)

@@ -1,0 +1,247 @@
+"""`ipls client`: the device on the command line."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from ipls.cli.console import emit
+from ipls.cli.outbox import code_from
+from ipls.client import events
+from ipls.client.device import Device
+from ipls.client.registration import CodeSource
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="The device: one profile is one account on one phone. For now a profile lies in files for its owner alone"
+    " (0600), its keys in clear: protect it as you protect the machine.",
+)
+contacts_app = typer.Typer(no_args_is_help=True, help="vCards 2.1, 3.0 and 4.0, in and out.")
+app.add_typer(contacts_app, name="contacts")
+
+Name = Annotated[str, typer.Option("--profile", help="The profile's name.")]
+Home = Annotated[Path, typer.Option("--home", envvar="IPLS_HOME", help="The folder that the profiles lie in.")]
+Endpoints = Annotated[
+    Path | None, typer.Option("--endpoints", help="The deployment's endpoints.json; needed to make a profile.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
+HOME = Path.home() / ".ipls"
+
+Result = TypeVar("Result")
+
+
+class _Reporter:
+    """Shows what the device reports: checked proofs and steps on standard error, a bar for what takes long."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(console=Console(stderr=True), transient=True)
+        self._task = self._progress.add_task("", visible=False)
+
+    def __enter__(self) -> "_Reporter":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, event: events.Event) -> None:
+        match event:
+            case events.Progress(what, done, total):
+                self._progress.update(self._task, description=what, completed=done, total=total, visible=done < total)
+            case events.HeadChecked(epoch, root_hash, signers):
+                self._say(f"checked: epoch {epoch}, root {root_hash.hex()[:16]}…, signed by {', '.join(signers)}")
+            case events.HistoryChecked(kind, epoch, _, versions):
+                self._say(f"checked: own history, {kind}, {versions} version(s) at epoch {epoch}")
+            case events.VaultAccepted():
+                self._say(
+                    f"checked: the vault's HSM is bundle {event.bundle_number}'s; it judged by epoch {event.epoch}"
+                )
+            case events.IdentityChange(version, epoch, _, origin):
+                if origin == "foreign":
+                    self._say(f"WARNING: identity version {version} (epoch {epoch}) was not made by this device")
+            case events.Step(name, _, count):
+                self._say(name + (f" ({count})" if count else ""))
+
+    def _say(self, text: str) -> None:
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _run(
+    folder: Path, work: Callable[[Device], Awaitable[Result]], endpoints: Path | None = None, *, quiet: bool = False
+) -> Result:
+    async def run(report: events.Report) -> Result:
+        async with Device.open(folder, endpoints, report=report) as device:
+            return await work(device)
+
+    if quiet:
+        return asyncio.run(run(events.silent))
+    with _Reporter() as reporter:
+        return asyncio.run(run(reporter))
+
+
+def _local(folder: Path, read: Callable[[Device], Result], endpoints: Path | None = None) -> Result:
+    """What asks nobody."""
+
+    async def work(device: Device) -> Result:
+        return read(device)
+
+    return _run(folder, work, endpoints, quiet=True)
+
+
+def _folder(home: Path, profile: str) -> Path:
+    if not profile or "/" in profile or profile.startswith("."):
+        raise typer.BadParameter("a profile's name has no slash and does not begin with a dot", param_hint="--profile")
+    return home / "profiles" / profile
+
+
+def _say(text: str, value: Any, as_json: bool) -> None:
+    emit(value) if as_json else print(text)
+
+
+@app.command()
+def register(
+    number: Annotated[str, typer.Argument(help="The phone number, E.164: + and digits.")],
+    endpoints: Endpoints = None,
+    code: Annotated[str | None, typer.Option(help="The code that was sent; asked for where it is left out.")] = None,
+    outbox: Annotated[
+        Path | None, typer.Option(help="Development only: read the code from the registration service's outbox.")
+    ] = None,
+    profile: Name = "default",
+    home: Home = HOME,
+    as_json: Json = False,
+) -> None:
+    """Make an identity key and have it published under the number; returns once the directory proves it."""
+
+    async def typed(request_id: bytes) -> str:
+        print(
+            f"The code that was sent to the number (request {request_id.hex()}): ", end="", file=sys.stderr, flush=True
+        )
+        line = await asyncio.to_thread(sys.stdin.readline)
+        return line.strip()
+
+    async def given(request_id: bytes) -> str:
+        return code or ""
+
+    source: CodeSource = given if code else code_from(outbox) if outbox else typed
+    account = _run(_folder(home, profile), lambda device: device.register(number, source), endpoints)
+    value = {"version": account.version, "epoch": account.epoch}
+    _say(f"registered: identity version {account.version}, published in epoch {account.epoch}", value, as_json)
+
+
+@app.command()
+def store(profile: Name = "default", home: Home = HOME, as_json: Json = False) -> None:
+    """Contact key to the vault, encrypted contacts to the contact store."""
+    stored = _run(_folder(home, profile), Device.store)
+    _say(f"stored: {stored.contacts} contacts, {stored.written} of them sent now", stored._asdict(), as_json)
+
+
+@app.command()
+def restore(profile: Name = "default", home: Home = HOME, as_json: Json = False) -> None:
+    """Everything back on a newly registered device; then the contact key is rotated."""
+    restored = _run(_folder(home, profile), Device.restore)
+    rotated = "; the contact key was rotated" if restored.rotated else ""
+    _say(f"restored: {restored.contacts} contacts{rotated}", restored._asdict(), as_json)
+
+
+@app.command()
+def monitor(profile: Name = "default", home: Home = HOME, as_json: Json = False) -> None:
+    """Check the own complete identity history; exit 1 if a version in it is not this device's doing."""
+    versions = _run(_folder(home, profile), Device.monitor)
+    for v in versions:
+        value = {"version": v.version, "epoch": v.epoch, "public_key": v.public_key.hex(), "origin": v.origin}
+        _say(f"version {v.version}, epoch {v.epoch}, key {v.public_key.hex()[:16]}…: {v.origin}", value, as_json)
+    if any(version.origin == "foreign" for version in versions):
+        print(
+            "a key that is not yours stood in the directory: whoever holds it could retrieve your key", file=sys.stderr
+        )
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(profile: Name = "default", home: Home = HOME, as_json: Json = False) -> None:
+    """What this profile knows by itself, without asking anybody."""
+    found = _local(_folder(home, profile), Device.status)
+    value = found._asdict() | {
+        "identity": found.identity and found.identity.version,
+        "foreign": [version.version for version in found.foreign],
+    }
+    text = "\n".join(f"{name.replace('_', ' ')}: {content}" for name, content in value.items())
+    _say(text, value, as_json)
+
+
+@contacts_app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="An exported address book, .vcf.")],
+    endpoints: Endpoints = None,
+    profile: Name = "default",
+    home: Home = HOME,
+    as_json: Json = False,
+) -> None:
+    """Add the cards of a file; what is no card is reported with its line, and the rest goes on."""
+    data = file.read_bytes()
+    imported = _local(_folder(home, profile), lambda device: device.import_cards(data), endpoints)
+    for skipped in imported.skipped:
+        print(f"{file}:{skipped.line}: skipped, {skipped.reason}", file=sys.stderr)
+    value = {
+        "added": imported.added,
+        "known": imported.known,
+        "skipped": [{"line": s.line, "reason": s.reason} for s in imported.skipped],
+    }
+    text = f"imported: {imported.added} cards, {imported.known} known already, {len(imported.skipped)} skipped"
+    _say(text, value, as_json)
+
+
+def _show_list(folder: Path, text: str, as_json: bool) -> None:
+    for contact in _local(folder, lambda device: device.contacts(text)):
+        numbers = ", ".join(contact.numbers)
+        _say(f"{contact.id[:8]}  {contact.name}  {numbers}".rstrip(), contact._asdict(), as_json)
+
+
+@contacts_app.command("list")
+def list_(profile: Name = "default", home: Home = HOME, as_json: Json = False) -> None:
+    """All contacts: id, name, numbers."""
+    _show_list(_folder(home, profile), "", as_json)
+
+
+@contacts_app.command()
+def find(
+    text: Annotated[str, typer.Argument(help="Part of a name or a number.")],
+    profile: Name = "default",
+    home: Home = HOME,
+    as_json: Json = False,
+) -> None:
+    """The contacts whose name or number has this text in it."""
+    _show_list(_folder(home, profile), text, as_json)
+
+
+@contacts_app.command()
+def show(
+    id: Annotated[str, typer.Argument(help="The id, or as many of its first digits as are unique.")],
+    profile: Name = "default",
+    home: Home = HOME,
+) -> None:
+    """One card, byte for byte."""
+    card = _local(_folder(home, profile), lambda device: device.card(id))
+    sys.stdout.buffer.write(card + b"\n")
+
+
+@contacts_app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="The file to write; - for standard output.")],
+    profile: Name = "default",
+    home: Home = HOME,
+) -> None:
+    """All cards as one address book."""
+    data = _local(_folder(home, profile), Device.export)
+    if str(file) == "-":
+        sys.stdout.buffer.write(data)
+        return
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as output:
+        output.write(data)

@@ -1,0 +1,52 @@
+"""`ipls demo`: the whole story on this machine, with the real servers, narrated."""
+
+import asyncio
+import signal
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ipls.cli.demo import servers
+from ipls.cli.demo.narrator import Narrator
+from ipls.cli.demo.story import Story
+
+ADDRESS_BOOK = "data/addressbook.vcf"
+
+
+def command(
+    contacts: Annotated[Path | None, typer.Option(help="Your own address book, .vcf; without it 1,000 people.")] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="A new folder: leave the servers running, for the other commands.")
+    ] = None,
+    stop: Annotated[Path | None, typer.Option(help="End the servers that --keep left running in this folder.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line; progress goes to stderr.")] = False,
+) -> None:
+    """Register, store, lose the phone, restore; then the operator tries three thefts. Every server is a real process.
+
+    Exit status 0 only if everything came back identical and every theft was refused.
+    """
+    if stop is not None:
+        print(f"stopped the servers in {stop}" if servers.stop(stop) else f"no servers run in {stop}")
+        return
+    source = contacts.read_bytes() if contacts else resources.files("ipls.cli").joinpath(ADDRESS_BOOK).read_bytes()
+    # Whatever asks us to end, the servers and the temporary folder go first.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    narrator = Narrator(as_json=as_json)
+    narrator.chapter("Keys, token, certificates, and six servers, each a process of its own")
+    with servers.running(keep) as folder:
+        for name, service in servers.endpoints(folder)["services"].items():
+            narrator.say(f"• {name:13} {service['address']:28} process {service['pid']}")
+        story = Story(folder, source, narrator)
+        with narrator.working():
+            asyncio.run(story.tell())
+        if keep:
+            narrator.say(f"The servers go on; {folder / 'endpoints.json'} says where, the profiles are in {folder}.")
+            narrator.say(f"To end them: ipls demo --stop {folder}")
+        summary, line = story.outcome()
+    narrator.end(summary, line)
+    if not story.good:
+        sys.exit(1)

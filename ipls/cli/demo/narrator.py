@@ -1,0 +1,112 @@
+"""How the demonstration is told: text with a progress bar for people, one JSON object a line for programs."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from ipls.cli.console import emit
+from ipls.client import events
+
+
+class Narrator:
+    """Tells what happens as it happens. Text goes to standard output; with `as_json` it goes to standard error."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._console = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._started = time.monotonic()
+
+    def chapter(self, title: str) -> None:
+        """A new part of the story."""
+        self._end_bar()
+        self._console.print(f"\n── {title}", style="bold")
+        self._emit("chapter", title=title)
+
+    def say(self, text: str) -> None:
+        """One thing that happened."""
+        self._console.print(f"   {text}")
+        self._emit("say", text=text)
+
+    def refused(self, theft: str, where: str, reason: str, message: str) -> None:
+        """A theft that was refused, by whom and why."""
+        self._console.print(f"   ✗ {where} refused: {message} [{reason}]", style="green")
+        self._emit("theft", theft=theft, refused=True, by=where, reason=reason, message=message)
+
+    def succeeded(self, theft: str, where: str) -> None:
+        """A theft that was not refused."""
+        self._console.print(f"   ! {where} did not refuse {theft}", style="bold red")
+        self._emit("theft", theft=theft, refused=False, by=where)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Around work that reports progress: no bar outlives it."""
+        try:
+            yield
+        finally:
+            self._end_bar()
+
+    def event(self, event: events.Event) -> None:
+        """What the device reports, each proof as it is checked."""
+        match event:
+            case events.HeadChecked(epoch, root_hash, signers):
+                names = ", ".join(signers)
+                self._checked("head", f"epoch {epoch}, root {root_hash.hex()}, signed by {names}", epoch, root_hash)
+            case events.HistoryChecked(kind, epoch, root_hash, versions):
+                text = f"history, {kind}, up to version {versions}, against that root"
+                self._checked("history", text, epoch, root_hash)
+            case events.IdentityChange(version, epoch, public_key, origin):
+                whose = {"own": "made by this device", "earlier": "from before this device", "foreign": "NOT OURS"}
+                self.say(
+                    f"• identity version {version}, published in epoch {epoch}: "
+                    f"{public_key.hex()[:16]}…, {whose.get(origin, origin)}"
+                )
+            case events.VaultAccepted():
+                text = (
+                    f"vault: HSM key {event.hsm_key_id.hex()[:16]}… of bundle {event.bundle_number}; it demanded the "
+                    f"witnesses' signature on epoch {event.epoch}, the proof of identity version "
+                    f"{event.identity_version} (epoch {event.identity_epoch}) and a signature by that key"
+                )
+                self._checked("vault", text, event.epoch, event.root_hash)
+            case events.Step(name, generation, count):
+                details = [f"generation {generation}"] if generation else []
+                details += [f"{count} records"] if count else []
+                self.say(f"• {name}" + (f" ({', '.join(details)})" if details else ""))
+            case events.Progress(what, done, total):
+                self._progress(what, done, total)
+
+    def end(self, summary: dict[str, Any], line: str) -> None:
+        """The last line: what came of it."""
+        self._end_bar()
+        self._console.print(f"\n{line}", style="bold")
+        if self._as_json:
+            emit(summary)
+
+    def _checked(self, kind: str, text: str, epoch: int, root_hash: bytes) -> None:
+        self._end_bar()
+        self._console.print(f"   ✓ {text}")
+        self._emit("checked", proof=kind, epoch=epoch, root_hash=root_hash.hex(), text=text)
+
+    def _emit(self, kind: str, **fields: Any) -> None:
+        if self._as_json:
+            emit({"event": kind, "at": round(time.monotonic() - self._started, 3), **fields})
+
+    def _progress(self, what: str, done: int, total: int) -> None:
+        if self._bar is None:
+            columns = (TextColumn("   {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self._bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task(what, total=total)
+        assert self._task is not None
+        self._bar.update(self._task, description=what, completed=done, total=total)
+
+    def _end_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,100 @@
+"""The demonstration's deployment: every server a process of its own, under one `ipls serve all`."""
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ipls.cli import deployment
+from ipls.cli.files import replace
+from ipls.config import ConfigError
+
+NAMESPACE = "demo.ipls"
+PID_FILE = "serve.pid"
+STOP_S = 20.0
+
+
+@contextmanager
+def running(keep: Path | None) -> Iterator[Path]:
+    """A new deployment with its servers up, in `keep` or in a temporary folder.
+
+    When the block ends the servers end and the temporary folder goes; with `keep` both stay. When it fails or is
+    interrupted nothing stays. However this process dies, the servers of a temporary folder end with it.
+    """
+    folder = keep or Path(tempfile.mkdtemp(prefix="ipls-demo-"))
+    existed = keep is not None and keep.exists()
+    server: subprocess.Popen[str] | None = None
+    done = False
+    try:
+        deployment.create(folder, NAMESPACE, port=0)
+        folder = folder.resolve()
+        server = _serve(folder, detached=keep is not None)
+        yield folder
+        done = True
+    finally:
+        if server is not None and not (done and keep):
+            server.terminate()
+            server.wait()
+        if not (done and keep) and not existed:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _serve(folder: Path, *, detached: bool) -> "subprocess.Popen[str]":
+    arguments = [sys.executable, "-m", "ipls.cli.main", "serve", "all", "--config", str(folder / "ipls.toml")]
+    if not detached:
+        arguments.append("--stop-at-eof")
+    with (folder / "logs/all.log").open("ab") as output:
+        server = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL if detached else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=output,
+            text=True,
+            start_new_session=True,
+        )
+    assert server.stdout is not None
+    # It prints one line, once all services answer; or ends without one.
+    if not server.stdout.readline():
+        server.wait()
+        last = (folder / "logs/all.log").read_text(errors="replace").strip().splitlines()[-1:]
+        raise ConfigError(f"the servers did not start: {''.join(last)}", "SERVICE_DID_NOT_START")
+    replace(folder / PID_FILE, f"{server.pid}\n".encode())
+    return server
+
+
+def endpoints(folder: Path) -> dict[str, Any]:
+    """`endpoints.json` of a deployment."""
+    loaded: dict[str, Any] = json.loads((folder / "endpoints.json").read_text())
+    return loaded
+
+
+def stop(folder: Path) -> bool:
+    """End the servers that `ipls demo --keep` left running; False if none ran. Raises ConfigError."""
+    try:
+        pid = int((folder / PID_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder} holds no kept demonstration", "NOT_KEPT") from error
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        # A pid is used again some day: look before shooting.
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if str(folder.resolve() / "ipls.toml").encode() not in command:
+            return False
+        signal.pidfd_send_signal(handle, signal.SIGTERM)
+        if not select.select([handle], [], [], STOP_S)[0]:
+            raise ConfigError(f"process {pid} does not stop; kill it", "DOES_NOT_STOP")
+    finally:
+        os.close(handle)
+    (folder / PID_FILE).unlink()
+    return True

@@ -1,0 +1,205 @@
+"""What the operator tries with the real servers, and what each of them answers.
+
+The operator owns the directory's database and every one of its keys, the network and the contact store; not the
+witness's key and not the inside of the token.
+"""
+
+import asyncio
+import json
+import secrets
+import shutil
+import sqlite3
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+import tomli_w
+
+from ipls.akd import DirectoryKey
+from ipls.cli.demo.servers import endpoints
+from ipls.cli.deployment import free_ports
+from ipls.client.vault import exchange
+from ipls.config import DirectoryConfig, load, load_trust_root, read_secret
+from ipls.proto.vault.v1 import vault_pb2
+from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub
+from ipls.proto.witness.v1.head_pb2 import SignedHead
+from ipls.rpc.channel import open_channel
+from ipls.rpc.errors import RemoteError, remote_error
+from ipls.server.directory.epochs import prepare
+from ipls.session.client import ClientSession
+from ipls.store.directory import DirectoryStore
+from ipls.trust.bundle import verify_bundle
+from ipls.trust.identity import encode_record
+from ipls.trust.keys import public_key
+from ipls.trust.root import TrustRoot
+
+if TYPE_CHECKING:
+    from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceAsyncStub
+
+WAIT_S = 20.0
+POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Who refused, with which reason, in which words."""
+
+    where: str
+    reason: str
+    message: str
+
+
+class Thief:
+    """The operator against the account `label` of the deployment in `folder`."""
+
+    def __init__(self, folder: Path, label: str) -> None:
+        self._folder = folder
+        self._label = label
+        self._config = load(folder / "ipls.toml")
+        self._root: TrustRoot = load_trust_root(self._config.trust_root)
+        self._seed = secrets.token_bytes(32)
+        self._vault = endpoints(folder)["services"]["vault"]["address"]
+
+    def copy_directory(self) -> None:
+        """Keep the directory's database as it is now, for the fork."""
+        fork = self._folder / "fork"
+        fork.mkdir()
+        source, copy = sqlite3.connect(self._config.directory.database), sqlite3.connect(fork / "directory.db")
+        source.backup(copy)
+        source.close()
+        copy.close()
+
+    async def unpublished_key(self, head: SignedHead) -> Refusal | None:
+        """(a) A vault session for the account under a key that the directory never published."""
+        return await self._session(head)
+
+    async def fork(self, honest: SignedHead) -> list[Refusal | None]:
+        """(b) The copied database with the thief's key published in it, served by a second directory.
+
+        Its epoch is the one that the witness signed another root for: `honest`. Returns the witness's refusal, then
+        the vault's of the forked root under the honest epoch's signature; None for what was not refused.
+        """
+        config = self._fork_config()
+        forked_root = await asyncio.to_thread(self._publish_in, config, honest.epoch)
+        async with self._second_directory() as log:
+            refusal = await self._witness_refusal(log, honest.epoch)
+        head = SignedHead(epoch=honest.epoch, root_hash=forked_root, cosignatures=honest.cosignatures)
+        return [refusal, await self._session(head)]
+
+    async def replay(self, frames: Sequence[vault_pb2.SessionRequest]) -> Refusal | None:
+        """(c) The client's frames of an honest session, sent again on a new stream."""
+        async with self._stub() as stub:
+            return await _refusal_of(stub, list(frames))
+
+    async def _session(self, head: SignedHead) -> Refusal | None:
+        """The refusal of a session under the thief's key that claims `head`; None if the vault let it in."""
+        async with self._stub() as stub:
+            signed = (await stub.GetBundle(vault_pb2.GetBundleRequest(), timeout=WAIT_S)).bundle
+            bundle = verify_bundle(self._root, signed, now_ms=_now_ms())
+            session = ClientSession(self._root, bundle, self._label, self._seed, head, own_epoch=0)
+            stream = stub.Session(timeout=WAIT_S)
+            try:
+                hello = await exchange(stream, session.hello(_now_ms()))
+                await exchange(stream, session.on_hello(hello, _now_ms()))
+            except grpc.aio.AioRpcError as error:
+                return _refused(remote_error(error))
+            finally:
+                stream.cancel()
+            return None
+
+    @asynccontextmanager
+    async def _stub(self) -> AsyncIterator["VaultServiceAsyncStub"]:
+        async with open_channel(self._vault, self._config.vault.tls.ca) as channel:
+            yield VaultServiceStub(channel)
+
+    def _fork_config(self) -> DirectoryConfig:
+        """Write the second directory's ipls.toml: the first one's but for its database, its log and its ports."""
+        fork = self._folder / "fork"
+        ports = free_ports(2)
+        changes = {
+            "database": fork / "directory.db",
+            "log": fork / "log",
+            "listen": f"127.0.0.1:{ports[0]}",
+            "internal_listen": f"127.0.0.1:{ports[1]}",
+        }
+        (fork / "log").mkdir()
+        config = self._config.model_copy(update={"directory": self._config.directory.model_copy(update=changes)})
+        (fork / "ipls.toml").write_text(tomli_w.dumps(config.model_dump(mode="json")))
+        return config.directory
+
+    def _publish_in(self, config: DirectoryConfig, epoch: int) -> bytes:
+        """Put the thief's key into the copy as the account's next version; the root hash that `epoch` then has."""
+        key = DirectoryKey.from_seed(read_secret(config.vrf_key))
+        store = DirectoryStore(config.database, self._root.namespace, key.public_key)
+        try:
+            record = encode_record(public_key(self._seed))
+            label = self._label.encode()
+            store.submit(secrets.token_bytes(16), label, record, _now_ms(), daily_quota=1000, queue_max=1000)
+            prepared = prepare(store, key, config.epoch_max_updates)
+            assert prepared is not None, "a new key is a change"
+            step, _ = prepared
+            assert step.epoch == epoch, "the copy is from just before the honest epoch"
+            return step.new_root
+        finally:
+            store.close()
+
+    @asynccontextmanager
+    async def _second_directory(self) -> AsyncIterator[Path]:
+        """A second directory process; yields the file of its log lines."""
+        fork = self._folder / "fork"
+        with (fork / "directory.log").open("wb") as output:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "ipls.cli.main", "serve", "directory", "--config", str(fork / "ipls.toml"), "--stop-at-eof"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        try:
+            yield fork / "directory.log"
+        finally:
+            process.terminate()
+            await process.wait()
+            shutil.rmtree(fork)
+
+    async def _witness_refusal(self, log: Path, epoch: int) -> Refusal | None:
+        """What the second directory logs of the witness's answer; None if it is signed, or nothing within WAIT_S."""
+        deadline = time.monotonic() + WAIT_S
+        while time.monotonic() < deadline:
+            for line in log.read_text().splitlines():
+                entry = json.loads(line) if line.startswith("{") else {}
+                if entry.get("event") == "witness did not sign" and entry.get("epoch") == epoch:
+                    return Refusal("the witness", entry["reason"], entry["why"])
+                if entry.get("event") == "epoch published":
+                    return None
+            await asyncio.sleep(POLL_S)
+        return None
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+async def _refusal_of(stub: "VaultServiceAsyncStub", frames: Sequence[vault_pb2.SessionRequest]) -> Refusal | None:
+    """Send frames one after the other, each once the one before is answered; the refusal, or None if all are."""
+    stream = stub.Session(timeout=WAIT_S)
+    try:
+        for frame in frames:
+            await exchange(stream, frame)
+    except grpc.aio.AioRpcError as error:
+        return _refused(remote_error(error))
+    finally:
+        stream.cancel()
+    return None
+
+
+def _refused(error: RemoteError) -> Refusal:
+    if error.reason == "UNREACHABLE" or error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        raise error  # no answer is no refusal
+    return Refusal("the vault", error.reason, error.message)
