@@ -35,7 +35,7 @@ class Limits:
 
     record_sizes: frozenset[int] = frozenset(2**k + 28 for k in range(8, 22))
     """Nonce, padded card, tag: nothing else is a record, so a card that nobody sealed is not one."""
-    manifest: int = (16 << 20) + 28
+    manifest: int = (32 << 20) + 28
     call_records: int = 2000
     call_keys: int = 10_000
     call: int = 16 << 20

@@ -62,14 +62,15 @@ class Identities:
         while True:
             try:
                 async for response in self._directory.WatchHeads(WatchHeadsRequest()):
-                    self._accept(response.head)
+                    self.accept(response.head)
             except grpc.aio.AioRpcError as error:
                 log.warning("no heads from the directory", code=error.code().name)
             except TrustError as error:
                 log.error("head refused", reason=error.reason)
             await asyncio.sleep(RETRY_AFTER_S)
 
-    def _accept(self, signed: SignedHead) -> None:
+    def accept(self, signed: SignedHead) -> None:
+        """Take a head that is not below the newest, nor another root for its epoch. Raises TrustError."""
         highest = None if self._signed is None else Head(self._signed.epoch, self._signed.root_hash)
         verify_head(self._root, signed, now_ms=self._now_ms(), at_least=highest)
         self._signed = signed
@@ -82,7 +83,7 @@ class Identities:
         which may be on its way; PERMISSION_DENIED IDENTITY_SUPERSEDED for one that was it before; UNAVAILABLE
         DIRECTORY_UNAVAILABLE.
         """
-        head = await self._head()
+        head = await self.newest()
         known = self._known.get(label)
         if known is None or known.epoch != head.epoch:
             known = await self._prove_newest(head, label)
@@ -105,7 +106,8 @@ class Identities:
             retry_after_s=RETRY_AFTER_S,
         )
 
-    async def _head(self) -> Head:
+    async def newest(self) -> Head:
+        """The newest head, of accepted age, once there is one. Raises ServiceError DIRECTORY_UNAVAILABLE."""
         try:
             async with asyncio.timeout(DIRECTORY_DEADLINE_S):
                 await self._arrived.wait()
