@@ -122,7 +122,7 @@ def register(
         print(
             f"The code that was sent to the number (request {request_id.hex()}): ", end="", file=sys.stderr, flush=True
         )
-        line = await asyncio.to_thread(sys.stdin.readline)
+        line: str = await asyncio.to_thread(sys.stdin.readline)
         return line.strip()
 
     async def given(request_id: bytes) -> str:

@@ -102,7 +102,7 @@ class Thief:
             signed = (await stub.GetBundle(vault_pb2.GetBundleRequest(), timeout=WAIT_S)).bundle
             bundle = verify_bundle(self._root, signed, now_ms=_now_ms())
             session = ClientSession(self._root, bundle, self._label, self._seed, head, own_epoch=0)
-            stream = stub.Session(timeout=WAIT_S)
+            stream = stub.Session(None, timeout=WAIT_S)
             try:
                 hello = await exchange(stream, session.hello(_now_ms()))
                 await exchange(stream, session.on_hello(hello, _now_ms()))
@@ -188,7 +188,7 @@ def _now_ms() -> int:
 
 async def _refusal_of(stub: "VaultServiceAsyncStub", frames: Sequence[vault_pb2.SessionRequest]) -> Refusal | None:
     """Send frames one after the other, each once the one before is answered; the refusal, or None if all are."""
-    stream = stub.Session(timeout=WAIT_S)
+    stream = stub.Session(None, timeout=WAIT_S)
     try:
         for frame in frames:
             await exchange(stream, frame)
