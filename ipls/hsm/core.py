@@ -191,6 +191,7 @@ class Core:
             try:
                 self._inboxes[session].put_nowait(request)
             except asyncio.QueueFull:
+                del self._inboxes[session]  # it is refused once
                 self._sessions[session].cancel()
                 self._refuse(session, "VAULT_OUT_OF_ORDER", "a frame before the last one was answered")
         elif kind == "frame" and session > self._highest_session:
@@ -230,7 +231,8 @@ class Core:
             self._refuse(session, "VAULT_SESSION_EXPIRED", f"a session lasts {self._vault.session_s:g} s at most")
         finally:
             worker.close(session)
-            del self._inboxes[session], self._sessions[session]
+            self._inboxes.pop(session, None)
+            del self._sessions[session]
 
     async def _drive(self, session: int, worker: WorkerProcess, inbox: asyncio.Queue[CoreRequest]) -> Ended:
         """Does what the session asks for until it ends."""

@@ -2,16 +2,19 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from tests.hsm.rig import CoreProcess, Rig, running_core
 
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Rig:
+    """For a test that starts, configures or kills its own processes."""
     return Rig(tmp_path)
 
 
-@pytest.fixture
-async def core(rig: Rig) -> AsyncIterator[CoreProcess]:
-    async with running_core(rig) as core:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def core(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[CoreProcess]:
+    """One for all the tests of a module that leave it as it was; `core.rig` is its own."""
+    async with running_core(Rig(tmp_path_factory.mktemp("vault"))) as core:
         yield core

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import itertools
 import os
 import secrets
 import socket
@@ -14,7 +15,10 @@ from typing import Any
 
 import tomli_w
 
-from ipls.akd import EMPTY_ROOT, DirectoryKey, MemoryTiles, Update, Version, make_history, publish
+from ipls.akd import EMPTY_ROOT, DirectoryKey, MemoryTiles, Update, Version, make_history, make_lookup, publish
+from ipls.akd.keys import Place
+from ipls.akd.tiles import Entry
+from ipls.akd.tree import insert
 from ipls.cli.certificates import Authority
 from ipls.cli.keys import DAY_MS, first_bundle
 from ipls.hsm import pipe
@@ -31,7 +35,7 @@ from ipls.trust.identity import encode_record
 from ipls.trust.keys import public_key
 from tests.trust.roots import OPERATOR, VRF, WITNESSES, signed, three_of, witness
 
-LABEL = "+4930123456"
+_numbers = itertools.count(4930123456)
 Exchange = Callable[[SessionRequest], Awaitable[SessionResponse]]
 
 
@@ -41,9 +45,9 @@ def now_ms() -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Owner:
-    """An account and the key that its device holds."""
+    """An account, of a number of its own unless told otherwise, and the key that its device holds."""
 
-    label: str = LABEL
+    label: str = dataclasses.field(default_factory=lambda: f"+{next(_numbers)}")
     seed: bytes = dataclasses.field(default_factory=lambda: secrets.token_bytes(32))
 
 
@@ -70,6 +74,18 @@ class Directory:
         versions.insert(0, dict(published.versions)[label])
         self.epochs.append((published.new_root, published.depth))
         return self.head()
+
+    def plant(self, owner: Owner, version: int) -> tuple[SignedHead, bytes]:
+        """What an operator can do who holds keys and tree: an epoch with that version of the label alone, its key the
+        owner's. Its owner's history passes over it. Returns the head and an encoded LookupProof that holds there."""
+        label, value = owner.label.encode(), encode_record(public_key(owner.seed))
+        [leaf] = self._key.locate([Place(label, True, version)])
+        [commitment] = self._key.commit([(leaf, version, value)])
+        insertion = insert(self._tiles, self.epoch, [Entry(leaf, self.epoch + 1, commitment)])
+        self._tiles.write(insertion.rows)
+        self.epochs.append((insertion.new_root, max(self.epochs[-1][1], insertion.depth)))
+        planted = Version(version, self.epoch, value)
+        return self.head(), make_lookup(self._tiles, self._key, self.epoch, self.epochs[-1][1], label, planted)
 
     def head(self, *, epoch: int | None = None, time: int | None = None) -> SignedHead:
         epoch = self.epoch if epoch is None else epoch
@@ -145,9 +161,9 @@ class CoreProcess:
     """The core's process, with the test as its front."""
 
     def __init__(self, rig: Rig, process: asyncio.subprocess.Process) -> None:
-        self._rig = rig
+        self.rig = rig
         self.process = process
-        self._last = 0
+        self.last = 0
 
     def send(self, **request: Any) -> None:
         assert self.process.stdin
@@ -164,8 +180,8 @@ class CoreProcess:
 
     def stream(self, prove: Callable[[str, int], bytes] | None = None) -> Exchange:
         """A new session. `prove` stands for the directory that the front asks."""
-        self._last = session = self._last + 1
-        prove = prove or self._rig.directory.prove
+        self.last = session = self.last + 1
+        prove = prove or self.rig.directory.prove
 
         async def exchange(frame: SessionRequest) -> SessionResponse:
             self.send(session=session, frame=frame)
@@ -184,7 +200,7 @@ class CoreProcess:
 
     def close(self, session: int | None = None) -> None:
         """The stream of the last session, or of the one named, has ended."""
-        self.send(session=session or self._last, closed={})
+        self.send(session=session or self.last, closed={})
 
 
 @asynccontextmanager

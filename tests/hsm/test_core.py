@@ -10,13 +10,17 @@ from typing import Any
 
 import pytest
 
+from ipls.akd import verify_lookup
 from ipls.hsm import pipe
+from ipls.proto.akd.v1.akd_pb2 import HistoryProof, LookupProof, UpdateProof
 from ipls.proto.vault.v1.vault_pb2 import Generation, SessionRequest, SessionResponse, VaultHello
 from ipls.session.errors import SessionRefused
 from ipls.store.vault import VaultStore
 from ipls.trust.heads import Head
 from tests.hsm.rig import CoreProcess, Directory, Exchange, Owner, Rig, children, ended, now_ms, running_core
-from tests.trust.roots import WITNESSES, signed
+from tests.trust.roots import OPERATOR, WITNESSES, signed
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 KEY = bytes(range(32))
 
@@ -37,7 +41,8 @@ def database(rig: Rig) -> Iterator[VaultStore]:
     store.close()
 
 
-async def test_store_list_retrieve_rotate_delete(rig: Rig, core: CoreProcess) -> None:
+async def test_store_list_retrieve_rotate_delete(core: CoreProcess) -> None:
+    rig = core.rig
     owner = Owner()
     head = rig.directory.publish(owner)
     exchange = core.stream()
@@ -60,8 +65,10 @@ async def test_store_list_retrieve_rotate_delete(rig: Rig, core: CoreProcess) ->
     assert (list(listed.generations), listed.last_generation) == ([], 2)
 
 
-async def test_a_new_phone_gets_the_key_and_the_old_one_nothing(rig: Rig, core: CoreProcess) -> None:
-    old, new = Owner(), Owner()
+async def test_a_new_phone_gets_the_key_and_the_old_one_nothing(core: CoreProcess) -> None:
+    rig = core.rig
+    old = Owner()
+    new = Owner(old.label)
     head = rig.directory.publish(old)
     exchange = core.stream()
     client = await rig.open(old, exchange, known_head=head)
@@ -89,7 +96,7 @@ async def judged_by(core: CoreProcess, rig: Rig, known: Any) -> VaultHello:
 
 
 async def test_a_head_below_the_highest_is_never_judged_by(rig: Rig) -> None:
-    low, high = rig.directory.publish(Owner()), rig.directory.publish(Owner("+2"))
+    low, high = rig.directory.publish(Owner()), rig.directory.publish(Owner())
     async with running_core(rig) as core:
         assert (await judged_by(core, rig, high)).head.epoch == 2
         core.send(session=0, head=low)
@@ -116,25 +123,27 @@ async def test_a_fork_is_refused_and_kept_as_evidence(rig: Rig) -> None:
         assert len(theirs.cosignatures) == 2
 
 
-@pytest.mark.parametrize(
-    ("make", "expected"),
-    [
-        (lambda rig: rig.directory.head(time=now_ms() - 2 * rig.root.max_head_age_ms), "HEAD_TOO_OLD"),
-        (lambda rig: rig.directory.head(time=now_ms() + 10 * 60_000), "HEAD_FROM_FUTURE"),
-        (lambda rig: signed(Head(1, rig.directory.epochs[1][0]), WITNESSES[0], time=now_ms()), "HEAD_NO_QUORUM"),
-        (lambda rig: signed(Head(1, rig.directory.epochs[1][0]), *[bytes([99]) * 32] * 2), "HEAD_KEY_UNPINNED"),
-    ],
-)
-async def test_a_head_that_the_witnesses_do_not_vouch_for_is_refused(make: Any, expected: str, rig: Rig) -> None:
-    async with running_core(rig) as core:
-        rig.directory.publish(Owner())
+async def test_a_head_that_the_witnesses_do_not_vouch_for_is_refused(core: CoreProcess) -> None:
+    rig = core.rig
+    rig.directory.publish(Owner())
+    head = Head(rig.directory.epoch, rig.directory.epochs[-1][0])
+    age = rig.root.max_head_age_ms
+    for refused, expected in (
+        (rig.directory.head(time=now_ms() - 2 * age), "HEAD_TOO_OLD"),
+        (rig.directory.head(time=now_ms() + 10 * 60_000), "HEAD_FROM_FUTURE"),
+        (signed(head, WITNESSES[0], time=now_ms()), "HEAD_NO_QUORUM"),
+        (signed(head, bytes(32), OPERATOR, time=now_ms()), "HEAD_KEY_UNPINNED"),
+        (signed(head, *WITNESSES, namespace="other", time=now_ms()), "HEAD_OTHER_NAMESPACE"),
+    ):
         with pytest.raises(SessionRefused) as refusal:
-            await judged_by(core, rig, make(rig))
+            await judged_by(core, rig, refused)
         assert reason(refusal) == expected
 
 
-async def test_the_identity_is_proved_again_when_the_head_moves(rig: Rig, core: CoreProcess) -> None:
-    owner, thief = Owner(), Owner()
+async def test_the_identity_is_proved_again_when_the_head_moves(core: CoreProcess) -> None:
+    rig = core.rig
+    owner = Owner()
+    thief = Owner(owner.label)
     head = rig.directory.publish(owner)
     asked: list[int] = []
 
@@ -145,49 +154,85 @@ async def test_the_identity_is_proved_again_when_the_head_moves(rig: Rig, core: 
     exchange = core.stream(prove)
     client = await rig.open(owner, exchange, known_head=head)
     client.on_answer(await exchange(client.list_request()))
-    assert asked == [1]
-    core.send(session=0, head=rig.directory.publish(Owner("+2")))
+    assert asked == [head.epoch]
+    core.send(session=0, head=rig.directory.publish(Owner()))
     client.on_answer(await exchange(client.list_request()))
-    assert asked == [1, 2]
+    assert asked == [head.epoch, head.epoch + 1]
     core.send(session=0, head=rig.directory.publish(thief))
     with pytest.raises(SessionRefused) as refusal:
         await exchange(client.list_request())
-    assert (reason(refusal), asked) == ("VAULT_IDENTITY_MISMATCH", [1, 2, 3])
+    assert (reason(refusal), asked) == ("VAULT_IDENTITY_MISMATCH", [head.epoch + i for i in range(3)])
 
 
 # Identities
 
 
-async def test_an_operators_key_that_was_never_published_is_refused(rig: Rig, core: CoreProcess) -> None:
-    head = rig.directory.publish(Owner())
+async def test_an_operators_key_that_was_never_published_is_refused(core: CoreProcess) -> None:
+    rig = core.rig
+    owner = Owner()
+    head = rig.directory.publish(owner)
     with pytest.raises(SessionRefused) as refusal:
-        await rig.open(Owner(), core.stream(), known_head=head)
+        await rig.open(Owner(owner.label), core.stream(), known_head=head)
     assert reason(refusal) == "VAULT_IDENTITY_MISMATCH"
 
 
-async def test_without_a_proof_there_is_no_session(rig: Rig, core: CoreProcess) -> None:
+async def test_a_version_planted_between_the_markers_is_refused(core: CoreProcess) -> None:
+    """A lookup proof of (fresh, 8) holds although the owner is at version 1; the vault wants a history."""
+    rig, owner = core.rig, Owner()
+    rig.directory.publish(owner)
+    while rig.directory.epoch < 8:
+        rig.directory.publish(Owner())
+    thief = Owner(owner.label)
+    head, lookup = rig.directory.plant(thief, 8)
+    root = rig.root
+    assert verify_lookup(head.root_hash, head.epoch, root.vrf_public_key, owner.label.encode(), lookup).version == 8
+    held = LookupProof.FromString(lookup)
+    update = UpdateProof(
+        epoch=held.epoch,
+        value=held.value,
+        version=held.version,
+        existence_vrf_proof=held.existence_vrf_proof,
+        existence_proof=held.existence_proof,
+        commitment_nonce=held.commitment_nonce,
+    )
+    as_history = HistoryProof(
+        update_proofs=[update],
+        past_marker_vrf_proofs=[held.marker_vrf_proof],
+        existence_of_past_marker_proofs=[held.marker_proof],
+    )
+    for proof in (lookup, as_history.SerializeToString()):
+        with pytest.raises(SessionRefused) as refusal:
+            await rig.open(thief, core.stream(lambda label, epoch, proof=proof: proof), known_head=head)
+        assert reason(refusal) == "IDENTITY_UNPROVEN"
+    await rig.open(owner, core.stream(), known_head=head)
+
+
+async def test_without_a_proof_there_is_no_session(core: CoreProcess) -> None:
+    rig = core.rig
     owner = Owner()
     head = rig.directory.publish(owner)
-    for proof in (b"", b"\xff", rig.directory.prove(owner.label, 1)[:-1]):
+    for proof in (b"", b"\xff", rig.directory.prove(owner.label, head.epoch)[:-1]):
         with pytest.raises(SessionRefused) as refusal:
             await rig.open(owner, core.stream(lambda label, epoch, proof=proof: proof), known_head=head)
         assert reason(refusal) == "IDENTITY_UNPROVEN"
 
 
-async def test_an_account_of_another_hsm_is_refused(rig: Rig, core: CoreProcess) -> None:
+async def test_an_account_of_another_hsm_is_refused(rig: Rig) -> None:
     owner, honest = Owner(), rig.bundle
     head = rig.directory.publish(owner)
     rig.write_bundle(public_point=rig.tokens.transport_point)
     rig.bundle = honest
-    with pytest.raises(SessionRefused) as refusal:
-        await rig.open(owner, core.stream(), known_head=head)
+    async with running_core(rig) as core:
+        with pytest.raises(SessionRefused) as refusal:
+            await rig.open(owner, core.stream(), known_head=head)
     assert reason(refusal) == "VAULT_WRONG_SHARD"
 
 
 # What a front may try
 
 
-async def test_the_frames_of_an_honest_session_are_worth_nothing_on_a_new_stream(rig: Rig, core: CoreProcess) -> None:
+async def test_the_frames_of_an_honest_session_are_worth_nothing_on_a_new_stream(core: CoreProcess) -> None:
+    rig = core.rig
     owner = Owner()
     head = rig.directory.publish(owner)
     exchange = core.stream()
@@ -213,31 +258,30 @@ async def test_the_frames_of_an_honest_session_are_worth_nothing_on_a_new_stream
         assert reason(refusal) == "VAULT_OUT_OF_ORDER"
 
 
-async def test_a_frame_over_the_limit_is_refused(rig: Rig, core: CoreProcess) -> None:
-    frame = SessionRequest(m1=bytes(64 * 1024))
+async def test_a_frame_over_the_limit_is_refused(core: CoreProcess) -> None:
     with pytest.raises(SessionRefused) as refusal:
-        await core.stream()(frame)
+        await core.stream()(SessionRequest(m1=bytes(64 * 1024)))
     assert reason(refusal) == "VAULT_FRAME_TOO_LARGE"
 
 
-async def test_a_message_over_the_pipes_limit_ends_the_core(rig: Rig, core: CoreProcess) -> None:
-    assert core.process.stdin
-    core.process.stdin.write((pipe.MAX_MESSAGE + 1).to_bytes(4, "big"))
-    assert await core.process.wait() != 0
+async def test_a_message_over_the_pipes_limit_ends_the_core(rig: Rig) -> None:
+    async with running_core(rig) as core:
+        assert core.process.stdin
+        core.process.stdin.write((pipe.MAX_MESSAGE + 1).to_bytes(4, "big"))
+        assert await core.process.wait() != 0
 
 
-async def test_messages_out_of_order_end_the_session(rig: Rig, core: CoreProcess) -> None:
+async def test_messages_out_of_order_end_the_session(core: CoreProcess) -> None:
     owner = Owner()
-    head = rig.directory.publish(owner)
-    hello = rig.client(owner, known_head=head).hello(now_ms())
+    hello = core.rig.client(owner, known_head=core.rig.directory.publish(owner)).hello(now_ms())
     await core.stream()(hello)
-    core.send(session=1, history={"epoch": 1, "proof": b""})
+    core.send(session=core.last, history={"epoch": 1, "proof": b""})
     assert (await core.receive()).refused.reason == "VAULT_OUT_OF_ORDER"
     # A number is used once: nothing answers to this one any more.
-    core.send(session=1, frame=hello)
+    core.send(session=core.last, frame=hello)
     await core.stream()(hello)
     for _ in range(3):
-        core.send(session=2, frame=hello)
+        core.send(session=core.last, frame=hello)
     assert (await core.receive()).refused.reason == "VAULT_OUT_OF_ORDER"
 
 
@@ -261,7 +305,8 @@ async def test_a_session_has_its_time(rig: Rig) -> None:
         assert response.refused.reason == "VAULT_SESSION_EXPIRED"
 
 
-async def test_a_session_has_64_requests(rig: Rig, core: CoreProcess) -> None:
+async def test_a_session_has_64_requests(core: CoreProcess) -> None:
+    rig = core.rig
     owner = Owner()
     head = rig.directory.publish(owner)
     exchange = core.stream()

@@ -11,9 +11,6 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from pathlib import Path
-
-import pytest
 
 from ipls.session.client import ClientSession
 from tests.hsm.memory import search
@@ -23,11 +20,6 @@ from tests.server.vault_process import Vault, running_vault
 KEY = secrets.token_bytes(32)
 SECRETS = [KEY, KEY[:16], KEY[16:]]
 SAMPLES = 200
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Rig:
-    return Rig(tmp_path)
 
 
 async def frames_of_a_loop(vault: Vault, owner: Owner) -> AsyncIterator[bytes]:

@@ -37,12 +37,15 @@ class DirectoryServicer(DirectoryServiceServicer):
     def __init__(self, rig: Rig) -> None:
         self._rig = rig
         self._moved = asyncio.Condition()
+        self.away = False
 
     async def announce(self) -> None:
         async with self._moved:
             self._moved.notify_all()
 
     async def History(self, request: pb.HistoryRequest, context: Any) -> pb.HistoryResponse:
+        if self.away:
+            raise ServiceError(grpc.StatusCode.UNAVAILABLE, "DIRECTORY_AWAY", "back soon")
         proof = self._rig.directory.prove(request.label.decode(), request.epoch)
         if not proof:
             raise ServiceError(grpc.StatusCode.NOT_FOUND, "LABEL_UNKNOWN", "no such label")
