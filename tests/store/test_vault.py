@@ -62,9 +62,14 @@ def test_the_first_root_of_an_epoch_stays(tmp_path: Path) -> None:
     store.close()
 
 
-OPEN = (
-    "import sys, pathlib, ipls.store.vault as v; print('waiting', flush=True); v.VaultStore(pathlib.Path(sys.argv[1]))"
-)
+OPEN = """
+import sys
+from pathlib import Path
+from ipls.store.vault import VaultStore
+print("waiting", flush=True)
+store = VaultStore(Path(sys.argv[1]))
+print("open")
+"""
 
 
 def test_a_second_process_waits_for_the_first(tmp_path: Path) -> None:
