@@ -219,7 +219,7 @@ class Device:
     def status(self) -> Status:
         """How far this device is."""
         profile = self._profile
-        account, head, progress = profile.get(Account), profile.head, profile.progress
+        account, head = profile.get(Account), profile.head
         versions, keys, contacts = profile.versions(), profile.contact_keys(), profile.contacts()
         generation = keys[-1].generation if keys else 0
         return Status(
@@ -232,7 +232,7 @@ class Device:
             unsent=sum(contact.generation == 0 for contact in contacts),
             generation=generation,
             manifest_version=profile.manifest.version,
-            unfinished=progress.tidy or progress.rotate or generation > profile.manifest.generation,
+            unfinished=profile.unfinished,
         )
 
     def _sync(self) -> Sync:

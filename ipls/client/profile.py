@@ -176,7 +176,10 @@ class Profile:
 
     def pin(self, pinned: Pinned) -> None:
         """Bind the profile; the CA also goes to `ca_file`, where channels read it."""
-        self.ca_file.write_bytes(pinned.ca)
+        fresh = self.ca_file.with_suffix(".new")
+        fresh.touch(mode=0o600)
+        fresh.write_bytes(pinned.ca)
+        fresh.replace(self.ca_file)
         self.put(pinned)
 
     @property
@@ -206,6 +209,12 @@ class Profile:
         if account is None:
             raise ProfileError("NOT_REGISTERED", "this profile has no account yet; register it first")
         return account
+
+    @property
+    def unfinished(self) -> bool:
+        """A store or a rotation is due or was cut off."""
+        generation = max((key.generation for key in self.contact_keys()), default=0)
+        return self.progress.rotate or self.progress.tidy or generation > self.manifest.generation
 
     def versions(self) -> list[KnownVersion]:
         """The own identity's known versions, oldest first."""

@@ -83,10 +83,11 @@ class Sync:
             self._profile.put(ManifestSeen(manifest.generation, manifest.version, _contents(manifest.records)))
             self._profile.put(progress._replace(rotate=rotate))
         self._report(Step("records restored", manifest.generation, len(manifest.records)))
-        if rotate or self._profile.progress.tidy:
+        if self._profile.unfinished:
             await self.push()
         seen = self._profile.manifest
-        return Restored(len(manifest.records), fetched, seen.generation, seen.version, rotate)
+        rotated = seen.generation > manifest.generation
+        return Restored(len(manifest.records), fetched, seen.generation, seen.version, rotated)
 
     # Keys
 

@@ -1,13 +1,18 @@
 """The device's journeys against the real services."""
 
+import os
+import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from ipls.client.errors import ProfileError, RefusedError
+from ipls.cli import deployment
+from ipls.client.device import Device
+from ipls.client.errors import ClientError, ProfileError
 from ipls.client.events import Event, HeadChecked, HistoryChecked, IdentityChange, Step, VaultAccepted
+from ipls.store.contacts import Manifest
 from tests.client.deployment import Deployment, book
 
 
@@ -46,3 +51,281 @@ async def test_a_lost_phone_is_restored_on_another(world: Deployment) -> None:
         "rotation finished",
         "old records dropped",
     ]
+
+
+STORE_STEPS = ["key made", "key stored", "key read back", "records stored", "manifest made", "manifest swapped"]
+ROTATE_STEPS = ["key retrieved", "records restored", *STORE_STEPS, "rotation finished"]
+
+
+@pytest.mark.parametrize("step", STORE_STEPS)
+async def test_a_store_cut_off_goes_on(world: Deployment, step: str) -> None:
+    label, cards = world.label(), book(5)
+    profile = await world.registered(label)
+    async with world.device(profile) as device:
+        device.import_cards(cards)
+    assert await world.cut_off(profile, Device.store, step)
+    async with world.device(profile) as device:
+        stored = await device.store()
+        assert (stored.contacts, stored.generation, stored.version) == (5, 1, 1)
+        assert not device.status().unfinished
+    await restores(world, label, cards)
+
+
+@pytest.mark.parametrize("step", ROTATE_STEPS)
+@pytest.mark.parametrize("again", [Device.restore, Device.store], ids=["restore", "store"])
+async def test_a_restore_cut_off_goes_on(
+    world: Deployment, step: str, again: Callable[[Device], Awaitable[object]]
+) -> None:
+    """With `restore` from any step; with `store` from where everything was there."""
+    label, cards = world.label(), book(5)
+    await world.stored(label, cards)
+    profile = await world.registered(label)
+    assert await world.cut_off(profile, Device.restore, step)
+    async with world.device(profile) as device:
+        if step == "key retrieved" and again is Device.store:
+            with refused("RESTORE_FIRST", ProfileError):
+                await again(device)
+            return
+        await again(device)
+        assert sorted(device.cards()) == sorted(cards_of(cards))
+        status = device.status()
+        assert (status.generation, status.unsent, status.unfinished) == (2, 0, False)
+    with world.contacts_database() as store:
+        assert {key.generation for key, _ in store.page(label, after=None, limit=100)} == {2}
+    await restores(world, label, cards)
+
+
+async def test_a_phone_lost_in_the_middle_of_a_rotation_loses_nothing(world: Deployment) -> None:
+    """Between the new key's way to the vault and the manifest's swap, the old key still counts."""
+    for step in ("key stored", "records stored", "manifest swapped"):
+        label, cards = world.label(), book(5)
+        await world.stored(label, cards)
+        second = await world.registered(label)
+        assert await world.cut_off(second, Device.restore, step)
+        await restores(world, label, cards)
+
+
+async def test_a_registration_cut_off_goes_on_with_its_key(world: Deployment) -> None:
+    label, profile = world.label(), world.profile()
+
+    async def register(device: Device) -> None:
+        await device.register(label, world.code)
+
+    assert await world.cut_off(profile, register, "registration sent")
+    async with world.device(profile) as device:
+        account = await device.register(label, no_code)
+        assert account.version == 1
+        assert await device.register(label, no_code) == account
+
+
+async def test_only_what_changed_is_written_again(world: Deployment) -> None:
+    label = world.label()
+    profile = await world.stored(label, book(10))
+    async with world.device(profile) as device:
+        assert device.import_cards(book(12)) == (2, 10, [])
+        assert device.status().unsent == 2
+        assert await device.store() == (12, 2, 1, 2)
+        assert await device.store() == (12, 0, 1, 2)
+    await restores(world, label, book(12))
+
+
+async def test_what_a_new_phone_had_before_the_restore_is_kept(world: Deployment) -> None:
+    label = world.label()
+    await world.stored(label, book(3))
+    profile = await world.registered(label)
+    async with world.device(profile) as device:
+        device.import_cards(book(2, "New"))
+        with refused("RESTORE_FIRST", ProfileError):
+            await device.store()
+        await device.restore()
+    await restores(world, label, book(3) + book(2, "New"))
+
+
+# Attacks: the contact store's operator
+
+
+async def test_a_record_swapped_for_another_is_refused(world: Deployment) -> None:
+    label = world.label()
+    await world.stored(label, book(3))
+    with sqlite3.connect(world.config.contacts.database) as db:
+        first, second = db.execute("SELECT rowid, ciphertext FROM record WHERE label = ? LIMIT 2", (label,))
+        db.execute("UPDATE record SET ciphertext = ? WHERE rowid = ?", (second[1], first[0]))
+    await restore_refused(world, label, "RECORD_MISMATCH")
+
+
+async def test_a_record_dropped_is_missed(world: Deployment) -> None:
+    label = world.label()
+    await world.stored(label, book(3))
+    with world.contacts_database() as store:
+        store.drop(label, [store.page(label, after=None, limit=1)[0][0]])
+    await restore_refused(world, label, "RECORD_ABSENT")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("ciphertext", os.urandom(1052), "RECORD_INVALID"),
+        ("version", 9, "RECORD_INVALID"),
+        ("generation", 2, "VAULT_GENERATION_UNKNOWN"),
+        ("check_value", bytes(32), "KEY_CHECK_FAILED"),
+    ],
+)
+async def test_an_edited_manifest_is_refused(world: Deployment, column: str, value: object, reason: str) -> None:
+    label = world.label()
+    await world.stored(label, book(3))
+    with sqlite3.connect(world.config.contacts.database) as db:
+        db.execute(f"UPDATE manifest SET {column} = ? WHERE label = ?", (value, label))
+    await restore_refused(world, label, reason)
+
+
+async def test_another_accounts_manifest_is_refused(world: Deployment) -> None:
+    label, other = world.label(), world.label()
+    for each in (label, other):
+        await world.stored(each, book(3))
+    with world.contacts_database() as store:
+        manifest = store.manifest(other)
+    assert manifest is not None
+    replace_manifest(world, label, manifest)
+    await restore_refused(world, label, "KEY_CHECK_FAILED")
+
+
+async def test_a_manifest_rolled_back_is_seen_by_a_device_that_saw_a_later_one(world: Deployment) -> None:
+    label = world.label()
+    profile = await world.stored(label, book(3))
+    with world.contacts_database() as store:
+        old = store.manifest(label)
+        old_records = [(key, store.read(label, [key])) for key, _ in store.page(label, after=None, limit=10)]
+    async with world.device(profile) as device:
+        device.import_cards(book(5))
+        await device.store()
+    assert old is not None
+    replace_manifest(world, label, old)
+    with world.contacts_database() as store:
+        store.put(label, old_records, max_records=100, max_bytes=1 << 20)
+    async with world.device(profile) as device:
+        for journey in (device.store, device.restore):
+            with refused("MANIFEST_ROLLED_BACK"):
+                await journey()
+        assert len(device.cards()) == 5
+    # A new phone has seen no manifest: it can't tell, and gets the old list.
+    new = await world.registered(label)
+    async with world.device(new) as device:
+        assert (await device.restore()).contacts == 3
+
+
+async def test_a_manifest_withheld_is_missed_by_the_device_that_wrote_it(world: Deployment) -> None:
+    label = world.label()
+    profile = await world.stored(label, book(3))
+    with sqlite3.connect(world.config.contacts.database) as db:
+        db.execute("DELETE FROM manifest WHERE label = ?", (label,))
+    async with world.device(profile) as device:
+        with refused("MANIFEST_ROLLED_BACK"):
+            await device.store()
+    await restore_refused(world, label, "NOTHING_STORED")
+
+
+# Attacks: whoever controls the number
+
+
+async def test_a_stolen_number_shows_and_shuts_the_old_device_out(world: Deployment) -> None:
+    label = world.label()
+    profile = await world.stored(label, book(3))
+    await world.registered(label)  # the thief
+    events: list[Event] = []
+    async with world.device(profile, events.append) as device:
+        with refused("IDENTITY_SUPERSEDED", ProfileError):
+            await device.store()
+        assert next((e.version, e.origin) for e in events if isinstance(e, IdentityChange)) == (2, "foreign")
+        assert [version.version for version in device.status().foreign] == [2]
+        # The owner takes it back, and with it comes a new contact key.
+        assert (await device.register(label, world.code)).version == 3
+        assert [version.origin for version in await device.monitor()] == ["own", "foreign", "own"]
+        assert (await device.store()).generation == 2
+
+
+async def test_a_history_that_changed_is_refused(world: Deployment) -> None:
+    profile = await world.registered(world.label())
+    with sqlite3.connect(profile / "profile.db") as db:
+        db.execute("INSERT INTO version VALUES (2, 3, ?, 'own')", (bytes(32),))  # proved once, now not there
+    async with world.device(profile) as device:
+        with refused("HISTORY_REWRITTEN"):
+            await device.monitor()
+
+
+# The profile
+
+
+async def test_one_command_at_a_time(world: Deployment) -> None:
+    profile = await world.registered(world.label())
+    async with world.device(profile):
+        with refused("PROFILE_BUSY", ProfileError):
+            Device.open(profile)
+    async with Device.open(profile) as device:
+        assert device.status().contacts == 0
+
+
+async def test_everything_in_a_profile_is_its_owners_alone(world: Deployment) -> None:
+    profile = await world.stored(world.label(), book(3))
+    assert stat.S_IMODE(profile.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in profile.iterdir()} == {0o600}
+
+
+async def test_a_profile_keeps_to_its_trust_root(world: Deployment, tmp_path: Path) -> None:
+    profile = await world.registered(world.label())
+    deployment.create(tmp_path / "other", "test.ipls", port=0)
+    with refused("TRUST_ROOT_CHANGED", ProfileError):
+        Device.open(profile, tmp_path / "other/endpoints.json")
+    with refused("PROFILE_ABSENT", ProfileError):
+        Device.open(tmp_path / "nobody")
+    assert not (tmp_path / "nobody").exists()
+
+
+async def test_contacts_are_found_and_shown(world: Deployment) -> None:
+    async with world.device(world.profile()) as device:
+        imported = device.import_cards(book(3) + b"BEGIN:VCARD\r\nFN:cut off")
+        assert (imported.added, len(imported.skipped)) == (3, 1)
+        everybody = device.contacts()
+        assert [contact.name for contact in everybody] == ["Person 0", "Person 1", "Person 2"]
+        assert device.contacts("pErSoN 1") == device.contacts("5550001") == [everybody[1]]
+        assert device.contacts("nobody") == []
+        assert device.card(everybody[2].id[:8]) == cards_of(book(3))[2]
+        with refused("CONTACT_UNKNOWN", ProfileError):
+            device.card("zz")
+        with refused("CONTACT_AMBIGUOUS", ProfileError):
+            device.card("")
+        with refused("NOT_REGISTERED", ProfileError):
+            await device.store()
+
+
+def cards_of(data: bytes) -> list[bytes]:
+    return [card + b"END:VCARD" for card in data.split(b"END:VCARD\r\n")[:-1]]
+
+
+def refused(reason: str, kind: type[ClientError] = ClientError) -> "pytest.RaisesExc[ClientError]":
+    return pytest.raises(kind, check=lambda error: error.reason == reason)
+
+
+def replace_manifest(world: Deployment, label: str, manifest: Manifest) -> None:
+    """What only the store's operator can do."""
+    with sqlite3.connect(world.config.contacts.database) as db:
+        db.execute("INSERT OR REPLACE INTO manifest VALUES (?, ?, ?, ?, ?)", (label, *manifest))
+
+
+async def no_code(request_id: bytes) -> str:
+    raise AssertionError("no code is needed")
+
+
+async def restores(world: Deployment, label: str, cards: bytes) -> None:
+    """On yet another phone everything comes back."""
+    profile = await world.registered(label)
+    async with world.device(profile) as device:
+        await device.restore()
+        assert sorted(device.cards()) == sorted(cards_of(cards))
+
+
+async def restore_refused(world: Deployment, label: str, reason: str) -> None:
+    profile = await world.registered(label)
+    async with world.device(profile) as device:
+        with refused(reason):
+            await device.restore()
+        assert device.cards() == []
