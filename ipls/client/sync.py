@@ -160,9 +160,7 @@ class Sync:
         keys = {key.generation: key.contact_key for key in self._profile.contact_keys()}
         if stored.version > seen.version or stored.generation not in keys:
             raise ProfileError("RESTORE_FIRST", "contacts were stored by another device; restore them here first")
-        manifest = self._open_manifest(keys[stored.generation], stored)
-        if _contents(manifest.records) != seen.contents:
-            raise RefusedError("MANIFEST_FORK", "the contact store shows two manifests of one version")
+        self._open_manifest(keys[stored.generation], stored)
 
     def _check_rollback(self, stored: StoredManifest | None) -> None:
         """A new device has seen nothing, so it can't tell an old manifest from the newest."""
@@ -175,7 +173,7 @@ class Sync:
             )
 
     def _open_manifest(self, contact_key: bytes, stored: StoredManifest) -> records.Manifest:
-        return records.open_manifest(
+        manifest = records.open_manifest(
             contact_key,
             self._account.label,
             stored.generation,
@@ -183,6 +181,10 @@ class Sync:
             stored.check_value,
             stored.ciphertext,
         )
+        seen = self._profile.manifest
+        if manifest.version == seen.version and _contents(manifest.records) != seen.contents:
+            raise RefusedError("MANIFEST_FORK", "the contact store shows two manifests of one version")
+        return manifest
 
     async def _push_manifest(self, key: ContactKey) -> None:
         seen = self._profile.manifest

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -35,14 +36,15 @@ class Limits:
 
     record_sizes: frozenset[int] = frozenset(2**k + 28 for k in range(8, 22))
     """Nonce, padded card, tag: nothing else is a record, so a card that nobody sealed is not one."""
-    manifest: int = (32 << 20) + 28
+    manifest: int = (16 << 20) + 28
     call_records: int = 2000
     call_keys: int = 10_000
     call: int = 16 << 20
     """All ciphertexts of one call."""
     calls: int = 2000
     """Calls of an account whose nonces are still kept, about four minutes' worth."""
-    account_records: int = 400_000
+    account_records: int = 700_000
+    """Two generations of what one manifest can name."""
     account: int = 8 << 30
     uploads: int = 32
     """At once, each in memory until it is complete."""
@@ -291,14 +293,11 @@ def _invalid(reason: str, message: str) -> ServiceError:
 
 async def serve(config: ContactsConfig, root: TrustRoot) -> None:
     """Run the contact store until SIGTERM or SIGINT."""
-    store = ContactsStore(config.database)
-    async with open_channel(config.directory, config.tls.ca) as channel:
-        identities = Identities(DirectoryServiceStub(channel), root)
-        following = asyncio.create_task(identities.follow())
-        server = GrpcServer([Listener(config.listen, config.tls.certificate, config.tls.key)], services=[SERVICE])
-        add_ContactsServiceServicer_to_server(ContactsServicer(store, identities, root), server.grpc)
-        try:
+    server = GrpcServer([Listener(config.listen, config.tls.certificate, config.tls.key)], services=[SERVICE])
+    with closing(ContactsStore(config.database)) as store:
+        async with open_channel(config.directory, config.tls.ca) as channel, asyncio.TaskGroup() as group:
+            identities = Identities(DirectoryServiceStub(channel), root)
+            following = group.create_task(identities.follow())
+            add_ContactsServiceServicer_to_server(ContactsServicer(store, identities, root), server.grpc)
             await run_until_signal(server, "contacts")
-        finally:
             following.cancel()
-            store.close()

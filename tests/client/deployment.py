@@ -39,7 +39,7 @@ class Deployment:
         file.write_text(file.read_text().replace("[directory]\n", "[directory]\nepoch_max_age_s = 0.05\n"))
         self.config = load(file)
         self._numbers = itertools.count(1)
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def label(self) -> str:
         return f"+49170{next(self._numbers):07}"
@@ -50,18 +50,27 @@ class Deployment:
     @contextmanager
     def running(self) -> Iterator["Deployment"]:
         for name in PROCESSES:
-            command = [sys.executable, "-c", SERVE, name, str(self.folder / "ipls.toml")]
-            with (self.folder / f"logs/{name}.log").open("ab") as log:
-                self._processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log))
+            self._launch(name)
         try:
             asyncio.run(self._until_serving())
             yield self
         finally:
-            for process in self._processes:
+            for process in self._processes.values():
                 assert process.stdin
                 process.stdin.close()
-            for process in self._processes:
+            for process in self._processes.values():
                 process.wait()
+
+    def _launch(self, name: str) -> None:
+        command = [sys.executable, "-c", SERVE, name, str(self.folder / "ipls.toml")]
+        with (self.folder / f"logs/{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
+
+    def kill(self, name: str) -> None:
+        """kill -9, and what a supervisor does then."""
+        with self._processes[name] as process:
+            process.kill()
+        self._launch(name)
 
     async def _until_serving(self) -> None:
         for name in PROCESSES:

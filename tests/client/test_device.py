@@ -1,6 +1,9 @@
 """The device's journeys against the real services."""
 
+import asyncio
+import itertools
 import os
+import random
 import sqlite3
 import stat
 from collections.abc import Awaitable, Callable, Iterator
@@ -11,7 +14,7 @@ import pytest
 from ipls.cli import deployment
 from ipls.client.device import Device
 from ipls.client.errors import ClientError, ProfileError
-from ipls.client.events import Event, HeadChecked, HistoryChecked, IdentityChange, Step, VaultAccepted
+from ipls.client.events import Event, HeadChecked, HistoryChecked, IdentityChange, Progress, Step, VaultAccepted
 from ipls.store.contacts import Manifest
 from tests.client.deployment import Deployment, book
 
@@ -139,6 +142,34 @@ async def test_what_a_new_phone_had_before_the_restore_is_kept(world: Deployment
             await device.store()
         await device.restore()
     await restores(world, label, book(3) + book(2, "New"))
+
+
+# Crashes: the contact store
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_a_contact_store_killed_at_any_moment_loses_nothing(world: Deployment, seed: int) -> None:
+    """Three times in a store and a restore, some milliseconds after a step: in the middle of the next call, or not."""
+    moments = random.Random(seed)
+    label, cards = world.label(), book(2500)
+    fatal = {moments.randrange(8): moments.uniform(0, 0.05) for _ in range(3)}
+    steps = itertools.count()
+
+    def report(event: Event) -> None:
+        if isinstance(event, Step | Progress) and (delay := fatal.get(next(steps))) is not None:
+            asyncio.get_running_loop().call_later(delay, world.kill, "contacts")
+
+    profile = await world.registered(label)
+    async with world.device(profile, report) as device:
+        device.import_cards(cards)
+        await device.store()
+    steps = itertools.count()
+    profile = await world.registered(label)
+    async with world.device(profile, report) as device:
+        assert (await device.restore()).rotated
+        assert sorted(device.cards()) == sorted(cards_of(cards))
+        assert not device.status().unfinished
+    await restores(world, label, cards)
 
 
 # Attacks: the contact store's operator
