@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -209,8 +209,16 @@ class ContactsServicer(ContactsServiceServicer):
         except DecodeError as error:
             raise _invalid("BODY_INVALID", "the call's body can't be read") from error
 
-    def _slot(self) -> "_Slot":
-        return _Slot(self._uploads, self._limits.upload_s)
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """A place among the uploads, for a limited time; refused at once where all are taken."""
+        if self._uploads.locked():
+            raise ServiceError(grpc.StatusCode.UNAVAILABLE, "UPLOADS_BUSY", "too many uploads at once")
+        try:
+            async with self._uploads, asyncio.timeout(self._limits.upload_s):
+                yield
+        except TimeoutError as error:
+            raise ServiceError(grpc.StatusCode.DEADLINE_EXCEEDED, "UPLOAD_TIME", "the upload took too long") from error
 
     async def _run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """The database's work, off the event loop."""
@@ -219,27 +227,6 @@ class ContactsServicer(ContactsServiceServicer):
         except StoreError as error:
             code = _CODES[error.reason]
             raise ServiceError(code, error.reason, str(error), retry_after_s=error.retry_after_s) from error
-
-
-class _Slot:
-    """A place among the uploads, for a limited time; refused at once where all are taken."""
-
-    def __init__(self, places: asyncio.Semaphore, seconds: float) -> None:
-        self._places = places
-        self._timeout = asyncio.timeout(seconds)
-
-    async def __aenter__(self) -> None:
-        if self._places.locked():
-            raise ServiceError(grpc.StatusCode.UNAVAILABLE, "UPLOADS_BUSY", "too many uploads at once")
-        await self._places.acquire()
-        await self._timeout.__aenter__()
-
-    async def __aexit__(self, *raised: Any) -> None:
-        self._places.release()
-        try:
-            await self._timeout.__aexit__(*raised)
-        except TimeoutError as error:
-            raise ServiceError(grpc.StatusCode.DEADLINE_EXCEEDED, "UPLOAD_TIME", "the upload took too long") from error
 
 
 async def _collect(requests: AsyncIterator[_Upload], size: int) -> bytes:
