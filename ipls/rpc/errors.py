@@ -51,10 +51,11 @@ def to_status(error: ServiceError) -> grpc.Status:
 
 
 def remote_error(error: grpc.aio.AioRpcError) -> RemoteError:
-    """Read a failed call's status; one without our ErrorInfo (a dead peer, a deadline) gets a reason of its own."""
-    reason, retry_after_s = "UNREACHABLE", None
-    if error.code() is not grpc.StatusCode.UNAVAILABLE:
-        reason = error.code().name
+    """Read a failed call's status. One without our ErrorInfo was not made by a service: a dead peer, a deadline.
+
+    A write to a stream whose peer has died shows as INTERNAL or UNKNOWN, made on this side: that is UNREACHABLE too.
+    """
+    code, reason, retry_after_s = error.code(), "", None
     status = rpc_status.from_call(error)  # type: ignore[arg-type]  # its stub knows only the blocking API's errors
     for detail in status.details if status is not None else ():
         info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
@@ -62,4 +63,6 @@ def remote_error(error: grpc.aio.AioRpcError) -> RemoteError:
             reason = info.reason
         elif detail.Unpack(retry):
             retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
-    return RemoteError(error.code(), reason, error.details() or reason, retry_after_s=retry_after_s)
+    if not reason and code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE):
+        code, reason = grpc.StatusCode.UNAVAILABLE, "UNREACHABLE"
+    return RemoteError(code, reason or code.name, error.details() or code.name, retry_after_s=retry_after_s)

@@ -1,0 +1,87 @@
+"""A deployment as a person runs it: `ipls init`, then `ipls serve all`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ipls.cli.outbox import code_from
+from ipls.client.device import Device
+from ipls.client.events import Event, silent
+
+IPLS = [sys.executable, "-m", "ipls.cli.main"]
+
+
+def ipls(*arguments: object, **options: object) -> "subprocess.CompletedProcess[str]":
+    """Run the command to its end."""
+    command = [*IPLS, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, **options)  # type: ignore[call-overload]
+
+
+class Deployment:
+    """A running deployment and its devices."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def endpoints(self) -> dict[str, dict[str, object]]:
+        return json.loads((self.folder / "endpoints.json").read_text())["services"]
+
+    def pid(self, process: str) -> int:
+        """Of a service, or of the vault's `core`."""
+        if process != "core":
+            return int(self.endpoints()[process]["pid"])
+        return next(pid for pid in children(self.pid("vault")) if "ipls.hsm.core" in command_line(pid))
+
+    def device(self, profile: str, report: Callable[[Event], None] = silent) -> Device:
+        return Device.open(self.folder / "profiles" / profile, self.folder / "endpoints.json", report=report)
+
+    async def register(self, device: Device, number: str) -> None:
+        await device.register(number, code_from(self.folder / "data/registration.outbox"))
+
+
+@contextmanager
+def running(folder: Path, *options: str) -> Iterator[Deployment]:
+    """`ipls init` and `ipls serve all` with these options; epochs come as fast as they can."""
+    assert ipls("init", folder, "--port", 0).returncode == 0
+    config = folder / "ipls.toml"
+    config.write_text(config.read_text().replace("[directory]\n", "[directory]\nepoch_max_age_s = 0.05\n"))
+    command = [*IPLS, "serve", "all", "--config", str(config), "--stop-at-eof", *options]
+    with (folder / "logs/all.log").open("wb") as log:
+        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+    assert server.stdout is not None
+    assert server.stdin is not None
+    assert server.stdout.readline(), (folder / "logs/all.log").read_text()
+    try:
+        yield Deployment(folder)
+    finally:
+        server.stdin.close()
+        server.wait()
+
+
+def processes() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:  # it has ended
+        return ""
+
+
+def children(parent: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
+def naming(folder: Path) -> list[str]:
+    """The command lines of all processes that name something in the folder."""
+    return [line for line in map(command_line, processes()) if str(folder) in line]
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
