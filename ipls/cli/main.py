@@ -16,7 +16,7 @@ from ipls.cli import client, demo, verify
 from ipls.cli.console import fail
 from ipls.cli.status import REFUSED, UNAVAILABLE, USAGE
 from ipls.client.errors import ClientError, TryLaterError
-from ipls.config import ConfigError
+from ipls.config import ConfigError, configure_logging
 from ipls.rpc.errors import ServiceError
 from ipls.session.errors import SessionRefused
 from ipls.store.errors import StoreError
@@ -63,7 +63,7 @@ def serve(
         raise typer.BadParameter(f"must be one of {', '.join(SERVICES)} or all", param_hint="SERVICE")
     if log_level not in ("debug", "info", "warning", "error"):
         raise typer.BadParameter("must be debug, info, warning or error", param_hint="--log-level")
-    serving.configure_logging(log_level)
+    configure_logging(log_level)
     if stop_at_eof:
         serving.stop_at_eof()
     if service == "all":

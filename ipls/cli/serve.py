@@ -1,14 +1,11 @@
 """`ipls serve`: one service in this process, or all of a deployment, each in its own."""
 
 import asyncio
-import logging
 import os
 import sys
 import threading
 from collections.abc import Coroutine
 from pathlib import Path
-
-import structlog
 
 from ipls.cli.deployment import SERVICES
 from ipls.cli.supervisor import Supervisor
@@ -17,21 +14,6 @@ from ipls.rpc.server import until_signal
 from ipls.server import contacts, directory, registration, vault, witness
 from ipls.server import log as audit_log
 from ipls.trust.root import TrustRoot
-
-
-def configure_logging(level: str) -> None:
-    """JSON lines on standard error at `level` and above."""
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    logging.basicConfig(stream=sys.stderr, level=level.upper())
 
 
 def stop_at_eof() -> None:

@@ -1,5 +1,6 @@
 """`ipls.toml`: what each service of a deployment is told. Paths are relative to the file."""
 
+from ipls.config.logs import configure_logging
 from ipls.config.models import (
     Config,
     ConfigError,
@@ -28,6 +29,7 @@ __all__ = [
     "TlsFiles",
     "VaultConfig",
     "WitnessConfig",
+    "configure_logging",
     "load",
     "load_core",
     "load_trust_root",

@@ -17,7 +17,7 @@ from typing import BinaryIO, Literal, TypeVar
 import structlog
 from google.protobuf.message import DecodeError
 
-from ipls.config import CoreConfig, load_core, load_trust_root
+from ipls.config import CoreConfig, configure_logging, load_core, load_trust_root
 from ipls.hsm import pipe
 from ipls.hsm.heads import HeadKeeper
 from ipls.hsm.messages import Command, Ended, Opened, decode, encode
@@ -187,6 +187,7 @@ class Core:
         elif kind == "closed":
             if task := self._sessions.get(session):
                 task.cancel()
+                await asyncio.wait((task,))  # its place is free for the next message
         elif session in self._inboxes:
             try:
                 self._inboxes[session].put_nowait(request)
@@ -213,26 +214,33 @@ class Core:
     def _open(self, session: int, first: CoreRequest) -> None:
         if len(self._sessions) >= self._vault.max_sessions:
             return self._refuse(session, "VAULT_BUSY", "the vault has as many sessions as it takes")
-        if not self._workers:
+        workers = [worker for worker in self._workers.values() if not worker.retired.is_set()]
+        if not workers:
             return self._refuse(session, "VAULT_WORKER_LOST", "the vault's worker is being replaced; try again")
-        worker = min(self._workers.values(), key=lambda worker: worker.load)
+        worker = min(workers, key=lambda worker: worker.load)
         inbox = self._inboxes[session] = asyncio.Queue(maxsize=1)
         inbox.put_nowait(first)
-        self._sessions[session] = asyncio.create_task(self._serve(session, worker, inbox))
+        worker.open(session)
+        task = self._sessions[session] = asyncio.create_task(self._serve(session, worker, inbox))
+        # Not at the end of the task: one that is cancelled at once never starts.
+        task.add_done_callback(lambda task: self._forget(session, worker, task))
         return None
 
+    def _forget(self, session: int, worker: WorkerProcess, task: asyncio.Task[None]) -> None:
+        worker.close(session)
+        self._inboxes.pop(session, None)
+        del self._sessions[session]
+        if not task.cancelled() and (error := task.exception()):
+            log.error("session failed", error=type(error).__name__)
+            self._refuse(session, "VAULT_INTERNAL", "internal error; see the vault's log")
+
     async def _serve(self, session: int, worker: WorkerProcess, inbox: asyncio.Queue[CoreRequest]) -> None:
-        worker.open(session)
         try:
             async with asyncio.timeout(self._vault.session_s):
                 ended = await self._drive(session, worker, inbox)
             self._refuse(session, ended.reason, ended.message)
         except TimeoutError:
             self._refuse(session, "VAULT_SESSION_EXPIRED", f"a session lasts {self._vault.session_s:g} s at most")
-        finally:
-            worker.close(session)
-            self._inboxes.pop(session, None)
-            del self._sessions[session]
 
     async def _drive(self, session: int, worker: WorkerProcess, inbox: asyncio.Queue[CoreRequest]) -> Ended:
         """Does what the session asks for until it ends."""
@@ -306,4 +314,5 @@ async def serve(config_path: Path, source: BinaryIO, sink: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
+    configure_logging("INFO")
     asyncio.run(serve(Path(sys.argv[1]), *pipe.take_stdio()))

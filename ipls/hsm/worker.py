@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import structlog
 
-from ipls.config import load_core, load_trust_root
+from ipls.config import configure_logging, load_core, load_trust_root
 from ipls.hsm import pipe
 from ipls.hsm.messages import Command, Ended, Opened, Report, decode, encode
 from ipls.hsm.token import SoftToken
@@ -81,5 +81,6 @@ def run(config_path: Path, source: BinaryIO, sink: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
+    configure_logging("INFO")
     with suppress(BrokenPipeError):  # the core is gone
         run(Path(sys.argv[1]), *pipe.take_stdio())

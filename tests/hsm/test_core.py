@@ -296,6 +296,18 @@ async def test_no_more_sessions_than_configured(rig: Rig) -> None:
         await core.stream()(rig.client(Owner()).hello(now_ms()))
 
 
+async def test_a_stream_that_ends_at_once_leaves_nothing_behind(rig: Rig) -> None:
+    rig.configure(max_sessions=1)
+    hello = rig.client(Owner()).hello(now_ms())
+    async with running_core(rig) as core:
+        for _ in range(5):
+            core.stream()
+            core.send(session=core.last, frame=hello)
+            core.close()
+            await core.stream()(hello)
+            core.close()
+
+
 async def test_a_session_has_its_time(rig: Rig) -> None:
     rig.configure(session_s=0.2)
     async with running_core(rig) as core:
