@@ -142,7 +142,7 @@ class _Checker:
         self._tie(Place(self._label, False, successor.version - 1), vrf_proof, membership.node.label)
         self._member(membership)
         if membership.node.value != leaf_value(STALE_COMMITMENT, successor.epoch):
-            raise ProofRefused("STALE_EPOCH", "the version before was not retired at this version's epoch")
+            raise ProofRefused("STALE_LEAF", "the version before was not retired at this version's epoch")
 
     def absent(self, place: Place, vrf_proof: bytes, proof: NonMembership) -> None:
         """Non-membership of a place."""

@@ -1,0 +1,172 @@
+"""Proofs that are not exactly their own re-encoding; fields left out; every single-bit flip."""
+
+from collections.abc import Callable
+
+import pytest
+
+from ipls.akd import (
+    ProofRefused,
+    verify_append_only,
+    verify_history,
+    verify_lookup,
+)
+from ipls.proto.akd.v1 import akd_pb2 as pb
+from tests.attack.directory import (
+    Directory,
+)
+from tests.attack.victim import (
+    EPOCH,
+    SEED,
+    VICTIM,
+    refuses,
+    victims_server,
+)
+
+Check = Callable[[bytes], object]
+
+
+def proofs() -> list[tuple[type, bytes, Check]]:
+    """An honest proof of each kind, with its check."""
+    server, tree = victims_server(), victims_server().tree()
+    root, old = tree.root(), server.tree(EPOCH - 1).root()
+    return [
+        (
+            pb.LookupProof,
+            server.lookup(tree, VICTIM, 3).SerializeToString(),
+            lambda proof: verify_lookup(root, EPOCH, server.public_key, VICTIM, proof),
+        ),
+        (
+            pb.HistoryProof,
+            server.history(tree, VICTIM, [3, 2, 1], EPOCH).SerializeToString(),
+            lambda proof: verify_history(root, EPOCH, server.public_key, VICTIM, proof),
+        ),
+        (
+            pb.SingleAppendOnlyProof,
+            server.append_only(EPOCH).SerializeToString(),
+            lambda proof: verify_append_only(old, root, EPOCH, proof),
+        ),
+    ]
+
+
+def field(number: int, payload: bytes) -> bytes:
+    """A length-delimited field; its length takes two bytes at least, as long as it has to be."""
+    size = len(payload)
+    head = bytes([number << 3 | 2])
+    return head + (bytes([size]) if size < 128 else bytes([size & 127 | 128, size >> 7])) + payload
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2])
+def test_encoding(kind: int) -> None:
+    message, proof, check = proofs()[kind]
+    check(proof)
+    cases = [
+        proof + b"\xf8\x01\x00",  # field 31, unknown
+        proof + field(15, b"unknown"),
+        proof[:-1],
+        proof + b"\0",
+        b"",
+        b"\xff" * 40,
+        b"\x0b" * 5000,  # groups, deep
+    ]
+    first = message.FromString(proof)
+    if kind == 0:
+        cases += [
+            proof + b"\x08\x07",  # epoch a second time, as it is
+            proof[2:] + proof[:2],  # fields out of order
+            proof[:1] + b"\x87\x00" + proof[2:],  # epoch 7, in two bytes
+            proof[:1] + b"\x87\x80\x80\x80\x80\x80\x80\x80\x80\x00" + proof[2:],
+            proof + field(5, b""),  # a message field merged with nothing
+        ]
+    else:
+        one, *rest = first.update_proofs if kind == 1 else first.inserted
+        for nested in (b"\xf8\x01\x00", field(2, bytes(32)) if kind == 2 else b"\x08\x07"):
+            lie = message()
+            lie.CopyFrom(first)
+            lie.ClearField("update_proofs" if kind == 1 else "inserted")
+            tail = b"".join(field(1, other.SerializeToString()) for other in rest) + lie.SerializeToString()
+            assert field(1, one.SerializeToString()) + tail == proof
+            cases.append(field(1, one.SerializeToString() + nested) + tail)
+    for case in cases:
+        if kind == 2 and case == b"":
+            refuses("NOTHING_INSERTED", lambda case=case: check(case))
+        elif kind == 1 and case == b"":
+            refuses("NO_VERSIONS", lambda case=case: check(case))
+        elif kind == 0 and case == b"":
+            refuses("FIELD_MISSING", lambda case=case: check(case))
+        else:
+            refuses("ENCODING", lambda case=case: check(case))
+
+
+def edits(message) -> list[tuple[str, Callable[[], None]]]:
+    """Every way to leave a field out, and to bend a label, hash or direction, anywhere in a message."""
+    found: list[tuple[str, Callable[[], None]]] = []
+    for descriptor, value in message.ListFields():
+        name = descriptor.name
+        if not descriptor.is_repeated:
+            found.append(("FIELD_MISSING", lambda name=name: message.ClearField(name)))
+        if descriptor.message_type:
+            for inner in value if descriptor.is_repeated else [value]:
+                found.extend(edits(inner))
+        if name in ("hash_val", "commitment_nonce") or (name == "value" and isinstance(message, pb.AzksElement)):
+            for lie in (value[:31], value + b"\0", b""):
+                found.append(("HASH_LENGTH", lambda name=name, lie=lie: setattr(message, name, lie)))
+        if name == "label_val":
+            found.append(
+                (
+                    "ENCODING",
+                    lambda value=value: setattr(
+                        message, "label_val", value.ljust(32, b"\0") if len(value) < 32 else value[:31] + b"\0"
+                    ),
+                )
+            )
+            found.append(("LABEL_LENGTH", lambda value=value: setattr(message, "label_val", value.ljust(33, b"\1"))))
+        if name == "label_len":
+            found.append(("LABEL_LENGTH", lambda: setattr(message, "label_len", 257)))
+        if name == "direction":
+            found.append(("DIRECTION", lambda value=value: setattr(message, "direction", value + 2)))
+        if name == "siblings":
+            found.append(("SIBLING_COUNT", lambda: message.ClearField("siblings")))
+            found.append(("SIBLING_COUNT", lambda value=value: message.siblings.append(value[0])))
+    return found
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2])
+def test_every_field_of_every_message(kind: int) -> None:
+    """Left out, too short, too long, untrimmed, out of range: refused by the rule, wherever in the proof."""
+    message, proof, check = proofs()[kind]
+    total = len(edits(message.FromString(proof)))
+    assert total > 50
+    for index in range(total):
+        bent = message.FromString(proof)
+        reason, edit = edits(bent)[index]
+        edit()
+        refuses(reason, lambda bent=bent: check(bent.SerializeToString()))
+
+
+@pytest.mark.parametrize("kind", ["lookup", "history", "append-only"])
+def test_every_single_bit_flip_is_refused(kind: str) -> None:
+    server = Directory(SEED)
+    server.publish([(VICTIM, b"one"), (b"+1", b"other")])
+    server.publish([(VICTIM, b"two")])
+    tree = server.tree()
+    root, old = tree.root(), server.tree(1).root()
+
+    def check(proof: bytes) -> None:
+        if kind == "lookup":
+            verify_lookup(root, 2, server.public_key, VICTIM, proof)
+        elif kind == "history":
+            verify_history(root, 2, server.public_key, VICTIM, proof, most_recent=1)
+        else:
+            verify_append_only(old, root, 2, proof)
+
+    proof = {
+        "lookup": lambda: server.lookup(tree, VICTIM, 2),
+        "history": lambda: server.history(tree, VICTIM, [2], 2),
+        "append-only": lambda: server.append_only(2),
+    }[kind]().SerializeToString()
+    check(proof)
+    for bit in range(len(proof) * 8):
+        flipped = bytearray(proof)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(ProofRefused):
+            check(bytes(flipped))
