@@ -3,10 +3,8 @@
 isort:skip_file
 What passes between the vault's front and its core, over a pipe. The front is not trusted."""
 
-from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from google.protobuf.internal import containers as _containers
 from ipls.proto.vault.v1 import vault_pb2 as _vault_pb2
 from ipls.proto.witness.v1 import head_pb2 as _head_pb2
 import builtins as _builtins
@@ -128,7 +126,7 @@ class CoreResponse(_message.Message):
 
     @_builtins.property
     def ready(self) -> Global___Ready:
-        """The core is up; session 0."""
+        """A worker of the core has opened its token; session 0."""
 
     def __init__(
         self,
@@ -197,17 +195,12 @@ Global___Refused: _TypeAlias = Refused  # noqa: Y015
 class Ready(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    BUNDLES_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def bundles(self) -> _containers.RepeatedCompositeFieldContainer[_vault_pb2.SignedBundle]: ...
     def __init__(
         self,
-        *,
-        bundles: _abc.Iterable[_vault_pb2.SignedBundle] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
