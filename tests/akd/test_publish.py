@@ -1,0 +1,172 @@
+"""Publishing, and what is proved from it."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ipls.akd import (
+    EMPTY_ROOT,
+    AkdError,
+    DirectoryKey,
+    MemoryTiles,
+    ProofRefused,
+    Publication,
+    PublishError,
+    Update,
+    Version,
+    make_history,
+    make_lookup,
+    publish,
+    verify_append_only,
+    verify_history,
+    verify_lookup,
+)
+
+KEY = DirectoryKey.from_seed(b"\x07" * 32)
+
+
+class Live:
+    """A directory as a service would run it."""
+
+    def __init__(self) -> None:
+        self.tiles = MemoryTiles()
+        self.roots = [EMPTY_ROOT]
+        self.depth = 0
+        self.versions: dict[bytes, list[Version]] = {}
+
+    @property
+    def epoch(self) -> int:
+        return len(self.roots) - 1
+
+    def updates(self, *pairs: tuple[bytes, bytes]) -> list[Update]:
+        return [Update(label, value, next(iter(self.versions.get(label, [])), None)) for label, value in pairs]
+
+    def publish(self, *pairs: tuple[bytes, bytes]) -> Publication | None:
+        made = publish(self.tiles, KEY, self.epoch, self.roots[-1], self.depth, self.updates(*pairs))
+        if made:
+            self.tiles.write(made.rows)
+            self.depth = made.depth
+            self.roots.append(made.new_root)
+            for label, version in made.versions:
+                self.versions.setdefault(label, []).insert(0, version)
+        return made
+
+
+def test_versions_and_epochs() -> None:
+    live = Live()
+    first = live.publish((b"+1", b"a"), (b"+2", b"b"))
+    assert first
+    assert (first.epoch, first.old_root) == (1, EMPTY_ROOT)
+    assert first.versions == [(b"+1", Version(1, 1, b"a")), (b"+2", Version(1, 1, b"b"))]
+    second = live.publish((b"+1", b"a"), (b"+2", b"c"))
+    assert second
+    assert second.versions == [(b"+2", Version(2, 2, b"c"))]
+    for made in (first, second):
+        verify_append_only(made.old_root, made.new_root, made.epoch, made.blob)
+
+
+def test_nothing_changed_makes_no_epoch() -> None:
+    live = Live()
+    live.publish((b"+1", b"a"))
+    assert live.publish((b"+1", b"a")) is None
+    assert live.publish() is None
+
+
+def refused(reason: str, live: Live, updates: list[Update], root: bytes | None = None) -> None:
+    with pytest.raises(PublishError) as error:
+        publish(live.tiles, KEY, live.epoch, root or live.roots[-1], live.depth, updates)
+    assert error.value.reason == reason
+
+
+def test_a_label_twice_publishes_nothing() -> None:
+    live = Live()
+    live.publish((b"+1", b"a"))
+    refused("LABEL_TWICE", live, live.updates((b"+2", b"b"), (b"+3", b"c"), (b"+2", b"b")))
+    refused("LABEL_TWICE", live, live.updates((b"+1", b"a"), (b"+1", b"b")))
+
+
+def test_the_stored_tree_is_the_one_under_the_root() -> None:
+    live = Live()
+    live.publish((b"+1", b"a"))
+    refused("ROOT_MISMATCH", live, live.updates((b"+2", b"b")), EMPTY_ROOT)
+    refused("LEAF_EXISTS", live, [Update(b"+1", b"b", None)])
+
+
+def test_a_crashed_publish_runs_again_to_the_same_rows() -> None:
+    live = Live()
+    live.publish(*((b"+%d" % i, b"a") for i in range(40)))
+    updates = live.updates(*((b"+%d" % i, b"b") for i in range(30, 90)))
+    first = publish(live.tiles, KEY, 1, live.roots[-1], live.depth, updates)
+    assert first
+    live.tiles.write(first.rows)  # the rows are written, the head is not
+    assert publish(live.tiles, KEY, 1, live.roots[-1], live.depth, updates) == first
+
+
+PEOPLE = st.integers(0, 40).map(lambda i: b"+%d" % i)
+STORIES = st.lists(st.dictionaries(PEOPLE, st.sampled_from([b"", b"a", b"b"]), max_size=25), min_size=1, max_size=6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(STORIES)
+def test_every_proof_of_every_epoch_verifies(story: list[dict[bytes, bytes]]) -> None:
+    live = Live()
+    made = [publication for updates in story if (publication := live.publish(*updates.items()))]
+    for publication in made:
+        verify_append_only(publication.old_root, publication.new_root, publication.epoch, publication.blob)
+    for one, following in pairwise(made):
+        assert following.old_root == one.new_root
+    for epoch in range(1, live.epoch + 1):
+        for label in list(live.versions)[:3]:
+            versions = [version for version in live.versions[label] if version.epoch <= epoch]
+            if not versions:
+                continue
+            head = (live.roots[epoch], epoch, KEY.public_key, label)
+            lookup = make_lookup(live.tiles, KEY, epoch, live.depth, label, versions[0])
+            assert verify_lookup(*head, lookup) == versions[0]
+            for most_recent in (0, 1, 2):
+                shown = versions[: most_recent or None]
+                proof = make_history(live.tiles, KEY, epoch, live.depth, label, shown)
+                assert verify_history(*head, proof, most_recent=most_recent) == tuple(shown)
+
+
+def test_long_histories() -> None:
+    live = Live()
+    for number in range(70):
+        live.publish((b"+1", b"%d" % number), (b"+%d" % (number + 2), b"x"))
+    versions = live.versions[b"+1"]
+    for most_recent in (0, 1, 3, 7, 70, 99):
+        shown = versions[: most_recent or None]
+        proof = make_history(live.tiles, KEY, live.epoch, live.depth, b"+1", shown)
+        head = (live.roots[-1], live.epoch, KEY.public_key, b"+1")
+        assert verify_history(*head, proof, most_recent=most_recent) == tuple(shown)
+
+
+def test_what_is_not_there_is_not_proved() -> None:
+    live = Live()
+    live.publish((b"+1", b"a"))
+    live.publish((b"+1", b"b"))
+    old, new = Version(1, 1, b"a"), Version(2, 2, b"b")
+    for label, version, epoch in ((b"+2", old, 1), (b"+1", new, 1), (b"+1", old, 2)):
+        with pytest.raises(AkdError) as error:
+            make_lookup(live.tiles, KEY, epoch, live.depth, label, version)
+        assert error.value.reason == "TREE_MISMATCH"
+        with pytest.raises(AkdError) as error:
+            make_history(live.tiles, KEY, epoch, live.depth, label, [version])
+        assert error.value.reason == "TREE_MISMATCH"
+    with pytest.raises(AkdError) as error:
+        make_history(live.tiles, KEY, 1, live.depth, b"+1", [])
+    assert error.value.reason == "NO_VERSIONS"
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=300))
+def test_any_bytes_are_refused_as_a_proof(proof: bytes) -> None:
+    for check in (
+        lambda: verify_lookup(EMPTY_ROOT, 5, KEY.public_key, b"+1", proof),
+        lambda: verify_history(EMPTY_ROOT, 5, KEY.public_key, b"+1", proof),
+        lambda: verify_append_only(EMPTY_ROOT, EMPTY_ROOT, 5, proof),
+    ):
+        with pytest.raises(ProofRefused):
+            check()
