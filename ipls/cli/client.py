@@ -14,6 +14,7 @@ from rich.progress import Progress
 from ipls.cli.console import emit
 from ipls.cli.outbox import code_from
 from ipls.client import events
+from ipls.client.calls import PATIENCE_S
 from ipls.client.device import Device
 from ipls.client.registration import CodeSource
 
@@ -31,6 +32,7 @@ Endpoints = Annotated[
     Path | None, typer.Option("--endpoints", help="The deployment's endpoints.json; needed to make a profile.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
+Patience = Annotated[float, typer.Option("--patience", help="Seconds to go on asking a service that is away.")]
 HOME = Path.home() / ".ipls"
 
 Result = TypeVar("Result")
@@ -41,18 +43,20 @@ class _Reporter:
 
     def __init__(self) -> None:
         self._progress = Progress(console=Console(stderr=True), transient=True)
-        self._task = self._progress.add_task("", visible=False)
+        self._task = self._progress.add_task("")
 
     def __enter__(self) -> "_Reporter":
-        self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        if self._progress.live.is_started:
+            self._progress.stop()
 
     def __call__(self, event: events.Event) -> None:
         match event:
             case events.Progress(what, done, total):
+                if self._progress.console.is_terminal:
+                    self._progress.start()
                 self._progress.update(self._task, description=what, completed=done, total=total, visible=done < total)
             case events.HeadChecked(epoch, root_hash, signers):
                 self._say(f"checked: epoch {epoch}, root {root_hash.hex()[:16]}…, signed by {', '.join(signers)}")
@@ -73,10 +77,15 @@ class _Reporter:
 
 
 def _run(
-    folder: Path, work: Callable[[Device], Awaitable[Result]], endpoints: Path | None = None, *, quiet: bool = False
+    folder: Path,
+    work: Callable[[Device], Awaitable[Result]],
+    endpoints: Path | None = None,
+    *,
+    quiet: bool = False,
+    patience_s: float = PATIENCE_S,
 ) -> Result:
     async def run(report: events.Report) -> Result:
-        async with Device.open(folder, endpoints, report=report) as device:
+        async with Device.open(folder, endpoints, report=report, patience_s=patience_s) as device:
             return await work(device)
 
     if quiet:
@@ -114,6 +123,7 @@ def register(
     ] = None,
     profile: Name = "default",
     home: Home = HOME,
+    patience: Patience = PATIENCE_S,
     as_json: Json = False,
 ) -> None:
     """Make an identity key and have it published under the number; returns once the directory proves it."""
@@ -129,30 +139,36 @@ def register(
         return code or ""
 
     source: CodeSource = given if code else code_from(outbox) if outbox else typed
-    account = _run(_folder(home, profile), lambda device: device.register(number, source), endpoints)
+    account = _run(
+        _folder(home, profile), lambda device: device.register(number, source), endpoints, patience_s=patience
+    )
     value = {"version": account.version, "epoch": account.epoch}
     _say(f"registered: identity version {account.version}, published in epoch {account.epoch}", value, as_json)
 
 
 @app.command()
-def store(profile: Name = "default", home: Home = HOME, as_json: Json = False) -> None:
+def store(profile: Name = "default", home: Home = HOME, patience: Patience = PATIENCE_S, as_json: Json = False) -> None:
     """Contact key to the vault, encrypted contacts to the contact store."""
-    stored = _run(_folder(home, profile), Device.store)
+    stored = _run(_folder(home, profile), Device.store, patience_s=patience)
     _say(f"stored: {stored.contacts} contacts, {stored.written} of them sent now", stored._asdict(), as_json)
 
 
 @app.command()
-def restore(profile: Name = "default", home: Home = HOME, as_json: Json = False) -> None:
+def restore(
+    profile: Name = "default", home: Home = HOME, patience: Patience = PATIENCE_S, as_json: Json = False
+) -> None:
     """Everything back on a newly registered device; then the contact key is rotated."""
-    restored = _run(_folder(home, profile), Device.restore)
+    restored = _run(_folder(home, profile), Device.restore, patience_s=patience)
     rotated = "; the contact key was rotated" if restored.rotated else ""
     _say(f"restored: {restored.contacts} contacts{rotated}", restored._asdict(), as_json)
 
 
 @app.command()
-def monitor(profile: Name = "default", home: Home = HOME, as_json: Json = False) -> None:
+def monitor(
+    profile: Name = "default", home: Home = HOME, patience: Patience = PATIENCE_S, as_json: Json = False
+) -> None:
     """Check the own complete identity history; exit 1 if a version in it is not this device's doing."""
-    versions = _run(_folder(home, profile), Device.monitor)
+    versions = _run(_folder(home, profile), Device.monitor, patience_s=patience)
     for v in versions:
         value = {"version": v.version, "epoch": v.epoch, "public_key": v.public_key.hex(), "origin": v.origin}
         _say(f"version {v.version}, epoch {v.epoch}, key {v.public_key.hex()[:16]}…: {v.origin}", value, as_json)
@@ -193,6 +209,8 @@ def import_(
         "known": imported.known,
         "skipped": [{"line": s.line, "reason": s.reason} for s in imported.skipped],
     }
+    if imported.added + imported.known == 0:
+        print(f"{file}: no card found; is it an exported address book (.vcf)?", file=sys.stderr)
     text = f"imported: {imported.added} cards, {imported.known} known already, {len(imported.skipped)} skipped"
     _say(text, value, as_json)
 

@@ -1,13 +1,18 @@
 """How every process logs."""
 
 import logging
+import os
 import sys
 
 import structlog
 
+_INHERITED = "IPLS_LOG_LEVEL"
 
-def configure_logging(level: str) -> None:
-    """JSON lines on standard error at `level` and above."""
+
+def configure_logging(level: str | None = None) -> None:
+    """JSON lines on standard error at `level` and above; None: as the process that started this one."""
+    level = level or os.environ.get(_INHERITED, "info")
+    os.environ[_INHERITED] = level
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -314,5 +314,5 @@ async def serve(config_path: Path, source: BinaryIO, sink: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
-    configure_logging("INFO")
+    configure_logging()
     asyncio.run(serve(Path(sys.argv[1]), *pipe.take_stdio()))

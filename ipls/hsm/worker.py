@@ -81,6 +81,6 @@ def run(config_path: Path, source: BinaryIO, sink: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
-    configure_logging("INFO")
+    configure_logging()
     with suppress(BrokenPipeError):  # the core is gone
         run(Path(sys.argv[1]), *pipe.take_stdio())

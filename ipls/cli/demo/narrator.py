@@ -1,6 +1,5 @@
 """How the demonstration is told: text with a progress bar for people, one JSON object a line for programs."""
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,13 +99,14 @@ class Narrator:
     def _progress(self, what: str, done: int, total: int) -> None:
         if self._bar is None:
             columns = (TextColumn("   {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self._bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
-            self._bar.start()
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            if self._bar.console.is_terminal:
+                self._bar.start()
             self._task = self._bar.add_task(what, total=total)
         assert self._task is not None
         self._bar.update(self._task, description=what, completed=done, total=total)
 
     def _end_bar(self) -> None:
-        if self._bar is not None:
+        if self._bar is not None and self._bar.live.is_started:
             self._bar.stop()
-            self._bar = None
+        self._bar = None
