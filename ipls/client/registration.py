@@ -67,7 +67,7 @@ class Registrar:
         except TrustError as error:
             raise ProfileError(error.reason, error.message) from error
         request = self._profile.get(Registration)
-        if request is None:
+        if request is None or (request.label != label and not request.code):  # a mistyped number binds to nothing
             request = Registration(label, os.urandom(32), os.urandom(16), "", b"")
             self._profile.put(request)
         if request.label != label:
@@ -132,6 +132,7 @@ class Registrar:
                 raise TryLaterError("REGISTRATION_PENDING", "the directory's newest head is below the promised epoch")
             await asyncio.sleep(_LAGGING_S)
         if history.identities[0].public_key != public_key(request.seed):
+            self._profile.remove(Registration)  # it is over; the next attempt is a new one
             raise RefusedError("REGISTRATION_NOT_PROVED", "the directory's proved history does not end in this key")
         return history
 

@@ -159,7 +159,7 @@ class Sync:
             return
         keys = {key.generation: key.contact_key for key in self._profile.contact_keys()}
         if stored.version > seen.version or stored.generation not in keys:
-            raise ProfileError("RESTORE_FIRST", "contacts were stored by another device; restore them here first")
+            raise _restore_first()
         self._open_manifest(keys[stored.generation], stored)
 
     def _check_rollback(self, stored: StoredManifest | None) -> None:
@@ -198,18 +198,24 @@ class Sync:
         self._profile.put(Swap(manifest.generation, manifest.version, check, sealed, contents))
         self._report(Step("manifest made", key.generation, len(entries)))
         await self._finish_swap()
+        if self._profile.manifest.version != manifest.version:
+            raise _restore_first()
 
     async def _finish_swap(self) -> None:
-        """Send the manifest that is on its way, if one is; the store takes the same bytes twice."""
+        """Send the manifest that is on its way, if one is; the store takes the same bytes twice.
+
+        It is dropped where another device was first: what that one stored is to be looked at.
+        """
         swap = self._profile.get(Swap)
         if swap is None:
             return
         try:
             await self._store.swap(StoredManifest(*swap[:4]))
         except RefusedError as error:
-            if error.reason == "MANIFEST_CONFLICT":
-                self._profile.remove(Swap)  # another device was first; it never took effect
-            raise
+            if error.reason != "MANIFEST_CONFLICT":
+                raise
+            self._profile.remove(Swap)
+            return
         with self._profile.transaction():
             self._profile.put(ManifestSeen(swap.generation, swap.version, swap.contents))
             self._profile.put(self._profile.progress._replace(tidy=True))
@@ -279,6 +285,10 @@ class Sync:
             self._profile.drop_keys_below(key.generation)
             self._profile.put(self._profile.progress._replace(tidy=False))
         self._report(Step("old records dropped", key.generation, len(orphans)))
+
+
+def _restore_first() -> ProfileError:
+    return ProfileError("RESTORE_FIRST", "contacts were stored by another device; restore them here first")
 
 
 def _contents(entries: Mapping[bytes, bytes]) -> bytes:
