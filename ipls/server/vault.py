@@ -17,6 +17,7 @@ import structlog
 
 from ipls.config import VaultConfig
 from ipls.hsm import pipe
+from ipls.hsm.heads import MAX_SIGNED_HEAD
 from ipls.proto.directory.v1.directory_pb2 import HistoryRequest, WatchHeadsRequest
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
 from ipls.proto.vault.v1.core_pb2 import Closed, CoreRequest, CoreResponse, HistoryHandIn, NeedsHistory, Refused
@@ -49,6 +50,7 @@ DIRECTORY_RETRY_S = 0.5
 
 _CODES = {
     grpc.StatusCode.UNAVAILABLE: (
+        "VAULT_BUSY",
         "VAULT_CORE_LOST",
         "VAULT_DIRECTORY_UNAVAILABLE",
         "VAULT_NO_HEAD",
@@ -56,7 +58,6 @@ _CODES = {
         "VAULT_WORKER_LOST",
     ),
     grpc.StatusCode.RESOURCE_EXHAUSTED: (
-        "VAULT_BUSY",
         "VAULT_FRAME_TOO_LARGE",
         "VAULT_SESSION_EXPIRED",
         "VAULT_TOO_MANY_REQUESTS",
@@ -94,9 +95,9 @@ def service_error(reason: str, message: str) -> ServiceError:
 class CoreSession:
     """One stream's end of the pipe."""
 
-    def __init__(self, core: "CoreLink", number: int) -> None:
+    def __init__(self, core: "CoreLink") -> None:
         self._core = core
-        self._number = number
+        self._number = 0
         # The core answers what it is handed and ends a session once: that bounds the queue.
         self.responses: asyncio.Queue[CoreResponse] = asyncio.Queue()
         self.turn = asyncio.Event()
@@ -107,6 +108,8 @@ class CoreSession:
         if frame.ByteSize() > MAX_FRAME:
             raise service_error("VAULT_FRAME_TOO_LARGE", f"a frame has at most {MAX_FRAME} bytes")
         self.turn.clear()
+        if not self._number:  # only now: the core wants the first frames of sessions in the order of their numbers
+            self._number = self._core.number(self)
         await self._core.send(CoreRequest(session=self._number, frame=frame))
 
     async def history(self, epoch: int, proof: bytes) -> None:
@@ -120,7 +123,9 @@ class CoreSession:
 
     async def close(self) -> None:
         """The stream has ended; the core may forget the session."""
-        self._core.sessions.pop(self._number, None)
+        if not self._number:
+            return
+        del self._core.sessions[self._number]
         with suppress(ServiceError):
             await self._core.send(CoreRequest(session=self._number, closed=Closed()))
 
@@ -183,16 +188,19 @@ class CoreLink:
             raise service_error("VAULT_CORE_LOST", "the vault's core is being started; try again") from None
 
     async def offer(self, head: SignedHead) -> None:
-        """Hands the core a head, and again if it is restarted."""
+        """Hands the core a head, and again if it is restarted; one that it would not take is left out."""
+        if head.ByteSize() > MAX_SIGNED_HEAD:
+            log.error("a head of the directory is too large")
+            return
         self._head = head
         with suppress(ServiceError):
             await self.send(CoreRequest(session=0, head=head))
 
-    def open(self) -> CoreSession:
-        """A new session."""
+    def number(self, session: CoreSession) -> int:
+        """The session's number on the pipe, under which its responses come from now on."""
         number = next(self._numbers)
-        session = self.sessions[number] = CoreSession(self, number)
-        return session
+        self.sessions[number] = session
+        return number
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
@@ -210,10 +218,10 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
 class VaultFront(VaultServiceServicer):
     """Sessions and the bundle."""
 
-    def __init__(self, core: CoreLink, directory: "DirectoryServiceAsyncStub", bundle: Path) -> None:
+    def __init__(self, core: CoreLink, directory: "DirectoryServiceAsyncStub", config: VaultConfig) -> None:
         self._core = core
         self._directory = directory
-        self._bundle = bundle
+        self._config = config
 
     async def follow_heads(self) -> None:
         """Hands the directory's heads to the core, for ever; it judges them."""
@@ -223,14 +231,12 @@ class VaultFront(VaultServiceServicer):
                     await self._core.offer(response.head)
             except grpc.aio.AioRpcError as error:
                 log.warning("no heads from the directory", code=error.code().name)
-            except pipe.PipeError:
-                log.error("a head of the directory is too large")
             await asyncio.sleep(DIRECTORY_RETRY_S)
 
     async def GetBundle(self, request: GetBundleRequest, context: "BundleContext") -> GetBundleResponse:
         """The bundle as it lies in its file now. Raises ServiceError UNAVAILABLE VAULT_BUNDLE_MISSING."""
         try:
-            return GetBundleResponse(bundle=SignedBundle.FromString(self._bundle.read_bytes()))
+            return GetBundleResponse(bundle=SignedBundle.FromString(self._config.bundle.read_bytes()))
         except OSError:
             raise ServiceError(
                 grpc.StatusCode.UNAVAILABLE, "VAULT_BUNDLE_MISSING", "the vault has no bundle to show"
@@ -240,8 +246,8 @@ class VaultFront(VaultServiceServicer):
         self, requests: AsyncIterator[SessionRequest], context: "Context"
     ) -> AsyncIterator[SessionResponse]:
         """One session, frame by frame: the client's next is read when the last was answered. Raises ServiceError."""
-        session = self._core.open()
-        reading = asyncio.create_task(_read(requests, session))
+        session = CoreSession(self._core)
+        reading = asyncio.create_task(_read(requests, session, self._config.session_s))
         try:
             while True:
                 response = await session.responses.get()
@@ -277,14 +283,18 @@ class VaultFront(VaultServiceServicer):
             raise
 
 
-async def _read(requests: AsyncIterator[SessionRequest], session: CoreSession) -> None:
-    """Hands the client's frames in, one at a time, until it sends no more."""
+async def _read(requests: AsyncIterator[SessionRequest], session: CoreSession, first_s: float) -> None:
+    """Hands the client's frames in, one at a time, until it sends no more; the first must come within `first_s`."""
     try:
-        async for frame in requests:
-            await session.frame(frame)
-            await session.turn.wait()
+        async with asyncio.timeout(first_s) as limit:
+            async for frame in requests:
+                limit.reschedule(None)  # the core keeps the time now
+                await session.frame(frame)
+                await session.turn.wait()
     except ServiceError as refused:
         session.refuse(refused.reason, refused.message)
+    except TimeoutError:
+        session.refuse("VAULT_SESSION_EXPIRED", f"a stream is silent for {first_s:g} s at most")
     else:
         session.responses.put_nowait(CoreResponse())
 
@@ -295,7 +305,7 @@ async def serve(config: VaultConfig) -> None:
     server = GrpcServer([listener], services=["ipls.vault.v1.VaultService"])
     core = CoreLink(config.core_config)
     async with open_channel(config.directory, config.tls.ca) as channel, asyncio.TaskGroup() as group:
-        front = VaultFront(core, DirectoryServiceStub(channel), config.bundle)
+        front = VaultFront(core, DirectoryServiceStub(channel), config)
         add_VaultServiceServicer_to_server(front, server.grpc)
         tasks = [group.create_task(core.run()), group.create_task(front.follow_heads())]
         await core.ready.wait()
