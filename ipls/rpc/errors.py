@@ -4,12 +4,17 @@ ServiceError            what a handler raises and the server turns into a status
 └── RemoteError         the same, as a caller gets it back
 """
 
+import re
+
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 DOMAIN = "ipls"
+
+_REASON = re.compile(r"[A-Z][A-Z0-9_]{,62}")
 
 
 class ServiceError(Exception):
@@ -56,13 +61,16 @@ def remote_error(error: grpc.aio.AioRpcError) -> RemoteError:
     A write to a stream whose peer has died shows as INTERNAL or UNKNOWN, made on this side: that is UNREACHABLE too.
     """
     code, reason, retry_after_s = error.code(), "", None
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # its stub knows only the blocking API's errors
-    for detail in status.details if status is not None else ():
-        info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-        if detail.Unpack(info) and info.domain == DOMAIN:
-            reason = info.reason
-        elif detail.Unpack(retry):
-            retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
+    try:
+        status = rpc_status.from_call(error)  # type: ignore[arg-type]  # its stub knows only the blocking API's errors
+        for detail in status.details if status is not None else ():
+            info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+            if detail.Unpack(info) and info.domain == DOMAIN and _REASON.fullmatch(info.reason):
+                reason = info.reason
+            elif detail.Unpack(retry):
+                retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
+    except (DecodeError, ValueError):  # details that can't be read, or contradict their status: as if there were none
+        reason = ""
     if not reason and code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE):
         code, reason = grpc.StatusCode.UNAVAILABLE, "UNREACHABLE"
     return RemoteError(code, reason or code.name, error.details() or code.name, retry_after_s=retry_after_s)
