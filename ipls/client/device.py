@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -14,7 +15,7 @@ from ipls.client.contact_store import ContactStore
 from ipls.client.directory import DirectoryReader, History
 from ipls.client.errors import ProfileError, RefusedError
 from ipls.client.events import IdentityChange, Report, silent
-from ipls.client.profile import Account, Contact, KnownVersion, Pinned, Profile, Registration, exists
+from ipls.client.profile import Account, Contact, KnownVersion, Pinned, Profile, Registration, exists, storage_error
 from ipls.client.registration import CodeSource, Registrar
 from ipls.client.sync import Restored, Stored, Sync
 from ipls.client.vault import Vault
@@ -67,7 +68,8 @@ class Status(NamedTuple):
 class Device:
     """One profile, open: `async with Device.open(folder) as device`. One at a time, also across processes.
 
-    Methods raise ClientError (see `ipls.client.errors`) and nothing else; one that was cut off is run again.
+    Methods raise ClientError (see `ipls.client.errors`) and nothing else; one that was cut off is run again. What the
+    disk refuses becomes one at the end of the block.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class Device:
         """The profile in `folder`. `endpoints` (a deployment's endpoints.json) makes it, pinning the trust root; later
         it only says anew where the services are.
 
-        Raises ProfileError: PROFILE_ABSENT, PROFILE_BUSY, ENDPOINTS_INVALID, TRUST_ROOT_CHANGED.
+        Raises ProfileError: PROFILE_ABSENT, PROFILE_BUSY, PROFILE_STORAGE, ENDPOINTS_INVALID, TRUST_ROOT_CHANGED.
         """
         given = None if endpoints is None else _read_endpoints(endpoints)
         if given is None and not exists(folder):
@@ -129,6 +131,8 @@ class Device:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+        if isinstance(error, sqlite3.Error):
+            raise storage_error(error) from error
 
     async def register(self, label: str, code_source: CodeSource) -> Account:
         """Register the number (E.164); returns when the device's own complete history, at a head that it verified,

@@ -6,6 +6,7 @@ the device's protection is its disk encryption and its login.
 
 import fcntl
 import os
+import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -135,7 +136,7 @@ class Profile:
     """The file, held by one command at a time. A method that changes something is durable when it returns."""
 
     def __init__(self, folder: Path) -> None:
-        """Open, or create, the profile in `folder`. Raises ProfileError PROFILE_BUSY."""
+        """Open, or create, the profile in `folder`. Raises ProfileError PROFILE_BUSY, PROFILE_STORAGE."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.ca_file = folder / "ca.pem"
         self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -144,9 +145,13 @@ class Profile:
         except BlockingIOError:
             os.close(self._lock)
             raise ProfileError("PROFILE_BUSY", "another command is using this profile; wait for it to end") from None
-        self._db = connect(folder / "profile.db")
-        self._db.execute("PRAGMA secure_delete=ON")
-        self._db.executescript(_SCHEMA)
+        try:
+            self._db = connect(folder / "profile.db")
+            self._db.execute("PRAGMA secure_delete=ON")
+            self._db.executescript(_SCHEMA)
+        except sqlite3.Error as error:
+            os.close(self._lock)
+            raise storage_error(error) from error
 
     def close(self) -> None:
         """Let the next command in."""
@@ -255,6 +260,11 @@ class Profile:
             " SET card = excluded.card, generation = excluded.generation, digest = excluded.digest",
             contacts,
         )
+
+
+def storage_error(error: sqlite3.Error) -> ProfileError:
+    """What SQLite reports of a profile: a full disk, a file that is none of its own. It quotes no contents."""
+    return ProfileError("PROFILE_STORAGE", f"the profile can't be read or written: {error}")
 
 
 def exists(folder: Path) -> bool:

@@ -1,0 +1,42 @@
+"""A profile that the disk does not give or take ends in one line, not in a traceback."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from ipls.client.errors import ProfileError
+from tests.client.deployment import Deployment, book
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    return Deployment(tmp_path_factory.mktemp("deployment"))
+
+
+async def test_a_file_that_is_no_profile_is_refused(world: Deployment) -> None:
+    profile = world.profile()
+    profile.mkdir()
+    (profile / "profile.db").write_bytes(b"no database " * 100)
+    for _ in range(2):  # not busy the second time
+        with pytest.raises(ProfileError, check=lambda error: error.reason == "PROFILE_STORAGE"):
+            async with world.device(profile):
+                pass
+
+
+async def test_what_the_disk_refuses_is_a_profile_error_and_changes_nothing(world: Deployment) -> None:
+    profile = world.profile()
+    async with world.device(profile) as device:
+        device.import_cards(book(2))
+    refuse_writes(profile, "CREATE TRIGGER full BEFORE INSERT ON contact BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+    with pytest.raises(ProfileError, match="disk full"):
+        async with world.device(profile) as device:
+            device.import_cards(book(4))
+    refuse_writes(profile, "DROP TRIGGER full")
+    async with world.device(profile) as device:
+        assert len(device.cards()) == 2
+
+
+def refuse_writes(profile: Path, sql: str) -> None:
+    with sqlite3.connect(profile / "profile.db") as db:
+        db.execute(sql)
