@@ -23,11 +23,15 @@ def connect(path: Path, *, page_size: int = 4096) -> sqlite3.Connection:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """All of the block or none of it; the write lock is taken at once, so a later read sees no other writer."""
+    """All of the block or none of it; the write lock is taken at once, so a later read sees no other writer.
+
+    Whatever fails, the block or the commit, is raised as it is, and the connection is good for the next transaction.
+    """
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield connection
+        connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # a full disk has ended it already
+            connection.execute("ROLLBACK")
         raise
-    connection.execute("COMMIT")
