@@ -27,6 +27,7 @@ CREATE TABLE IF NOT EXISTS registration(
 CREATE INDEX IF NOT EXISTS registration_expires ON registration(expires_ms);
 CREATE TABLE IF NOT EXISTS sent(label TEXT NOT NULL, at_ms INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS sent_label ON sent(label, at_ms);
+CREATE INDEX IF NOT EXISTS sent_at ON sent(at_ms);
 """
 
 
@@ -62,7 +63,7 @@ class RegistrationStore:
         """
         with self._write() as db:
             db.execute("DELETE FROM registration WHERE expires_ms < ?", (now_ms - KEPT_MS,))
-            db.execute("DELETE FROM sent WHERE label = ? AND at_ms <= ?", (label, now_ms - HOUR_MS))
+            db.execute("DELETE FROM sent WHERE at_ms <= ?", (now_ms - HOUR_MS,))
             known = db.execute("SELECT label, record FROM registration WHERE request_id = ?", (request_id,)).fetchone()
             if known and known != (label, None):
                 raise StoreError("REQUEST_ID_REUSED", "this request id has been used")
