@@ -61,7 +61,7 @@ class _Line:
 
     def __init__(self, text: bytes) -> None:
         try:
-            fields = json.loads(text)
+            fields = json.loads(text, object_pairs_hook=_distinct)
         except (ValueError, RecursionError):
             raise _LineError("MALFORMED: not JSON") from None
         if not isinstance(fields, dict):
@@ -94,6 +94,14 @@ class _Line:
             if not isinstance(row, list) or len(row) != len(columns):
                 raise _LineError(f"MALFORMED: field '{name}' does not hold rows of {len(columns)}")
         return [tuple(column(cell, name) for column, cell in zip(columns, row, strict=True)) for row in rows]
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's fields; readers disagree on what a field that stands twice is."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise _LineError("MALFORMED: a field stands twice")
+    return fields
 
 
 def _number(value: Any, name: str) -> int:
@@ -342,4 +350,4 @@ def _compare(line: _Line, **expected: object) -> None:
         if json.dumps(line.get(name)) != json.dumps(value):  # as JSON, so that true is not 1
             raise _LineError(f"'{name}' differs")
     for name in line.fields.keys() - expected.keys() - {"kind"}:
-        raise _LineError(f"'{name}' is not a field of this line")
+        raise _LineError(f"{name!a} is not a field of this line")

@@ -90,6 +90,13 @@ def test_files_that_are_no_vectors(lines: list[Any], line: int, tmp_path: Path) 
     assert error.value.line == line
 
 
+def test_a_strangers_field_does_not_reach_the_terminal(tmp_path: Path) -> None:
+    with pytest.raises(ConformanceError) as error:
+        replay_vectors(file_of(tmp_path, [{**KEY, "\x1b[2J\ud800": 1}]))
+    assert error.value.what.isprintable()
+    assert error.value.what.isascii()
+
+
 def test_updates_that_make_no_epoch(tmp_path: Path) -> None:
     first = LINES[2]
     for updates in ([], [*first["updates"], *first["updates"]]):
@@ -153,6 +160,7 @@ def test_each_version_of_a_history_is_compared(change: Callable[[list[Any]], lis
         (b"\xff\xfe", "MALFORMED"),
         (b"[]", "MALFORMED"),
         (b"null", "MALFORMED"),
+        (json.dumps(LOOKUP).encode()[:-1] + b',"value":"00"}', "MALFORMED"),
         ({}, "MALFORMED"),
         ({"kind": "audit"}, "MALFORMED"),
         ({"kind": []}, "MALFORMED"),
