@@ -29,6 +29,7 @@ from ipls.server.directory.errors import NoQuorum
 from ipls.server.directory.witnesses import Witnesses
 from ipls.store.directory import DirectoryStore
 from ipls.trust.heads import cosign, signers, timestamp, verify_head
+from ipls.trust.keys import public_key
 from tests.server.directories import ALICE, BOB, NOW, World, record, seed
 
 
@@ -302,14 +303,17 @@ async def test_a_quorum_is_enough_and_less_is_not(tmp_path: Path) -> None:
 class Liar(WitnessServiceServicer):
     """A witness that takes any proposal and answers with what `lie` makes of it."""
 
-    def __init__(self, lie: Callable[[Proposal], Cosignature]) -> None:
+    def __init__(self, lie: Callable[[Proposal], Cosignature], state: WitnessState | None = None) -> None:
         self._lie = lie
+        self._state = state or WitnessState()
+        self.asked = 0
 
     async def GetState(self, request: GetStateRequest, context: Any) -> AsyncIterator[GetStateResponse]:
-        yield GetStateResponse(state=WitnessState())
+        yield GetStateResponse(state=self._state)
 
     async def Propose(self, requests: AsyncIterator[ProposeRequest], context: Any) -> AsyncIterator[ProposeResponse]:
         async for request in requests:
+            self.asked += 1
             yield ProposeResponse(cosignature=self._lie(request.proposal.proposal))
 
 
@@ -342,3 +346,58 @@ async def test_a_signature_that_does_not_count_makes_no_head(tmp_path: Path, lie
             await publisher.advance()
         assert caught.value.reason == reason
         assert store.head() is None
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        WitnessState(term=2**64 - 1),
+        WitnessState(epoch=7, root_hash=bytes(32)),
+        WitnessState(epoch=2**64 - 1, root_hash=bytes(32), cosignature=cosign(OTHER, SPACE, 2**64 - 1, bytes(32), NOW)),
+        WitnessState(epoch=7, root_hash=bytes(32), cosignature=cosign(OWN, SPACE, 1, bytes(32), NOW)),
+        WitnessState(epoch=7, root_hash=bytes(32), cosignature=cosign(OWN, "other", 7, bytes(32), NOW)),
+        WitnessState(epoch=7, root_hash=bytes(32), cosignature=_short(cosign(OWN, SPACE, 7, bytes(32), NOW))),
+        WitnessState(epoch=7, cosignature=Cosignature(public_key=public_key(OWN), message=b"\xff")),
+    ],
+)
+async def test_a_witness_that_lies_about_its_state_stops_nothing(tmp_path: Path, state: WitnessState) -> None:
+    world = World(tmp_path, witnesses=3, k=2)
+    liar = Liar(lambda p: Cosignature(), state)
+    for request in (1, 2):  # the second time with the terms that the first one took
+        async with world.witness(0, liar), world.witness(1), world.witness(2), world.directory() as client:
+            assert await client.publish(request, ALICE, record(request)) == request
+
+
+async def test_a_witness_whose_clock_is_behind_is_not_asked_without_end(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    late = Liar(lambda p: cosign(OWN, SPACE, p.epoch, p.new_root, NOW - world.root.max_head_age_ms // 2))
+    async with world.witness(0, late), world.publisher() as (publisher, _, _):
+        await publisher.lead()
+        for _ in range(3):
+            await publisher.advance()
+        assert late.asked == 1
+        world.now_ms += world.root.max_head_age_ms // 4
+        await publisher.advance()
+        assert late.asked == 2
+
+
+async def test_watchers_leave_room_for_reads(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ipls.server.directory.services.MAX_WATCHERS", 2)
+    async with world.witness(), world.directory() as client:
+        watches = [client.reads.WatchHeads(pb.WatchHeadsRequest(), timeout=60) for _ in range(2)]
+        for watch in watches:
+            await watch.read()
+        error = await failure(client.reads.WatchHeads(pb.WatchHeadsRequest(), timeout=60))
+        assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "WATCHERS_FULL")
+        assert (await client.reads.GetHead(pb.GetHeadRequest())).head.epoch == 0
+
+
+async def test_an_update_that_changes_nothing_needs_no_witness(world: World) -> None:
+    async with world.directory() as client:
+        async with world.witness():
+            await client.publish(1, ALICE, record(1))
+        same = await client.submit(2, ALICE, record(1))
+        other = await client.submit(3, BOB, record(2))
+        assert await client.published(same) == 1
+        async with world.witness():
+            assert await client.published(other) == 2

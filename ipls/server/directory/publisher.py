@@ -24,6 +24,9 @@ log = structlog.get_logger()
 RETRY_S = (0.25, 5.0)
 """The first wait after a failure, and the longest; it doubles in between."""
 
+MAX_STATED_TERM = 2**62
+"""A witness's term is its word alone: one that lies must not use up the terms there are."""
+
 
 class Announcements:
     """Wakes those who wait for the next head. Take `next` before reading the state it may change."""
@@ -67,6 +70,7 @@ class Publisher:
         self._now_ms = now_ms
         self._retry_s = retry_s
         self._term = 0
+        self._signed_ms = 0
         self._publication: Publication | None = None
         self._submitted = asyncio.Event()
         self.heads = Announcements()
@@ -108,7 +112,8 @@ class Publisher:
                 "DIRECTORY_BEHIND_WITNESS",
                 f"a witness has signed epoch {ahead}, this database ends at {newest}: restore its newest copy",
             )
-        self._term = await to_thread(self._store.take_term, max(state.term for state in states))
+        above = min(max(state.term for state in states), MAX_STATED_TERM)
+        self._term = await to_thread(self._store.take_term, above)
 
     async def advance(self) -> None:
         """One round: start the namespace, finish the row there is, renew the head, publish what waits.
@@ -124,16 +129,15 @@ class Publisher:
             head = await self._renew(head)
         if await to_thread(self._epoch_due_ms) <= self._now_ms():
             prepared = await to_thread(prepare, self._store, self._key, self._max_updates)
+            self.heads.announce()  # updates that change nothing have their tickets resolved
             if prepared:
                 step, self._publication = prepared
                 await self._finish(step)
-            else:
-                self.heads.announce()  # settled updates have their tickets resolved
 
     async def _start(self) -> StoredHead:
         if (self._root.start_epoch, self._root.start_root) != (0, EMPTY_ROOT):
             raise PublisherStopped("START_NOT_EMPTY", "the trust root starts with a tree that this database lacks")
-        signed = await self._witnesses.sign(self._term, 0, EMPTY_ROOT, EMPTY_ROOT, b"")
+        signed = await self._sign(0, EMPTY_ROOT, EMPTY_ROOT, b"")
         head = StoredHead(0, EMPTY_ROOT, 0, signed.SerializeToString())
         await to_thread(self._store.commit_start, head)
         self.heads.announce()
@@ -143,7 +147,7 @@ class Publisher:
         """Signatures, then the log, then the head: the log may lead the head by one, never lag."""
         if self._publication is None or self._publication.epoch != step.epoch:
             self._publication = await to_thread(recompute, self._store, self._key, step)
-        signed = await self._witnesses.sign(self._term, step.epoch, step.old_root, step.new_root, step.blob)
+        signed = await self._sign(step.epoch, step.old_root, step.new_root, step.blob)
         await to_thread(write_object, self._log, step)
         head = await to_thread(self._store.commit, step, self._publication, signed.SerializeToString())
         self._publication = None
@@ -152,16 +156,25 @@ class Publisher:
         return head
 
     async def _renew(self, head: StoredHead) -> StoredHead:
-        signed = await self._witnesses.sign(self._term, head.epoch, head.root_hash, head.root_hash, b"")
+        signed = await self._sign(head.epoch, head.root_hash, head.root_hash, b"")
         renewed = head._replace(signed=signed.SerializeToString())
         await to_thread(self._store.renew, renewed)
         self.heads.announce()
         return renewed
 
+    async def _sign(self, epoch: int, old_root: bytes, new_root: bytes, blob: bytes) -> SignedHead:
+        signed = await self._witnesses.sign(self._term, epoch, old_root, new_root, blob)
+        self._signed_ms = self._now_ms()
+        return signed
+
     def _renewal_due_ms(self, head: StoredHead) -> int:
-        """When a quarter of the maximum age is over for the oldest of the head's signatures."""
+        """When a quarter of the maximum age is over for the oldest of the head's signatures.
+
+        And over since they were given: a witness whose clock is behind is not asked without end.
+        """
         signed = SignedHead.FromString(head.signed)
-        return min(map(timestamp, signed.cosignatures)) + self._root.max_head_age_ms // 4
+        oldest_ms = min(map(timestamp, signed.cosignatures))
+        return max(oldest_ms, self._signed_ms) + self._root.max_head_age_ms // 4
 
     def _epoch_due_ms(self) -> float:
         """When the next epoch is to be made; never, while nothing waits."""

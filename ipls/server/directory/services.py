@@ -23,6 +23,9 @@ REQUEST_ID_BYTES = 16
 HOT_PROOFS = 1024
 """Proofs kept in memory; one for an epoch never changes."""
 
+MAX_WATCHERS = 500
+"""Streams of heads at once: half of the calls that a server takes, so that reads and updates go on beside them."""
+
 _CODES = {
     "REQUEST_ID_REUSED": StatusCode.ALREADY_EXISTS,
     "QUEUE_FULL": StatusCode.UNAVAILABLE,
@@ -49,6 +52,7 @@ class DirectoryService(DirectoryServiceServicer):
         self._store = store
         self._key = key
         self._heads = heads
+        self._watchers = 0
         self._lookup = lru_cache(HOT_PROOFS)(self._make_lookup)
         self._history = lru_cache(HOT_PROOFS)(self._make_history)
 
@@ -70,15 +74,25 @@ class DirectoryService(DirectoryServiceServicer):
         return pb.GetHeadResponse(head=SignedHead.FromString(head.signed))
 
     async def WatchHeads(self, request: pb.WatchHeadsRequest, context: Any) -> AsyncIterator[pb.WatchHeadsResponse]:
-        """The newest head, then each newer or renewed one; a reader slower than the epochs skips to the newest."""
-        sent: bytes | None = None
-        while True:
-            announced = self._heads.next
-            head = await to_thread(self._store.head)
-            if head and head.signed != sent:
-                sent = head.signed
-                yield pb.WatchHeadsResponse(head=SignedHead.FromString(sent))
-            await announced.wait()
+        """The newest head, then each newer or renewed one; a reader slower than the epochs skips to the newest.
+
+        WATCHERS_FULL.
+        """
+        if self._watchers >= MAX_WATCHERS:
+            message = f"{MAX_WATCHERS} others watch: ask for the head instead"
+            raise ServiceError(StatusCode.RESOURCE_EXHAUSTED, "WATCHERS_FULL", message, retry_after_s=5)
+        self._watchers += 1
+        try:
+            sent: bytes | None = None
+            while True:
+                announced = self._heads.next
+                head = await to_thread(self._store.head)
+                if head and head.signed != sent:
+                    sent = head.signed
+                    yield pb.WatchHeadsResponse(head=SignedHead.FromString(sent))
+                await announced.wait()
+        finally:
+            self._watchers -= 1
 
     async def _head(self, epoch: int) -> StoredHead:
         newest = await to_thread(self._store.head)

@@ -21,8 +21,9 @@ from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceStub
 from ipls.rpc.channel import chunks
 from ipls.rpc.errors import remote_error
 from ipls.server.directory.errors import NoQuorum
-from ipls.trust.errors import TrustError
-from ipls.trust.heads import Head, verify_head
+from ipls.trust.errors import HeadRefused, TrustError
+from ipls.trust.heads import Head, signature_message, timestamp, verify_head
+from ipls.trust.keys import verify
 from ipls.trust.proposals import sign_proposal
 from ipls.trust.root import TrustRoot, Witness
 
@@ -46,14 +47,28 @@ class WitnessClient:
         self._stub: WitnessServiceAsyncStub = WitnessServiceStub(channel)
 
     async def state(self) -> WitnessState:
-        """What it signed last. Raises NoQuorum if it can't be asked."""
+        """What it signed last. Raises NoQuorum if it can't be asked, or shows no signature of its own on that."""
         request = GetStateRequest(namespace=self._alone.namespace)
         try:
             async for response in self._stub.GetState(request, timeout=STATE_TIMEOUT_S):
+                self._check_signed(response.state)
                 return response.state
         except grpc.aio.AioRpcError as e:
             raise self._failed(e) from e
+        except TrustError as e:
+            raise NoQuorum(e.reason, f"witness {self.name}: {e.message}") from e
         raise NoQuorum("WITNESS_UNREACHABLE", f"witness {self.name} gave no state")
+
+    def _check_signed(self, state: WitnessState) -> None:
+        """The start needs no signature; any other epoch has one, whenever it was made. Raises TrustError."""
+        if state.epoch <= self._alone.start_epoch:
+            return
+        given = state.cosignature
+        if given.public_key not in [key.public_key for key in self._alone.witnesses[0].keys]:
+            raise HeadRefused("HEAD_KEY_UNPINNED", "its state is not signed by a key that the trust root gives it")
+        if given.message != signature_message(self._alone.namespace, state.epoch, state.root_hash, timestamp(given)):
+            raise HeadRefused("HEAD_OTHER_ROOT", "its state is not what it signed")
+        verify(given.public_key, given.message, given.signature)
 
     async def cosign(self, signed: SignedProposal, blob: bytes) -> Cosignature:
         """Its verified signature on the proposal's new root. Raises NoQuorum with the reason of its refusal."""
