@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
@@ -47,7 +48,8 @@ class Limits:
     """Two generations of what one manifest can name."""
     account: int = 8 << 30
     uploads: int = 32
-    """At once, each in memory until it is complete."""
+    """At once, of accounts that are known by then; each in memory until it is complete."""
+    account_uploads: int = 4
     upload_s: float = 120.0
 
 
@@ -91,12 +93,10 @@ class ContactsServicer(ContactsServiceServicer):
         self._namespace = root.namespace
         self._now_ms = now_ms
         self._limits = limits or Limits()
-        self._uploads = asyncio.Semaphore(self._limits.uploads)
+        self._uploads = Counter[str]()
 
     async def PutRecords(self, request_iterator: Any, context: Any) -> pb.PutRecordsResponse:
-        async with self._slot():
-            call = await self._first_call(request_iterator)
-            body = await self._admit("PutRecords", call, pb.PutRecordsBody)
+        async with self._upload("PutRecords", request_iterator, pb.PutRecordsBody) as (label, body):
             sizes = [record.size for record in body.records]
             if not 1 <= len(sizes) <= self._limits.call_records or sum(sizes) > self._limits.call:
                 raise _invalid("CALL_TOO_LARGE", "too many records, or too large together, for one call")
@@ -108,7 +108,7 @@ class ContactsServicer(ContactsServiceServicer):
             await asyncio.to_thread(_check_digests, records)
             await self._run(
                 self._store.put,
-                call.label,
+                label,
                 records,
                 max_records=self._limits.account_records,
                 max_bytes=self._limits.account,
@@ -162,9 +162,7 @@ class ContactsServicer(ContactsServiceServicer):
             yield pb.GetManifestResponse(chunk=chunk)
 
     async def SwapManifest(self, request_iterator: Any, context: Any) -> pb.SwapManifestResponse:
-        async with self._slot():
-            call = await self._first_call(request_iterator)
-            body = await self._admit("SwapManifest", call, pb.SwapManifestBody)
+        async with self._upload("SwapManifest", request_iterator, pb.SwapManifestBody) as (label, body):
             if body.size > self._limits.manifest:
                 raise _invalid("CALL_TOO_LARGE", "the manifest is too large")
             if len(body.check_value) != 32 or not 1 <= body.generation <= MAX_INT or body.version > MAX_INT:
@@ -173,14 +171,8 @@ class ContactsServicer(ContactsServiceServicer):
             if hashlib.sha256(data).digest() != body.digest:
                 raise _invalid("DIGEST_MISMATCH", "the data is not what the call was signed for")
             manifest = Manifest(body.version, body.generation, body.check_value, data)
-            await self._run(self._store.swap, call.label, body.expected_version, manifest)
+            await self._run(self._store.swap, label, body.expected_version, manifest)
         return pb.SwapManifestResponse()
-
-    async def _first_call(self, requests: AsyncIterator[_Upload]) -> pb.SignedCall:
-        first = await anext(requests, None)
-        if first is None or first.WhichOneof("part") != "call":
-            raise _invalid("BODY_INVALID", "a stream begins with its call")
-        return first.call
 
     async def _admit(self, method: str, call: pb.SignedCall, body: type[Body]) -> Body:
         """The call's body, once the account's identity is known to have signed it, just now and for this method."""
@@ -210,13 +202,28 @@ class ContactsServicer(ContactsServiceServicer):
             raise _invalid("BODY_INVALID", "the call's body can't be read") from error
 
     @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
-        """A place among the uploads, for a limited time; refused at once where all are taken."""
-        if self._uploads.locked():
-            raise ServiceError(grpc.StatusCode.UNAVAILABLE, "UPLOADS_BUSY", "too many uploads at once")
+    async def _upload(
+        self, method: str, requests: AsyncIterator[_Upload], body: type[Body]
+    ) -> AsyncIterator[tuple[str, Body]]:
+        """The account and the body that the stream begins with, and a place among the uploads, for a limited time.
+
+        Only who was admitted takes a place, and no account takes them all; without one it is refused at once.
+        """
+        limits, uploads = self._limits, self._uploads
         try:
-            async with self._uploads, asyncio.timeout(self._limits.upload_s):
-                yield
+            async with asyncio.timeout(limits.upload_s):
+                first = await anext(requests, None)
+                if first is None or first.WhichOneof("part") != "call":
+                    raise _invalid("BODY_INVALID", "a stream begins with its call")
+                label, admitted = first.call.label, await self._admit(method, first.call, body)
+                if uploads.total() >= limits.uploads or uploads[label] >= limits.account_uploads:
+                    raise ServiceError(grpc.StatusCode.UNAVAILABLE, "UPLOADS_BUSY", "too many uploads at once")
+                uploads[label] += 1
+                try:
+                    yield label, admitted
+                finally:
+                    uploads.subtract((label,))
+                    uploads += Counter()  # those at 0 go
         except TimeoutError as error:
             raise ServiceError(grpc.StatusCode.DEADLINE_EXCEEDED, "UPLOAD_TIME", "the upload took too long") from error
 

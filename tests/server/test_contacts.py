@@ -428,6 +428,38 @@ async def test_uploads_beyond_their_places_are_asked_to_come_again(world: World)
         idle.cancel()
 
 
+async def test_who_is_not_known_takes_no_place_among_the_uploads(world: World) -> None:
+    world.limits = Limits(uploads=1)
+    owner, thief = Owner(ALICE), Owner(ALICE)
+    async with world.running() as stub:
+        await world.publish(owner)
+        silent, strange = stub.PutRecords(), stub.PutRecords()
+        await strange.write(pb.PutRecordsRequest(call=world.call(thief, "PutRecords", sizes_of(record(1)))))
+        await world.device(stub, owner).put([record(1)])
+        silent.cancel()
+        strange.cancel()
+
+
+async def test_no_account_takes_all_places_among_the_uploads(world: World) -> None:
+    world.limits = Limits(uploads=2, account_uploads=1)
+    greedy, owner = Owner(ALICE), Owner(BOB)
+    async with world.running() as stub:
+        await world.publish(greedy)
+        await world.publish(owner)
+        calls = [world.call(greedy, "PutRecords", sizes_of(record(1))) for _ in range(2)]
+        streams = [stub.PutRecords() for _ in calls]
+        for stream, call in zip(streams, calls, strict=True):
+            await stream.write(pb.PutRecordsRequest(call=call))
+        ended = [asyncio.ensure_future(answered(stream)) for stream in streams]
+        (first,), _ = await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
+        with refused(grpc.StatusCode.UNAVAILABLE, "UPLOADS_BUSY"):
+            await first
+        await world.device(stub, owner).put([record(1)])
+        for stream in streams:
+            stream.cancel()
+        await asyncio.wait(ended)
+
+
 async def test_plaintext_is_refused(world: World, tmp_path: Path) -> None:
     addresses: list[str] = []
 
