@@ -33,7 +33,7 @@ def command(
         return
     source = contacts.read_bytes() if contacts else resources.files("ipls.cli").joinpath(ADDRESS_BOOK).read_bytes()
     # Whatever asks us to end, the servers and the temporary folder go first.
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in servers.ENDING:
         signal.signal(number, signal.default_int_handler)
     narrator = Narrator(as_json=as_json)
     narrator.chapter("Keys, token, certificates, and six servers, each a process of its own")

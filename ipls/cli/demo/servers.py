@@ -20,6 +20,8 @@ from ipls.config import ConfigError
 NAMESPACE = "demo.ipls"
 PID_FILE = "serve.pid"
 STOP_S = 20.0
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What asks the demonstration to end."""
 
 
 @contextmanager
@@ -29,25 +31,45 @@ def running(keep: Path | None) -> Iterator[Path]:
     When the block ends the servers end and the temporary folder goes; with `keep` both stay. When it fails or is
     interrupted nothing stays. However this process dies, the servers of a temporary folder end with it.
     """
-    folder = keep or Path(tempfile.mkdtemp(prefix="ipls-demo-"))
-    existed = keep is not None and keep.exists()
+    folder = keep
+    ours = keep is None or not keep.exists()
     server: subprocess.Popen[str] | None = None
     done = False
     try:
+        with _uninterrupted():
+            folder = folder or Path(tempfile.mkdtemp(prefix="ipls-demo-"))
         deployment.create(folder, NAMESPACE, port=0)
         folder = folder.resolve()
-        server = _serve(folder, detached=keep is not None)
+        with _uninterrupted():
+            server = _start(folder, detached=keep is not None)
+        _until_serving(server, folder)
         yield folder
         done = True
     finally:
-        if server is not None and not (done and keep):
-            server.terminate()
-            server.wait()
-        if not (done and keep) and not existed:
-            shutil.rmtree(folder, ignore_errors=True)
+        if not (done and keep):
+            with _uninterrupted():
+                if server is not None:
+                    server.terminate()
+                    server.wait()
+                if folder is not None and ours:
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
-def _serve(folder: Path, *, detached: bool) -> "subprocess.Popen[str]":
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Puts Ctrl-C and the like off until the block has ended: what it makes is known to who cleans up."""
+    pending: list[int] = []
+    before = {number: signal.signal(number, lambda caught, _: pending.append(caught)) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if pending:
+        raise KeyboardInterrupt
+
+
+def _start(folder: Path, *, detached: bool) -> "subprocess.Popen[str]":
     arguments = [sys.executable, "-m", "ipls.cli.main", "serve", "all", "--config", str(folder / "ipls.toml")]
     if not detached:
         arguments.append("--stop-at-eof")
@@ -60,14 +82,17 @@ def _serve(folder: Path, *, detached: bool) -> "subprocess.Popen[str]":
             text=True,
             start_new_session=True,
         )
+    replace(folder / PID_FILE, f"{server.pid}\n".encode())
+    return server
+
+
+def _until_serving(server: "subprocess.Popen[str]", folder: Path) -> None:
+    """It prints one line, once all services answer; or ends without one."""
     assert server.stdout is not None
-    # It prints one line, once all services answer; or ends without one.
     if not server.stdout.readline():
         server.wait()
         last = (folder / "logs/all.log").read_text(errors="replace").strip().splitlines()[-1:]
         raise ConfigError(f"the servers did not start: {''.join(last)}", "SERVICE_DID_NOT_START")
-    replace(folder / PID_FILE, f"{server.pid}\n".encode())
-    return server
 
 
 def endpoints(folder: Path) -> dict[str, Any]:
