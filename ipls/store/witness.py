@@ -84,6 +84,7 @@ class WitnessStore:
         self._connection = connect(path)
         self._connection.executescript(_SCHEMA)
         self._lock = threading.Lock()
+        self._blob = (-1, b"")  # an epoch and its blob, of up to 32 MiB: all readers share one copy
         row = self._connection.execute("SELECT namespace FROM witness").fetchone()
         if row is None:
             raise StoreError("WITNESS_NO_GENESIS", "this witness has no state; if it had, it needs a new key")
@@ -96,11 +97,14 @@ class WitnessStore:
             return self._state()
 
     def _state(self) -> State:
-        row = self._connection.execute(
-            "SELECT term, epoch, old_root, root_hash, coalesce(blob, x''), cosignature, time_ms FROM witness, epoch"
-            " ORDER BY epoch DESC LIMIT 1"
+        term, epoch, old_root, root_hash, blob, cosignature, time_ms = self._connection.execute(
+            "SELECT term, epoch, old_root, root_hash, iif(epoch = ?, NULL, blob), cosignature, time_ms"
+            " FROM witness, epoch ORDER BY epoch DESC LIMIT 1",
+            self._blob[:1],
         ).fetchone()
-        return State(*row)
+        if epoch != self._blob[0]:
+            self._blob = (epoch, blob or b"")
+        return State(term, epoch, old_root, root_hash, self._blob[1], cosignature, time_ms)
 
     def sign(self, step: Step, blob: bytes, now_ms: int, cosign: Callable[[int], bytes]) -> bytes:
         """The encoded Cosignature on a verified step, or on the newest epoch anew, durable.

@@ -1,6 +1,7 @@
 import sqlite3
 import stat
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,14 @@ def test_the_newest_again_keeps_its_blob_and_older_blobs_go(store: WitnessStore)
     store.sign(FIRST, b"", NOW, cosign)
     assert store.state().blob == b"blob"
     store.sign(Step(5, 2, R1, R2), b"next", NOW, cosign)
+    assert store.state().blob == b"next"
+
+
+def test_a_blob_is_in_memory_once_however_many_read_it(store: WitnessStore, path: Path) -> None:
+    store.sign(FIRST, bytes(1000), NOW, cosign)
+    assert store.state().blob is store.state().blob
+    with closing(WitnessStore(path, NAMESPACE)) as another:
+        another.sign(Step(5, 2, R1, R2), b"next", NOW, cosign)
     assert store.state().blob == b"next"
 
 
