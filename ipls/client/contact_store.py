@@ -1,6 +1,7 @@
 """Signed calls to the contact store, and what comes back, checked against what was asked for."""
 
 import hashlib
+import itertools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -26,7 +27,8 @@ BATCH_BYTES = 8 << 20
 """What one call carries, well inside what the store takes."""
 BATCH_KEYS = 10_000
 
-_LARGEST = 2 * MAX_MANIFEST  # bytes that any answer may have
+_LARGEST = 2 * MAX_MANIFEST  # bytes that a manifest may have
+_MOST_KEYS = 1_000_000  # that a listing may have, more than an account may
 
 
 class RecordKey(NamedTuple):
@@ -95,23 +97,29 @@ class ContactStore:
         await self._retrying(lambda: self._stub.PutRecords(requests(), timeout=CALL_S))
 
     async def get(self, keys: Sequence[RecordKey]) -> list[bytes]:
-        """The ciphertexts of these keys, at most BATCH_RECORDS, in order, each with its digest."""
+        """The ciphertexts, each with its digest, of the first of these keys (at most BATCH_RECORDS), in order.
+
+        They are as many as one call carries, and one at least: ask again for those behind them.
+        """
         body = pb.GetRecordsBody(keys=map(_message, keys))
 
         async def call() -> list[bytes]:
             sizes: Sequence[int] = ()
             data = bytearray()
             request = pb.GetRecordsRequest(call=self._sign("GetRecords", body))
-            async for response in self._stub.GetRecords(request, timeout=CALL_S):
+            responses = self._stub.GetRecords(request, timeout=CALL_S)
+            async for response in responses:
                 if response.WhichOneof("part") == "sizes":
-                    sizes = response.sizes.sizes
-                    if len(sizes) != len(keys) or any(size > 2 * MAX_CARD for size in sizes):
-                        raise _mismatch()
-                _collect(data, response.chunk, sum(sizes))
+                    sizes = _fitting(response.sizes.sizes)
+                data += response.chunk
+                if len(data) >= sum(sizes):
+                    break
+            responses.cancel()
             return list(_cut(bytes(data), sizes))
 
         ciphertexts = await self._retrying(call)
-        if [hashlib.sha256(ciphertext).digest() for ciphertext in ciphertexts] != [key.digest for key in keys]:
+        digests = [key.digest for key in keys[: len(ciphertexts)]]
+        if not ciphertexts or [hashlib.sha256(ciphertext).digest() for ciphertext in ciphertexts] != digests:
             raise _mismatch()
         return ciphertexts
 
@@ -123,6 +131,8 @@ class ContactStore:
             keys: set[RecordKey] = set()
             async for response in self._stub.ListRecords(request, timeout=CALL_S):
                 keys.update(RecordKey(r.key.generation, r.key.id, r.key.digest) for r in response.records)
+                if len(keys) > _MOST_KEYS:
+                    raise _too_much()
             return keys
 
         return await self._retrying(call)
@@ -195,10 +205,18 @@ def _message(key: RecordKey) -> pb.RecordKey:
     return pb.RecordKey(generation=key.generation, id=key.id, digest=key.digest)
 
 
+def _fitting(sizes: Sequence[int]) -> Sequence[int]:
+    """The first of these sizes: as many as one call carries, one at least. Raises RefusedError RECORD_MISMATCH."""
+    if any(size > 2 * MAX_CARD for size in sizes):
+        raise _mismatch()
+    within = (total <= BATCH_BYTES for total in itertools.accumulate(sizes))
+    return sizes[: max(1, sum(within))]
+
+
 def _collect(data: bytearray, chunk: bytes, limit: int) -> None:
     data += chunk
     if len(data) > limit:
-        raise RefusedError("STORE_ANSWER_INVALID", "the contact store sends more than it announced")
+        raise _too_much()
 
 
 def _cut(data: bytes, sizes: Iterable[int]) -> Iterator[bytes]:
@@ -206,6 +224,10 @@ def _cut(data: bytes, sizes: Iterable[int]) -> Iterator[bytes]:
     for size in sizes:
         yield data[at : at + size]
         at += size
+
+
+def _too_much() -> RefusedError:
+    return RefusedError("STORE_ANSWER_INVALID", "the contact store sends more than it announced, or than it may hold")
 
 
 def _mismatch() -> RefusedError:

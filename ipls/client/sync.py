@@ -256,8 +256,9 @@ class Sync:
             for id, digest in held.manifest.records.items()
             if id not in local or (newer and local[id] not in (digest, b""))
         ]
-        for at in range(0, len(missing), BATCH_RECORDS):
-            batch = missing[at : at + BATCH_RECORDS]
+        done = 0
+        while done < len(missing):
+            batch = missing[done : done + BATCH_RECORDS]
             ciphertexts = await self._store.get(batch)
             with self._profile.transaction():
                 self._profile.put_contacts(
@@ -267,9 +268,10 @@ class Sync:
                         generation,
                         key.digest,
                     )
-                    for key, ciphertext in zip(batch, ciphertexts, strict=True)
+                    for key, ciphertext in zip(batch, ciphertexts, strict=False)
                 )
-            self._report(Progress("restoring", at + len(batch), len(missing)))
+            done += len(ciphertexts)
+            self._report(Progress("restoring", done, len(missing)))
         return len(missing)
 
     async def _tidy(self, key: ContactKey) -> None:

@@ -144,6 +144,15 @@ async def test_what_a_new_phone_had_before_the_restore_is_kept(world: Deployment
     await restores(world, label, book(3) + book(2, "New"))
 
 
+async def test_cards_of_many_sizes_come_back(world: Deployment) -> None:
+    """More of them than one call carries."""
+    label = world.label()
+    photo = b"BEGIN:VCARD\r\nFN:Photo %d\r\nPHOTO:" + b"x" * 1_500_000 + b"\r\nEND:VCARD\r\n"
+    cards = book(3) + b"".join(photo.replace(b"%d", b"%d" % n) for n in range(5)) + book(3, "More")
+    await world.stored(label, cards)
+    await restores(world, label, cards)
+
+
 # Crashes: the contact store
 
 

@@ -193,6 +193,15 @@ async def test_what_is_put_comes_back(world: World, stub: Any, alice: Owner) -> 
         await device.get([records[0][0]])
 
 
+async def test_one_get_brings_as_much_as_a_call_carries(world: World, stub: Any, alice: Owner) -> None:
+    device = world.device(stub, alice)
+    records = [record(n, (2 << 20) + 28) for n in range(5)]
+    for each in records:
+        await device.put([each])
+    assert await device.get([key for key, _ in records]) == [data for _, data in records[:3]]
+    assert await device.get([key for key, _ in records[3:]]) == [data for _, data in records[3:]]
+
+
 async def test_a_manifest_is_swapped_once_per_version(world: World, stub: Any, alice: Owner) -> None:
     device = world.device(stub, alice)
     first = StoredManifest(1, 1, b"c" * 32, os.urandom(3 << 20))
