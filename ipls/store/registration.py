@@ -25,6 +25,7 @@ CREATE TABLE IF NOT EXISTS registration(
     request_id BLOB PRIMARY KEY, label TEXT NOT NULL, salt BLOB NOT NULL, code_hash BLOB NOT NULL,
     expires_ms INTEGER NOT NULL, attempts_left INTEGER NOT NULL, record BLOB) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS registration_expires ON registration(expires_ms);
+CREATE INDEX IF NOT EXISTS registration_approved ON registration(label) WHERE record IS NOT NULL;
 CREATE TABLE IF NOT EXISTS sent(label TEXT NOT NULL, at_ms INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS sent_label ON sent(label, at_ms);
 CREATE INDEX IF NOT EXISTS sent_at ON sent(at_ms);
@@ -99,14 +100,22 @@ class RegistrationStore:
         return CodeHash(salt, digest)
 
     def approve(self, request_id: bytes, record: bytes) -> None:
-        """The code was right: bind the request to this record. Raises StoreError REQUEST_ID_REUSED if to another."""
+        """The code was right: bind the request to this record. Raises StoreError REQUEST_ID_REUSED if to another.
+
+        From now on no earlier request of the number can be repeated: one that the directory has not had yet would undo
+        this one.
+        """
         with self._write() as db:
             db.execute(
                 "UPDATE registration SET record = ? WHERE request_id = ? AND record IS NULL", (record, request_id)
             )
-            row = db.execute("SELECT record FROM registration WHERE request_id = ?", (request_id,)).fetchone()
-        if row != (record,):
-            raise StoreError("REQUEST_ID_REUSED", "this request registered another key before")
+            row = db.execute("SELECT record, label FROM registration WHERE request_id = ?", (request_id,)).fetchone()
+            if row is None or row[0] != record:
+                raise StoreError("REQUEST_ID_REUSED", "this request registered another key before")
+            db.execute(
+                "DELETE FROM registration WHERE label = ? AND record IS NOT NULL AND request_id != ?",
+                (row[1], request_id),
+            )
 
     def approved(self, request_id: bytes, label: str) -> bytes | None:
         """The record that the request was approved for, if it was."""
