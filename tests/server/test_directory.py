@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from ipls.akd import EMPTY_ROOT, verify_history, verify_lookup
+from ipls.akd import EMPTY_ROOT, make_history, verify_history, verify_lookup
 from ipls.cli.certificates import Authority
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub, UpdateServiceStub
@@ -390,6 +390,22 @@ async def test_watchers_leave_room_for_reads(world: World, monkeypatch: pytest.M
         error = await failure(client.reads.WatchHeads(pb.WatchHeadsRequest(), timeout=60))
         assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "WATCHERS_FULL")
         assert (await client.reads.GetHead(pb.GetHeadRequest())).head.epoch == 0
+
+
+async def test_only_short_proofs_are_kept_in_memory(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = list[int]()
+
+    def counted(*arguments: Any) -> bytes:
+        made.append(len(arguments[-1]))
+        return make_history(*arguments)
+
+    monkeypatch.setattr("ipls.server.directory.services.make_history", counted)
+    async with world.witness(), world.directory() as client:
+        await client.publish(1, ALICE, record(1))
+        await client.publish(2, ALICE, record(2))
+        for most_recent in (1, 1, 0, 0, 2**32 - 1, 2**32 - 1):
+            await client.reads.History(pb.HistoryRequest(label=ALICE, most_recent=most_recent))
+    assert made == [1, 2, 2, 2, 2]
 
 
 async def test_an_update_that_changes_nothing_needs_no_witness(world: World) -> None:
