@@ -7,7 +7,7 @@ from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.session.errors import SessionRefused
 from ipls.store.vault import VaultStore
 from ipls.trust.errors import HeadRefused
-from ipls.trust.heads import newest_timestamp, verify_head
+from ipls.trust.heads import quorum_timestamp, verify_head
 from ipls.trust.root import TrustRoot
 
 MAX_SIGNED_HEAD = 16 * 1024
@@ -52,7 +52,7 @@ class HeadKeeper:
         if head.epoch < newest_epoch:
             return
         try:
-            timestamp_ms = newest_timestamp(self._root, signed, now_ms=now_ms)
+            timestamp_ms = quorum_timestamp(self._root, signed, now_ms=now_ms)
         except HeadRefused:
             if head.epoch == newest_epoch:
                 return  # the same head as ours with signatures too old to be worth keeping

@@ -57,7 +57,7 @@ class VaultStore:
         return result
 
     def newest_head(self) -> tuple[SignedHead, int] | None:
-        """The accepted head of the highest epoch, and the newest timestamp (ms) among its signatures."""
+        """The accepted head of the highest epoch, and the time (ms) that a quorum of its signatures reaches."""
         row = self._connection.execute("SELECT signed, timestamp_ms FROM heads ORDER BY epoch DESC LIMIT 1").fetchone()
         return (SignedHead.FromString(row[0]), row[1]) if row else None
 

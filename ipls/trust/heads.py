@@ -87,9 +87,12 @@ def signers(root: TrustRoot, signed: SignedHead, *, now_ms: int, check_age: bool
     return count(root, root.namespace, Head(signed.epoch, signed.root_hash), signed.cosignatures, oldest, now_ms)
 
 
-def newest_timestamp(root: TrustRoot, signed: SignedHead, *, now_ms: int) -> int:
-    """The latest time (ms) among the signatures that count: what may set a clock forward. Raises HeadRefused."""
-    return max(signers(root, signed, now_ms=now_ms).values())
+def quorum_timestamp(root: TrustRoot, signed: SignedHead, *, now_ms: int) -> int:
+    """The time (ms) that k of the counted signatures have reached: how long the head lasts, what may set a clock.
+
+    Fewer witnesses than k can't set it. Raises HeadRefused.
+    """
+    return sorted(signers(root, signed, now_ms=now_ms).values())[-root.k]
 
 
 def count(

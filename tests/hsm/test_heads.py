@@ -70,6 +70,17 @@ def test_newer_signatures_of_the_same_head_replace_older_ones(heads: HeadKeeper,
     assert heads.judge_by(by_two(ONE, NOW)) == renewed
 
 
+def test_one_witness_cant_make_the_vault_hold_on_to_an_expiring_head(heads: HeadKeeper, clock: Clock) -> None:
+    """It signs as far ahead as it may, and a client joins that with another's signature of an hour ago."""
+    expiring = signed(ONE, WITNESSES[0], time=NOW + MINUTE)
+    expiring.cosignatures.extend(signed(ONE, WITNESSES[1], time=NOW - HOUR).cosignatures)
+    fresh = by_two(ONE)
+    assert heads.judge_by(expiring) == expiring
+    assert heads.judge_by(fresh) == fresh
+    clock.ms += 1
+    assert heads.judge_by() == fresh
+
+
 def test_a_host_cant_turn_the_clock_back(store: VaultStore, heads: HeadKeeper, clock: Clock) -> None:
     heads.offer(by_two(ONE, NOW))
     clock.ms = NOW - 90 * MINUTE

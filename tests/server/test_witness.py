@@ -24,7 +24,7 @@ from ipls.rpc.errors import RemoteError, remote_error
 from ipls.server.witness import WitnessService, serve
 from ipls.store.errors import StoreError
 from ipls.store.witness import WitnessStore, init_witness_state
-from ipls.trust.heads import Head, newest_timestamp, timestamp, verify_head
+from ipls.trust.heads import Head, quorum_timestamp, timestamp, verify_head
 from ipls.trust.limits import MAX_BLOB
 from ipls.trust.root import TrustRoot
 from tests.server.chains import Chain, proposal, renewal
@@ -101,7 +101,7 @@ async def test_it_signs_the_start_then_every_successor(world: World) -> None:
     assert (state.epoch, state.root_hash, state.old_root) == (3, made.new_root, made.old_root)
     assert (blob, state.blob_size, state.term) == (made.blob, len(made.blob), 1)
     head = SignedHead(epoch=3, root_hash=made.new_root, cosignatures=[state.cosignature])
-    assert newest_timestamp(ROOT, head, now_ms=NOW) == NOW
+    assert quorum_timestamp(ROOT, head, now_ms=NOW) == NOW
 
 
 async def test_one_stream_carries_many_proposals_and_goes_on_after_a_refusal(world: World) -> None:
