@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import signal
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,30 @@ async def test_a_log_that_cannot_be_written_holds_the_epoch_back(world: World, m
         assert (await client.reads.GetHead(pb.GetHeadRequest())).head.epoch == 0
         full = False
         assert await client.published(ticket) == 1
+
+
+@pytest.mark.parametrize("step", ["insert_step", "commit", "settle", "renew"])
+async def test_a_full_disk_holds_the_epoch_back(world: World, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    async with world.witness(), world.directory() as client:
+        await client.publish(1, ALICE, record(1))
+    world.now_ms += world.root.max_head_age_ms // 4  # so that the head is renewed too
+    tried, write, full = asyncio.Event(), getattr(DirectoryStore, step), True
+    loop = asyncio.get_running_loop()
+
+    def fail(*arguments: Any) -> Any:
+        loop.call_soon_threadsafe(tried.set)
+        if full:
+            raise sqlite3.OperationalError("database or disk is full")
+        return write(*arguments)
+
+    monkeypatch.setattr(DirectoryStore, step, fail)
+    async with world.witness(), world.directory() as client:
+        same = await client.submit(2, ALICE, record(1))
+        other = await client.submit(3, BOB, record(2))
+        await asyncio.wait_for(tried.wait(), 60)
+        assert (await client.reads.GetHead(pb.GetHeadRequest())).head.epoch == 1
+        full = False
+        assert (await client.published(same), await client.published(other)) == (1, 2)
 
 
 async def test_an_object_in_the_log_will_do_if_it_proves_the_step(world: World) -> None:

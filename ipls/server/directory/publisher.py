@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import sqlite3
 from asyncio import to_thread
 from collections.abc import Callable
 from contextlib import suppress
@@ -90,8 +91,12 @@ class Publisher:
                         await self.advance()
                         wait_s = self._retry_s[0]
                         await self._work()
-                except (NoQuorum, OSError) as e:
-                    reason = e.reason if isinstance(e, NoQuorum) else "LOG_UNAVAILABLE"
+                except (NoQuorum, OSError, sqlite3.OperationalError) as e:
+                    reason = (
+                        e.reason
+                        if isinstance(e, NoQuorum)
+                        else ("LOG_UNAVAILABLE" if isinstance(e, OSError) else "DATABASE_UNAVAILABLE")
+                    )
                     log.warning("no epoch", reason=reason, why=str(e), retry_s=wait_s)
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, self._retry_s[1])
@@ -118,7 +123,8 @@ class Publisher:
     async def advance(self) -> None:
         """One round: start the namespace, finish the row there is, renew the head, publish what waits.
 
-        Raises NoQuorum (tried again later), OSError (the log can't be written), PublisherStopped.
+        Raises NoQuorum, OSError (the log can't be written) and sqlite3.OperationalError (a full disk), which are tried
+        again later; PublisherStopped.
         """
         head = await to_thread(self._store.head)
         if head is None:
