@@ -45,6 +45,10 @@ def test_the_bundled_address_book_comes_back(tmp_path: Path) -> None:
         ("fork", "the vault", "HEAD_OTHER_ROOT"),
         ("replay", "the vault", "VAULT_TAG_INVALID"),
     ]
+    told = " ".join(line["text"] for line in lines[:-1] if "text" in line)
+    assert "operator who publishes a key of its own" in told
+    assert "is not refused" in told
+    assert "It is seen" in told
     assert list(tmp_path.iterdir()) == []
     assert naming(tmp_path) == []
 

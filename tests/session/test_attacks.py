@@ -3,6 +3,7 @@
 import dataclasses
 import secrets
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +15,15 @@ from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ipls.hsm.heads import HeadKeeper
 from ipls.hsm.token import SoftChannel
 from ipls.proto.vault.v1 import vault_pb2 as pb
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.session import client as client_module
 from ipls.session import effects, transcript
 from ipls.session.client import ClientSession
-from ipls.session.errors import OperationRefused, SessionRefused
+from ipls.session.errors import OperationRefused, SessionRefused, refusing
+from ipls.store.vault import VaultStore
 from ipls.trust.heads import Head
 from tests.hsm.rig import Owner, Rig, now_ms
 from tests.session.changes import bit_flips, changes
@@ -270,6 +273,29 @@ class TestThief:
         handshake(client, stream)
         core.head = rig.directory.publish(Owner(label="+4930444444"))
         client.on_answer(stream.exchange(client.list_request()))
+
+    def test_a_head_grown_too_old_serves_no_request(self, core: Core, rig: Rig, owner: Owner, tmp_path: Path) -> None:
+        """A witness that is kept from signing anew: age is asked for at every request."""
+        clock = [now_ms()]
+        store = VaultStore(tmp_path / "vault.db")
+        heads = HeadKeeper(rig.root, store, lambda: clock[0])
+
+        def judge_by(client_head: SignedHead | None) -> SignedHead:
+            with refusing():
+                return heads.judge_by(client_head)
+
+        core.judge_by = judge_by
+        clients = [rig.client(owner, known_head=rig.directory.head(time=clock[0])) for _ in range(2)]
+        streams = [core.stream() for _ in clients]
+        for client, stream in zip(clients, streams, strict=True):
+            handshake(client, stream)
+            client.on_answer(stream.exchange(client.list_request()))
+        clock[0] += rig.root.max_head_age_ms + 1
+        assert refused(lambda: streams[0].exchange(clients[0].list_request())) == "HEAD_TOO_OLD"
+        assert refused(lambda: core.stream().exchange(rig.client(owner).hello(now_ms()))) == "HEAD_TOO_OLD"
+        heads.offer(rig.directory.head(time=clock[0]))
+        clients[1].on_answer(streams[1].exchange(clients[1].list_request()))
+        store.close()
 
     def test_another_label_in_the_statement(self, core: Core, rig: Rig, owner: Owner) -> None:
         """The thief relays the owner's own session to a vault under another label: m1 is signed by all that follows."""
