@@ -222,6 +222,24 @@ def test_a_frame_over_the_limit_is_refused_by_both(core: Core, client: ClientSes
     assert refused(lambda: client.on_hello(answer, now_ms())) == "VAULT_FRAME_TOO_LARGE"
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("version", 2, "VAULT_VERSION_UNSUPPORTED"),
+        ("hsm_key_id", bytes(32), "VAULT_HSM_KEY_MISMATCH"),
+        ("label", "4930111111", "LABEL_INVALID"),
+        ("nonce", bytes(31), "VAULT_FIELD_INVALID"),
+        ("kem_key", bytes(1183), "VAULT_KEM_KEY_INVALID"),
+    ],
+)
+def test_a_first_message_that_does_not_fit_is_refused(
+    core: Core, client: ClientSession, field: str, value: object, reason: str
+) -> None:
+    hello = pb.ClientHello.FromString(client.hello(now_ms()).m1)
+    setattr(hello, field, value)
+    assert refused(lambda: core.stream().exchange(pb.SessionRequest(m1=hello.SerializeToString()))) == reason
+
+
 def test_bytes_that_are_no_message_are_refused(core: Core) -> None:
     for data in (b"\xff", pb.SessionRequest(m1=b"\xff").SerializeToString()):
         assert refused(lambda d=data: core.stream().exchange(d)) == "VAULT_FRAME_MALFORMED"
