@@ -157,7 +157,7 @@ class Device:
             raise ProfileError(
                 "IDENTITY_SUPERSEDED",
                 "the number was registered anew, with another key than this device's: if that was not you, register it"
-                " again here, then store",
+                " again here, then restore",
             )
         return self._profile.versions()
 

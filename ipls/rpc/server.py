@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -37,8 +38,33 @@ def _peer_roles(context: Any) -> set[str]:
     return {uri.removeprefix(ROLE_PREFIX) for uri in uris if uri.startswith(ROLE_PREFIX)}
 
 
+_UNREADABLE = object()
+"""Stands for a message that could not be decoded: gRPC itself would log a traceback, and call it UNKNOWN."""
+
+
+def _reading_all(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def read(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError:
+            return _UNREADABLE
+
+    return read
+
+
+def _readable(message: Any) -> Any:
+    if message is _UNREADABLE:
+        raise ServiceError(grpc.StatusCode.INVALID_ARGUMENT, "MESSAGE_UNREADABLE", "a message can't be read")
+    return message
+
+
+async def _all_readable(messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for message in messages:
+        yield _readable(message)
+
+
 class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
-    """Demands a method's role, then turns what its handler raises into a status."""
+    """Demands a method's role and readable messages, then turns what its handler raises into a status."""
 
     def __init__(self, roles: Mapping[str, str]) -> None:
         self._roles = roles
@@ -54,6 +80,7 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic i
         method = handler_call_details.method
         service = method.rpartition("/")[0].removeprefix("/")
         role = self._roles.get(service)
+        check_request = _all_readable if handler.request_streaming else _readable
 
         async def check(context: Any) -> None:
             if role is not None and role not in _peer_roles(context):
@@ -72,7 +99,7 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic i
             inner = handler.unary_unary or handler.stream_unary
             try:
                 await check(context)
-                return await inner(request, context)
+                return await inner(check_request(request), context)
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # every failure becomes a status
@@ -82,7 +109,7 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic i
             inner = handler.unary_stream or handler.stream_stream
             try:
                 await check(context)
-                async for response in inner(request, context):
+                async for response in inner(check_request(request), context):
                     yield response
             except grpc.aio.AbortError:
                 raise
@@ -96,7 +123,7 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic i
             (True, True): (grpc.stream_stream_rpc_method_handler, stream),
         }
         build, wrapped = make[handler.request_streaming, handler.response_streaming]
-        return build(wrapped, handler.request_deserializer, handler.response_serializer)
+        return build(wrapped, _reading_all(handler.request_deserializer), handler.response_serializer)
 
 
 class GrpcServer:

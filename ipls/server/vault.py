@@ -77,6 +77,7 @@ _CODES = {
     ),
     grpc.StatusCode.INVALID_ARGUMENT: (
         "LABEL_INVALID",
+        "MESSAGE_UNREADABLE",
         "VAULT_FIELD_INVALID",
         "VAULT_FRAME_MALFORMED",
         "VAULT_KEM_KEY_INVALID",

@@ -272,6 +272,24 @@ async def test_a_full_epoch_does_not_wait_for_its_age(world: World) -> None:
         assert await client.published(first) == await client.published(second) == 1
 
 
+async def test_an_epoch_waits_for_its_oldest_updates_age(world: World) -> None:
+    async with world.witness(), world.publisher(max_age_s=2) as (publisher, store, _):
+        await publisher.lead()
+        for age, label in ((0, ALICE), (1999, BOB)):
+            world.now_ms = NOW + age
+            store.submit(label.ljust(16), label, record(1), world.now_ms, daily_quota=1, queue_max=9)
+            await publisher.advance()
+            head = store.head()
+            assert head is not None
+            assert head.epoch == 0
+        world.now_ms = NOW + 2000
+        await publisher.advance()
+        head = store.head()
+        assert head is not None
+        assert head.epoch == 1
+        assert store.waiting().updates == 0  # both of them are in it
+
+
 async def test_queue_and_quota_are_bounded(world: World) -> None:
     async with world.directory(queue_max=3, daily_quota=2) as client:
         for request in (1, 2):
