@@ -178,7 +178,8 @@ def monitor(
     versions = _run(_folder(home, profile), Device.monitor, patience_s=patience)
     for v in versions:
         value = {"version": v.version, "epoch": v.epoch, "public_key": v.public_key.hex(), "origin": v.origin}
-        _say(f"version {v.version}, epoch {v.epoch}, key {v.public_key.hex()[:16]}…: {v.origin}", value, as_json)
+        key = f"key {v.public_key.hex()[:16]}…" if v.public_key else "key erased"
+        _say(f"version {v.version}, epoch {v.epoch}, {key}: {v.origin}", value, as_json)
     if any(version.origin == "foreign" for version in versions):
         print(
             "a key that is not yours stood in the directory: whoever holds it could retrieve your key", file=sys.stderr

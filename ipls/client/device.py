@@ -265,6 +265,7 @@ class Device:
         ]
         with self._profile.transaction():
             self._profile.add_versions(foreign)
+            self._profile.add_leaves(history.leaves)
         for version in foreign:
             self._report(IdentityChange(*version))
         return history.identities[0].public_key == public_key(self._profile.account.seed)

@@ -64,11 +64,15 @@ class Directory(rig.Directory, DirectoryServiceServicer):
         self.histories += 1
         versions = [v for v in self._versions.get(request.label, []) if v.epoch <= request.epoch]
         if not versions:
-            raise ServiceError(grpc.StatusCode.NOT_FOUND, "LABEL_UNKNOWN", "no such label")
+            raise ServiceError(grpc.StatusCode.NOT_FOUND, "LABEL_NOT_FOUND", "no such label")
         depth = self.epochs[request.epoch][1]
         shown = versions[: request.most_recent or None]
         proof = make_history(self._tiles, self._key, request.epoch, depth, request.label, shown)
         return directory_pb2.HistoryResponse(head=self.head(epoch=request.epoch, time=NOW), proof=proof)
+
+    async def Absence(self, request: Any, context: Any) -> directory_pb2.AbsenceResponse:
+        proof = self.prove_absent(request.label.decode(), request.epoch)
+        return directory_pb2.AbsenceResponse(head=self.head(epoch=request.epoch, time=NOW), proof=proof)
 
     async def WatchHeads(self, request: Any, context: Any) -> AsyncIterator[directory_pb2.WatchHeadsResponse]:
         async with self.moved:
@@ -299,6 +303,44 @@ async def test_a_proof_that_does_not_hold_lets_nobody_in(
     async with world.running() as stub:
         call = world.call(owner, "ListRecords", pb.ListRecordsBody())
         with refused(grpc.StatusCode.UNAVAILABLE, "DIRECTORY_UNAVAILABLE"):
+            await answered(stub.ListRecords(pb.ListRecordsRequest(call=call)))
+
+
+@pytest.mark.parametrize("lie", ["refused", "empty", "another account's", "an earlier epoch's"])
+async def test_an_account_is_not_there_only_where_that_is_proved(
+    world: World, monkeypatch: pytest.MonkeyPatch, lie: str
+) -> None:
+    """The directory denies an account that it has published: the store knows nothing, and says so."""
+    carol = Owner()
+    for owner in (Owner(ALICE), carol):
+        world.directory.publish(owner)
+
+    async def deny(self: Directory, request: Any, context: Any) -> directory_pb2.HistoryResponse:
+        raise ServiceError(grpc.StatusCode.NOT_FOUND, "LABEL_NOT_FOUND", "no such label")
+
+    async def invent(self: Directory, request: Any, context: Any) -> directory_pb2.AbsenceResponse:
+        if lie == "refused":
+            raise ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "LABEL_PRESENT", "it is there")
+        proofs = {
+            "empty": b"",
+            "another account's": self.prove_absent(BOB, self.epoch),
+            "an earlier epoch's": self.prove_absent(carol.label, self.epoch - 1),
+        }
+        return directory_pb2.AbsenceResponse(head=self.head(time=NOW), proof=proofs[lie])
+
+    monkeypatch.setattr(Directory, "History", deny)
+    monkeypatch.setattr(Directory, "Absence", invent)
+    async with world.running() as stub:
+        call = world.call(carol, "ListRecords", pb.ListRecordsBody())
+        with refused(grpc.StatusCode.UNAVAILABLE, "DIRECTORY_UNAVAILABLE"):
+            await answered(stub.ListRecords(pb.ListRecordsRequest(call=call)))
+
+
+async def test_before_the_first_epoch_nobody_is_there(world: World) -> None:
+    async with world.running() as stub:
+        world.identities.accept(world.directory.head(time=NOW))
+        call = world.call(Owner(BOB), "ListRecords", pb.ListRecordsBody())
+        with refused(grpc.StatusCode.UNAVAILABLE, "IDENTITY_UNKNOWN"):
             await answered(stub.ListRecords(pb.ListRecordsRequest(call=call)))
 
 
