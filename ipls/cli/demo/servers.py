@@ -58,7 +58,7 @@ def running(keep: Path | None) -> Iterator[Path]:
 def interrupt(*_: object) -> NoReturn:
     """Handler of the signals ENDING: KeyboardInterrupt, once, so that a second one does not stop the cleaning up."""
     for number in ENDING:
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, lambda *_: None)
     raise KeyboardInterrupt
 
 
