@@ -68,7 +68,8 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, moment: str) -> None:
     demo = start(tmp_path)
     assert demo.stdout is not None
     assert any(moment in line for line in demo.stdout)
-    demo.send_signal(signal.SIGINT)
+    for impatient in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+        demo.send_signal(impatient)
     _, errors = demo.communicate()
     assert demo.returncode == 130
     assert "Traceback" not in errors

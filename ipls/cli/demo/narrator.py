@@ -1,5 +1,6 @@
 """How the demonstration is told: text with a progress bar for people, one JSON object a line for programs."""
 
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,23 +25,22 @@ class Narrator:
 
     def chapter(self, title: str) -> None:
         """A new part of the story."""
-        self._end_bar()
-        self._console.print(f"\n── {title}", style="bold")
+        self._print(f"\n── {title}", style="bold")
         self._emit("chapter", title=title)
 
     def say(self, text: str) -> None:
         """One thing that happened."""
-        self._console.print(f"   {text}")
+        self._print(f"   {text}")
         self._emit("say", text=text)
 
     def refused(self, theft: str, where: str, reason: str, message: str) -> None:
         """A theft that was refused, by whom and why."""
-        self._console.print(f"   ✗ {where} refused: {message} [{reason}]", style="green")
+        self._print(f"   ✗ {where} refused: {message} [{reason}]", style="green")
         self._emit("theft", theft=theft, refused=True, by=where, reason=reason, message=message)
 
     def succeeded(self, theft: str, where: str) -> None:
         """A theft that was not refused."""
-        self._console.print(f"   ! {where} did not refuse {theft}", style="bold red")
+        self._print(f"   ! {where} did not refuse {theft}", style="bold red")
         self._emit("theft", theft=theft, refused=False, by=where)
 
     @contextmanager
@@ -82,15 +82,23 @@ class Narrator:
 
     def end(self, summary: dict[str, Any], line: str) -> None:
         """The last line: what came of it."""
-        self._end_bar()
-        self._console.print(f"\n{line}", style="bold")
+        self._print(f"\n{line}", style="bold")
         if self._as_json:
             emit(summary)
 
     def _checked(self, kind: str, text: str, epoch: int, root_hash: bytes) -> None:
-        self._end_bar()
-        self._console.print(f"   ✓ {text}")
+        self._print(f"   ✓ {text}")
         self._emit("checked", proof=kind, epoch=epoch, root_hash=root_hash.hex(), text=text)
+
+    def _print(self, text: str, style: str | None = None) -> None:
+        """A line above which no bar stands; on a terminal it is broken between words, to the terminal's width."""
+        self._end_bar()
+        if self._console.is_terminal:
+            width = self._console.width
+            text = textwrap.fill(
+                text, width, subsequent_indent="     ", replace_whitespace=False, break_on_hyphens=False
+            )
+        self._console.print(text, style=style)
 
     def _emit(self, kind: str, **fields: Any) -> None:
         if self._as_json:

@@ -121,16 +121,14 @@ class Story:
         self._count("replay", ["the vault"], [await self._thief.replay(self._frames)])
         self._narrator.chapter("What is not refused, but seen")
         self._narrator.say(
-            "An operator who publishes a key of its own for the number, in a real epoch that the witness"
-        )
-        self._narrator.say("signs, is not refused: whoever controls registration can do that, and retrieve the key.")
-        self._narrator.say(
-            "It is seen: the key stands in the number's history for ever. The owner's device finds it on"
+            "An operator who publishes a key of its own for the number, in a real epoch that the witness signs, is not "
+            "refused: whoever controls registration can do that, and retrieve the key."
         )
         self._narrator.say(
-            "its next sync (`ipls client monitor`), every new device shows it on restore, and the epoch's"
+            "It is seen: the key stands in the number's history for ever. The owner's device finds it on its next sync "
+            "(`ipls client monitor`), every new device shows it on restore, and the epoch's append-only proof lies in "
+            "the public log."
         )
-        self._narrator.say("append-only proof lies in the public log.")
 
     def _count(self, theft: str, asked: list[str], refusals: list[Refusal | None]) -> None:
         for where, refusal in zip(asked, refusals, strict=True):
