@@ -107,6 +107,11 @@ class Directory:
             return b""
         return make_history(self._tiles, self._key, epoch, self.epochs[epoch][1], label.encode(), versions)
 
+    def erase(self, owner: Owner, version: int) -> None:
+        """The value of an old version is served as empty from here on; its leaf stays."""
+        label = owner.label.encode()
+        self._versions[label] = [v._replace(value=b"") if v.version == version else v for v in self._versions[label]]
+
     def prove_absent(self, label: str, epoch: int) -> bytes:
         return make_absence(self._tiles, self._key, epoch, self.epochs[epoch][1], label.encode())
 

@@ -254,6 +254,16 @@ async def test_the_old_identity_is_refused_once_another_is_published(world: Worl
     assert await world.device(stub, new).list() == {record(1)[0]}
 
 
+async def test_an_erased_key_lets_nobody_in(world: World, stub: Any, alice: Owner) -> None:
+    new = Owner(ALICE)
+    await world.publish(new)
+    world.directory.erase(alice, 1)
+    call = world.call(alice, "ListRecords", pb.ListRecordsBody())
+    with refused(grpc.StatusCode.UNAVAILABLE, "DIRECTORY_UNAVAILABLE"):
+        await answered(stub.ListRecords(pb.ListRecordsRequest(call=call)))
+    assert await world.device(stub, new).list() == set()
+
+
 async def test_an_identity_is_proved_once_an_epoch(world: World, stub: Any, alice: Owner) -> None:
     device = world.device(stub, alice)
     for _ in range(3):
