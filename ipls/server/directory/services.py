@@ -31,6 +31,7 @@ _CODES = {
     "QUEUE_FULL": StatusCode.UNAVAILABLE,
     "QUOTA_EXCEEDED": StatusCode.RESOURCE_EXHAUSTED,
     "TICKET_UNKNOWN": StatusCode.NOT_FOUND,
+    "EPOCH_PRUNED": StatusCode.OUT_OF_RANGE,
 }
 
 
@@ -57,15 +58,14 @@ class DirectoryService(DirectoryServiceServicer):
         self._history = lru_cache(HOT_PROOFS)(self._make_history)
 
     async def Lookup(self, request: pb.LookupRequest, context: Any) -> pb.LookupResponse:
-        """LABEL_NOT_FOUND, LABEL_INVALID, EPOCH_UNKNOWN, DIRECTORY_NOT_READY."""
-        label, head = _checked_label(request.label), await self._head(request.epoch)
-        proof = await to_thread(self._lookup, label, head.epoch, head.depth)
+        """LABEL_NOT_FOUND, LABEL_INVALID, EPOCH_UNKNOWN, EPOCH_PRUNED, DIRECTORY_NOT_READY."""
+        head, proof = await self._proved(self._lookup, _checked_label(request.label), request.epoch)
         return pb.LookupResponse(head=SignedHead.FromString(head.signed), proof=proof)
 
     async def History(self, request: pb.HistoryRequest, context: Any) -> pb.HistoryResponse:
-        """LABEL_NOT_FOUND, LABEL_INVALID, EPOCH_UNKNOWN, DIRECTORY_NOT_READY."""
-        label, head = _checked_label(request.label), await self._head(request.epoch)
-        proof = await to_thread(self._history, label, head.epoch, head.depth, request.most_recent)
+        """LABEL_NOT_FOUND, LABEL_INVALID, EPOCH_UNKNOWN, EPOCH_PRUNED, DIRECTORY_NOT_READY."""
+        label = _checked_label(request.label)
+        head, proof = await self._proved(self._history, label, request.epoch, request.most_recent)
         return pb.HistoryResponse(head=SignedHead.FromString(head.signed), proof=proof)
 
     async def GetHead(self, request: pb.GetHeadRequest, context: Any) -> pb.GetHeadResponse:
@@ -93,6 +93,23 @@ class DirectoryService(DirectoryServiceServicer):
                 await announced.wait()
         finally:
             self._watchers -= 1
+
+    async def _proved(
+        self, make: Callable[..., bytes], label: bytes, epoch: int, *more: int
+    ) -> tuple[StoredHead, bytes]:
+        """The head of `epoch` (0: the newest) and the proof that `make` makes against it, or has kept."""
+        while True:
+            head = await self._head(epoch)
+
+            def prove(head: StoredHead = head) -> bytes:
+                self._store.check_kept(head.epoch)
+                return make(label, head.epoch, head.depth, *more)
+
+            try:
+                return head, await to_thread(prove)
+            except StoreError as e:
+                if epoch or e.reason != "EPOCH_PRUNED":  # else the newest was replaced meanwhile: there is a newer one
+                    _refuse(e)
 
     async def _head(self, epoch: int) -> StoredHead:
         newest = await to_thread(self._store.head)
