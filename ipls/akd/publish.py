@@ -39,6 +39,19 @@ class Publication(NamedTuple):
     superseded: list[tuple[bytes, int]]
 
 
+def make_leaves(key: DirectoryKey, versions: Sequence[tuple[bytes, Version]]) -> list[Entry]:
+    """The leaves that the given versions of labels put into the tree, each at its own version's epoch."""
+    fresh = key.locate([Place(label, True, made.version) for label, made in versions])
+    renewed = [(label, made) for label, made in versions if made.version > 1]
+    stale = key.locate([Place(label, False, made.version - 1) for label, made in renewed])
+    opened = [(node, made.version, made.value) for node, (_, made) in zip(fresh, versions, strict=True)]
+    leaves = [
+        Entry(node, made.epoch, commitment)
+        for node, (_, made), commitment in zip(fresh, versions, key.commit(opened), strict=True)
+    ]
+    return leaves + [Entry(node, made.epoch, STALE_COMMITMENT) for node, (_, made) in zip(stale, renewed, strict=True)]
+
+
 def publish(
     reader: TileReader, key: DirectoryKey, epoch: int, root_hash: bytes, depth: int, updates: Sequence[Update]
 ) -> Publication | None:
@@ -53,14 +66,11 @@ def publish(
     if not changes:
         return None
     following = epoch + 1
-    numbers = [1 if change.current is None else change.current.version + 1 for change in changes]
-    fresh = key.locate([Place(change.label, True, number) for change, number in zip(changes, numbers, strict=True)])
-    retired = [change for change in changes if change.current]
-    stale = key.locate([Place(change.label, False, change.current.version) for change in retired if change.current])
-    values = [change.value for change in changes]
-    commitments = key.commit(list(zip(fresh, numbers, values, strict=True)))
-    leaves = [Entry(label, following, commitment) for label, commitment in zip(fresh, commitments, strict=True)]
-    leaves += [Entry(label, following, STALE_COMMITMENT) for label in stale]
+    versions = [
+        (change.label, Version(change.current.version + 1 if change.current else 1, following, change.value))
+        for change in changes
+    ]
+    leaves = make_leaves(key, versions)
     try:
         insertion = insert(reader, epoch, leaves)
     except AkdError as error:
@@ -78,9 +88,6 @@ def publish(
         blob=proof.SerializeToString(),
         rows=insertion.rows,
         depth=max(depth, insertion.depth),
-        versions=[
-            (change.label, Version(number, following, change.value))
-            for change, number in zip(changes, numbers, strict=True)
-        ],
+        versions=versions,
         superseded=insertion.superseded,
     )

@@ -13,11 +13,11 @@ leaves is one *bucket* tile of leaves with nothing beneath it. Body:
 
 import struct
 from bisect import bisect_left, insort
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from ipls.akd.errors import AkdError
-from ipls.akd.hashing import leaf_value
+from ipls.akd.hashing import fold, leaf_value
 from ipls.akd.labels import BITS, Label, Node
 
 STEP = 4
@@ -76,6 +76,20 @@ def tile_prefix(bits: int, level: int) -> bytes:
 def slot(bits: int, level: int) -> int:
     """The 4 bits that a label has from `level` on."""
     return bits >> BITS - STEP - level & (1 << STEP) - 1
+
+
+def by_slot(level: int, entries: Sequence[Entry]) -> Iterator[tuple[int, int]]:
+    """The (start, end) of each run of sorted entries that take the same 4-bit step from `level`."""
+    start = 0
+    for end in range(1, len(entries) + 1):
+        if end == len(entries) or slot(entries[end].label.bits, level) != slot(entries[start].label.bits, level):
+            yield start, end
+            start = end
+
+
+def top_node(tile: Tile) -> Node:
+    """The node over all of a tile's entries."""
+    return fold([entry.node() for entry in tile.entries], tile.gaps)[1]
 
 
 def encode_tile(level: int, tile: Tile) -> bytes:

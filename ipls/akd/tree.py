@@ -1,7 +1,7 @@
 """The compressed trie over tiles: leaves put in, and paths read out. Directory spec, "The tree"; the storage spec."""
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ipls.akd.errors import AkdError
@@ -15,10 +15,12 @@ from ipls.akd.tiles import (
     Row,
     Tile,
     TileReader,
+    by_slot,
     decode_tile,
     encode_tile,
     slot,
     tile_prefix,
+    top_node,
 )
 
 
@@ -47,26 +49,13 @@ def insert(reader: TileReader, epoch: int, leaves: Sequence[Entry]) -> Insertion
     old = growth.tiles.get(tile_prefix(0, 0))
     top = growth.grow(0, old or EMPTY_TILE, leaves)
     return Insertion(
-        old_root=root_hash(root_node(_top(old) if old else None)),
+        old_root=root_hash(root_node(top_node(old) if old else None)),
         new_root=root_hash(root_node(top.node())),
         rows=growth.rows,
         superseded=growth.superseded,
         unchanged=growth.unchanged,
         depth=max(row.prefix[0] for row in growth.rows),
     )
-
-
-def _top(tile: Tile) -> Node:
-    return fold([entry.node() for entry in tile.entries], tile.gaps)[1]
-
-
-def _by_slot(level: int, entries: Sequence[Entry]) -> Iterator[tuple[int, int]]:
-    """The (start, end) of each run of sorted entries that take the same 4-bit step from `level`."""
-    start = 0
-    for end in range(1, len(entries) + 1):
-        if end == len(entries) or slot(entries[end].label.bits, level) != slot(entries[start].label.bits, level):
-            yield start, end
-            start = end
 
 
 class _Item(NamedTuple):
@@ -101,7 +90,7 @@ class _Growth:
                 self._stored[prefix] = row.epoch
                 subtrees = {slot(entry.label.bits, level) for entry in tile.entries if not entry.is_leaf}
                 group = wanted[prefix]
-                for start, end in _by_slot(level, group):
+                for start, end in by_slot(level, group):
                     if slot(group[start].label.bits, level) in subtrees:
                         below[tile_prefix(group[start].label.bits, level + STEP)] = group[start:end]
             level, wanted = level + STEP, below
@@ -120,9 +109,9 @@ class _Growth:
             return self._write(level, True, leaf_items)
         items = {slot(item.entry.label.bits, level): item for item in _items(old)} if not old.is_bucket else {}
         children = {step: self._child(level, item.entry) for step, item in items.items()}
-        arriving = {slot(leaves[start].label.bits, level): leaves[start:end] for start, end in _by_slot(level, leaves)}
+        arriving = {slot(leaves[start].label.bits, level): leaves[start:end] for start, end in by_slot(level, leaves)}
         if old.is_bucket:  # it overflows: its leaves part into a tile for each step
-            for start, end in _by_slot(level, old.entries):
+            for start, end in by_slot(level, old.entries):
                 step = slot(old.entries[start].label.bits, level)
                 child = children[step] = Tile(True, old.entries[start:end], old.gaps[start : end - 1])
                 if step not in arriving:
@@ -160,7 +149,7 @@ class _Growth:
         return self._store(level, Tile(is_bucket, [item.entry for item in items], gaps), top)
 
     def _store(self, level: int, tile: Tile, top: Node | None = None) -> Entry:
-        label, value = top or _top(tile)
+        label, value = top or top_node(tile)
         prefix = tile_prefix(label.bits, level)
         epoch = max(entry.epoch for entry in tile.entries)
         self.rows.append(Row(prefix, epoch, encode_tile(level, tile)))

@@ -13,7 +13,7 @@ import grpc
 import typer
 
 from ipls.akd import AkdError
-from ipls.cli import client, demo, verify
+from ipls.cli import client, demo, directory, verify
 from ipls.cli.console import fail
 from ipls.cli.status import REFUSED, UNAVAILABLE, USAGE
 from ipls.client.errors import ClientError, TryLaterError
@@ -35,6 +35,7 @@ serve_app = typer.Typer()
 keys_app = typer.Typer(no_args_is_help=True, help="The operator's ceremonies.")
 app.add_typer(verify.app, name="verify")
 app.add_typer(client.app, name="client")
+app.add_typer(directory.app, name="directory")
 app.add_typer(keys_app, name="keys")
 app.command("demo")(demo.command)
 

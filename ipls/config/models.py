@@ -49,6 +49,17 @@ class DirectoryConfig(_Model):
     queue_max: int = Field(100_000, ge=1)
     daily_quota: int = Field(10, ge=1)
     """Updates a label and day."""
+    keep_epochs: int | None = Field(None, ge=1)
+    """How many of the newest epochs stay readable; with `keep_age_s`, what either keeps stays. Neither: all.
+
+    An epoch whose head is within the trust root's maximum head age always stays.
+    """
+    keep_age_s: float | None = Field(None, gt=0)
+    """How long an epoch stays readable after the last signature on its head."""
+    prune_every: int = Field(100, ge=1)
+    """Epochs pruned together: one by one would cost twice a publish."""
+    keep_tickets_days: float = Field(30, ge=2, le=36_500)
+    """How long a settled update's ticket and request id are known."""
 
 
 class WitnessConfig(_Model):

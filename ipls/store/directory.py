@@ -5,6 +5,7 @@ Guarantees (the directory spec's "An epoch"; storage spec for the tiles):
 - An epoch's row is written once and never changed. Its head, tiles, versions and tickets appear together, after it.
 - Tiles and versions above the newest head don't exist for a reader; those at or below it never change, but that the
   value of a superseded version may be erased: it is empty then, for good.
+- An epoch at or above the floor, and a pinned one, has all of its tiles. The floor is durable before a tile goes.
 - One process at a time publishes: `lease` is exclusive. Reads need no lease and never wait for a write.
 Methods block; each may be called from any thread.
 """
@@ -31,6 +32,10 @@ _READ_AT_ONCE = 1000
 _READ = """WITH k(p) AS (VALUES {}) SELECT k.p, t.epoch, t.body FROM k CROSS JOIN tile t
   ON t.prefix = k.p AND t.epoch = (SELECT max(epoch) FROM tile WHERE prefix = k.p AND epoch <= ?)"""
 
+_SUPERSEDED = """SELECT at, rowid, prefix, epoch,
+    EXISTS (SELECT 1 FROM pin WHERE pin.epoch >= superseded.epoch AND pin.epoch < superseded.at)
+  FROM superseded WHERE at <= (SELECT epoch FROM floor) AND (at, rowid) > (?, ?) ORDER BY at, rowid LIMIT ?"""
+
 _QUEUED = struct.Struct(">QHH")
 
 _SCHEMA = """
@@ -39,6 +44,9 @@ CREATE TABLE IF NOT EXISTS tile(
     prefix BLOB NOT NULL, epoch INTEGER NOT NULL, body BLOB NOT NULL, UNIQUE(prefix, epoch));
 CREATE TABLE IF NOT EXISTS superseded(at INTEGER NOT NULL, prefix BLOB NOT NULL, epoch INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS superseded_at ON superseded(at);
+CREATE VIEW IF NOT EXISTS floor AS
+    SELECT coalesce((SELECT value FROM setting WHERE name = 'floor'), 0) AS epoch;
+CREATE TABLE IF NOT EXISTS pin(epoch INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS version(
     label BLOB NOT NULL, version INTEGER NOT NULL, epoch INTEGER NOT NULL, value BLOB NOT NULL,
     PRIMARY KEY(label, version)) WITHOUT ROWID;
@@ -48,6 +56,7 @@ CREATE TABLE IF NOT EXISTS queue(
     epoch INTEGER);
 CREATE INDEX IF NOT EXISTS queue_waiting ON queue(label, seq) WHERE epoch IS NULL;
 CREATE INDEX IF NOT EXISTS queue_quota ON queue(label, submitted_ms);
+CREATE INDEX IF NOT EXISTS queue_settled ON queue(submitted_ms) WHERE epoch IS NOT NULL;
 CREATE TABLE IF NOT EXISTS step(
     epoch INTEGER PRIMARY KEY, old_root BLOB NOT NULL, new_root BLOB NOT NULL,
     batch BLOB NOT NULL, blob BLOB NOT NULL);
@@ -316,10 +325,72 @@ class DirectoryStore:
         return [Version(*row) for row in self._rows(query, (label, epoch, most_recent or -1))]
 
     def read(self, prefixes: Collection[bytes], epoch: int) -> dict[bytes, Row]:
-        """Per prefix the newest tile made at or before `epoch`; prefixes without one are left out (TileReader)."""
+        """Per prefix the newest tile made at or before `epoch`; prefixes without one are left out (TileReader).
+
+        Raises StoreError EPOCH_PRUNED.
+        """
         wanted, rows = list(prefixes), dict[bytes, Row]()
         for at in range(0, len(wanted), _READ_AT_ONCE):
             some = wanted[at : at + _READ_AT_ONCE]
             query = _READ.format(",".join(["(?)"] * len(some)))
             rows.update((row[0], Row(*row)) for row in self._rows(query, (*some, epoch)))
+        self.check_kept(epoch)  # after the reading: what was kept until now was whole all the time
         return rows
+
+    # Pruning (the storage spec): a tile superseded at epoch a goes only when a is not above the floor, and no pinned
+    # epoch lies from its own epoch up to a.
+
+    def floor(self) -> int:
+        """Epochs below it are gone unless pinned; 0 before the first pruning. It never falls."""
+        (row,) = self._rows("SELECT epoch FROM floor")
+        return int(row[0])
+
+    def check_kept(self, epoch: int) -> None:
+        """Raises StoreError EPOCH_PRUNED if tiles of the epoch may be gone."""
+        gone = "SELECT 1 FROM floor WHERE epoch > ?1 AND NOT EXISTS (SELECT 1 FROM pin WHERE epoch = ?1)"
+        if self._rows(gone, (epoch,)):
+            raise StoreError("EPOCH_PRUNED", f"epoch {epoch} is pruned: older than what this directory keeps")
+
+    def pins(self) -> tuple[int, ...]:
+        """The epochs that are kept whatever the floor, ascending."""
+        return tuple(epoch for (epoch,) in self._rows("SELECT epoch FROM pin ORDER BY epoch"))
+
+    def pin(self, epoch: int) -> None:
+        """Keep an epoch until `unpin`. Raises StoreError EPOCH_UNKNOWN, EPOCH_PRUNED (it is too late)."""
+        with self._write() as db:  # nothing is pruned meanwhile
+            if not db.execute("SELECT 1 FROM head WHERE epoch = ?", (epoch,)).fetchone():
+                raise StoreError("EPOCH_UNKNOWN", f"no head of epoch {epoch} here")
+            self.check_kept(epoch)
+            db.execute("INSERT OR IGNORE INTO pin VALUES (?)", (epoch,))
+
+    def unpin(self, epoch: int) -> None:
+        """Let a pinned epoch go. Raises StoreError PIN_UNKNOWN."""
+        with self._write() as db:
+            if not db.execute("DELETE FROM pin WHERE epoch = ?", (epoch,)).rowcount:
+                raise StoreError("PIN_UNKNOWN", f"epoch {epoch} is not pinned")
+
+    def raise_floor(self, epoch: int) -> None:
+        """Stop serving the epochs below `epoch`, which is not above the newest head; a lower floor changes nothing."""
+        query = """INSERT OR REPLACE INTO setting
+            SELECT 'floor', max(floor.epoch, min(?, (SELECT max(epoch) FROM head))) FROM floor"""
+        with self._write() as db:
+            db.execute(query, (epoch,))
+
+    def prune_tiles(self, after: tuple[int, int], limit: int) -> tuple[int, int] | None:
+        """Delete superseded tiles that no kept epoch needs, in one transaction that looks at `limit` of them.
+
+        `after` is where to go on, (0, 0) to begin with; returned is where the next call goes on, None at the end.
+        """
+        with self._write() as db:
+            rows = db.execute(_SUPERSEDED, (*after, limit)).fetchall()
+            gone = [(rowid, prefix, epoch) for _, rowid, prefix, epoch, pinned in rows if not pinned]
+            db.executemany("DELETE FROM tile WHERE prefix = ? AND epoch = ?", [row[1:] for row in gone])
+            db.executemany("DELETE FROM superseded WHERE rowid = ?", [row[:1] for row in gone])
+        return rows[-1][:2] if len(rows) == limit else None
+
+    def prune_tickets(self, before_ms: int, limit: int) -> int:
+        """Forget at most `limit` settled updates submitted before `before_ms`, oldest first; returns how many."""
+        query = """DELETE FROM queue WHERE seq IN (
+            SELECT seq FROM queue WHERE epoch IS NOT NULL AND submitted_ms < ? ORDER BY submitted_ms LIMIT ?)"""
+        with self._write() as db:
+            return db.execute(query, (before_ms, limit)).rowcount

@@ -3,14 +3,19 @@
 import hashlib
 import json
 import os
+import sqlite3
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ipls.akd import EMPTY_ROOT, DirectoryKey
 from ipls.cli.keys import renew_bundle
-from ipls.config import ConfigError, load, load_trust_root
+from ipls.config import ConfigError, load, load_trust_root, read_secret
 from ipls.proto.vault.v1.vault_pb2 import Bundle, SignedBundle
+from ipls.server.directory.epochs import prepare
+from ipls.store.directory import DirectoryStore, StoredHead
 from ipls.trust.bundle import verify_bundle
 from tests.e2e.running import ipls
 
@@ -164,3 +169,68 @@ def test_names_are_printed_whatever_the_terminal_can_show(folder: Path, tmp_path
     listed = ipls("client", "contacts", "list", *where, env=os.environ | {"PYTHONIOENCODING": "ascii"})
     assert listed.returncode == 0, listed.stderr
     assert "Ana Mu\\xf1oz" in listed.stdout
+
+
+@pytest.fixture
+def database(folder: Path) -> Iterator[Path]:
+    """A directory with two epochs of a deployment that does not run."""
+    key = DirectoryKey.from_seed(read_secret(folder / "keys/vrf.key"))
+    path = folder / "data/directory.db"
+    store = DirectoryStore(path, "test.ipls", key.public_key)
+    store.commit_start(StoredHead(0, EMPTY_ROOT, 0, b"signed"))
+    for n in range(2):
+        store.submit(bytes([n]) * 16, b"+4917%d" % n, b"value", NOW_MS, daily_quota=9, queue_max=9)
+        made = prepare(store, key, 9)
+        assert made
+        store.commit(*made, b"signed")
+    store.close()
+    yield path
+    for file in path.parent.glob("directory.db*"):
+        file.unlink()
+
+
+def test_fsck_says_what_differs_and_exits_1(folder: Path, database: Path) -> None:
+    command = ("directory", "fsck", "--config", folder / "ipls.toml")
+    good = ipls(*command)
+    assert (good.returncode, good.stderr) == (0, "")
+    assert good.stdout == "epochs 0 to 2: 2 user versions, 2 tiles, no differences\n"
+    with sqlite3.connect(database) as db:
+        db.execute("UPDATE tile SET body = x'00' WHERE epoch = 2")
+    db.close()
+    bad = ipls(*command)
+    assert bad.returncode == 1
+    assert bad.stdout.startswith("tile differs: prefix 00, epoch 2\n")
+    as_json = ipls(*command, "--json")
+    assert as_json.returncode == 1
+    assert json.loads(as_json.stdout) == {
+        "head": 2,
+        "floor": 0,
+        "pins": [],
+        "versions": 2,
+        "tiles": 2,
+        "differences": [{"what": "tile differs", "prefix": "00", "epoch": 2}],
+    }
+    assert not database.with_name("directory.db.fsck").exists()
+
+
+def test_fsck_of_no_database_and_of_a_broken_one(folder: Path, database: Path) -> None:
+    database.write_bytes(b"not a database" * 1000)
+    broken = ipls("directory", "fsck", "--config", folder / "ipls.toml")
+    assert broken.returncode == 1
+    assert broken.stderr.endswith("[DATABASE_UNREADABLE]\n")
+    database.rename(database.with_name("directory.db.away"))
+    for command in ("fsck", "pins"):
+        absent = ipls("directory", command, "--config", folder / "ipls.toml")
+        assert absent.returncode == 1
+        assert absent.stderr.endswith("[DATABASE_MISSING]\n")
+    assert not database.exists()
+
+
+def test_epochs_are_pinned_and_unpinned(folder: Path, database: Path) -> None:
+    config = ("--config", folder / "ipls.toml")
+    assert ipls("directory", "pin", 1, *config).returncode == 0
+    assert ipls("directory", "pins", *config).stdout == "kept from epoch 0 on; pinned: 1\n"
+    assert ipls("directory", "pin", 3, *config).stderr.endswith("[EPOCH_UNKNOWN]\n")
+    assert ipls("directory", "unpin", 1, *config).returncode == 0
+    assert ipls("directory", "unpin", 1, *config).stderr.endswith("[PIN_UNKNOWN]\n")
+    assert json.loads(ipls("directory", "pins", *config, "--json").stdout) == {"floor": 0, "pins": []}

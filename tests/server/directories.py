@@ -17,6 +17,7 @@ from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceServicer, add_W
 from ipls.rpc.channel import open_channel
 from ipls.rpc.server import GrpcServer, Listener
 from ipls.server.directory import Directory, directory
+from ipls.server.directory.pruning import Pruner
 from ipls.server.directory.publisher import Publisher
 from ipls.server.directory.witnesses import Witnesses
 from ipls.server.witness import WitnessService
@@ -158,6 +159,7 @@ class World:
                 self.key,
                 witnesses,
                 log or self.log,
+                Pruner(store, self.config(), self.root.max_head_age_ms, self.clock),
                 max_updates=10_000,
                 max_age_s=max_age_s,
                 now_ms=self.clock,

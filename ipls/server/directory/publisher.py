@@ -14,6 +14,7 @@ from ipls.akd import EMPTY_ROOT, DirectoryKey, Publication
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.server.directory.epochs import prepare, recompute, write_object
 from ipls.server.directory.errors import NoQuorum, PublisherStopped
+from ipls.server.directory.pruning import Pruner
 from ipls.server.directory.witnesses import Witnesses
 from ipls.store.directory import DirectoryStore, Step, StoredHead
 from ipls.store.log import LogStore
@@ -55,6 +56,7 @@ class Publisher:
         key: DirectoryKey,
         witnesses: Witnesses,
         audit_log: LogStore,
+        pruner: Pruner,
         *,
         max_updates: int,
         max_age_s: float,
@@ -66,6 +68,7 @@ class Publisher:
         self._key = key
         self._witnesses = witnesses
         self._log = audit_log
+        self._pruner = pruner
         self._max_updates = max_updates
         self._max_age_ms = int(max_age_s * 1000)
         self._now_ms = now_ms
@@ -190,14 +193,19 @@ class Publisher:
         return 0 if waiting.updates >= self._max_updates else waiting.oldest_ms + self._max_age_ms
 
     async def _work(self) -> None:
-        """Return when an epoch or the head's renewal is due."""
+        """Return when an epoch or the head's renewal is due; until then, prune."""
         head = await to_thread(self._store.head)
         assert head is not None, "advance has made the first"
+        pruning = True
         while True:
+            if pruning:  # once at least, or a directory that is always busy would only grow
+                pruning = await to_thread(self._pruner.some)
             self._submitted.clear()
             due_ms = min(self._renewal_due_ms(head), await to_thread(self._epoch_due_ms))
             wait_ms = due_ms - self._now_ms()
             if wait_ms <= 0:
                 return
+            if pruning:
+                continue
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._submitted.wait(), wait_ms / 1000)

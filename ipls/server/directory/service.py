@@ -15,6 +15,7 @@ from ipls.proto.directory.v1.directory_pb2_grpc import (
 )
 from ipls.rpc.channel import open_channel
 from ipls.rpc.server import DRAIN_S, GrpcServer, Listener, until_signal
+from ipls.server.directory.pruning import Pruner
 from ipls.server.directory.publisher import RETRY_S, Publisher
 from ipls.server.directory.services import DirectoryService, UpdateService
 from ipls.server.directory.witnesses import Witnesses
@@ -72,6 +73,7 @@ async def directory(
             key,
             witnesses,
             FileLog(config.log),
+            Pruner(store, config, root.max_head_age_ms, now_ms),
             max_updates=config.epoch_max_updates,
             max_age_s=config.epoch_max_age_s,
             now_ms=now_ms,

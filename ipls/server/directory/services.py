@@ -3,7 +3,7 @@
 from asyncio import to_thread
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import lru_cache, partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from grpc import StatusCode
 
@@ -17,6 +17,8 @@ from ipls.store.directory import DirectoryStore, StoredHead
 from ipls.store.errors import StoreError
 from ipls.trust.errors import TrustError
 from ipls.trust.identity import check_label, decode_record
+
+Proof = TypeVar("Proof")
 
 REQUEST_ID_BYTES = 16
 
@@ -35,6 +37,7 @@ _CODES = {
     "QUOTA_EXCEEDED": StatusCode.RESOURCE_EXHAUSTED,
     "TICKET_UNKNOWN": StatusCode.NOT_FOUND,
     "VERSION_NEWEST": StatusCode.FAILED_PRECONDITION,
+    "EPOCH_PRUNED": StatusCode.OUT_OF_RANGE,
 }
 
 
@@ -63,29 +66,29 @@ class DirectoryService(DirectoryServiceServicer):
         self._make_newest = lru_cache(HOT_PROOFS)(self._make_history)
 
     async def Lookup(self, request: pb.LookupRequest, context: Any) -> pb.LookupResponse:
-        """LABEL_NOT_FOUND, VALUE_ERASED, LABEL_INVALID, EPOCH_UNKNOWN, DIRECTORY_NOT_READY."""
-        label, head = _checked_label(request.label), await self._head(request.epoch)
-        proof = await to_thread(self._lookup, label, head)
+        """LABEL_NOT_FOUND, VALUE_ERASED, LABEL_INVALID, EPOCH_UNKNOWN, EPOCH_PRUNED, DIRECTORY_NOT_READY."""
+        label = _checked_label(request.label)
+        head, proof = await self._proved(partial(self._lookup, label), request.epoch)
         return pb.LookupResponse(head=SignedHead.FromString(head.signed), proof=proof)
 
     async def History(self, request: pb.HistoryRequest, context: Any) -> pb.HistoryResponse:
-        """LABEL_NOT_FOUND, VALUE_ERASED, LABEL_INVALID, EPOCH_UNKNOWN, DIRECTORY_NOT_READY."""
-        label, head = _checked_label(request.label), await self._head(request.epoch)
-        proof = await to_thread(self._history, label, head, request.most_recent)
+        """LABEL_NOT_FOUND, VALUE_ERASED, LABEL_INVALID, EPOCH_UNKNOWN, EPOCH_PRUNED, DIRECTORY_NOT_READY."""
+        label = _checked_label(request.label)
+        head, proof = await self._proved(partial(self._history, label, request.most_recent), request.epoch)
         return pb.HistoryResponse(head=SignedHead.FromString(head.signed), proof=proof)
 
     async def BatchLookup(self, request: pb.BatchLookupRequest, context: Any) -> pb.BatchLookupResponse:
-        """BATCH_SIZE, VALUE_ERASED, LABEL_INVALID, EPOCH_UNKNOWN, DIRECTORY_NOT_READY."""
+        """BATCH_SIZE, VALUE_ERASED, LABEL_INVALID, EPOCH_UNKNOWN, EPOCH_PRUNED, DIRECTORY_NOT_READY."""
         if not 1 <= len(request.labels) <= MAX_BATCH:
             raise _invalid("BATCH_SIZE", f"1 to {MAX_BATCH} labels at once")
-        labels, head = [_checked_label(label) for label in request.labels], await self._head(request.epoch)
-        results = await to_thread(self._batch, labels, head)
+        labels = [_checked_label(label) for label in request.labels]
+        head, results = await self._proved(partial(self._batch, labels), request.epoch)
         return pb.BatchLookupResponse(head=SignedHead.FromString(head.signed), results=results)
 
     async def Absence(self, request: pb.AbsenceRequest, context: Any) -> pb.AbsenceResponse:
-        """LABEL_PRESENT, LABEL_INVALID, EPOCH_UNKNOWN, DIRECTORY_NOT_READY."""
-        label, head = _checked_label(request.label), await self._head(request.epoch)
-        proof = await to_thread(self._absence, label, head)
+        """LABEL_PRESENT, LABEL_INVALID, EPOCH_UNKNOWN, EPOCH_PRUNED, DIRECTORY_NOT_READY."""
+        label = _checked_label(request.label)
+        head, proof = await self._proved(partial(self._absence, label), request.epoch)
         return pb.AbsenceResponse(head=SignedHead.FromString(head.signed), proof=proof)
 
     async def GetHead(self, request: pb.GetHeadRequest, context: Any) -> pb.GetHeadResponse:
@@ -114,6 +117,21 @@ class DirectoryService(DirectoryServiceServicer):
         finally:
             self._watchers -= 1
 
+    async def _proved(self, make: Callable[[StoredHead], Proof], epoch: int) -> tuple[StoredHead, Proof]:
+        """The head of `epoch` (0: the newest) and what `make` makes against it, or has kept."""
+        while True:
+            head = await self._head(epoch)
+
+            def prove(head: StoredHead = head) -> Proof:
+                self._store.check_kept(head.epoch)
+                return make(head)
+
+            try:
+                return head, await to_thread(prove)
+            except StoreError as e:
+                if epoch or e.reason != "EPOCH_PRUNED":  # else the newest was replaced meanwhile: there is a newer one
+                    _refuse(e)
+
     async def _head(self, epoch: int) -> StoredHead:
         newest = await to_thread(self._store.head)
         if newest is None:
@@ -129,7 +147,7 @@ class DirectoryService(DirectoryServiceServicer):
     def _lookup(self, label: bytes, head: StoredHead) -> bytes:
         return self._make_lookup(head.epoch, head.depth, label, self._versions(label, head.epoch, 1)[0])
 
-    def _history(self, label: bytes, head: StoredHead, most_recent: int) -> bytes:
+    def _history(self, label: bytes, most_recent: int, head: StoredHead) -> bytes:
         # What decides on an identity is asked for again and again; longer ones are large, and few ask for the same.
         make = self._make_newest if most_recent == 1 else self._make_history
         return make(head.epoch, head.depth, label, self._versions(label, head.epoch, most_recent))
