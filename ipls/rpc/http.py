@@ -77,4 +77,5 @@ def _exchange(
             raise TimeoutError
     if response.length:
         raise http.client.IncompleteRead(b"", response.length)
+    response.close()  # or the connection could not be used again
     return response.status, bytes(body)

@@ -57,6 +57,12 @@ def test_an_honest_log_holds(world: World, audit: Audit) -> None:
     assert report["signed"] == {"w0": EPOCHS, "w1": EPOCHS, "w2": EPOCHS}
 
 
+def test_each_thing_is_asked_for_once(world: World, audit: Audit) -> None:
+    audit()
+    once = [path for path in world.asked if path.startswith("/log/") and "?" not in path]
+    assert sorted(once) == sorted(f"/log/{found}" for found in world.objects)
+
+
 def test_a_log_at_its_start_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with public_world(0) as world:
         command(world.trust_file(tmp_path), None, False, True, tmp_path / "state", 3, 1.0)
@@ -348,7 +354,7 @@ def test_it_goes_on_after_a_kill(world: World, tmp_path: Path) -> None:
     arguments = [*IPLS, "audit", "--trust", world.trust_file(tmp_path), "--json"]
     process = subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE)
     assert reached.wait(60)
-    while not list(tmp_path.glob("ipls/audit/*.json")):
+    while [json.loads(state.read_text())["epoch"] for state in tmp_path.glob("ipls/audit/*.json")] != [4]:
         held.wait(0.05)
     process.kill()
     process.communicate()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 from urllib.parse import urlencode
 
-from ipls.audit.errors import AuditFault, AuditUnavailable
+from ipls.audit.errors import AuditError, AuditFault, AuditUnavailable
 from ipls.audit.listing import MAX_PAGE, Listing, LogObject, Page, parse_page
 from ipls.audit.votes import MAX_ANSWER, VoteIgnored, count_votes, parse_epoch, parse_vote
 from ipls.audit.walk import Position, beginning, check_proof
@@ -151,11 +151,17 @@ class Auditor:
         Raises AuditError at the first that does not hold; all before it do.
         """
         waiting: deque[tuple[LogObject, Future[dict[str, int]]]] = deque()
+        ahead: AuditError | None = None
         pool = ThreadPoolExecutor(self._parallel)
         try:
             while True:
-                while len(waiting) < 2 * self._parallel and (step := next(steps, None)):
-                    waiting.append((step, pool.submit(self._check, step)))
+                try:
+                    while ahead is None and len(waiting) < 2 * self._parallel and (step := next(steps, None)):
+                        waiting.append((step, pool.submit(self._check, step)))
+                except AuditError as error:  # in what comes later: those before it may be at fault too
+                    ahead = error
+                if not waiting and ahead is not None:
+                    raise ahead
                 if not waiting:
                     return
                 step, checked = waiting.popleft()
