@@ -11,6 +11,7 @@ import typer
 from ipls.audit.errors import AuditError, AuditUnavailable
 from ipls.cli.console import fail
 from ipls.cli.status import REFUSED, UNAVAILABLE
+from ipls.trust.limits import MAX_INT
 
 if TYPE_CHECKING:
     from ipls.cli.audit.auditor import Auditor
@@ -21,7 +22,9 @@ def command(
     trust: Annotated[Path, typer.Option(help="The trust root: all that is believed.")],
     first: Annotated[
         int | None,
-        typer.Option("--from", help="Begin at this epoch, from the root that the witnesses signed before it."),
+        typer.Option(
+            "--from", max=MAX_INT, help="Begin at this epoch, from the root that the witnesses signed before it."
+        ),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Go on for ever, epoch by epoch.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,

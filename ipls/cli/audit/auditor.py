@@ -17,6 +17,7 @@ from ipls.audit.walk import Position, beginning, check_proof
 from ipls.cli.audit.index import Index
 from ipls.rpc.http import HttpClient, HttpTooLarge, HttpUnavailable
 from ipls.trust.heads import Head
+from ipls.trust.limits import MAX_INT
 from ipls.trust.root import TrustRoot, Witness
 
 MAX_OBJECT = 128 * 1024 * 1024
@@ -88,7 +89,7 @@ class Auditor:
     def survey(self, newest: Mapping[str, Head]) -> None:
         """List the whole log into the index. Raises AuditError, as `Listing.take`."""
         top = max([self._root.start_epoch, *(head.epoch for head in newest.values())])
-        listing = Listing(top + MAX_GROWTH)
+        listing = Listing(min(top + MAX_GROWTH, MAX_INT))
         token: str | None = None
         while True:
             page = self._page({"continuation-token": token} if token else {})
