@@ -3,10 +3,10 @@
 from ipls.akd.errors import AkdError, ProofRefused, PublishError
 from ipls.akd.hashing import EMPTY_ROOT
 from ipls.akd.keys import DirectoryKey
-from ipls.akd.prove import make_history, make_lookup
+from ipls.akd.prove import make_absence, make_history, make_lookup, make_lookups
 from ipls.akd.publish import Publication, Update, publish
 from ipls.akd.tiles import MemoryTiles, Row, TileReader
-from ipls.akd.verify import verify_append_only, verify_history, verify_lookup
+from ipls.akd.verify import shown_leaves, verify_absence, verify_append_only, verify_history, verify_lookup
 from ipls.akd.versions import Version
 
 __all__ = [
@@ -21,9 +21,13 @@ __all__ = [
     "TileReader",
     "Update",
     "Version",
+    "make_absence",
     "make_history",
     "make_lookup",
+    "make_lookups",
     "publish",
+    "shown_leaves",
+    "verify_absence",
     "verify_append_only",
     "verify_history",
     "verify_lookup",

@@ -74,6 +74,12 @@ class History(NamedTuple):
     future_markers: tuple[tuple[bytes, NonMembership], ...]
 
 
+class Absence(NamedTuple):
+    """A decoded AbsenceProof: non-memberships with their VRF proofs."""
+
+    markers: tuple[tuple[bytes, NonMembership], ...]
+
+
 class AppendOnly(NamedTuple):
     """A decoded SingleAppendOnlyProof; an inserted node's value is its commitment."""
 
@@ -108,6 +114,16 @@ def decode_history(data: bytes) -> History:
         tuple(zip(message.past_marker_vrf_proofs, past, strict=True)),
         tuple(zip(message.future_marker_vrf_proofs, future, strict=True)),
     )
+
+
+def decode_absence(data: bytes) -> Absence:
+    """Decodes an AbsenceProof strictly."""
+    message = pb.AbsenceProof()
+    _parse(message, data)
+    if len(message.vrf_proofs) != len(message.non_existence_proofs):
+        raise ProofRefused("MARKER_COUNT", "the markers and their VRF proofs differ in number")
+    absent = [_non_membership(proof) for proof in message.non_existence_proofs]
+    return Absence(tuple(zip(message.vrf_proofs, absent, strict=True)))
 
 
 def decode_append_only(data: bytes, *, untrimmed: bool = False) -> AppendOnly:

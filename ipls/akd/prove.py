@@ -1,4 +1,4 @@
-"""Proofs made from the stored tree. Directory spec, "Proofs"; each reads all its paths at once."""
+"""Proofs made from the stored tree. Directory spec, "Proofs"; each call reads all its paths at once."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from ipls.akd.labels import Label, Node
 from ipls.akd.messages import encode_label, encode_node
 from ipls.akd.tiles import TileReader
 from ipls.akd.tree import Branch, Path, read_paths
-from ipls.akd.versions import Version, future_markers, marker, past_markers
+from ipls.akd.versions import Version, absence_markers, future_markers, marker, past_markers
 from ipls.proto.akd.v1 import akd_pb2 as pb
 
 
@@ -18,18 +18,42 @@ def make_lookup(reader: TileReader, key: DirectoryKey, epoch: int, depth: int, l
     `depth` is the deepest tile level (bits) of the tree. Raises AkdError TREE_MISMATCH where the tree does not hold
     what is to be proved, TILE_MISSING, TILE_CORRUPT.
     """
-    prover = _Prover(
-        reader,
-        key,
-        epoch,
-        depth,
-        [
-            Place(label, True, current.version),
-            Place(label, True, marker(current.version)),
-            Place(label, False, current.version),
-        ],
-    )
-    existence, latest, freshness = prover.places
+    return make_lookups(reader, key, epoch, depth, [(label, current)])[0]
+
+
+def make_absence(reader: TileReader, key: DirectoryKey, epoch: int, depth: int, label: bytes) -> bytes:
+    """The encoded AbsenceProof of a label that has no version at `epoch`. Raises AkdError as `make_lookup`."""
+    return make_lookups(reader, key, epoch, depth, [(label, None)])[0]
+
+
+def make_lookups(
+    reader: TileReader, key: DirectoryKey, epoch: int, depth: int, wanted: Sequence[tuple[bytes, Version | None]]
+) -> list[bytes]:
+    """For each label and its newest version at `epoch` what `make_lookup` gives; for None what `make_absence` gives.
+
+    All paths are read at once, each tile on them is decoded once. Raises AkdError as `make_lookup`.
+    """
+    places = [
+        _lookup_places(label, current.version) if current else _absence_places(label, epoch)
+        for label, current in wanted
+    ]
+    prover = _Prover(reader, key, epoch, depth, [place for group in places for place in group])
+    return [
+        (_lookup(prover, group, current) if current else _absence(prover, group)).SerializeToString()
+        for (_, current), group in zip(wanted, places, strict=True)
+    ]
+
+
+def _lookup_places(label: bytes, version: int) -> list[Place]:
+    return [Place(label, True, version), Place(label, True, marker(version)), Place(label, False, version)]
+
+
+def _absence_places(label: bytes, epoch: int) -> list[Place]:
+    return [Place(label, True, number) for number in absence_markers(epoch)]
+
+
+def _lookup(prover: "_Prover", places: Sequence[Place], current: Version) -> pb.LookupProof:
+    existence, latest, freshness = places
     return pb.LookupProof(
         epoch=current.epoch,
         value=current.value,
@@ -41,7 +65,14 @@ def make_lookup(reader: TileReader, key: DirectoryKey, epoch: int, depth: int, l
         freshness_vrf_proof=prover.vrf_proof(freshness),
         freshness_proof=prover.non_membership(freshness),
         commitment_nonce=prover.nonce(existence, current.value),
-    ).SerializeToString()
+    )
+
+
+def _absence(prover: "_Prover", places: Sequence[Place]) -> pb.AbsenceProof:
+    return pb.AbsenceProof(
+        vrf_proofs=[prover.vrf_proof(place) for place in places],
+        non_existence_proofs=[prover.non_membership(place) for place in places],
+    )
 
 
 def make_history(
@@ -49,7 +80,8 @@ def make_history(
 ) -> bytes:
     """The encoded HistoryProof of `versions`: consecutive, newest first, ending in the newest at `epoch`.
 
-    The caller cuts them to the most recent ones asked for. Raises AkdError NO_VERSIONS, and as `make_lookup`.
+    The caller cuts them to the most recent ones asked for. An erased version (a tombstone) has the empty value; its
+    nonce opens nothing. Raises AkdError NO_VERSIONS, and as `make_lookup`.
     """
     if not versions:
         raise AkdError("NO_VERSIONS", "a history has at least one version")
@@ -88,7 +120,6 @@ class _Prover:
     """The positions and paths of some places, found together."""
 
     def __init__(self, reader: TileReader, key: DirectoryKey, epoch: int, depth: int, places: Sequence[Place]) -> None:
-        self.places = places
         self._key = key
         distinct = list(dict.fromkeys(places))
         self._positions = dict(zip(distinct, key.prove(distinct), strict=True))

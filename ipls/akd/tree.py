@@ -213,24 +213,24 @@ def read_paths(reader: TileReader, epoch: int, depth: int, labels: Sequence[Labe
     Raises AkdError TILE_MISSING, TILE_CORRUPT.
     """
     prefixes = {tile_prefix(label.bits, level) for label in labels for level in range(0, depth + 1, STEP)}
-    rows = reader.read(prefixes, epoch)
-    return [_path(rows, label) for label in labels]
+    tiles = {prefix: decode_tile(row) for prefix, row in reader.read(prefixes, epoch).items()}
+    opened = {prefix: ([entry.node() for entry in tile.entries], tile.gaps) for prefix, tile in tiles.items()}
+    return [_path(opened, label) for label in labels]
 
 
-def _path(rows: dict[bytes, Row], label: Label) -> Path:
+def _path(tiles: dict[bytes, tuple[list[Node], list[bytes]]], label: Label) -> Path:
     branches: list[Branch] = []
     for level in range(0, BITS, STEP):
-        row = rows.get(tile_prefix(label.bits, level))
-        if row is None:
+        tile = tiles.get(tile_prefix(label.bits, level))
+        if tile is None:
             raise AkdError("TILE_MISSING", "a tile on the path is not in the store")
-        tile = decode_tile(row)
-        nodes = [entry.node() for entry in tile.entries]
+        nodes, gaps = tile
         start, end = 0, len(nodes)
-        node = root_node(_over(nodes, tile.gaps, start, end)) if level == 0 else branches[-1].toward(label)
+        node = root_node(_over(nodes, gaps, start, end)) if level == 0 else branches[-1].toward(label)
         while node.label == ROOT or end - start > 1:
             depth = node.label.length
             middle = _first_right(nodes, start, end, depth)
-            children = (_over(nodes, tile.gaps, start, middle), _over(nodes, tile.gaps, middle, end))
+            children = (_over(nodes, gaps, start, middle), _over(nodes, gaps, middle, end))
             branches.append(Branch(node, children))
             start, end = (middle, end) if label.bit(depth) else (start, middle)
             node = branches[-1].toward(label)

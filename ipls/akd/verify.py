@@ -3,13 +3,14 @@
 Roots and epochs come together from one verified head: the root does not commit to the epoch's number.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from ipls.akd import vrf
 from ipls.akd.errors import ProofRefused
 from ipls.akd.hashing import (
     EMPTY_NODE,
+    EMPTY_ROOT,
     STALE_COMMITMENT,
     commitment,
     fold,
@@ -24,11 +25,12 @@ from ipls.akd.messages import (
     Membership,
     NonMembership,
     VersionProof,
+    decode_absence,
     decode_append_only,
     decode_history,
     decode_lookup,
 )
-from ipls.akd.versions import Version, future_markers, marker, past_markers
+from ipls.akd.versions import Version, absence_markers, future_markers, marker, past_markers
 
 
 def verify_lookup(root: bytes, epoch: int, vrf_public_key: bytes, label: bytes, proof: bytes) -> Version:
@@ -46,12 +48,38 @@ def verify_lookup(root: bytes, epoch: int, vrf_public_key: bytes, label: bytes, 
     return version
 
 
+def verify_absence(root: bytes, epoch: int, vrf_public_key: bytes, label: bytes, proof: bytes) -> None:
+    """Checks that an encoded AbsenceProof shows the label to have no version under the head (epoch, root).
+
+    No lookup or history of any version holds beside it. Raises ProofRefused.
+    """
+    absence, markers = decode_absence(proof), absence_markers(epoch)
+    if len(absence.markers) != len(markers):
+        raise ProofRefused("ABSENCE_MARKERS", f"an absence at epoch {epoch} shows {len(markers)} versions not there")
+    if epoch == 0 and root != EMPTY_ROOT:
+        raise ProofRefused("ROOT_HASH", "the tree of epoch 0 is not empty")
+    check = _Checker(root, epoch, vrf_public_key, label)
+    for number, (vrf_proof, absent) in zip(markers, absence.markers, strict=True):
+        check.absent(Place(label, True, number), vrf_proof, absent)
+
+
 def verify_history(
-    root: bytes, epoch: int, vrf_public_key: bytes, label: bytes, proof: bytes, *, most_recent: int = 0
+    root: bytes,
+    epoch: int,
+    vrf_public_key: bytes,
+    label: bytes,
+    proof: bytes,
+    *,
+    most_recent: int = 0,
+    allow_missing: bool = False,
+    known_leaves: Mapping[int, bytes] | None = None,
 ) -> tuple[Version, ...]:
     """The versions, newest first, that an encoded HistoryProof shows under the head (epoch, root), or ProofRefused.
 
     `most_recent` 0 asks for the complete history; N for the newest N, or all where there are fewer.
+    `allow_missing` takes versions below the newest whose value was erased, with the empty value. Nothing then ties the
+    value, nor the epoch of version 1, to the leaf: `known_leaves` (version -> leaf hash, kept from `shown_leaves` when
+    the version was verified in full) does, and each version named in it must still have that leaf.
     """
     history = decode_history(proof)
     check = _Checker(root, epoch, vrf_public_key, label)
@@ -59,7 +87,10 @@ def verify_history(
         raise ProofRefused("NO_VERSIONS", "a history shows no version")
     versions: list[Version] = []
     for update in history.updates:
-        version = check.version(update.proved)
+        version = check.version(update.proved, may_be_missing=allow_missing and bool(versions))
+        leaf = update.proved.membership.node.value
+        if known_leaves and known_leaves.get(version.version, leaf) != leaf:
+            raise ProofRefused("LEAF_CHANGED", "a version's leaf is not the one that was verified before")
         if versions and version.version != versions[-1].version - 1:
             raise ProofRefused("NOT_CONSECUTIVE", "a history's versions do not follow one another")
         if versions and version.epoch >= versions[-1].epoch:
@@ -82,6 +113,14 @@ def verify_history(
     for number, (vrf_proof, absence) in zip(future, history.future_markers, strict=True):
         check.absent(Place(label, True, number), vrf_proof, absence)
     return tuple(versions)
+
+
+def shown_leaves(proof: bytes) -> dict[int, bytes]:
+    """The leaf hash of each version in an encoded HistoryProof. Believe it only once `verify_history` took the proof.
+
+    Raises ProofRefused.
+    """
+    return {update.proved.version: update.proved.membership.node.value for update in decode_history(proof).updates}
 
 
 def verify_append_only(old_root: bytes, new_root: bytes, epoch: int, proof: bytes, *, untrimmed: bool = False) -> None:
@@ -118,7 +157,7 @@ def _root_over(nodes: Sequence[Node]) -> bytes:
 
 
 class _Checker:
-    """The parts that lookup and history share: what one head says of one label."""
+    """The parts that the proofs share: what one head says of one label."""
 
     def __init__(self, root: bytes, epoch: int, vrf_public_key: bytes, label: bytes) -> None:
         self._root = root
@@ -126,13 +165,16 @@ class _Checker:
         self._vrf_public_key = vrf_public_key
         self._label = label
 
-    def version(self, proof: VersionProof) -> Version:
-        """Membership of (fresh, version), opened to its value at its epoch."""
+    def version(self, proof: VersionProof, *, may_be_missing: bool = False) -> Version:
+        """Membership of (fresh, version), opened to its value at its epoch; unopened where the value may be missing."""
         if not 1 <= proof.version <= proof.epoch <= self._epoch:
             raise ProofRefused("VERSION_RANGE", "not 1 <= version <= its epoch <= the head's epoch")
         self.present(proof.version, proof.vrf_proof, proof.membership)
         if leaf_value(commitment(proof.value, proof.nonce), proof.epoch) != proof.membership.node.value:
-            raise ProofRefused("COMMITMENT", "the leaf does not open to this value at this epoch")
+            if proof.value:
+                raise ProofRefused("COMMITMENT", "the leaf does not open to this value at this epoch")
+            if not may_be_missing:
+                raise ProofRefused("VALUE_MISSING", "a value is missing that must be shown")
         return Version(proof.version, proof.epoch, proof.value)
 
     def present(self, version: int, vrf_proof: bytes, membership: Membership) -> None:

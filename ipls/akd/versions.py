@@ -1,4 +1,4 @@
-"""Versions of a label's value, and the markers that a history proof shows beside them."""
+"""Versions of a label's value, and the markers that proofs show beside them or in their place."""
 
 from typing import NamedTuple
 
@@ -16,6 +16,11 @@ class Version(NamedTuple):
 def marker(version: int) -> int:
     """The largest power of two that is not above `version` (>= 1)."""
     return 1 << version.bit_length() - 1
+
+
+def absence_markers(epoch: int) -> list[int]:
+    """The versions that an absence proof shows not to be there: every power of two up to `epoch`."""
+    return [1 << bit for bit in range(epoch.bit_length())]
 
 
 def past_markers(start: int) -> list[int]:

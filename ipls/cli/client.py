@@ -16,6 +16,7 @@ from ipls.cli.outbox import code_from
 from ipls.client import events
 from ipls.client.calls import PATIENCE_S
 from ipls.client.device import Device
+from ipls.client.errors import ProfileError
 from ipls.client.registration import CodeSource
 
 app = typer.Typer(
@@ -44,6 +45,7 @@ class _Reporter:
     def __init__(self) -> None:
         self._progress = Progress(console=Console(stderr=True), transient=True)
         self._task = self._progress.add_task("")
+        self._warned: set[int] = set()
 
     def __enter__(self) -> "_Reporter":
         return self
@@ -67,7 +69,8 @@ class _Reporter:
                     f"checked: the vault's HSM is bundle {event.bundle_number}'s; it judged by epoch {event.epoch}"
                 )
             case events.IdentityChange(version, epoch, _, origin):
-                if origin == "foreign":
+                if origin == "foreign" and version not in self._warned:
+                    self._warned.add(version)
                     self._say(f"WARNING: identity version {version} (epoch {epoch}) was not made by this device")
             case events.Step(name, _, count):
                 self._say(name + (f" ({count})" if count else ""))
@@ -133,12 +136,16 @@ def register(
             f"The code that was sent to the number (request {request_id.hex()}): ", end="", file=sys.stderr, flush=True
         )
         line: str = await asyncio.to_thread(sys.stdin.readline)
+        if not line.strip():
+            raise ProfileError("CODE_EMPTY", "no code was entered; run this again to enter it")
         return line.strip()
 
     async def given(request_id: bytes) -> str:
-        return code or ""
+        if not code:
+            raise ProfileError("CODE_EMPTY", "the code is empty")
+        return code
 
-    source: CodeSource = given if code else code_from(outbox) if outbox else typed
+    source: CodeSource = given if code is not None else code_from(outbox) if outbox else typed
     account = _run(
         _folder(home, profile), lambda device: device.register(number, source), endpoints, patience_s=patience
     )
@@ -171,7 +178,8 @@ def monitor(
     versions = _run(_folder(home, profile), Device.monitor, patience_s=patience)
     for v in versions:
         value = {"version": v.version, "epoch": v.epoch, "public_key": v.public_key.hex(), "origin": v.origin}
-        _say(f"version {v.version}, epoch {v.epoch}, key {v.public_key.hex()[:16]}…: {v.origin}", value, as_json)
+        key = f"key {v.public_key.hex()[:16]}…" if v.public_key else "key erased"
+        _say(f"version {v.version}, epoch {v.epoch}, {key}: {v.origin}", value, as_json)
     if any(version.origin == "foreign" for version in versions):
         print(
             "a key that is not yours stood in the directory: whoever holds it could retrieve your key", file=sys.stderr

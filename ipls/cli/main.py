@@ -3,6 +3,7 @@
 Exit status: 0 done, 1 refused or failed verification, 2 usage, 3 unavailable (try again).
 """
 
+import io
 import sys
 import time
 from pathlib import Path
@@ -21,6 +22,11 @@ from ipls.rpc.errors import ServiceError
 from ipls.session.errors import SessionRefused
 from ipls.store.errors import StoreError
 from ipls.trust.errors import TrustError
+
+LATER = ("PROFILE_BUSY", "CODE_RATE", "CALL_QUOTA", "QUOTA_EXCEEDED")
+"""Refused now, not for good."""
+MISUSE = ("LABEL_INVALID", "PROFILE_ABSENT", "ENDPOINTS_INVALID", "CODE_EMPTY")
+"""What was typed can't be used."""
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Identity Proof Linked Storage."
@@ -89,18 +95,29 @@ def keys_bundle(
 
 def main() -> None:
     """Run the command; whatever goes wrong is one line on standard error and an exit status."""
+    # A name in any script is printed, whatever the terminal's encoding can show of it.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
-    except (TryLaterError, ServiceError) as error:
-        unavailable = isinstance(error, TryLaterError) or error.code is grpc.StatusCode.UNAVAILABLE
-        fail(str(error), error.reason, UNAVAILABLE if unavailable else REFUSED)
-    except (ClientError, ConfigError, TrustError, AkdError, SessionRefused, StoreError) as error:
-        fail(str(error), error.reason, USAGE if isinstance(error, ConfigError) else REFUSED)
+    except (ServiceError, ClientError, ConfigError, TrustError, AkdError, SessionRefused, StoreError) as error:
+        fail(str(error), error.reason, _status(error))
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
-        fail(f"{name}{error.strerror or error}", "IO", REFUSED)
+        usage = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
+        fail(f"{name}{error.strerror or error}", "IO", USAGE if usage else REFUSED)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _status(error: Exception) -> int:
+    """The exit status for an error of ours."""
+    reason = getattr(error, "reason", "")
+    away = isinstance(error, ServiceError) and error.code is grpc.StatusCode.UNAVAILABLE
+    if away or isinstance(error, TryLaterError) or reason in LATER:
+        return UNAVAILABLE
+    return USAGE if isinstance(error, ConfigError) or reason in MISUSE else REFUSED
 
 
 if __name__ == "__main__":

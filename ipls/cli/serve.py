@@ -58,7 +58,9 @@ async def serve_all(folder: Path, *, log_level: str) -> None:
     try:
         if not stopped.done():
             await starting
-            print(f"all {len(SERVICES)} services run; {folder / 'endpoints.json'} says where. Ctrl-C ends them.")
+            # `ipls demo` waits for this line at the other end of a pipe.
+            where = folder / "endpoints.json"
+            print(f"all {len(SERVICES)} services run; {where} says where. Ctrl-C ends them.", flush=True)
             await stopped
     finally:
         starting.cancel()

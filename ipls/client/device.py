@@ -157,7 +157,7 @@ class Device:
             raise ProfileError(
                 "IDENTITY_SUPERSEDED",
                 "the number was registered anew, with another key than this device's: if that was not you, register it"
-                " again here, then store",
+                " again here, then restore",
             )
         return self._profile.versions()
 
@@ -265,6 +265,7 @@ class Device:
         ]
         with self._profile.transaction():
             self._profile.add_versions(foreign)
+            self._profile.add_leaves(history.leaves)
         for version in foreign:
             self._report(IdentityChange(*version))
         return history.identities[0].public_key == public_key(self._profile.account.seed)

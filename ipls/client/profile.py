@@ -7,7 +7,7 @@ the device's protection is its disk encryption and its login.
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS swap (one INTEGER PRIMARY KEY CHECK (one = 1),
 CREATE TABLE IF NOT EXISTS progress (one INTEGER PRIMARY KEY CHECK (one = 1),
     head BLOB, bundle_number INTEGER, rotate INTEGER, tidy INTEGER);
 CREATE TABLE IF NOT EXISTS version (version INTEGER PRIMARY KEY, epoch INTEGER, public_key BLOB, origin TEXT);
+CREATE TABLE IF NOT EXISTS leaf (version INTEGER PRIMARY KEY, hash BLOB);
 CREATE TABLE IF NOT EXISTS contact_key (
     generation INTEGER PRIMARY KEY, contact_key BLOB, store_id BLOB, confirmed INTEGER);
 CREATE TABLE IF NOT EXISTS contact (
@@ -228,6 +229,14 @@ class Profile:
     def add_versions(self, versions: Iterable[KnownVersion]) -> None:
         """Remember versions; one known already gets the new origin."""
         self._db.executemany("INSERT OR REPLACE INTO version VALUES (?, ?, ?, ?)", versions)
+
+    def leaves(self) -> dict[int, bytes]:
+        """The leaf hash of each own version whose value was shown: an erased one must still have it."""
+        return dict(self._db.execute("SELECT version, hash FROM leaf"))
+
+    def add_leaves(self, leaves: Mapping[int, bytes]) -> None:
+        """Remember leaf hashes by version."""
+        self._db.executemany("INSERT OR REPLACE INTO leaf VALUES (?, ?)", leaves.items())
 
     def contact_keys(self) -> list[ContactKey]:
         """The contact keys held, oldest generation first."""

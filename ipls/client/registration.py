@@ -143,6 +143,7 @@ class Registrar:
         with self._profile.transaction():
             self._profile.add_versions(_known(i, "earlier") for i in earlier if i.version not in known)
             self._profile.add_versions([_known(newest, "own")])
+            self._profile.add_leaves(history.leaves)
             self._profile.put(account)
             if self._profile.contact_keys():  # another identity may have got hold of them
                 self._profile.put(self._profile.progress._replace(rotate=True))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import grpc
 import structlog
 
-from ipls.akd import AkdError, verify_history
-from ipls.proto.directory.v1.directory_pb2 import HistoryRequest, WatchHeadsRequest
+from ipls.akd import AkdError, verify_absence, verify_history
+from ipls.proto.directory.v1.directory_pb2 import AbsenceRequest, HistoryRequest, WatchHeadsRequest
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.errors import ServiceError
 from ipls.trust.errors import TrustError
@@ -44,7 +44,8 @@ class _Known(NamedTuple):
 class Identities:
     """Decides whether a key is an account's identity at the newest head. Run `follow` beside it.
 
-    Decided by a history proof, most recent 1 (never a lookup), and kept while that head is the newest.
+    Decided by a history proof, most recent 1 (never a lookup), or an absence proof, and kept while that head is the
+    newest.
     """
 
     def __init__(
@@ -119,10 +120,24 @@ class Identities:
     async def _prove_newest(self, head: Head, label: str) -> _Known:
         proof = await self._history(head, label, most_recent=1)
         if proof is None:
+            await self._prove_absent(head, label)
             return _Known(head.epoch, b"", None)
         try:
             return _Known(head.epoch, verify_identity(self._root, head, label, proof).public_key, None)
         except TrustError as error:
+            raise _refused(error) from error
+
+    async def _prove_absent(self, head: Head, label: str) -> None:
+        proof = b""  # of epoch 0, where nothing is
+        if head.epoch:
+            request = AbsenceRequest(label=label.encode(), epoch=head.epoch)
+            try:
+                proof = (await self._directory.Absence(request, timeout=DIRECTORY_DEADLINE_S)).proof
+            except grpc.aio.AioRpcError as error:
+                raise _unavailable("the directory does not prove that the account is not there") from error
+        try:
+            verify_absence(head.root_hash, head.epoch, self._root.vrf_public_key, label.encode(), proof)
+        except AkdError as error:
             raise _refused(error) from error
 
     async def _prove_earlier(self, head: Head, label: str, known: _Known) -> _Known:
@@ -138,7 +153,7 @@ class Identities:
         return known._replace(earlier=frozenset(version.value[1:] for version in versions[1:]))
 
     async def _history(self, head: Head, label: str, *, most_recent: int) -> bytes | None:
-        """The encoded proof at the head's epoch; None where the directory has no such label."""
+        """The encoded proof at the head's epoch; None where the directory says that it has no such label."""
         if head.epoch == 0:  # an empty directory; and 0 would ask for the newest epoch
             return None
         request = HistoryRequest(label=label.encode(), epoch=head.epoch, most_recent=most_recent)

@@ -3,7 +3,8 @@
 Guarantees (the directory spec's "An epoch"; storage spec for the tiles):
 - What a method has returned from is durable, and happened entirely or not at all.
 - An epoch's row is written once and never changed. Its head, tiles, versions and tickets appear together, after it.
-- Tiles and versions above the newest head don't exist for a reader; those at or below it never change.
+- Tiles and versions above the newest head don't exist for a reader; those at or below it never change, but that the
+  value of a superseded version may be erased: it is empty then, for good.
 - One process at a time publishes: `lease` is exclusive. Reads need no lease and never wait for a write.
 Methods block; each may be called from any thread.
 """
@@ -50,7 +51,10 @@ CREATE INDEX IF NOT EXISTS queue_quota ON queue(label, submitted_ms);
 CREATE TABLE IF NOT EXISTS step(
     epoch INTEGER PRIMARY KEY, old_root BLOB NOT NULL, new_root BLOB NOT NULL,
     batch BLOB NOT NULL, blob BLOB NOT NULL);
-CREATE TRIGGER IF NOT EXISTS step_is_final BEFORE UPDATE ON step
+DROP TRIGGER IF EXISTS step_is_final;  -- of databases from before values could be erased
+CREATE TRIGGER IF NOT EXISTS step_is_as_signed BEFORE UPDATE ON step
+    WHEN old.epoch > (SELECT max(epoch) FROM head)
+        OR (new.epoch, new.old_root, new.new_root, new.blob) IS NOT (old.epoch, old.old_root, old.new_root, old.blob)
     BEGIN SELECT RAISE(ABORT, 'an epoch row is never changed'); END;
 CREATE TRIGGER IF NOT EXISTS step_stays BEFORE DELETE ON step
     BEGIN SELECT RAISE(ABORT, 'an epoch row is never deleted'); END;
@@ -270,6 +274,30 @@ class DirectoryStore:
             if db.execute(query, (head.signed, head.epoch, head.root_hash)).rowcount != 1:
                 raise StoreError("HEAD_STALE", f"epoch {head.epoch} with this root is not the newest")
 
+    def erase_values(self, label: bytes, through: int) -> int:
+        """Empty the values of the label's versions 1 to `through`, wherever they lie in this file; how many there were.
+
+        Their leaves stay. A request that brought one can't be repeated any more: its id counts as another's. Raises
+        StoreError VERSION_NEWEST unless the label has a later version.
+        """
+        with self._write() as db:
+            (newest,) = db.execute("SELECT max(version) FROM version WHERE label = ?", (label,)).fetchone()
+            if newest is None or through >= newest:
+                raise StoreError("VERSION_NEWEST", "only what a later version has replaced can be erased")
+            query = "SELECT epoch FROM version WHERE label = ? AND version <= ? AND value != x''"
+            epochs = [epoch for (epoch,) in db.execute(query, (label, through))]
+            db.execute("UPDATE version SET value = x'' WHERE label = ? AND version <= ?", (label, through))
+            db.execute(
+                "UPDATE queue SET value = x'' WHERE label = ?1 AND epoch <"
+                " (SELECT epoch FROM version WHERE label = ?1 AND version = ?2)",
+                (label, through + 1),
+            )
+            for epoch in epochs:
+                (data,) = db.execute("SELECT batch FROM step WHERE epoch = ?", (epoch,)).fetchone()
+                batch = [q._replace(value=b"") if q.label == label else q for q in _decode_batch(data)]
+                db.execute("UPDATE step SET batch = ? WHERE epoch = ?", (_encode_batch(batch), epoch))
+        return len(epochs)
+
     # Reads.
 
     def head(self, epoch: int | None = None) -> StoredHead | None:
@@ -279,7 +307,10 @@ class DirectoryStore:
         return StoredHead(*rows[0]) if rows else None
 
     def versions(self, label: bytes, epoch: int, most_recent: int = 0) -> list[Version]:
-        """The label's versions made at or before `epoch`, newest first; at most `most_recent`, 0 for all."""
+        """The label's versions made at or before `epoch`, newest first; at most `most_recent`, 0 for all.
+
+        An erased one has the empty value.
+        """
         query = """SELECT version, epoch, value FROM version WHERE label = ? AND epoch <= ?
                    ORDER BY version DESC LIMIT ?"""
         return [Version(*row) for row in self._rows(query, (label, epoch, most_recent or -1))]

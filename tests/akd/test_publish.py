@@ -1,5 +1,6 @@
 """Publishing, and what is proved from it."""
 
+from collections.abc import Collection
 from itertools import pairwise
 
 import pytest
@@ -14,11 +15,16 @@ from ipls.akd import (
     ProofRefused,
     Publication,
     PublishError,
+    Row,
     Update,
     Version,
+    make_absence,
     make_history,
     make_lookup,
+    make_lookups,
     publish,
+    shown_leaves,
+    verify_absence,
     verify_append_only,
     verify_history,
     verify_lookup,
@@ -131,6 +137,72 @@ def test_every_proof_of_every_epoch_verifies(story: list[dict[bytes, bytes]]) ->
                 assert verify_history(*head, proof, most_recent=most_recent) == tuple(shown)
 
 
+@settings(max_examples=25, deadline=None)
+@given(STORIES)
+def test_every_label_is_proved_there_or_not_there_alone_and_in_a_batch(story: list[dict[bytes, bytes]]) -> None:
+    live = Live()
+    for updates in story:
+        live.publish(*updates.items())
+    labels = [b"+%d" % i for i in range(41)]
+    for epoch in range(live.epoch + 1):
+        wanted: list[tuple[bytes, Version | None]] = []
+        for label in labels:
+            versions = [version for version in live.versions.get(label, []) if version.epoch <= epoch]
+            wanted.append((label, versions[0] if versions else None))
+        depth = live.depth if epoch else 0
+        reads = Counting(live.tiles)
+        proofs = make_lookups(reads, KEY, epoch, depth, wanted)
+        assert reads.count == 1
+        for (label, current), proof in list(zip(wanted, proofs, strict=True))[::4]:
+            head = (live.roots[epoch], epoch, KEY.public_key, label)
+            if current:
+                assert proof == make_lookup(live.tiles, KEY, epoch, depth, label, current)
+                assert verify_lookup(*head, proof) == current
+            else:
+                assert proof == make_absence(live.tiles, KEY, epoch, depth, label)
+                verify_absence(*head, proof)
+            with pytest.raises(AkdError) as error:
+                make_lookups(live.tiles, KEY, epoch, depth, [(label, None if current else Version(1, 1, b""))])
+            assert error.value.reason in ("TREE_MISMATCH", "TILE_MISSING")
+
+
+class Counting:
+    """How often tiles are asked for."""
+
+    def __init__(self, tiles: MemoryTiles) -> None:
+        self._tiles = tiles
+        self.count = 0
+
+    def read(self, prefixes: Collection[bytes], epoch: int) -> dict[bytes, Row]:
+        self.count += 1
+        return self._tiles.read(prefixes, epoch)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 20), st.sets(st.integers(1, 20)), st.integers(0, 21))
+def test_histories_with_erased_values(versions: int, erased: set[int], most_recent: int) -> None:
+    live = Live()
+    for number in range(versions):
+        live.publish((b"+1", b"%d" % number), (b"+%d" % (number + 2), b"x"))
+    head = (live.roots[-1], live.epoch, KEY.public_key, b"+1")
+    full = live.versions[b"+1"][: most_recent or None]
+    leaves = shown_leaves(make_history(live.tiles, KEY, live.epoch, live.depth, b"+1", full))
+    assert sorted(leaves) == sorted(version.version for version in full)
+    shown = tuple(v._replace(value=b"") if v.version in erased else v for v in full)
+    proof = make_history(live.tiles, KEY, live.epoch, live.depth, b"+1", shown)
+
+    def check(allow_missing: bool) -> tuple[Version, ...]:
+        return verify_history(*head, proof, most_recent=most_recent, allow_missing=allow_missing, known_leaves=leaves)
+
+    for allow_missing in (True, False):
+        if not shown[0].value or (shown != tuple(full) and not allow_missing):
+            with pytest.raises(ProofRefused) as refusal:
+                check(allow_missing)
+            assert refusal.value.reason == "VALUE_MISSING"
+        else:
+            assert check(allow_missing) == shown
+
+
 def test_long_histories() -> None:
     live = Live()
     for number in range(70):
@@ -167,6 +239,8 @@ def test_any_bytes_are_refused_as_a_proof(proof: bytes) -> None:
         lambda: verify_lookup(EMPTY_ROOT, 5, KEY.public_key, b"+1", proof),
         lambda: verify_history(EMPTY_ROOT, 5, KEY.public_key, b"+1", proof),
         lambda: verify_append_only(EMPTY_ROOT, EMPTY_ROOT, 5, proof),
+        lambda: verify_absence(EMPTY_ROOT, 5, KEY.public_key, b"+1", proof),
+        lambda: shown_leaves(proof or b"?"),
     ):
         with pytest.raises(ProofRefused):
             check()

@@ -212,11 +212,18 @@ class Directory:
 
     def plant(self, label: bytes, version: int, value: bytes, epoch: int, *, nonce: bytes | None = None) -> None:
         position = self.position(label, True, version)
-        nonce = nonce or digest(
-            digest(self.seed), position.length.to_bytes(4, "big"), position.value, u64(version), lp(value)
-        )
+        nonce = nonce or self._nonce(position, version, value)
         self.versions[label, version] = (epoch, value, nonce)
         self._leaves[position] = (digest(lp(value), lp(nonce)), epoch)
+
+    def _nonce(self, position: RawLabel, version: int, value: bytes) -> bytes:
+        length = position.length.to_bytes(4, "big")
+        return digest(digest(self.seed), length, position.value, u64(version), lp(value))
+
+    def erase(self, label: bytes, version: int) -> None:
+        """The value is served as empty from here on, whichever version it is; the leaf stays."""
+        epoch = self.versions[label, version][0]
+        self.versions[label, version] = (epoch, b"", self._nonce(self.position(label, True, version), version, b""))
 
     def retire(self, label: bytes, version: int, epoch: int, *, commitment: bytes | None = None) -> None:
         self._leaves[self.position(label, False, version)] = (commitment or digest(b"\0"), epoch)
@@ -289,6 +296,13 @@ class Directory:
             non_existence_of_future_marker_proofs=[
                 tree.non_membership(self.position(label, True, number)) for number in future
             ],
+        )
+
+    def absence(self, tree: Tree, label: bytes, markers: Sequence[int]) -> pb.AbsenceProof:
+        """That the label has none of these versions; an honest one names every power of two up to the epoch."""
+        return pb.AbsenceProof(
+            vrf_proofs=[self.vrf_proof(label, True, number) for number in markers],
+            non_existence_proofs=[tree.non_membership(self.position(label, True, number)) for number in markers],
         )
 
     def append_only(self, epoch: int) -> pb.SingleAppendOnlyProof:

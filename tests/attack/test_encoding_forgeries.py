@@ -6,6 +6,7 @@ import pytest
 
 from ipls.akd import (
     ProofRefused,
+    verify_absence,
     verify_append_only,
     verify_history,
     verify_lookup,
@@ -16,6 +17,7 @@ from tests.attack.directory import (
 )
 from tests.attack.victim import (
     EPOCH,
+    NOBODY,
     SEED,
     VICTIM,
     refuses,
@@ -44,6 +46,11 @@ def proofs() -> list[tuple[type, bytes, Check]]:
             pb.SingleAppendOnlyProof,
             server.append_only(EPOCH).SerializeToString(),
             lambda proof: verify_append_only(old, root, EPOCH, proof),
+        ),
+        (
+            pb.AbsenceProof,
+            server.absence(tree, NOBODY, [1, 2, 4, 8]).SerializeToString(),
+            lambda proof: verify_absence(root, EPOCH, server.public_key, NOBODY, proof),
         ),
     ]
 
@@ -130,7 +137,7 @@ def edits(message) -> list[tuple[str, Callable[[], None]]]:
     return found
 
 
-@pytest.mark.parametrize("kind", [0, 1, 2])
+@pytest.mark.parametrize("kind", [0, 1, 2, 3])
 def test_every_field_of_every_message(kind: int) -> None:
     """Left out, too short, too long, untrimmed, out of range: refused by the rule, wherever in the proof."""
     message, proof, check = proofs()[kind]
@@ -143,7 +150,7 @@ def test_every_field_of_every_message(kind: int) -> None:
         refuses(reason, lambda bent=bent: check(bent.SerializeToString()))
 
 
-@pytest.mark.parametrize("kind", ["lookup", "history", "append-only"])
+@pytest.mark.parametrize("kind", ["lookup", "history", "append-only", "absence"])
 def test_every_single_bit_flip_is_refused(kind: str) -> None:
     server = Directory(SEED)
     server.publish([(VICTIM, b"one"), (b"+1", b"other")])
@@ -156,13 +163,16 @@ def test_every_single_bit_flip_is_refused(kind: str) -> None:
             verify_lookup(root, 2, server.public_key, VICTIM, proof)
         elif kind == "history":
             verify_history(root, 2, server.public_key, VICTIM, proof, most_recent=1)
-        else:
+        elif kind == "append-only":
             verify_append_only(old, root, 2, proof)
+        else:
+            verify_absence(root, 2, server.public_key, NOBODY, proof)
 
     proof = {
         "lookup": lambda: server.lookup(tree, VICTIM, 2),
         "history": lambda: server.history(tree, VICTIM, [2], 2),
         "append-only": lambda: server.append_only(2),
+        "absence": lambda: server.absence(tree, NOBODY, [1, 2]),
     }[kind]().SerializeToString()
     check(proof)
     for bit in range(len(proof) * 8):

@@ -2,9 +2,20 @@
 
 from itertools import product
 
-from ipls.akd import EMPTY_ROOT, DirectoryKey, MemoryTiles, Update, make_history, make_lookup, publish, verify_history
+from ipls.akd import (
+    EMPTY_ROOT,
+    DirectoryKey,
+    MemoryTiles,
+    Update,
+    make_absence,
+    make_history,
+    make_lookup,
+    publish,
+    verify_absence,
+    verify_history,
+)
 from tests.attack.directory import Directory
-from tests.attack.victim import SEED, VICTIM, story
+from tests.attack.victim import NOBODY, SEED, VICTIM, story
 
 
 def test_honest_proofs_are_byte_identical_to_ours() -> None:
@@ -33,3 +44,12 @@ def test_honest_proofs_are_byte_identical_to_ours() -> None:
         assert verify_history(tree.root(), epoch, key.public_key, label, theirs, most_recent=most_recent) == tuple(
             shown
         )
+    for epoch, markers in [(1, [1]), (7, [1, 2, 4]), (8, [1, 2, 4, 8])]:
+        tree = server.tree(epoch)
+        theirs = server.absence(tree, NOBODY, markers).SerializeToString()
+        assert make_absence(tiles, key, epoch, depth, NOBODY) == theirs
+        verify_absence(tree.root(), epoch, key.public_key, NOBODY, theirs)
+    server.erase(VICTIM, 2)
+    erased = [version._replace(value=b"") if version.version == 2 else version for version in versions[VICTIM]]
+    theirs = server.history(server.tree(), VICTIM, [3, 2, 1], 10).SerializeToString()
+    assert make_history(tiles, key, 10, depth, VICTIM, erased) == theirs

@@ -23,6 +23,7 @@ from tests.attack.directory import (
 
 SEED = b"\x2a" * 32
 VICTIM = b"+491500000119"  # its leaves stand far apart, so that a lie about one part leaves the others alone
+NOBODY = b"+491500000200"  # never published
 EPOCH = 10
 
 

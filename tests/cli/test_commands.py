@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -124,11 +125,11 @@ def test_contacts_in_and_out_without_a_server(folder: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "status", "reason"),
     [
-        (("client", "status"), 1, "PROFILE_ABSENT"),
+        (("client", "status"), 2, "PROFILE_ABSENT"),
         (("client", "status", "--profile", "../up"), 2, None),
-        (("client", "store", "--profile", "none"), 1, "PROFILE_ABSENT"),
-        (("client", "contacts", "import", "no-such-file.vcf"), 1, "IO"),
-        (("verify", "vectors", "no-such-file"), 1, "IO"),
+        (("client", "store", "--profile", "none"), 2, "PROFILE_ABSENT"),
+        (("client", "contacts", "import", "no-such-file.vcf"), 2, "IO"),
+        (("verify", "vectors", "no-such-file"), 2, "IO"),
         (("serve", "all", "--config", "no-such-file"), 2, "CONFIG_INVALID"),
         (("serve", "everything", "--config", "x"), 2, None),
         (("demo", "--stop", "no-such-folder"), 2, "NOT_KEPT"),
@@ -153,3 +154,13 @@ def test_a_service_that_is_away_is_status_3(folder: Path, tmp_path: Path) -> Non
     ended = ipls("client", "register", "+15550001111", "--code", "123456", *endpoints, *where)
     assert ended.returncode == 3, ended.stderr
     assert ended.stderr.endswith("[UNREACHABLE]\n")
+
+
+def test_names_are_printed_whatever_the_terminal_can_show(folder: Path, tmp_path: Path) -> None:
+    book = tmp_path / "book.vcf"
+    book.write_bytes(BOOK)
+    where = ("--home", tmp_path / "home")
+    ipls("client", "contacts", "import", book, "--endpoints", folder / "endpoints.json", *where)
+    listed = ipls("client", "contacts", "list", *where, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert listed.returncode == 0, listed.stderr
+    assert "Ana Mu\\xf1oz" in listed.stdout

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import os
 import random
+import shutil
 import sqlite3
 import stat
 from collections.abc import Awaitable, Callable, Iterator
@@ -15,6 +16,7 @@ from ipls.cli import deployment
 from ipls.client.device import Device
 from ipls.client.errors import ClientError, ProfileError
 from ipls.client.events import Event, HeadChecked, HistoryChecked, IdentityChange, Progress, Step, VaultAccepted
+from ipls.client.vault import VaultSession
 from ipls.store.contacts import Manifest
 from tests.client.deployment import Deployment, book
 
@@ -253,6 +255,26 @@ async def test_a_manifest_rolled_back_is_seen_by_a_device_that_saw_a_later_one(w
         assert (await device.restore()).contacts == 3
 
 
+async def test_two_manifests_of_one_version_are_seen_by_a_device_that_saw_one_of_them(world: Deployment) -> None:
+    """The store shows each of two copies of a phone its own list."""
+    label = world.label()
+    profile, copy = await world.stored(label, book(3)), world.profile()
+    with world.contacts_database() as store:
+        first = store.manifest(label)
+    assert first is not None
+    shutil.copytree(profile, copy)
+    for phone, cards in ((profile, book(4)), (copy, book(5))):
+        replace_manifest(world, label, first)
+        async with world.device(phone) as device:
+            device.import_cards(cards)
+            assert (await device.store()).version == 2
+    async with world.device(profile) as device:
+        for journey in (device.store, device.restore):
+            with refused("MANIFEST_FORK"):
+                await journey()
+        assert len(device.cards()) == 4
+
+
 async def test_a_manifest_withheld_is_missed_by_the_device_that_wrote_it(world: Deployment) -> None:
     label = world.label()
     profile = await world.stored(label, book(3))
@@ -262,6 +284,31 @@ async def test_a_manifest_withheld_is_missed_by_the_device_that_wrote_it(world: 
         with refused("MANIFEST_ROLLED_BACK"):
             await device.store()
     await restore_refused(world, label, "NOTHING_STORED")
+
+
+# Attacks: the vault
+
+
+async def test_a_key_that_the_vault_does_not_give_back_seals_nothing(
+    world: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label = world.label()
+    await world.stored(label, book(3))
+    profile = await world.registered(label)
+    honest = VaultSession.retrieve
+
+    async def lie(session: VaultSession, generation: int) -> bytes:
+        return await honest(session, generation) if generation == 1 else bytes(32)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VaultSession, "retrieve", lie)
+        async with world.device(profile) as device:
+            with refused("KEY_READ_BACK"):
+                await device.restore()  # what was there comes back; the rotation after it does not go on
+            assert (len(device.cards()), device.status().unfinished) == (3, True)
+    with world.contacts_database() as store:
+        assert {key.generation for key, _ in store.page(label, after=None, limit=100)} == {1}
+    await restores(world, label, book(3))
 
 
 # Attacks: whoever controls the number

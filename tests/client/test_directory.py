@@ -5,18 +5,26 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from ipls.akd import EMPTY_ROOT, verify_lookup
-from ipls.client.directory import DirectoryReader
-from ipls.client.errors import RefusedError
+from ipls.client.directory import DirectoryReader, History
+from ipls.client.errors import ClientError, RefusedError, TryLaterError
 from ipls.client.events import Event, HeadChecked
-from ipls.client.profile import Profile
-from ipls.proto.directory.v1.directory_pb2 import HistoryRequest, HistoryResponse
+from ipls.client.profile import KnownVersion, Profile
+from ipls.proto.directory.v1.directory_pb2 import AbsenceResponse, HistoryRequest, HistoryResponse
+from ipls.proto.directory.v1.directory_pb2_grpc import (
+    DirectoryServiceServicer,
+    DirectoryServiceStub,
+    add_DirectoryServiceServicer_to_server,
+)
+from ipls.rpc.errors import ServiceError
 from ipls.trust.heads import Head
 from ipls.trust.identity import encode_record, verify_identity
 from ipls.trust.keys import public_key
 from tests.attack.directory import Directory
+from tests.server.loopback import loopback
 from tests.trust.roots import HOUR, NOW, THIEF, WITNESSES, seed, signed, three_of
 
 ALICE = b"+491700000001"
@@ -88,10 +96,13 @@ class Liar(Directory):
 
     async def read(self, profile: Profile) -> tuple[int, ...]:
         """The versions that the owner's client takes from this directory."""
+        return tuple(identity.version for identity in (await self.own_history(profile)).identities)
+
+    async def own_history(self, profile: Profile) -> History:
         root = three_of(vrf_public_key=self.public_key, start_root=EMPTY_ROOT)
         stub: Any = self
         reader = DirectoryReader(stub, root, profile, now_ms=lambda: NOW, report=lambda event: None)
-        return tuple(identity.version for identity in (await reader.own_history(ALICE.decode())).identities)
+        return await reader.own_history(ALICE.decode())
 
 
 async def test_a_lone_planted_version_is_no_newest_one(profile: Profile) -> None:
@@ -120,3 +131,123 @@ async def test_a_planted_version_that_passes_most_recent_1_is_seen_by_the_owner(
 
 def lookup(liar: Liar, version: int) -> bytes:
     return liar.lookup(liar.tree(), ALICE, version).SerializeToString()
+
+
+# Absence
+
+
+class Denier(DirectoryServiceServicer):
+    """Says that it has no such account; `absence` is what it proves it by, a refusal if None."""
+
+    def __init__(self, server: Directory) -> None:
+        self.server = server
+        self.absence: bytes | None = None
+
+    async def History(self, request: Any, context: Any) -> HistoryResponse:
+        raise ServiceError(grpc.StatusCode.NOT_FOUND, "LABEL_NOT_FOUND", "no such label")
+
+    async def Absence(self, request: Any, context: Any) -> AbsenceResponse:
+        if self.absence is None:
+            raise ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "LABEL_PRESENT", "it is there")
+        head = Head(self.server.epoch, self.server.tree().root())
+        return AbsenceResponse(head=signed(head, *QUORUM), proof=self.absence)
+
+    async def refusal(self, folder: Path, profile: Profile) -> ClientError:
+        """What the owner's client makes of it."""
+        root = three_of(vrf_public_key=self.server.public_key, start_root=EMPTY_ROOT)
+        async with loopback(folder, lambda s: add_DirectoryServiceServicer_to_server(self, s)) as channel:
+            stub = DirectoryServiceStub(channel)
+            reader = DirectoryReader(stub, root, profile, now_ms=lambda: NOW, report=lambda event: None, patience_s=0)
+            with pytest.raises(ClientError) as caught:
+                await reader.own_history(ALICE.decode())
+        return caught.value
+
+
+def of_others(*, alice: bool) -> Directory:
+    """Three epochs of other people's, in which Alice's device may have published."""
+    server = Directory(seed(1))
+    for number in range(2, 5):
+        server.publish([(b"+49%d" % number, OWN), *([(ALICE, OWN)] if alice and number == 2 else [])])
+    return server
+
+
+async def test_an_account_is_not_there_only_where_that_is_proved(tmp_path: Path, profile: Profile) -> None:
+    denier = Denier(of_others(alice=False))
+    denier.absence = denier.server.absence(denier.server.tree(), ALICE, [1, 2]).SerializeToString()
+    refusal = await denier.refusal(tmp_path, profile)
+    assert (type(refusal), refusal.reason) == (RefusedError, "LABEL_NOT_FOUND")
+    assert profile.head is not None
+    assert profile.head.epoch == 3
+    profile.add_versions([KnownVersion(1, 1, public_key(seed(100)), "own")])
+    refusal = await denier.refusal(tmp_path, profile)
+    assert (type(refusal), refusal.reason) == (RefusedError, "HISTORY_REWRITTEN")
+
+
+async def test_an_account_that_is_there_is_not_denied(tmp_path: Path, profile: Profile) -> None:
+    denier = Denier(of_others(alice=True))
+    refusal = await denier.refusal(tmp_path, profile)
+    assert (type(refusal), refusal.reason) == (TryLaterError, "ABSENCE_UNPROVEN")
+    server, tree = denier.server, denier.server.tree()
+    for label, markers, reason in (
+        (ALICE, [], "ABSENCE_MARKERS"),
+        (ALICE, [2], "ABSENCE_MARKERS"),
+        (ALICE, [2, 4], "VRF_PROOF"),
+        (b"+4999", [1, 2], "VRF_PROOF"),
+    ):
+        denier.absence = server.absence(tree, label, markers).SerializeToString()
+        refusal = await denier.refusal(tmp_path, profile)
+        assert (type(refusal), refusal.reason) == (RefusedError, reason)
+
+
+# Erased values
+
+
+class Erasing(Liar):
+    """Alice's device made versions 1 to 3, in epochs 1, 10 and 11; the values of some are erased."""
+
+    def __init__(self, *erased: int, second: bytes = OWN) -> None:
+        super().__init__([])
+        self.publish([(ALICE, second)])
+        self.publish([(ALICE, THIEFS)])
+        for version in erased:
+            self.erase(ALICE, version)
+        self.root_hash = self.tree().root()
+        self.answers = {0: self.prove([3, 2, 1]), 1: self.prove([3])}
+
+
+def remember(profile: Profile, history: History) -> None:
+    """What the device keeps of a history that it took."""
+    profile.add_versions(KnownVersion(i.version, i.epoch, i.public_key, "own") for i in history.identities)
+    profile.add_leaves(history.leaves)
+
+
+async def test_an_erased_version_is_the_one_that_was_seen_before(profile: Profile) -> None:
+    before = await Erasing().own_history(profile)
+    assert sorted(before.leaves) == [1, 2, 3]
+    remember(profile, before)
+    for erased in ((1,), (2,), (1, 2)):
+        after = await Erasing(*erased).own_history(profile)
+        assert after.identities == before.identities
+        assert sorted(after.leaves) == sorted({1, 2, 3} - set(erased))
+
+
+async def test_a_new_device_does_not_learn_an_erased_key(profile: Profile) -> None:
+    history = await Erasing(1, 2).own_history(profile)
+    assert [identity.public_key for identity in history.identities] == [public_key(THIEF), b"", b""]
+    remember(profile, history)
+    assert (await Erasing(1, 2).own_history(profile)).identities == history.identities
+
+
+@pytest.mark.parametrize(
+    ("erased", "second", "reason"),
+    [((3,), OWN, "VALUE_MISSING"), ((2,), THIEFS, "LEAF_CHANGED"), ((), THIEFS, "LEAF_CHANGED")],
+)
+async def test_what_is_not_the_erasure_of_an_old_value_is_refused(
+    profile: Profile, erased: tuple[int, ...], second: bytes, reason: str
+) -> None:
+    """The newest value is missing; version 2 was another once, whether its new value is shown or not."""
+    remember(profile, await Erasing().own_history(profile))
+    forged = Erasing(*erased, second=second)
+    profile.put(profile.progress._replace(head=b""))  # the witnesses signed both trees
+    with pytest.raises(RefusedError, check=lambda error: error.reason == reason):
+        await forged.own_history(profile)

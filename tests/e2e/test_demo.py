@@ -5,6 +5,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,10 @@ def test_the_bundled_address_book_comes_back(tmp_path: Path) -> None:
         ("fork", "the vault", "HEAD_OTHER_ROOT"),
         ("replay", "the vault", "VAULT_TAG_INVALID"),
     ]
+    told = " ".join(line["text"] for line in lines[:-1] if "text" in line)
+    assert "operator who publishes a key of its own" in told
+    assert "is not refused" in told
+    assert "It is seen" in told
     assert list(tmp_path.iterdir()) == []
     assert naming(tmp_path) == []
 
@@ -63,12 +68,39 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, moment: str) -> None:
     demo = start(tmp_path)
     assert demo.stdout is not None
     assert any(moment in line for line in demo.stdout)
-    demo.send_signal(signal.SIGINT)
+    for impatient in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+        demo.send_signal(impatient)
     _, errors = demo.communicate()
     assert demo.returncode == 130
     assert "Traceback" not in errors
     assert list(tmp_path.iterdir()) == []
     assert naming(tmp_path) == []
+
+
+LIES = {
+    "a theft succeeds": (
+        "from ipls.cli.demo.thefts import Thief\nasync def replay(*_): return None\nThief.replay = replay",
+        {"identical": True, "thefts_refused": 2},
+    ),
+    "a card is lost": (
+        "from ipls.client.device import Device\nfrom itertools import count\nlost, cards = count(), Device.cards\n"
+        "Device.cards = lambda device: cards(device)[next(lost):]",  # none on the first phone, one on the second
+        {"identical": False, "thefts_refused": 3},
+    ),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_it_fails_if_anything_did_not_come_out_as_told(tmp_path: Path, lie: str) -> None:
+    patch, expected = LIES[lie]
+    file = tmp_path / "mine.vcf"
+    file.write_bytes(book(3))
+    program = f"import sys\nfrom ipls.cli.main import main\n{patch}\nsys.argv[0] = 'ipls'\nmain()"
+    command = [sys.executable, "-c", program, "demo", "--json", "--contacts", str(file)]
+    demo = subprocess.run(command, capture_output=True, text=True)
+    assert demo.returncode == 1, demo.stderr
+    last = json.loads(demo.stdout.splitlines()[-1])
+    assert last | expected == last
 
 
 def test_servers_do_not_outlive_a_killed_demonstration(tmp_path: Path) -> None:

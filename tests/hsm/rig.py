@@ -15,7 +15,17 @@ from typing import Any
 
 import tomli_w
 
-from ipls.akd import EMPTY_ROOT, DirectoryKey, MemoryTiles, Update, Version, make_history, make_lookup, publish
+from ipls.akd import (
+    EMPTY_ROOT,
+    DirectoryKey,
+    MemoryTiles,
+    Update,
+    Version,
+    make_absence,
+    make_history,
+    make_lookup,
+    publish,
+)
 from ipls.akd.keys import Place
 from ipls.akd.tiles import Entry
 from ipls.akd.tree import insert
@@ -96,6 +106,9 @@ class Directory:
         if not versions:
             return b""
         return make_history(self._tiles, self._key, epoch, self.epochs[epoch][1], label.encode(), versions)
+
+    def prove_absent(self, label: str, epoch: int) -> bytes:
+        return make_absence(self._tiles, self._key, epoch, self.epochs[epoch][1], label.encode())
 
 
 class Rig:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ipls.akd import verify_lookup
+from ipls.cli.keys import DAY_MS, first_bundle
 from ipls.hsm import pipe
 from ipls.proto.akd.v1.akd_pb2 import HistoryProof, LookupProof, UpdateProof
 from ipls.proto.vault.v1.vault_pb2 import Generation, SessionRequest, SessionResponse, VaultHello
@@ -18,7 +19,7 @@ from ipls.session.errors import SessionRefused
 from ipls.store.vault import VaultStore
 from ipls.trust.heads import Head
 from tests.hsm.rig import CoreProcess, Directory, Exchange, Owner, Rig, children, ended, now_ms, running_core
-from tests.trust.roots import OPERATOR, WITNESSES, signed
+from tests.trust.roots import OPERATOR, THIEF, WITNESSES, signed
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -226,6 +227,28 @@ async def test_an_account_of_another_hsm_is_refused(rig: Rig) -> None:
         with pytest.raises(SessionRefused) as refusal:
             await rig.open(owner, core.stream(), known_head=head)
     assert reason(refusal) == "VAULT_WRONG_SHARD"
+
+
+async def test_without_a_bundle_that_the_operator_signed_and_renews_there_is_no_session(rig: Rig) -> None:
+    owner, now = Owner(), now_ms()
+    head = rig.directory.publish(owner)
+    path, age = rig.folder / "bundle.pb", 1000 + DAY_MS
+    honest = path.read_bytes()
+    others = first_bundle(rig.root, rig.tokens, THIEF, now_ms=now, lifetime_ms=DAY_MS)
+    expired = first_bundle(rig.root, rig.tokens, OPERATOR, now_ms=now - age, lifetime_ms=DAY_MS)
+    async with running_core(rig) as core:
+        for bundle, expected in (
+            (others.SerializeToString(), "SIGNATURE_INVALID"),
+            (expired.SerializeToString(), "BUNDLE_EXPIRED"),
+            (b"", "SIGNATURE_LENGTH"),
+            (b"\xff", "VAULT_STORAGE_FAILED"),
+        ):
+            path.write_bytes(bundle)
+            with pytest.raises(SessionRefused) as refusal:
+                await rig.open(owner, core.stream(), known_head=head)
+            assert reason(refusal) == expected
+        path.write_bytes(honest)
+        await rig.open(owner, core.stream(), known_head=head)
 
 
 # What a front may try

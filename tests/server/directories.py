@@ -140,7 +140,7 @@ class World:
 
     @asynccontextmanager
     async def publisher(
-        self, database: Path | None = None, log: FileLog | None = None
+        self, database: Path | None = None, log: FileLog | None = None, *, max_age_s: float = 0
     ) -> AsyncIterator[tuple[Publisher, DirectoryStore, Witnesses]]:
         """A publisher by itself, to be taken through its steps by hand; as fresh as one after a restart."""
         store = DirectoryStore(database or self.folder / "directory.db", self.root.namespace, self.key.public_key)
@@ -159,7 +159,7 @@ class World:
                 witnesses,
                 log or self.log,
                 max_updates=10_000,
-                max_age_s=0,
+                max_age_s=max_age_s,
                 now_ms=self.clock,
             )
             yield publisher, store, witnesses

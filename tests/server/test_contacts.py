@@ -51,6 +51,7 @@ class Directory(rig.Directory, DirectoryServiceServicer):
         super().__init__()
         self.moved = asyncio.Condition()
         self.histories = 0
+        self.away = False
 
     async def announce(self, owner: Owner) -> None:
         self.publish(owner)
@@ -58,14 +59,20 @@ class Directory(rig.Directory, DirectoryServiceServicer):
             self.moved.notify_all()
 
     async def History(self, request: Any, context: Any) -> directory_pb2.HistoryResponse:
+        if self.away:
+            raise ServiceError(grpc.StatusCode.UNAVAILABLE, "DIRECTORY_AWAY", "back soon")
         self.histories += 1
         versions = [v for v in self._versions.get(request.label, []) if v.epoch <= request.epoch]
         if not versions:
-            raise ServiceError(grpc.StatusCode.NOT_FOUND, "LABEL_UNKNOWN", "no such label")
+            raise ServiceError(grpc.StatusCode.NOT_FOUND, "LABEL_NOT_FOUND", "no such label")
         depth = self.epochs[request.epoch][1]
         shown = versions[: request.most_recent or None]
         proof = make_history(self._tiles, self._key, request.epoch, depth, request.label, shown)
         return directory_pb2.HistoryResponse(head=self.head(epoch=request.epoch, time=NOW), proof=proof)
+
+    async def Absence(self, request: Any, context: Any) -> directory_pb2.AbsenceResponse:
+        proof = self.prove_absent(request.label.decode(), request.epoch)
+        return directory_pb2.AbsenceResponse(head=self.head(epoch=request.epoch, time=NOW), proof=proof)
 
     async def WatchHeads(self, request: Any, context: Any) -> AsyncIterator[directory_pb2.WatchHeadsResponse]:
         async with self.moved:
@@ -254,6 +261,15 @@ async def test_an_identity_is_proved_once_an_epoch(world: World, stub: Any, alic
     assert world.directory.histories == 1
 
 
+async def test_a_directory_that_is_away_lets_nobody_in_until_it_is_back(world: World, stub: Any, alice: Owner) -> None:
+    world.directory.away = True
+    call = world.call(alice, "ListRecords", pb.ListRecordsBody())
+    with refused(grpc.StatusCode.UNAVAILABLE, "DIRECTORY_UNAVAILABLE"):
+        await answered(stub.ListRecords(pb.ListRecordsRequest(call=call)))
+    world.directory.away = False
+    assert await world.device(stub, alice).list() == set()
+
+
 async def test_a_head_too_old_vouches_for_nobody(world: World, stub: Any, alice: Owner) -> None:
     world.now_ms = NOW + world.root.max_head_age_ms + 1
     call = world.call(alice, "ListRecords", pb.ListRecordsBody(), world.now_ms)
@@ -287,6 +303,44 @@ async def test_a_proof_that_does_not_hold_lets_nobody_in(
     async with world.running() as stub:
         call = world.call(owner, "ListRecords", pb.ListRecordsBody())
         with refused(grpc.StatusCode.UNAVAILABLE, "DIRECTORY_UNAVAILABLE"):
+            await answered(stub.ListRecords(pb.ListRecordsRequest(call=call)))
+
+
+@pytest.mark.parametrize("lie", ["refused", "empty", "another account's", "an earlier epoch's"])
+async def test_an_account_is_not_there_only_where_that_is_proved(
+    world: World, monkeypatch: pytest.MonkeyPatch, lie: str
+) -> None:
+    """The directory denies an account that it has published: the store knows nothing, and says so."""
+    carol = Owner()
+    for owner in (Owner(ALICE), carol):
+        world.directory.publish(owner)
+
+    async def deny(self: Directory, request: Any, context: Any) -> directory_pb2.HistoryResponse:
+        raise ServiceError(grpc.StatusCode.NOT_FOUND, "LABEL_NOT_FOUND", "no such label")
+
+    async def invent(self: Directory, request: Any, context: Any) -> directory_pb2.AbsenceResponse:
+        if lie == "refused":
+            raise ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "LABEL_PRESENT", "it is there")
+        proofs = {
+            "empty": b"",
+            "another account's": self.prove_absent(BOB, self.epoch),
+            "an earlier epoch's": self.prove_absent(carol.label, self.epoch - 1),
+        }
+        return directory_pb2.AbsenceResponse(head=self.head(time=NOW), proof=proofs[lie])
+
+    monkeypatch.setattr(Directory, "History", deny)
+    monkeypatch.setattr(Directory, "Absence", invent)
+    async with world.running() as stub:
+        call = world.call(carol, "ListRecords", pb.ListRecordsBody())
+        with refused(grpc.StatusCode.UNAVAILABLE, "DIRECTORY_UNAVAILABLE"):
+            await answered(stub.ListRecords(pb.ListRecordsRequest(call=call)))
+
+
+async def test_before_the_first_epoch_nobody_is_there(world: World) -> None:
+    async with world.running() as stub:
+        world.identities.accept(world.directory.head(time=NOW))
+        call = world.call(Owner(BOB), "ListRecords", pb.ListRecordsBody())
+        with refused(grpc.StatusCode.UNAVAILABLE, "IDENTITY_UNKNOWN"):
             await answered(stub.ListRecords(pb.ListRecordsRequest(call=call)))
 
 
@@ -340,6 +394,17 @@ async def test_a_call_with_an_edited_field_is_refused(
         await put(stub, world.call(alice, "PutRecords", sizes_of(record(1)), **changes), record(1)[1])
 
 
+async def test_a_nonce_of_another_length_is_refused_though_signed(world: World, stub: Any, alice: Owner) -> None:
+    for nonce in (b"", bytes(15), bytes(17)):
+        call = world.call(alice, "ListRecords", pb.ListRecordsBody())
+        digest = call_digest(
+            world.root.namespace, call.label, call.public_key, "ListRecords", call.body, call.timestamp_ms, nonce
+        )
+        call.nonce, call.signature = nonce, sign(alice.seed, digest)
+        with refused(invalid, "BODY_INVALID"):
+            await answered(stub.ListRecords(pb.ListRecordsRequest(call=call)))
+
+
 async def test_a_call_is_for_one_method_and_one_namespace(world: World, stub: Any, alice: Owner) -> None:
     with refused(unauthenticated, "SIGNATURE_INVALID"):
         await put(stub, world.call(alice, "DropRecords", sizes_of(record(1))), record(1)[1])
@@ -385,6 +450,44 @@ async def test_a_put_out_of_bounds_is_refused(
 ) -> None:
     with refused(invalid, reason):
         await put(stub, world.call(alice, "PutRecords", body))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"size": (16 << 20) + 29}, "CALL_TOO_LARGE"),
+        ({"check_value": bytes(31)}, "BODY_INVALID"),
+        ({"generation": 0}, "BODY_INVALID"),
+        ({"generation": 2**63}, "BODY_INVALID"),
+        ({"version": 2**63}, "BODY_INVALID"),
+        ({"digest": bytes(32)}, "DIGEST_MISMATCH"),
+        ({"size": 7}, "SIZE_MISMATCH"),
+    ],
+    ids=str,
+)
+async def test_a_manifest_out_of_bounds_is_refused(
+    world: World, stub: Any, alice: Owner, changes: dict[str, Any], reason: str
+) -> None:
+    data = b"sealed manifest"
+    fields = {"generation": 1, "version": 1, "check_value": bytes(32), "size": len(data)}
+    body = pb.SwapManifestBody(**{**fields, "digest": hashlib.sha256(data).digest(), **changes})
+    call = world.call(alice, "SwapManifest", body)
+    with refused(invalid, reason):
+        await answered(stub.SwapManifest(iter([pb.SwapManifestRequest(call=call), pb.SwapManifestRequest(chunk=data)])))
+    assert await world.device(stub, alice).manifest() is None
+
+
+async def test_more_keys_than_a_call_takes_are_refused(world: World, alice: Owner) -> None:
+    world.limits = Limits(call_records=2, call_keys=3)
+    keys = [pb.RecordKey(**record(n)[0]._asdict()) for n in range(4)]
+    async with world.running() as stub:
+        for asked in ([], keys[:3]):
+            call = world.call(alice, "GetRecords", pb.GetRecordsBody(keys=asked))
+            with refused(invalid, "CALL_TOO_LARGE"):
+                await answered(stub.GetRecords(pb.GetRecordsRequest(call=call)))
+        call = world.call(alice, "DropRecords", pb.DropRecordsBody(keys=keys))
+        with refused(invalid, "CALL_TOO_LARGE"):
+            await answered(stub.DropRecords(pb.DropRecordsRequest(call=call)))
 
 
 async def test_a_body_that_cannot_be_read_is_refused(world: World, stub: Any, alice: Owner) -> None:

@@ -9,7 +9,15 @@ from typing import Any
 import grpc
 import pytest
 
-from ipls.akd import EMPTY_ROOT, make_history, verify_history, verify_lookup
+from ipls.akd import (
+    EMPTY_ROOT,
+    ProofRefused,
+    make_history,
+    shown_leaves,
+    verify_absence,
+    verify_history,
+    verify_lookup,
+)
 from ipls.cli.certificates import Authority
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub, UpdateServiceStub
@@ -105,6 +113,109 @@ async def test_what_is_not_there_is_not_found(world: World) -> None:
         assert (await failure(watch)).reason == "TICKET_UNKNOWN"
 
 
+async def test_what_is_not_there_is_proved_not_to_be(world: World) -> None:
+    async with world.witness(), world.directory() as client:
+        await client.first_head()
+        for epoch in (0, 1, 2):
+            absence = await client.reads.Absence(pb.AbsenceRequest(label=BOB))
+            at, root = verified(world, absence.head)
+            assert at == epoch
+            verify_absence(root, epoch, world.root.vrf_public_key, BOB, absence.proof)
+            if epoch:
+                error = await failure(client.reads.Absence(pb.AbsenceRequest(label=ALICE)))
+                assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "LABEL_PRESENT")
+            await client.publish(epoch + 1, ALICE, record(epoch + 1))
+        await client.publish(9, BOB, record(9))
+        old = await client.reads.Absence(pb.AbsenceRequest(label=BOB, epoch=3))
+        epoch, root = verified(world, old.head)
+        verify_absence(root, epoch, world.root.vrf_public_key, BOB, old.proof)
+        assert (await failure(client.reads.Absence(pb.AbsenceRequest(label=BOB, epoch=4)))).reason == "LABEL_PRESENT"
+        assert (await failure(client.reads.Absence(pb.AbsenceRequest(label=BOB, epoch=5)))).reason == "EPOCH_UNKNOWN"
+        assert (await failure(client.reads.Absence(pb.AbsenceRequest(label=b"49")))).reason == "LABEL_INVALID"
+
+
+async def test_a_batch_answers_as_single_calls_do(world: World) -> None:
+    labels = [ALICE, b"+491700000003", BOB, ALICE]
+    async with world.witness(), world.directory() as client:
+        for number, label in enumerate((ALICE, BOB, ALICE), 1):
+            await client.publish(number, label, record(number))
+        for epoch in (0, 3, 1):
+            batch = await client.reads.BatchLookup(pb.BatchLookupRequest(labels=labels, epoch=epoch))
+            assert len(batch.results) == len(labels)
+            for label, result in zip(labels, batch.results, strict=True):
+                if result.WhichOneof("proof") == "lookup":
+                    single = await client.reads.Lookup(pb.LookupRequest(label=label, epoch=epoch))
+                    assert (batch.head, result.lookup) == (single.head, single.proof)
+                else:
+                    absence = await client.reads.Absence(pb.AbsenceRequest(label=label, epoch=epoch))
+                    assert (batch.head, result.absence) == (absence.head, absence.proof)
+            assert [result.WhichOneof("proof") for result in batch.results] == [
+                "lookup",
+                "absence",
+                "absence" if epoch == 1 else "lookup",
+                "lookup",
+            ]
+        full = await client.reads.BatchLookup(pb.BatchLookupRequest(labels=[b"+4930%d" % n for n in range(64)]))
+        assert len(full.results) == 64
+        for wrong, reason in (([], "BATCH_SIZE"), ([ALICE] * 65, "BATCH_SIZE"), ([ALICE, b"49"], "LABEL_INVALID")):
+            error = await failure(client.reads.BatchLookup(pb.BatchLookupRequest(labels=wrong)))
+            assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
+
+
+async def test_erased_values_are_served_empty_and_their_leaves_stay(world: World) -> None:
+    key = world.root.vrf_public_key
+    async with world.witness(), world.directory() as client:
+        for epoch in (1, 2, 3):
+            await client.publish(epoch, ALICE, record(epoch))
+        complete = pb.HistoryRequest(label=ALICE)
+        before = await client.reads.History(complete)
+        epoch, root = verified(world, before.head)
+        verify_history(root, epoch, key, ALICE, before.proof)
+        leaves = shown_leaves(before.proof)
+        for asked in (1, 2, 3):  # so that the proofs are made, and kept
+            await client.reads.Lookup(pb.LookupRequest(label=ALICE, epoch=asked))
+            await client.reads.History(pb.HistoryRequest(label=ALICE, epoch=asked, most_recent=1))
+        for through, reason in ((3, "VERSION_NEWEST"), (2**64 - 1, "VERSION_NEWEST")):
+            request = pb.EraseValuesRequest(label=ALICE, through_version=through)
+            error = await failure(client.updates.EraseValues(request))
+            assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, reason)
+        for label, reason in ((BOB, "VERSION_NEWEST"), (b"49", "LABEL_INVALID")):
+            request = pb.EraseValuesRequest(label=label, through_version=1)
+            assert (await failure(client.updates.EraseValues(request))).reason == reason
+        request = pb.EraseValuesRequest(label=ALICE, through_version=2)
+        assert [(await client.updates.EraseValues(request)).erased for _ in range(2)] == [2, 0]
+    async with world.witness(), world.directory() as client:
+        after = await client.reads.History(complete)
+        assert (after.head.epoch, after.head.root_hash) == (epoch, root)
+        assert record(1) not in after.proof
+        assert record(2) not in after.proof
+        shown = verify_history(root, epoch, key, ALICE, after.proof, allow_missing=True, known_leaves=leaves)
+        assert [(v.version, v.epoch, v.value) for v in shown] == [(3, 3, record(3)), (2, 2, b""), (1, 1, b"")]
+        with pytest.raises(ProofRefused, check=lambda e: e.reason == "VALUE_MISSING"):
+            verify_history(root, epoch, key, ALICE, after.proof)
+        newest = await client.reads.History(pb.HistoryRequest(label=ALICE, most_recent=1))
+        assert verify_history(root, epoch, key, ALICE, newest.proof, most_recent=1)[0].value == record(3)
+        assert await client.publish(4, ALICE, record(2)) == 4  # an erased value may come again
+
+
+async def test_a_value_erased_while_its_proofs_are_kept_is_not_served(world: World) -> None:
+    async with world.witness(), world.directory() as client:
+        for epoch in (1, 2):
+            await client.publish(epoch, ALICE, record(epoch))
+        calls = [
+            lambda: client.reads.Lookup(pb.LookupRequest(label=ALICE, epoch=1)),
+            lambda: client.reads.History(pb.HistoryRequest(label=ALICE, epoch=1, most_recent=1)),
+            lambda: client.reads.History(pb.HistoryRequest(label=ALICE, epoch=1)),
+            lambda: client.reads.BatchLookup(pb.BatchLookupRequest(labels=[ALICE], epoch=1)),
+        ]
+        for call in calls:
+            await call()
+        await client.updates.EraseValues(pb.EraseValuesRequest(label=ALICE, through_version=1))
+        for call in calls:
+            error = await failure(call())
+            assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "VALUE_ERASED")
+
+
 async def test_heads_are_streamed_as_they_are_signed_and_renewed(world: World) -> None:
     async with world.witness(), world.directory() as client:
         watch = client.reads.WatchHeads(pb.WatchHeadsRequest(), timeout=60)
@@ -159,6 +270,24 @@ async def test_a_full_epoch_does_not_wait_for_its_age(world: World) -> None:
         first = await client.submit(1, ALICE, record(1))
         second = await client.submit(2, BOB, record(2))
         assert await client.published(first) == await client.published(second) == 1
+
+
+async def test_an_epoch_waits_for_its_oldest_updates_age(world: World) -> None:
+    async with world.witness(), world.publisher(max_age_s=2) as (publisher, store, _):
+        await publisher.lead()
+        for age, label in ((0, ALICE), (1999, BOB)):
+            world.now_ms = NOW + age
+            store.submit(label.ljust(16), label, record(1), world.now_ms, daily_quota=1, queue_max=9)
+            await publisher.advance()
+            head = store.head()
+            assert head is not None
+            assert head.epoch == 0
+        world.now_ms = NOW + 2000
+        await publisher.advance()
+        head = store.head()
+        assert head is not None
+        assert head.epoch == 1
+        assert store.waiting().updates == 0  # both of them are in it
 
 
 async def test_queue_and_quota_are_bounded(world: World) -> None:
@@ -226,6 +355,7 @@ async def test_only_the_messaging_services_certificate_may_submit(world: World, 
                 stub = UpdateServiceStub(channel)
                 assert (await failure(stub.SubmitUpdate(update))).code is code
                 assert (await failure(stub.WatchUpdate(pb.WatchUpdateRequest()))).code is code
+                assert (await failure(stub.EraseValues(pb.EraseValuesRequest(label=ALICE)))).code is code
         for address in (client.public_address, client.internal_address):
             async with grpc.aio.insecure_channel(address) as channel:
                 plain = await failure(DirectoryServiceStub(channel).GetHead(pb.GetHeadRequest()))

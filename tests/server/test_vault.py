@@ -83,6 +83,22 @@ async def test_refusals_have_a_code_and_a_reason(vault: Vault) -> None:
         vault.directory.away = False
 
 
+async def test_the_old_identity_is_refused_once_another_is_published(vault: Vault) -> None:
+    """At the door, and in the session that it had open."""
+    rig = vault.rig
+    old = Owner()
+    head = rig.directory.publish(old)
+    denied = grpc.StatusCode.PERMISSION_DENIED
+    async with vault.stream() as exchange:
+        client = await rig.open(old, exchange, known_head=head)
+        client.on_answer(await exchange(client.store_request(0, bytes(16), secrets.token_bytes(32))))
+        head = rig.directory.publish(Owner(old.label))
+        assert await refusal(vault, old, known_head=head) == (denied, "VAULT_IDENTITY_MISMATCH")
+        with pytest.raises(RemoteError) as refused:
+            await exchange(client.retrieve_request())
+    assert (refused.value.code, refused.value.reason) == (denied, "VAULT_IDENTITY_MISMATCH")
+
+
 async def test_replayed_frames_are_refused(vault: Vault) -> None:
     rig = vault.rig
     owner = Owner()

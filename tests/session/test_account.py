@@ -212,6 +212,13 @@ def test_a_damaged_row_is_refused_or_has_one_encoding(data: bytes) -> None:
         assert Account.decode(data).encode() == data
 
 
+def test_a_row_of_another_format_is_refused() -> None:
+    data = Account().encode()
+    with pytest.raises(SessionRefused) as refused:
+        Account.decode(bytes([data[0] ^ 1]) + data[1:])
+    assert refused.value.reason == "VAULT_ACCOUNT_UNREADABLE"
+
+
 identities = st.sampled_from([FIRST, SECOND, THIRD])
 operations = st.one_of(
     st.just(Handshake()),

@@ -3,6 +3,7 @@
 import dataclasses
 import secrets
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +15,15 @@ from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ipls.hsm.heads import HeadKeeper
 from ipls.hsm.token import SoftChannel
 from ipls.proto.vault.v1 import vault_pb2 as pb
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.session import client as client_module
 from ipls.session import effects, transcript
 from ipls.session.client import ClientSession
-from ipls.session.errors import OperationRefused, SessionRefused
+from ipls.session.errors import OperationRefused, SessionRefused, refusing
+from ipls.store.vault import VaultStore
 from ipls.trust.heads import Head
 from tests.hsm.rig import Owner, Rig, now_ms
 from tests.session.changes import bit_flips, changes
@@ -219,6 +222,24 @@ def test_a_frame_over_the_limit_is_refused_by_both(core: Core, client: ClientSes
     assert refused(lambda: client.on_hello(answer, now_ms())) == "VAULT_FRAME_TOO_LARGE"
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("version", 2, "VAULT_VERSION_UNSUPPORTED"),
+        ("hsm_key_id", bytes(32), "VAULT_HSM_KEY_MISMATCH"),
+        ("label", "4930111111", "LABEL_INVALID"),
+        ("nonce", bytes(31), "VAULT_FIELD_INVALID"),
+        ("kem_key", bytes(1183), "VAULT_KEM_KEY_INVALID"),
+    ],
+)
+def test_a_first_message_that_does_not_fit_is_refused(
+    core: Core, client: ClientSession, field: str, value: object, reason: str
+) -> None:
+    hello = pb.ClientHello.FromString(client.hello(now_ms()).m1)
+    setattr(hello, field, value)
+    assert refused(lambda: core.stream().exchange(pb.SessionRequest(m1=hello.SerializeToString()))) == reason
+
+
 def test_bytes_that_are_no_message_are_refused(core: Core) -> None:
     for data in (b"\xff", pb.SessionRequest(m1=b"\xff").SerializeToString()):
         assert refused(lambda d=data: core.stream().exchange(d)) == "VAULT_FRAME_MALFORMED"
@@ -270,6 +291,29 @@ class TestThief:
         handshake(client, stream)
         core.head = rig.directory.publish(Owner(label="+4930444444"))
         client.on_answer(stream.exchange(client.list_request()))
+
+    def test_a_head_grown_too_old_serves_no_request(self, core: Core, rig: Rig, owner: Owner, tmp_path: Path) -> None:
+        """A witness that is kept from signing anew: age is asked for at every request."""
+        clock = [now_ms()]
+        store = VaultStore(tmp_path / "vault.db")
+        heads = HeadKeeper(rig.root, store, lambda: clock[0])
+
+        def judge_by(client_head: SignedHead | None) -> SignedHead:
+            with refusing():
+                return heads.judge_by(client_head)
+
+        core.judge_by = judge_by
+        clients = [rig.client(owner, known_head=rig.directory.head(time=clock[0])) for _ in range(2)]
+        streams = [core.stream() for _ in clients]
+        for client, stream in zip(clients, streams, strict=True):
+            handshake(client, stream)
+            client.on_answer(stream.exchange(client.list_request()))
+        clock[0] += rig.root.max_head_age_ms + 1
+        assert refused(lambda: streams[0].exchange(clients[0].list_request())) == "HEAD_TOO_OLD"
+        assert refused(lambda: core.stream().exchange(rig.client(owner).hello(now_ms()))) == "HEAD_TOO_OLD"
+        heads.offer(rig.directory.head(time=clock[0]))
+        clients[1].on_answer(streams[1].exchange(clients[1].list_request()))
+        store.close()
 
     def test_another_label_in_the_statement(self, core: Core, rig: Rig, owner: Owner) -> None:
         """The thief relays the owner's own session to a vault under another label: m1 is signed by all that follows."""

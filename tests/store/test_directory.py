@@ -235,6 +235,59 @@ def test_versions_by_epoch(store: DirectoryStore) -> None:
     assert store.head(4) is None
 
 
+def test_erased_values_are_gone_from_the_whole_file(store: DirectoryStore, path: Path) -> None:
+    start(store)
+    values = [b"first value", b"second value", b"first value", b"newest value"]
+    for n, value in enumerate(values, 1):
+        submit(store, n, value=value)
+        submit(store, f"other {n}", BOB, b"Bob's %d" % n)
+        publish(store, version=n)
+    submit(store, "same", value=b"newest value")
+    store.settle(store.next_batch(10), 4)
+    submit(store, "waiting", value=b"first value")
+    assert store.erase_values(ALICE, 3) == 3
+    assert store.versions(ALICE, 4) == [Version(4, 4, b"newest value"), *(Version(n, n, b"") for n in (3, 2, 1))]
+    assert [v.value for v in store.versions(BOB, 4)] == [b"Bob's 4", b"Bob's 3", b"Bob's 2", b"Bob's 1"]
+    assert [(q.label, q.value) for q in store.next_batch(10)] == [(ALICE, b"first value")]
+    with closing(sqlite3.connect(path)) as other:
+        queued = other.execute("SELECT value FROM queue WHERE label = ? ORDER BY seq", (ALICE,)).fetchall()
+        assert [value for (value,) in queued] == [b"", b"", b"", b"newest value", b"newest value", b"first value"]
+        batches = b"".join(batch for (batch,) in other.execute("SELECT batch FROM step"))
+    for value, count in ((b"first value", 0), (b"second value", 0), (b"newest value", 1), (b"Bob's", 4)):
+        assert batches.count(value) == count
+    assert store.erase_values(ALICE, 3) == store.erase_values(ALICE, 0) == 0
+    with closing(DirectoryStore(path, NAMESPACE, VRF_KEY)) as again:
+        assert again.versions(ALICE, 3) == [Version(n, n, b"") for n in (3, 2, 1)]
+
+
+def test_the_newest_value_is_never_erased(store: DirectoryStore) -> None:
+    start(store)
+    for n in (1, 2):
+        submit(store, n, value=b"%d" % n)
+        publish(store, version=n)
+    submit(store, 3, value=b"3")
+    store.insert_step(step_of(store, *store.next_batch(10)))  # the epoch is not signed yet
+    for label, through in ((ALICE, 2), (ALICE, 3), (ALICE, 2**64 - 1), (BOB, 0), (BOB, 1)):
+        with refused("VERSION_NEWEST"):
+            store.erase_values(label, through)
+    assert [v.value for v in store.versions(ALICE, 9)] == [b"2", b"1"]
+
+
+def test_of_a_finished_epochs_row_only_the_batch_may_change(store: DirectoryStore, path: Path) -> None:
+    start(store)
+    submit(store, 1)
+    publish(store)
+    submit(store, 2, value=b"next")
+    store.insert_step(step_of(store, *store.next_batch(10)))
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        for change in ("epoch = 9", "old_root = x'00'", "new_root = x'00'", "blob = x''"):
+            with pytest.raises(sqlite3.IntegrityError):
+                other.execute(f"UPDATE step SET {change} WHERE epoch = 1")
+        with pytest.raises(sqlite3.IntegrityError):
+            other.execute("UPDATE step SET batch = x'' WHERE epoch = 2")
+        other.execute("UPDATE step SET batch = x'' WHERE epoch = 1")
+
+
 def test_read_gives_the_newest_tile_not_above_the_epoch(store: DirectoryStore) -> None:
     start(store)
     prefixes = [n.to_bytes(3, "big") for n in range(2500)]

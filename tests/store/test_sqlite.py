@@ -18,6 +18,11 @@ def database(tmp_path: Path) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
+def test_a_commit_is_on_the_disk_when_it_returns(database: sqlite3.Connection) -> None:
+    assert database.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+    assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
 def test_a_commit_that_fails_is_undone_and_the_next_transaction_succeeds(database: sqlite3.Connection) -> None:
     with pytest.raises(sqlite3.IntegrityError), transaction(database) as db:
         db.execute("INSERT INTO child VALUES (1)")

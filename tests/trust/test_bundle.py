@@ -153,7 +153,7 @@ def test_signed_junk_is_refused(data: bytes) -> None:
 
 
 def test_a_huge_bundle_is_refused() -> None:
-    assert refused(operator_signs(bytes(70_000))) == "BUNDLE_INVALID"
+    assert refused(operator_signs(bundle(hsm(profile="x" * 70_000)).SerializeToString())) == "BUNDLE_INVALID"
 
 
 @given(st.from_regex(r"\+[0-9]{1,15}", fullmatch=True))

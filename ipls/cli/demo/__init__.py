@@ -34,7 +34,7 @@ def command(
     source = contacts.read_bytes() if contacts else resources.files("ipls.cli").joinpath(ADDRESS_BOOK).read_bytes()
     # Whatever asks us to end, the servers and the temporary folder go first.
     for number in servers.ENDING:
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, servers.interrupt)
     narrator = Narrator(as_json=as_json)
     narrator.chapter("Keys, token, certificates, and six servers, each a process of its own")
     with servers.running(keep) as folder:

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ipls.cli import deployment
 from ipls.cli.files import replace
@@ -55,6 +55,13 @@ def running(keep: Path | None) -> Iterator[Path]:
                     shutil.rmtree(folder, ignore_errors=True)
 
 
+def interrupt(*_: object) -> NoReturn:
+    """Handler of the signals ENDING: KeyboardInterrupt, once, so that a second one does not stop the cleaning up."""
+    for number in ENDING:
+        signal.signal(number, lambda *_: None)
+    raise KeyboardInterrupt
+
+
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Puts Ctrl-C and the like off until the block has ended: what it makes is known to who cleans up."""
@@ -66,7 +73,7 @@ def _uninterrupted() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
     if pending:
-        raise KeyboardInterrupt
+        interrupt()
 
 
 def _start(folder: Path, *, detached: bool) -> "subprocess.Popen[str]":

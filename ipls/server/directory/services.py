@@ -1,13 +1,13 @@
 """The directory's two gRPC services, over the store and the publisher's announcements."""
 
 from asyncio import to_thread
-from collections.abc import AsyncIterator, Callable
-from functools import lru_cache
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any, NoReturn
 
 from grpc import StatusCode
 
-from ipls.akd import DirectoryKey, make_history, make_lookup
+from ipls.akd import DirectoryKey, Version, make_absence, make_history, make_lookup, make_lookups
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceServicer, UpdateServiceServicer
 from ipls.proto.witness.v1.head_pb2 import SignedHead
@@ -23,6 +23,9 @@ REQUEST_ID_BYTES = 16
 HOT_PROOFS = 1024
 """Proofs kept in memory; one for an epoch never changes."""
 
+MAX_BATCH = 64
+"""Labels in one lookup: their proofs, absences included, stay below gRPC's 4 MiB a message."""
+
 MAX_WATCHERS = 500
 """Streams of heads at once: half of the calls that a server takes, so that reads and updates go on beside them."""
 
@@ -31,6 +34,7 @@ _CODES = {
     "QUEUE_FULL": StatusCode.UNAVAILABLE,
     "QUOTA_EXCEEDED": StatusCode.RESOURCE_EXHAUSTED,
     "TICKET_UNKNOWN": StatusCode.NOT_FOUND,
+    "VERSION_NEWEST": StatusCode.FAILED_PRECONDITION,
 }
 
 
@@ -53,22 +57,36 @@ class DirectoryService(DirectoryServiceServicer):
         self._key = key
         self._heads = heads
         self._watchers = 0
-        self._lookup = lru_cache(HOT_PROOFS)(self._make_lookup)
-        self._history = lru_cache(HOT_PROOFS)(self._make_history)
+        # The versions, values included, are among the keys: what was erased is not found any more.
+        self._make_lookup = lru_cache(HOT_PROOFS)(partial(make_lookup, store, key))
+        self._make_history = partial(make_history, store, key)
+        self._make_newest = lru_cache(HOT_PROOFS)(self._make_history)
 
     async def Lookup(self, request: pb.LookupRequest, context: Any) -> pb.LookupResponse:
-        """LABEL_NOT_FOUND, LABEL_INVALID, EPOCH_UNKNOWN, DIRECTORY_NOT_READY."""
+        """LABEL_NOT_FOUND, VALUE_ERASED, LABEL_INVALID, EPOCH_UNKNOWN, DIRECTORY_NOT_READY."""
         label, head = _checked_label(request.label), await self._head(request.epoch)
-        proof = await to_thread(self._lookup, label, head.epoch, head.depth)
+        proof = await to_thread(self._lookup, label, head)
         return pb.LookupResponse(head=SignedHead.FromString(head.signed), proof=proof)
 
     async def History(self, request: pb.HistoryRequest, context: Any) -> pb.HistoryResponse:
-        """LABEL_NOT_FOUND, LABEL_INVALID, EPOCH_UNKNOWN, DIRECTORY_NOT_READY."""
+        """LABEL_NOT_FOUND, VALUE_ERASED, LABEL_INVALID, EPOCH_UNKNOWN, DIRECTORY_NOT_READY."""
         label, head = _checked_label(request.label), await self._head(request.epoch)
-        # What decides on an identity is asked for again and again; longer ones are large, and few ask for the same.
-        make = self._history if request.most_recent == 1 else self._make_history
-        proof = await to_thread(make, label, head.epoch, head.depth, request.most_recent)
+        proof = await to_thread(self._history, label, head, request.most_recent)
         return pb.HistoryResponse(head=SignedHead.FromString(head.signed), proof=proof)
+
+    async def BatchLookup(self, request: pb.BatchLookupRequest, context: Any) -> pb.BatchLookupResponse:
+        """BATCH_SIZE, VALUE_ERASED, LABEL_INVALID, EPOCH_UNKNOWN, DIRECTORY_NOT_READY."""
+        if not 1 <= len(request.labels) <= MAX_BATCH:
+            raise _invalid("BATCH_SIZE", f"1 to {MAX_BATCH} labels at once")
+        labels, head = [_checked_label(label) for label in request.labels], await self._head(request.epoch)
+        results = await to_thread(self._batch, labels, head)
+        return pb.BatchLookupResponse(head=SignedHead.FromString(head.signed), results=results)
+
+    async def Absence(self, request: pb.AbsenceRequest, context: Any) -> pb.AbsenceResponse:
+        """LABEL_PRESENT, LABEL_INVALID, EPOCH_UNKNOWN, DIRECTORY_NOT_READY."""
+        label, head = _checked_label(request.label), await self._head(request.epoch)
+        proof = await to_thread(self._absence, label, head)
+        return pb.AbsenceResponse(head=SignedHead.FromString(head.signed), proof=proof)
 
     async def GetHead(self, request: pb.GetHeadRequest, context: Any) -> pb.GetHeadResponse:
         """EPOCH_UNKNOWN, DIRECTORY_NOT_READY. Only the newest head's signatures are kept young."""
@@ -108,17 +126,40 @@ class DirectoryService(DirectoryServiceServicer):
             raise ServiceError(StatusCode.NOT_FOUND, "EPOCH_UNKNOWN", f"no head of epoch {epoch} here")
         return head
 
-    def _make_lookup(self, label: bytes, epoch: int, depth: int) -> bytes:
-        versions = self._store.versions(label, epoch, 1)
-        if not versions:
-            raise _not_found(epoch)
-        return make_lookup(self._store, self._key, epoch, depth, label, versions[0])
+    def _lookup(self, label: bytes, head: StoredHead) -> bytes:
+        return self._make_lookup(head.epoch, head.depth, label, self._versions(label, head.epoch, 1)[0])
 
-    def _make_history(self, label: bytes, epoch: int, depth: int, most_recent: int) -> bytes:
-        versions = self._store.versions(label, epoch, most_recent)
+    def _history(self, label: bytes, head: StoredHead, most_recent: int) -> bytes:
+        # What decides on an identity is asked for again and again; longer ones are large, and few ask for the same.
+        make = self._make_newest if most_recent == 1 else self._make_history
+        return make(head.epoch, head.depth, label, self._versions(label, head.epoch, most_recent))
+
+    def _batch(self, labels: Sequence[bytes], head: StoredHead) -> list[pb.LookupResult]:
+        wanted = [(label, next(iter(self._shown(label, head.epoch, 1)), None)) for label in labels]
+        proofs = make_lookups(self._store, self._key, head.epoch, head.depth, wanted)
+        return [
+            pb.LookupResult(lookup=proof) if current else pb.LookupResult(absence=proof)
+            for (_, current), proof in zip(wanted, proofs, strict=True)
+        ]
+
+    def _absence(self, label: bytes, head: StoredHead) -> bytes:
+        if self._store.versions(label, head.epoch, 1):
+            raise ServiceError(StatusCode.FAILED_PRECONDITION, "LABEL_PRESENT", f"there is one at epoch {head.epoch}")
+        return make_absence(self._store, self._key, head.epoch, head.depth, label)
+
+    def _versions(self, label: bytes, epoch: int, most_recent: int) -> tuple[Version, ...]:
+        versions = self._shown(label, epoch, most_recent)
         if not versions:
-            raise _not_found(epoch)
-        return make_history(self._store, self._key, epoch, depth, label, versions)
+            raise ServiceError(StatusCode.NOT_FOUND, "LABEL_NOT_FOUND", f"no such label at epoch {epoch}")
+        return versions
+
+    def _shown(self, label: bytes, epoch: int, most_recent: int) -> tuple[Version, ...]:
+        """Newest first. At an epoch before its successor's an erased version is the newest: no checker takes that."""
+        versions = tuple(self._store.versions(label, epoch, most_recent))
+        if versions and not versions[0].value:
+            message = f"the value that was the newest at epoch {epoch} is erased: ask for a later epoch"
+            raise ServiceError(StatusCode.FAILED_PRECONDITION, "VALUE_ERASED", message)
+        return versions
 
 
 class UpdateService(UpdateServiceServicer):
@@ -182,6 +223,16 @@ class UpdateService(UpdateServiceServicer):
                 yield pb.WatchUpdateResponse(state=pb.WatchUpdateResponse.STATE_QUEUED)
             await announced.wait()
 
+    async def EraseValues(self, request: pb.EraseValuesRequest, context: Any) -> pb.EraseValuesResponse:
+        """Durable when it returns. VERSION_NEWEST, LABEL_INVALID."""
+        label = _checked_label(request.label)
+        try:
+            return pb.EraseValuesResponse(
+                erased=await to_thread(self._store.erase_values, label, request.through_version)
+            )
+        except StoreError as e:
+            _refuse(e)
+
 
 def _checked_label(label: bytes) -> bytes:
     try:
@@ -189,7 +240,3 @@ def _checked_label(label: bytes) -> bytes:
     except (UnicodeDecodeError, TrustError) as e:
         raise _invalid("LABEL_INVALID", "an account label is + and 1 to 15 digits") from e
     return label
-
-
-def _not_found(epoch: int) -> ServiceError:
-    return ServiceError(StatusCode.NOT_FOUND, "LABEL_NOT_FOUND", f"no such label at epoch {epoch}")

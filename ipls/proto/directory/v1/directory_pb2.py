@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from ipls.proto.witness.v1 import head_pb2 as ipls_dot_witness_dot_v1_dot_head__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!ipls/directory/v1/directory.proto\x12\x11ipls.directory.v1\x1a\x1aipls/witness/v1/head.proto\"-\n\rLookupRequest\x12\r\n\x05label\x18\x01 \x01(\x0c\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"J\n\x0eLookupResponse\x12)\n\x04head\x18\x01 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHead\x12\r\n\x05proof\x18\x02 \x01(\x0c\"C\n\x0eHistoryRequest\x12\r\n\x05label\x18\x01 \x01(\x0c\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x13\n\x0bmost_recent\x18\x03 \x01(\r\"K\n\x0fHistoryResponse\x12)\n\x04head\x18\x01 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHead\x12\r\n\x05proof\x18\x02 \x01(\x0c\"\x1f\n\x0eGetHeadRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\"<\n\x0fGetHeadResponse\x12)\n\x04head\x18\x01 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHead\"\x13\n\x11WatchHeadsRequest\"?\n\x12WatchHeadsResponse\x12)\n\x04head\x18\x01 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHead\"G\n\x13SubmitUpdateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12\r\n\x05label\x18\x02 \x01(\x0c\x12\r\n\x05value\x18\x03 \x01(\x0c\"&\n\x14SubmitUpdateResponse\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\"$\n\x12WatchUpdateRequest\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\"\xa8\x01\n\x13WatchUpdateResponse\x12;\n\x05state\x18\x01 \x01(\x0e\x32,.ipls.directory.v1.WatchUpdateResponse.State\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"E\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x13\n\x0fSTATE_PUBLISHED\x10\x02\x32\xe2\x02\n\x10\x44irectoryService\x12M\n\x06Lookup\x12 .ipls.directory.v1.LookupRequest\x1a!.ipls.directory.v1.LookupResponse\x12P\n\x07History\x12!.ipls.directory.v1.HistoryRequest\x1a\".ipls.directory.v1.HistoryResponse\x12P\n\x07GetHead\x12!.ipls.directory.v1.GetHeadRequest\x1a\".ipls.directory.v1.GetHeadResponse\x12[\n\nWatchHeads\x12$.ipls.directory.v1.WatchHeadsRequest\x1a%.ipls.directory.v1.WatchHeadsResponse0\x01\x32\xd0\x01\n\rUpdateService\x12_\n\x0cSubmitUpdate\x12&.ipls.directory.v1.SubmitUpdateRequest\x1a\'.ipls.directory.v1.SubmitUpdateResponse\x12^\n\x0bWatchUpdate\x12%.ipls.directory.v1.WatchUpdateRequest\x1a&.ipls.directory.v1.WatchUpdateResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!ipls/directory/v1/directory.proto\x12\x11ipls.directory.v1\x1a\x1aipls/witness/v1/head.proto\"-\n\rLookupRequest\x12\r\n\x05label\x18\x01 \x01(\x0c\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"J\n\x0eLookupResponse\x12)\n\x04head\x18\x01 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHead\x12\r\n\x05proof\x18\x02 \x01(\x0c\"C\n\x0eHistoryRequest\x12\r\n\x05label\x18\x01 \x01(\x0c\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x13\n\x0bmost_recent\x18\x03 \x01(\r\"K\n\x0fHistoryResponse\x12)\n\x04head\x18\x01 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHead\x12\r\n\x05proof\x18\x02 \x01(\x0c\"3\n\x12\x42\x61tchLookupRequest\x12\x0e\n\x06labels\x18\x01 \x03(\x0c\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"r\n\x13\x42\x61tchLookupResponse\x12)\n\x04head\x18\x01 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHead\x12\x30\n\x07results\x18\x02 \x03(\x0b\x32\x1f.ipls.directory.v1.LookupResult\"<\n\x0cLookupResult\x12\x10\n\x06lookup\x18\x01 \x01(\x0cH\x00\x12\x11\n\x07\x61\x62sence\x18\x02 \x01(\x0cH\x00\x42\x07\n\x05proof\".\n\x0e\x41\x62senceRequest\x12\r\n\x05label\x18\x01 \x01(\x0c\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"K\n\x0f\x41\x62senceResponse\x12)\n\x04head\x18\x01 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHead\x12\r\n\x05proof\x18\x02 \x01(\x0c\"\x1f\n\x0eGetHeadRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\"<\n\x0fGetHeadResponse\x12)\n\x04head\x18\x01 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHead\"\x13\n\x11WatchHeadsRequest\"?\n\x12WatchHeadsResponse\x12)\n\x04head\x18\x01 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHead\"G\n\x13SubmitUpdateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12\r\n\x05label\x18\x02 \x01(\x0c\x12\r\n\x05value\x18\x03 \x01(\x0c\"&\n\x14SubmitUpdateResponse\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\"$\n\x12WatchUpdateRequest\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\"\xa8\x01\n\x13WatchUpdateResponse\x12;\n\x05state\x18\x01 \x01(\x0e\x32,.ipls.directory.v1.WatchUpdateResponse.State\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"E\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x13\n\x0fSTATE_PUBLISHED\x10\x02\"<\n\x12\x45raseValuesRequest\x12\r\n\x05label\x18\x01 \x01(\x0c\x12\x17\n\x0fthrough_version\x18\x02 \x01(\x04\"%\n\x13\x45raseValuesResponse\x12\x0e\n\x06\x65rased\x18\x01 \x01(\r2\x92\x04\n\x10\x44irectoryService\x12M\n\x06Lookup\x12 .ipls.directory.v1.LookupRequest\x1a!.ipls.directory.v1.LookupResponse\x12P\n\x07History\x12!.ipls.directory.v1.HistoryRequest\x1a\".ipls.directory.v1.HistoryResponse\x12\\\n\x0b\x42\x61tchLookup\x12%.ipls.directory.v1.BatchLookupRequest\x1a&.ipls.directory.v1.BatchLookupResponse\x12P\n\x07\x41\x62sence\x12!.ipls.directory.v1.AbsenceRequest\x1a\".ipls.directory.v1.AbsenceResponse\x12P\n\x07GetHead\x12!.ipls.directory.v1.GetHeadRequest\x1a\".ipls.directory.v1.GetHeadResponse\x12[\n\nWatchHeads\x12$.ipls.directory.v1.WatchHeadsRequest\x1a%.ipls.directory.v1.WatchHeadsResponse0\x01\x32\xae\x02\n\rUpdateService\x12_\n\x0cSubmitUpdate\x12&.ipls.directory.v1.SubmitUpdateRequest\x1a\'.ipls.directory.v1.SubmitUpdateResponse\x12^\n\x0bWatchUpdate\x12%.ipls.directory.v1.WatchUpdateRequest\x1a&.ipls.directory.v1.WatchUpdateResponse0\x01\x12\\\n\x0b\x45raseValues\x12%.ipls.directory.v1.EraseValuesRequest\x1a&.ipls.directory.v1.EraseValuesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,26 +40,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HISTORYREQUEST']._serialized_end=274
   _globals['_HISTORYRESPONSE']._serialized_start=276
   _globals['_HISTORYRESPONSE']._serialized_end=351
-  _globals['_GETHEADREQUEST']._serialized_start=353
-  _globals['_GETHEADREQUEST']._serialized_end=384
-  _globals['_GETHEADRESPONSE']._serialized_start=386
-  _globals['_GETHEADRESPONSE']._serialized_end=446
-  _globals['_WATCHHEADSREQUEST']._serialized_start=448
-  _globals['_WATCHHEADSREQUEST']._serialized_end=467
-  _globals['_WATCHHEADSRESPONSE']._serialized_start=469
-  _globals['_WATCHHEADSRESPONSE']._serialized_end=532
-  _globals['_SUBMITUPDATEREQUEST']._serialized_start=534
-  _globals['_SUBMITUPDATEREQUEST']._serialized_end=605
-  _globals['_SUBMITUPDATERESPONSE']._serialized_start=607
-  _globals['_SUBMITUPDATERESPONSE']._serialized_end=645
-  _globals['_WATCHUPDATEREQUEST']._serialized_start=647
-  _globals['_WATCHUPDATEREQUEST']._serialized_end=683
-  _globals['_WATCHUPDATERESPONSE']._serialized_start=686
-  _globals['_WATCHUPDATERESPONSE']._serialized_end=854
-  _globals['_WATCHUPDATERESPONSE_STATE']._serialized_start=785
-  _globals['_WATCHUPDATERESPONSE_STATE']._serialized_end=854
-  _globals['_DIRECTORYSERVICE']._serialized_start=857
-  _globals['_DIRECTORYSERVICE']._serialized_end=1211
-  _globals['_UPDATESERVICE']._serialized_start=1214
-  _globals['_UPDATESERVICE']._serialized_end=1422
+  _globals['_BATCHLOOKUPREQUEST']._serialized_start=353
+  _globals['_BATCHLOOKUPREQUEST']._serialized_end=404
+  _globals['_BATCHLOOKUPRESPONSE']._serialized_start=406
+  _globals['_BATCHLOOKUPRESPONSE']._serialized_end=520
+  _globals['_LOOKUPRESULT']._serialized_start=522
+  _globals['_LOOKUPRESULT']._serialized_end=582
+  _globals['_ABSENCEREQUEST']._serialized_start=584
+  _globals['_ABSENCEREQUEST']._serialized_end=630
+  _globals['_ABSENCERESPONSE']._serialized_start=632
+  _globals['_ABSENCERESPONSE']._serialized_end=707
+  _globals['_GETHEADREQUEST']._serialized_start=709
+  _globals['_GETHEADREQUEST']._serialized_end=740
+  _globals['_GETHEADRESPONSE']._serialized_start=742
+  _globals['_GETHEADRESPONSE']._serialized_end=802
+  _globals['_WATCHHEADSREQUEST']._serialized_start=804
+  _globals['_WATCHHEADSREQUEST']._serialized_end=823
+  _globals['_WATCHHEADSRESPONSE']._serialized_start=825
+  _globals['_WATCHHEADSRESPONSE']._serialized_end=888
+  _globals['_SUBMITUPDATEREQUEST']._serialized_start=890
+  _globals['_SUBMITUPDATEREQUEST']._serialized_end=961
+  _globals['_SUBMITUPDATERESPONSE']._serialized_start=963
+  _globals['_SUBMITUPDATERESPONSE']._serialized_end=1001
+  _globals['_WATCHUPDATEREQUEST']._serialized_start=1003
+  _globals['_WATCHUPDATEREQUEST']._serialized_end=1039
+  _globals['_WATCHUPDATERESPONSE']._serialized_start=1042
+  _globals['_WATCHUPDATERESPONSE']._serialized_end=1210
+  _globals['_WATCHUPDATERESPONSE_STATE']._serialized_start=1141
+  _globals['_WATCHUPDATERESPONSE_STATE']._serialized_end=1210
+  _globals['_ERASEVALUESREQUEST']._serialized_start=1212
+  _globals['_ERASEVALUESREQUEST']._serialized_end=1272
+  _globals['_ERASEVALUESRESPONSE']._serialized_start=1274
+  _globals['_ERASEVALUESRESPONSE']._serialized_end=1311
+  _globals['_DIRECTORYSERVICE']._serialized_start=1314
+  _globals['_DIRECTORYSERVICE']._serialized_end=1844
+  _globals['_UPDATESERVICE']._serialized_start=1847
+  _globals['_UPDATESERVICE']._serialized_end=2149
 # @@protoc_insertion_point(module_scope)

@@ -45,6 +45,16 @@ class DirectoryServiceStub:
                 request_serializer=ipls_dot_directory_dot_v1_dot_directory__pb2.HistoryRequest.SerializeToString,
                 response_deserializer=ipls_dot_directory_dot_v1_dot_directory__pb2.HistoryResponse.FromString,
                 _registered_method=True)
+        self.BatchLookup = channel.unary_unary(
+                '/ipls.directory.v1.DirectoryService/BatchLookup',
+                request_serializer=ipls_dot_directory_dot_v1_dot_directory__pb2.BatchLookupRequest.SerializeToString,
+                response_deserializer=ipls_dot_directory_dot_v1_dot_directory__pb2.BatchLookupResponse.FromString,
+                _registered_method=True)
+        self.Absence = channel.unary_unary(
+                '/ipls.directory.v1.DirectoryService/Absence',
+                request_serializer=ipls_dot_directory_dot_v1_dot_directory__pb2.AbsenceRequest.SerializeToString,
+                response_deserializer=ipls_dot_directory_dot_v1_dot_directory__pb2.AbsenceResponse.FromString,
+                _registered_method=True)
         self.GetHead = channel.unary_unary(
                 '/ipls.directory.v1.DirectoryService/GetHead',
                 request_serializer=ipls_dot_directory_dot_v1_dot_directory__pb2.GetHeadRequest.SerializeToString,
@@ -75,6 +85,20 @@ class DirectoryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchLookup(self, request, context):
+        """Many lookups at once, which share their work; each proof is the one that Lookup or Absence gives.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Absence(self, request, context):
+        """What proves LABEL_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetHead(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -101,6 +125,16 @@ def add_DirectoryServiceServicer_to_server(servicer, server):
                     servicer.History,
                     request_deserializer=ipls_dot_directory_dot_v1_dot_directory__pb2.HistoryRequest.FromString,
                     response_serializer=ipls_dot_directory_dot_v1_dot_directory__pb2.HistoryResponse.SerializeToString,
+            ),
+            'BatchLookup': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchLookup,
+                    request_deserializer=ipls_dot_directory_dot_v1_dot_directory__pb2.BatchLookupRequest.FromString,
+                    response_serializer=ipls_dot_directory_dot_v1_dot_directory__pb2.BatchLookupResponse.SerializeToString,
+            ),
+            'Absence': grpc.unary_unary_rpc_method_handler(
+                    servicer.Absence,
+                    request_deserializer=ipls_dot_directory_dot_v1_dot_directory__pb2.AbsenceRequest.FromString,
+                    response_serializer=ipls_dot_directory_dot_v1_dot_directory__pb2.AbsenceResponse.SerializeToString,
             ),
             'GetHead': grpc.unary_unary_rpc_method_handler(
                     servicer.GetHead,
@@ -168,6 +202,60 @@ class DirectoryService:
             '/ipls.directory.v1.DirectoryService/History',
             ipls_dot_directory_dot_v1_dot_directory__pb2.HistoryRequest.SerializeToString,
             ipls_dot_directory_dot_v1_dot_directory__pb2.HistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchLookup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ipls.directory.v1.DirectoryService/BatchLookup',
+            ipls_dot_directory_dot_v1_dot_directory__pb2.BatchLookupRequest.SerializeToString,
+            ipls_dot_directory_dot_v1_dot_directory__pb2.BatchLookupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Absence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ipls.directory.v1.DirectoryService/Absence',
+            ipls_dot_directory_dot_v1_dot_directory__pb2.AbsenceRequest.SerializeToString,
+            ipls_dot_directory_dot_v1_dot_directory__pb2.AbsenceResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -253,6 +341,11 @@ class UpdateServiceStub:
                 request_serializer=ipls_dot_directory_dot_v1_dot_directory__pb2.WatchUpdateRequest.SerializeToString,
                 response_deserializer=ipls_dot_directory_dot_v1_dot_directory__pb2.WatchUpdateResponse.FromString,
                 _registered_method=True)
+        self.EraseValues = channel.unary_unary(
+                '/ipls.directory.v1.UpdateService/EraseValues',
+                request_serializer=ipls_dot_directory_dot_v1_dot_directory__pb2.EraseValuesRequest.SerializeToString,
+                response_deserializer=ipls_dot_directory_dot_v1_dot_directory__pb2.EraseValuesResponse.FromString,
+                _registered_method=True)
 
 
 class UpdateServiceServicer:
@@ -273,6 +366,13 @@ class UpdateServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EraseValues(self, request, context):
+        """Takes the values of a label's old versions out of the database for good; the tree stays as it is. May be repeated.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UpdateServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -285,6 +385,11 @@ def add_UpdateServiceServicer_to_server(servicer, server):
                     servicer.WatchUpdate,
                     request_deserializer=ipls_dot_directory_dot_v1_dot_directory__pb2.WatchUpdateRequest.FromString,
                     response_serializer=ipls_dot_directory_dot_v1_dot_directory__pb2.WatchUpdateResponse.SerializeToString,
+            ),
+            'EraseValues': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseValues,
+                    request_deserializer=ipls_dot_directory_dot_v1_dot_directory__pb2.EraseValuesRequest.FromString,
+                    response_serializer=ipls_dot_directory_dot_v1_dot_directory__pb2.EraseValuesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -342,6 +447,33 @@ class UpdateService:
             '/ipls.directory.v1.UpdateService/WatchUpdate',
             ipls_dot_directory_dot_v1_dot_directory__pb2.WatchUpdateRequest.SerializeToString,
             ipls_dot_directory_dot_v1_dot_directory__pb2.WatchUpdateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseValues(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ipls.directory.v1.UpdateService/EraseValues',
+            ipls_dot_directory_dot_v1_dot_directory__pb2.EraseValuesRequest.SerializeToString,
+            ipls_dot_directory_dot_v1_dot_directory__pb2.EraseValuesResponse.FromString,
             options,
             channel_credentials,
             insecure,

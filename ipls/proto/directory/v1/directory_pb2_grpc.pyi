@@ -38,6 +38,10 @@ class DirectoryServiceStub:
     with History, most recent 1.
     """
     History: _grpc.UnaryUnaryMultiCallable[_directory_pb2.HistoryRequest, _directory_pb2.HistoryResponse]
+    BatchLookup: _grpc.UnaryUnaryMultiCallable[_directory_pb2.BatchLookupRequest, _directory_pb2.BatchLookupResponse]
+    """Many lookups at once, which share their work; each proof is the one that Lookup or Absence gives."""
+    Absence: _grpc.UnaryUnaryMultiCallable[_directory_pb2.AbsenceRequest, _directory_pb2.AbsenceResponse]
+    """What proves LABEL_NOT_FOUND."""
     GetHead: _grpc.UnaryUnaryMultiCallable[_directory_pb2.GetHeadRequest, _directory_pb2.GetHeadResponse]
     WatchHeads: _grpc.UnaryStreamMultiCallable[_directory_pb2.WatchHeadsRequest, _directory_pb2.WatchHeadsResponse]
     """The newest head at once, then each new one (and each renewed signature) as it is signed. A reader slower than the
@@ -54,6 +58,10 @@ class DirectoryServiceAsyncStub(DirectoryServiceStub):
     with History, most recent 1.
     """
     History: _aio.UnaryUnaryMultiCallable[_directory_pb2.HistoryRequest, _directory_pb2.HistoryResponse]  # type: ignore[assignment]
+    BatchLookup: _aio.UnaryUnaryMultiCallable[_directory_pb2.BatchLookupRequest, _directory_pb2.BatchLookupResponse]  # type: ignore[assignment]
+    """Many lookups at once, which share their work; each proof is the one that Lookup or Absence gives."""
+    Absence: _aio.UnaryUnaryMultiCallable[_directory_pb2.AbsenceRequest, _directory_pb2.AbsenceResponse]  # type: ignore[assignment]
+    """What proves LABEL_NOT_FOUND."""
     GetHead: _aio.UnaryUnaryMultiCallable[_directory_pb2.GetHeadRequest, _directory_pb2.GetHeadResponse]  # type: ignore[assignment]
     WatchHeads: _aio.UnaryStreamMultiCallable[_directory_pb2.WatchHeadsRequest, _directory_pb2.WatchHeadsResponse]  # type: ignore[assignment]
     """The newest head at once, then each new one (and each renewed signature) as it is signed. A reader slower than the
@@ -79,6 +87,22 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _directory_pb2.HistoryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_directory_pb2.HistoryResponse, _abc.Awaitable[_directory_pb2.HistoryResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def BatchLookup(
+        self,
+        request: _directory_pb2.BatchLookupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_directory_pb2.BatchLookupResponse, _abc.Awaitable[_directory_pb2.BatchLookupResponse]]:
+        """Many lookups at once, which share their work; each proof is the one that Lookup or Absence gives."""
+
+    @_abc_1.abstractmethod
+    def Absence(
+        self,
+        request: _directory_pb2.AbsenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_directory_pb2.AbsenceResponse, _abc.Awaitable[_directory_pb2.AbsenceResponse]]:
+        """What proves LABEL_NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def GetHead(
@@ -110,6 +134,8 @@ class UpdateServiceStub:
     """Queues one update durably; the ticket is valid when this returns. A repeated request_id returns the same ticket."""
     WatchUpdate: _grpc.UnaryStreamMultiCallable[_directory_pb2.WatchUpdateRequest, _directory_pb2.WatchUpdateResponse]
     """Says where the update stands, until its epoch is signed and public."""
+    EraseValues: _grpc.UnaryUnaryMultiCallable[_directory_pb2.EraseValuesRequest, _directory_pb2.EraseValuesResponse]
+    """Takes the values of a label's old versions out of the database for good; the tree stays as it is. May be repeated."""
 
 @_typing.type_check_only
 class UpdateServiceAsyncStub(UpdateServiceStub):
@@ -120,6 +146,8 @@ class UpdateServiceAsyncStub(UpdateServiceStub):
     """Queues one update durably; the ticket is valid when this returns. A repeated request_id returns the same ticket."""
     WatchUpdate: _aio.UnaryStreamMultiCallable[_directory_pb2.WatchUpdateRequest, _directory_pb2.WatchUpdateResponse]  # type: ignore[assignment]
     """Says where the update stands, until its epoch is signed and public."""
+    EraseValues: _aio.UnaryUnaryMultiCallable[_directory_pb2.EraseValuesRequest, _directory_pb2.EraseValuesResponse]  # type: ignore[assignment]
+    """Takes the values of a label's old versions out of the database for good; the tree stays as it is. May be repeated."""
 
 class UpdateServiceServicer(metaclass=_abc_1.ABCMeta):
     """The write side, for the messaging service's client certificate alone."""
@@ -139,5 +167,13 @@ class UpdateServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_directory_pb2.WatchUpdateResponse], _abc.AsyncIterator[_directory_pb2.WatchUpdateResponse]]:
         """Says where the update stands, until its epoch is signed and public."""
+
+    @_abc_1.abstractmethod
+    def EraseValues(
+        self,
+        request: _directory_pb2.EraseValuesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_directory_pb2.EraseValuesResponse, _abc.Awaitable[_directory_pb2.EraseValuesResponse]]:
+        """Takes the values of a label's old versions out of the database for good; the tree stays as it is. May be repeated."""
 
 def add_UpdateServiceServicer_to_server(servicer: UpdateServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
