@@ -126,12 +126,13 @@ def decode_absence(data: bytes) -> Absence:
     return Absence(tuple(zip(message.vrf_proofs, absent, strict=True)))
 
 
-def decode_append_only(data: bytes) -> AppendOnly:
-    """Decodes a SingleAppendOnlyProof strictly."""
+def decode_append_only(data: bytes, *, untrimmed: bool = False) -> AppendOnly:
+    """Decodes a SingleAppendOnlyProof strictly; with `untrimmed`, labels may keep their trailing zero bytes."""
     message = pb.SingleAppendOnlyProof()
     _parse(message, data)
     return AppendOnly(
-        [_node(element) for element in message.inserted], [_node(element) for element in message.unchanged_nodes]
+        [_node(element, untrimmed) for element in message.inserted],
+        [_node(element, untrimmed) for element in message.unchanged_nodes],
     )
 
 
@@ -167,12 +168,12 @@ def _hash(value: bytes) -> bytes:
     return value
 
 
-def _label(message: pb.NodeLabel) -> Label:
+def _label(message: pb.NodeLabel, untrimmed: bool = False) -> Label:
     _need(message, "label_val", "label_len")
     value, length = message.label_val, message.label_len
     if length > BITS or len(value) > BITS // 8:
         raise ProofRefused("LABEL_LENGTH", "a node label is longer than 256 bits")
-    if value.endswith(b"\0"):
+    if value.endswith(b"\0") and not untrimmed:
         raise ProofRefused("ENCODING", "a node label's trailing zero bytes are not cut off")
     label = Label(int.from_bytes(value.ljust(32, b"\0"), "big"), length)
     if label != EMPTY and label.cut(length) != label:
@@ -180,9 +181,9 @@ def _label(message: pb.NodeLabel) -> Label:
     return label
 
 
-def _node(message: pb.AzksElement) -> Node:
+def _node(message: pb.AzksElement, untrimmed: bool = False) -> Node:
     _need(message, "label", "value")
-    return Node(_label(message.label), _hash(message.value))
+    return Node(_label(message.label, untrimmed), _hash(message.value))
 
 
 def _step(message: pb.SiblingProof) -> Step:

@@ -123,9 +123,12 @@ def shown_leaves(proof: bytes) -> dict[int, bytes]:
     return {update.proved.version: update.proved.membership.node.value for update in decode_history(proof).updates}
 
 
-def verify_append_only(old_root: bytes, new_root: bytes, epoch: int, proof: bytes) -> None:
-    """Checks an encoded SingleAppendOnlyProof for the step `epoch - 1` -> `epoch`, or raises ProofRefused."""
-    step = decode_append_only(proof)
+def verify_append_only(old_root: bytes, new_root: bytes, epoch: int, proof: bytes, *, untrimmed: bool = False) -> None:
+    """Checks an encoded SingleAppendOnlyProof for the step `epoch - 1` -> `epoch`, or raises ProofRefused.
+
+    `untrimmed` is for the auditor alone: other directories' blobs may not cut the trailing zero bytes off labels.
+    """
+    step = decode_append_only(proof, untrimmed=untrimmed)
     if not step.inserted:
         raise ProofRefused("NOTHING_INSERTED", "an append-only proof inserts nothing")
     for node in (*step.inserted, *step.unchanged):

@@ -25,10 +25,10 @@ from ipls.hsm.token import create_token
 from ipls.store.witness import init_witness_state
 from ipls.trust import keys, root
 
-PORTS = ("directory", "updates", "witness", "log", "vault", "contacts", "registration")
+PORTS = ("directory", "updates", "witness", "log", "vault", "contacts", "registration", "auditor")
 """The ports of a deployment, in the order in which `ipls init --port` numbers them."""
 SERVICES = ("witness", "directory", "log", "vault", "contacts", "registration")
-"""The processes of a deployment. `updates` is the directory's second port."""
+"""The processes of a deployment. `updates` is the directory's second port, `auditor` the witness's."""
 DEFAULT_PORT = 7400
 TRUST_ROOT_LIFETIME_MS = 365 * DAY_MS
 
@@ -43,7 +43,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def create(folder: Path, namespace: str, *, port: int = DEFAULT_PORT, max_head_age_s: int = 3600) -> None:
-    """Make a deployment in `folder`, which must be new or empty; `port` is the first of seven, 0 takes free ones.
+    """Make a deployment in `folder`, which must be new or empty; `port` is the first of eight, 0 takes free ones.
 
     Raises ConfigError if the folder is in use. What it began it removes when it fails.
     """
@@ -84,7 +84,7 @@ def _fill(folder: Path, namespace: str, port: int, max_head_age_ms: int) -> None
         witnesses=(
             root.Witness(
                 name="witness",
-                url=f"https://{addresses['witness']}",
+                url=f"http://{addresses['auditor']}",
                 keys=(
                     root.WitnessKey(
                         public_key=keys.public_key(seeds["witness"]),
@@ -134,6 +134,7 @@ def _config(addresses: dict[str, str]) -> dict[str, Any]:
         },
         "witness": {
             "listen": addresses["witness"],
+            "http_listen": addresses["auditor"],
             "tls": tls("witness"),
             "name": "witness",
             "database": "data/witness.db",
@@ -170,8 +171,8 @@ def write_endpoints(folder: Path, namespace: str, addresses: dict[str, str], pid
     """`endpoints.json`: where other programs find the services; pids only of those that run."""
     services: dict[str, dict[str, object]] = {}
     for name, address in addresses.items():
-        entry: dict[str, object] = {"address": f"http://{address}" if name == "log" else address}
-        pid = pids.get("directory" if name == "updates" else name)
+        entry: dict[str, object] = {"address": f"http://{address}" if name in ("log", "auditor") else address}
+        pid = pids.get({"updates": "directory", "auditor": "witness"}.get(name, name))
         if pid is not None:
             entry["pid"] = pid
         services[name] = entry

@@ -13,7 +13,7 @@ import grpc
 import typer
 
 from ipls.akd import AkdError
-from ipls.cli import client, demo, directory, verify
+from ipls.cli import audit, client, demo, directory, verify
 from ipls.cli.console import fail
 from ipls.cli.status import REFUSED, UNAVAILABLE, USAGE
 from ipls.client.errors import ClientError, TryLaterError
@@ -38,13 +38,14 @@ app.add_typer(client.app, name="client")
 app.add_typer(directory.app, name="directory")
 app.add_typer(keys_app, name="keys")
 app.command("demo")(demo.command)
+app.command("audit")(audit.command)
 
 
 @app.command()
 def init(
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     namespace: Annotated[str, typer.Option(help="The directory's name; no slash.")] = "ipls.local",
-    port: Annotated[int, typer.Option(help="First of seven loopback ports; 0 takes free ones.")] = 7400,
+    port: Annotated[int, typer.Option(help="First of eight loopback ports; 0 takes free ones.")] = 7400,
 ) -> None:
     """Make keys, token, certificates, trust root and ipls.toml for a new deployment."""
     from ipls.cli import deployment

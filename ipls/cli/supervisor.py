@@ -44,6 +44,7 @@ class Supervisor:
             config.vault.listen,
             config.contacts.listen,
             config.registration.listen,
+            config.witness.http_listen,
         )
         return dict(zip(PORTS, ports, strict=True))
 

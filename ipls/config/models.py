@@ -64,6 +64,8 @@ class DirectoryConfig(_Model):
 
 class WitnessConfig(_Model):
     listen: str
+    http_listen: str
+    """The auditor's interface, plain HTTP: the witness's URL in the trust root leads here."""
     tls: TlsFiles
     name: str
     """Its name in the trust root."""

@@ -5,14 +5,10 @@ look for them; `/?list-type=2` lists them as S3's ListObjectsV2 does.
 """
 
 import asyncio
-import contextlib
-import socket
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from xml.etree import ElementTree as ET
 
 import structlog
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -21,6 +17,7 @@ from starlette.routing import Route
 
 from ipls.config import LogConfig
 from ipls.rpc.server import until_signal
+from ipls.server.http import serving
 from ipls.store.errors import StoreError
 from ipls.store.log import FileLog, LogStore
 
@@ -28,7 +25,6 @@ log = structlog.get_logger()
 
 MAX_KEYS = 1000
 _S3 = "http://s3.amazonaws.com/doc/2006-03-01/"
-_DRAIN_S = 2
 
 
 def log_app(store: LogStore) -> Starlette:
@@ -93,30 +89,8 @@ def _error(code: str, message: str) -> Response:
     return _xml(root, 501 if code == "NotImplemented" else 400)
 
 
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leaves signals to `until_signal`, as every service does: uvicorn would raise them anew when it is done."""
-        yield
-
-
 async def serve(config: LogConfig) -> None:
     """Serve the log until SIGTERM or SIGINT. Raises OSError if the address is taken."""
-    host, _, port = config.listen.rpartition(":")
-    listener = socket.create_server(
-        (host.strip("[]"), int(port)), family=socket.AF_INET6 if "[" in host else socket.AF_INET
-    )
-    server = _Server(
-        uvicorn.Config(
-            log_app(FileLog(config.objects)),
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=_DRAIN_S,
-        )
-    )
-    running = asyncio.create_task(server.serve(sockets=[listener]))
-    log.info("serving", service="log", ports=[listener.getsockname()[1]])
-    await until_signal()
-    server.should_exit = True
-    await running
+    async with serving(log_app(FileLog(config.objects)), config.listen) as port:
+        log.info("serving", service="log", ports=[port])
+        await until_signal()

@@ -2,6 +2,7 @@
 witness does)."""
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from collections.abc import AsyncIterator, Callable
@@ -27,6 +28,8 @@ from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceServicer, add_W
 from ipls.rpc.channel import CHUNK, chunks
 from ipls.rpc.errors import ServiceError
 from ipls.rpc.server import GrpcServer, Listener, run_until_signal
+from ipls.server.auditor import auditor_app, readable_at
+from ipls.server.http import serving
 from ipls.store.errors import StoreError
 from ipls.store.witness import Step, WitnessStore
 from ipls.trust.errors import TrustError
@@ -129,6 +132,16 @@ class WitnessService(WitnessServiceServicer):
             except StoreError as e:
                 raise _Refused(e.reason, str(e)) from e
 
+    def sign_start(self) -> None:
+        """See that the start is signed: auditors check the first epoch with the signature of the one before it.
+
+        Without a key that is good now it stays as it is.
+        """
+        with contextlib.suppress(_Refused):
+            self._store.sign_start(
+                self._now_ms(), lambda epoch, root_hash, at_ms: self._cosign(Step(0, epoch, b"", root_hash), at_ms)
+            )
+
     def _cosign(self, step: Step, time_ms: int) -> bytes:
         if not self._key.covers(time_ms):
             raise _Refused("WITNESS_KEY_EXPIRED", "the witness's key is not good at this time")
@@ -185,6 +198,9 @@ async def serve(config: WitnessConfig, root: TrustRoot) -> None:
         [Listener(config.listen, config.tls.certificate, config.tls.key)], services=["ipls.witness.v1.WitnessService"]
     )
     service = WitnessService(root, config.name, read_secret(config.key), store)
+    await asyncio.to_thread(service.sign_start)
     add_WitnessServiceServicer_to_server(service, server.grpc)
-    await run_until_signal(server, "witness")
+    (witness,) = [w for w in root.witnesses if w.name == config.name]
+    async with serving(auditor_app(root, witness, store, readable_at(root.log_url)), config.http_listen):
+        await run_until_signal(server, "witness")
     store.close()

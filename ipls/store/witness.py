@@ -5,8 +5,8 @@ Guarantees (the directory spec, What a witness does):
 - A signature leaves `sign` only after it, its root, its blob and its term have been committed together.
 - Terms and times never fall. What is refused changes nothing.
 - The first row is the genesis, written by `init_witness_state` alone: a lost database is never taken for a new one.
-Of the blobs only the newest is kept: older ones are in the audit log. Methods block; each may be called from any thread
-and, over one file, from any process.
+Every epoch's signature is kept; of the blobs only the newest: older ones are in the audit log. Methods block; each may
+be called from any thread and, over one file, from any process.
 """
 
 import threading
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ipls.store.errors import StoreError
+from ipls.store.log import object_name
 from ipls.store.sqlite import connect, transaction
 from ipls.trust.limits import MAX_INT
 from ipls.trust.root import TrustRoot
@@ -74,6 +75,21 @@ class State(NamedTuple):
         return True
 
 
+class Signed(NamedTuple):
+    """An epoch's row: `old_root` is empty at the start, `cosignature` None before the start has been signed."""
+
+    epoch: int
+    old_root: bytes
+    root_hash: bytes
+    cosignature: bytes | None
+    time_ms: int
+
+    @property
+    def name(self) -> str:
+        """Of the audit log's object for this step."""
+        return object_name(self.epoch, self.old_root, self.root_hash)
+
+
 class WitnessStore:
     """One witness of one namespace."""
 
@@ -105,6 +121,32 @@ class WitnessStore:
         if epoch != self._blob[0]:
             self._blob = (epoch, blob or b"")
         return State(term, epoch, old_root, root_hash, self._blob[1], cosignature, time_ms)
+
+    def signed(self, epoch: int) -> Signed | None:
+        """The row of any epoch since the start, with the newest signature on it."""
+        with self._lock:
+            row = self._connection.execute(
+                "SELECT epoch, old_root, root_hash, cosignature, time_ms FROM epoch WHERE epoch = ?",
+                (min(epoch, MAX_INT),),
+            ).fetchone()
+        return Signed(*row) if row else None
+
+    def sign_start(self, now_ms: int, cosign: Callable[[int, bytes, int], bytes]) -> None:
+        """See that the start has a signature, made by `cosign(epoch, root_hash, time_ms)`, durable: it has no proposal.
+
+        Under later epochs it gets the time of the newest signature, so that no check of a head's age counts it longer.
+        """
+        with self._lock, transaction(self._connection) as connection:
+            epoch, root_hash, cosignature = connection.execute(
+                "SELECT epoch, root_hash, cosignature FROM epoch ORDER BY epoch LIMIT 1"
+            ).fetchone()
+            if cosignature is None:
+                state = self._state()
+                time_ms = max(now_ms, state.time_ms) if state.epoch == epoch else state.time_ms
+                connection.execute(
+                    "UPDATE epoch SET cosignature = ?, time_ms = ? WHERE epoch = ?",
+                    (cosign(epoch, root_hash, time_ms), time_ms, epoch),
+                )
 
     def sign(self, step: Step, blob: bytes, now_ms: int, cosign: Callable[[int], bytes]) -> bytes:
         """The encoded Cosignature on a verified step, or on the newest epoch anew, durable.

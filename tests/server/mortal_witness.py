@@ -42,5 +42,12 @@ def count_line(_logger: object, _method: str, event: Any) -> Any:
 honest_connect, witness.connect = witness.connect, connect
 structlog.configure(processors=[count_line, structlog.processors.JSONRenderer()])
 files = TlsFiles(certificate=folder / "server.pem", key=folder / "server.key", ca=folder / "ca.pem")
-config = WitnessConfig(listen="127.0.0.1:0", tls=files, name="w1", database=folder / "w.db", key=folder / "witness.key")
+config = WitnessConfig(
+    listen="127.0.0.1:0",
+    http_listen="127.0.0.1:0",
+    tls=files,
+    name="w1",
+    database=folder / "w.db",
+    key=folder / "witness.key",
+)
 asyncio.run(serve(config, load_trust_root(folder / "trust.toml")))

@@ -330,7 +330,12 @@ def config(folder: Path) -> WitnessConfig:
     Authority(folder, NAMESPACE).issue_server("server")
     files = TlsFiles(certificate=folder / "server.pem", key=folder / "server.key", ca=folder / "ca.pem")
     return WitnessConfig(
-        listen="127.0.0.1:0", tls=files, name="w1", database=folder / "w.db", key=folder / "witness.key"
+        listen="127.0.0.1:0",
+        http_listen="127.0.0.1:0",
+        tls=files,
+        name="w1",
+        database=folder / "w.db",
+        key=folder / "witness.key",
     )
 
 

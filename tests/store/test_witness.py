@@ -170,3 +170,28 @@ def test_the_database_itself_holds_a_signed_root_fast(path: Path, store: Witness
         with pytest.raises(sqlite3.IntegrityError):
             sqlite3.connect(path, isolation_level=None).execute(sql)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_every_signature_is_kept_with_its_row(path: Path, store: WitnessStore) -> None:
+    store.sign_start(NOW, lambda epoch, root_hash, at_ms: b"%d %s %d" % (epoch, root_hash[:1].hex().encode(), at_ms))
+    store.sign(FIRST, b"blob", NOW + 1, cosign)
+    store.sign(Step(5, 2, R1, R2), b"next", NOW + 2, cosign)
+    store.sign(Step(5, 2, R1, R2), b"", NOW + 3, cosign)
+    again = WitnessStore(path, NAMESPACE)
+    assert again.signed(0) == (0, b"", R0, b"0 00 %d" % NOW, NOW)
+    assert again.signed(1) == (1, R0, R1, cosign(NOW + 1), NOW + 1)
+    assert again.signed(2) == (2, R1, R2, cosign(NOW + 3), NOW + 3)
+    assert (again.signed(3), again.signed(10**30)) == (None, None)
+
+
+def test_the_start_is_signed_once_and_never_later_than_the_newest(store: WitnessStore) -> None:
+    def sign_start(now_ms: int) -> None:
+        store.sign_start(now_ms, lambda epoch, root_hash, at_ms: cosign(at_ms))
+
+    store.sign(FIRST, b"blob", NOW, cosign)
+    sign_start(NOW + 9)
+    sign_start(NOW + 99)
+    start, state = store.signed(0), store.state()
+    assert start is not None
+    assert (start.root_hash, start.cosignature) == (R0, cosign(NOW))
+    assert (state.epoch, state.cosignature, state.term) == (1, cosign(NOW), 5)

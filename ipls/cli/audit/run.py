@@ -1,0 +1,91 @@
+"""One run of the command: where it is, what it keeps for the next one, what it reports."""
+
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from ipls.audit.errors import AuditError, AuditUnavailable
+from ipls.audit.walk import Position, beginning
+from ipls.cli.audit.auditor import Step
+from ipls.cli.audit.state import save_position
+from ipls.cli.console import emit
+from ipls.trust.root import TrustRoot
+
+SAVE_S = 1.0
+
+
+class Run:
+    """`path` is the state file, None where nothing is kept."""
+
+    def __init__(self, root: TrustRoot, path: Path | None, *, as_json: bool) -> None:
+        self.at = beginning(root)
+        self._root = root
+        self._path = path
+        self._as_json = as_json
+        self._from = self.at
+        self._saved = self.at
+        self._looked = self._started = time.monotonic()
+        self._signed: Counter[str] = Counter()
+
+    def begin(self, position: Position) -> None:
+        """Everything up to here held before, or is not asked about."""
+        self.at = self._from = self._saved = position
+        self._looked = self._started = time.monotonic()
+
+    def take(self, step: Step, *, tell: bool) -> None:
+        """One more epoch holds; `tell` of it now."""
+        self.at = step.position
+        self._signed.update(step.signed.keys())
+        if tell and self._as_json:
+            emit({"epoch": self.at.epoch, "root": self.at.root_hash.hex(), "signed": sorted(step.signed)})
+        elif tell:
+            names = ", ".join(sorted(step.signed))
+            print(f"epoch {self.at.epoch} holds: {self.at.root_hash.hex()}, signed by {names}", flush=True)
+        self.look()
+
+    def look(self) -> None:
+        """Save if it was not done lately."""
+        if time.monotonic() - self._looked >= SAVE_S:
+            self.save()
+
+    def save(self) -> None:
+        """Keep the position for the next run."""
+        self._looked = time.monotonic()
+        if self._path and self.at != self._saved:
+            save_position(self._path, self._root, self.at)
+            self._saved = self.at
+
+    def note(self, error: AuditUnavailable) -> None:
+        """Something did not answer; the run goes on."""
+        print(f"ipls: {error}; trying again [{error.reason}]", file=sys.stderr, flush=True)
+
+    def report(self, error: AuditError | None) -> None:
+        """The last word, of a run that ended well (None) or not."""
+        self.save()
+        seconds = time.monotonic() - self._started
+        epochs = self.at.epoch - self._from.epoch
+        rate = epochs / seconds if seconds else 0.0
+        if self._as_json:
+            fault = error and {"epoch": error.epoch, "reason": error.reason, "message": error.message}
+            unavailable = isinstance(error, AuditUnavailable)
+            emit(
+                {
+                    "namespace": self._root.namespace,
+                    "ok": error is None,
+                    "first": self._from.epoch + 1,
+                    "last": self.at.epoch,
+                    "epochs": epochs,
+                    "root": self.at.root_hash.hex(),
+                    "signed": {witness.name: self._signed[witness.name] for witness in self._root.witnesses},
+                    "seconds": round(seconds, 3),
+                    "epochs_per_second": round(rate, 1),
+                    "fault": None if unavailable else fault,
+                    "unavailable": fault if unavailable else None,
+                }
+            )
+            return
+        print(f"{self._root.namespace}: the log holds up to epoch {self.at.epoch}, root {self.at.root_hash.hex()}")
+        print(f"checked now: {epochs} epochs from {self._from.epoch + 1} on, {rate:.1f} a second")
+        for witness in self._root.witnesses:
+            print(f"signed by {witness.name}: {self._signed[witness.name]} of {epochs}")

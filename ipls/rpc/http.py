@@ -1,0 +1,81 @@
+"""Plain HTTP GETs of what others serve, bounded in bytes and in time. Blocking: for threads."""
+
+import http.client
+import threading
+import time
+from urllib.parse import urlsplit
+
+TIMEOUT_S = 30.0
+_CHUNK = 256 * 1024
+
+
+class HttpUnavailable(Exception):
+    """Nobody answered, or not in time, or not in HTTP: nothing is known, and it may be tried again."""
+
+
+class HttpTooLarge(Exception):
+    """The answer is longer than was allowed; no more of it was read than that."""
+
+
+class HttpClient:
+    """Keeps a connection a thread and host; an answer takes about `timeout_s` seconds at most.
+
+    Redirects are not followed: a URL that was pinned is meant.
+    """
+
+    def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
+        self._local = threading.local()
+
+    def head(self, url: str) -> int:
+        """The status that a GET of an http or https URL would have. Raises HttpUnavailable."""
+        return self._ask("HEAD", url, 0)[0]
+
+    def get(self, url: str, *, limit: int) -> tuple[int, bytes]:
+        """(status, body of at most `limit` bytes) of an http or https URL. Raises HttpUnavailable, HttpTooLarge."""
+        return self._ask("GET", url, limit)
+
+    def _ask(self, method: str, url: str, limit: int) -> tuple[int, bytes]:
+        parts = urlsplit(url)
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        key = (parts.scheme, parts.netloc)
+        kept: dict[tuple[str, str], http.client.HTTPConnection] = self._local.__dict__.setdefault("kept", {})
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            connection = kept.pop(key, None)
+            fresh = connection is None
+            if connection is None:
+                https = parts.scheme == "https"
+                make = http.client.HTTPSConnection if https else http.client.HTTPConnection
+                connection = make(parts.netloc, timeout=self._timeout_s)
+            try:
+                answer = _exchange(connection, method, path, limit, deadline)
+            except HttpTooLarge:
+                connection.close()
+                raise
+            except (OSError, http.client.HTTPException, ValueError) as e:
+                connection.close()
+                if fresh:
+                    raise HttpUnavailable(f"{parts.netloc}: {type(e).__name__}") from e
+                continue  # the other side may close what it kept open, at any time
+            kept[key] = connection
+            return answer
+
+
+def _exchange(
+    connection: http.client.HTTPConnection, method: str, path: str, limit: int, deadline: float
+) -> tuple[int, bytes]:
+    connection.request(method, path, headers={"Accept-Encoding": "identity"})
+    response = connection.getresponse()
+    body = bytearray()
+    # One read at a time, so that neither a length that is announced nor a trickle can hold more than it may.
+    while chunk := response.read1(min(_CHUNK, limit + 1 - len(body))):
+        body += chunk
+        if len(body) > limit:
+            raise HttpTooLarge
+        if time.monotonic() > deadline:
+            raise TimeoutError
+    if response.length:
+        raise http.client.IncompleteRead(b"", response.length)
+    response.close()  # or the connection could not be used again
+    return response.status, bytes(body)
