@@ -129,7 +129,7 @@ class Thief:
         }
         (fork / "log").mkdir()
         config = self._config.model_copy(update={"directory": self._config.directory.model_copy(update=changes)})
-        (fork / "ipls.toml").write_text(tomli_w.dumps(config.model_dump(mode="json")))
+        (fork / "ipls.toml").write_text(tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)))
         return config.directory
 
     def _publish_in(self, config: DirectoryConfig, epoch: int) -> bytes:
