@@ -6,6 +6,7 @@ bundle.pb       the signed list of HSM keys        token/      the SoftHSM token
 endpoints.json  where the services are             data/       databases, the audit log's objects
 """
 
+import contextlib
 import json
 import secrets
 import shutil
@@ -34,12 +35,13 @@ TRUST_ROOT_LIFETIME_MS = 365 * DAY_MS
 
 
 def free_ports(count: int) -> list[int]:
-    """Loopback TCP ports that nobody listens on at this moment."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [opened.getsockname()[1] for opened in sockets]
-    for opened in sockets:
-        opened.close()
-    return ports
+    """Loopback TCP ports that nobody listens on at this moment, below those that outgoing connections are given."""
+    found: list[int] = []
+    while len(found) < count:
+        port = 10_000 + secrets.randbelow(20_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found += [port] if port not in found else []
+    return found
 
 
 def create(folder: Path, namespace: str, *, port: int = DEFAULT_PORT, max_head_age_s: int = 3600) -> None:
