@@ -1,16 +1,31 @@
-"""Whether a service serves: gRPC's health protocol, or an answer over HTTP from the log."""
+"""Whether a service serves, by gRPC's health protocol or an answer over HTTP from the log; whether its port is free."""
 
 import asyncio
 import contextlib
+import errno
+import socket
 from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from ipls.config import ConfigError
 from ipls.rpc.channel import open_channel
 
 ATTEMPT_S = 1.0
 PAUSE_S = 0.05
+
+
+def check_free(name: str, address: str) -> None:
+    """Raises ConfigError if somebody listens at `host:port` already, such as another run of the same deployment."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_server((host, int(port))).close()
+    except OSError as error:
+        # Whatever else is wrong with the address the service itself says.
+        if error.errno == errno.EADDRINUSE:
+            message = f"{name} did not start: somebody listens on {address} already"
+            raise ConfigError(message, "SERVICE_DID_NOT_START") from error
 
 
 async def until_serving(name: str, address: str, ca_file: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 
 from ipls.cli.deployment import SERVICES
+from ipls.cli.health import check_free
 from ipls.cli.supervisor import Supervisor
 from ipls.config import Config, load, load_trust_root
 from ipls.rpc.server import until_signal
@@ -46,12 +47,13 @@ def _service(name: str, config: Config, root: TrustRoot) -> Coroutine[None, None
 def serve_one(name: str, config_file: Path) -> None:
     """Run the service `name` until SIGTERM or SIGINT. Raises ConfigError."""
     config = load(config_file)
+    check_free(name, getattr(config, name).listen)
     asyncio.run(_service(name, config, load_trust_root(config.trust_root)))
 
 
-async def serve_all(folder: Path, *, log_level: str) -> None:
+async def serve_all(config_file: Path, *, log_level: str) -> None:
     """Run every service of the deployment until SIGTERM or SIGINT; one that dies is started again."""
-    supervisor = Supervisor(folder, log_level=log_level)
+    supervisor = Supervisor(config_file, log_level=log_level)
     stopped = asyncio.create_task(until_signal())
     starting = asyncio.create_task(supervisor.start(lambda name: print(f"{name} serves", file=sys.stderr)))
     await asyncio.wait((stopped, starting), return_when=asyncio.FIRST_COMPLETED)
@@ -59,7 +61,7 @@ async def serve_all(folder: Path, *, log_level: str) -> None:
         if not stopped.done():
             await starting
             # `ipls demo` waits for this line at the other end of a pipe.
-            where = folder / "endpoints.json"
+            where = config_file.parent / "endpoints.json"
             print(f"all {len(SERVICES)} services run; {where} says where. Ctrl-C ends them.", flush=True)
             await stopped
     finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 
 from ipls.cli.deployment import PORTS, SERVICES, write_endpoints
-from ipls.cli.health import until_serving
+from ipls.cli.health import check_free, until_serving
 from ipls.config import Config, ConfigError, load, load_trust_root
 
 log = structlog.get_logger()
@@ -18,14 +18,14 @@ BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
 class Supervisor:
-    """The services of the deployment in `folder`; logs go to `folder/logs/NAME.log`.
+    """The services of the deployment of `config_file`; logs go to logs/NAME.log beside it.
 
     A child reads its standard input to the end and then stops: however this process ends, none outlives it.
     """
 
-    def __init__(self, folder: Path, *, log_level: str = "info") -> None:
-        self._folder = folder
-        self._config_file = folder / "ipls.toml"
+    def __init__(self, config_file: Path, *, log_level: str = "info") -> None:
+        self._folder = config_file.parent
+        self._config_file = config_file
         self.config: Config = load(self._config_file)
         self._namespace = load_trust_root(self.config.trust_root).namespace
         self._log_level = log_level
@@ -54,6 +54,8 @@ class Supervisor:
 
     async def start(self, report: Callable[[str], None] = lambda name: None) -> None:
         """Start every service and wait until each serves; `report` hears of each. Raises ConfigError if one can't."""
+        for name, address in self.addresses.items():
+            check_free(name, address)
         for name in SERVICES:
             await self._launch(name)
         waits = {name: asyncio.create_task(self._until_serving(name)) for name in SERVICES}
