@@ -4,6 +4,8 @@ Exit status: 0 done, 1 refused or failed verification, 2 usage, 3 unavailable (t
 """
 
 import io
+import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -45,13 +47,15 @@ app.command("audit")(audit.command)
 def init(
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     namespace: Annotated[str, typer.Option(help="The directory's name; no slash.")] = "ipls.local",
-    port: Annotated[int, typer.Option(help="First of eight loopback ports; 0 takes free ones.")] = 7400,
+    port: Annotated[
+        int, typer.Option(min=0, max=65528, help="First of eight loopback ports; 0 takes free ones.")
+    ] = 7400,
 ) -> None:
     """Make keys, token, certificates, trust root and ipls.toml for a new deployment."""
     from ipls.cli import deployment
 
     deployment.create(folder, namespace, port=port)
-    print(f"{folder} is ready. Next: ipls serve all --config {folder / 'ipls.toml'}")
+    print(f"{folder} is ready. Next: ipls serve all --config {shlex.quote(str(folder / 'ipls.toml'))}")
 
 
 @app.command()
@@ -75,7 +79,7 @@ def serve(
     if stop_at_eof:
         serving.stop_at_eof()
     if service == "all":
-        asyncio.run(serving.serve_all(config.resolve().parent, log_level=log_level))
+        asyncio.run(serving.serve_all(config.resolve(), log_level=log_level))
     else:
         serving.serve_one(service, config)
 
@@ -101,9 +105,16 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except (ServiceError, ClientError, ConfigError, TrustError, AkdError, SessionRefused, StoreError) as error:
         fail(str(error), error.reason, _status(error))
+    except BrokenPipeError:
+        # The reader, `head` for one, has enough. Python would flush once more, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(REFUSED)
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         usage = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)

@@ -1,6 +1,7 @@
 """`ipls demo`: the whole story on this machine, with the real servers, narrated."""
 
 import asyncio
+import shlex
 import signal
 import sys
 from importlib import resources
@@ -45,7 +46,7 @@ def command(
             asyncio.run(story.tell())
         if keep:
             narrator.say(f"The servers go on; {folder / 'endpoints.json'} says where, the profiles are in {folder}.")
-            narrator.say(f"To end them: ipls demo --stop {folder}")
+            narrator.say(f"To end them: ipls demo --stop {shlex.quote(str(folder))}")
         summary, line = story.outcome()
     narrator.end(summary, line)
     if not story.good:

@@ -89,6 +89,8 @@ class Story:
             self._skipped = len(imported.skipped)
             self._cards = phone.cards()
             say(f"{len(self._cards)} cards read, {self._skipped} skipped")
+            if not self._cards:
+                say("! no card found; is it an exported address book (.vcf)?")
             stored = await phone.store()
             say(f"{stored.contacts} contacts stored, generation {stored.generation}, manifest {stored.version}")
 
