@@ -175,7 +175,7 @@ class Thief:
             for line in log.read_text().splitlines():
                 entry = json.loads(line) if line.startswith("{") else {}
                 if entry.get("event") == "witness did not sign" and entry.get("epoch") == epoch:
-                    return Refusal("the witness", entry["reason"], entry["why"])
+                    return Refusal("the witness", entry["reason"], entry["why"].partition(": ")[2])
                 if entry.get("event") == "epoch published":
                     return None
             await asyncio.sleep(POLL_S)
