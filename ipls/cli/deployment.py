@@ -11,7 +11,6 @@ import json
 import secrets
 import shutil
 import socket
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from ipls.akd import EMPTY_ROOT, DirectoryKey
 from ipls.cli.certificates import Authority
 from ipls.cli.files import replace, write_private
 from ipls.cli.keys import BUNDLE_LIFETIME_MS, DAY_MS, first_bundle
+from ipls.clock import system_now_ms
 from ipls.config import ConfigError
 from ipls.hsm.token import create_token
 from ipls.store.witness import init_witness_state
@@ -76,7 +76,7 @@ def _fill(folder: Path, namespace: str, port: int, max_head_age_ms: int) -> None
 
     numbers = free_ports(len(PORTS)) if port == 0 else range(port, port + len(PORTS))
     addresses = {name: f"127.0.0.1:{number}" for name, number in zip(PORTS, numbers, strict=True)}
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = system_now_ms()
     trust = root.TrustRoot(
         number=1,
         previous=b"",

@@ -7,7 +7,6 @@ import io
 import os
 import shlex
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +18,7 @@ from ipls.cli import audit, client, demo, directory, verify
 from ipls.cli.console import fail
 from ipls.cli.status import REFUSED, UNAVAILABLE, USAGE
 from ipls.client.errors import ClientError, TryLaterError
+from ipls.clock import system_now_ms
 from ipls.config import ConfigError, configure_logging
 from ipls.rpc.errors import ServiceError
 from ipls.session.errors import SessionRefused
@@ -94,7 +94,7 @@ def keys_bundle(
     from ipls.config import load
 
     key = operator_key or config.resolve().parent / "keys/operator.key"
-    bundle = renew_bundle(load(config), key, now_ms=time.time_ns() // 1_000_000)
+    bundle = renew_bundle(load(config), key, now_ms=system_now_ms())
     print(f"bundle {bundle.number} signed; restart the vault to serve it")
 
 

@@ -22,11 +22,6 @@ _LONGEST_PAUSE_S = 2.0
 _LATER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
-def system_now_ms() -> int:
-    """This machine's clock, ms since 1970."""
-    return time.time_ns() // 1_000_000
-
-
 async def retrying(call: Callable[[], Awaitable[Result]], patience_s: float = PATIENCE_S) -> Result:
     """`await call()`, again while it answers UNAVAILABLE; for calls that may be made twice.
 

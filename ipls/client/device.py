@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from ipls.client import vcard
-from ipls.client.calls import PATIENCE_S, system_now_ms
+from ipls.client.calls import PATIENCE_S
 from ipls.client.contact_store import ContactStore
 from ipls.client.directory import DirectoryReader, History
 from ipls.client.errors import ProfileError, RefusedError
@@ -19,6 +19,7 @@ from ipls.client.profile import Account, Contact, KnownVersion, Pinned, Profile,
 from ipls.client.registration import CodeSource, Registrar
 from ipls.client.sync import Restored, Stored, Sync
 from ipls.client.vault import Vault
+from ipls.clock import system_now_ms
 from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceStub
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
 from ipls.proto.registration.v1.registration_pb2_grpc import RegistrationServiceStub

@@ -1,8 +1,8 @@
 """The directory heads that the vault judges by (the vault spec, Policy), and with them its clock."""
 
-import time
 from collections.abc import Callable
 
+from ipls.clock import system_now_ms
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.session.errors import SessionRefused
 from ipls.store.vault import VaultStore
@@ -14,15 +14,10 @@ MAX_SIGNED_HEAD = 16 * 1024
 """Bytes: room for 64 signatures. The head goes out in every m2, which must stay a frame whatever a client hands in."""
 
 
-def host_ms() -> int:
-    """The host's clock, ms since 1970."""
-    return time.time_ns() // 1_000_000
-
-
 class HeadKeeper:
     """Accepts heads durably, never one below the highest, never two roots for one epoch. One thread at a time."""
 
-    def __init__(self, root: TrustRoot, store: VaultStore, host_clock: Callable[[], int] = host_ms) -> None:
+    def __init__(self, root: TrustRoot, store: VaultStore, host_clock: Callable[[], int] = system_now_ms) -> None:
         self._root = root
         self._store = store
         self._host_clock = host_clock

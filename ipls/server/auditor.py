@@ -6,7 +6,6 @@ pins the witness's key (the directory spec, The witness's signature).
 
 import asyncio
 import re
-import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from ipls.clock import system_now_ms
 from ipls.proto.witness.v1.head_pb2 import Cosignature
 from ipls.rpc.http import HttpClient, HttpUnavailable
 from ipls.store.witness import Signed, WitnessStore
@@ -48,7 +48,7 @@ def auditor_app(
     witness: Witness,
     store: WitnessStore,
     readable: Readable,
-    now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    now_ms: Callable[[], int] = system_now_ms,
 ) -> Starlette:
     """An ASGI application over a witness's store; 404 for what is not there, 503 while the log can't be asked."""
     shown = _Shown(store, root.start_epoch, readable)

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from ipls.clock import system_now_ms
 from ipls.config import ContactsConfig
 from ipls.proto.contacts.v1 import contacts_pb2 as pb
 from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceServicer, add_ContactsServiceServicer_to_server
@@ -18,7 +19,7 @@ from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
 from ipls.rpc.channel import CHUNK, chunks, open_channel
 from ipls.rpc.errors import ServiceError
 from ipls.rpc.server import GrpcServer, Listener, run_until_signal
-from ipls.server.identities import Identities, system_now_ms
+from ipls.server.identities import Identities
 from ipls.store.contacts import ContactsStore, Manifest, RecordKey
 from ipls.store.errors import StoreError
 from ipls.trust.calls import CALL_WINDOW_MS, NONCE_BYTES, call_digest

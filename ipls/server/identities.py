@@ -1,7 +1,6 @@
 """Whose call it is: an account's newest key, proved by the directory at the newest head that the witnesses signed."""
 
 import asyncio
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,6 +9,7 @@ import grpc
 import structlog
 
 from ipls.akd import AkdError, verify_absence, verify_history
+from ipls.clock import system_now_ms
 from ipls.proto.directory.v1.directory_pb2 import AbsenceRequest, HistoryRequest, WatchHeadsRequest
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.errors import ServiceError
@@ -26,11 +26,6 @@ log = structlog.get_logger()
 CACHED_ACCOUNTS = 100_000
 DIRECTORY_DEADLINE_S = 10.0
 RETRY_AFTER_S = 0.5
-
-
-def system_now_ms() -> int:
-    """This machine's clock, ms since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 class _Known(NamedTuple):

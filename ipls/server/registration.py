@@ -15,6 +15,7 @@ import grpc
 import structlog
 from grpc import StatusCode
 
+from ipls.clock import system_now_ms
 from ipls.config import RegistrationConfig
 from ipls.proto.directory.v1.directory_pb2 import SubmitUpdateRequest, WatchUpdateRequest, WatchUpdateResponse
 from ipls.proto.directory.v1.directory_pb2_grpc import UpdateServiceStub
@@ -26,7 +27,6 @@ from ipls.proto.registration.v1.registration_pb2_grpc import (
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import ServiceError, remote_error
 from ipls.rpc.server import DRAIN_S, GrpcServer, Listener, until_signal
-from ipls.server.identities import system_now_ms
 from ipls.store.errors import StoreError
 from ipls.store.registration import CodeHash, RegistrationStore
 from ipls.trust.encoding import T

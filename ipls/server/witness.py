@@ -4,7 +4,6 @@ witness does)."""
 import asyncio
 import contextlib
 import hashlib
-import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ import structlog
 from grpc import StatusCode
 
 from ipls.akd import AkdError, verify_append_only
+from ipls.clock import system_now_ms
 from ipls.config import ConfigError, WitnessConfig, read_secret
 from ipls.proto.witness.v1.head_pb2 import Cosignature
 from ipls.proto.witness.v1.witness_pb2 import (
@@ -69,7 +69,7 @@ class WitnessService(WitnessServiceServicer):
         self._root = root
         self._seed = seed
         self._store = store
-        self._now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
+        self._now_ms = now_ms or system_now_ms
         self._judging = asyncio.Lock()
 
     async def Propose(self, requests: AsyncIterator[ProposeRequest], context: Any) -> AsyncIterator[ProposeResponse]:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from ipls.client.calls import system_now_ms
 from ipls.client.directory import DirectoryReader
 from ipls.client.errors import RefusedError
 from ipls.client.events import silent
 from ipls.client.profile import Account, Profile
 from ipls.client.vault import Vault
+from ipls.clock import system_now_ms
 from tests.hsm.rig import Owner, Rig
 from tests.server.vault_process import running_vault
 

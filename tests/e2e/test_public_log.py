@@ -5,7 +5,7 @@ from urllib.request import urlopen
 from xml.etree import ElementTree as ET
 
 from ipls.akd import verify_append_only
-from ipls.client.calls import system_now_ms
+from ipls.clock import system_now_ms
 from ipls.proto.directory.v1.directory_pb2 import GetHeadRequest
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
 from ipls.rpc.channel import open_channel

@@ -1,7 +1,6 @@
 """`ipls audit`: checks a public log against its witnesses, as anyone can who holds the trust root."""
 
 import threading
-import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ import typer
 from ipls.audit.errors import AuditError, AuditUnavailable
 from ipls.cli.console import fail
 from ipls.cli.status import REFUSED, UNAVAILABLE
+from ipls.clock import system_now_ms
 from ipls.trust.limits import MAX_INT
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def command(
     from ipls.config import load_trust_root
 
     root = load_trust_root(trust)
-    root.check_expiry(time.time_ns() // 1_000_000)
+    root.check_expiry(system_now_ms())
     if first is not None and first <= root.start_epoch:
         raise typer.BadParameter(f"the directory starts at {root.start_epoch}", param_hint="--from")
     # An audit of a part says nothing about where the audit of the whole is.

@@ -15,6 +15,7 @@ from ipls.audit.listing import MAX_PAGE, Listing, LogObject, Page, parse_page
 from ipls.audit.votes import MAX_ANSWER, VoteIgnored, count_votes, parse_epoch, parse_vote
 from ipls.audit.walk import Position, beginning, check_proof
 from ipls.cli.audit.index import Index
+from ipls.clock import system_now_ms
 from ipls.rpc.http import HttpClient, HttpTooLarge, HttpUnavailable
 from ipls.trust.heads import Head
 from ipls.trust.limits import MAX_INT
@@ -49,7 +50,7 @@ class Auditor:
         *,
         parallel: int = 8,
         http: HttpClient | None = None,
-        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        now_ms: Callable[[], int] = system_now_ms,
     ) -> None:
         self.index = Index()
         self._root = root

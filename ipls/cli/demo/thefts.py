@@ -24,6 +24,7 @@ from ipls.akd import DirectoryKey
 from ipls.cli.demo.servers import endpoints
 from ipls.cli.deployment import free_ports
 from ipls.client.vault import exchange
+from ipls.clock import system_now_ms
 from ipls.config import DirectoryConfig, load, load_trust_root, read_secret
 from ipls.proto.vault.v1 import vault_pb2
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub
@@ -100,12 +101,12 @@ class Thief:
         """The refusal of a session under the thief's key that claims `head`; None if the vault let it in."""
         async with self._stub() as stub:
             signed = (await stub.GetBundle(vault_pb2.GetBundleRequest(), timeout=WAIT_S)).bundle
-            bundle = verify_bundle(self._root, signed, now_ms=_now_ms())
+            bundle = verify_bundle(self._root, signed, now_ms=system_now_ms())
             session = ClientSession(self._root, bundle, self._label, self._seed, head, own_epoch=0)
             stream = stub.Session(None, timeout=WAIT_S)
             try:
-                hello = await exchange(stream, session.hello(_now_ms()))
-                await exchange(stream, session.on_hello(hello, _now_ms()))
+                hello = await exchange(stream, session.hello(system_now_ms()))
+                await exchange(stream, session.on_hello(hello, system_now_ms()))
             except grpc.aio.AioRpcError as error:
                 return _refused(remote_error(error))
             finally:
@@ -139,7 +140,7 @@ class Thief:
         try:
             record = encode_record(public_key(self._seed))
             label = self._label.encode()
-            store.submit(secrets.token_bytes(16), label, record, _now_ms(), daily_quota=1000, queue_max=1000)
+            store.submit(secrets.token_bytes(16), label, record, system_now_ms(), daily_quota=1000, queue_max=1000)
             prepared = prepare(store, key, config.epoch_max_updates)
             assert prepared is not None, "a new key is a change"
             step, _ = prepared
@@ -180,10 +181,6 @@ class Thief:
                     return None
             await asyncio.sleep(POLL_S)
         return None
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 async def _refusal_of(stub: "VaultServiceAsyncStub", frames: Sequence[vault_pb2.SessionRequest]) -> Refusal | None:

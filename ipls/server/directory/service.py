@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import structlog
 
 from ipls.akd import DirectoryKey
+from ipls.clock import system_now_ms
 from ipls.config import ConfigError, DirectoryConfig, read_secret
 from ipls.proto.directory.v1.directory_pb2 import DESCRIPTOR
 from ipls.proto.directory.v1.directory_pb2_grpc import (
@@ -19,7 +20,6 @@ from ipls.server.directory.pruning import Pruner
 from ipls.server.directory.publisher import RETRY_S, Publisher
 from ipls.server.directory.services import DirectoryService, UpdateService
 from ipls.server.directory.witnesses import Witnesses
-from ipls.server.identities import system_now_ms
 from ipls.store.directory import DirectoryStore
 from ipls.store.log import FileLog
 from ipls.trust.keys import public_key
