@@ -55,7 +55,7 @@ def create(folder: Path, namespace: str, *, port: int = DEFAULT_PORT, max_head_a
     folder.mkdir(parents=True, exist_ok=True)
     try:
         _fill(folder.resolve(), namespace, port, max_head_age_s * 1000)
-    except BaseException:
+    except BaseException:  # Ctrl-C too
         for entry in folder.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         if not existed:

@@ -63,7 +63,7 @@ class Supervisor:
             for name, wait in waits.items():
                 await wait
                 report(name)
-        except BaseException:
+        except BaseException:  # Ctrl-C and cancellation too
             for wait in waits.values():
                 wait.cancel()
             await self.stop()

@@ -106,7 +106,7 @@ class Device:
         try:
             pinned = _pin(profile, given)
             return cls(profile, pinned, report=report, now_ms=now_ms, patience_s=patience_s)
-        except BaseException:
+        except BaseException:  # Ctrl-C and cancellation too
             profile.close()
             raise
 

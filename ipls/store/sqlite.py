@@ -31,7 +31,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     try:
         yield connection
         connection.execute("COMMIT")
-    except BaseException:
+    except BaseException:  # Ctrl-C too
         if connection.in_transaction:  # a full disk has ended it already
             connection.execute("ROLLBACK")
         raise
