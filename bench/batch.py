@@ -17,11 +17,15 @@ from pathlib import Path
 import grpc
 
 from ipls import akd
+from ipls.clock import system_now_ms
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub, add_DirectoryServiceServicer_to_server
+from ipls.server.directory.cache import Proofs
 from ipls.server.directory.publisher import Announcements
+from ipls.server.directory.readers import Readers
 from ipls.server.directory.services import MAX_BATCH, DirectoryService
-from ipls.store.directory import DirectoryStore, Step, StoredHead
+from ipls.store.directory import DirectoryStore, Made, Step, StoredHead
+from ipls.store.readers import ReaderStore
 
 ROUNDS = 15
 EPOCH = 1
@@ -41,17 +45,24 @@ async def median_ms(rounds: Iterator[Versions], work: Callable[[Versions], Await
 
 def published(store: DirectoryStore, key: akd.DirectoryKey, labels: Sequence[bytes]) -> akd.Publication:
     """One epoch that holds all the labels."""
-    store.commit_start(StoredHead(0, akd.EMPTY_ROOT, 0, b""))
+    term = store.take_lease(store.lease())
+    store.commit_start(term, StoredHead(0, akd.EMPTY_ROOT, 0, b""))
     updates = [akd.Update(label, os.urandom(33), None) for label in labels]
     publication = akd.publish(store, key, 0, akd.EMPTY_ROOT, 0, updates)
     assert publication is not None
     step = Step(EPOCH, publication.old_root, publication.new_root, (), publication.blob)
-    store.insert_step(step)
-    store.commit(step, publication, b"")
+    store.insert_step(term, step)
+    store.commit(term, step, Made(publication), b"")
     return publication
 
 
-async def compare(store: DirectoryStore, key: akd.DirectoryKey, publication: akd.Publication) -> None:
+def readers_of(store: DirectoryStore, folder: Path) -> Readers:
+    """Anyone may read."""
+    states = ReaderStore(folder / "readers.db")
+    return Readers(store, states, "bench.ipls", daily_labels=1, anonymous=True, now_ms=system_now_ms)
+
+
+async def compare(store: DirectoryStore, readers: Readers, key: akd.DirectoryKey, publication: akd.Publication) -> None:
     async def made_singly(some: Versions) -> None:
         for label, version in some:
             akd.make_lookup(store, key, EPOCH, publication.depth, label, version)
@@ -67,7 +78,8 @@ async def compare(store: DirectoryStore, key: akd.DirectoryKey, publication: akd
         await reads.BatchLookup(pb.BatchLookupRequest(labels=[label for label, _ in some]))
 
     server = grpc.aio.server()
-    add_DirectoryServiceServicer_to_server(DirectoryService(store, key, Announcements()), server)
+    service = DirectoryService(store, key, Announcements(), readers, Proofs(None))
+    add_DirectoryServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -92,7 +104,8 @@ def main(count: int) -> None:
         publication = published(store, key, [b"+1555%07d" % number for number in range(count)])
         print(f"{MAX_BATCH} lookups among {count:,} labels, ms for all of them, median of {ROUNDS}")
         print(f"{'':12}{'one by one':>12}{'one batch':>12}{'gain':>8}")
-        asyncio.run(compare(store, key, publication))
+        with closing(readers_of(store, Path(folder))) as readers:
+            asyncio.run(compare(store, readers, key, publication))
 
 
 if __name__ == "__main__":
