@@ -1,7 +1,34 @@
-"""What holds for every test."""
+"""What holds for every test, and what some of them share: an S3 server, a second PKCS#11 module."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
+
+from tests.hsm.tokens import kryoptic_module
+from tests.store.gateway import Gateway, gateway
 
 # No test depends on how fast the machine is.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A running S3 server; each log in it has buckets of its own."""
+    with gateway(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def kryoptic() -> Path:
+    """The module's library."""
+    return kryoptic_module()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if {"s3", "kryoptic", "plexi"} & {*getattr(item, "fixturenames", ()), *map(str, values)}:
+            item.add_marker(pytest.mark.timeout(1200))  # the first may have to build it

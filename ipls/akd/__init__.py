@@ -3,10 +3,18 @@
 from ipls.akd.errors import AkdError, ProofRefused, PublishError
 from ipls.akd.hashing import EMPTY_ROOT
 from ipls.akd.keys import DirectoryKey
-from ipls.akd.prove import make_absence, make_history, make_lookup, make_lookups
-from ipls.akd.publish import Publication, Update, publish
+from ipls.akd.prove import make_absence, make_append_only, make_history, make_lookup, make_lookups
+from ipls.akd.publish import Publication, Update, publish, republish
 from ipls.akd.tiles import MemoryTiles, Row, TileReader
-from ipls.akd.verify import shown_leaves, verify_absence, verify_append_only, verify_history, verify_lookup
+from ipls.akd.verify import (
+    shown_leaves,
+    verify_absence,
+    verify_append_only,
+    verify_history,
+    verify_lookup,
+    verify_membership,
+    verify_non_membership,
+)
 from ipls.akd.versions import Version
 
 __all__ = [
@@ -22,13 +30,17 @@ __all__ = [
     "Update",
     "Version",
     "make_absence",
+    "make_append_only",
     "make_history",
     "make_lookup",
     "make_lookups",
     "publish",
+    "republish",
     "shown_leaves",
     "verify_absence",
     "verify_append_only",
     "verify_history",
     "verify_lookup",
+    "verify_membership",
+    "verify_non_membership",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from blake3 import blake3
 
 from ipls.akd.encoding import lp, u64
-from ipls.akd.labels import EMPTY, ROOT, Label, Node, common_length
+from ipls.akd.labels import BITS, EMPTY, MASKS, ROOT, Label, Node, common_length
 
 
 def digest(data: bytes) -> bytes:
@@ -16,17 +16,19 @@ def digest(data: bytes) -> bytes:
     return blake3(data).digest()
 
 
-def _node_hash(node: Node) -> bytes:
+def node_hash(node: Node) -> bytes:
+    """What goes into the parent's value."""
     return blake3(node.value + blake3(node.label.encode()).digest()).digest()
 
 
 def parent_value(left: Node, right: Node) -> bytes:
     """An interior node's value."""
-    return blake3(_node_hash(left) + _node_hash(right)).digest()
+    return blake3(node_hash(left) + node_hash(right)).digest()
 
 
 STALE_COMMITMENT = digest(b"\x00")
-EMPTY_NODE = Node(EMPTY, _node_hash(Node(EMPTY, STALE_COMMITMENT)))
+EMPTY_NODE = Node(EMPTY, node_hash(Node(EMPTY, STALE_COMMITMENT)))
+_EMPTY_HASH = node_hash(EMPTY_NODE)
 _EMPTY_TREE = Node(ROOT, digest(b"\x00"))
 
 
@@ -90,8 +92,32 @@ def root_node(top: Node | None) -> Node:
 
 def root_hash(root: Node) -> bytes:
     """The published root hash of a root node."""
-    return _node_hash(root)
+    return node_hash(root)
 
 
 EMPTY_ROOT = root_hash(_EMPTY_TREE)
 """The root hash of the empty tree, epoch 0."""
+
+
+def root_over(hashed: Sequence[tuple[Label, bytes]]) -> bytes:
+    """The root hash of the tree over nodes, given as (label, `node_hash`), as `fold` wants them, or none.
+
+    It keeps nothing but the hashes of the path it stands on: an epoch's proof asks for a hundred thousand nodes.
+    """
+    if not hashed:
+        return EMPTY_ROOT
+    open_gaps: list[tuple[int, bytes]] = []  # (depth at which it parts, its left child's hash), deepest last
+    (bits, length), top = hashed[0]
+    for gap in range(1, len(hashed) + 1):
+        depth = common_length(bits, hashed[gap][0].bits) if gap < len(hashed) else -1
+        while open_gaps and open_gaps[-1][0] > depth:
+            length, left = open_gaps.pop()
+            label = (length << BITS | bits & MASKS[length]).to_bytes(36, "big")
+            top = blake3(blake3(left + top).digest() + blake3(label).digest()).digest()
+        if gap < len(hashed):
+            open_gaps.append((depth, top))
+            (bits, length), top = hashed[gap]
+    if length == 0:
+        return top
+    sides = _EMPTY_HASH + top if bits >> BITS - 1 else top + _EMPTY_HASH
+    return node_hash(Node(ROOT, digest(sides)))

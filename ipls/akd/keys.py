@@ -1,5 +1,7 @@
 """The directory's secret: where labels stand in the tree, and what opens their values."""
 
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -7,6 +9,9 @@ from ipls.akd.encoding import lp, u64
 from ipls.akd.hashing import commit, commitment_nonce, digest
 from ipls.akd.labels import Label, leaf_label
 from ipls.akd.vrf import SecretKey
+
+PROOFS_KEPT = 60_000
+"""VRF proofs kept for what is asked again, about 40 MB; three prove a lookup."""
 
 
 class Place(NamedTuple):
@@ -28,6 +33,9 @@ class DirectoryKey:
         self._vrf = SecretKey(seed)
         self._commitment_key = digest(seed)
         self.public_key: bytes = self._vrf.public_key
+        # What is kept is what anyone who asks is shown; it depends on the place alone and is right for ever.
+        self._proved: OrderedDict[Place, tuple[Label, bytes]] = OrderedDict()
+        self._lock = threading.Lock()
 
     @classmethod
     def from_seed(cls, seed: bytes) -> "DirectoryKey":
@@ -39,9 +47,19 @@ class DirectoryKey:
         return [leaf_label(output[:32]) for output in self._vrf.outputs([place.alpha() for place in places])]
 
     def prove(self, places: Sequence[Place]) -> list[tuple[Label, bytes]]:
-        """Each place's node label and VRF proof (80 bytes)."""
-        proved = self._vrf.prove([place.alpha() for place in places])
-        return [(leaf_label(output[:32]), proof) for output, proof in proved]
+        """Each place's node label and VRF proof (80 bytes); of the last asked for they are kept. From any thread."""
+        with self._lock:
+            proved = {place: self._proved[place] for place in places if place in self._proved}
+        missing = [place for place in dict.fromkeys(places) if place not in proved]
+        made = self._vrf.prove([place.alpha() for place in missing])
+        proved.update(zip(missing, [(leaf_label(output[:32]), proof) for output, proof in made], strict=True))
+        with self._lock:
+            for place, proof in proved.items():
+                self._proved[place] = proof
+                self._proved.move_to_end(place)
+            while len(self._proved) > PROOFS_KEPT:
+                self._proved.popitem(last=False)
+        return [proved[place] for place in places]
 
     def nonce(self, label: Label, version: int, value: bytes) -> bytes:
         """The nonce (32 bytes) that opens the fresh leaf at `label`."""

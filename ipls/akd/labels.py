@@ -2,10 +2,8 @@
 
 from typing import NamedTuple
 
-from ipls.akd.encoding import u32
-
 BITS = 256
-_MASKS = [((1 << length) - 1) << (BITS - length) for length in range(BITS + 1)]
+MASKS = [((1 << length) - 1) << (BITS - length) for length in range(BITS + 1)]
 
 
 class Label(NamedTuple):
@@ -16,7 +14,7 @@ class Label(NamedTuple):
 
     def encode(self) -> bytes:
         """`u32(length) || value`, 36 bytes."""
-        return u32(self.length) + self.bits.to_bytes(32, "big")
+        return (self.length << BITS | self.bits).to_bytes(36, "big")
 
     def bit(self, index: int) -> int:
         return self.bits >> (BITS - 1 - index) & 1
@@ -27,7 +25,7 @@ class Label(NamedTuple):
 
     def cut(self, length: int) -> "Label":
         """The first `length` bits; `length` is not above the label's own."""
-        return Label(self.bits & _MASKS[length], length)
+        return Label(self.bits & MASKS[length], length)
 
 
 class Node(NamedTuple):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError, Message
 
 from ipls.akd.errors import ProofRefused
-from ipls.akd.labels import BITS, EMPTY, Label, Node
+from ipls.akd.labels import BITS, EMPTY, MASKS, Label, Node
 from ipls.proto.akd.v1 import akd_pb2 as pb
 
 
@@ -126,6 +126,20 @@ def decode_absence(data: bytes) -> Absence:
     return Absence(tuple(zip(message.vrf_proofs, absent, strict=True)))
 
 
+def decode_membership(data: bytes) -> Membership:
+    """Decodes a MembershipProof strictly."""
+    message = pb.MembershipProof()
+    _parse(message, data)
+    return _membership(message)
+
+
+def decode_non_membership(data: bytes) -> NonMembership:
+    """Decodes a NonMembershipProof strictly."""
+    message = pb.NonMembershipProof()
+    _parse(message, data)
+    return _non_membership(message)
+
+
 def decode_append_only(data: bytes, *, untrimmed: bool = False) -> AppendOnly:
     """Decodes a SingleAppendOnlyProof strictly; with `untrimmed`, labels may keep their trailing zero bytes."""
     message = pb.SingleAppendOnlyProof()
@@ -144,6 +158,18 @@ def encode_label(label: Label) -> pb.NodeLabel:
 def encode_node(node: Node) -> pb.AzksElement:
     """The node's message."""
     return pb.AzksElement(label=encode_label(node.label), value=node.value)
+
+
+def encode_append_only(proof: AppendOnly) -> bytes:
+    """The encoded SingleAppendOnlyProof, nodes in the order of their labels."""
+    message = pb.SingleAppendOnlyProof()
+    for nodes, elements in ((proof.inserted, message.inserted), (proof.unchanged, message.unchanged_nodes)):
+        for (bits, length), value in sorted(nodes):
+            element = elements.add()  # filled in place: a fifth of the time of `encode_node`, and there are many
+            element.label.label_val = bits.to_bytes(32, "big").rstrip(b"\0")
+            element.label.label_len = length
+            element.value = value
+    return message.SerializeToString()
 
 
 def _parse(message: Message, data: bytes) -> None:
@@ -169,14 +195,15 @@ def _hash(value: bytes) -> bytes:
 
 
 def _label(message: pb.NodeLabel, untrimmed: bool = False) -> Label:
-    _need(message, "label_val", "label_len")
     value, length = message.label_val, message.label_len
+    if not (value and length):  # what is not the default is there
+        _need(message, "label_val", "label_len")
     if length > BITS or len(value) > BITS // 8:
         raise ProofRefused("LABEL_LENGTH", "a node label is longer than 256 bits")
     if value.endswith(b"\0") and not untrimmed:
         raise ProofRefused("ENCODING", "a node label's trailing zero bytes are not cut off")
     label = Label(int.from_bytes(value.ljust(32, b"\0"), "big"), length)
-    if label != EMPTY and label.cut(length) != label:
+    if label.bits & ~MASKS[length] and label != EMPTY:
         raise ProofRefused("LABEL_BITS", "a node label has bits set past its length")
     return label
 

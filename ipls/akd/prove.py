@@ -1,15 +1,19 @@
 """Proofs made from the stored tree. Directory spec, "Proofs"; each call reads all its paths at once."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from ipls.akd.errors import AkdError
 from ipls.akd.keys import DirectoryKey, Place
-from ipls.akd.labels import Label, Node
-from ipls.akd.messages import encode_label, encode_node
+from ipls.akd.labels import Node
+from ipls.akd.messages import encode_append_only, encode_label, encode_node
 from ipls.akd.tiles import TileReader
-from ipls.akd.tree import Branch, Path, read_paths
+from ipls.akd.tree import Branch, Path, changes, read_paths
 from ipls.akd.versions import Version, absence_markers, future_markers, marker, past_markers
 from ipls.proto.akd.v1 import akd_pb2 as pb
+
+SIBLINGS_KEPT = 16_384
+"""Encoded siblings kept for the paths that go past them again, some 20 MB."""
 
 
 def make_lookup(reader: TileReader, key: DirectoryKey, epoch: int, depth: int, label: bytes, current: Version) -> bytes:
@@ -42,6 +46,14 @@ def make_lookups(
         (_lookup(prover, group, current) if current else _absence(prover, group)).SerializeToString()
         for (_, current), group in zip(wanted, places, strict=True)
     ]
+
+
+def make_append_only(reader: TileReader, epoch: int) -> bytes:
+    """The encoded SingleAppendOnlyProof of the step to `epoch` as its publish made it, again from what that stored.
+
+    Raises AkdError TREE_MISMATCH (nothing was inserted at that epoch, or its tiles are not whole), TILE_CORRUPT.
+    """
+    return encode_append_only(changes(reader, epoch))
 
 
 def _lookup_places(label: bytes, version: int) -> list[Place]:
@@ -158,12 +170,13 @@ def _membership(branches: Sequence[Branch], node: Node) -> pb.MembershipProof:
     return pb.MembershipProof(
         label=encode_label(node.label),
         hash_val=node.value,
-        sibling_proofs=[_sibling(branch, node.label) for branch in branches],
+        sibling_proofs=[_sibling(branch, node.label.bit(branch.node.label.length)) for branch in branches],
     )
 
 
-def _sibling(branch: Branch, proved: Label) -> pb.SiblingProof:
-    direction = proved.bit(branch.node.label.length)
+@lru_cache(SIBLINGS_KEPT)
+def _sibling(branch: Branch, direction: int) -> pb.SiblingProof:
+    """A step of what goes through the branch to the child in this direction. Not to be changed: it is kept."""
     return pb.SiblingProof(
         label=encode_label(branch.node.label),
         siblings=[encode_node(branch.children[1 - direction])],

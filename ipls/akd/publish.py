@@ -7,11 +7,10 @@ from ipls.akd.errors import AkdError, PublishError
 from ipls.akd.hashing import STALE_COMMITMENT
 from ipls.akd.keys import DirectoryKey, Place
 from ipls.akd.labels import Node
-from ipls.akd.messages import encode_node
+from ipls.akd.messages import AppendOnly, decode_append_only, encode_append_only
 from ipls.akd.tiles import Entry, Row, TileReader
-from ipls.akd.tree import insert
+from ipls.akd.tree import Insertion, insert
 from ipls.akd.versions import Version
-from ipls.proto.akd.v1.akd_pb2 import SingleAppendOnlyProof
 
 
 class Update(NamedTuple):
@@ -71,23 +70,48 @@ def publish(
         for change in changes
     ]
     leaves = make_leaves(key, versions)
+    insertion = _insert(reader, epoch, root_hash, leaves)
+    inserted = [Node(leaf.label, leaf.stored) for leaf in leaves]
+    return Publication(
+        epoch=following,
+        old_root=root_hash,
+        new_root=insertion.new_root,
+        blob=encode_append_only(AppendOnly(inserted, insertion.unchanged)),
+        rows=insertion.rows,
+        depth=max(depth, insertion.depth),
+        versions=versions,
+        superseded=insertion.superseded,
+    )
+
+
+def republish(
+    reader: TileReader, epoch: int, root_hash: bytes, depth: int, blob: bytes
+) -> tuple[Publication, list[Entry]]:
+    """The publication after `epoch` that a verified SingleAppendOnlyProof is of, and the leaves that it inserts.
+
+    Its versions are not known. Raises PublishError as `publish`, and LEAF_EXISTS.
+    """
+    following = epoch + 1
+    leaves = [Entry(node.label, following, node.value) for node in decode_append_only(blob).inserted]
+    insertion = _insert(reader, epoch, root_hash, leaves)
+    publication = Publication(
+        epoch=following,
+        old_root=root_hash,
+        new_root=insertion.new_root,
+        blob=blob,
+        rows=insertion.rows,
+        depth=max(depth, insertion.depth),
+        versions=[],
+        superseded=insertion.superseded,
+    )
+    return publication, leaves
+
+
+def _insert(reader: TileReader, epoch: int, root_hash: bytes, leaves: Sequence[Entry]) -> Insertion:
     try:
         insertion = insert(reader, epoch, leaves)
     except AkdError as error:
         raise PublishError(error.reason, error.message) from None
     if insertion.old_root != root_hash:
         raise PublishError("ROOT_MISMATCH", "the stored tree is not the one under this epoch's root")
-    proof = SingleAppendOnlyProof(
-        inserted=[encode_node(Node(leaf.label, leaf.stored)) for leaf in sorted(leaves)],
-        unchanged_nodes=[encode_node(node) for node in sorted(insertion.unchanged)],
-    )
-    return Publication(
-        epoch=following,
-        old_root=root_hash,
-        new_root=insertion.new_root,
-        blob=proof.SerializeToString(),
-        rows=insertion.rows,
-        depth=max(depth, insertion.depth),
-        versions=versions,
-        superseded=insertion.superseded,
-    )
+    return insertion

@@ -1,12 +1,15 @@
 """The compressed trie over tiles: leaves put in, and paths read out. Directory spec, "The tree"; the storage spec."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import compress
 from typing import NamedTuple
 
 from ipls.akd.errors import AkdError
 from ipls.akd.hashing import EMPTY_NODE, fold, root_hash, root_node
-from ipls.akd.labels import BITS, ROOT, Label, Node, common_length
+from ipls.akd.labels import BITS, Label, Node, common_length
+from ipls.akd.messages import AppendOnly
 from ipls.akd.tiles import (
     BUCKET_LEAVES,
     EMPTY_TILE,
@@ -23,12 +26,15 @@ from ipls.akd.tiles import (
     top_node,
 )
 
+TILES_KEPT = 4096
+"""Tiles kept decoded for the paths that go through them again, some 20 MB."""
+
 
 class Insertion(NamedTuple):
     """What putting leaves into the tree gives.
 
-    `unchanged` are the roots of the largest subtrees left alone, in the order of their labels; `superseded` the keys
-    of the rows that `rows` replace; `depth` the deepest level written.
+    `unchanged` are the roots of the largest subtrees left alone; `superseded` the keys of the rows that `rows` replace;
+    `depth` the deepest level written.
     """
 
     old_root: bytes
@@ -131,20 +137,8 @@ class _Growth:
     def _write(self, level: int, is_bucket: bool, items: Sequence[_Item]) -> Entry:
         """Stores a tile of which at least one item changed, keeping the interior values that still hold."""
         nodes = [item.entry.node() for item in items]
-        known = [item.before for item in items[1:]]
-
-        def visit(start: int, end: int) -> None:
-            if not any(item.changed for item in items[start:end]):
-                value = nodes[start].value if end - start == 1 else known[_parting(nodes, start, end) - 1]
-                assert value is not None
-                self.unchanged.append(Node(_span(nodes, start, end), value))
-            elif end - start > 1:
-                middle = _parting(nodes, start, end)
-                known[middle - 1] = None
-                visit(start, middle)
-                visit(middle, end)
-
-        visit(0, len(items))
+        known, unchanged = _left_alone(nodes, [item.before for item in items[1:]], [item.changed for item in items])
+        self.unchanged += unchanged
         gaps, top = fold(nodes, known)
         return self._store(level, Tile(is_bucket, [item.entry for item in items], gaps), top)
 
@@ -156,6 +150,58 @@ class _Growth:
         if prefix in self._stored:
             self.superseded.append((prefix, self._stored[prefix]))
         return tile.entries[0] if label.length == BITS else Entry(label, epoch, value)  # a lone leaf: in the root tile
+
+
+def _left_alone(
+    nodes: Sequence[Node], gaps: Sequence[bytes | None], changed: Sequence[bool]
+) -> tuple[list[bytes | None], list[Node]]:
+    """What a change of some of a tile's nodes leaves alone: the interior values that still hold, None in place of the
+    others, and the largest subtrees."""
+    known, subtrees = list(gaps), list[Node]()
+    open_gaps: list[tuple[int, int, Node | None]] = []  # as in `fold`; None for a subtree with a change in it
+    node = None if changed[0] else nodes[0]
+    for gap in range(len(nodes)):
+        last = gap == len(nodes) - 1
+        depth = -1 if last else common_length(nodes[gap].label.bits, nodes[gap + 1].label.bits)
+        while open_gaps and open_gaps[-1][1] > depth:
+            closed, parting, left = open_gaps.pop()
+            value = known[closed]
+            if left and node and value:
+                node = Node(left.label.cut(parting), value)
+            else:
+                known[closed] = None
+                subtrees += [subtree for subtree in (left, node) if subtree]
+                node = None
+        if not last:
+            open_gaps.append((gap, depth, node))
+            node = None if changed[gap + 1] else nodes[gap + 1]
+    return known, [*subtrees, node] if node else subtrees
+
+
+def changes(reader: TileReader, epoch: int) -> AppendOnly:
+    """What the step to `epoch` inserted and left alone, from the tiles that it wrote; reads once a level.
+
+    Raises AkdError TREE_MISMATCH (nothing was inserted at that epoch, or a tile is not the one that its parent names),
+    TILE_CORRUPT.
+    """
+    made = AppendOnly([], [])
+    level, wanted = 0, [tile_prefix(0, 0)]
+    while wanted:
+        rows = reader.read(wanted, epoch)
+        below = []
+        for prefix in wanted:
+            if prefix not in rows or rows[prefix].epoch != epoch:
+                raise AkdError("TREE_MISMATCH", "a tile that the epoch wrote is not in the store")
+            tile = decode_tile(rows[prefix])
+            changed = [entry.epoch == epoch for entry in tile.entries]
+            made.unchanged.extend(_left_alone([entry.node() for entry in tile.entries], tile.gaps, changed)[1])
+            for entry in compress(tile.entries, changed):
+                if entry.is_leaf:
+                    made.inserted.append(Node(entry.label, entry.stored))
+                else:
+                    below.append(tile_prefix(entry.label.bits, level + STEP))
+        level, wanted = level + STEP, below
+    return made
 
 
 def _span(nodes: Sequence[Node], start: int, end: int) -> Label:
@@ -196,41 +242,63 @@ class Path(NamedTuple):
     found: Node | None
 
 
+class _OpenTile:
+    """A tile for paths to go through; a branch that one path has met is there for the next."""
+
+    def __init__(self, tile: Tile) -> None:
+        self._nodes = [entry.node() for entry in tile.entries]
+        self._gaps = tile.gaps
+        self._branches: dict[tuple[int, int, int], tuple[Branch, int]] = {}
+        self.size = len(self._nodes)
+
+    def branch(self, start: int, end: int, depth: int) -> tuple[Branch, int]:
+        """The branch at `depth` over nodes[start:end], and where its right child begins."""
+        asked = start, end, depth  # the root may part nothing
+        if asked not in self._branches:
+            middle = _first_right(self._nodes, start, end, depth)
+            children = self._over(start, middle), self._over(middle, end)
+            node = self._over(start, end)
+            self._branches[asked] = Branch(node if depth else root_node(node), children), middle
+        return self._branches[asked]
+
+    def _over(self, start: int, end: int) -> Node:
+        """The node over nodes[start:end]; the empty node over none."""
+        if start == end:
+            return EMPTY_NODE
+        nodes = self._nodes
+        value = nodes[start].value if end - start == 1 else self._gaps[_parting(nodes, start, end) - 1]
+        return Node(_span(nodes, start, end), value)
+
+
+@lru_cache(TILES_KEPT)
+def _open(row: Row) -> _OpenTile:
+    return _OpenTile(decode_tile(row))
+
+
 def read_paths(reader: TileReader, epoch: int, depth: int, labels: Sequence[Label]) -> list[Path]:
     """The paths of leaf labels in the tree of `epoch`, all read at once. `depth`: the tree's deepest tile level.
 
     Raises AkdError TILE_MISSING, TILE_CORRUPT.
     """
     prefixes = {tile_prefix(label.bits, level) for label in labels for level in range(0, depth + 1, STEP)}
-    tiles = {prefix: decode_tile(row) for prefix, row in reader.read(prefixes, epoch).items()}
-    opened = {prefix: ([entry.node() for entry in tile.entries], tile.gaps) for prefix, tile in tiles.items()}
-    return [_path(opened, label) for label in labels]
+    tiles = {prefix: _open(row) for prefix, row in reader.read(prefixes, epoch).items()}
+    return [_path(tiles, label) for label in labels]
 
 
-def _path(tiles: dict[bytes, tuple[list[Node], list[bytes]]], label: Label) -> Path:
+def _path(tiles: Mapping[bytes, _OpenTile], label: Label) -> Path:
     branches: list[Branch] = []
+    depth = 0
     for level in range(0, BITS, STEP):
         tile = tiles.get(tile_prefix(label.bits, level))
         if tile is None:
             raise AkdError("TILE_MISSING", "a tile on the path is not in the store")
-        nodes, gaps = tile
-        start, end = 0, len(nodes)
-        node = root_node(_over(nodes, gaps, start, end)) if level == 0 else branches[-1].toward(label)
-        while node.label == ROOT or end - start > 1:
-            depth = node.label.length
-            middle = _first_right(nodes, start, end, depth)
-            children = (_over(nodes, gaps, start, middle), _over(nodes, gaps, middle, end))
-            branches.append(Branch(node, children))
+        start, end = 0, tile.size
+        while depth == 0 or end - start > 1:
+            branch, middle = tile.branch(start, end, depth)
+            branches.append(branch)
             start, end = (middle, end) if label.bit(depth) else (start, middle)
-            node = branches[-1].toward(label)
+            node = branch.toward(label)
             if node == EMPTY_NODE or not label.extends(node.label):
                 return Path(branches, node if node.label == label else None)
+            depth = node.label.length
     raise AkdError("TILE_CORRUPT", "a path has no end")
-
-
-def _over(nodes: Sequence[Node], gaps: Sequence[bytes], start: int, end: int) -> Node:
-    """The node over nodes[start:end]; the empty node over none."""
-    if start == end:
-        return EMPTY_NODE
-    value = nodes[start].value if end - start == 1 else gaps[_parting(nodes, start, end) - 1]
-    return Node(_span(nodes, start, end), value)

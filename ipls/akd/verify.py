@@ -3,7 +3,7 @@
 Roots and epochs come together from one verified head: the root does not commit to the epoch's number.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 
 from ipls.akd import vrf
@@ -13,11 +13,11 @@ from ipls.akd.hashing import (
     EMPTY_ROOT,
     STALE_COMMITMENT,
     commitment,
-    fold,
     leaf_value,
+    node_hash,
     parent_value,
     root_hash,
-    root_node,
+    root_over,
 )
 from ipls.akd.keys import Place
 from ipls.akd.labels import BITS, EMPTY, ROOT, Label, Node, leaf_label
@@ -29,6 +29,8 @@ from ipls.akd.messages import (
     decode_append_only,
     decode_history,
     decode_lookup,
+    decode_membership,
+    decode_non_membership,
 )
 from ipls.akd.versions import Version, absence_markers, future_markers, marker, past_markers
 
@@ -123,6 +125,34 @@ def shown_leaves(proof: bytes) -> dict[int, bytes]:
     return {update.proved.version: update.proved.membership.node.value for update in decode_history(proof).updates}
 
 
+def verify_membership(root: bytes, proof: bytes) -> tuple[bytes, bytes]:
+    """(position, leaf hash), 32 bytes each, of the leaf that an encoded MembershipProof shows under a root hash.
+
+    Raises ProofRefused, also for a node that is no leaf: those change.
+    """
+    membership = decode_membership(proof)
+    if membership.node.label.length != BITS:
+        raise ProofRefused("NOT_A_LEAF", "a node's label does not have 256 bits")
+    _check_member(root, membership)
+    return _position(membership.node.label), membership.node.value
+
+
+def verify_non_membership(root: bytes, proof: bytes) -> bytes:
+    """The position, 32 bytes, that an encoded NonMembershipProof shows to have no leaf under a root hash.
+
+    Raises ProofRefused.
+    """
+    absence = decode_non_membership(proof)
+    if absence.label.length != BITS:
+        raise ProofRefused("NOT_A_LEAF", "a node's label does not have 256 bits")
+    _check_absent(root, absence)
+    return _position(absence.label)
+
+
+def _position(label: Label) -> bytes:
+    return label.bits.to_bytes(BITS // 8, "big")
+
+
 def verify_append_only(old_root: bytes, new_root: bytes, epoch: int, proof: bytes, *, untrimmed: bool = False) -> None:
     """Checks an encoded SingleAppendOnlyProof for the step `epoch - 1` -> `epoch`, or raises ProofRefused.
 
@@ -137,23 +167,18 @@ def verify_append_only(old_root: bytes, new_root: bytes, epoch: int, proof: byte
     for node in step.inserted:
         if node.label.length != BITS:
             raise ProofRefused("INSERTED_LENGTH", "an inserted leaf's label does not have 256 bits")
-    unchanged = sorted(step.unchanged)
-    inserted = [Node(node.label, leaf_value(node.value, epoch)) for node in step.inserted]
-    everything = sorted([*unchanged, *inserted])
-    for one, next_one in pairwise(everything):  # what a label is a prefix of follows it at once
-        if one.label == next_one.label:
+    unchanged = sorted((node.label, node_hash(node)) for node in step.unchanged)
+    leaves = (Node(node.label, leaf_value(node.value, epoch)) for node in step.inserted)
+    everything = sorted([*unchanged, *((leaf.label, node_hash(leaf)) for leaf in leaves)])
+    for (one, _), (next_one, _) in pairwise(everything):  # what a label is a prefix of follows it at once
+        if one == next_one:
             raise ProofRefused("SAME_LABEL", "two elements have the same label")
-        if next_one.label.extends(one.label):
+        if next_one.extends(one):
             raise ProofRefused("PREFIX_LABEL", "an element's label is a prefix of another's")
-    if _root_over(unchanged) != old_root:
+    if root_over(unchanged) != old_root:
         raise ProofRefused("OLD_ROOT", "the unchanged nodes do not give the old root")
-    if _root_over(everything) != new_root:
+    if root_over(everything) != new_root:
         raise ProofRefused("NEW_ROOT", "the unchanged and inserted nodes do not give the new root")
-
-
-def _root_over(nodes: Sequence[Node]) -> bytes:
-    top = fold(nodes, [None] * (len(nodes) - 1))[1] if nodes else None
-    return root_hash(root_node(top))
 
 
 class _Checker:
@@ -164,6 +189,7 @@ class _Checker:
         self._epoch = epoch
         self._vrf_public_key = vrf_public_key
         self._label = label
+        self._positions: dict[tuple[Place, bytes], Label] = {}
 
     def version(self, proof: VersionProof, *, may_be_missing: bool = False) -> Version:
         """Membership of (fresh, version), opened to its value at its epoch; unopened where the value may be missing."""
@@ -180,52 +206,66 @@ class _Checker:
     def present(self, version: int, vrf_proof: bytes, membership: Membership) -> None:
         """Membership of (fresh, version)."""
         self._tie(Place(self._label, True, version), vrf_proof, membership.node.label)
-        self._member(membership)
+        _check_member(self._root, membership)
 
     def retired(self, successor: Version, vrf_proof: bytes, membership: Membership) -> None:
         """Membership of (stale, the version before `successor`), inserted at the successor's epoch."""
         self._tie(Place(self._label, False, successor.version - 1), vrf_proof, membership.node.label)
-        self._member(membership)
+        _check_member(self._root, membership)
         if membership.node.value != leaf_value(STALE_COMMITMENT, successor.epoch):
             raise ProofRefused("STALE_LEAF", "the version before was not retired at this version's epoch")
 
     def absent(self, place: Place, vrf_proof: bytes, proof: NonMembership) -> None:
         """Non-membership of a place."""
-        target = proof.label
-        self._tie(place, vrf_proof, target)
-        parent, membership = proof.longest_prefix, proof.membership
-        if not target.extends(parent):
-            raise ProofRefused("PREFIX_NOT_ABOVE", "the longest prefix is not a proper prefix of the absent label")
-        if proof.children == (EMPTY_NODE, EMPTY_NODE):
-            raise ProofRefused("EMPTY_CHILD", "both children are empty")
-        for side, child in enumerate(proof.children):
-            _check_under(parent, side, child)
-            if child.label != EMPTY and (child.label == target or target.extends(child.label)):
-                raise ProofRefused("CHILD_LEADS_ON", "a child is the absent label or a prefix of it")
-        if membership.node.label != parent:
-            raise ProofRefused("PREFIX_MEMBERSHIP", "the membership shown is that of another node")
-        if membership.node.value != parent_value(*proof.children):
-            raise ProofRefused("CHILDREN_HASH", "the children do not hash to the node's value")
-        self._member(membership)
+        self._tie(place, vrf_proof, proof.label)
+        _check_absent(self._root, proof)
 
     def _tie(self, place: Place, vrf_proof: bytes, label: Label) -> None:
-        if leaf_label(vrf.verify(self._vrf_public_key, place.alpha(), vrf_proof)[:32]) != label:
+        if self._position(place, vrf_proof) != label:
             raise ProofRefused("POSITION", "a node label is not the VRF's output for this label and version")
 
-    def _member(self, membership: Membership) -> None:
-        label, value = membership.node
-        for parent, sibling, direction in reversed(membership.steps):
-            if not label.extends(parent):
-                raise ProofRefused("PARENT_NOT_ABOVE", "a parent's label is not a proper prefix of its child's")
-            if label.bit(parent.length) != direction:
-                raise ProofRefused("CHILD_SIDE", "a child is not on the side that its label says")
-            _check_under(parent, 1 - direction, sibling)
-            children = (sibling, Node(label, value)) if direction else (Node(label, value), sibling)
-            label, value = parent, parent_value(*children)
-        if label != ROOT:
-            raise ProofRefused("TOP_NOT_ROOT", "a membership proof does not end in the root's label")
-        if root_hash(Node(label, value)) != self._root:
-            raise ProofRefused("ROOT_HASH", "a membership proof does not end in the root hash")
+    def _position(self, place: Place, vrf_proof: bytes) -> Label:
+        """Where the VRF proof puts the place; a lookup of version 1, 2, 4, ... shows the same one twice."""
+        asked = place, vrf_proof
+        if asked not in self._positions:
+            self._positions[asked] = leaf_label(vrf.verify(self._vrf_public_key, place.alpha(), vrf_proof)[:32])
+        return self._positions[asked]
+
+
+def _check_absent(root: bytes, proof: NonMembership) -> None:
+    """The proof's label has no node under the root hash."""
+    target = proof.label
+    parent, membership = proof.longest_prefix, proof.membership
+    if not target.extends(parent):
+        raise ProofRefused("PREFIX_NOT_ABOVE", "the longest prefix is not a proper prefix of the absent label")
+    if proof.children == (EMPTY_NODE, EMPTY_NODE):
+        raise ProofRefused("EMPTY_CHILD", "both children are empty")
+    for side, child in enumerate(proof.children):
+        _check_under(parent, side, child)
+        if child.label != EMPTY and (child.label == target or target.extends(child.label)):
+            raise ProofRefused("CHILD_LEADS_ON", "a child is the absent label or a prefix of it")
+    if membership.node.label != parent:
+        raise ProofRefused("PREFIX_MEMBERSHIP", "the membership shown is that of another node")
+    if membership.node.value != parent_value(*proof.children):
+        raise ProofRefused("CHILDREN_HASH", "the children do not hash to the node's value")
+    _check_member(root, membership)
+
+
+def _check_member(root: bytes, membership: Membership) -> None:
+    """The proof's node stands under the root hash."""
+    label, value = membership.node
+    for parent, sibling, direction in reversed(membership.steps):
+        if not label.extends(parent):
+            raise ProofRefused("PARENT_NOT_ABOVE", "a parent's label is not a proper prefix of its child's")
+        if label.bit(parent.length) != direction:
+            raise ProofRefused("CHILD_SIDE", "a child is not on the side that its label says")
+        _check_under(parent, 1 - direction, sibling)
+        children = (sibling, Node(label, value)) if direction else (Node(label, value), sibling)
+        label, value = parent, parent_value(*children)
+    if label != ROOT:
+        raise ProofRefused("TOP_NOT_ROOT", "a membership proof does not end in the root's label")
+    if root_hash(Node(label, value)) != root:
+        raise ProofRefused("ROOT_HASH", "a membership proof does not end in the root hash")
 
 
 def _check_under(parent: Label, side: int, node: Node) -> None:

@@ -35,6 +35,14 @@ class LogObject(NamedTuple):
         return f"{self.epoch}/{self.old_root.hex()}/{self.new_root.hex()}"
 
 
+def parse_name(name: str, size: int) -> LogObject:
+    """The object of that name. Raises AuditFault AUDIT_NAME_INVALID."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise AuditFault("AUDIT_NAME_INVALID", f"an object {name[:200]!r}, which is no epoch's name")
+    return LogObject(int(match[1]), bytes.fromhex(match[2]), bytes.fromhex(match[3]), size)
+
+
 class Page(NamedTuple):
     """Names with sizes in bytes, in the page's order; `next_token` is None on the last page."""
 
@@ -137,10 +145,8 @@ class Listing:
         return [self._object(name, size) for name, size in page.entries]
 
     def _object(self, name: str, size: int) -> LogObject:
-        match = _NAME.fullmatch(name)
-        if match is None:
-            raise AuditFault("AUDIT_NAME_INVALID", f"the log has an object {name[:200]!r}, which is no epoch's name")
-        epoch = int(match[1])
+        found = parse_name(name, size)
+        epoch = found.epoch
         if name <= self._last_name:
             raise AuditFault("AUDIT_LISTING_ORDER", "the log is not listed in the order of its names", epoch)
         if epoch == self._last_epoch:
@@ -148,4 +154,4 @@ class Listing:
         if epoch > self._last_allowed:
             raise AuditFault("AUDIT_AHEAD", "the log has an object far above what any witness signed", epoch)
         self._last_name, self._last_epoch = name, epoch
-        return LogObject(epoch, bytes.fromhex(match[2]), bytes.fromhex(match[3]), size)
+        return found

@@ -6,9 +6,11 @@ says of its own keys is never asked.
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 from ipls.audit.errors import AuditFault, AuditUnavailable
+from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.trust.errors import TrustError
 from ipls.trust.heads import CIPHERSUITE, Head, signature_message
 from ipls.trust.keys import verify
@@ -23,13 +25,21 @@ class VoteIgnored(Exception):
     """An answer that is no signature of this witness on this epoch; its text says why."""
 
 
+class Vote(NamedTuple):
+    """A signature that holds: the root hash, its time in ms, and the signature as it travels with a head."""
+
+    root_hash: bytes
+    time_ms: int
+    cosignature: Cosignature
+
+
 def parse_epoch(answer: bytes) -> int:
     """The epoch that `last-verified-epoch` claims: a bare claim. Raises VoteIgnored."""
     return _integer(_table(answer), "epoch")
 
 
-def parse_vote(root: TrustRoot, witness: Witness, epoch: int, answer: bytes, now_ms: int) -> tuple[bytes, int]:
-    """(root hash, time in ms) that the witness signed for the epoch, from its `audits/E`. Raises VoteIgnored."""
+def parse_vote(root: TrustRoot, witness: Witness, epoch: int, answer: bytes, now_ms: int) -> Vote:
+    """What the witness signed for the epoch, from its `audits/E`. Raises VoteIgnored."""
     fields = _table(answer)
     if fields.get("namespace") != root.namespace or _integer(fields, "epoch") != epoch:
         raise VoteIgnored("the answer is about another namespace or epoch")
@@ -45,11 +55,36 @@ def parse_vote(root: TrustRoot, witness: Witness, epoch: int, answer: bytes, now
     message = signature_message(root.namespace, epoch, digest, time_ms)
     if fields.get("serialized_message") not in (None, message.hex()):
         raise VoteIgnored("the signed message is not the answer's")
+    key = keys[0].public_key
     try:
-        verify(keys[0].public_key, message, signature)
+        verify(key, message, signature)
     except TrustError as e:
         raise VoteIgnored(e.message) from e
-    return digest, time_ms
+    return Vote(digest, time_ms, Cosignature(message=message, public_key=key, signature=signature))
+
+
+def signed_heads(root: TrustRoot, epoch: int, answers: Mapping[str, bytes | None], now_ms: int) -> list[SignedHead]:
+    """Each head of an epoch that a witness signed, with all signatures on it; `answers` as `count_votes` has them."""
+    votes: dict[bytes, list[Cosignature]] = {}
+    for witness in root.witnesses:
+        answer = answers.get(witness.name)
+        if answer is not None:
+            with suppress(VoteIgnored):
+                vote = parse_vote(root, witness, epoch, answer, now_ms)
+                votes.setdefault(vote.root_hash, []).append(vote.cosignature)
+    return [
+        SignedHead(epoch=epoch, root_hash=root_hash, cosignatures=cosignatures)
+        for root_hash, cosignatures in votes.items()
+    ]
+
+
+def quorum_head(root: TrustRoot, epoch: int, answers: Mapping[str, bytes | None], now_ms: int) -> SignedHead | None:
+    """The head of an epoch that k witnesses signed, by `answers` as `count_votes` has them.
+
+    There is one at most: k are a majority, and a witness has one answer.
+    """
+    heads = signed_heads(root, epoch, answers, now_ms)
+    return next((head for head in heads if len(head.cosignatures) >= root.k), None)
 
 
 def count_votes(root: TrustRoot, head: Head, answers: Mapping[str, bytes | None], now_ms: int) -> dict[str, int]:
@@ -66,13 +101,13 @@ def count_votes(root: TrustRoot, head: Head, answers: Mapping[str, bytes | None]
         if answer is None:
             continue
         try:
-            digest, time_ms = parse_vote(root, witness, head.epoch, answer, now_ms)
+            vote = parse_vote(root, witness, head.epoch, answer, now_ms)
         except VoteIgnored as e:
             why = f"{witness.name}: {e}"
             continue
-        if digest != head.root_hash:
-            raise AuditFault("AUDIT_FORK", f"{witness.name} signed another root, {digest.hex()}", head.epoch)
-        counted[witness.name] = time_ms
+        if vote.root_hash != head.root_hash:
+            raise AuditFault("AUDIT_FORK", f"{witness.name} signed another root, {vote.root_hash.hex()}", head.epoch)
+        counted[witness.name] = vote.time_ms
     if len(counted) >= root.k:
         return counted
     silent = [witness.name for witness in root.witnesses if witness.name not in answers]

@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -13,11 +14,14 @@ from rich.progress import Progress
 
 from ipls.cli.console import emit
 from ipls.cli.outbox import code_from
+from ipls.cli.uses import WARNING, days, told, when
 from ipls.client import events
+from ipls.client.approvals import Approval, ApprovalRequest, parse_approver
 from ipls.client.calls import PATIENCE_S
 from ipls.client.device import Device
 from ipls.client.errors import ProfileError
 from ipls.client.registration import CodeSource
+from ipls.session.limits import DAY_MS
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,6 +30,10 @@ app = typer.Typer(
 )
 contacts_app = typer.Typer(no_args_is_help=True, help="vCards 2.1, 3.0 and 4.0, in and out.")
 app.add_typer(contacts_app, name="contacts")
+vault_app = typer.Typer(
+    no_args_is_help=True, help="What the vault holds of this account, and how long a new identity has to wait for it."
+)
+app.add_typer(vault_app, name="vault")
 
 Name = Annotated[str, typer.Option("--profile", help="The profile's name.")]
 Home = Annotated[Path, typer.Option("--home", envvar="IPLS_HOME", help="The folder that the profiles lie in.")]
@@ -60,6 +68,8 @@ class _Reporter:
                 if self._progress.console.is_terminal:
                     self._progress.start()
                 self._progress.update(self._task, description=what, completed=done, total=total, visible=done < total)
+            case events.TrustRootFollowed(number):
+                self._say(f"checked: version {number} of the trust root, signed by the witnesses before it and its own")
             case events.HeadChecked(epoch, root_hash, signers):
                 self._say(f"checked: epoch {epoch}, root {root_hash.hex()[:16]}…, signed by {', '.join(signers)}")
             case events.HistoryChecked(kind, epoch, _, versions):
@@ -72,6 +82,10 @@ class _Reporter:
                 if origin == "foreign" and version not in self._warned:
                     self._warned.add(version)
                     self._say(f"WARNING: identity version {version} (epoch {epoch}) was not made by this device")
+            case events.KeyUse():
+                self._say(told(event))
+            case events.EvidenceMet(text, file):
+                self._say(f"EVIDENCE: {text}; {file or 'its file could not be written'}")
             case events.Step(name, _, count):
                 self._say(name + (f" ({count})" if count else ""))
 
@@ -167,6 +181,8 @@ def restore(
     """Everything back on a newly registered device; then the contact key is rotated."""
     restored = _run(_folder(home, profile), Device.restore, patience_s=patience)
     rotated = "; the contact key was rotated" if restored.rotated else ""
+    if restored.rotated:
+        print(WARNING, file=sys.stderr)
     _say(f"restored: {restored.contacts} contacts{rotated}", restored._asdict(), as_json)
 
 
@@ -185,6 +201,44 @@ def monitor(
             "a key that is not yours stood in the directory: whoever holds it could retrieve your key", file=sys.stderr
         )
         raise typer.Exit(1)
+
+
+@app.command()
+def history(
+    profile: Name = "default",
+    home: Home = HOME,
+    save: Annotated[
+        Path | None, typer.Option(help="Also write the proof of the own identities, for `ipls verify history`.")
+    ] = None,
+    patience: Patience = PATIENCE_S,
+    as_json: Json = False,
+) -> None:
+    """Every use of the account's keys in the vault, whoever's; exit 1 if an identity that is not ours had one."""
+    uses = _run(_folder(home, profile), Device.uses, patience_s=patience)
+    if save:
+        _write(save, _local(_folder(home, profile), Device.history_proof))
+    for use in uses:
+        _say(told(use), asdict(use) | {"approver": use.approver.hex()}, as_json)
+    if any(use.origin == "foreign" and use.operation == "retrieve" for use in uses):
+        print(WARNING, file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command()
+def lookup(
+    number: Annotated[str, typer.Argument(help="Any account's phone number, E.164.")],
+    save: Annotated[Path | None, typer.Option(help="The file to write, for `ipls verify lookup`.")] = None,
+    profile: Name = "default",
+    home: Home = HOME,
+    patience: Patience = PATIENCE_S,
+    as_json: Json = False,
+) -> None:
+    """What a lookup of an account shows. It is no proof that there is no newer key: decide on nothing by it."""
+    version, proof = _run(_folder(home, profile), lambda device: device.lookup(number), patience_s=patience)
+    if save:
+        _write(save, proof)
+    value = {"version": version.version, "epoch": version.epoch, "value": version.value.hex()}
+    _say(f"version {version.version}, epoch {version.epoch}: {version.value.hex()}", value, as_json)
 
 
 @app.command()
@@ -268,6 +322,117 @@ def export(
     if str(file) == "-":
         sys.stdout.buffer.write(data)
         return
+    _write(file, data)
+
+
+@vault_app.command("show")
+def show_vault(
+    profile: Name = "default", home: Home = HOME, patience: Patience = PATIENCE_S, as_json: Json = False
+) -> None:
+    """The generations that are kept, the change delay, and the devices that may approve."""
+    held = _run(_folder(home, profile), Device.vault_settings, patience_s=patience)
+    numbers = [g.generation for g in held.generations]
+    value = {
+        "generations": numbers,
+        "last_generation": held.last_generation,
+        "change_delay_ms": held.change_delay_ms,
+        "next_change_delay_ms": held.next_change_delay_ms,
+        "next_change_delay_from_ms": held.next_change_delay_from_ms,
+        "approvers": [key.hex() for key in held.approvers],
+        "waits_until_ms": held.waits_until_ms,
+    }
+    lines = [f"generations kept: {', '.join(map(str, numbers)) or 'none'}"]
+    lines += [f"a new identity waits {days(held.change_delay_ms)}"]
+    if held.next_change_delay_from_ms:
+        lines += [f"from {when(held.next_change_delay_from_ms)} on, {days(held.next_change_delay_ms)}"]
+    lines += [f"may approve: {key.hex()}" for key in held.approvers]
+    if held.waits_until_ms:
+        lines += [
+            f"this device waits until {when(held.waits_until_ms)}, or for an approval (`ipls client vault request`)"
+        ]
+    _say("\n".join(lines), value, as_json)
+
+
+@vault_app.command()
+def delay(
+    wait: Annotated[float, typer.Argument(metavar="DAYS", min=0, max=30, help="0 to 30; parts of days too.")],
+    profile: Name = "default",
+    home: Home = HOME,
+    patience: Patience = PATIENCE_S,
+    as_json: Json = False,
+) -> None:
+    """Have whoever registers this number next wait so long for the key. Longer is at once, shorter when the present
+    delay has passed."""
+    delay_ms = round(wait * DAY_MS)
+    effective_ms = _run(_folder(home, profile), lambda device: device.set_change_delay(delay_ms), patience_s=patience)
+    value = {"change_delay_ms": delay_ms, "effective_ms": effective_ms}
+    _say(f"a new identity waits {days(delay_ms)}, as of {when(effective_ms)}", value, as_json)
+
+
+@vault_app.command()
+def key(endpoints: Endpoints = None, profile: Name = "default", home: Home = HOME) -> None:
+    """This device's key for approving: name it in the vault from the phone that has the account."""
+    print(_local(_folder(home, profile), Device.approver_key, endpoints).hex())
+
+
+@vault_app.command()
+def trust(
+    key: Annotated[str, typer.Argument(help="The line that `vault key` shows on the other device.")],
+    profile: Name = "default",
+    home: Home = HOME,
+    patience: Patience = PATIENCE_S,
+) -> None:
+    """Let a device approve later identities of this number. Only a device that you hold: it takes the delay's place."""
+    approver = parse_approver(key)
+    _run(_folder(home, profile), lambda device: device.add_approver(approver), patience_s=patience)
+    print("this device may approve from now on")
+
+
+@vault_app.command()
+def distrust(
+    key: Annotated[str, typer.Argument(help="As `vault show` lists it.")],
+    profile: Name = "default",
+    home: Home = HOME,
+    patience: Patience = PATIENCE_S,
+) -> None:
+    """Let a device approve no more."""
+    approver = parse_approver(key)
+    _run(_folder(home, profile), lambda device: device.remove_approver(approver), patience_s=patience)
+    print("this device may not approve any more")
+
+
+@vault_app.command()
+def request(profile: Name = "default", home: Home = HOME, patience: Patience = PATIENCE_S) -> None:
+    """On the device that waits: the line for a device that may approve."""
+    print(_run(_folder(home, profile), Device.approval_request, patience_s=patience))
+
+
+@vault_app.command()
+def sign(
+    request: Annotated[str, typer.Argument(help="The line that `vault request` shows on the device that waits.")],
+    profile: Name = "default",
+    home: Home = HOME,
+) -> None:
+    """On a device that may approve: sign for a device that waits, which you hold in your other hand."""
+    asked = ApprovalRequest.parse(request)
+    print(_local(_folder(home, profile), lambda device: device.sign_approval(asked)))
+
+
+@vault_app.command()
+def approve(
+    approval: Annotated[str, typer.Argument(help="The line that `vault sign` shows on the device that approves.")],
+    profile: Name = "default",
+    home: Home = HOME,
+    patience: Patience = PATIENCE_S,
+) -> None:
+    """On the device that waits: hand the approval to the vault, then `restore`."""
+    signed = Approval.parse(approval)
+    _run(_folder(home, profile), lambda device: device.approve(signed), patience_s=patience)
+    print("approved: this device need not wait any longer")
+
+
+def _write(file: Path, data: bytes) -> None:
+    """For its owner alone: numbers and names are in it."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as output:
         output.write(data)

@@ -16,6 +16,7 @@ from ipls.akd import (
     MemoryTiles,
     Update,
     Version,
+    make_append_only,
     make_history,
     make_lookup,
     publish,
@@ -276,9 +277,12 @@ class _Replay:
         publication = publish(self._tiles, self._key, epoch - 1, self.roots[-1], self._depth, updates)
         if publication is None:
             raise _LineError("'updates' change nothing, so they make no epoch")
-        ours, theirs = decode_append_only(publication.blob), decode_append_only(line.octets("append_only"))
-        if sorted(ours.inserted) != sorted(theirs.inserted) or sorted(ours.unchanged) != sorted(theirs.unchanged):
-            raise _LineError("'append_only' differs")
+        self._tiles.write(publication.rows)
+        theirs = decode_append_only(line.octets("append_only"))
+        for blob in (publication.blob, make_append_only(self._tiles, epoch)):
+            ours = decode_append_only(blob)
+            if sorted(ours.inserted) != sorted(theirs.inserted) or sorted(ours.unchanged) != sorted(theirs.unchanged):
+                raise _LineError("'append_only' differs")
         _compare(
             line,
             epoch=epoch,
@@ -290,7 +294,6 @@ class _Replay:
             unchanged=len(ours.unchanged),
         )
         _check_epoch(line)
-        self._tiles.write(publication.rows)
         self._depth = publication.depth
         self.roots.append(publication.new_root)
         self.updates += len(updates)

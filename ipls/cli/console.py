@@ -7,9 +7,13 @@ from typing import NoReturn
 
 def fail(message: str, reason: str, status: int) -> NoReturn:
     """One clear line on standard error, then exit. A message may be a server's: its control characters stay out."""
-    line = "".join(c if c.isprintable() else "?" for c in f"ipls: {message} [{reason}]")
-    print(line, file=sys.stderr)
+    print(printable(f"ipls: {message} [{reason}]"), file=sys.stderr)
     sys.exit(status)
+
+
+def printable(text: str) -> str:
+    """Without control characters."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def emit(value: object) -> None:

@@ -1,6 +1,6 @@
 """`ipls init`: a new deployment in one folder, every key made here, every secret file 0600.
 
-ipls.toml       what each service is told          keys/       seeds: VRF, proposal, witness, operator
+ipls.toml       what each service is told          keys/       seeds: VRF, proposal, witnesses, operator
 trust.toml      the pinned trust root              tls/        the CA and the certificates
 bundle.pb       the signed list of HSM keys        token/      the SoftHSM token
 endpoints.json  where the services are             data/       databases, the audit log's objects
@@ -11,6 +11,8 @@ import json
 import secrets
 import shutil
 import socket
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,20 @@ from ipls.cli.certificates import Authority
 from ipls.cli.files import replace, write_private
 from ipls.cli.keys import BUNDLE_LIFETIME_MS, DAY_MS, first_bundle
 from ipls.clock import system_now_ms
-from ipls.config import ConfigError
-from ipls.hsm.token import create_token
-from ipls.store.witness import init_witness_state
+from ipls.config import Config, ConfigError
+from ipls.hsm.anchor import genesis
+from ipls.hsm.notary import SHARD, TokenNotary
+from ipls.hsm.token import HsmToken, create_token
+from ipls.store.log import FileLog, bundle_name
+from ipls.store.vault import VaultStore
+from ipls.store.witness import WitnessStore, init_witness_state
 from ipls.trust import keys, root
+from ipls.trust.bundle import bundle_head, countersign, fleet_namespace
 
 PORTS = ("directory", "updates", "witness", "log", "vault", "contacts", "registration", "auditor")
-"""The ports of a deployment, in the order in which `ipls init --port` numbers them."""
+"""The ports of a deployment, in the order in which `ipls init --port` numbers them; then those of further witnesses."""
 SERVICES = ("witness", "directory", "log", "vault", "contacts", "registration")
-"""The processes of a deployment. `updates` is the directory's second port, `auditor` the witness's."""
+"""What `ipls serve` runs. `updates` is the directory's second port, `auditor` the witness's."""
 DEFAULT_PORT = 7400
 TRUST_ROOT_LIFETIME_MS = 365 * DAY_MS
 
@@ -44,8 +51,51 @@ def free_ports(count: int) -> list[int]:
     return found
 
 
-def create(folder: Path, namespace: str, *, port: int = DEFAULT_PORT, max_head_age_s: int = 3600) -> None:
-    """Make a deployment in `folder`, which must be new or empty; `port` is the first of eight, 0 takes free ones.
+def witness_names(count: int) -> list[str]:
+    """The witnesses of a deployment, as trust root, files, processes and ports have them: witness, witness-2, …"""
+    return ["witness", *(f"witness-{number}" for number in range(2, count + 1))]
+
+
+def auditor_of(witness: str) -> str:
+    """The name of a witness's HTTP port: auditor, auditor-2, …"""
+    return witness.replace("witness", "auditor")
+
+
+def port_names(witnesses: int) -> list[str]:
+    """The ports of a deployment with so many witnesses."""
+    further = witness_names(witnesses)[1:]
+    return [*PORTS, *(port for name in further for port in (name, auditor_of(name)))]
+
+
+def addresses_of(config: Config) -> dict[str, str]:
+    """host:port of every port, by its name in endpoints.json."""
+    addresses = {
+        "directory": config.directory.listen,
+        "updates": config.directory.internal_listen,
+        "log": config.log.listen,
+        "vault": config.vault.listen,
+        "contacts": config.contacts.listen,
+        "registration": config.registration.listen,
+    }
+    for name, witness in zip(witness_names(len(config.witnesses)), config.witnesses, strict=True):
+        addresses |= {name: witness.listen} if witness.listen else {}
+        addresses |= {auditor_of(name): witness.http_listen}
+    return addresses
+
+
+def processes_of(config: Config) -> dict[str, list[str]]:
+    """The processes of a deployment, in the order of starting, with what `ipls serve` is told to run each."""
+    names = zip(witness_names(len(config.witnesses)), config.witnesses, strict=True)
+    return {name: ["witness", "--name", witness.name] for name, witness in names} | {
+        name: [name] for name in SERVICES if name != "witness"
+    }
+
+
+def create(
+    folder: Path, namespace: str, *, witnesses: int = 1, port: int = DEFAULT_PORT, max_head_age_s: int = 3600
+) -> None:
+    """Make a deployment in `folder`, which must be new or empty, with so many witnesses, more than half of which make
+    a quorum. `port` is the first of eight, and two more a further witness; 0 takes free ones.
 
     Raises ConfigError if the folder is in use. What it began it removes when it fails.
     """
@@ -54,7 +104,7 @@ def create(folder: Path, namespace: str, *, port: int = DEFAULT_PORT, max_head_a
     existed = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        _fill(folder.resolve(), namespace, port, max_head_age_s * 1000)
+        _fill(folder.resolve(), namespace, witness_names(witnesses), port, max_head_age_s * 1000)
     except BaseException:  # Ctrl-C too
         for entry in folder.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -63,19 +113,22 @@ def create(folder: Path, namespace: str, *, port: int = DEFAULT_PORT, max_head_a
         raise
 
 
-def _fill(folder: Path, namespace: str, port: int, max_head_age_ms: int) -> None:
+def _fill(folder: Path, namespace: str, witnesses: list[str], port: int, max_head_age_ms: int) -> None:
     for name in ("tls", "keys", "data", "data/log", "logs"):
         (folder / name).mkdir(mode=0o700)
-    seeds = {name: secrets.token_bytes(32) for name in ("vrf", "proposal", "witness", "operator")}
+    seeds = {name: secrets.token_bytes(32) for name in ("vrf", "proposal", "operator", *witnesses)}
     for name, seed in seeds.items():
         write_private(folder / f"keys/{name}.key", seed.hex().encode() + b"\n")
     authority = Authority(folder / "tls", namespace)
-    for service in ("directory", "witness", "vault", "contacts", "registration"):
+    for service in ("directory", *witnesses, "vault", "contacts", "registration"):
         authority.issue_server(service)
     authority.issue_client("messaging-service", "messaging-service")
+    for service in ("vault", "contacts"):
+        authority.issue_client(f"{service}-reader", "reader")
 
-    numbers = free_ports(len(PORTS)) if port == 0 else range(port, port + len(PORTS))
-    addresses = {name: f"127.0.0.1:{number}" for name, number in zip(PORTS, numbers, strict=True)}
+    ports = port_names(len(witnesses))
+    numbers = free_ports(len(ports)) if port == 0 else range(port, port + len(ports))
+    addresses = {name: f"127.0.0.1:{number}" for name, number in zip(ports, numbers, strict=True)}
     now_ms = system_now_ms()
     trust = root.TrustRoot(
         number=1,
@@ -83,20 +136,21 @@ def _fill(folder: Path, namespace: str, port: int, max_head_age_ms: int) -> None
         expires_ms=now_ms + TRUST_ROOT_LIFETIME_MS,
         namespace=namespace,
         vrf_public_key=DirectoryKey.from_seed(seeds["vrf"]).public_key,
-        witnesses=(
+        witnesses=tuple(
             root.Witness(
-                name="witness",
-                url=f"http://{addresses['auditor']}",
+                name=name,
+                url=f"http://{addresses[auditor_of(name)]}",
                 keys=(
                     root.WitnessKey(
-                        public_key=keys.public_key(seeds["witness"]),
+                        public_key=keys.public_key(seeds[name]),
                         not_before_ms=now_ms - DAY_MS,
                         not_after_ms=now_ms + TRUST_ROOT_LIFETIME_MS,
                     ),
                 ),
-            ),
+            )
+            for name in witnesses
         ),
-        k=1,
+        k=len(witnesses) // 2 + 1,
         operator_key=keys.public_key(seeds["operator"]),
         proposal_key=keys.public_key(seeds["proposal"]),
         log_url=f"http://{addresses['log']}",
@@ -106,19 +160,32 @@ def _fill(folder: Path, namespace: str, port: int, max_head_age_ms: int) -> None
         development=True,
     )
     (folder / "trust.toml").write_bytes(root.encode(trust))
-    init_witness_state(folder / "data/witness.db", trust)
+    for name in witnesses:
+        init_witness_state(folder / f"data/{name}.db", trust)
 
     pin = secrets.token_hex(16)
     write_private(folder / "keys/token.pin", pin.encode() + b"\n")
     hsm = create_token(folder / "token", pin)
+    with (
+        closing(VaultStore(folder / "data/vault.db")) as database,
+        closing(HsmToken.open(folder / "token", pin)) as token,
+    ):
+        genesis(database, TokenNotary(token), SHARD)
     bundle = first_bundle(trust, hsm, seeds["operator"], now_ms=now_ms, lifetime_ms=BUNDLE_LIFETIME_MS)
+    for name in witnesses:
+        cosignature = countersign(keys.SeedSigner(seeds[name]), trust, bundle, now_ms)
+        encoded = cosignature.SerializeToString(deterministic=True)
+        with closing(WitnessStore(folder / f"data/{name}.db", namespace, folder / f"keys/{name}.mark")) as store:
+            store.sign_document(fleet_namespace(trust), bundle_head(bundle), b"", partial(bytes, encoded))
+        bundle.cosignatures.append(cosignature)
+    FileLog(folder / "data/log").put(bundle_name(1), bundle.SerializeToString())
     replace(folder / "bundle.pb", bundle.SerializeToString())
     write_endpoints(folder, namespace, addresses, {})
     # Last: a folder with this file is a whole deployment.
-    replace(folder / "ipls.toml", tomli_w.dumps(_config(addresses)).encode())
+    replace(folder / "ipls.toml", tomli_w.dumps(_config(addresses, witnesses)).encode())
 
 
-def _config(addresses: dict[str, str]) -> dict[str, Any]:
+def _config(addresses: dict[str, str], witnesses: list[str]) -> dict[str, Any]:
     def tls(name: str) -> dict[str, str]:
         return {"certificate": f"tls/{name}.pem", "key": f"tls/{name}.key", "ca": "tls/ca.pem"}
 
@@ -132,21 +199,26 @@ def _config(addresses: dict[str, str]) -> dict[str, Any]:
             "vrf_key": "keys/vrf.key",
             "proposal_key": "keys/proposal.key",
             "log": "data/log",
-            "witnesses": {"witness": addresses["witness"]},
+            "witnesses": {name: addresses[name] for name in witnesses},
         },
-        "witness": {
-            "listen": addresses["witness"],
-            "http_listen": addresses["auditor"],
-            "tls": tls("witness"),
-            "name": "witness",
-            "database": "data/witness.db",
-            "key": "keys/witness.key",
-        },
+        "witnesses": [
+            {
+                "listen": addresses[name],
+                "http_listen": addresses[auditor_of(name)],
+                "tls": tls(name),
+                "name": name,
+                "database": f"data/{name}.db",
+                "watermark": f"keys/{name}.mark",
+                "key": f"keys/{name}.key",
+            }
+            for name in witnesses
+        ],
         "log": {"listen": addresses["log"], "objects": "data/log"},
         "vault": {
             "listen": addresses["vault"],
             "tls": tls("vault"),
-            "directory": addresses["directory"],
+            "directory": addresses["updates"],
+            "client": tls("vault-reader"),
             "database": "data/vault.db",
             "token": "token",
             "pin": "keys/token.pin",
@@ -155,7 +227,8 @@ def _config(addresses: dict[str, str]) -> dict[str, Any]:
         "contacts": {
             "listen": addresses["contacts"],
             "tls": tls("contacts"),
-            "directory": addresses["directory"],
+            "directory": addresses["updates"],
+            "client": tls("contacts-reader"),
             "database": "data/contacts.db",
         },
         "registration": {
@@ -173,8 +246,9 @@ def write_endpoints(folder: Path, namespace: str, addresses: dict[str, str], pid
     """`endpoints.json`: where other programs find the services; pids only of those that run."""
     services: dict[str, dict[str, object]] = {}
     for name, address in addresses.items():
-        entry: dict[str, object] = {"address": f"http://{address}" if name in ("log", "auditor") else address}
-        pid = pids.get({"updates": "directory", "auditor": "witness"}.get(name, name))
+        http = name == "log" or name.startswith("auditor")
+        entry: dict[str, object] = {"address": f"http://{address}" if http else address}
+        pid = pids.get("directory" if name == "updates" else name.replace("auditor", "witness"))
         if pid is not None:
             entry["pid"] = pid
         services[name] = entry

@@ -14,18 +14,17 @@ import grpc
 import typer
 
 from ipls.akd import AkdError
-from ipls.cli import audit, client, demo, directory, verify
+from ipls.cli import audit, bundle, client, demo, directory, hsm, log, trust, vault, verify, witness
 from ipls.cli.console import fail
 from ipls.cli.status import REFUSED, UNAVAILABLE, USAGE
 from ipls.client.errors import ClientError, TryLaterError
-from ipls.clock import system_now_ms
 from ipls.config import ConfigError, configure_logging
 from ipls.rpc.errors import ServiceError
 from ipls.session.errors import SessionRefused
 from ipls.store.errors import StoreError
 from ipls.trust.errors import TrustError
 
-LATER = ("PROFILE_BUSY", "CODE_RATE", "CALL_QUOTA", "QUOTA_EXCEEDED")
+LATER = ("PROFILE_BUSY", "CODE_RATE", "CALL_QUOTA", "QUOTA_EXCEEDED", "LABEL_QUOTA")
 """Refused now, not for good."""
 MISUSE = ("LABEL_INVALID", "PROFILE_ABSENT", "ENDPOINTS_INVALID", "CODE_EMPTY")
 """What was typed can't be used."""
@@ -38,7 +37,13 @@ keys_app = typer.Typer(no_args_is_help=True, help="The operator's ceremonies.")
 app.add_typer(verify.app, name="verify")
 app.add_typer(client.app, name="client")
 app.add_typer(directory.app, name="directory")
+app.add_typer(hsm.app, name="hsm")
 app.add_typer(keys_app, name="keys")
+app.add_typer(log.app, name="log")
+app.add_typer(witness.app, name="witness")
+app.add_typer(vault.app, name="vault")
+keys_app.add_typer(trust.app, name="trust")
+keys_app.add_typer(bundle.app, name="bundle")
 app.command("demo")(demo.command)
 app.command("audit")(audit.command)
 
@@ -48,13 +53,14 @@ def init(
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     namespace: Annotated[str, typer.Option(help="The directory's name; no slash.")] = "ipls.local",
     port: Annotated[
-        int, typer.Option(min=0, max=65528, help="First of eight loopback ports; 0 takes free ones.")
+        int, typer.Option(min=0, max=65498, help="First of the loopback ports: 6, and 2 a witness; 0 takes free ones.")
     ] = 7400,
+    witnesses: Annotated[int, typer.Option(min=1, max=16, help="How many; more than half of them make a quorum.")] = 1,
 ) -> None:
     """Make keys, token, certificates, trust root and ipls.toml for a new deployment."""
     from ipls.cli import deployment
 
-    deployment.create(folder, namespace, port=port)
+    deployment.create(folder, namespace, witnesses=witnesses, port=port)
     print(f"{folder} is ready. Next: ipls serve all --config {shlex.quote(str(folder / 'ipls.toml'))}")
 
 
@@ -62,6 +68,9 @@ def init(
 def serve(
     service: Annotated[str, typer.Argument(help="directory, witness, log, vault, contacts, registration or all")],
     config: Annotated[Path, typer.Option(help="The deployment's ipls.toml.")],
+    name: Annotated[str | None, typer.Option(help="Which witness, where there are several.")] = None,
+    listen: Annotated[str | None, typer.Option(help="directory: another host:port than ipls.toml's.")] = None,
+    internal_listen: Annotated[str | None, typer.Option(help="directory: the update port, likewise.")] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error")] = "info",
     stop_at_eof: Annotated[bool, typer.Option("--stop-at-eof", help="Stop when standard input ends.")] = False,
 ) -> None:
@@ -75,27 +84,35 @@ def serve(
         raise typer.BadParameter(f"must be one of {', '.join(SERVICES)} or all", param_hint="SERVICE")
     if log_level not in ("debug", "info", "warning", "error"):
         raise typer.BadParameter("must be debug, info, warning or error", param_hint="--log-level")
+    if name is not None and service != "witness":
+        raise typer.BadParameter("only a witness is named", param_hint="--name")
+    ports = {port: at for port, at in (("listen", listen), ("internal_listen", internal_listen)) if at is not None}
+    if ports and service != "directory":
+        raise typer.BadParameter("only a directory's ports are named", param_hint="--listen, --internal-listen")
     configure_logging(log_level)
     if stop_at_eof:
         serving.stop_at_eof()
     if service == "all":
         asyncio.run(serving.serve_all(config.resolve(), log_level=log_level))
+    elif service == "witness":
+        serving.serve_witness(name, config)
     else:
-        serving.serve_one(service, config)
+        serving.serve_one(service, config, ports)
 
 
-@keys_app.command("bundle")
-def keys_bundle(
-    config: Annotated[Path, typer.Option(help="The deployment's ipls.toml.")],
-    operator_key: Annotated[Path | None, typer.Option(help="Default: keys/operator.key beside ipls.toml.")] = None,
+@keys_app.command("new")
+def keys_new(
+    file: Annotated[Path, typer.Argument(help="Where to write it; nothing must be there.")],
 ) -> None:
-    """Renew the fleet bundle: same HSMs, next number, valid for 30 days. Then restart the vault."""
-    from ipls.cli.keys import renew_bundle
-    from ipls.config import load
+    """Make a key, of a witness, the operator or proposals, in a file for its owner alone; print its public key."""
+    import secrets
 
-    key = operator_key or config.resolve().parent / "keys/operator.key"
-    bundle = renew_bundle(load(config), key, now_ms=system_now_ms())
-    print(f"bundle {bundle.number} signed; restart the vault to serve it")
+    from ipls.cli.files import write_private
+    from ipls.trust.keys import public_key
+
+    seed = secrets.token_bytes(32)
+    write_private(file, seed.hex().encode() + b"\n")
+    print(public_key(seed).hex())
 
 
 def main() -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import structlog
 
-from ipls.cli.deployment import PORTS, SERVICES, write_endpoints
+from ipls.cli.deployment import addresses_of, processes_of, write_endpoints
 from ipls.cli.health import check_free, until_serving
-from ipls.config import Config, ConfigError, load, load_trust_root
+from ipls.config import ConfigError, load, load_trust_root
 
 log = structlog.get_logger()
 
@@ -26,39 +26,32 @@ class Supervisor:
     def __init__(self, config_file: Path, *, log_level: str = "info") -> None:
         self._folder = config_file.parent
         self._config_file = config_file
-        self.config: Config = load(self._config_file)
-        self._namespace = load_trust_root(self.config.trust_root).namespace
+        config = load(self._config_file)
+        self._ca = config.directory.tls.ca
+        self._addresses = addresses_of(config)
+        self._commands = processes_of(config)
+        self._namespace = load_trust_root(config.trust_root).namespace
         self._log_level = log_level
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._keepers: list[asyncio.Task[None]] = []
 
     @property
-    def addresses(self) -> dict[str, str]:
-        """host:port of every port, by its name in endpoints.json."""
-        config = self.config
-        ports = (
-            config.directory.listen,
-            config.directory.internal_listen,
-            config.witness.listen,
-            config.log.listen,
-            config.vault.listen,
-            config.contacts.listen,
-            config.registration.listen,
-            config.witness.http_listen,
-        )
-        return dict(zip(PORTS, ports, strict=True))
+    def count(self) -> int:
+        """How many processes there are to run."""
+        return len(self._commands)
 
     @property
     def pids(self) -> dict[str, int]:
+        """Of the processes that run, by the names of the services."""
         return {name: process.pid for name, process in self._processes.items() if process.returncode is None}
 
     async def start(self, report: Callable[[str], None] = lambda name: None) -> None:
         """Start every service and wait until each serves; `report` hears of each. Raises ConfigError if one can't."""
-        for name, address in self.addresses.items():
+        for name, address in self._addresses.items():
             check_free(name, address)
-        for name in SERVICES:
+        for name in self._commands:
             await self._launch(name)
-        waits = {name: asyncio.create_task(self._until_serving(name)) for name in SERVICES}
+        waits = {name: asyncio.create_task(self._until_serving(name)) for name in self._commands}
         try:
             for name, wait in waits.items():
                 await wait
@@ -69,7 +62,7 @@ class Supervisor:
             await self.stop()
             raise
         self._write_endpoints()
-        self._keepers = [asyncio.create_task(self._keep(name)) for name in SERVICES]
+        self._keepers = [asyncio.create_task(self._keep(name)) for name in self._commands]
 
     async def stop(self) -> None:
         """Ask each to stop; kill what has not after STOP_S seconds."""
@@ -77,10 +70,10 @@ class Supervisor:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
         await asyncio.gather(*(self._end(process) for process in self._processes.values()))
-        write_endpoints(self._folder, self._namespace, self.addresses, {})
+        write_endpoints(self._folder, self._namespace, self._addresses, {})
 
     async def _launch(self, name: str) -> None:
-        arguments = ["-m", "ipls.cli.main", "serve", name, "--config", str(self._config_file)]
+        arguments = ["-m", "ipls.cli.main", "serve", *self._commands[name], "--config", str(self._config_file)]
         with (self._folder / "logs" / f"{name}.log").open("ab") as output:
             self._processes[name] = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -96,7 +89,7 @@ class Supervisor:
             )
 
     async def _until_serving(self, name: str) -> None:
-        serving = asyncio.create_task(until_serving(name, self.addresses[name], self.config.directory.tls.ca))
+        serving = asyncio.create_task(until_serving(name, self._addresses[name], self._ca))
         ended = asyncio.create_task(self._processes[name].wait())
         await asyncio.wait((serving, ended), return_when=asyncio.FIRST_COMPLETED)
         ended.cancel()
@@ -118,7 +111,7 @@ class Supervisor:
             self._write_endpoints()
 
     def _write_endpoints(self) -> None:
-        write_endpoints(self._folder, self._namespace, self.addresses, self.pids)
+        write_endpoints(self._folder, self._namespace, self._addresses, self.pids)
 
     @staticmethod
     async def _end(process: asyncio.subprocess.Process) -> None:

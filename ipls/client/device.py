@@ -9,26 +9,42 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from ipls.akd import Version
 from ipls.client import vcard
+from ipls.client.approvals import Approval, ApprovalRequest
 from ipls.client.calls import PATIENCE_S
 from ipls.client.contact_store import ContactStore
 from ipls.client.directory import DirectoryReader, History
 from ipls.client.errors import ProfileError, RefusedError
-from ipls.client.events import IdentityChange, Report, silent
-from ipls.client.profile import Account, Contact, KnownVersion, Pinned, Profile, Registration, exists, storage_error
+from ipls.client.events import IdentityChange, KeyUse, Report, silent
+from ipls.client.profile import (
+    Account,
+    ApproverKey,
+    Contact,
+    KnownVersion,
+    Pinned,
+    Profile,
+    ProvedHistory,
+    Registration,
+    exists,
+    storage_error,
+)
 from ipls.client.registration import CodeSource, Registrar
 from ipls.client.sync import Restored, Stored, Sync
-from ipls.client.vault import Vault
+from ipls.client.trust import TrustRoots
+from ipls.client.vault import Vault, VaultSession
 from ipls.clock import system_now_ms
 from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceStub
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
 from ipls.proto.registration.v1.registration_pb2_grpc import RegistrationServiceStub
+from ipls.proto.vault.v1.vault_pb2 import ListAnswer
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.channel import open_channel
 from ipls.trust.errors import TrustError
+from ipls.trust.identity import check_label
 from ipls.trust.keys import public_key
-from ipls.trust.root import parse
+from ipls.trust.root import TrustRoot, parse
 
 SERVICES = ("directory", "registration", "vault", "contacts")
 
@@ -54,6 +70,8 @@ class Status(NamedTuple):
     """What the profile knows by itself, without asking anybody."""
 
     namespace: str
+    trust_root: int
+    """The number of the newest version that was followed."""
     label: str | None
     identity: KnownVersion | None
     foreign: list[KnownVersion]
@@ -77,7 +95,7 @@ class Device:
         self, profile: Profile, pinned: Pinned, *, report: Report, now_ms: Callable[[], int], patience_s: float
     ) -> None:
         self._profile = profile
-        self._root = parse(pinned.trust_root)
+        self._root = profile.trust_root.root
         self._addresses: dict[str, str] = json.loads(pinned.addresses)
         self._report = report
         self._now_ms = now_ms
@@ -116,17 +134,31 @@ class Device:
         for name in SERVICES:
             channel = open_channel(self._addresses[name], self._profile.ca_file)
             channels[name] = await self._stack.enter_async_context(channel)
+        self._channels = channels
+        self._contacts = ContactsServiceStub(channels["contacts"])
+        self._judge_by(self._root)
+        return self
+
+    def _judge_by(self, root: TrustRoot) -> None:
+        """Make what talks to the services, anew when there is another version of the trust root."""
+        self._root = root
         common: dict[str, Any] = {"patience_s": self._patience_s}
         observed: dict[str, Any] = common | {"report": self._report}
         timed: dict[str, Any] = observed | {"now_ms": self._now_ms}
-        root, profile = self._root, self._profile
-        self._directory = DirectoryReader(DirectoryServiceStub(channels["directory"]), root, profile, **timed)
+        profile, channels = self._profile, self._channels
+        directory = DirectoryServiceStub(channels["directory"])
+        self._trust_roots = TrustRoots(directory, profile, **timed)
+        self._directory = DirectoryReader(directory, root, profile, **timed)
         self._registrar = Registrar(
             RegistrationServiceStub(channels["registration"]), root.namespace, profile, self._directory, **observed
         )
         self._vault = Vault(VaultServiceStub(channels["vault"]), root, profile, self._directory, **timed)
-        self._contacts = ContactsServiceStub(channels["contacts"])
-        return self
+
+    async def _follow_trust_root(self) -> None:
+        """Before anything that the directory says is believed."""
+        newest = await self._trust_roots.follow()
+        if newest.number != self._root.number:
+            self._judge_by(newest)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -140,20 +172,24 @@ class Device:
         ends in its key. A profile whose key was superseded gets a new one; one that holds the newest is left alone.
         """
         account = self._profile.get(Account)
-        if account is not None:
-            if account.label != label:
-                raise ProfileError("OTHER_ACCOUNT", "this profile is another number's; name a new profile")
-            if self._watch(await self._directory.own_history(label)):
-                return account
+        if account is not None and account.label != label:
+            raise ProfileError("OTHER_ACCOUNT", "this profile is another number's; name a new profile")
+        await self._follow_trust_root()
+        if account is not None and self._watch(await self._directory.own_history(label, account.seed)):
+            return account
         account = await self._registrar.register(label, code_source)
         self._tell_versions()
         return account
 
     async def monitor(self) -> list[KnownVersion]:
-        """Check the own complete history and return it, oldest first; a version with the origin `foreign` is not this
-        device's doing. Raises RefusedError HISTORY_REWRITTEN, ProfileError IDENTITY_SUPERSEDED.
+        """Follow the trust root, check the own complete history and return it, oldest first; a version with the origin
+        `foreign` is not this device's doing.
+
+        Raises RefusedError TRUST_ROOT_… and HISTORY_REWRITTEN, ProfileError IDENTITY_SUPERSEDED.
         """
-        if not self._watch(await self._directory.own_history(self._profile.account.label)):
+        account = self._profile.account
+        await self._follow_trust_root()
+        if not self._watch(await self._directory.own_history(account.label, account.seed)):
             self._tell_versions()
             raise ProfileError(
                 "IDENTITY_SUPERSEDED",
@@ -161,6 +197,17 @@ class Device:
                 " again here, then restore",
             )
         return self._profile.versions()
+
+    async def lookup(self, label: str) -> tuple[Version, bytes]:
+        """The version of any account that a lookup shows, and the proof as a file for `ipls verify lookup`."""
+        return await self._directory.lookup(_checked(label))
+
+    def history_proof(self) -> bytes:
+        """The last own history that held, as a file for `ipls verify history`. Raises ProfileError NOT_REGISTERED."""
+        kept = self._profile.get(ProvedHistory)
+        if kept is None:
+            raise ProfileError("NOT_REGISTERED", "this profile has proved no history yet; register or monitor first")
+        return kept.proof
 
     async def store(self) -> Stored:
         """Bring the vault and the contact store up to date with this device; also finishes what was cut off."""
@@ -171,7 +218,91 @@ class Device:
         """Bring back what is stored, checked by its manifest; then rotate the key if another identity stored it."""
         await self.monitor()
         self._tell_versions()
-        return await self._sync().restore()
+        restored = await self._sync().restore()
+        for use in await self._new_uses():
+            if use.operation == "retrieve":
+                self._report(use)
+        return restored
+
+    async def uses(self) -> list[KeyUse]:
+        """Every use of the account in the vault, oldest first, checked to continue what was shown before.
+
+        Raises RefusedError VAULT_HISTORY_REWRITTEN.
+        """
+        await self.monitor()
+        await self._new_uses()
+        return self._known_uses()
+
+    async def _new_uses(self) -> list[KeyUse]:
+        seen = self._profile.uses_seen
+        self._profile.add_uses(await self._vault.run(lambda session: session.history(seen)))
+        return self._known_uses()[seen.length :]
+
+    def _known_uses(self) -> list[KeyUse]:
+        origins = {version.version: version.origin for version in self._profile.versions()}
+        return [
+            KeyUse(
+                use.number,
+                use.time_ms,
+                use.operation,
+                use.generation,
+                use.identity_version,
+                use.epoch,
+                use.delay_ms,
+                use.approver,
+                origins.get(use.identity_version, "foreign"),
+            )
+            for use in self._profile.uses()
+        ]
+
+    async def vault_settings(self) -> ListAnswer:
+        """What the vault holds of this account: generations, change delay, approvers, until when this device waits."""
+        await self.monitor()
+        return await self._vault.run(VaultSession.list)
+
+    async def set_change_delay(self, delay_ms: int) -> int:
+        """Have a new identity of this number wait so long before the vault gives it a key; when that takes effect, ms.
+
+        Longer is at once, shorter takes the present delay. Raises RefusedError VAULT_CHANGE_DELAYED.
+        """
+        await self.monitor()
+        return await self._vault.run(lambda session: session.set_change_delay(delay_ms))
+
+    async def add_approver(self, key: bytes) -> None:
+        """Name a device, by its `approver_key`, that may let a later identity of this number in without the delay."""
+        await self.monitor()
+        await self._vault.run(lambda session: session.add_approver(key))
+
+    async def remove_approver(self, key: bytes) -> None:
+        """Take that back."""
+        await self.monitor()
+        await self._vault.run(lambda session: session.remove_approver(key))
+
+    async def approval_request(self) -> ApprovalRequest:
+        """What another device is to sign for this one's identity."""
+        await self.monitor()
+        account = self._profile.account
+        return ApprovalRequest(account.label, account.version, public_key(account.seed))
+
+    async def approve(self, approval: Approval) -> None:
+        """Hand in what it signed: this device need not wait any longer."""
+        await self.monitor()
+        await self._vault.run(lambda session: session.approve(approval))
+
+    def approver_key(self) -> bytes:
+        """The Ed25519 key that this device approves others with; made where there is none yet."""
+        return public_key(self._approver_seed())
+
+    def sign_approval(self, request: ApprovalRequest) -> Approval:
+        """This device's approval of another one. Whose request it is, the person has to know."""
+        return Approval.make(self._approver_seed(), self._root.namespace, request)
+
+    def _approver_seed(self) -> bytes:
+        key = self._profile.get(ApproverKey)
+        if key is None:
+            key = ApproverKey(os.urandom(32))
+            self._profile.put(key)
+        return key.seed
 
     def import_cards(self, data: bytes) -> Imported:
         """Add the cards of an exported address book, all or none; they are stored by the next `store`."""
@@ -229,6 +360,7 @@ class Device:
         generation = keys[-1].generation if keys else 0
         return Status(
             namespace=self._root.namespace,
+            trust_root=self._root.number,
             label=account.label if account else None,
             identity=next((v for v in versions if account and v.version == account.version), None),
             foreign=[v for v in versions if v.origin == "foreign"],
@@ -254,6 +386,7 @@ class Device:
         for version in known.values():
             identity = proved.get(version.version)
             if identity is None or (identity.epoch, identity.public_key) != (version.epoch, version.public_key):
+                self._directory.rewritten(history)
                 raise RefusedError(
                     "HISTORY_REWRITTEN", f"the directory's history changed at version {version.version}, once proved"
                 )
@@ -267,6 +400,7 @@ class Device:
         with self._profile.transaction():
             self._profile.add_versions(foreign)
             self._profile.add_leaves(history.leaves)
+            self._profile.put(ProvedHistory(history.proof))
         for version in foreign:
             self._report(IdentityChange(*version))
         return history.identities[0].public_key == public_key(self._profile.account.seed)
@@ -276,15 +410,29 @@ class Device:
             self._report(IdentityChange(*version))
 
 
+def _checked(label: str) -> str:
+    try:
+        return check_label(label)
+    except TrustError as error:
+        raise ProfileError(error.reason, error.message) from error
+
+
 def _pin(profile: Profile, given: Pinned | None) -> Pinned:
-    """What the profile is bound to: its trust root for good, CA and addresses as given last."""
+    """What the profile is bound to: its first trust root for good, CA and addresses as given last.
+
+    The trust root given must be that one or a version that was followed from there: a later one comes by the directory.
+    """
     pinned = profile.get(Pinned)
     if given is None:
         if pinned is None:
             raise ProfileError("PROFILE_ABSENT", "this profile was never made; name the endpoints.json to make it")
         return pinned
-    if pinned is not None and pinned.trust_root != given.trust_root:
-        raise ProfileError("TRUST_ROOT_CHANGED", "this profile is pinned to another trust root")
+    if pinned is not None:
+        if given.trust_root not in profile.trust_roots():
+            raise ProfileError(
+                "TRUST_ROOT_CHANGED", "this profile has not followed its own trust root to the one that is named"
+            )
+        given = given._replace(trust_root=pinned.trust_root)
     profile.pin(given)
     return given
 
@@ -298,7 +446,7 @@ def _read_endpoints(path: Path) -> Pinned:
         parse(trust_root)
     except OSError as error:
         raise ProfileError("ENDPOINTS_INVALID", f"{error.filename}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ProfileError("ENDPOINTS_INVALID", f"{path}: not a deployment's endpoints.json") from error
     except TrustError as error:
         raise ProfileError(error.reason, f"{endpoints['trust_root']}: {error.message}") from error

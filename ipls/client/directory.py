@@ -1,16 +1,29 @@
 """Reading the directory: every answer is checked against the pinned trust root and what this device saw before."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from ipls.akd import AkdError, Version, shown_leaves, verify_absence, verify_history
-from ipls.client.calls import CALL_S, PATIENCE_S, retrying
+from ipls.akd import AkdError, Version, shown_leaves, verify_absence, verify_history, verify_lookup
+from ipls.client.calls import CALL_S, PATIENCE_S
 from ipls.client.errors import ClientError, RefusedError, TryLaterError
-from ipls.client.events import HeadChecked, HistoryChecked, Report
-from ipls.client.profile import Profile
-from ipls.proto.directory.v1.directory_pb2 import AbsenceRequest, AbsenceResponse, HistoryRequest, HistoryResponse
+from ipls.client.events import EvidenceMet, HeadChecked, HistoryChecked, Report
+from ipls.client.profile import Profile, ProvedHistory
+from ipls.client.read_session import Credentials, Metadata, ReadSession
+from ipls.proto.directory.v1.directory_pb2 import (
+    AbsenceRequest,
+    AbsenceResponse,
+    HistoryRequest,
+    LookupRequest,
+    LookupResponse,
+)
+from ipls.proto.trust.v1.evidence_pb2 import Evidence
+from ipls.proto.trust.v1.proof_pb2 import LabelProof
 from ipls.proto.witness.v1.head_pb2 import SignedHead
+from ipls.rpc.reads import read_history
+from ipls.store.errors import StoreError
 from ipls.trust.errors import TrustError
+from ipls.trust.evidence import encode, from_heads, from_histories, judge
 from ipls.trust.heads import Head, signers, verify_head
 from ipls.trust.identity import Identity, decode_record, verify_identity
 from ipls.trust.root import TrustRoot
@@ -23,10 +36,12 @@ class History(NamedTuple):
     """A label's versions, newest first, complete at `head`.
 
     An old one whose value was erased has the key that this device saw in its leaf (version -> leaf hash in `leaves`),
-    or the empty key, if it never saw any. Of an erased version 1 the epoch is the directory's word.
+    or the empty key, if it never saw any. Of an erased version 1 the epoch is the directory's word. `proof` is an
+    encoded LabelProof.
     """
 
     head: Head
+    proof: bytes
     identities: tuple[Identity, ...]
     leaves: dict[int, bytes]
 
@@ -49,7 +64,7 @@ class DirectoryReader:
         self._profile = profile
         self._now_ms = now_ms
         self._report = report
-        self._patience_s = patience_s
+        self._session = ReadSession(stub, root.namespace, now_ms=now_ms, patience_s=patience_s)
 
     def observe(self, signed: SignedHead) -> Head:
         """Check a head, never below the highest seen nor another root for its epoch; remember it as the highest."""
@@ -61,26 +76,29 @@ class DirectoryReader:
             )
             names = signers(self._root, signed, now_ms=now_ms)
         except TrustError as error:
+            if seen:
+                self._keep(from_heads(self._root, seen, signed))
             raise RefusedError(error.reason, f"the directory's head was refused: {error.message}") from error
         self._profile.put(self._profile.progress._replace(head=signed.SerializeToString()))
         self._report(HeadChecked(head.epoch, head.root_hash, names))
         return head
 
-    async def own_history(self, label: str) -> History:
+    async def own_history(self, label: str, seed: bytes) -> History:
         """The complete history at the newest head, which most recent 1 (what vault and store judge by) must agree with.
 
-        The complete history alone shows versions planted between the markers of a most recent one, and the other way
-        round (the directory spec, Known weakness). Where the directory proves that there is no such account:
-        RefusedError LABEL_NOT_FOUND, or HISTORY_REWRITTEN if versions were proved before; where it only says so,
-        TryLaterError ABSENCE_UNPROVEN.
+        `seed` is that of a key which is the account's identity, or was, or waits for its epoch. The complete history
+        alone shows versions planted between the markers of a most recent one, and the other way round (the directory
+        spec, Known weakness). Where the directory proves that there is no such account: RefusedError LABEL_NOT_FOUND,
+        or HISTORY_REWRITTEN if versions were proved before; where it only says so, TryLaterError ABSENCE_UNPROVEN.
         """
+        owner = Credentials(label, seed)
         try:
-            response = await self._fetch(label, 0)
+            signed, proof = await self._fetch(owner, 0)
         except RefusedError as error:
             if error.reason == "LABEL_NOT_FOUND":
-                await self._check_absent(label)
+                await self._check_absent(owner)
             raise
-        head = self.observe(response.head)
+        head = self.observe(signed)
         leaves = self._profile.leaves()
         seen = {
             version.version: version.public_key for version in self._profile.versions() if version.version in leaves
@@ -91,57 +109,102 @@ class DirectoryReader:
                 head.epoch,
                 self._root.vrf_public_key,
                 label.encode(),
-                response.proof,
+                proof,
                 allow_missing=True,
                 known_leaves=leaves,
             )
             identities = tuple(_identity(version, seen) for version in versions)
         except (AkdError, TrustError) as error:
+            self._accuse(signed, history=proof)
             raise RefusedError(error.reason, f"the directory's history proof was refused: {error.message}") from error
         self._report(HistoryChecked("complete", head.epoch, head.root_hash, identities[0].version))
-        newest = await self._newest(label, head)
+        newest = await self._newest(owner, head)
         if newest != identities[0]:
             raise RefusedError("IDENTITY_SPLIT", "the directory proves two different newest keys for this account")
         self._report(HistoryChecked("most recent 1", head.epoch, head.root_hash, newest.version))
-        shown = shown_leaves(response.proof)
+        shown = shown_leaves(proof)
         return History(
-            head, identities, {version.version: shown[version.version] for version in versions if version.value}
+            head,
+            LabelProof(label=label.encode(), head=signed, history=proof).SerializeToString(),
+            identities,
+            {version.version: shown[version.version] for version in versions if version.value},
         )
 
-    async def _check_absent(self, label: str) -> None:
-        async def call() -> AbsenceResponse:
-            return await self._stub.Absence(AbsenceRequest(label=label.encode()), timeout=CALL_S)
+    def rewritten(self, history: History) -> None:
+        """Keep the evidence that a history which holds is not the one that held before, if the proofs give it."""
+        proof = LabelProof.FromString(history.proof)
+        self._accuse(proof.head, history=proof.history)
+
+    def _accuse(self, head: SignedHead, *, history: bytes = b"", absence: bytes = b"") -> None:
+        if kept := self._profile.get(ProvedHistory):
+            before = LabelProof.FromString(kept.proof)
+            self._keep(
+                from_heads(self._root, before.head, head)
+                or from_histories(self._root, before.head, before.history, head, history=history, absence=absence)
+            )
+
+    def _keep(self, met: list[Evidence]) -> None:
+        for evidence in met:
+            file = None
+            with suppress(OSError, StoreError):  # that it could not be written is told; the refusal comes next
+                file = self._profile.evidence.keep(evidence)
+            self._report(EvidenceMet(judge(self._root, encode(evidence)).text, file))
+
+    async def lookup(self, label: str) -> tuple[Version, bytes]:
+        """What a lookup of an account shows, and its encoded LabelProof. It decides nothing: see `verify_lookup`."""
+        account = self._profile.account
+        request = LookupRequest(label=label.encode())
+
+        async def call(metadata: Metadata) -> LookupResponse:
+            return await self._stub.Lookup(request, timeout=CALL_S, metadata=metadata)
+
+        response = await self._session.ask(Credentials(account.label, account.seed), call)
+        head = self.observe(response.head)
+        try:
+            version = verify_lookup(
+                head.root_hash, head.epoch, self._root.vrf_public_key, label.encode(), response.proof
+            )
+        except AkdError as error:
+            raise RefusedError(error.reason, f"the directory's lookup proof was refused: {error.message}") from error
+        return version, LabelProof(label=label.encode(), head=response.head, lookup=response.proof).SerializeToString()
+
+    async def _check_absent(self, owner: Credentials) -> None:
+        request = AbsenceRequest(label=owner.label.encode())
+
+        async def call(metadata: Metadata) -> AbsenceResponse:
+            return await self._stub.Absence(request, timeout=CALL_S, metadata=metadata)
 
         try:
-            response = await retrying(call, self._patience_s)
+            response = await self._session.ask(owner, call)
         except ClientError as error:
             raise TryLaterError(
                 "ABSENCE_UNPROVEN", "the directory says that it has no such account, and does not prove it"
             ) from error
         head = self.observe(response.head)
         try:
-            verify_absence(head.root_hash, head.epoch, self._root.vrf_public_key, label.encode(), response.proof)
+            verify_absence(head.root_hash, head.epoch, self._root.vrf_public_key, request.label, response.proof)
         except AkdError as error:
             raise RefusedError(error.reason, f"the directory's absence proof was refused: {error.message}") from error
         if self._profile.versions():
+            self._accuse(response.head, absence=response.proof)
             raise RefusedError(
                 "HISTORY_REWRITTEN", "the account that the directory proved before is not there any more"
             )
 
-    async def _newest(self, label: str, head: Head) -> Identity:
-        response = await self._fetch(label, 1, head.epoch)
+    async def _newest(self, owner: Credentials, head: Head) -> Identity:
+        _, proof = await self._fetch(owner, 1, head.epoch)
         try:
-            return verify_identity(self._root, head, label, response.proof)
+            return verify_identity(self._root, head, owner.label, proof)
         except TrustError as error:
             raise RefusedError(error.reason, f"the directory's identity proof was refused: {error.message}") from error
 
-    async def _fetch(self, label: str, most_recent: int, epoch: int = 0) -> HistoryResponse:
-        request = HistoryRequest(label=label.encode(), epoch=epoch, most_recent=most_recent)
+    async def _fetch(self, owner: Credentials, most_recent: int, epoch: int = 0) -> tuple[SignedHead, bytes]:
+        request = HistoryRequest(label=owner.label.encode(), epoch=epoch, most_recent=most_recent)
 
-        async def call() -> HistoryResponse:
-            return await self._stub.History(request, timeout=CALL_S)
+        async def call(metadata: Metadata) -> tuple[SignedHead, bytes]:
+            return await read_history(self._stub, request, timeout=CALL_S, metadata=metadata)
 
-        return await retrying(call, self._patience_s)
+        return await self._session.ask(owner, call)
 
 
 def _identity(version: Version, seen: Mapping[int, bytes]) -> Identity:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from ipls.proto.vault.v1.vault_pb2 import SessionRequest
@@ -15,6 +16,13 @@ class HeadChecked:
     root_hash: bytes
     signers: Mapping[str, int]
     """Witness name -> time of its newest counted signature, ms."""
+
+
+@dataclass(frozen=True)
+class TrustRootFollowed:
+    """A newer version of the trust root holds, and is used from now on: old and new witnesses signed it."""
+
+    number: int
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,31 @@ class IdentityChange:
     version: int
     epoch: int
     public_key: bytes
+    origin: str
+
+
+@dataclass(frozen=True)
+class EvidenceMet:
+    """The directory or a witness broke its word: the file proves it to anyone; None where it could not be written."""
+
+    text: str
+    file: Path | None
+
+
+@dataclass(frozen=True)
+class KeyUse:
+    """One entry of the vault's access history: an operation on the account, at `time_ms`, in a session of an identity
+    version that was published in `epoch`. `generation`, `delay_ms` and `approver` are 0 or empty where it is about
+    none; `origin` is the version's, as in `profile.KnownVersion`."""
+
+    number: int
+    time_ms: int
+    operation: str
+    generation: int
+    identity_version: int
+    epoch: int
+    delay_ms: int
+    approver: bytes
     origin: str
 
 
@@ -89,7 +122,18 @@ class Progress:
     total: int
 
 
-Event = HeadChecked | HistoryChecked | IdentityChange | VaultAccepted | FrameSent | Step | Progress
+Event = (
+    TrustRootFollowed
+    | HeadChecked
+    | HistoryChecked
+    | IdentityChange
+    | KeyUse
+    | EvidenceMet
+    | VaultAccepted
+    | FrameSent
+    | Step
+    | Progress
+)
 Report = Callable[[Event], None]
 
 

@@ -13,11 +13,18 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from ipls.client.errors import ProfileError
+from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
+from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
 from ipls.proto.witness.v1.head_pb2 import SignedHead
+from ipls.session.history import Seen
+from ipls.store.evidence import EvidenceFolder
 from ipls.store.sqlite import connect, transaction
+from ipls.trust.chain import Version
+from ipls.trust.root import parse
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS pinned (one INTEGER PRIMARY KEY CHECK (one = 1), trust_root BLOB, ca BLOB, addresses TEXT);
+CREATE TABLE IF NOT EXISTS trust_root (number INTEGER PRIMARY KEY, signed BLOB);
 CREATE TABLE IF NOT EXISTS registration (one INTEGER PRIMARY KEY CHECK (one = 1),
     label TEXT, seed BLOB, request_id BLOB, code TEXT, ticket BLOB);
 CREATE TABLE IF NOT EXISTS account (one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -27,20 +34,24 @@ CREATE TABLE IF NOT EXISTS manifest (one INTEGER PRIMARY KEY CHECK (one = 1),
 CREATE TABLE IF NOT EXISTS swap (one INTEGER PRIMARY KEY CHECK (one = 1),
     generation INTEGER, version INTEGER, check_value BLOB, ciphertext BLOB, contents BLOB);
 CREATE TABLE IF NOT EXISTS progress (one INTEGER PRIMARY KEY CHECK (one = 1),
-    head BLOB, bundle_number INTEGER, rotate INTEGER, tidy INTEGER);
+    head BLOB, rotate INTEGER, tidy INTEGER);
+CREATE TABLE IF NOT EXISTS bundle (one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER, digest BLOB);
 CREATE TABLE IF NOT EXISTS version (version INTEGER PRIMARY KEY, epoch INTEGER, public_key BLOB, origin TEXT);
+CREATE TABLE IF NOT EXISTS history (one INTEGER PRIMARY KEY CHECK (one = 1), proof BLOB);
+CREATE TABLE IF NOT EXISTS key_use (number INTEGER PRIMARY KEY, entry BLOB, chain_head BLOB);
+CREATE TABLE IF NOT EXISTS approver (one INTEGER PRIMARY KEY CHECK (one = 1), seed BLOB);
 CREATE TABLE IF NOT EXISTS leaf (version INTEGER PRIMARY KEY, hash BLOB);
 CREATE TABLE IF NOT EXISTS contact_key (
     generation INTEGER PRIMARY KEY, contact_key BLOB, store_id BLOB, confirmed INTEGER);
 CREATE TABLE IF NOT EXISTS contact (
     number INTEGER PRIMARY KEY, id BLOB UNIQUE, card BLOB, generation INTEGER, digest BLOB);
-INSERT OR IGNORE INTO progress VALUES (1, x'', 0, 0, 0);
+INSERT OR IGNORE INTO progress VALUES (1, x'', 0, 0);
 INSERT OR IGNORE INTO manifest VALUES (1, 0, 0, x'');
 """
 
 
 class Pinned(NamedTuple):
-    """What the profile was made with: the trust root's and the CA's bytes, and where the services are (JSON)."""
+    """What the profile was made with: the trust root's first bytes and the CA's, and where the services are (JSON)."""
 
     trust_root: bytes
     ca: bytes
@@ -116,12 +127,32 @@ class Progress(NamedTuple):
     """`head`: the highest seen, encoded. `rotate`: a new contact key is due. `tidy`: what it replaced is to go."""
 
     head: bytes
-    bundle_number: int
     rotate: bool
     tidy: bool
 
 
-Row = TypeVar("Row", Pinned, Registration, Account, ManifestSeen, Swap, Progress)
+class BundleSeen(NamedTuple):
+    """The highest fleet bundle that this device has verified: its number, and the SHA-256 of its bytes."""
+
+    number: int
+    digest: bytes
+
+
+class ProvedHistory(NamedTuple):
+    """The last own history that was complete, held and agreed with what was known: an encoded LabelProof."""
+
+    proof: bytes
+
+
+class ApproverKey(NamedTuple):
+    """The Ed25519 seed that this device approves other devices with. It is no identity, and outlives them."""
+
+    seed: bytes
+
+
+Row = TypeVar(
+    "Row", Pinned, Registration, Account, ManifestSeen, Swap, Progress, BundleSeen, ProvedHistory, ApproverKey
+)
 
 _TABLES: dict[type, str] = {
     Pinned: "pinned",
@@ -130,6 +161,9 @@ _TABLES: dict[type, str] = {
     ManifestSeen: "manifest",
     Swap: "swap",
     Progress: "progress",
+    BundleSeen: "bundle",
+    ProvedHistory: "history",
+    ApproverKey: "approver",
 }
 
 
@@ -140,6 +174,7 @@ class Profile:
         """Open, or create, the profile in `folder`. Raises ProfileError PROFILE_BUSY, PROFILE_STORAGE."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.ca_file = folder / "ca.pem"
+        self.evidence = EvidenceFolder(folder / "evidence")
         self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -171,7 +206,18 @@ class Profile:
         row = self._db.execute(sql).fetchone()
         return kind(*row[1:]) if row else None
 
-    def put(self, row: Pinned | Registration | Account | ManifestSeen | Swap | Progress) -> None:
+    def put(
+        self,
+        row: Pinned
+        | Registration
+        | Account
+        | ManifestSeen
+        | Swap
+        | Progress
+        | BundleSeen
+        | ProvedHistory
+        | ApproverKey,
+    ) -> None:
         """Write the one row of its kind."""
         marks = ", ?" * len(row)
         self._db.execute(f"INSERT OR REPLACE INTO {_TABLES[type(row)]} VALUES (1{marks})", row)  # noqa: S608  # ours too
@@ -187,6 +233,26 @@ class Profile:
         fresh.write_bytes(pinned.ca)
         fresh.replace(self.ca_file)
         self.put(pinned)
+
+    def trust_roots(self) -> list[bytes]:
+        """The files of all versions of the trust root that this profile knows, the pinned one first."""
+        pinned = self.get(Pinned)
+        assert pinned is not None
+        later = self._db.execute("SELECT signed FROM trust_root ORDER BY number")
+        return [pinned.trust_root, *(SignedTrustRoot.FromString(signed).file for (signed,) in later)]
+
+    @property
+    def trust_root(self) -> Version:
+        """The newest version known: no lower one counts any more."""
+        return Version.parse(self.trust_roots()[-1])
+
+    def add_trust_roots(self, versions: Iterable[SignedTrustRoot]) -> None:
+        """Keep versions that were found to follow the newest, all or none."""
+        with self.transaction():
+            self._db.executemany(
+                "INSERT INTO trust_root VALUES (?, ?)",
+                ((parse(signed.file).number, signed.SerializeToString()) for signed in versions),
+            )
 
     @property
     def progress(self) -> Progress:
@@ -237,6 +303,24 @@ class Profile:
     def add_leaves(self, leaves: Mapping[int, bytes]) -> None:
         """Remember leaf hashes by version."""
         self._db.executemany("INSERT OR REPLACE INTO leaf VALUES (?, ?)", leaves.items())
+
+    def uses(self) -> list[HistoryEntry]:
+        """All uses of the account that the vault has shown, oldest first."""
+        return [HistoryEntry.FromString(entry) for (entry,) in self._db.execute("SELECT entry FROM key_use")]
+
+    @property
+    def uses_seen(self) -> Seen:
+        """How far the vault's access history is known: it may only grow."""
+        row = self._db.execute("SELECT number, chain_head FROM key_use ORDER BY number DESC LIMIT 1").fetchone()
+        return Seen(*row) if row else Seen()
+
+    def add_uses(self, uses: Iterable[tuple[HistoryEntry, Seen]]) -> None:
+        """Remember uses that continue those known, each with what is seen after it; all or none."""
+        with self.transaction():
+            self._db.executemany(
+                "INSERT INTO key_use VALUES (?, ?, ?)",
+                ((seen.length, entry.SerializeToString(), seen.chain_head) for entry, seen in uses),
+            )
 
     def contact_keys(self) -> list[ContactKey]:
         """The contact keys held, oldest generation first."""

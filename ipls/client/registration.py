@@ -10,7 +10,7 @@ from ipls.client.calls import CALL_S, PATIENCE_S, retrying
 from ipls.client.directory import DirectoryReader, History
 from ipls.client.errors import ProfileError, RefusedError, TryLaterError
 from ipls.client.events import Report, Step
-from ipls.client.profile import Account, KnownVersion, Profile, Registration
+from ipls.client.profile import Account, KnownVersion, Profile, ProvedHistory, Registration
 from ipls.proto.registration.v1 import registration_pb2 as pb
 from ipls.trust.encoding import T
 from ipls.trust.errors import TrustError
@@ -127,7 +127,7 @@ class Registrar:
 
     async def _proved(self, request: Registration, epoch: int) -> History:
         end = time.monotonic() + self._patience_s
-        while (history := await self._directory.own_history(request.label)).head.epoch < epoch:
+        while (history := await self._directory.own_history(request.label, request.seed)).head.epoch < epoch:
             if time.monotonic() > end:
                 raise TryLaterError("REGISTRATION_PENDING", "the directory's newest head is below the promised epoch")
             await asyncio.sleep(_LAGGING_S)
@@ -144,6 +144,7 @@ class Registrar:
             self._profile.add_versions(_known(i, "earlier") for i in earlier if i.version not in known)
             self._profile.add_versions([_known(newest, "own")])
             self._profile.add_leaves(history.leaves)
+            self._profile.put(ProvedHistory(history.proof))
             self._profile.put(account)
             if self._profile.contact_keys():  # another identity may have got hold of them
                 self._profile.put(self._profile.progress._replace(rotate=True))

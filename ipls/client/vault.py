@@ -1,22 +1,27 @@
 """The device's end of a vault session, over its gRPC stream."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError
 
+from ipls.client.approvals import Approval
 from ipls.client.calls import CALL_S, PATIENCE_S, retrying
 from ipls.client.directory import DirectoryReader
 from ipls.client.errors import RefusedError, TryLaterError
 from ipls.client.events import FrameSent, Report, VaultAccepted, silent
-from ipls.client.profile import Profile
+from ipls.client.profile import BundleSeen, Profile
 from ipls.proto.vault.v1 import vault_pb2 as pb
+from ipls.rpc.http import HttpClient, HttpTooLarge, HttpUnavailable
 from ipls.session.client import Answer, ClientSession, RetrievedKey
 from ipls.session.errors import SessionRefused
-from ipls.trust.bundle import verify_bundle
-from ipls.trust.errors import TrustError
+from ipls.session.history import Seen, follow
+from ipls.trust.bundle import MAX_SIGNED_BUNDLE, bundle_head, check_follows, predecessor, verify_bundle
+from ipls.trust.errors import BundleRefused, TrustError
+from ipls.trust.heads import Head
 from ipls.trust.root import TrustRoot
 
 if TYPE_CHECKING:
@@ -49,11 +54,40 @@ class VaultSession:
         """Let the generations below this one go."""
         await self._ask(self._session.finish_rotation_request(generation))
 
+    async def set_change_delay(self, delay_ms: int) -> int:
+        """Set how long a new identity waits; when that takes effect, ms."""
+        answer = await self._ask(self._session.change_delay_request(delay_ms))
+        assert isinstance(answer, pb.SetChangeDelayAnswer)
+        return answer.effective_ms
+
+    async def add_approver(self, approver: bytes) -> None:
+        """Name a device's Ed25519 key, which may let a later identity in at once."""
+        await self._ask(self._session.add_approver_request(approver))
+
+    async def remove_approver(self, approver: bytes) -> None:
+        """Take that back."""
+        await self._ask(self._session.remove_approver_request(approver))
+
+    async def approve(self, approval: Approval) -> None:
+        """Hand in what such a device signed for this one."""
+        await self._ask(self._session.approve_request(*approval))
+
     async def list(self) -> pb.ListAnswer:
-        """The generations that the vault holds, and the last one that it ever stored."""
+        """The generations that the vault holds, the last one that it ever stored, and the account's settings."""
         answer = await self._ask(self._session.list_request())
         assert isinstance(answer, pb.ListAnswer)
         return answer
+
+    async def history(self, seen: Seen) -> Sequence[tuple[pb.HistoryEntry, Seen]]:
+        """The uses of the account since `seen`, in order, each with what is seen after it."""
+        found: list[tuple[pb.HistoryEntry, Seen]] = []
+        while True:
+            answer = await self._ask(self._session.history_request(seen.length + 1))
+            assert isinstance(answer, pb.HistoryAnswer)
+            found += follow(seen, answer)
+            seen = found[-1][1] if found else seen
+            if seen.length == answer.length:
+                return found
 
     async def _ask(self, request: pb.SessionRequest) -> RetrievedKey | Answer:
         return self._session.on_answer(await exchange(self._stream, request, self._report))
@@ -91,6 +125,7 @@ class Vault:
         self._now_ms = now_ms
         self._report = report
         self._patience_s = patience_s
+        self._http = HttpClient()
 
     async def run(self, work: Callable[[VaultSession], Awaitable[Result]]) -> Result:
         """Open a session as this device's account and do `work` in it; all of it again if the vault goes away."""
@@ -122,10 +157,35 @@ class Vault:
         return VaultSession(stream, session, self._report)
 
     async def _bundle(self) -> pb.Bundle:
-        response = await self._stub.GetBundle(pb.GetBundleRequest(), timeout=CALL_S)
-        progress = self._profile.progress
-        bundle = verify_bundle(
-            self._root, response.bundle, now_ms=self._now_ms(), at_least_number=progress.bundle_number
-        )
-        self._profile.put(progress._replace(bundle_number=bundle.number))
+        """The fleet's bundle, followed from the one that this device has seen; from now on none below it is taken."""
+        signed = (await self._stub.GetBundle(pb.GetBundleRequest(), timeout=CALL_S)).bundle
+        row = self._profile.get(BundleSeen)
+        seen = None if row is None else Head(*row)
+        bundle = verify_bundle(self._root, signed, now_ms=self._now_ms(), seen=seen)
+        if seen is not None and bundle.number > seen.epoch + 1:
+            await asyncio.to_thread(self._follow, bundle, seen)
+        self._profile.put(BundleSeen(*bundle_head(signed)))
         return bundle
+
+    def _follow(self, bundle: pb.Bundle, seen: Head) -> None:
+        """Back through the log's bundles to the one seen, each vouched for by the next. Blocking."""
+        while bundle.number > seen.epoch + 1:
+            bundle = predecessor(bundle, self._published(bundle.number - 1))
+        check_follows(bundle, seen)
+
+    def _published(self, number: int) -> pb.SignedBundle:
+        url = f"{self._root.log_url.rstrip('/')}/fleet/{number}"
+        try:
+            status, data = self._http.get(url, limit=MAX_SIGNED_BUNDLE)
+        except HttpUnavailable:
+            raise TryLaterError("LOG_SILENT", "the audit log, which has the bundles between, does not answer") from None
+        except HttpTooLarge:
+            raise BundleRefused("BUNDLE_INVALID", f"the audit log's bundle {number} is too large") from None
+        if status >= 500:
+            raise TryLaterError("LOG_SILENT", "the audit log, which has the bundles between, can't be read")
+        if status != 200:
+            raise BundleRefused("BUNDLE_GAP", f"the audit log has no bundle {number}, which was passed over here")
+        try:
+            return pb.SignedBundle.FromString(data)
+        except DecodeError:
+            raise BundleRefused("BUNDLE_INVALID", f"the audit log's bundle {number} can't be read") from None

@@ -5,22 +5,32 @@ import os
 import sys
 
 import structlog
+from structlog.typing import Processor
 
 _INHERITED = "IPLS_LOG_LEVEL"
+_timestamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+_render = structlog.processors.JSONRenderer()
 
 
 def configure_logging(level: str | None = None) -> None:
     """JSON lines on standard error at `level` and above; None: as the process that started this one."""
     level = level or os.environ.get(_INHERITED, "info")
     os.environ[_INHERITED] = level
+    processors: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        _timestamp,
+    ]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
+        processors=[*processors, _render],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    logging.basicConfig(stream=sys.stderr, level=level.upper())
+    libraries = logging.StreamHandler(sys.stderr)
+    libraries.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*processors, structlog.processors.format_exc_info],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _render],
+        )
+    )
+    logging.basicConfig(handlers=[libraries], level=level.upper())

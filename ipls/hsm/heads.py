@@ -1,12 +1,21 @@
 """The directory heads that the vault judges by (the vault spec, Policy), and with them its clock."""
 
+import struct
 from collections.abc import Callable
+from functools import partial
+from itertools import count
+from typing import NamedTuple
 
 from ipls.clock import system_now_ms
+from ipls.hsm.ledger import Ledger
+from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.witness.v1.head_pb2 import SignedHead
+from ipls.session.account import Times
 from ipls.session.errors import SessionRefused
-from ipls.store.vault import VaultStore
+from ipls.session.journal import Highest, other_key
+from ipls.store.evidence import MAX_FILES
 from ipls.trust.errors import HeadRefused
+from ipls.trust.evidence import encode, from_heads
 from ipls.trust.heads import quorum_timestamp, verify_head
 from ipls.trust.root import TrustRoot
 
@@ -14,57 +23,112 @@ MAX_SIGNED_HEAD = 16 * 1024
 """Bytes: room for 64 signatures. The head goes out in every m2, which must stay a frame whatever a client hands in."""
 
 
-class HeadKeeper:
-    """Accepts heads durably, never one below the highest, never two roots for one epoch. One thread at a time."""
+_TIMESTAMP = struct.Struct(">Q")
 
-    def __init__(self, root: TrustRoot, store: VaultStore, host_clock: Callable[[], int] = system_now_ms) -> None:
+
+class _Accepted(NamedTuple):
+    """An accepted head, and the time (ms) that a quorum of its signatures reaches."""
+
+    signed: SignedHead
+    timestamp_ms: int
+
+    def encode(self) -> bytes:
+        return _TIMESTAMP.pack(self.timestamp_ms) + self.signed.SerializeToString()
+
+    @classmethod
+    def decode(cls, record: bytes) -> "_Accepted":
+        return cls(SignedHead.FromString(record[_TIMESTAMP.size :]), *_TIMESTAMP.unpack_from(record))
+
+
+class HeadKeeper:
+    """Accepts heads durably, never one below the highest, never two roots for one epoch. For works of the ledger."""
+
+    def __init__(
+        self,
+        root: TrustRoot,
+        ledger: Ledger,
+        host_clock: Callable[[], int] = system_now_ms,
+        tell: Callable[[Evidence], None] = lambda evidence: None,
+    ) -> None:
+        """`tell` is called with evidence once it is kept, in the ledger's thread."""
         self._root = root
-        self._store = store
+        self._ledger = ledger
         self._host_clock = host_clock
-        self._newest = store.newest_head()
-        self._highest_timestamp = store.highest_timestamp()
+        self._tell = tell
+        self._verified = b""  # the record of the head whose signatures were found to hold under this root
 
     def now_ms(self) -> int:
         """The later of the host's clock and the highest timestamp ever accepted: a host can't turn it back."""
-        return max(self._host_clock(), self._highest_timestamp)
+        return max(self._host_clock(), self._ledger.highest.timestamp_ms)
+
+    def times(self) -> Times:
+        """By which accounts are judged."""
+        return Times(self.now_ms(), self._ledger.highest.timestamp_ms)
 
     def offer(self, signed: SignedHead) -> None:
         """Accepts `signed` if it is newer than the newest accepted; one that is not is checked and left.
 
-        Raises TrustError as `verify_head`; HeadRefused HEAD_FORK, after keeping the evidence, if its epoch was
-        accepted with another root.
+        Raises TrustError as `verify_head`; HeadRefused HEAD_FORK if its epoch was accepted with another root. Of a
+        witness that signed both, quorum or not, the evidence is kept first.
         """
         if signed.ByteSize() > MAX_SIGNED_HEAD:
             raise HeadRefused("HEAD_ENCODING", f"a signed head over {MAX_SIGNED_HEAD} bytes")
         now_ms = self.now_ms()
+        record = self._ledger.get(other_key("head", signed.epoch))
+        accepted = _Accepted.decode(record) if record else None
+        if accepted is not None:
+            self._keep(from_heads(self._root, accepted.signed, signed))
         # Without its age: a head of the past is no use but proves a fork as well as any.
         head = verify_head(self._root, signed, now_ms=now_ms, check_age=False)
-        accepted = self._store.root_at(head.epoch)
-        if accepted not in (None, head.root_hash):
-            self._store.keep_evidence(signed)
+        if accepted is not None and accepted.signed.root_hash != head.root_hash:
             raise HeadRefused("HEAD_FORK", f"the witnesses signed two roots for epoch {head.epoch}")
-        newest_epoch, newest_ms = (self._newest[0].epoch, self._newest[1]) if self._newest else (-1, 0)
-        if head.epoch < newest_epoch:
+        highest = self._ledger.highest
+        if highest.any and head.epoch < highest.epoch:
             return
         try:
             timestamp_ms = quorum_timestamp(self._root, signed, now_ms=now_ms)
         except HeadRefused:
-            if head.epoch == newest_epoch:
+            if accepted is not None:
                 return  # the same head as ours with signatures too old to be worth keeping
             raise
-        if (head.epoch, timestamp_ms) > (newest_epoch, newest_ms):
-            self._store.accept_head(signed, timestamp_ms)
-            self._newest = signed, timestamp_ms
-            self._highest_timestamp = max(self._highest_timestamp, timestamp_ms)
+        if accepted is None or timestamp_ms > accepted.timestamp_ms:
+            self._ledger.put(
+                other_key("head", head.epoch),
+                _Accepted(signed, timestamp_ms).encode(),
+                highest=Highest(*head, max(timestamp_ms, highest.timestamp_ms)),
+            )
+
+    def _keep(self, met: list[Evidence]) -> None:
+        """As with files of it, there is an end to how much."""
+        for evidence in met:
+            kept = self.evidence()
+            if evidence not in kept and len(kept) < MAX_FILES:
+                self._ledger.put(other_key("evidence", len(kept)), encode(evidence))
+            self._ledger.then(partial(self._tell, evidence))
+
+    def evidence(self) -> list[Evidence]:
+        """All that is kept."""
+        records = (self._ledger.get(other_key("evidence", number)) for number in count())
+        return [Evidence.FromString(record) for record in iter(lambda: next(records), None)]
 
     def judge_by(self, client_head: SignedHead | None = None) -> SignedHead:
-        """The head to judge by now: the higher of the vault's own and the client's, durably accepted, of accepted age.
+        """The head to judge by now: the higher of the vault's own and the client's, of accepted age.
 
         Raises SessionRefused VAULT_NO_HEAD before the first head, TrustError for a head that does not hold.
         """
         if client_head is not None:
             self.offer(client_head)
-        if self._newest is None:
+        highest = self._ledger.highest
+        if not highest.any:
             raise SessionRefused("VAULT_NO_HEAD", "the vault has seen no head of the directory yet")
-        verify_head(self._root, self._newest[0], now_ms=self.now_ms())
-        return self._newest[0]
+        record = self._ledger.get(other_key("head", highest.epoch))
+        assert record
+        newest = _Accepted.decode(record)
+        now_ms = self.now_ms()
+        if record != self._verified:
+            verify_head(self._root, newest.signed, now_ms=now_ms)
+            self._verified = record
+        elif newest.timestamp_ms < now_ms - self._root.max_head_age_ms:
+            raise HeadRefused("HEAD_TOO_OLD", "the newest head is older than the maximum head age")
+        self._root.check_expiry(now_ms)
+        return newest.signed

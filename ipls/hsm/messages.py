@@ -23,6 +23,7 @@ class Opened(NamedTuple):
     """The token is open; the worker takes sessions."""
 
     hsm_key_id: bytes
+    profile: str
 
 
 class Ended(NamedTuple):

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import select
 from typing import BinaryIO
 
 MAX_MESSAGE = 1024 * 1024
@@ -38,20 +39,32 @@ async def receive(reader: asyncio.StreamReader) -> bytes | None:
 
 def receive_blocking(stream: BinaryIO) -> bytes | None:
     """`receive` for a process without an event loop."""
-    try:
-        header = stream.read(4)
-        if len(header) < 4:
+    header = _read(stream, 4)
+    return header and _read(stream, _length(header))
+
+
+def waiting(stream: BinaryIO) -> bool:
+    """Whether `receive_blocking` has something to read at once, or its end."""
+    return bool(select.select([stream], [], [], 0)[0])
+
+
+def _read(stream: BinaryIO, size: int) -> bytes | None:
+    data = b""
+    while len(data) < size:
+        try:
+            part = stream.read(size - len(data))
+        except ConnectionError:
             return None
-        length = _length(header)
-        message = stream.read(length)
-    except ConnectionError:
-        return None
-    return message if len(message) == length else None
+        if not part:
+            return None
+        data += part
+    return data
 
 
 def take_stdio() -> tuple[BinaryIO, BinaryIO]:
-    """This process's stdin and stdout as (to read, to write); what prints by mistake goes to stderr from now on."""
-    source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
+    """This process's stdin and stdout as (to read, to write), both without a buffer; what prints by mistake goes to
+    stderr from now on."""
+    source, sink = os.fdopen(os.dup(0), "rb", buffering=0), os.fdopen(os.dup(1), "wb", buffering=0)
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)

@@ -1,101 +1,144 @@
-"""The vault's token over PKCS#11: SoftHSM 2.6.1 through python-pkcs11.
+"""The vault's token over PKCS#11: SoftHSM in a folder, or any other module with what `ipls hsm check` asks for.
 
 Everything secret is made, derived, wrapped and unwrapped inside the token; what a session makes there is private,
-sensitive, allowed one mechanism each, and destroyed after use. SoftHSM runs without locking here: one thread of one
-process uses a token, opened after any fork, one at a time. It works on keys in this process's memory and never fsyncs:
-it is for development.
+sensitive, allowed one mechanism each, and destroyed after use. One thread of one process uses a token: see
+`ipls.hsm.module`.
 """
 
-import ctypes
-import os
 import secrets
-import shutil
-import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pkcs11
 from pkcs11 import KDF, Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
-from pkcs11.attributes import AttributeMapper
 from pkcs11.util.ec import encode_named_curve_parameters
 
+from ipls.config import ConfigError, TokenConfig
+from ipls.hsm import module, softhsm
+from ipls.hsm.derivation import Derivation, by_profile, by_root
+from ipls.hsm.module import find, hidden, raw_point
 from ipls.session import transcript
 from ipls.session.errors import SessionRefused
-
-MODULE = "/usr/lib/softhsm/libsofthsm2.so"
+from ipls.session.profiles import SOFTHSM_AES_CBC
 
 _NAME = "ipls vault"
-_FLEET, _TRANSPORT, _ROOT, _LOG = "fleet", "transport", "storage root", "log"
+LABELS = _FLEET, _TRANSPORT, _ROOT, _LOG = "fleet", "transport", "storage root", "log"
 _P256 = {Attribute.EC_PARAMS: encode_named_curve_parameters("secp256r1")}
-_POINT_HEADER = b"\x04\x41"  # DER: an OCTET STRING of 65 bytes
-_ZERO_IV = bytes(16)
 _ROOT_ID_BYTES = 16
+# What modules say where AES-KW's integrity check fails: the standard's words, then SoftHSM's, then kryoptic's.
+UNWRAP_REFUSED = pkcs11.WrappedKeyInvalid, pkcs11.EncryptedDataInvalid, pkcs11.GeneralError, pkcs11.DeviceError
 
 
 class TokenKeys(NamedTuple):
-    """The public halves of a token's keys, 65-byte points."""
+    """What the bundle says of a token: the public halves of its keys, 65-byte points, and how it derives."""
 
     public_point: bytes  # the fleet key's
     transport_point: bytes
+    profile: str
 
 
 def create_token(directory: Path, pin: str) -> TokenKeys:
-    """Makes a token with its four keys in `directory`.
+    """Makes a SoftHSM token with its four keys in `directory`.
 
     One that is there already is opened and kept. The directory appears complete or not at all. Closes any other token
     of this process. Raises pkcs11.PKCS11Error, also for a wrong PIN.
     """
     if not directory.exists():
-        unfinished = directory.with_name(directory.name + ".new")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(mode=0o700, parents=True)
-        _write_conf(unfinished, unfinished)
-        with _initialised(unfinished) as library:
-            _make_keys(library, pin)
-        _write_conf(unfinished, directory)
-        for path in [*unfinished.rglob("*"), unfinished]:
-            _sync(path)
-        unfinished.rename(directory)
-        _sync(directory.parent)
-    token = SoftToken.open(directory, pin)
-    token.close()
-    return TokenKeys(token.public_point, token.transport_point)
+        softhsm.create(directory, pin, _NAME, lambda session: make_keys(session, SOFTHSM_AES_CBC))
+    return _keys(HsmToken.open(directory, pin))
 
 
-class SoftToken:
+def create_keys(place: TokenConfig, pin: str, profile: str) -> TokenKeys:
+    """Makes the four keys in an initialised token. Closes any other token of this process.
+
+    Raises ConfigError TOKEN_KEY_EXISTS where it has any of them; pkcs11.PKCS11Error.
+    """
+    library = module.initialise(place)
+    with module.open_session(place, library, pin) as session:
+        if module.labelled(session, LABELS):
+            raise ConfigError("the token has keys of a vault already", "TOKEN_KEY_EXISTS")
+        make_keys(session, profile)
+    return _keys(HsmToken.open(place, pin))
+
+
+def token_at(place: Path | TokenConfig) -> TokenConfig:
+    """Where the vault's token is: in a folder, for SoftHSM, or where a table says."""
+    return softhsm.token_at(place, _NAME)
+
+
+class HsmToken:
     """An open token: `ipls.session.token.Token`."""
 
-    def __init__(self, library: Any, session: Any) -> None:
+    def __init__(self, library: Any, session: Any, prefix: str = "") -> None:
+        """`prefix` stands before the labels of its keys."""
         self._library = library
         self._session = session
-        self._fleet = _find(session, ObjectClass.PRIVATE_KEY, _FLEET)
-        self._root = _find(session, ObjectClass.SECRET_KEY, _ROOT)
+        self._fleet = _find(session, ObjectClass.PRIVATE_KEY, prefix + _FLEET)
+        self._root = _find(session, ObjectClass.SECRET_KEY, prefix + _ROOT)
+        self._derivation = by_root(self._root)
+        self.profile = self._derivation.profile
+        self._log = _find(session, ObjectClass.SECRET_KEY, prefix + _LOG)
         self.root_id: bytes = self._root.id
-        self.public_point = _point(_find(session, ObjectClass.PUBLIC_KEY, _FLEET))
-        self.transport_point = _point(_find(session, ObjectClass.PUBLIC_KEY, _TRANSPORT))
+        self.public_point = _point(_find(session, ObjectClass.PUBLIC_KEY, prefix + _FLEET))
+        self.transport_point = _point(_find(session, ObjectClass.PUBLIC_KEY, prefix + _TRANSPORT))
         self.hsm_key_id = transcript.hsm_key_id(self.public_point)
 
     @classmethod
-    def open(cls, directory: Path, pin: str) -> "SoftToken":
-        """Opens what `create_token` made; closes any other token of this process. Raises pkcs11.PKCS11Error."""
-        library = _initialise(directory)
-        return cls(library, _token(library).open(user_pin=pin, attribute_mapper=_mapper()))
+    def open(cls, place: Path | TokenConfig, pin: str) -> "HsmToken":
+        """Opens what `create_token` or `create_keys` made; closes any other token of this process.
+
+        Raises pkcs11.PKCS11Error.
+        """
+        place = token_at(place)
+        library = module.initialise(place)
+        return cls(library, module.open_session(place, library, pin))
 
     def sign(self, digest: bytes) -> bytes:
         """See `Token`."""
         signature: bytes = self._fleet.sign(digest, mechanism=Mechanism.ECDSA)
         return signature
 
-    def ephemeral(self) -> "SoftEphemeral":
+    def ephemeral(self) -> "HsmEphemeral":
         """See `Token`."""
-        parameters = self._session.create_domain_parameters(KeyType.EC, _P256, local=True)
-        public, private = parameters.generate_keypair(
-            store=False, capabilities=MechanismFlag.DERIVE, private_template=_hidden(Mechanism.ECDH1_DERIVE)
-        )
-        with _held(public):
-            return SoftEphemeral(self._root, private, _point(public))
+        public, private = make_pair(self._session, MechanismFlag.DERIVE, Mechanism.ECDH1_DERIVE)
+        with held(public):
+            return HsmEphemeral(self._root, self._derivation, private, _point(public))
+
+    def log_mac(self, digest: bytes) -> bytes:
+        """HMAC-SHA-256 (32 bytes) by the log key."""
+        return _mac(self._log, digest)
+
+    def anchors(self, shard: int) -> list[bytes]:
+        """What lies in the token as this shard's anchor: one value, two after a crash, none before genesis."""
+        return [_value(found) for found in self._anchors(shard)]
+
+    def replace_anchor(self, shard: int, expected: Sequence[bytes], new: bytes) -> None:
+        """Puts `new` in the place of exactly the values expected; there is a whole anchor at any moment.
+
+        Raises SessionRefused VAULT_ANCHOR_MOVED if others are there: somebody else writes them. `new` is gone then.
+        """
+        before = self._anchors(shard)
+        if sorted(map(_value, before)) != sorted(expected):
+            raise _anchor_moved()
+        template = {
+            Attribute.CLASS: ObjectClass.DATA,
+            Attribute.LABEL: _anchor_label(shard),
+            Attribute.TOKEN: True,
+            Attribute.PRIVATE: True,
+            Attribute.VALUE: new,
+        }
+        made = self._session.create_object(template)
+        # A second writer that looked before this one wrote writes before it looks again: one of them sees the other.
+        if sorted(map(_value, self._anchors(shard))) != sorted((*expected, new)):
+            made.destroy()
+            raise _anchor_moved()
+        for found in before:
+            found.destroy()
+
+    def _anchors(self, shard: int) -> list[Any]:
+        return find(self._session, ObjectClass.DATA, _anchor_label(shard))
 
     def close(self) -> None:
         """See `Token`. Ends the PKCS#11 module in this process."""
@@ -103,43 +146,47 @@ class SoftToken:
         self._library.finalize()
 
 
-class SoftEphemeral:
+class HsmEphemeral:
     """`ipls.session.token.Ephemeral`."""
 
-    def __init__(self, root: Any, private: Any, point: bytes) -> None:
+    def __init__(self, root: Any, derivation: Derivation, private: Any, point: bytes) -> None:
         self._root = root
+        self._derivation = derivation
         self._private = ExitStack()
-        self._key = self._private.enter_context(_held(private))
+        self._key = self._private.enter_context(held(private))
         self.point = point
 
-    def agree(self, peer: bytes, h2: bytes) -> "SoftChannel":
+    def agree(self, peer: bytes, h2: bytes) -> "HsmChannel":
         """See `Ephemeral`."""
+        derivation = self._derivation
         with self._private, ExitStack() as undo:
             secret = self._key.derive_key(
-                KeyType.AES,
+                derivation.base,
                 256,
                 mechanism=Mechanism.ECDH1_DERIVE,
                 mechanism_param=(KDF.NULL, None, peer),
                 capabilities=MechanismFlag.DERIVE,
-                template=_hidden(Mechanism.AES_CBC_ENCRYPT_DATA),
+                template=hidden(derivation.mechanism),
             )
-            with _held(secret):
+            with held(secret):
                 keys = []
                 for name in transcript.SESSION_KEYS:
-                    key = _derive(secret, transcript.session_key_input(name, h2), *_SESSION_KEY_USES[name])
-                    keys.append(undo.enter_context(_held(key)))
-            return SoftChannel(self._root, keys, undo.pop_all())
+                    data = transcript.session_key_input(name, h2)
+                    key = derivation.derive(secret, data, *_SESSION_KEY_USES[name])
+                    keys.append(undo.enter_context(held(key)))
+            return HsmChannel(self._root, derivation, keys, undo.pop_all())
 
     def close(self) -> None:
         """See `Ephemeral`."""
         self._private.close()
 
 
-class SoftChannel:
+class HsmChannel:
     """`ipls.session.token.Channel`."""
 
-    def __init__(self, root: Any, keys: list[Any], held: ExitStack) -> None:
+    def __init__(self, root: Any, derivation: Derivation, keys: list[Any], held: ExitStack) -> None:
         self._root = root
+        self._derivation = derivation
         self._c2v_mac, self._v2c_mac, self._c2v_wrap, self._v2c_wrap = keys
         self._held = held
 
@@ -154,19 +201,22 @@ class SoftChannel:
     def store(self, blob: bytes, record: bytes) -> bytes:
         """See `Channel`."""
         with _unwrapped(self._c2v_wrap, blob, "VAULT_BLOB_REFUSED") as contact_key:
-            wrapping = _derive(self._root, record, KeyType.AES, MechanismFlag.WRAP, Mechanism.AES_KEY_WRAP)
-            with _held(wrapping):
+            wrapping = self._record_key(record, MechanismFlag.WRAP)
+            with held(wrapping):
                 return _wrap(wrapping, contact_key)
 
     def retrieve(self, wrapped: bytes, record: bytes) -> bytes:
         """See `Channel`."""
-        unwrapping = _derive(self._root, record, KeyType.AES, MechanismFlag.UNWRAP, Mechanism.AES_KEY_WRAP)
-        with _held(unwrapping), _unwrapped(unwrapping, wrapped, "VAULT_RECORD_REFUSED") as contact_key:
+        unwrapping = self._record_key(record, MechanismFlag.UNWRAP)
+        with held(unwrapping), _unwrapped(unwrapping, wrapped, "VAULT_RECORD_REFUSED") as contact_key:
             return _wrap(self._v2c_wrap, contact_key)
 
     def close(self) -> None:
         """See `Channel`."""
         self._held.close()
+
+    def _record_key(self, record: bytes, use: MechanismFlag) -> Any:
+        return self._derivation.derive(self._root, record, KeyType.AES, use, Mechanism.AES_KEY_WRAP)
 
 
 _SESSION_KEY_USES = {
@@ -175,29 +225,6 @@ _SESSION_KEY_USES = {
     "c2v wrap": (KeyType.AES, MechanismFlag.UNWRAP, Mechanism.AES_KEY_WRAP),
     "v2c wrap": (KeyType.AES, MechanismFlag.WRAP, Mechanism.AES_KEY_WRAP),
 }
-
-
-def _hidden(mechanism: Mechanism) -> dict[Attribute, Any]:
-    """The template of a secret that never leaves the token and serves one mechanism."""
-    return {
-        Attribute.ALLOWED_MECHANISMS: [mechanism],
-        Attribute.PRIVATE: True,
-        Attribute.SENSITIVE: True,
-        Attribute.EXTRACTABLE: False,
-        Attribute.MODIFIABLE: False,  # last: SoftHSM sets one after the other
-    }
-
-
-def _derive(base: Any, data: bytes, kind: KeyType, use: MechanismFlag, mechanism: Mechanism) -> Any:
-    """A 256-bit session object: AES-CBC of 32 bytes under `base`, IV 0."""
-    return base.derive_key(
-        kind,
-        256,
-        mechanism=Mechanism.AES_CBC_ENCRYPT_DATA,
-        mechanism_param=(_ZERO_IV, data),
-        capabilities=use,
-        template=_hidden(mechanism),
-    )
 
 
 def _mac(key: Any, digest: bytes) -> bytes:
@@ -216,23 +243,28 @@ def _unwrapped(unwrapping: Any, blob: bytes, reason: str) -> Iterator[Any]:
     if len(blob) != transcript.BLOB_BYTES:
         raise SessionRefused(reason, f"a wrapped key has {transcript.BLOB_BYTES} bytes")
     try:
-        key = unwrapping.unwrap_key(
-            ObjectClass.SECRET_KEY,
-            KeyType.AES,
-            blob,
-            mechanism=Mechanism.AES_KEY_WRAP,
-            capabilities=MechanismFlag(0),
-            # By default it would be neither private nor sensitive. Extractable means: by wrapping.
-            template={Attribute.PRIVATE: True, Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: True},
-        )
-    except pkcs11.GeneralError:  # SoftHSM's word for a wrong integrity check
+        key = unwrap(unwrapping, blob)
+    except UNWRAP_REFUSED:
         raise SessionRefused(reason, "a wrapped key doesn't unwrap") from None
-    with _held(key):
+    with held(key):
         yield key
 
 
+def unwrap(unwrapping: Any, blob: bytes) -> Any:
+    """A contact key of whatever length, which may only be wrapped again. Raises UNWRAP_REFUSED."""
+    return unwrapping.unwrap_key(
+        ObjectClass.SECRET_KEY,
+        KeyType.AES,
+        blob,
+        mechanism=Mechanism.AES_KEY_WRAP,
+        capabilities=MechanismFlag(0),
+        # By default it would be neither private nor sensitive. Extractable means: by wrapping.
+        template={Attribute.PRIVATE: True, Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: True},
+    )
+
+
 @contextmanager
-def _held(key: Any) -> Iterator[Any]:
+def held(key: Any) -> Iterator[Any]:
     """Destroys a session object at the end: the token keeps it otherwise until its session closes."""
     try:
         yield key
@@ -241,101 +273,62 @@ def _held(key: Any) -> Iterator[Any]:
 
 
 def _find(session: Any, kind: ObjectClass, label: str) -> Any:
-    # Unfiltered, the search raises on the empty object files that a crash can leave behind.
-    (found,) = session.get_objects({Attribute.CLASS: kind, Attribute.LABEL: label})
+    (found,) = find(session, kind, label)
     return found
 
 
 def _point(public: Any) -> bytes:
-    encoded: bytes = public[Attribute.EC_POINT]
-    point = encoded.removeprefix(_POINT_HEADER)
+    point = raw_point(public[Attribute.EC_POINT])
     transcript.check_point(point)
     return point
 
 
-def _make_keys(library: Any, pin: str) -> None:
-    """Initialises the token in the first slot, sets the user's PIN and makes the keys."""
-    officer_pin = secrets.token_hex(16)  # not kept: nobody is to set another user PIN
-    (slot, *_) = library.get_slots()
-    # python-pkcs11 has no C_InitToken, and softhsm2-util takes PINs on its command line.
-    init_token = ctypes.CDLL(MODULE).C_InitToken
-    init_token.argtypes = [ctypes.c_ulong, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
-    result = init_token(slot.slot_id, officer_pin.encode(), len(officer_pin), _NAME.ljust(32).encode())
-    if result != 0:
-        raise pkcs11.PKCS11Error(f"C_InitToken: 0x{result:x}")
-    with _token(library).open(rw=True, so_pin=officer_pin) as session:
-        session.init_pin(pin)
-    with _token(library).open(rw=True, user_pin=pin, attribute_mapper=_mapper()) as session:
-        pairs = (
-            (_FLEET, MechanismFlag.SIGN, Mechanism.ECDSA),
-            (_TRANSPORT, MechanismFlag.DERIVE, Mechanism.ECDH1_DERIVE),
-        )
-        for label, use, mechanism in pairs:
-            session.create_domain_parameters(KeyType.EC, _P256, local=True).generate_keypair(
-                store=True, label=label, capabilities=use, private_template=_hidden(mechanism)
-            )
-        session.generate_key(
-            KeyType.AES,
-            256,
-            store=True,
-            label=_ROOT,
-            id=secrets.token_bytes(_ROOT_ID_BYTES),
-            capabilities=MechanismFlag.DERIVE,
-            template=_hidden(Mechanism.AES_CBC_ENCRYPT_DATA),
-        )
-        session.generate_key(
-            KeyType.GENERIC_SECRET,
-            256,
-            store=True,
-            label=_LOG,
-            capabilities=MechanismFlag.SIGN,
-            template=_hidden(Mechanism.SHA256_HMAC),
-        )
+def _anchor_label(shard: int) -> str:
+    return f"anchor {shard}"
 
 
-def _mapper() -> AttributeMapper:
-    mapper = AttributeMapper()
-    mapper.register_handler(
-        Attribute.ALLOWED_MECHANISMS,
-        lambda mechanisms: struct.pack(f"{len(mechanisms)}L", *mechanisms),
-        lambda data: [Mechanism(m) for (m,) in struct.iter_unpack("L", data)],
+def _value(data: Any) -> bytes:
+    value: bytes = data[Attribute.VALUE]
+    return value
+
+
+def _anchor_moved() -> SessionRefused:
+    return SessionRefused("VAULT_ANCHOR_MOVED", "the anchor in the token is not the one that this vault wrote")
+
+
+def _keys(token: HsmToken) -> TokenKeys:
+    token.close()
+    return TokenKeys(token.public_point, token.transport_point, token.profile)
+
+
+def make_pair(session: Any, use: MechanismFlag, mechanism: Mechanism, label: str | None = None) -> tuple[Any, Any]:
+    """A P-256 pair, (public, private), for one mechanism; kept in the token if it has a label."""
+    parameters = session.create_domain_parameters(KeyType.EC, _P256, local=True)
+    pair: tuple[Any, Any] = parameters.generate_keypair(
+        store=label is not None, label=label, capabilities=use, private_template=hidden(mechanism)
     )
-    return mapper
+    return pair
 
 
-def _token(library: Any) -> Any:
-    return library.get_token(token_label=_NAME)
-
-
-def _initialise(directory: Path) -> Any:
-    """The PKCS#11 module on this token's folder. It reads the variable when it is initialised, at no other time."""
-    os.environ["SOFTHSM2_CONF"] = str(directory / "softhsm2.conf")
-    library = pkcs11.lib(MODULE)
-    library.reinitialize()
-    return library
-
-
-@contextmanager
-def _initialised(directory: Path) -> Iterator[Any]:
-    library = _initialise(directory)
-    try:
-        yield library
-    finally:
-        library.finalize()
-
-
-def _write_conf(where: Path, token: Path) -> None:
-    """The file that names a token's folder, which SoftHSM wants in full; made before what it names."""
-    (where / "objects").mkdir(mode=0o700, exist_ok=True)
-    text = f"directories.tokendir = {token.absolute() / 'objects'}\nobjectstore.backend = file\nlog.level = ERROR\n"
-    path = where / "softhsm2.conf"
-    path.touch(mode=0o600)
-    path.write_text(text)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def make_keys(session: Any, profile: str, prefix: str = "") -> None:
+    """The four keys of a vault, `prefix` before their labels. Raises pkcs11.PKCS11Error."""
+    make_pair(session, MechanismFlag.SIGN, Mechanism.ECDSA, prefix + _FLEET)
+    make_pair(session, MechanismFlag.DERIVE, Mechanism.ECDH1_DERIVE, prefix + _TRANSPORT)
+    derivation = by_profile(profile)
+    session.generate_key(
+        derivation.base,
+        256,
+        store=True,
+        label=prefix + _ROOT,
+        id=secrets.token_bytes(_ROOT_ID_BYTES),
+        capabilities=MechanismFlag.DERIVE,
+        template=hidden(derivation.mechanism),
+    )
+    session.generate_key(
+        KeyType.GENERIC_SECRET,
+        256,
+        store=True,
+        label=prefix + _LOG,
+        capabilities=MechanismFlag.SIGN,
+        template=hidden(Mechanism.SHA256_HMAC),
+    )

@@ -27,7 +27,8 @@ def open_channel(
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2000),
-        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_time_ms", 10_000),  # while a call is open: a stopped peer fails it, not its deadline
+        ("grpc.keepalive_timeout_ms", 5_000),
     ]
     channel = grpc.aio.secure_channel(address, credentials, options)
     for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):

@@ -1,8 +1,12 @@
 """Plain HTTP GETs of what others serve, bounded in bytes and in time. Blocking: for threads."""
 
 import http.client
+import io
+import socket
 import threading
 import time
+from functools import partial
+from typing import Any
 from urllib.parse import urlsplit
 
 TIMEOUT_S = 30.0
@@ -65,17 +69,48 @@ class HttpClient:
 def _exchange(
     connection: http.client.HTTPConnection, method: str, path: str, limit: int, deadline: float
 ) -> tuple[int, bytes]:
+    connection.response_class = partial(_Response, deadline)  # type: ignore[assignment]  # called as a class is
     connection.request(method, path, headers={"Accept-Encoding": "identity"})
     response = connection.getresponse()
     body = bytearray()
-    # One read at a time, so that neither a length that is announced nor a trickle can hold more than it may.
+    # One read at a time, so that no length that is announced can hold more than it may.
     while chunk := response.read1(min(_CHUNK, limit + 1 - len(body))):
         body += chunk
         if len(body) > limit:
             raise HttpTooLarge
-        if time.monotonic() > deadline:
-            raise TimeoutError
     if response.length:
         raise http.client.IncompleteRead(b"", response.length)
     response.close()  # or the connection could not be used again
     return response.status, bytes(body)
+
+
+class _Response(http.client.HTTPResponse):
+    """One that ends at a deadline, wherever it is then: a trickle of headers, or of interim answers, has no end."""
+
+    def __init__(self, deadline: float, sock: socket.socket, **options: Any) -> None:
+        super().__init__(sock, **options)
+        self.fp.close()
+        self.fp = io.BufferedReader(_Until(deadline, sock))
+
+
+class _Until(io.RawIOBase):
+    """What a socket receives; raises TimeoutError at the deadline."""
+
+    def __init__(self, deadline: float, sock: socket.socket) -> None:
+        self._deadline = deadline
+        self._socket = sock
+        self._raw = sock.makefile("rb", buffering=0)  # it keeps the socket open until it is closed itself
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left_s = self._deadline - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        self._socket.settimeout(left_s)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,8 @@ class Listener:
     client_ca: Path | None = None
 
 
-def _peer_roles(context: Any) -> set[str]:
+def peer_roles(context: Any) -> set[str]:
+    """The roles in the certificate that a caller showed; none on a port that asks for no certificate."""
     names = context.auth_context().get("x509_subject_alternative_name", ())
     uris = (bytes(name).decode("utf-8", "replace") for name in names)
     return {uri.removeprefix(ROLE_PREFIX) for uri in uris if uri.startswith(ROLE_PREFIX)}
@@ -83,7 +85,7 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic i
         check_request = _all_readable if handler.request_streaming else _readable
 
         async def check(context: Any) -> None:
-            if role is not None and role not in _peer_roles(context):
+            if role is not None and role not in peer_roles(context):
                 raise ServiceError(
                     grpc.StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED", f"this method is for the role {role}"
                 )
@@ -92,7 +94,7 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic i
             if not isinstance(error, ServiceError):
                 # The type alone: a message may hold what must not reach a log.
                 log.error("handler failed", method=method, error=type(error).__name__)
-                error = ServiceError(grpc.StatusCode.INTERNAL, "INTERNAL", "internal error; see the server's log")
+                error = _as_service_error(error)
             await context.abort_with_status(to_status(error))
 
         async def unary(request: Any, context: Any) -> Any:
@@ -126,6 +128,13 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic i
         return build(wrapped, _reading_all(handler.request_deserializer), handler.response_serializer)
 
 
+def _as_service_error(error: Exception) -> ServiceError:
+    if isinstance(error, sqlite3.OperationalError):  # a full disk
+        message = "the service's database can't be used now"
+        return ServiceError(grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", message)
+    return ServiceError(grpc.StatusCode.INTERNAL, "INTERNAL", "internal error; see the server's log")
+
+
 class GrpcServer:
     """A server on one or more TLS ports. Add servicers to `.grpc`, then `start`.
 
@@ -144,7 +153,10 @@ class GrpcServer:
         self.grpc = aio.server(
             interceptors=[_Guard(roles or {})],
             maximum_concurrent_rpcs=max_concurrent_rpcs,
-            options=[("grpc.so_reuseport", 0)],
+            options=[
+                ("grpc.so_reuseport", 0),
+                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),  # the callers' keep-alive
+            ],
         )
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # set at run time
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)

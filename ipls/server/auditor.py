@@ -5,6 +5,7 @@ pins the witness's key (the directory spec, The witness's signature).
 """
 
 import asyncio
+import contextlib
 import re
 import uuid
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from starlette.routing import Route
 from ipls.clock import system_now_ms
 from ipls.proto.witness.v1.head_pb2 import Cosignature
 from ipls.rpc.http import HttpClient, HttpUnavailable
+from ipls.store.errors import StoreError
 from ipls.store.witness import Signed, WitnessStore
 from ipls.trust.heads import CIPHERSUITE, timestamp
 from ipls.trust.root import TrustRoot, Witness
@@ -60,8 +62,14 @@ def auditor_app(
         listed = [{"public_key": key.public_key.hex(), "not_before": key.not_before_ms} for key in keys.values()]
         return JSONResponse({"keys": listed, "logs": [name]})
 
+    def can_sign() -> bool:
+        with contextlib.suppress(StoreError):
+            store.check_restored()
+            return any(key.covers(now_ms()) for key in witness.keys)
+        return False
+
     async def described() -> dict[str, Any]:
-        if not any(key.covers(now_ms()) for key in witness.keys):
+        if not await asyncio.to_thread(can_sign):
             status = "Disabled"
         else:
             status = "Online" if await shown.newest() > root.start_epoch else "Initialization"
@@ -151,7 +159,7 @@ class _Shown:
 
     async def get(self, epoch: int) -> Signed | None:
         """The epoch's row; None if it isn't signed, or its object can't be read yet."""
-        signed = await asyncio.to_thread(self._store.signed, epoch)
+        signed = await asyncio.to_thread(self._store.shown, epoch)
         return signed if signed is not None and await self._is_shown(signed) else None
 
     async def newest(self) -> int:

@@ -290,7 +290,9 @@ async def serve(config: ContactsConfig, root: TrustRoot) -> None:
     """Run the contact store until SIGTERM or SIGINT."""
     server = GrpcServer([Listener(config.listen, config.tls.certificate, config.tls.key)], services=[SERVICE])
     with closing(ContactsStore(config.database)) as store:
-        async with open_channel(config.directory, config.tls.ca) as channel, asyncio.TaskGroup() as group:
+        client = config.client
+        directory = open_channel(config.directory, client.ca, certificate=client.certificate, key=client.key)
+        async with directory as channel, asyncio.TaskGroup() as group:
             identities = Identities(DirectoryServiceStub(channel), root)
             following = group.create_task(identities.follow())
             add_ContactsServiceServicer_to_server(ContactsServicer(store, identities, root), server.grpc)

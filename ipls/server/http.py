@@ -8,7 +8,14 @@ from contextlib import asynccontextmanager
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
+MAX_CONNECTIONS = 128
+"""More are answered 503 and closed."""
+MAX_HEAD = 16 * 1024
+"""Bytes of a request's line and headers."""
+IDLE_S = 20
+"""A connection may be without a whole request for so long, and a reader may take nothing for so long."""
 _DRAIN_S = 2
 
 
@@ -19,14 +26,75 @@ class _Server(uvicorn.Server):
         yield
 
 
+class _Patience:
+    """Drops a connection, and whatever waits in it, `seconds` after `begin`, unless there is an `end` before."""
+
+    def __init__(self, transport: asyncio.Transport, seconds: float) -> None:
+        self._transport = transport
+        self._seconds = seconds
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        self.end()
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._transport.abort)
+
+    def end(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+        self._timer = None
+
+
+class _Protocol(H11Protocol):
+    """uvicorn's, which by itself waits for ever for a first request, for the rest of one, and for a slow reader."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        super().connection_made(transport)
+        self._request = _Patience(transport, self.timeout_keep_alive)
+        self._reader = _Patience(transport, self.timeout_keep_alive)
+        self._request.begin()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._request.end()
+        self._reader.end()
+        super().connection_lost(exc)
+
+    def handle_events(self) -> None:
+        before = self.cycle
+        super().handle_events()
+        if self.cycle is not before:
+            self._request.end()
+
+    def on_response_complete(self) -> None:
+        self._request.begin()
+        super().on_response_complete()  # which may begin with the next request
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._reader.begin()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._reader.end()
+
+
 @asynccontextmanager
-async def serving(app: Starlette, listen: str) -> AsyncIterator[int]:
+async def serving(app: Starlette, listen: str, *, idle_s: int = IDLE_S) -> AsyncIterator[int]:
     """Serve at `host:port` while the block runs, then drain; gives the bound port. Raises OSError if it is taken."""
     host, _, port = listen.rpartition(":")
     listener = socket.create_server(
         (host.strip("[]"), int(port)), family=socket.AF_INET6 if "[" in host else socket.AF_INET
     )
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=_DRAIN_S)
+    config = uvicorn.Config(
+        app,
+        http=_Protocol,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        limit_concurrency=MAX_CONNECTIONS,
+        h11_max_incomplete_event_size=MAX_HEAD,
+        timeout_keep_alive=idle_s,
+        timeout_graceful_shutdown=_DRAIN_S,
+    )
     server = _Server(config)
     running = asyncio.create_task(server.serve(sockets=[listener]))
     try:

@@ -13,6 +13,7 @@ from ipls.clock import system_now_ms
 from ipls.proto.directory.v1.directory_pb2 import AbsenceRequest, HistoryRequest, WatchHeadsRequest
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.errors import ServiceError
+from ipls.rpc.reads import read_history
 from ipls.trust.errors import TrustError
 from ipls.trust.heads import Head, verify_head
 from ipls.trust.identity import encode_record, verify_identity
@@ -153,7 +154,8 @@ class Identities:
             return None
         request = HistoryRequest(label=label.encode(), epoch=head.epoch, most_recent=most_recent)
         try:
-            return (await self._directory.History(request, timeout=DIRECTORY_DEADLINE_S)).proof
+            _, proof = await read_history(self._directory, request, timeout=DIRECTORY_DEADLINE_S)
+            return proof
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 return None

@@ -1,13 +1,15 @@
 """The registration service: a code to the number, the device's signed request, and the messaging service's
 certificate at the directory's update port."""
 
+import asyncio
 import hashlib
 import hmac
 import os
 import secrets
 from asyncio import to_thread
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -42,6 +44,8 @@ log = structlog.get_logger()
 
 REQUEST_ID_BYTES = 16
 SUBMIT_TIMEOUT_S = 10.0
+MAX_HASHING = 32
+"""Calls of one kind that hash a code or wait for it, some 50 ms each: the last of them waits for less than 2 s."""
 
 _CODES = {
     "REQUEST_ID_REUSED": StatusCode.ALREADY_EXISTS,
@@ -82,6 +86,32 @@ def _hash(code: str, salt: bytes) -> CodeHash:
     return CodeHash(salt, hashlib.scrypt(code.encode(), salt=salt, n=1 << 14, r=8, p=1, dklen=32))
 
 
+class _Hasher:
+    """Hashes codes one at a time, for one kind of call: a flood of these takes a thread and 16 MiB, and no other's."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self._taken = 0
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """For a call that is going to hash. Raises ServiceError REGISTRATIONS_BUSY if too many do."""
+        if self._taken >= MAX_HASHING:
+            raise ServiceError(StatusCode.UNAVAILABLE, "REGISTRATIONS_BUSY", f"{MAX_HASHING} such calls are under way")
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
+
+    async def hash(self, code: str, salt: bytes) -> CodeHash:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, _hash, code, salt)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown()
+
+
 class RegistrationService(RegistrationServiceServicer):
     """Lets a number's holder put one identity record into the directory per request id."""
 
@@ -101,20 +131,29 @@ class RegistrationService(RegistrationServiceServicer):
         self._updates: UpdateServiceAsyncStub = UpdateServiceStub(directory)
         self._codes_per_hour = codes_per_hour
         self._now_ms = now_ms
+        self._asked, self._shown = _Hasher(), _Hasher()
+
+    def close(self) -> None:
+        """End its threads."""
+        self._asked.close()
+        self._shown.close()
 
     async def RequestCode(self, request: pb.RequestCodeRequest, context: Any) -> pb.RequestCodeResponse:
-        """LABEL_INVALID, REQUEST_ID_INVALID; REQUEST_ID_REUSED, CODE_RATE, CODE_NOT_SENT."""
+        """LABEL_INVALID, REQUEST_ID_INVALID; REQUEST_ID_REUSED, CODE_RATE, REGISTRATIONS_BUSY, CODE_NOT_SENT."""
         _check_names(request.label, request.request_id)
         code = f"{secrets.randbelow(1_000_000):06}"
-        hashed = await to_thread(_hash, code, secrets.token_bytes(16))
+        per_hour = self._codes_per_hour
         try:
+            await to_thread(self._store.check_rate, request.label, self._now_ms(), codes_per_hour=per_hour)
+            with self._asked.place():
+                hashed = await self._asked.hash(code, secrets.token_bytes(16))
             await to_thread(
                 self._store.begin,
                 request.request_id,
                 request.label,
                 hashed,
                 self._now_ms(),
-                codes_per_hour=self._codes_per_hour,
+                codes_per_hour=per_hour,
             )
             await self._verifier.deliver(request.request_id, request.label, code)
         except StoreError as e:
@@ -127,7 +166,8 @@ class RegistrationService(RegistrationServiceServicer):
         """Idempotent by request id: once the code was right, the same record again gets the same ticket.
 
         LABEL_INVALID, REQUEST_ID_INVALID, IDENTITY_RECORD_INVALID, SIGNATURE_LENGTH, SIGNATURE_INVALID;
-        CODE_NOT_REQUESTED, CODE_EXPIRED, CODE_ATTEMPTS, CODE_WRONG, REQUEST_ID_REUSED; what the directory refuses.
+        REGISTRATIONS_BUSY (no attempt is used up), CODE_NOT_REQUESTED, CODE_EXPIRED, CODE_ATTEMPTS, CODE_WRONG,
+        REQUEST_ID_REUSED; what the directory refuses.
         """
         _check_names(request.label, request.request_id)
         label, request_id, record = request.label, request.request_id, request.identity_record
@@ -138,8 +178,9 @@ class RegistrationService(RegistrationServiceServicer):
             raise ServiceError(StatusCode.INVALID_ARGUMENT, e.reason, e.message) from e
         try:
             if await to_thread(self._store.approved, request_id, label) is None:
-                expected = await to_thread(self._store.attempt, request_id, label, self._now_ms())
-                given = await to_thread(_hash, request.code, expected.salt)
+                with self._shown.place():
+                    expected = await to_thread(self._store.attempt, request_id, label, self._now_ms())
+                    given = await self._shown.hash(request.code, expected.salt)
                 if not hmac.compare_digest(given.digest, expected.digest):
                     raise ServiceError(StatusCode.PERMISSION_DENIED, "CODE_WRONG", "this is not the code")
             await to_thread(self._store.approve, request_id, record)
@@ -207,6 +248,7 @@ async def registration(
             codes_per_hour=config.codes_per_hour,
             now_ms=now_ms,
         )
+        stack.callback(service.close)
         add_RegistrationServiceServicer_to_server(service, server.grpc)
         (port,) = await server.start()
         stack.push_async_callback(server.stop, grace_s)

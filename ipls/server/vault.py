@@ -18,8 +18,10 @@ import structlog
 from ipls.config import VaultConfig
 from ipls.hsm import pipe
 from ipls.hsm.heads import MAX_SIGNED_HEAD
+from ipls.hsm.rooms import Room
 from ipls.proto.directory.v1.directory_pb2 import HistoryRequest, WatchHeadsRequest
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
+from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.vault.v1.core_pb2 import Closed, CoreRequest, CoreResponse, HistoryHandIn, NeedsHistory, Refused
 from ipls.proto.vault.v1.vault_pb2 import (
     GetBundleRequest,
@@ -32,8 +34,11 @@ from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceServicer, add_VaultSe
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import ServiceError
+from ipls.rpc.reads import read_history
 from ipls.rpc.server import GrpcServer, Listener, run_until_signal
 from ipls.session.transcript import MAX_FRAME
+from ipls.store.errors import StoreError
+from ipls.store.evidence import EvidenceFolder
 
 if TYPE_CHECKING:
     from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceAsyncStub
@@ -50,14 +55,18 @@ DIRECTORY_RETRY_S = 0.5
 
 _CODES = {
     grpc.StatusCode.UNAVAILABLE: (
+        "VAULT_BUNDLE_BEHIND",
+        "VAULT_BUNDLE_OLD",
         "VAULT_BUSY",
         "VAULT_CORE_LOST",
         "VAULT_DIRECTORY_UNAVAILABLE",
+        "VAULT_NOTARY_LOST",
         "VAULT_NO_HEAD",
         "VAULT_STORAGE_FAILED",
         "VAULT_WORKER_LOST",
     ),
     grpc.StatusCode.RESOURCE_EXHAUSTED: (
+        "VAULT_ACCOUNT_LIMIT",
         "VAULT_FRAME_TOO_LARGE",
         "VAULT_SESSION_EXPIRED",
         "VAULT_TOO_MANY_REQUESTS",
@@ -84,6 +93,14 @@ _CODES = {
         "VAULT_POINT_INVALID",
     ),
     grpc.StatusCode.INTERNAL: ("VAULT_ACCOUNT_UNREADABLE", "VAULT_INTERNAL"),
+    grpc.StatusCode.DATA_LOSS: (
+        "VAULT_ANCHOR_MISSING",
+        "VAULT_ANCHOR_MOVED",
+        "VAULT_DATABASE_BEHIND",
+        "VAULT_DATABASE_EDITED",
+        "VAULT_DATABASE_FORKED",
+        "VAULT_LOG_BROKEN",
+    ),
 }
 _CODE_OF = {reason: code for code, reasons in _CODES.items() for reason in reasons}
 
@@ -134,8 +151,9 @@ class CoreSession:
 class CoreLink:
     """The core as the front sees it. `run` starts it, and again whenever it dies; its sessions then end UNAVAILABLE."""
 
-    def __init__(self, config_path: Path) -> None:
+    def __init__(self, config_path: Path, evidence: EvidenceFolder) -> None:
         self._config_path = config_path
+        self._evidence = evidence
         self._process: asyncio.subprocess.Process | None = None
         self._numbers = count(1)
         self._head: SignedHead | None = None
@@ -144,7 +162,8 @@ class CoreLink:
         """Set when the core has first come up."""
 
     async def run(self) -> None:
-        """For ever. Cancelled, it ends the core."""
+        """For ever. Cancelled, it ends the core. Raises ServiceError where the core refuses to start, until an operator
+        has seen to it."""
         while True:
             # In a session of its own, so that a terminal's Ctrl-C ends the front alone, and the front the core.
             process = await asyncio.create_subprocess_exec(
@@ -174,8 +193,20 @@ class CoreLink:
                 self.ready.set()
                 if self._head is not None:
                     await self.send(CoreRequest(session=0, head=self._head))
+            elif response.session == 0 and response.WhichOneof("message") == "refused":
+                refused = service_error(response.refused.reason, response.refused.message)
+                if refused.code is not grpc.StatusCode.UNAVAILABLE:
+                    raise refused
+            elif response.WhichOneof("message") == "evidence":
+                await asyncio.to_thread(self._keep, response.evidence)
             elif session := self.sessions.get(response.session):
                 session.responses.put_nowait(response)
+
+    def _keep(self, evidence: Evidence) -> None:
+        try:
+            log.error("evidence", file=str(self._evidence.keep(evidence)))
+        except (OSError, StoreError) as error:  # the core keeps it too
+            log.error("evidence could not be written", error=str(error))
 
     async def send(self, request: CoreRequest) -> None:
         """Into the pipe, waiting while it is full. Raises ServiceError VAULT_CORE_LOST."""
@@ -223,6 +254,7 @@ class VaultFront(VaultServiceServicer):
         self._core = core
         self._directory = directory
         self._config = config
+        self._silent = Room[CoreSession](config.max_half_open)
 
     async def follow_heads(self) -> None:
         """Hands the directory's heads to the core, for ever; it judges them."""
@@ -248,7 +280,9 @@ class VaultFront(VaultServiceServicer):
     ) -> AsyncIterator[SessionResponse]:
         """One session, frame by frame: the client's next is read when the last was answered. Raises ServiceError."""
         session = CoreSession(self._core)
-        reading = asyncio.create_task(_read(requests, session, self._config.session_s))
+        if longest := self._silent.enter(session):
+            longest.refuse("VAULT_BUSY", "more streams are silent than the vault bears; try again")
+        reading = asyncio.create_task(self._read(requests, session))
         try:
             while True:
                 response = await session.responses.get()
@@ -264,7 +298,24 @@ class VaultFront(VaultServiceServicer):
                         return
         finally:
             reading.cancel()
+            self._silent.leave(session)
             await session.close()
+
+    async def _read(self, requests: AsyncIterator[SessionRequest], session: CoreSession) -> None:
+        """Hands the client's frames in, one at a time, until it sends no more."""
+        try:
+            async with asyncio.timeout(self._config.handshake_s) as limit:
+                async for frame in requests:
+                    limit.reschedule(None)  # the core keeps the time now
+                    self._silent.leave(session)
+                    await session.frame(frame)
+                    await session.turn.wait()
+        except ServiceError as refused:
+            session.refuse(refused.reason, refused.message)
+        except TimeoutError:
+            session.refuse("VAULT_SESSION_EXPIRED", f"a stream is silent for {self._config.handshake_s:g} s at most")
+        else:
+            session.responses.put_nowait(CoreResponse())
 
     async def _hand_in(self, session: CoreSession, needs: NeedsHistory) -> None:
         try:
@@ -277,39 +328,34 @@ class VaultFront(VaultServiceServicer):
             return b""
         request = HistoryRequest(label=needs.label.encode(), epoch=needs.epoch, most_recent=1)
         try:
-            return (await self._directory.History(request, timeout=DIRECTORY_DEADLINE_S)).proof
+            _, proof = await read_history(
+                self._directory, request, timeout=DIRECTORY_DEADLINE_S, limit=pipe.MAX_MESSAGE
+            )
+            return proof
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 return b""
             raise
 
 
-async def _read(requests: AsyncIterator[SessionRequest], session: CoreSession, first_s: float) -> None:
-    """Hands the client's frames in, one at a time, until it sends no more; the first must come within `first_s`."""
-    try:
-        async with asyncio.timeout(first_s) as limit:
-            async for frame in requests:
-                limit.reschedule(None)  # the core keeps the time now
-                await session.frame(frame)
-                await session.turn.wait()
-    except ServiceError as refused:
-        session.refuse(refused.reason, refused.message)
-    except TimeoutError:
-        session.refuse("VAULT_SESSION_EXPIRED", f"a stream is silent for {first_s:g} s at most")
-    else:
-        session.responses.put_nowait(CoreResponse())
-
-
 async def serve(config: VaultConfig) -> None:
-    """Runs front and core until SIGTERM or SIGINT; the port opens when the core is up. Raises OSError, RuntimeError."""
+    """Runs front and core until SIGTERM or SIGINT; the port opens when the core is up.
+
+    Raises OSError, RuntimeError; ServiceError as `CoreLink.run`.
+    """
     listener = Listener(config.listen, config.tls.certificate, config.tls.key)
     server = GrpcServer([listener], services=["ipls.vault.v1.VaultService"])
-    core = CoreLink(config.core_config)
-    async with open_channel(config.directory, config.tls.ca) as channel, asyncio.TaskGroup() as group:
-        front = VaultFront(core, DirectoryServiceStub(channel), config)
-        add_VaultServiceServicer_to_server(front, server.grpc)
-        tasks = [group.create_task(core.run()), group.create_task(front.follow_heads())]
-        await core.ready.wait()
-        await run_until_signal(server, "vault")
-        for task in tasks:
-            task.cancel()
+    core = CoreLink(config.core_config, EvidenceFolder(config.evidence))
+    client = config.client
+    directory = open_channel(config.directory, client.ca, certificate=client.certificate, key=client.key)
+    try:
+        async with directory as channel, asyncio.TaskGroup() as group:
+            front = VaultFront(core, DirectoryServiceStub(channel), config)
+            add_VaultServiceServicer_to_server(front, server.grpc)
+            tasks = [group.create_task(core.run()), group.create_task(front.follow_heads())]
+            await core.ready.wait()
+            await run_until_signal(server, "vault")
+            for task in tasks:
+                task.cancel()
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None

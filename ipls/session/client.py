@@ -7,13 +7,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
 from ipls.proto.vault.v1 import vault_pb2 as pb
 from ipls.proto.witness.v1.head_pb2 import SignedHead
-from ipls.session import transcript
+from ipls.session import profiles, transcript
 from ipls.session.errors import OperationRefused, SessionRefused, refusing
 from ipls.trust.bundle import hsm_for
 from ipls.trust.heads import Head, verify_head
@@ -28,6 +27,9 @@ Answer = (
     | pb.ListAnswer
     | pb.HistoryAnswer
     | pb.SetChangeDelayAnswer
+    | pb.AddApproverAnswer
+    | pb.RemoveApproverAnswer
+    | pb.ApproveAnswer
 )
 
 
@@ -85,6 +87,7 @@ class ClientSession:
             self._hsm = hsm_for(self._bundle, self._label, now_ms=now_ms)
         if self._hsm.policy_digest != self._root.policy_digest:
             raise SessionRefused("VAULT_POLICY_MISMATCH", "the bundle's HSM follows another policy")
+        profiles.check_profile(self._hsm.profile)
         self._m1 = pb.ClientHello(
             version=transcript.VERSION,
             hsm_key_id=transcript.hsm_key_id(self._hsm.public_key),
@@ -93,6 +96,7 @@ class ClientSession:
             nonce=token_bytes(transcript.NONCE_BYTES),
             kem_key=self._kem.public_key().public_bytes_raw(),
             head=self._known_head,
+            bundle_number=self._bundle.number,
         ).SerializeToString()
         self._expects = "hello"
         return pb.SessionRequest(m1=self._m1)
@@ -107,7 +111,8 @@ class ClientSession:
         self.head = hello.head
         h2 = transcript.key_exchange_hash(self._m1, m2, sig2)
         secret = self._ephemeral.exchange(ec.ECDH(), transcript.check_point(hello.ephemeral))
-        self._keys = _Keys(*(_derive(secret, transcript.session_key_input(n, h2)) for n in transcript.SESSION_KEYS))
+        inputs = (transcript.session_key_input(name, h2) for name in transcript.SESSION_KEYS)
+        self._keys = _Keys(*(profiles.derive(self._hsm.profile, secret, data) for data in inputs))
         try:
             kem_secret = self._kem.decapsulate(hello.kem_ciphertext)
         except ValueError:
@@ -155,6 +160,26 @@ class ClientSession:
     def list_request(self) -> pb.SessionRequest:
         """Asks for the generations, without their keys."""
         return self._request(pb.VaultRequest(list=pb.ListRequest()))
+
+    def history_request(self, first: int) -> pb.SessionRequest:
+        """Asks for the account's access history from entry `first` (from 1) on."""
+        return self._request(pb.VaultRequest(history=pb.HistoryRequest(**{"from": first})))
+
+    def change_delay_request(self, delay_ms: int) -> pb.SessionRequest:
+        """Sets how long a new identity waits before it may retrieve or delete."""
+        return self._request(pb.VaultRequest(set_change_delay=pb.SetChangeDelayRequest(delay_ms=delay_ms)))
+
+    def add_approver_request(self, approver: bytes) -> pb.SessionRequest:
+        """Names the Ed25519 key of a device that may let a later identity in at once."""
+        return self._request(pb.VaultRequest(add_approver=pb.AddApproverRequest(approver=approver)))
+
+    def remove_approver_request(self, approver: bytes) -> pb.SessionRequest:
+        """Takes that back."""
+        return self._request(pb.VaultRequest(remove_approver=pb.RemoveApproverRequest(approver=approver)))
+
+    def approve_request(self, approver: bytes, signature: bytes) -> pb.SessionRequest:
+        """Hands in such a device's signature over `transcript.approval_statement` for this session's identity."""
+        return self._request(pb.VaultRequest(approve=pb.ApproveRequest(approver=approver, signature=signature)))
 
     def on_answer(self, response: pb.SessionResponse) -> RetrievedKey | Answer:
         """The answer to the last request: of its kind, and its own."""
@@ -205,6 +230,10 @@ class ClientSession:
             raise SessionRefused("VAULT_HSM_KEY_MISMATCH", "the vault names another HSM than the bundle")
         if hello.policy_digest != self._root.policy_digest:
             raise SessionRefused("VAULT_POLICY_MISMATCH", "the vault follows another policy")
+        if hello.profile != self._hsm.profile:
+            raise SessionRefused(
+                "VAULT_PROFILE_MISMATCH", "the HSM derives keys by another profile than the bundle says"
+            )
         transcript.check_length("nonce", hello.nonce, transcript.NONCE_BYTES)
         known = self._known_head
         with refusing():
@@ -235,9 +264,3 @@ class ClientSession:
             return RetrievedKey(answer.generation, aes_key_unwrap(self._keys.v2c_wrap, answer.blob))
         except InvalidUnwrap:
             raise SessionRefused("VAULT_BLOB_REFUSED", "the contact key doesn't unwrap") from None
-
-
-def _derive(secret: bytes, data: bytes) -> bytes:
-    # The raw x-coordinate as an AES key: the profile of a token without a standard KDF.
-    encryptor = Cipher(algorithms.AES256(secret), modes.CBC(bytes(16))).encryptor()
-    return encryptor.update(data) + encryptor.finalize()

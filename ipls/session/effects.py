@@ -34,6 +34,14 @@ class JudgeBy:
 
 
 @dataclass(frozen=True)
+class Admit:
+    """Answer: None, if the fleet's bundle has this number and gives the label's shard to this HSM."""
+
+    label: str
+    bundle_number: int
+
+
+@dataclass(frozen=True)
 class NeedHistory:
     """Answer: the label's encoded HistoryProof, most recent 1, at this epoch, unverified; b"" where there is none."""
 
@@ -94,7 +102,40 @@ class SetChangeDelay:
     delay_ms: int
 
 
-Operation = Handshake | Store | Retrieve | FinishRotation | Delete | List | History | SetChangeDelay
+@dataclass(frozen=True)
+class AddApprover:
+    """Result: `AddApproverAnswer`."""
+
+    approver: bytes
+
+
+@dataclass(frozen=True)
+class RemoveApprover:
+    """Result: `RemoveApproverAnswer`."""
+
+    approver: bytes
+
+
+@dataclass(frozen=True)
+class Approve:
+    """This key signed for the session's identity. Result: `ApproveAnswer`."""
+
+    approver: bytes
+
+
+Operation = (
+    Handshake
+    | Store
+    | Retrieve
+    | FinishRotation
+    | Delete
+    | List
+    | History
+    | SetChangeDelay
+    | AddApprover
+    | RemoveApprover
+    | Approve
+)
 
 
 @dataclass(frozen=True)
@@ -116,7 +157,7 @@ class Commit:
     operation: Operation
 
 
-Effect = Receive | Send | JudgeBy | NeedHistory | Commit
+Effect = Receive | Send | Admit | JudgeBy | NeedHistory | Commit
 
 Result = (
     None
@@ -127,4 +168,7 @@ Result = (
     | vault_pb2.ListAnswer
     | vault_pb2.HistoryAnswer
     | vault_pb2.SetChangeDelayAnswer
+    | vault_pb2.AddApproverAnswer
+    | vault_pb2.RemoveApproverAnswer
+    | vault_pb2.ApproveAnswer
 )

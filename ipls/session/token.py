@@ -46,6 +46,7 @@ class Token(Protocol):
     hsm_key_id: bytes  # SHA-256 of public_point
     public_point: bytes  # the fleet key's, 65 bytes
     root_id: bytes  # names the storage root, 16 bytes
+    profile: str  # how it derives (`ipls.session.profiles`); its storage root fits no other
 
     def sign(self, digest: bytes) -> bytes:
         """ECDSA P-256 by the fleet key over a 32-byte digest: r||s, 64 bytes."""

@@ -51,9 +51,10 @@ def key_exchange_hash(m1: bytes, m2: bytes, sig2: bytes) -> bytes:
 
 
 def session_key_input(name: str, h2: bytes) -> bytes:
-    """The 32 bytes whose AES-CBC encryption (IV 0) under the ECDH secret is the session key `name`.
+    """The 32 bytes that the session key `name` is derived from under the ECDH secret, by the HSM's profile.
 
-    The name is inside the hash: PKCS#11 keeps a ciphertext's leading bytes, so a name behind a hash would not matter.
+    The name is inside the hash: of an encryption PKCS#11 keeps the leading bytes, and a name behind a hash would not
+    matter.
     """
     return T(_DOMAIN + name, h2)
 
@@ -89,8 +90,16 @@ def answer_digest(h3: bytes, seq: int, request_body: bytes, answer_body: bytes) 
 
 
 def record_digest(root_id: bytes, label: str, generation: int, store_id: bytes) -> bytes:
-    """The 32 bytes whose AES-CBC encryption (IV 0) under the storage root is the record's wrapping key."""
+    """The 32 bytes that the record's wrapping key is derived from under the storage root, by the HSM's profile."""
     return T(_DOMAIN + "record", root_id, label, generation, store_id)
+
+
+def approval_statement(
+    namespace: str, label: str, identity_version: int, identity_key: bytes, approver: bytes
+) -> bytes:
+    """What a device signs to let an identity version in before its change delay is over; good for that one only."""
+    digest = T(_DOMAIN + "approve", namespace, label, identity_version, identity_key, approver)
+    return f"{_DOMAIN}approve\0".encode() + digest
 
 
 class Bodies(NamedTuple):

@@ -16,9 +16,10 @@ from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.session import effects, transcript
 from ipls.session.errors import SessionRefused, refusing
 from ipls.session.token import Channel, Token
+from ipls.trust.errors import SignatureRefused
 from ipls.trust.heads import Head
 from ipls.trust.identity import Identity, check_label, verify_identity
-from ipls.trust.keys import verify
+from ipls.trust.keys import check_public_key, verify
 from ipls.trust.limits import MAX_INT
 from ipls.trust.root import TrustRoot
 
@@ -73,7 +74,7 @@ def vault_session(token: Token, root: TrustRoot, *, max_requests: int = transcri
             if newest.epoch != head.epoch:
                 head = newest
                 identity = yield from _prove(root, head, label, key)
-            answer = yield from _perform(token, channel, label, identity, request)
+            answer = yield from _perform(token, root, channel, label, identity, request)
             body = bodies.seal(bodies.v2c, seq, answer)
             tag = channel.mac_v2c(transcript.answer_digest(h3, seq, sealed.body, body))
             yield effects.Send(pb.SessionResponse(answer=pb.Sealed(seq=seq, body=body, tag=tag)))
@@ -106,6 +107,7 @@ def _exchange(token: Token, root: TrustRoot) -> Steps[_Exchange]:
         kem_secret, kem_ciphertext = MLKEM768PublicKey.from_public_bytes(hello.kem_key).encapsulate()
     except ValueError:
         raise SessionRefused("VAULT_KEM_KEY_INVALID", "not an ML-KEM-768 encapsulation key") from None
+    yield effects.Admit(hello.label, hello.bundle_number)
     head = yield effects.JudgeBy(hello.head if hello.HasField("head") else None)
     ephemeral = token.ephemeral()
     try:
@@ -116,6 +118,7 @@ def _exchange(token: Token, root: TrustRoot) -> Steps[_Exchange]:
             kem_ciphertext=kem_ciphertext,
             head=head,
             policy_digest=root.policy_digest,
+            profile=token.profile,
         ).SerializeToString()
         sig2 = token.sign(transcript.server_digest(m1, m2))
         channel = ephemeral.agree(hello.ephemeral, transcript.key_exchange_hash(m1, m2, sig2))
@@ -145,7 +148,7 @@ def _prove(root: TrustRoot, head: SignedHead, label: str, key: bytes) -> Steps[I
 
 
 def _perform(
-    token: Token, channel: Channel, label: str, identity: Identity, request: pb.VaultRequest
+    token: Token, root: TrustRoot, channel: Channel, label: str, identity: Identity, request: pb.VaultRequest
 ) -> Steps[pb.VaultAnswer]:
     """The answer to one request; a refused operation has one too."""
     try:
@@ -167,6 +170,16 @@ def _perform(
             case "set_change_delay":
                 delay = effects.SetChangeDelay(request.set_change_delay.delay_ms)
                 return pb.VaultAnswer(set_change_delay=(yield effects.Commit(label, identity, delay)))
+            case "add_approver":
+                with refusing():
+                    add = effects.AddApprover(check_public_key(request.add_approver.approver))
+                return pb.VaultAnswer(add_approver=(yield effects.Commit(label, identity, add)))
+            case "remove_approver":
+                remove = effects.RemoveApprover(request.remove_approver.approver)
+                return pb.VaultAnswer(remove_approver=(yield effects.Commit(label, identity, remove)))
+            case "approve":
+                approve = _check_approval(root, label, identity, request.approve)
+                return pb.VaultAnswer(approve=(yield effects.Commit(label, identity, approve)))
             case _:
                 raise SessionRefused("VAULT_OPERATION_UNKNOWN", "the request names no operation known here")
     except SessionRefused as e:
@@ -192,3 +205,15 @@ def _retrieve(channel: Channel, label: str, identity: Identity, request: pb.Retr
     record = transcript.record_digest(stored.root_id, label, stored.generation, stored.store_id)
     blob = channel.retrieve(stored.wrapped, record)
     return pb.VaultAnswer(retrieve=pb.RetrieveAnswer(generation=stored.generation, blob=blob))
+
+
+def _check_approval(root: TrustRoot, label: str, identity: Identity, request: pb.ApproveRequest) -> effects.Approve:
+    """The approver's key, which signed for this very identity; whether the owner named it, the account says."""
+    statement = transcript.approval_statement(
+        root.namespace, label, identity.version, identity.public_key, request.approver
+    )
+    try:
+        verify(request.approver, statement, request.signature)
+    except SignatureRefused:
+        raise SessionRefused("VAULT_APPROVAL_INVALID", "no such device signed for this identity") from None
+    return effects.Approve(request.approver)

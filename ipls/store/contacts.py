@@ -1,12 +1,13 @@
 """The contact store's database: ciphertext records, one manifest an account, the calls of the last minutes."""
 
-import sqlite3
 import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ipls.store.errors import StoreError
+from ipls.store.nonces import SCHEMA as NONCES
+from ipls.store.nonces import admit
 from ipls.store.sqlite import connect, transaction
 
 _SCHEMA = """
@@ -17,12 +18,6 @@ CREATE UNIQUE INDEX IF NOT EXISTS record_key ON record (label, generation, id, d
 CREATE TABLE IF NOT EXISTS manifest (
     label TEXT PRIMARY KEY, version INTEGER NOT NULL, generation INTEGER NOT NULL, check_value BLOB NOT NULL,
     ciphertext BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS nonce (
-    label TEXT NOT NULL, nonce BLOB NOT NULL, timestamp_ms INTEGER NOT NULL,
-    PRIMARY KEY (label, nonce)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS nonce_time ON nonce (timestamp_ms);
-CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY CHECK (one = 1), floor_ms INTEGER NOT NULL);
-INSERT OR IGNORE INTO clock VALUES (1, 0);
 """
 _SIZE = "SELECT size FROM record WHERE label = ? AND generation = ? AND id = ? AND digest = ?"
 _CIPHERTEXT = "SELECT ciphertext FROM record WHERE label = ? AND generation = ? AND id = ? AND digest = ?"
@@ -69,7 +64,7 @@ class ContactsStore:
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
         self._db = connect(path)
-        self._db.executescript(_SCHEMA)
+        self._db.executescript(_SCHEMA + NONCES)
 
     def close(self) -> None:
         """Close the database; no call may follow."""
@@ -79,22 +74,9 @@ class ContactsStore:
     def admit(
         self, label: str, nonce: bytes, timestamp_ms: int, *, now_ms: int, window_ms: int, max_calls: int
     ) -> None:
-        """Take a signed call's nonce: its time is within the window of now, it is new, and there are not too many.
-
-        Raises StoreError CALL_STALE, CALL_REPLAYED, CALL_QUOTA (more than `max_calls` in the window).
-        """
+        """Take a signed call's nonce. Raises StoreError CALL_STALE, CALL_REPLAYED, CALL_QUOTA (see `nonces`)."""
         with self._lock, transaction(self._db) as db:
-            floor_ms = max(db.execute("SELECT floor_ms FROM clock").fetchone()[0], now_ms - window_ms)
-            if not floor_ms < timestamp_ms <= now_ms + window_ms:
-                raise StoreError("CALL_STALE", "the call's time is more than two minutes from the store's clock")
-            db.execute("UPDATE clock SET floor_ms = ?", (floor_ms,))
-            db.execute("DELETE FROM nonce WHERE timestamp_ms <= ?", (floor_ms,))
-            if db.execute("SELECT COUNT(*) FROM nonce WHERE label = ?", (label,)).fetchone()[0] >= max_calls:
-                raise StoreError("CALL_QUOTA", f"more than {max_calls} calls within the last minutes")
-            try:
-                db.execute("INSERT INTO nonce VALUES (?, ?, ?)", (label, nonce, timestamp_ms))
-            except sqlite3.IntegrityError:
-                raise StoreError("CALL_REPLAYED", "this very call was made before") from None
+            admit(db, label, nonce, timestamp_ms, now_ms=now_ms, window_ms=window_ms, max_calls=max_calls)
 
     def put(self, label: str, records: Iterable[tuple[RecordKey, bytes]], *, max_records: int, max_bytes: int) -> None:
         """Add ciphertexts that the caller has checked against their digests.

@@ -1,21 +1,24 @@
-"""The directory's database: tiles, user versions, the update queue, one row an epoch, signed heads.
+"""The directory's database: tiles, user versions, the update queue, one row an epoch, signed heads, the lease.
 
-Guarantees (the directory spec's "An epoch"; storage spec for the tiles):
-- What a method has returned from is durable, and happened entirely or not at all.
+Guarantees (the directory spec's "An epoch"; storage spec for the tiles), to every process that has it open:
+- What a method has returned from is durable, and happened entirely or not at all. What one process has written the
+  next read of any other sees.
 - An epoch's row is written once and never changed. Its head, tiles, versions and tickets appear together, after it.
 - Tiles and versions above the newest head don't exist for a reader; those at or below it never change, but that the
-  value of a superseded version may be erased: it is empty then, for good.
+  value of a superseded version may be erased: it is empty then, for good; and that an adopted leaf's version comes
+  once its value is known.
 - An epoch at or above the floor, and a pinned one, has all of its tiles. The floor is durable before a tile goes.
-- One process at a time publishes: `lease` is exclusive. Reads need no lease and never wait for a write.
+- One publishes: it holds the lease by a term, every write of its carries the term, and none takes place once another
+  term was taken (StoreError LEASE_LOST, nothing changed). Terms only rise. Reads, the queue, pins and erasing need no
+  lease; reads never wait for a write.
 Methods block; each may be called from any thread.
 """
 
-import fcntl
 import secrets
 import sqlite3
 import struct
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +40,7 @@ _SUPERSEDED = """SELECT at, rowid, prefix, epoch,
   FROM superseded WHERE at <= (SELECT epoch FROM floor) AND (at, rowid) > (?, ?) ORDER BY at, rowid LIMIT ?"""
 
 _QUEUED = struct.Struct(">QHH")
+_HEAD = struct.Struct(">Q32sH")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS setting(name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -69,6 +73,12 @@ CREATE TRIGGER IF NOT EXISTS step_stays BEFORE DELETE ON step
     BEGIN SELECT RAISE(ABORT, 'an epoch row is never deleted'); END;
 CREATE TABLE IF NOT EXISTS head(
     epoch INTEGER PRIMARY KEY, root_hash BLOB NOT NULL, depth INTEGER NOT NULL, signed BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS awaited(position BLOB PRIMARY KEY, epoch INTEGER NOT NULL, stored BLOB NOT NULL)
+    WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS lease(
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    term INTEGER NOT NULL, beat INTEGER NOT NULL, held INTEGER NOT NULL, news INTEGER NOT NULL);
+INSERT OR IGNORE INTO lease VALUES (1, 0, 0, 0, 0);
 """
 
 
@@ -80,14 +90,51 @@ class Queued(NamedTuple):
     value: bytes
 
 
+class Lease(NamedTuple):
+    """Who may publish. Each write and each sign of life of the holder changes `beat`; no clock is involved."""
+
+    term: int
+    beat: int
+    held: bool
+
+
+class News(NamedTuple):
+    """Numbers that differ once there is a new or renewed head or a settled ticket; once an update was queued."""
+
+    heads: int
+    queued: int
+
+
+class Leaf(NamedTuple):
+    """A leaf of an adopted epoch whose version is not known: its position (32 bytes), its epoch, its commitment."""
+
+    position: bytes
+    epoch: int
+    stored: bytes
+
+
 class Step(NamedTuple):
-    """An epoch's row: what was proposed for `epoch`, and is proposed again until it is signed."""
+    """An epoch's row: what was proposed for `epoch`, and is proposed again until it is signed.
+
+    An adopted one, which a witness had signed and this database lacked, has no batch.
+    """
 
     epoch: int
     old_root: bytes
     new_root: bytes
     batch: tuple[Queued, ...]
     blob: bytes
+
+
+class Made(NamedTuple):
+    """What an epoch brings beside its head: of an adopted one the leaves to be `awaited`.
+
+    Leaves at the positions in `revealed` are no longer awaited: their versions are in the publication.
+    """
+
+    publication: Publication
+    awaited: Sequence[Leaf] = ()
+    revealed: Sequence[bytes] = ()
 
 
 class StoredHead(NamedTuple):
@@ -97,6 +144,16 @@ class StoredHead(NamedTuple):
     root_hash: bytes
     depth: int
     signed: bytes
+
+    def encode(self) -> bytes:
+        """All of it, for a cache."""
+        return _HEAD.pack(self.epoch, self.root_hash, self.depth) + self.signed
+
+    @classmethod
+    def decode(cls, data: bytes) -> "StoredHead":
+        """What `encode` made."""
+        epoch, root_hash, depth = _HEAD.unpack_from(data)
+        return cls(epoch, root_hash, depth, data[_HEAD.size :])
 
 
 class Waiting(NamedTuple):
@@ -119,6 +176,12 @@ def _decode_batch(data: bytes) -> tuple[Queued, ...]:
         batch.append(Queued(seq, label, value))
         at += label_size + value_size
     return tuple(batch)
+
+
+def _reveal(db: sqlite3.Connection, versions: Iterable[tuple[bytes, Version]], positions: Iterable[bytes]) -> None:
+    rows = [(label, v.version, v.epoch, v.value) for label, v in versions]
+    db.executemany("INSERT INTO version VALUES (?, ?, ?, ?)", rows)
+    db.executemany("DELETE FROM awaited WHERE position = ?", [(position,) for position in positions])
 
 
 class DirectoryStore:
@@ -154,28 +217,47 @@ class DirectoryStore:
         with self._read_lock:
             return self._reader.execute(query, parameters).fetchall()
 
-    @contextmanager
-    def lease(self) -> Iterator[None]:
-        """Be the one publisher of this file until the block ends or the process dies. Raises StoreError LEASE_HELD."""
-        with self._path.with_name(self._path.name + ".lease").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise StoreError("LEASE_HELD", f"another process publishes from {self._path}") from error
-            yield
+    # The lease. A holder that is idle gives a sign of life now and then. Whoever sees the same term and beat for the
+    # whole lease time, by a clock of its own that only rises, may take the next term. Taking compares and swaps: a
+    # holder that was only slow keeps the lease, and one that slept through it writes nothing any more.
 
-    def term(self) -> int:
-        """The last term taken, 0 before the first."""
-        rows = self._rows("SELECT value FROM setting WHERE name = 'term'")
-        return int(rows[0][0]) if rows else 0
+    def lease(self) -> Lease:
+        """As it stands."""
+        (row,) = self._rows("SELECT term, beat, held FROM lease")
+        return Lease(row[0], row[1], bool(row[2]))
 
-    def take_term(self, above: int) -> int:
-        """A new term, above `above` and every term taken before; durable before it can be used."""
+    def take_lease(self, seen: Lease, above: int = 0) -> int:
+        """A new term, above `above` and every term before. Raises StoreError LEASE_LOST unless all is as `seen`."""
+        term = max(seen.term, above) + 1
+        query = "UPDATE lease SET term = ?, beat = beat + 1, held = 1 WHERE (term, beat, held) = (?, ?, ?)"
         with self._write() as db:
-            row = db.execute("SELECT value FROM setting WHERE name = 'term'").fetchone()
-            term = max(above, row[0] if row else 0) + 1
-            db.execute("INSERT OR REPLACE INTO setting VALUES ('term', ?)", (term,))
+            if not db.execute(query, (term, *seen)).rowcount:
+                raise StoreError("LEASE_LOST", "another process has the lease")
         return term
+
+    def beat(self, term: int) -> None:
+        """A sign of life. Raises StoreError LEASE_LOST."""
+        with self._lead(term):
+            pass
+
+    def release(self, term: int) -> None:
+        """Let another take the lease at once. Nothing changes if one has it."""
+        with self._write() as db:
+            db.execute("UPDATE lease SET held = 0 WHERE term = ?", (term,))
+
+    @contextmanager
+    def _lead(self, term: int, *, news: bool = False) -> Iterator[sqlite3.Connection]:
+        """A write of the holder."""
+        query = "UPDATE lease SET beat = beat + 1, news = news + ? WHERE term = ? AND held"
+        with self._write() as db:
+            if not db.execute(query, (news, term)).rowcount:
+                raise StoreError("LEASE_LOST", f"term {term} has ended: another process publishes")
+            yield db
+
+    def news(self) -> News:
+        """Cheap enough to be asked many times a second."""
+        (row,) = self._rows("SELECT news, (SELECT coalesce(max(seq), 0) FROM queue) FROM lease")
+        return News(*row)
 
     # The queue.
 
@@ -223,22 +305,28 @@ class DirectoryStore:
         (row,) = self._rows("SELECT count(*), coalesce(min(submitted_ms), 0) FROM queue WHERE epoch IS NULL")
         return Waiting(*row)
 
+    def is_queued(self, label: bytes, value: bytes) -> bool:
+        """Whether an update of the label to this value waits for its epoch."""
+        return bool(self._rows("SELECT 1 FROM queue WHERE epoch IS NULL AND label = ? AND value = ?", (label, value)))
+
     def next_batch(self, size: int) -> list[Queued]:
         """Each label's oldest waiting update, at most `size`, oldest first."""
         query = """SELECT min(seq) AS first, label, value FROM queue WHERE epoch IS NULL
                    GROUP BY label ORDER BY first LIMIT ?"""
         return [Queued(*row) for row in self._rows(query, (size,))]
 
-    def settle(self, updates: Sequence[Queued], epoch: int) -> None:
+    def settle(self, term: int, updates: Sequence[Queued], epoch: int) -> None:
         """Resolve the tickets of updates that change nothing at `epoch`."""
-        with self._write() as db:
+        with self._lead(term, news=True) as db:
             db.executemany("UPDATE queue SET epoch = ? WHERE seq = ?", [(epoch, q.seq) for q in updates])
 
     # Epochs.
 
-    def insert_step(self, step: Step) -> None:
+    # These raise StoreError LEASE_LOST, as every write that has a term.
+
+    def insert_step(self, term: int, step: Step) -> None:
         """Write the epoch's row. Raises StoreError STEP_EXISTS if the epoch has one, STEP_GAP if not head + 1."""
-        with self._write() as db:
+        with self._lead(term) as db:
             (head,) = db.execute("SELECT max(epoch) FROM head").fetchone()
             if head is None or step.epoch != head + 1:
                 raise StoreError("STEP_GAP", f"epoch {step.epoch} does not follow head {head}")
@@ -254,32 +342,48 @@ class DirectoryStore:
             return Step(epoch, old_root, new_root, _decode_batch(batch), blob)
         return None
 
-    def commit_start(self, head: StoredHead) -> None:
+    def commit_start(self, term: int, head: StoredHead) -> None:
         """The head that the namespace begins with. Raises StoreError HEAD_EXISTS unless it is the first."""
-        with self._write() as db:
+        with self._lead(term, news=True) as db:
             if db.execute("SELECT 1 FROM head").fetchone():
                 raise StoreError("HEAD_EXISTS", "this directory has started already")
             db.execute("INSERT INTO head VALUES (?, ?, ?, ?)", head)
 
-    def commit(self, step: Step, publication: Publication, signed: bytes) -> StoredHead:
-        """Make the step's epoch the newest: tiles, versions, tickets and head at once."""
+    def commit(self, term: int, step: Step, made: Made, signed: bytes) -> StoredHead:
+        """Make the step's epoch the newest: tiles, versions, awaited leaves, tickets and head at once."""
+        publication = made.publication
         head = StoredHead(step.epoch, step.new_root, publication.depth, signed)
-        versions = [(label, v.version, v.epoch, v.value) for label, v in publication.versions]
-        with self._write() as db:
+        with self._lead(term, news=True) as db:
             db.execute("INSERT INTO head VALUES (?, ?, ?, ?)", head)
             db.executemany("INSERT INTO tile VALUES (?, ?, ?) ON CONFLICT DO NOTHING", publication.rows)
             db.executemany(
                 "INSERT INTO superseded VALUES (?, ?, ?)",
                 [(step.epoch, prefix, epoch) for prefix, epoch in publication.superseded],
             )
-            db.executemany("INSERT INTO version VALUES (?, ?, ?, ?)", versions)
+            db.executemany("INSERT INTO awaited VALUES (?, ?, ?)", made.awaited)
+            _reveal(db, publication.versions, made.revealed)
             db.executemany("UPDATE queue SET epoch = ? WHERE seq = ?", [(step.epoch, q.seq) for q in step.batch])
         return head
 
-    def renew(self, head: StoredHead) -> None:
+    def reveal(
+        self,
+        term: int,
+        found: Iterable[tuple[Queued, int]],
+        versions: Iterable[tuple[bytes, Version]],
+        positions: Iterable[bytes],
+    ) -> None:
+        """Resolve the tickets of updates that brought the values of adopted leaves, each at the leaf's epoch.
+
+        `versions` become known, with those below them whose values nobody brought; `positions` are their leaves'.
+        """
+        with self._lead(term, news=True) as db:
+            _reveal(db, versions, positions)
+            db.executemany("UPDATE queue SET epoch = ? WHERE seq = ?", [(epoch, q.seq) for q, epoch in found])
+
+    def renew(self, term: int, head: StoredHead) -> None:
         """Replace the signatures of the newest head. Raises StoreError HEAD_STALE if another is the newest."""
         query = "UPDATE head SET signed = ? WHERE epoch = (SELECT max(epoch) FROM head) AND epoch = ? AND root_hash = ?"
-        with self._write() as db:
+        with self._lead(term, news=True) as db:
             if db.execute(query, (head.signed, head.epoch, head.root_hash)).rowcount != 1:
                 raise StoreError("HEAD_STALE", f"epoch {head.epoch} with this root is not the newest")
 
@@ -315,6 +419,11 @@ class DirectoryStore:
         rows = self._rows(query, (epoch,))
         return StoredHead(*rows[0]) if rows else None
 
+    def version_of(self, label: bytes, value: bytes) -> int:
+        """The newest version of the label that has this value, 0 if none does."""
+        query = "SELECT coalesce(max(version), 0) FROM version WHERE label = ? AND value = ?"
+        return int(self._rows(query, (label, value))[0][0])
+
     def versions(self, label: bytes, epoch: int, most_recent: int = 0) -> list[Version]:
         """The label's versions made at or before `epoch`, newest first; at most `most_recent`, 0 for all.
 
@@ -323,6 +432,15 @@ class DirectoryStore:
         query = """SELECT version, epoch, value FROM version WHERE label = ? AND epoch <= ?
                    ORDER BY version DESC LIMIT ?"""
         return [Version(*row) for row in self._rows(query, (label, epoch, most_recent or -1))]
+
+    def awaits(self, epoch: int) -> bool:
+        """Whether any leaf of the tree of `epoch` is awaited. Once False of an epoch, it stays so."""
+        return bool(self._rows("SELECT 1 FROM awaited WHERE epoch <= ? LIMIT 1", (epoch,)))
+
+    def awaited(self, position: bytes, epoch: int) -> Leaf | None:
+        """The awaited leaf at this position (32 bytes) in the tree of `epoch`."""
+        rows = self._rows("SELECT * FROM awaited WHERE position = ? AND epoch <= ?", (position, epoch))
+        return Leaf(*rows[0]) if rows else None
 
     def read(self, prefixes: Collection[bytes], epoch: int) -> dict[bytes, Row]:
         """Per prefix the newest tile made at or before `epoch`; prefixes without one are left out (TileReader).
@@ -369,28 +487,28 @@ class DirectoryStore:
             if not db.execute("DELETE FROM pin WHERE epoch = ?", (epoch,)).rowcount:
                 raise StoreError("PIN_UNKNOWN", f"epoch {epoch} is not pinned")
 
-    def raise_floor(self, epoch: int) -> None:
+    def raise_floor(self, term: int, epoch: int) -> None:
         """Stop serving the epochs below `epoch`, which is not above the newest head; a lower floor changes nothing."""
         query = """INSERT OR REPLACE INTO setting
             SELECT 'floor', max(floor.epoch, min(?, (SELECT max(epoch) FROM head))) FROM floor"""
-        with self._write() as db:
+        with self._lead(term) as db:
             db.execute(query, (epoch,))
 
-    def prune_tiles(self, after: tuple[int, int], limit: int) -> tuple[int, int] | None:
+    def prune_tiles(self, term: int, after: tuple[int, int], limit: int) -> tuple[int, int] | None:
         """Delete superseded tiles that no kept epoch needs, in one transaction that looks at `limit` of them.
 
         `after` is where to go on, (0, 0) to begin with; returned is where the next call goes on, None at the end.
         """
-        with self._write() as db:
+        with self._lead(term) as db:
             rows = db.execute(_SUPERSEDED, (*after, limit)).fetchall()
             gone = [(rowid, prefix, epoch) for _, rowid, prefix, epoch, pinned in rows if not pinned]
             db.executemany("DELETE FROM tile WHERE prefix = ? AND epoch = ?", [row[1:] for row in gone])
             db.executemany("DELETE FROM superseded WHERE rowid = ?", [row[:1] for row in gone])
         return rows[-1][:2] if len(rows) == limit else None
 
-    def prune_tickets(self, before_ms: int, limit: int) -> int:
+    def prune_tickets(self, term: int, before_ms: int, limit: int) -> int:
         """Forget at most `limit` settled updates submitted before `before_ms`, oldest first; returns how many."""
         query = """DELETE FROM queue WHERE seq IN (
             SELECT seq FROM queue WHERE epoch IS NOT NULL AND submitted_ms < ? ORDER BY submitted_ms LIMIT ?)"""
-        with self._write() as db:
+        with self._lead(term) as db:
             return db.execute(query, (before_ms, limit)).rowcount

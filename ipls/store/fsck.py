@@ -153,6 +153,7 @@ class Fsck:
             above = db.execute("SELECT DISTINCT epoch FROM version WHERE epoch > ?", head[:1]).fetchall()
             (versions,) = db.execute("SELECT count(*) FROM version WHERE epoch <= ?", head[:1]).fetchone()
             superseded = db.execute("SELECT prefix, epoch FROM superseded WHERE at <= ?", (floor,))
+            awaited = db.execute("SELECT position, epoch, stored FROM awaited WHERE epoch <= ?", head[:1])
             with transaction(self._state) as state:
                 for table in ("run", "pin", "pending", "leaf", "grown", "difference"):
                     state.execute(f"DELETE FROM {table}")  # noqa: S608 - our own words
@@ -162,6 +163,7 @@ class Fsck:
                 )
                 state.executemany("INSERT INTO pin VALUES (?)", pins)
                 state.executemany("INSERT OR IGNORE INTO pending VALUES (?, ?)", superseded)
+                state.executemany("INSERT INTO leaf VALUES (?, ?, ?)", awaited)
                 _add(state, [Difference("user version above the head", b"", epoch) for (epoch,) in above])
 
     def _make_leaves(self, progress: Callable[[str, int, int], None]) -> None:
@@ -189,8 +191,8 @@ class Fsck:
             for at in (at for at, gone in enumerate(erased) if gone):
                 leaves[at] = self._as_stored(leaves[at])
             with transaction(self._state) as state:
-                state.executemany(
-                    "INSERT INTO leaf VALUES (?, ?, ?)",
+                state.executemany(  # one that was awaited at the beginning may have its version by now
+                    "INSERT OR IGNORE INTO leaf VALUES (?, ?, ?)",
                     [(_position(leaf.label.bits), leaf.epoch, leaf.stored) for leaf in leaves],
                 )
                 _add(state, bad)

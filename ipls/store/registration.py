@@ -18,7 +18,7 @@ CODE_LIFE_MS = 10 * 60_000
 ATTEMPTS = 5
 HOUR_MS = 3_600_000
 KEPT_MS = 24 * HOUR_MS
-"""How long after its code's expiry a registration can still be repeated."""
+"""How long after its code's expiry a registration that was let through can still be repeated."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS registration(
@@ -57,6 +57,11 @@ class RegistrationStore:
         with self._lock, transaction(self._connection) as db:
             yield db
 
+    def check_rate(self, label: str, now_ms: int, *, codes_per_hour: int) -> None:
+        """Raises StoreError CODE_RATE, as `begin` would; before a code is hashed for nothing."""
+        with self._lock:
+            _check_rate(self._connection, label, now_ms, codes_per_hour)
+
     def begin(self, request_id: bytes, label: str, code: CodeHash, now_ms: int, *, codes_per_hour: int) -> None:
         """Note a code that is about to be sent; the same request may ask for another one, which replaces it.
 
@@ -64,15 +69,13 @@ class RegistrationStore:
         """
         with self._write() as db:
             db.execute("DELETE FROM registration WHERE expires_ms < ?", (now_ms - KEPT_MS,))
+            # Those that nobody finished: anyone can begin as many as there are numbers.
+            db.execute("DELETE FROM registration WHERE expires_ms < ? AND record IS NULL", (now_ms - HOUR_MS,))
             db.execute("DELETE FROM sent WHERE at_ms <= ?", (now_ms - HOUR_MS,))
             known = db.execute("SELECT label, record FROM registration WHERE request_id = ?", (request_id,)).fetchone()
             if known and known != (label, None):
                 raise StoreError("REQUEST_ID_REUSED", "this request id has been used")
-            query = "SELECT at_ms FROM sent WHERE label = ? ORDER BY at_ms DESC"
-            recent = db.execute(query, (label,)).fetchmany(codes_per_hour)
-            if len(recent) == codes_per_hour:
-                wait_s = (recent[-1][0] + HOUR_MS - now_ms) / 1000
-                raise StoreError("CODE_RATE", f"{codes_per_hour} codes to this number in an hour", retry_after_s=wait_s)
+            _check_rate(db, label, now_ms, codes_per_hour)
             db.execute("INSERT INTO sent VALUES (?, ?)", (label, now_ms))
             db.execute(
                 "INSERT OR REPLACE INTO registration VALUES (?, ?, ?, ?, ?, ?, NULL)",
@@ -123,3 +126,11 @@ class RegistrationStore:
         with self._lock:
             row = self._connection.execute(query, (request_id, label)).fetchone()
         return row[0] if row else None
+
+
+def _check_rate(db: Connection, label: str, now_ms: int, codes_per_hour: int) -> None:
+    query = "SELECT at_ms FROM sent WHERE label = ? AND at_ms > ? ORDER BY at_ms DESC"
+    recent = db.execute(query, (label, now_ms - HOUR_MS)).fetchmany(codes_per_hour)
+    if len(recent) == codes_per_hour:
+        wait_s = (recent[-1][0] + HOUR_MS - now_ms) / 1000
+        raise StoreError("CODE_RATE", f"{codes_per_hour} codes to this number in an hour", retry_after_s=wait_s)

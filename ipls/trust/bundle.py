@@ -1,4 +1,8 @@
-"""The fleet bundle: the one list of the HSM keys that clients may talk to (the vault spec, Shards and fleet)."""
+"""The fleet bundle: the one list of the HSM keys that clients may talk to (the vault spec, Shards and fleet).
+
+Bundles are a chain: each names the SHA-256 of the one before. The operator signs one, and k of the trust root's
+witnesses do, as they sign heads: everybody sees one list a number.
+"""
 
 import hashlib
 
@@ -6,15 +10,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf.message import DecodeError
 
 from ipls.proto.vault.v1.vault_pb2 import Bundle, Hsm, SignedBundle
+from ipls.proto.witness.v1.head_pb2 import Cosignature
 from ipls.trust.encoding import T
 from ipls.trust.errors import BundleRefused
-from ipls.trust.heads import Head, count
-from ipls.trust.keys import sign, verify
+from ipls.trust.heads import Head, cosign, count
+from ipls.trust.keys import Signer, sign, verify
 from ipls.trust.limits import MAX_AHEAD_MS, MAX_INT
 from ipls.trust.root import TrustRoot
 
 MAX_LIFE_MS = 30 * 24 * 3600 * 1000
 MAX_BUNDLE = 64 * 1024
+MAX_SIGNED_BUNDLE = 2 * MAX_BUNDLE
+"""With its signatures, 64 at most."""
 
 
 def sign_bundle(seed: bytes, bundle: Bundle) -> SignedBundle:
@@ -24,36 +31,99 @@ def sign_bundle(seed: bytes, bundle: Bundle) -> SignedBundle:
     return SignedBundle(bundle=data, operator_signature=sign(seed, _digest(data)))
 
 
-def verify_bundle(root: TrustRoot, signed: SignedBundle, *, now_ms: int, at_least_number: int = 0) -> Bundle:
-    """The bundle, if the operator signed these very bytes and it is good now; `at_least_number` is the highest seen.
+def check_bundle(root: TrustRoot, signed: SignedBundle, *, now_ms: int) -> Bundle:
+    """The bundle, if the operator signed these very bytes and it is good now, whoever else signed: a witness's check.
 
-    One for development needs no witnesses but a trust root that says `development = true`; any other needs k of the
-    witnesses, in the namespace NS/fleet with epoch = number and digest = SHA-256 of the bytes. Raises BundleRefused
-    (BUNDLE_INVALID, BUNDLE_OTHER_NAMESPACE, BUNDLE_EXPIRED, BUNDLE_BELOW_HIGHEST, BUNDLE_DEVELOPMENT),
-    SignatureRefused, HeadRefused, TrustRootRefused.
+    Raises BundleRefused (BUNDLE_INVALID, BUNDLE_OTHER_NAMESPACE, BUNDLE_EXPIRED, BUNDLE_DEVELOPMENT), SignatureRefused,
+    TrustRootRefused.
     """
     root.check_expiry(now_ms)
-    verify(root.operator_key, _digest(signed.bundle), signed.operator_signature)
-    try:
-        if len(signed.bundle) > MAX_BUNDLE:
-            raise _invalid("the bundle is too large")
-        bundle = Bundle.FromString(signed.bundle)
-    except DecodeError as e:
-        raise _invalid("the bundle can't be read") from e
-    _check(bundle)
+    check_operator(root, signed)
+    bundle = parse_bundle(signed.bundle)
     if bundle.namespace != root.namespace:
         raise BundleRefused("BUNDLE_OTHER_NAMESPACE", "the bundle is for another namespace")
     if not now_ms < bundle.expires_ms <= now_ms + MAX_AHEAD_MS + MAX_LIFE_MS:
         raise BundleRefused(
             "BUNDLE_EXPIRED", "the bundle has expired, or claims over 30 days: `ipls keys bundle` renews it"
         )
-    if bundle.number < at_least_number:
-        raise BundleRefused("BUNDLE_BELOW_HIGHEST", f"bundle {bundle.number} is below {at_least_number}, seen before")
-    if not bundle.development:
-        digest = hashlib.sha256(signed.bundle).digest()
-        count(root, f"{root.namespace}/fleet", Head(bundle.number, digest), signed.cosignatures, 0, now_ms)
-    elif not root.development:
+    if bundle.development and not root.development:
         raise BundleRefused("BUNDLE_DEVELOPMENT", "a development bundle under a trust root that allows none")
+    return bundle
+
+
+def verify_bundle(root: TrustRoot, signed: SignedBundle, *, now_ms: int, seen: Head | None = None) -> Bundle:
+    """The bundle, if operator and witnesses signed it and it is good now; `seen` is the highest seen before.
+
+    k of the witnesses have signed it in the namespace NS/fleet, at any time. One above the next after `seen` is yet to
+    be followed back to it, by `predecessor` and `check_follows`. Raises as `check_bundle`;
+    HeadRefused below k; BundleRefused BUNDLE_BELOW_HIGHEST, BUNDLE_FORK.
+    """
+    bundle = check_bundle(root, signed, now_ms=now_ms)
+    head = bundle_head(signed)
+    countersigners(root, signed, now_ms=now_ms)
+    if seen is not None:
+        if head.epoch < seen.epoch:
+            raise BundleRefused("BUNDLE_BELOW_HIGHEST", f"bundle {head.epoch} is below {seen.epoch}, seen before")
+        if head.epoch == seen.epoch and head != seen:
+            raise BundleRefused("BUNDLE_FORK", f"another bundle {head.epoch} than the one seen before")
+        if head.epoch == seen.epoch + 1:
+            check_follows(bundle, seen)
+    return bundle
+
+
+def countersigners(root: TrustRoot, signed: SignedBundle, *, now_ms: int) -> dict[str, int]:
+    """The names of the witnesses whose signatures count on a bundle, each with the time (ms) of its newest one.
+
+    Raises HeadRefused if they are fewer than k, BundleRefused BUNDLE_INVALID.
+    """
+    return count(root, fleet_namespace(root), bundle_head(signed), signed.cosignatures, 0, now_ms)
+
+
+def check_operator(root: TrustRoot, signed: SignedBundle) -> None:
+    """Raises SignatureRefused unless the operator signed these very bytes."""
+    verify(root.operator_key, _digest(signed.bundle), signed.operator_signature)
+
+
+def check_follows(bundle: Bundle, seen: Head) -> None:
+    """Raises BundleRefused BUNDLE_FORK unless the bundle is the next after the one seen."""
+    if (bundle.number - 1, bundle.previous) != seen:
+        raise BundleRefused("BUNDLE_FORK", f"bundle {bundle.number} does not continue {seen.epoch}, as seen before")
+
+
+def predecessor(bundle: Bundle, signed: SignedBundle) -> Bundle:
+    """The bundle before a verified one, whoever hands it out: the later one's hash vouches for it, expired or not.
+
+    Raises BundleRefused BUNDLE_FORK for any other, BUNDLE_INVALID.
+    """
+    if bundle_head(signed) != (bundle.number - 1, bundle.previous):
+        raise BundleRefused("BUNDLE_FORK", f"not the bundle {bundle.number - 1} that the next one continues")
+    return parse_bundle(signed.bundle)
+
+
+def countersign(signer: Signer, root: TrustRoot, signed: SignedBundle, time_ms: int) -> Cosignature:
+    """A witness's signature on a bundle. It checks nothing: that is the witness's business."""
+    return cosign(signer, fleet_namespace(root), *bundle_head(signed), time_ms)
+
+
+def bundle_head(signed: SignedBundle) -> Head:
+    """What its witnesses sign: (number, SHA-256 of the bundle's bytes). Raises BundleRefused BUNDLE_INVALID."""
+    return Head(parse_bundle(signed.bundle).number, hashlib.sha256(signed.bundle).digest())
+
+
+def fleet_namespace(root: TrustRoot) -> str:
+    """What they sign it in: no directory's namespace has a slash."""
+    return f"{root.namespace}/fleet"
+
+
+def parse_bundle(data: bytes) -> Bundle:
+    """A sound bundle, whoever signed it. Raises BundleRefused BUNDLE_INVALID."""
+    try:
+        if len(data) > MAX_BUNDLE:
+            raise _invalid("the bundle is too large")
+        bundle = Bundle.FromString(data)
+    except DecodeError as e:
+        raise _invalid("the bundle can't be read") from e
+    _check(bundle)
     return bundle
 
 
@@ -77,6 +147,9 @@ def _check(bundle: Bundle) -> None:
     shards = sorted(shard for hsm in bundle.hsms for shard in hsm.shards)
     if not shards or shards != list(range(len(shards))):
         raise _invalid("each shard has exactly one HSM")
+    keys = [key for hsm in bundle.hsms for key in (hsm.public_key, hsm.transport_key)]
+    if len(set(keys)) != len(keys):
+        raise _invalid("the same key stands twice")
     for hsm in bundle.hsms:
         _check_point(hsm.public_key)
         _check_point(hsm.transport_key)

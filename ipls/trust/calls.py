@@ -1,11 +1,11 @@
-"""What a device signs when it calls the contact store (the design, Store)."""
+"""What a device signs when it calls the contact store, or opens a session of reads (the design, Store and Read)."""
 
 import hashlib
 
 from ipls.trust.encoding import T
 
 CALL_WINDOW_MS = 2 * 60 * 1000
-"""How far a call's time may lie from the store's clock, either way."""
+"""How far a call's time may lie from the service's clock, either way."""
 
 NONCE_BYTES = 16
 
@@ -16,3 +16,8 @@ def call_digest(
     """The 32 bytes under a contact-store call's signature; `method` is the bare name, e.g. `PutRecords`."""
     body_hash = hashlib.sha256(body).digest()
     return T("ipls/contacts/v1 call", namespace, label, public_key, method, body_hash, timestamp_ms, nonce)
+
+
+def session_digest(namespace: str, label: str, public_key: bytes, timestamp_ms: int, nonce: bytes) -> bytes:
+    """The 32 bytes under the signature that opens a session of reads at the directory."""
+    return T("ipls/directory/v1 session", namespace, label, public_key, timestamp_ms, nonce)

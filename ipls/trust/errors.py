@@ -5,7 +5,8 @@ TrustError              `reason` is one of docs/protocol/errors.md
 ├── TrustRootRefused    a trust root file that can't be relied on
 ├── HeadRefused         a directory head that the pinned witnesses don't vouch for
 ├── BundleRefused       a fleet bundle that the operator and the witnesses don't vouch for
-└── IdentityRefused     a label, an identity record or its proof
+├── IdentityRefused     a label, an identity record or its proof
+└── EvidenceRefused     evidence that proves nothing
 """
 
 
@@ -35,4 +36,8 @@ class BundleRefused(TrustError):
 
 
 class IdentityRefused(TrustError):
+    pass
+
+
+class EvidenceRefused(TrustError):
     pass

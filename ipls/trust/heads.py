@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignatureMessage, SignedHead
 from ipls.trust.errors import HeadRefused, TrustError
-from ipls.trust.keys import public_key, sign, verify
+from ipls.trust.keys import Signer, verify
 from ipls.trust.limits import MAX_AHEAD_MS, MAX_COSIGNATURES, MAX_INT
 from ipls.trust.root import TrustRoot, Witness
 
@@ -32,16 +32,29 @@ def signature_message(namespace: str, epoch: int, digest: bytes, timestamp_ms: i
     return message.SerializeToString(deterministic=True)
 
 
-def cosign(seed: bytes, namespace: str, epoch: int, root_hash: bytes, timestamp_ms: int) -> Cosignature:
+def cosign(signer: Signer, namespace: str, epoch: int, root_hash: bytes, timestamp_ms: int) -> Cosignature:
     """A witness's signature on (epoch, root_hash). It checks nothing: that is the witness's business."""
     message = signature_message(namespace, epoch, root_hash, timestamp_ms)
-    return Cosignature(message=message, public_key=public_key(seed), signature=sign(seed, message))
+    return Cosignature(message=message, public_key=signer.public_key, signature=signer.sign(message))
 
 
 def timestamp(cosignature: Cosignature) -> int:
     """The time in a cosignature's message, ms, whether or not its signature holds. Raises HeadRefused HEAD_ENCODING."""
+    return _message(cosignature).timestamp
+
+
+def claimed(cosignature: Cosignature) -> SignedHead:
+    """The head that a cosignature's message names, with that signature alone; nothing is checked.
+
+    Raises HeadRefused HEAD_ENCODING.
+    """
+    message = _message(cosignature)
+    return SignedHead(epoch=message.epoch.inner, root_hash=message.digest, cosignatures=[cosignature])
+
+
+def _message(cosignature: Cosignature) -> SignatureMessage:
     try:
-        return SignatureMessage.FromString(cosignature.message).timestamp
+        return SignatureMessage.FromString(cosignature.message)
     except DecodeError as e:
         raise HeadRefused("HEAD_ENCODING", "a signed message can't be read") from e
 
@@ -87,12 +100,12 @@ def signers(root: TrustRoot, signed: SignedHead, *, now_ms: int, check_age: bool
     return count(root, root.namespace, Head(signed.epoch, signed.root_hash), signed.cosignatures, oldest, now_ms)
 
 
-def quorum_timestamp(root: TrustRoot, signed: SignedHead, *, now_ms: int) -> int:
+def quorum_timestamp(root: TrustRoot, signed: SignedHead, *, now_ms: int, check_age: bool = True) -> int:
     """The time (ms) that k of the counted signatures have reached: how long the head lasts, what may set a clock.
 
     Fewer witnesses than k can't set it. Raises HeadRefused.
     """
-    return sorted(signers(root, signed, now_ms=now_ms).values())[-root.k]
+    return sorted(signers(root, signed, now_ms=now_ms, check_age=check_age).values())[-root.k]
 
 
 def count(
@@ -111,7 +124,7 @@ def count(
     refusals: list[TrustError] = []
     for cosignature in cosignatures:
         try:
-            name, time = _check(root, namespace, head, cosignature, oldest_ms, now_ms)
+            name, time = check_cosignature(root, namespace, head, cosignature, oldest_ms, now_ms)
             counted[name] = max(time, counted.get(name, 0))
         except TrustError as e:
             refusals.append(e)
@@ -121,9 +134,10 @@ def count(
     raise HeadRefused(why.reason, f"{len(counted)} of {root.k} witnesses count: {why.message}")
 
 
-def _check(
+def check_cosignature(
     root: TrustRoot, namespace: str, head: Head, cosignature: Cosignature, oldest_ms: int, now_ms: int
 ) -> tuple[str, int]:
+    """(name, time in ms) of the pinned witness whose key, good at that time, signed this head. Raises TrustError."""
     witness = _owner(root, cosignature.public_key)
     time = timestamp(cosignature)
     if cosignature.message != signature_message(namespace, *head, time):

@@ -1,5 +1,7 @@
 """Ed25519 keys and signatures (RFC 8032). A seed is 32 bytes, a public key 32, a signature 64."""
 
+from typing import Protocol
+
 from nacl.bindings import crypto_core_ed25519_is_valid_point
 from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
@@ -29,6 +31,29 @@ def public_key(seed: bytes) -> bytes:
 def sign(seed: bytes, message: bytes) -> bytes:
     """A detached signature over `message`, 64 bytes."""
     return SigningKey(seed).sign(message).signature
+
+
+class Signer(Protocol):
+    """A key that signs, wherever it lies. Any thread may call it."""
+
+    @property
+    def public_key(self) -> bytes:
+        """32 bytes."""
+
+    def sign(self, message: bytes) -> bytes:
+        """A detached signature over `message`, 64 bytes."""
+
+
+class SeedSigner:
+    """A key that lies in this process's memory."""
+
+    def __init__(self, seed: bytes) -> None:
+        self.public_key = public_key(seed)
+        self._seed = seed
+
+    def sign(self, message: bytes) -> bytes:
+        """See `Signer`."""
+        return sign(self._seed, message)
 
 
 def verify(public: bytes, message: bytes, signature: bytes) -> None:

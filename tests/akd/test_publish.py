@@ -18,7 +18,9 @@ from ipls.akd import (
     Row,
     Update,
     Version,
+    keys,
     make_absence,
+    make_append_only,
     make_history,
     make_lookup,
     make_lookups,
@@ -29,6 +31,8 @@ from ipls.akd import (
     verify_history,
     verify_lookup,
 )
+from ipls.akd.keys import Place
+from ipls.akd.vrf import SecretKey
 
 KEY = DirectoryKey.from_seed(b"\x07" * 32)
 
@@ -244,3 +248,36 @@ def test_any_bytes_are_refused_as_a_proof(proof: bytes) -> None:
     ):
         with pytest.raises(ProofRefused):
             check()
+
+
+def test_an_append_only_proof_is_made_again() -> None:
+    live = Live()
+    blobs = []
+    for epoch in range(1, 6):
+        made = live.publish(*[(b"+%d" % number, b"%d" % epoch) for number in range(0, 200, epoch)])
+        assert made
+        blobs.append(made.blob)
+    assert [make_append_only(live.tiles, epoch) for epoch in range(1, 6)] == blobs
+
+
+def test_an_append_only_proof_needs_the_tiles_of_its_epoch() -> None:
+    live = Live()
+    live.publish(*[(b"+%d" % number, b"a") for number in range(200)])
+    lacking = MemoryTiles()
+    lacking.write(row for row in live.tiles.rows() if row.prefix[0] == 0)
+    for tiles, epoch in ((live.tiles, 2), (MemoryTiles(), 1), (lacking, 1)):
+        with pytest.raises(AkdError) as refused:
+            make_append_only(tiles, epoch)
+        assert refused.value.reason == "TREE_MISMATCH"
+
+
+def test_vrf_proofs_are_kept_for_the_last_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "PROOFS_KEPT", 4)
+    key, asked = DirectoryKey.from_seed(b"\x07" * 32), list[int]()
+    prove = SecretKey.prove
+    monkeypatch.setattr(SecretKey, "prove", lambda vrf, alphas: asked.append(len(alphas)) or prove(vrf, alphas))
+    places = [Place(b"+1", True, version) for version in range(1, 7)]
+    expected = KEY.prove(places)
+    for wanted, proved in (([0, 1], 2), ([1, 2, 1], 1), ([3], 1), ([0, 4], 1), ([1], 1), ([0, 3, 4, 1], 0), ([5], 1)):
+        assert key.prove([places[index] for index in wanted]) == [expected[index] for index in wanted]
+        assert asked.pop() == proved

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ipls.akd import EMPTY_ROOT, AkdError, MemoryTiles, Row
 from ipls.akd.labels import BITS, Label
 from ipls.akd.tiles import Entry, decode_tile, encode_tile
-from ipls.akd.tree import Insertion, insert, read_paths
+from ipls.akd.tree import Insertion, changes, insert, read_paths
 from tests.attack import directory
 
 # labels that share long prefixes, so that a few dozen make buckets, splits and jumps at any depth
@@ -111,6 +111,17 @@ def test_roots_and_steps_are_those_of_a_plain_trie(story: list[list[int]]) -> No
 
 
 @settings(max_examples=60, deadline=None)
+@given(STORIES)
+def test_a_step_is_read_again_from_the_tiles(story: list[list[int]]) -> None:
+    """Whatever epochs came after it."""
+    epochs = epochs_of(story)
+    tiles, insertions = grow(epochs)
+    for epoch, (leaves, insertion) in enumerate(zip(epochs, insertions, strict=True), 1):
+        read = changes(tiles, epoch)
+        assert sorted(read.inserted) == sorted((leaf.label, leaf.stored) for leaf in leaves)
+        assert sorted(read.unchanged) == sorted(insertion.unchanged)
+
+
 @given(STORIES, POSITIONS)
 def test_paths_at_every_epoch(story: list[list[int]], absent: int) -> None:
     """Read when all epochs are stored: rows of later splits are there, and past epochs still read the same."""

@@ -46,9 +46,10 @@ def test_published_examples(example: tuple[str, ...]) -> None:
     assert verify(public_key, alpha, proof) == output
 
 
-def test_outputs_and_proofs_agree() -> None:
+@pytest.mark.parametrize("count", [20, 201])  # on one thread, and shared out
+def test_outputs_and_proofs_agree(count: int) -> None:
     key = SecretKey(bytes(range(32)))
-    alphas = [b"alpha %d" % i for i in range(20)]
+    alphas = [b"alpha %d" % i for i in range(count)]
     proved = key.prove(alphas)
     assert key.outputs(alphas) == [output for output, _ in proved]
     assert [verify(key.public_key, alpha, proof) for alpha, (_, proof) in zip(alphas, proved, strict=True)] == [

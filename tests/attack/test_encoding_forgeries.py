@@ -1,24 +1,19 @@
-"""Proofs that are not exactly their own re-encoding; fields left out; every single-bit flip."""
+"""Proofs that are not exactly their own re-encoding; fields left out."""
 
 from collections.abc import Callable
 
 import pytest
 
 from ipls.akd import (
-    ProofRefused,
     verify_absence,
     verify_append_only,
     verify_history,
     verify_lookup,
 )
 from ipls.proto.akd.v1 import akd_pb2 as pb
-from tests.attack.directory import (
-    Directory,
-)
 from tests.attack.victim import (
     EPOCH,
     NOBODY,
-    SEED,
     VICTIM,
     refuses,
     victims_server,
@@ -148,35 +143,3 @@ def test_every_field_of_every_message(kind: int) -> None:
         reason, edit = edits(bent)[index]
         edit()
         refuses(reason, lambda bent=bent: check(bent.SerializeToString()))
-
-
-@pytest.mark.parametrize("kind", ["lookup", "history", "append-only", "absence"])
-def test_every_single_bit_flip_is_refused(kind: str) -> None:
-    server = Directory(SEED)
-    server.publish([(VICTIM, b"one"), (b"+1", b"other")])
-    server.publish([(VICTIM, b"two")])
-    tree = server.tree()
-    root, old = tree.root(), server.tree(1).root()
-
-    def check(proof: bytes) -> None:
-        if kind == "lookup":
-            verify_lookup(root, 2, server.public_key, VICTIM, proof)
-        elif kind == "history":
-            verify_history(root, 2, server.public_key, VICTIM, proof, most_recent=1)
-        elif kind == "append-only":
-            verify_append_only(old, root, 2, proof)
-        else:
-            verify_absence(root, 2, server.public_key, NOBODY, proof)
-
-    proof = {
-        "lookup": lambda: server.lookup(tree, VICTIM, 2),
-        "history": lambda: server.history(tree, VICTIM, [2], 2),
-        "append-only": lambda: server.append_only(2),
-        "absence": lambda: server.absence(tree, NOBODY, [1, 2]),
-    }[kind]().SerializeToString()
-    check(proof)
-    for bit in range(len(proof) * 8):
-        flipped = bytearray(proof)
-        flipped[bit // 8] ^= 1 << bit % 8
-        with pytest.raises(ProofRefused):
-            check(bytes(flipped))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from ipls.akd import verify_non_membership
 from ipls.proto.akd.v1 import akd_pb2 as pb
 from tests.attack.directory import (
     EMPTY,
@@ -299,3 +300,11 @@ def test_absence_with_one_or_three_children(children: int) -> None:
         shown.ClearField("longest_prefix_children")
         shown.longest_prefix_children.extend(copies)
         refuses("CHILD_COUNT", check)
+
+
+def test_a_place_where_no_leaf_can_be_is_no_absence_of_one() -> None:
+    """The 200 bits above a leaf that is there: nothing stands at them, and that says nothing."""
+    server = victims_server()
+    tree, position = server.tree(), server.position(VICTIM, True, 3)
+    proof = tree.non_membership(raw(position.bits[:200])).SerializeToString()
+    refuses("NOT_A_LEAF", lambda: verify_non_membership(tree.root(), proof))

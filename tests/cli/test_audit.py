@@ -2,22 +2,29 @@
 
 import json
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ipls.cli.audit import command
+from ipls.cli.audit import auditor, command
 from ipls.proto.akd.v1.akd_pb2 import SingleAppendOnlyProof
+from ipls.trust.evidence import judge
 from ipls.trust.keys import public_key
 from tests.attack.log import World, listing, name, public_world, vote
 from tests.e2e.running import IPLS
+from tests.server.chains import Chain
 from tests.trust.roots import NOW, THIEF, WITNESSES
 
 EPOCHS = 7
+VECTORS = Path(__file__).parent.parent / "vectors/whatsapp_v1.jsonl"
 Audit = Callable[..., tuple[int, dict[str, Any]]]
 
 
@@ -34,7 +41,7 @@ def audit(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> A
     def run(first: int | None = None, state: str = "state.json") -> tuple[int, dict[str, Any]]:
         status = 0
         try:
-            command(world.trust_file(tmp_path), first, False, True, tmp_path / state, 3, 1.0)
+            command(world.trust_file(tmp_path), first, as_json=True, state=tmp_path / state, parallel=3)
         except SystemExit as e:
             status = int(str(e.code))
         return status, json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -65,7 +72,7 @@ def test_each_thing_is_asked_for_once(world: World, audit: Audit) -> None:
 
 def test_a_log_at_its_start_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with public_world(0) as world:
-        command(world.trust_file(tmp_path), None, False, True, tmp_path / "state", 3, 1.0)
+        command(world.trust_file(tmp_path), as_json=True, state=tmp_path / "state")
     assert json.loads(capsys.readouterr().out)["epochs"] == 0
 
 
@@ -180,7 +187,51 @@ def test_a_witness_that_signed_another_root_for_an_epoch(world: World, audit: Au
 def test_a_witness_that_shows_another_root_for_an_epoch_already_walked(world: World, audit: Audit) -> None:
     assert audit()[0] == 0
     world.votes[2][EPOCHS] = vote(WITNESSES[2], EPOCHS, b"\x07" * 32)
-    refused(audit, "AUDIT_FORK", EPOCHS)
+    report = refused(audit, "AUDIT_FORK", EPOCHS)
+    assert proven(world, report) == [("two_signatures", ("w2",), EPOCHS)]
+
+
+def proven(world: World, report: dict[str, Any]) -> list[tuple[str, tuple[str, ...], int]]:
+    """What the files that the report names prove to a third party."""
+    findings = [judge(world.root, Path(file).read_bytes()) for file in report["evidence"]]
+    return [(finding.kind, finding.witnesses, finding.epoch) for finding in findings]
+
+
+def test_a_root_that_one_witness_alone_signed_blames_nobody(world: World, audit: Audit) -> None:
+    world.votes[2][4] = vote(WITNESSES[2], 4, b"\x07" * 32)
+    assert refused(audit, "AUDIT_FORK", 4)["evidence"] == []
+
+
+def test_a_witness_that_signs_again_what_it_signed_otherwise_is_convicted(world: World, audit: Audit) -> None:
+    """Its newest epoch it shows with one root, then, asked for the same epoch, with the log's."""
+    honest = world.votes[2][EPOCHS]
+    shown = iter([vote(WITNESSES[2], EPOCHS, b"\x07" * 32), honest, honest, honest])
+    path = f"/w2/namespaces/test.ipls/audits/{EPOCHS}"
+    world.answers[path] = lambda: (200, json.dumps(next(shown)).encode())
+    report = refused(audit, "AUDIT_FORK", EPOCHS)
+    assert report["fault"]["message"].startswith("witness w2 signed two digests for epoch 7 of test.ipls")
+    assert proven(world, report) == [("two_signatures", ("w2",), EPOCHS)]
+
+
+def test_witnesses_that_signed_a_rewritten_log_are_convicted(world: World, audit: Audit) -> None:
+    """The log's last epoch becomes another, with all proofs and signatures, after it was audited once."""
+    assert audit()[0] == 0
+    old, _, _ = world.take_out(EPOCHS)
+    other = Chain()
+    for _ in range(EPOCHS - 1):
+        other.step()
+    assert other.root == old
+    made = other.step(b"another", b"label")
+    world.put(made.epoch, made.old_root, made.new_root, made.blob)
+    report = refused(audit, "AUDIT_FORK", EPOCHS)
+    assert proven(world, report) == [("two_heads", ("w0", "w1", "w2"), EPOCHS)]
+
+
+def test_a_fault_is_told_also_where_its_evidence_can_not_be_written(world: World, audit: Audit, tmp_path: Path) -> None:
+    (tmp_path / "evidence").write_bytes(b"in the way")
+    assert audit()[0] == 0
+    world.votes[2][EPOCHS] = vote(WITNESSES[2], EPOCHS, b"\x07" * 32)
+    assert refused(audit, "AUDIT_FORK", EPOCHS)["evidence"] == []
 
 
 def test_a_key_that_the_auditor_itself_serves_is_not_asked_for(world: World, audit: Audit) -> None:
@@ -304,14 +355,134 @@ def test_a_log_that_was_rewritten_after_it_was_audited(world: World, audit: Audi
     assert new != b"\x07" * 32
 
 
-def test_a_log_of_the_fields_own_with_untrimmed_labels(world: World, audit: Audit) -> None:
-    for found, blob in world.objects.items():
-        proof = SingleAppendOnlyProof.FromString(blob)
-        for element in (*proof.inserted, *proof.unchanged_nodes):
-            element.label.label_val = element.label.label_val.ljust(32, b"\0")
-        world.objects[found] = proof.SerializeToString()
-    status, report = audit()
-    assert (status, report["epochs"]) == (0, EPOCHS)
+def untrimmed(blob: bytes) -> bytes:
+    """As other directories may write labels: with their trailing zero bytes."""
+    proof = SingleAppendOnlyProof.FromString(blob)
+    for element in (*proof.inserted, *proof.unchanged_nodes):
+        element.label.label_val = element.label.label_val.ljust(32, b"\0")
+    return proof.SerializeToString()
+
+
+@pytest.fixture(params=[bytes, untrimmed], ids=["as published", "untrimmed"])
+def foreign(request: pytest.FixtureRequest) -> Iterator[World]:
+    """A log of 40 epochs whose names and objects are those of the Rust library `akd` 0.13.0, not ours."""
+    epochs = [line for line in map(json.loads, VECTORS.read_text().splitlines()) if line["kind"] == "epoch"]
+    with public_world(0, page_size=7) as world:
+        for before, line in pairwise(epochs):
+            blob = request.param(bytes.fromhex(line["append_only"]))
+            world.put(line["epoch"], bytes.fromhex(before["root"]), bytes.fromhex(line["root"]), blob)
+            assert line["name"] in world.objects
+        yield world
+
+
+def auditing(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], **options: Any) -> dict[str, Any]:
+    """The report of a whole audit of that log."""
+    with suppress(SystemExit):
+        command(world.trust_file(tmp_path), as_json=True, state=tmp_path / os.urandom(8).hex(), **options)
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_a_log_of_the_fields_own_holds(foreign: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = auditing(foreign, tmp_path, capsys)
+    assert (report["ok"], report["first"], report["last"]) == (True, 1, 40)
+    assert report["signed"] == {"w0": 40, "w1": 40, "w2": 40}
+
+
+def test_corruption_in_a_log_of_the_fields_own_is_found(
+    foreign: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for epoch, at in ((1, 9), (40, -1)):
+        found = foreign.name_of(epoch)
+        honest = foreign.objects[found]
+        bent = bytearray(honest)
+        bent[at] ^= 1
+        foreign.objects[found] = bytes(bent)
+        report = auditing(foreign, tmp_path, capsys)
+        assert (report["fault"]["reason"], report["fault"]["epoch"]) == ("AUDIT_PROOF_REFUSED", epoch)
+        foreign.objects[found] = honest
+    old, new, blob = foreign.take_out(30)
+    for name_of_it, reason in (
+        (name(30, new, old), "AUDIT_CHAIN_BROKEN"),
+        (name(30, old, bytes(32)), "AUDIT_PROOF_REFUSED"),
+        (name(30, old, new).upper(), "AUDIT_NAME_INVALID"),
+    ):
+        foreign.objects[name_of_it] = blob
+        assert auditing(foreign, tmp_path, capsys)["fault"]["reason"] == reason
+        del foreign.objects[name_of_it]
+    assert auditing(foreign, tmp_path, capsys)["fault"] == {
+        "epoch": 30,
+        "reason": "AUDIT_HOLE",
+        "message": "the log has no object for it",
+    }
+
+
+def test_objects_in_memory_are_bounded_together(
+    foreign: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With room for the largest, no more than that is on its way, however many may run."""
+    room = max(map(len, foreign.objects.values()))
+    monkeypatch.setattr(auditor, "MAX_IN_FLIGHT", room)
+    monkeypatch.setattr(auditor, "MAX_OBJECT", room)
+    on_their_way, crossed = [0], threading.Event()
+    counting = threading.Lock()
+
+    def slow(blob: bytes) -> tuple[int, bytes]:
+        with counting:
+            on_their_way[0] += len(blob)
+            if on_their_way[0] > room:
+                crossed.set()
+        crossed.wait(0.02)  # a second one would come in this time
+        with counting:
+            on_their_way[0] -= len(blob)
+        return 200, blob
+
+    for found, blob in foreign.objects.items():
+        foreign.answers[f"/log/{found}"] = partial(slow, blob)
+    assert auditing(foreign, tmp_path, capsys, parallel=16)["ok"]
+    assert not crossed.is_set()
+
+
+def test_several_objects_are_fetched_at_once(world: World, audit: Audit) -> None:
+    """The first comes only when another is asked for."""
+    first, another = world.name_of(1), threading.Event()
+
+    def held() -> tuple[int, bytes]:
+        return (200, world.objects[first]) if another.wait(20) else (404, b"")
+
+    def asked(blob: bytes) -> tuple[int, bytes]:
+        another.set()
+        return 200, blob
+
+    world.answers = {f"/log/{found}": partial(asked, blob) for found, blob in world.objects.items()}
+    world.answers[f"/log/{first}"] = held
+    assert audit()[0] == 0
+
+
+def test_a_terminal_is_shown_how_fast_it_goes_and_how_long_it_takes(foreign: World, tmp_path: Path) -> None:
+    """The audit waits for an object until the bar has been drawn."""
+    master, slave = os.openpty()
+    drawn = threading.Event()
+
+    def once_drawn() -> tuple[int, bytes]:
+        drawn.wait(60)
+        return 200, foreign.objects[foreign.name_of(20)]
+
+    foreign.answers[f"/log/{foreign.name_of(20)}"] = once_drawn
+    arguments = [*IPLS, "audit", "--trust", foreign.trust_file(tmp_path), "--state", tmp_path / "s"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    process = subprocess.Popen(arguments, stderr=slave, stdout=subprocess.PIPE, env=environment)
+    os.close(slave)
+    shown = b""
+    while not (b"19/40" in shown and b"epochs/s" in shown):
+        shown += os.read(master, 4096)
+    assert re.search(rb"[0-9.]+ epochs/s.*[0-9-]+:[0-9-]+", shown)
+    drawn.set()
+    with suppress(OSError):  # a terminal that nobody holds any more
+        while os.read(master, 4096):
+            pass
+    out, _ = process.communicate()
+    assert (process.returncode, b"holds up to epoch 40" in out) == (0, True)
+    os.close(master)
 
 
 def test_what_does_not_answer_is_no_fault(world: World, audit: Audit) -> None:

@@ -1,22 +1,23 @@
 """The command as a person types it: exit statuses, one clear line, files for their owner alone."""
 
-import hashlib
 import json
 import os
+import signal
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 from ipls.akd import EMPTY_ROOT, DirectoryKey
-from ipls.cli.keys import renew_bundle
+from ipls.cli.deployment import create
 from ipls.config import ConfigError, load, load_trust_root, read_secret
-from ipls.proto.vault.v1.vault_pb2 import Bundle, SignedBundle
 from ipls.server.directory.epochs import prepare
 from ipls.store.directory import DirectoryStore, StoredHead
-from ipls.trust.bundle import verify_bundle
 from tests.e2e.running import ipls
 
 NOW_MS = 1_800_000_000_000
@@ -43,6 +44,32 @@ def test_init_makes_every_secret_for_its_owner_alone(folder: Path) -> None:
     assert [path for path in secret if stat.S_IMODE(path.stat().st_mode) & 0o077] == []
 
 
+def test_init_makes_as_many_witnesses_as_asked_for_and_a_majority_signs(tmp_path: Path) -> None:
+    made = ipls("init", tmp_path / "ipls", "--port", 0, "--witnesses", 3)
+    assert made.returncode == 0, made.stderr
+    root = load_trust_root(tmp_path / "ipls/trust.toml")
+    assert ([w.name for w in root.witnesses], root.k) == (["witness", "witness-2", "witness-3"], 2)
+    services = json.loads((tmp_path / "ipls/endpoints.json").read_text())["services"]
+    assert [w.url for w in root.witnesses] == [services[f"auditor{n}"]["address"] for n in ("", "-2", "-3")]
+    assert len({service["address"] for service in services.values()}) == 12
+    config = ("--config", tmp_path / "ipls/ipls.toml")
+    for wrong in ((), ("--name", "witness-4")):
+        served = ipls("serve", "witness", *config, *wrong)
+        assert served.returncode == 2
+        assert "--name: witness, witness-2, witness-3" in served.stderr
+    assert ipls("serve", "log", *config, "--name", "witness").returncode == 2
+
+
+def test_a_witness_needs_its_own_table_and_the_trust_root_alone(folder: Path, tmp_path: Path) -> None:
+    """It gets as far as its key, which others can read."""
+    (config,) = load(folder / "ipls.toml").witnesses
+    own = tmp_path / "witness.toml"
+    (tmp_path / "open.key").write_text("00" * 32)
+    table = config.model_copy(update={"key": "open.key"}).model_dump(mode="json", exclude_none=True)
+    own.write_text(tomli_w.dumps({"trust_root": str(folder / "trust.toml"), "witnesses": [table]}))
+    assert ipls("serve", "witness", "--config", own).stderr.endswith("[KEY_FILE_OPEN]\n")
+
+
 def test_init_refuses_a_folder_in_use_and_touches_nothing(folder: Path) -> None:
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     again = ipls("init", folder)
@@ -58,22 +85,25 @@ def test_init_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_renewed_bundle_continues_the_old_one(folder: Path) -> None:
-    old = SignedBundle.FromString((folder / "bundle.pb").read_bytes())
-    renewed = ipls("keys", "bundle", "--config", folder / "ipls.toml")
-    assert renewed.returncode == 0, renewed.stderr
-    new = SignedBundle.FromString((folder / "bundle.pb").read_bytes())
-    now_ms = Bundle.FromString(new.bundle).expires_ms - 1000
-    bundle = verify_bundle(load_trust_root(folder / "trust.toml"), new, now_ms=now_ms)
-    assert bundle.number == Bundle.FromString(old.bundle).number + 1
-    assert bundle.previous == hashlib.sha256(old.bundle).digest()
-
-
-def test_only_the_operators_key_renews_the_bundle(folder: Path) -> None:
-    before = (folder / "bundle.pb").read_bytes()
-    with pytest.raises(ConfigError, match="not the operator key"):
-        renew_bundle(load(folder / "ipls.toml"), folder / "keys/witness.key", now_ms=NOW_MS)
-    assert (folder / "bundle.pb").read_bytes() == before
+@pytest.mark.parametrize("step", ["init_witness_state", "first_bundle", "write_endpoints"])
+def test_a_killed_init_is_no_deployment_and_nothing_is_written_over_it(tmp_path: Path, step: str) -> None:
+    code = f"""
+import os, signal, sys
+from pathlib import Path
+import ipls.cli.deployment as deployment
+deployment.{step} = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+deployment.create(Path(sys.argv[1]), "test.ipls", port=0)
+"""
+    folder = tmp_path / "ipls"
+    child = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, timeout=60)
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    left = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert folder / "keys/vrf.key" in left
+    with pytest.raises(ConfigError, match="ipls init"):
+        load(folder / "ipls.toml")
+    with pytest.raises(ConfigError, check=lambda e: e.reason == "FOLDER_IN_USE"):
+        create(folder, "test.ipls", port=0)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == left
 
 
 def test_a_key_that_others_can_read_is_refused(folder: Path) -> None:
@@ -177,12 +207,13 @@ def database(folder: Path) -> Iterator[Path]:
     key = DirectoryKey.from_seed(read_secret(folder / "keys/vrf.key"))
     path = folder / "data/directory.db"
     store = DirectoryStore(path, "test.ipls", key.public_key)
-    store.commit_start(StoredHead(0, EMPTY_ROOT, 0, b"signed"))
+    term = store.take_lease(store.lease())
+    store.commit_start(term, StoredHead(0, EMPTY_ROOT, 0, b"signed"))
     for n in range(2):
         store.submit(bytes([n]) * 16, b"+4917%d" % n, b"value", NOW_MS, daily_quota=9, queue_max=9)
-        made = prepare(store, key, 9)
+        made = prepare(store, key, term, 9)
         assert made
-        store.commit(*made, b"signed")
+        store.commit(term, *made, b"signed")
     store.close()
     yield path
     for file in path.parent.glob("directory.db*"):

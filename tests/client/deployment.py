@@ -2,10 +2,12 @@
 
 import asyncio
 import itertools
+import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 
 from ipls.cli import deployment
@@ -14,14 +16,16 @@ from ipls.client.device import Device
 from ipls.client.events import Event, Step
 from ipls.config import load
 from ipls.store.contacts import ContactsStore
+from ipls.store.vault import VaultStore
 
 PROCESSES = ("witness", "directory", "vault", "contacts", "registration")
 SERVE = """
 import sys
 from pathlib import Path
-from ipls.cli.serve import serve_one, stop_at_eof
+from ipls.cli.serve import serve_one, serve_witness, stop_at_eof
 stop_at_eof()
-serve_one(sys.argv[1], Path(sys.argv[2]))
+name, config = sys.argv[1], Path(sys.argv[2])
+serve_witness(None, config) if name == "witness" else serve_one(name, config, {})
 """
 
 
@@ -72,10 +76,26 @@ class Deployment:
             process.kill()
         self._launch(name)
 
+    @contextmanager
+    def vault_of_now_put_back(self) -> Iterator[None]:
+        """Puts the vault's token and database back at the end, as they are now, and starts it on them."""
+        vault, copy = self.config.vault, self.folder / "vault of now"
+        shutil.copytree(vault.token, copy / "token")
+        with closing(sqlite3.connect(vault.database)) as live, closing(sqlite3.connect(copy / "vault.db")) as saved:
+            live.backup(saved)
+        yield
+        with self._processes["vault"] as process:
+            process.kill()
+        VaultStore(vault.database).close()  # its core is gone
+        shutil.rmtree(vault.token)
+        shutil.move(copy / "token", vault.token)
+        shutil.move(copy / "vault.db", vault.database)
+        self._launch("vault")
+
     async def _until_serving(self) -> None:
+        addresses = deployment.addresses_of(self.config)
         for name in PROCESSES:
-            service = getattr(self.config, name)
-            await until_serving(name, service.listen, self.folder / "tls/ca.pem")
+            await until_serving(name, addresses[name], self.folder / "tls/ca.pem")
 
     @contextmanager
     def contacts_database(self) -> Iterator[ContactsStore]:

@@ -1,5 +1,6 @@
 """The device takes no bundle from the vault that its pinned trust root does not bear, and says not a word under one."""
 
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -10,7 +11,7 @@ import grpc
 import pytest
 
 from ipls.client.directory import DirectoryReader
-from ipls.client.errors import RefusedError
+from ipls.client.errors import RefusedError, TryLaterError
 from ipls.client.profile import Account, Profile
 from ipls.client.vault import Vault
 from ipls.proto.vault.v1 import vault_pb2 as pb
@@ -20,13 +21,20 @@ from ipls.proto.vault.v1.vault_pb2_grpc import (
     add_VaultServiceServicer_to_server,
 )
 from ipls.rpc.errors import ServiceError
+from ipls.server.http import serving
+from ipls.server.log import log_app
+from ipls.store.log import FileLog
 from ipls.trust.bundle import sign_bundle
 from ipls.trust.root import TrustRoot
 from tests.server.loopback import loopback
-from tests.trust.roots import HOUR, NOW, OPERATOR, THIEF, make_root, seed
-from tests.trust.test_bundle import bundle
+from tests.trust.bundles import after, bundle, countersigned, hsm, signed_bundle
+from tests.trust.roots import HOUR, NOW, OPERATOR, THIEF, WITNESSES, make_root, seed, three_of
+from tests.trust.test_bundle import operator_signs
 
-RENEWED = bundle(number=2, previous=bytes(32))
+FIRST = signed_bundle(bundle())
+SECOND = signed_bundle(after(FIRST))
+THIRD = signed_bundle(after(SECOND))
+FOURTH = signed_bundle(after(THIRD))
 
 
 class FalseVault(VaultServiceServicer):
@@ -86,13 +94,24 @@ async def outcome(stub: Any, profile: Profile, root: TrustRoot | None = None) ->
     ("shown", "reason"),
     [
         (pb.SignedBundle(), "SIGNATURE_LENGTH"),
-        (sign_bundle(THIEF, bundle()), "SIGNATURE_INVALID"),
-        (sign_bundle(OPERATOR, bundle(expires_ms=NOW)), "BUNDLE_EXPIRED"),
-        (sign_bundle(OPERATOR, bundle(expires_ms=NOW + 31 * 24 * HOUR)), "BUNDLE_EXPIRED"),
-        (sign_bundle(OPERATOR, bundle(namespace="other")), "BUNDLE_OTHER_NAMESPACE"),
-        (sign_bundle(OPERATOR, bundle(development=False)), "HEAD_NO_QUORUM"),
+        (countersigned(sign_bundle(THIEF, bundle())), "SIGNATURE_INVALID"),
+        (signed_bundle(bundle(expires_ms=NOW)), "BUNDLE_EXPIRED"),
+        (signed_bundle(bundle(expires_ms=NOW + 31 * 24 * HOUR)), "BUNDLE_EXPIRED"),
+        (signed_bundle(bundle(namespace="other")), "BUNDLE_OTHER_NAMESPACE"),
+        (sign_bundle(OPERATOR, bundle()), "HEAD_NO_QUORUM"),
+        (signed_bundle(bundle(), THIEF), "HEAD_KEY_UNPINNED"),
+        (operator_signs(bundle(hsm(1, 0), hsm(2, 0)).SerializeToString()), "BUNDLE_INVALID"),
     ],
-    ids=["unsigned", "another operator's", "expired", "for too long", "another namespace's", "not for development"],
+    ids=[
+        "unsigned",
+        "another operator's",
+        "expired",
+        "for too long",
+        "another namespace's",
+        "no witness's",
+        "another witness's",
+        "a shard twice",
+    ],
 )
 async def test_a_bundle_that_does_not_hold_is_refused(
     stub: Any, vault: FalseVault, profile: Profile, shown: pb.SignedBundle, reason: str
@@ -100,7 +119,7 @@ async def test_a_bundle_that_does_not_hold_is_refused(
     vault.bundle = shown
     assert await outcome(stub, profile) == reason
     assert vault.frames == []
-    vault.bundle = sign_bundle(OPERATOR, bundle())
+    vault.bundle = FIRST
     assert await outcome(stub, profile) == "MET"
     assert len(vault.frames) == 1
 
@@ -108,18 +127,68 @@ async def test_a_bundle_that_does_not_hold_is_refused(
 async def test_a_development_bundle_is_refused_by_a_device_that_is_not_for_development(
     stub: Any, vault: FalseVault, profile: Profile
 ) -> None:
-    vault.bundle = sign_bundle(OPERATOR, bundle())
+    vault.bundle = FIRST
     assert await outcome(stub, profile, make_root(development=False)) == "BUNDLE_DEVELOPMENT"
+    assert vault.frames == []
+
+
+async def test_a_bundle_that_too_few_witnesses_signed_is_refused(
+    stub: Any, vault: FalseVault, profile: Profile
+) -> None:
+    vault.bundle = signed_bundle(bundle(), WITNESSES[0], WITNESSES[0])
+    assert await outcome(stub, profile, three_of(2)) == "HEAD_NO_QUORUM"
     assert vault.frames == []
 
 
 async def test_a_bundle_below_the_highest_seen_is_refused_also_later(
     stub: Any, vault: FalseVault, tmp_path: Path
 ) -> None:
-    vault.bundle = sign_bundle(OPERATOR, RENEWED)
+    vault.bundle = SECOND
     with opened(tmp_path) as profile:
         assert await outcome(stub, profile) == "MET"
-    vault.bundle = sign_bundle(OPERATOR, bundle())
-    with opened(tmp_path) as profile:
-        assert await outcome(stub, profile) == "BUNDLE_BELOW_HIGHEST"
+    for shown, reason in (
+        (FIRST, "BUNDLE_BELOW_HIGHEST"),
+        (signed_bundle(after(FIRST, hsm(2))), "BUNDLE_FORK"),
+        (signed_bundle(after(signed_bundle(after(FIRST, hsm(2))))), "BUNDLE_FORK"),
+    ):
+        vault.bundle = shown
+        with opened(tmp_path) as profile:
+            assert await outcome(stub, profile) == reason
+    assert len(vault.frames) == 1
+
+
+async def test_bundles_that_were_passed_over_come_from_the_log(
+    stub: Any, vault: FalseVault, tmp_path: Path, profile: Profile
+) -> None:
+    """It has whatever the operator puts there; only what the newest continues leads to the one seen."""
+    log = FileLog(tmp_path / "log")
+    async with serving(log_app(log), "127.0.0.1:0") as port:
+        root = make_root(log_url=f"http://127.0.0.1:{port}")
+        vault.bundle = FIRST
+        assert await outcome(stub, profile, root) == "MET"
+        vault.bundle = FOURTH
+        log.put("fleet/3", THIRD.SerializeToString())
+        assert await outcome(stub, profile, root) == "BUNDLE_GAP"
+        log.put("fleet/2", signed_bundle(after(FIRST, hsm(2))).SerializeToString())
+        assert await outcome(stub, profile, root) == "BUNDLE_FORK"
+        assert len(vault.frames) == 1
+    log = FileLog(tmp_path / "honest log")
+    for number, signed in ((2, SECOND), (3, THIRD)):
+        log.put(f"fleet/{number}", signed.SerializeToString())
+    async with serving(log_app(log), "127.0.0.1:0") as port:
+        root = make_root(log_url=f"http://127.0.0.1:{port}")
+        assert await outcome(stub, profile, root) == "MET"
+    assert await outcome(stub, profile) == "MET"  # the log is not asked again
+
+
+async def test_without_the_log_a_device_that_missed_bundles_waits(
+    stub: Any, vault: FalseVault, profile: Profile
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        root = make_root(log_url=f"http://127.0.0.1:{free.getsockname()[1]}")
+    vault.bundle = FIRST
+    assert await outcome(stub, profile, root) == "MET"
+    vault.bundle = THIRD
+    with pytest.raises(TryLaterError, match="does not answer"):
+        await outcome(stub, profile, root)
     assert len(vault.frames) == 1

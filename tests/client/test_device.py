@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from ipls.cli import deployment
+from ipls.client.approvals import Approval, ApprovalRequest
 from ipls.client.device import Device
 from ipls.client.errors import ClientError, ProfileError
-from ipls.client.events import Event, HeadChecked, HistoryChecked, IdentityChange, Progress, Step, VaultAccepted
+from ipls.client.events import Event, HeadChecked, HistoryChecked, IdentityChange, KeyUse, Progress, Step, VaultAccepted
 from ipls.client.vault import VaultSession
+from ipls.session.limits import DAY_MS
 from ipls.store.contacts import Manifest
 from tests.client.deployment import Deployment, book
 
@@ -56,6 +58,73 @@ async def test_a_lost_phone_is_restored_on_another(world: Deployment) -> None:
         "rotation finished",
         "old records dropped",
     ]
+
+
+async def test_every_use_of_the_key_is_shown(world: Deployment) -> None:
+    label = world.label()
+    await world.stored(label, book(3))
+    thief = await world.registered(label)
+    async with world.device(thief) as device:
+        await device.restore()
+    events: list[Event] = []
+    owner = await world.registered(label)
+    async with world.device(owner, events.append) as device:
+        await device.restore()
+        released = [(use.generation, use.identity_version, use.origin) for use in events if isinstance(use, KeyUse)]
+        # Read back by the first phone; taken, and read back after its rotation, by the second; and by this one.
+        assert released == [(1, 1, "earlier"), (1, 2, "earlier"), (2, 2, "earlier"), (2, 3, "own"), (3, 3, "own")]
+        uses = await device.uses()
+    assert [use.number for use in uses] == list(range(1, len(uses) + 1))
+    assert [use for use in uses if use.operation == "retrieve"] == [use for use in events if isinstance(use, KeyUse)]
+    assert {use.operation for use in uses} == {"handshake", "store", "retrieve", "finish_rotation"}
+
+
+async def test_a_new_phone_waits_unless_a_device_that_the_owner_named_approves(world: Deployment) -> None:
+    label, tablet = world.label(), world.profile()
+    old = await world.stored(label, book(3))
+    async with world.device(tablet) as device:
+        approver = device.approver_key()
+    async with world.device(old) as device:
+        await device.set_change_delay(10 * DAY_MS)
+        await device.add_approver(approver)
+        await device.restore()  # who sets it is not shut out
+    new = await world.registered(label)
+    async with world.device(new) as device:
+        with refused("VAULT_CHANGE_DELAYED"):
+            await device.restore()
+        settings = await device.vault_settings()
+        assert settings.waits_until_ms > settings.generations[0].stored_ms + 9 * DAY_MS
+        with refused("VAULT_CHANGE_DELAYED"):
+            await device.set_change_delay(0)
+        request = str(await device.approval_request())
+        with refused("VAULT_APPROVER_UNKNOWN"):  # its own word is none
+            await device.approve(device.sign_approval(ApprovalRequest.parse(request)))
+    async with world.device(tablet) as device:
+        assert device.approver_key() == approver
+        approval = str(device.sign_approval(ApprovalRequest.parse(request)))
+    async with world.device(new) as device:
+        await device.approve(Approval.parse(approval))
+        assert (await device.restore()).contacts == 3
+        uses = [(use.operation, use.identity_version, use.delay_ms, use.approver) for use in await device.uses()]
+    for use in (
+        ("set_change_delay", 1, 10 * DAY_MS, b""),
+        ("add_approver", 1, 0, approver),
+        ("approve", 2, 0, approver),
+    ):
+        assert uses.count(use) == 1
+
+
+async def test_a_use_that_was_taken_out_of_the_history_is_missed(world: Deployment) -> None:
+    """Yesterday's database, put back after a theft that the owner has seen: with yesterday's token, which SoftHSM lets
+    be copied, the vault takes it."""
+    owner = await world.stored(world.label(), book(3))
+    with world.vault_of_now_put_back():
+        async with world.device(owner) as device:
+            await device.uses()
+    async with world.device(owner) as device:
+        with refused("VAULT_HISTORY_REWRITTEN"):
+            await device.uses()
+            await device.uses()
 
 
 STORE_STEPS = ["key made", "key stored", "key read back", "records stored", "manifest made", "manifest swapped"]

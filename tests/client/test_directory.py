@@ -1,6 +1,6 @@
 """What the device believes of a directory: heads by their witnesses and by what it saw before."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,27 @@ import pytest
 from ipls.akd import EMPTY_ROOT, verify_lookup
 from ipls.client.directory import DirectoryReader, History
 from ipls.client.errors import ClientError, RefusedError, TryLaterError
-from ipls.client.events import Event, HeadChecked
-from ipls.client.profile import KnownVersion, Profile
-from ipls.proto.directory.v1.directory_pb2 import AbsenceResponse, HistoryRequest, HistoryResponse
+from ipls.client.events import Event, EvidenceMet, HeadChecked
+from ipls.client.profile import KnownVersion, Profile, ProvedHistory
+from ipls.proto.akd.v1.akd_pb2 import HistoryProof
+from ipls.proto.directory.v1.directory_pb2 import (
+    AbsenceResponse,
+    HistoryRequest,
+    HistoryResponse,
+    OpenSessionRequest,
+    OpenSessionResponse,
+)
 from ipls.proto.directory.v1.directory_pb2_grpc import (
     DirectoryServiceServicer,
     DirectoryServiceStub,
     add_DirectoryServiceServicer_to_server,
 )
 from ipls.rpc.errors import ServiceError
+from ipls.trust.evidence import judge
 from ipls.trust.heads import Head
 from ipls.trust.identity import encode_record, verify_identity
 from ipls.trust.keys import public_key
+from ipls.trust.root import TrustRoot
 from tests.attack.directory import Directory
 from tests.server.loopback import loopback
 from tests.trust.roots import HOUR, NOW, THIEF, WITNESSES, seed, signed, three_of
@@ -72,6 +81,49 @@ def test_a_head_that_does_not_hold_changes_nothing(profile: Profile, head: Any, 
     assert profile.head == signed(SEEN, *QUORUM)
 
 
+def proven(profile: Profile, root: TrustRoot) -> list[tuple[str, tuple[str, ...], int]]:
+    """What the files that the device kept prove to a third party."""
+    findings = [judge(root, file.read_bytes()) for file in profile.evidence.files()]
+    return [(finding.kind, finding.witnesses, finding.epoch) for finding in findings]
+
+
+@pytest.mark.parametrize(
+    ("head", "found"),
+    [
+        (signed(FORK, *QUORUM), [("two_heads", ("w0", "w1"), 5)]),
+        (signed(FORK, QUORUM[1], WITNESSES[2]), [("two_heads", ("w1",), 5)]),
+        (signed(FORK, QUORUM[1], THIEF), [("two_signatures", ("w1",), 5)]),
+        (signed(FORK, WITNESSES[2]), []),
+        (signed(FORK, THIEF), []),
+        (signed(BELOW, *QUORUM), []),
+    ],
+    ids=range(6),
+)
+def test_a_fork_that_the_device_meets_becomes_a_file(profile: Profile, head: Any, found: list[Any]) -> None:
+    events: list[Event] = []
+    reader(profile, events).observe(signed(SEEN, *QUORUM))
+    for _ in range(2):
+        with pytest.raises(RefusedError):
+            reader(profile, events).observe(head)
+    assert proven(profile, three_of()) == found
+    assert {event.file for event in events if isinstance(event, EvidenceMet)} == set(profile.evidence.files())
+
+
+def test_evidence_that_can_not_be_written_is_told_all_the_same(profile: Profile, tmp_path: Path) -> None:
+    (tmp_path / "phone/evidence").write_bytes(b"in the way")
+    events: list[Event] = []
+    reader(profile, events).observe(signed(SEEN, *QUORUM))
+    with pytest.raises(RefusedError, check=lambda error: error.reason == "HEAD_FORK"):
+        reader(profile, events).observe(signed(FORK, *QUORUM))
+    told = events[-1]
+    assert isinstance(told, EvidenceMet)
+    assert (told.file, told.text.startswith("two quorums signed epoch 5")) == (None, True)
+
+
+def trust_root(server: Directory) -> TrustRoot:
+    return three_of(vrf_public_key=server.public_key, start_root=EMPTY_ROOT)
+
+
 class Liar(Directory):
     """Alice's device made version 1; the operator plants versions of its own, then others register until epoch 9."""
 
@@ -90,19 +142,22 @@ class Liar(Directory):
     def prove(self, versions: Sequence[int], future: Sequence[int] | None = None) -> bytes:
         return self.history(self.tree(), ALICE, versions, self.epoch, future=future).SerializeToString()
 
-    async def History(self, request: HistoryRequest, **options: float) -> HistoryResponse:
+    async def OpenSession(self, request: OpenSessionRequest, **options: float) -> OpenSessionResponse:
+        return OpenSessionResponse(token=b"token")
+
+    async def History(self, request: HistoryRequest, **options: Any) -> AsyncIterator[HistoryResponse]:
         head = signed(Head(self.epoch, self.root_hash), *QUORUM)
-        return HistoryResponse(head=head, proof=self.answers[request.most_recent])
+        yield HistoryResponse(head=head, chunk=self.answers[request.most_recent])
 
     async def read(self, profile: Profile) -> tuple[int, ...]:
         """The versions that the owner's client takes from this directory."""
         return tuple(identity.version for identity in (await self.own_history(profile)).identities)
 
     async def own_history(self, profile: Profile) -> History:
-        root = three_of(vrf_public_key=self.public_key, start_root=EMPTY_ROOT)
+        root = trust_root(self)
         stub: Any = self
         reader = DirectoryReader(stub, root, profile, now_ms=lambda: NOW, report=lambda event: None)
-        return await reader.own_history(ALICE.decode())
+        return await reader.own_history(ALICE.decode(), seed(100))
 
 
 async def test_a_lone_planted_version_is_no_newest_one(profile: Profile) -> None:
@@ -143,8 +198,12 @@ class Denier(DirectoryServiceServicer):
         self.server = server
         self.absence: bytes | None = None
 
-    async def History(self, request: Any, context: Any) -> HistoryResponse:
+    async def OpenSession(self, request: Any, context: Any) -> OpenSessionResponse:
+        return OpenSessionResponse(token=b"token")
+
+    async def History(self, request: Any, context: Any) -> AsyncIterator[HistoryResponse]:
         raise ServiceError(grpc.StatusCode.NOT_FOUND, "LABEL_NOT_FOUND", "no such label")
+        yield HistoryResponse()
 
     async def Absence(self, request: Any, context: Any) -> AbsenceResponse:
         if self.absence is None:
@@ -159,7 +218,7 @@ class Denier(DirectoryServiceServicer):
             stub = DirectoryServiceStub(channel)
             reader = DirectoryReader(stub, root, profile, now_ms=lambda: NOW, report=lambda event: None, patience_s=0)
             with pytest.raises(ClientError) as caught:
-                await reader.own_history(ALICE.decode())
+                await reader.own_history(ALICE.decode(), seed(100))
         return caught.value
 
 
@@ -181,6 +240,18 @@ async def test_an_account_is_not_there_only_where_that_is_proved(tmp_path: Path,
     profile.add_versions([KnownVersion(1, 1, public_key(seed(100)), "own")])
     refusal = await denier.refusal(tmp_path, profile)
     assert (type(refusal), refusal.reason) == (RefusedError, "HISTORY_REWRITTEN")
+    assert proven(profile, trust_root(denier.server)) == []  # the device says it; nothing shows it
+
+
+async def test_a_denied_account_that_was_proved_before_is_evidence(tmp_path: Path, profile: Profile) -> None:
+    honest = Erasing()
+    remember(profile, await honest.own_history(profile))
+    denier = Denier(of_others(alice=False))
+    for number in range(5, 15):
+        denier.server.publish([(b"+49%d" % number, OWN)])
+    denier.absence = denier.server.absence(denier.server.tree(), ALICE, [1, 2, 4, 8]).SerializeToString()
+    assert (await denier.refusal(tmp_path, profile)).reason == "HISTORY_REWRITTEN"
+    assert proven(profile, trust_root(honest)) == [("rewrite", (), 13)]
 
 
 async def test_an_account_that_is_there_is_not_denied(tmp_path: Path, profile: Profile) -> None:
@@ -205,10 +276,12 @@ async def test_an_account_that_is_there_is_not_denied(tmp_path: Path, profile: P
 class Erasing(Liar):
     """Alice's device made versions 1 to 3, in epochs 1, 10 and 11; the values of some are erased."""
 
-    def __init__(self, *erased: int, second: bytes = OWN) -> None:
+    def __init__(self, *erased: int, second: bytes = OWN, later: int = 0) -> None:
         super().__init__([])
         self.publish([(ALICE, second)])
         self.publish([(ALICE, THIEFS)])
+        for number in range(later):
+            self.publish([(b"+48%d" % number, OWN)])
         for version in erased:
             self.erase(ALICE, version)
         self.root_hash = self.tree().root()
@@ -219,6 +292,7 @@ def remember(profile: Profile, history: History) -> None:
     """What the device keeps of a history that it took."""
     profile.add_versions(KnownVersion(i.version, i.epoch, i.public_key, "own") for i in history.identities)
     profile.add_leaves(history.leaves)
+    profile.put(ProvedHistory(history.proof))
 
 
 async def test_an_erased_version_is_the_one_that_was_seen_before(profile: Profile) -> None:
@@ -251,3 +325,60 @@ async def test_what_is_not_the_erasure_of_an_old_value_is_refused(
     profile.put(profile.progress._replace(head=b""))  # the witnesses signed both trees
     with pytest.raises(RefusedError, check=lambda error: error.reason == reason):
         await forged.own_history(profile)
+
+
+async def test_a_version_that_became_another_is_evidence(profile: Profile) -> None:
+    remember(profile, await Erasing().own_history(profile))
+    forged = Erasing(second=THIEFS, later=2)
+    with pytest.raises(RefusedError, check=lambda error: error.reason == "LEAF_CHANGED"):
+        await forged.own_history(profile)
+    assert proven(profile, trust_root(forged)) == [("rewrite", (), 13)]
+
+
+async def test_a_version_that_is_left_out_is_evidence(profile: Profile) -> None:
+    """A history that holds, and ends below what was proved."""
+    honest = Erasing()
+    remember(profile, await honest.own_history(profile))
+    shorter = Liar([])
+    shorter.publish([(ALICE, OWN)])
+    for number in range(3):
+        shorter.publish([(b"+48%d" % number, OWN)])
+    shorter.root_hash = shorter.tree().root()
+    shorter.answers = {0: shorter.prove([2, 1]), 1: shorter.prove([2])}
+    history = await shorter.own_history(profile)
+    assert proven(profile, trust_root(honest)) == []
+    DirectoryReader(
+        None,  # type: ignore[arg-type]
+        trust_root(honest),
+        profile,
+        now_ms=lambda: NOW,
+        report=lambda event: None,
+    ).rewritten(history)
+    assert proven(profile, trust_root(honest)) == [("rewrite", (), 13)]
+
+
+async def test_a_lie_is_found_among_any_number_of_repeated_versions(profile: Profile) -> None:
+    remember(profile, await Erasing().own_history(profile))
+    forged = Erasing(second=THIEFS, later=2)
+    proof = HistoryProof.FromString(forged.answers[0])
+    for _ in range(2000):
+        bent = proof.update_proofs.add()
+        bent.CopyFrom(proof.update_proofs[1])
+    forged.answers[0] = proof.SerializeToString()
+    with pytest.raises(RefusedError):
+        await forged.own_history(profile)
+    assert proven(profile, trust_root(forged)) == [("rewrite", (), 13)]
+
+
+async def test_a_history_that_goes_on_is_no_evidence(profile: Profile) -> None:
+    """Also with values erased, with a proof that does not hold, and with one that can't be read."""
+    honest = Erasing()
+    remember(profile, await honest.own_history(profile))
+    later = Erasing(1, 2, later=2)
+    history = await later.own_history(profile)
+    assert history.head.epoch == 13
+    for answer in (b"\xff", later.prove([2, 1]), b""):
+        later.answers[0] = answer
+        with pytest.raises(RefusedError):
+            await later.own_history(profile)
+    assert proven(profile, trust_root(honest)) == []

@@ -45,11 +45,14 @@ class Deployment:
 
 
 @contextmanager
-def running(folder: Path, *options: str) -> Iterator[Deployment]:
-    """`ipls init` and `ipls serve all` with these options; epochs come as fast as they can."""
-    assert ipls("init", folder, "--port", 0).returncode == 0
+def running(
+    folder: Path, *options: str, witnesses: int = 1, prepare: Callable[[Path], None] = lambda config: None
+) -> Iterator[Deployment]:
+    """`ipls init`, what `prepare` does with ipls.toml, `ipls serve all` with these options; epochs come at once."""
+    assert ipls("init", folder, "--port", 0, "--witnesses", witnesses).returncode == 0
     config = folder / "ipls.toml"
     config.write_text(config.read_text().replace("[directory]\n", "[directory]\nepoch_max_age_s = 0.05\n"))
+    prepare(config)
     command = [*IPLS, "serve", "all", "--config", str(config), "--stop-at-eof", *options]
     with (folder / "logs/all.log").open("wb") as log:
         server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ipls.session.limits import DAY_MS
 from tests.client.deployment import book
 from tests.e2e.running import Deployment, ipls
 
@@ -44,6 +45,35 @@ def test_a_number_goes_from_one_phone_to_another(deployment: Deployment, tmp_pat
         assert client("old", command, status=1) == {"reason": "IDENTITY_SUPERSEDED"}
     assert client("old", "status")["foreign"] == [2]
     assert client("old", "register", NUMBER, *outbox)["version"] == 3
+
+    # Who registers the number next waits, unless a device approves that the owner named.
+    def vault(phone: str, *arguments: object, status: int = 0) -> str:
+        ended = ipls("client", "vault", *arguments, "--profile", phone, "--home", tmp_path)
+        assert ended.returncode == status, ended.stderr
+        return (ended.stderr if status else ended.stdout).strip()
+
+    key = vault("tablet", "key", *endpoints)
+    assert client("old", "vault", "delay", 3)["change_delay_ms"] == 3 * DAY_MS
+    assert vault("old", "trust", key) == "this device may approve from now on"
+    assert f"a new identity waits 3 days\nmay approve: {key}" in vault("old", "show")
+    client("newer", "register", NUMBER, *endpoints, *outbox)
+    assert "has to wait until" in vault("newer", "delay", 0, status=1)
+    assert "this device waits until" in vault("newer", "show")
+    vault("newer", "approve", vault("tablet", "sign", vault("newer", "request")))
+    assert client("newer", "restore")["contacts"] == 20
+    told = ipls("client", "history", "--profile", "newer", "--home", tmp_path).stdout
+    assert f"a device let a new identity in without waiting, key {key[:16]}… by identity version 4" in told
+    assert "a new identity was set to wait 3 days by identity version 3" in told
+    vault("newer", "distrust", key)
+    assert client("newer", "vault", "show")["approvers"] == []
+
+    assert client("old", "register", NUMBER, *outbox)["version"] == 5
     seen = ipls("client", "monitor", "--profile", "old", "--home", tmp_path, "--json")
     assert seen.returncode == 1
-    assert [json.loads(line)["origin"] for line in seen.stdout.splitlines()] == ["own", "foreign", "own"]
+    assert [json.loads(line)["origin"] for line in seen.stdout.splitlines()] == [
+        "own",
+        "foreign",
+        "own",
+        "foreign",
+        "own",
+    ]

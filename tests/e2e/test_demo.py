@@ -42,11 +42,12 @@ def test_the_bundled_address_book_comes_back(tmp_path: Path) -> None:
     thefts = [(line["theft"], line["by"], line["reason"]) for line in lines[:-1] if line["event"] == "theft"]
     assert thefts == [
         ("unpublished key", "the vault", "VAULT_IDENTITY_MISMATCH"),
-        ("fork", "the witness", "WITNESS_FORK"),
+        ("fork", "the witnesses", "WITNESS_FORK"),
         ("fork", "the vault", "HEAD_OTHER_ROOT"),
         ("replay", "the vault", "VAULT_TAG_INVALID"),
     ]
     told = " ".join(line["text"] for line in lines[:-1] if "text" in line)
+    assert "signatures of 2 of the 3 witnesses" in told
     assert "operator who publishes a key of its own" in told
     assert "is not refused" in told
     assert "It is seen" in told
@@ -63,7 +64,7 @@ def test_a_persons_own_file_with_a_broken_card(tmp_path: Path) -> None:
     assert (last["contacts"], last["skipped"], last["restored"], last["identical"]) == (5, 1, 5, True)
 
 
-@pytest.mark.parametrize("moment", ["six servers", "registration sent", "records stored", "a fork"])
+@pytest.mark.parametrize("moment", ["eight servers", "registration sent", "records stored", "a fork"])
 def test_ctrl_c_leaves_nothing(tmp_path: Path, moment: str) -> None:
     demo = start(tmp_path)
     assert demo.stdout is not None
@@ -71,7 +72,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, moment: str) -> None:
     for impatient in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
         demo.send_signal(impatient)
     _, errors = demo.communicate()
-    assert demo.returncode == 130
+    assert demo.returncode == 130, errors
     assert "Traceback" not in errors
     assert list(tmp_path.iterdir()) == []
     assert naming(tmp_path) == []
@@ -127,7 +128,9 @@ def test_keep_leaves_the_servers_to_the_other_commands(tmp_path: Path) -> None:
     try:
         endpoints = json.loads((kept / "endpoints.json").read_text())
         assert set(endpoints) == {"namespace", "trust_root", "ca_file", "services"}
-        assert {"directory", "witness", "log", "vault", "contacts", "registration"} <= set(endpoints["services"])
+        assert {"directory", "witness", "witness-3", "log", "vault", "contacts", "registration"} <= set(
+            endpoints["services"]
+        )
         assert endpoints["services"]["log"]["address"].startswith("http://127.0.0.1:")
         assert all("ipls" in command_line(service["pid"]) for service in endpoints["services"].values())
         home = ("--home", kept)

@@ -74,6 +74,13 @@ async def test_no_log_holds_a_secret(deployment: Deployment, secrets: dict[str, 
     assert found(secrets, texts) == []
 
 
+async def test_every_line_is_json_those_of_libraries_too(deployment: Deployment) -> None:
+    lines = logs(deployment.folder)["witness.log"].splitlines()
+    assert any(b"Started server process" in line for line in lines)
+    for line in lines:
+        assert {"event", "level", "timestamp"} <= json.loads(line).keys()
+
+
 @pytest.mark.parametrize("secret", [NAME.encode(), PHONE.encode(), NUMBER.encode(), bytes(range(200, 232))])
 def test_the_search_finds_what_is_there(secret: bytes) -> None:
     for form in forms(secret):

@@ -5,6 +5,7 @@ import pytest
 import pytest_asyncio
 
 from tests.hsm.rig import CoreProcess, Rig, running_core
+from tests.hsm.tokens import MODULES
 
 
 @pytest.fixture
@@ -13,8 +14,8 @@ def rig(tmp_path: Path) -> Rig:
     return Rig(tmp_path)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def core(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[CoreProcess]:
-    """One for all the tests of a module that leave it as it was; `core.rig` is its own."""
-    async with running_core(Rig(tmp_path_factory.mktemp("vault"))) as core:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=MODULES)
+async def core(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[CoreProcess]:
+    """One of each PKCS#11 module for all the tests of a file that leave it as it was; `core.rig` is its own."""
+    async with running_core(Rig(tmp_path_factory.mktemp("vault"), request.param)) as core:
         yield core

@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +31,24 @@ from ipls.akd.tiles import Entry
 from ipls.akd.tree import insert
 from ipls.cli.certificates import Authority
 from ipls.cli.keys import DAY_MS, first_bundle
+from ipls.config import load_core
 from ipls.hsm import pipe
-from ipls.hsm.token import create_token
+from ipls.hsm.anchor import genesis
+from ipls.hsm.notary import SHARD, TokenNotary, open_notary
+from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.vault.v1.core_pb2 import CoreRequest, CoreResponse, HistoryHandIn
-from ipls.proto.vault.v1.vault_pb2 import SessionRequest, SessionResponse
+from ipls.proto.vault.v1.vault_pb2 import Bundle, SessionRequest, SessionResponse, SignedBundle
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.session.client import ClientSession
 from ipls.session.errors import SessionRefused
+from ipls.store.vault import VaultStore
 from ipls.trust import root as trust_root
-from ipls.trust.bundle import verify_bundle
+from ipls.trust.bundle import bundle_head, sign_bundle, verify_bundle
 from ipls.trust.heads import Head
 from ipls.trust.identity import encode_record
 from ipls.trust.keys import public_key
+from tests.hsm.tokens import PIN, as_configured, vault_token
+from tests.trust.bundles import countersigned
 from tests.trust.roots import OPERATOR, VRF, WITNESSES, signed, three_of, witness
 
 _numbers = itertools.count(4930123456)
@@ -69,6 +75,8 @@ class Directory:
         self._tiles = MemoryTiles()
         self.epochs: list[tuple[bytes, int]] = [(EMPTY_ROOT, 0)]
         self._versions: dict[bytes, list[Version]] = {}
+        self.now_ms: Callable[[], int] = now_ms
+        """The witnesses' clock."""
 
     @property
     def epoch(self) -> int:
@@ -99,7 +107,7 @@ class Directory:
 
     def head(self, *, epoch: int | None = None, time: int | None = None) -> SignedHead:
         epoch = self.epoch if epoch is None else epoch
-        return signed(Head(epoch, self.epochs[epoch][0]), *WITNESSES[:2], time=time or now_ms())
+        return signed(Head(epoch, self.epochs[epoch][0]), *WITNESSES[:2], time=time or self.now_ms())
 
     def prove(self, label: str, epoch: int) -> bytes:
         versions = [v for v in self._versions.get(label.encode(), []) if v.epoch <= epoch][:1]
@@ -117,9 +125,9 @@ class Directory:
 
 
 class Rig:
-    """A deployment's vault in a folder, and the directory beside it."""
+    """A deployment's vault in a folder, with a token of this module, and the directory beside it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, token: str = "softhsm") -> None:
         self.folder = folder
         now = now_ms()
         witnesses = [witness(f"w{i}", s, start=now - DAY_MS, end=now + DAY_MS) for i, s in enumerate(WITNESSES)]
@@ -130,23 +138,36 @@ class Rig:
             expires_ms=now + 30 * DAY_MS,
         )
         self.directory = Directory()
-        self.tokens = create_token(folder / "token", "1234567890")
-        (folder / "pin").write_text("1234567890\n")
+        self.token, self.tokens = vault_token(token, folder / "token")
+        (folder / "pin").write_text(f"{PIN}\n")
         (folder / "trust.toml").write_bytes(trust_root.encode(self.root))
+        self.signed_bundle: SignedBundle | None = None
         self.write_bundle()
         authority = Authority(folder, self.root.namespace)
         authority.issue_server("server")
+        authority.issue_client("reader", "reader")
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.address = f"127.0.0.1:{free.getsockname()[1]}"
         self.configure()
+        self.genesis()
+
+    def genesis(self) -> None:
+        """Of the vault, over an empty database."""
+        with closing(VaultStore(self.folder / "vault.db")) as store, self.notary() as notary:
+            genesis(store, notary, SHARD)
+
+    def notary(self) -> AbstractContextManager[TokenNotary]:
+        """In this process. Closes any other token of the module."""
+        return open_notary(load_core(self.config_path).vault)
 
     def configure(self, **changes: Any) -> None:
         vault = {
             "listen": self.address,
             "tls": {"certificate": "server.pem", "key": "server.key", "ca": "ca.pem"},
             "directory": "127.0.0.1:1",
+            "client": {"certificate": "reader.pem", "key": "reader.key", "ca": "ca.pem"},
             "database": "vault.db",
-            "token": "token",
+            "token": as_configured(self.token),
             "pin": "pin",
             "bundle": "bundle.pb",
             **changes,
@@ -158,14 +179,31 @@ class Rig:
         return self.folder / "ipls.toml"
 
     def write_bundle(self, **changes: Any) -> None:
-        """The operator's bundle; `changes` are made to the token's keys in it."""
+        """The fleet's next bundle; `changes` are made to the token's keys in it."""
         keys = self.tokens._replace(**changes)
-        bundle = first_bundle(self.root, keys, OPERATOR, now_ms=now_ms() - 1000, lifetime_ms=DAY_MS)
-        self.bundle = verify_bundle(self.root, bundle, now_ms=now_ms())
-        (self.folder / "bundle.pb").write_bytes(bundle.SerializeToString())
+        made = first_bundle(self.root, keys, OPERATOR, now_ms=now_ms() - 1000, lifetime_ms=DAY_MS)
+        bundle = Bundle.FromString(made.bundle)
+        if self.signed_bundle is not None:
+            bundle.number, bundle.previous = self.bundle.number + 1, bundle_head(self.signed_bundle).root_hash
+        self.sign_bundle(bundle)
 
-    def client(self, owner: Owner, *, known_head: SignedHead | None = None, own_epoch: int = 0) -> ClientSession:
-        return ClientSession(self.root, self.bundle, owner.label, owner.seed, known_head, own_epoch)
+    def sign_bundle(self, bundle: Bundle) -> None:
+        """By the operator and two witnesses, in the place of the one in use."""
+        self.signed_bundle = countersigned(sign_bundle(OPERATOR, bundle), *WITNESSES[:2], time=now_ms())
+        self.bundle = verify_bundle(self.root, self.signed_bundle, now_ms=now_ms())
+        (self.folder / "bundle.pb").write_bytes(self.signed_bundle.SerializeToString())
+
+    def client(
+        self,
+        owner: Owner,
+        *,
+        known_head: SignedHead | None = None,
+        own_epoch: int = 0,
+        bundle_number: int | None = None,
+    ) -> ClientSession:
+        bundle = Bundle.FromString(self.bundle.SerializeToString())
+        bundle.number = bundle_number or bundle.number
+        return ClientSession(self.root, bundle, owner.label, owner.seed, known_head, own_epoch)
 
     async def open(self, owner: Owner, exchange: Exchange, **known: Any) -> ClientSession:
         """A session past its handshake."""
@@ -182,17 +220,21 @@ class CoreProcess:
         self.rig = rig
         self.process = process
         self.last = 0
+        self.evidence: list[Evidence] = []
+        """What it told of, as it comes between other responses."""
 
     def send(self, **request: Any) -> None:
         assert self.process.stdin
         self.process.stdin.write(pipe.framed(CoreRequest(**request).SerializeToString()))
 
-    async def receive(self) -> CoreResponse:
-        """The next response that is not `ready`."""
+    async def receive(self, *, ready: bool = False) -> CoreResponse:
+        """The next response that is not `ready`, or that is."""
         assert self.process.stdout
         while (message := await pipe.receive(self.process.stdout)) is not None:
             response = CoreResponse.FromString(message)
-            if response.WhichOneof("message") != "ready":
+            if response.HasField("evidence"):
+                self.evidence.append(response.evidence)
+            elif response.HasField("ready") == ready:
                 return response
         raise EOFError
 
@@ -205,7 +247,9 @@ class CoreProcess:
             self.send(session=session, frame=frame)
             while True:
                 response = await self.receive()
-                assert response.session == session
+                if response.session != session:
+                    assert response.refused.reason == "VAULT_SESSION_EXPIRED"  # an earlier one, on a slow machine
+                    continue
                 if response.HasField("frame"):
                     return response.frame
                 if response.HasField("refused"):
@@ -222,18 +266,17 @@ class CoreProcess:
 
 
 @asynccontextmanager
-async def running_core(rig: Rig) -> AsyncIterator[CoreProcess]:
+async def running_core(rig: Rig, *command: str) -> AsyncIterator[CoreProcess]:
+    """`command` is what Python runs as the core."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "ipls.hsm.core", str(rig.config_path)),
+        *(command or ("-m", "ipls.hsm.core", str(rig.config_path))),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
     try:
         core = CoreProcess(rig, process)
-        assert process.stdout
-        ready = await pipe.receive(process.stdout)
-        assert ready is not None
+        await core.receive(ready=True)
         core.send(session=0, head=rig.directory.head())
         yield core
     finally:
@@ -246,6 +289,21 @@ def children(pid: int) -> list[int]:
     """Of a process on Linux, by every thread of it."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def running(pid: int, module: str) -> list[int]:
+    """The children that run this module: of a core `ipls.hsm.worker` or `ipls.hsm.notary`."""
+    found = []
+    for each in children(pid):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            if module in Path(f"/proc/{each}/cmdline").read_text().split("\0"):
+                found.append(each)
+    return found
+
+
+def child(pid: int, module: str) -> int:
+    """The first of those."""
+    return running(pid, module)[0]
 
 
 def ended(pid: int) -> "asyncio.Future[None]":

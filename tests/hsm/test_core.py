@@ -4,8 +4,7 @@ import asyncio
 import os
 import secrets
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -14,11 +13,14 @@ from ipls.akd import verify_lookup
 from ipls.cli.keys import DAY_MS, first_bundle
 from ipls.hsm import pipe
 from ipls.proto.akd.v1.akd_pb2 import HistoryProof, LookupProof, UpdateProof
-from ipls.proto.vault.v1.vault_pb2 import Generation, SessionRequest, SessionResponse, VaultHello
+from ipls.proto.vault.v1.vault_pb2 import Generation, Hsm, SessionRequest, SessionResponse, VaultHello
 from ipls.session.errors import SessionRefused
-from ipls.store.vault import VaultStore
+from ipls.session.profiles import HKDF_SHA256, SOFTHSM_AES_CBC
+from ipls.trust.bundle import bundle_head, shard_of
+from ipls.trust.evidence import encode, judge
 from ipls.trust.heads import Head
-from tests.hsm.rig import CoreProcess, Directory, Exchange, Owner, Rig, children, ended, now_ms, running_core
+from tests.hsm.rig import CoreProcess, Directory, Exchange, Owner, Rig, child, children, ended, now_ms, running_core
+from tests.trust.bundles import countersigned, point
 from tests.trust.roots import OPERATOR, THIEF, WITNESSES, signed
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -32,14 +34,6 @@ def store_id() -> bytes:
 
 def reason(refusal: pytest.ExceptionInfo[SessionRefused]) -> str:
     return refusal.value.reason
-
-
-@contextmanager
-def database(rig: Rig) -> Iterator[VaultStore]:
-    """What the core has kept; only while it does not run."""
-    store = VaultStore(rig.folder / "vault.db")
-    yield store
-    store.close()
 
 
 async def test_store_list_retrieve_rotate_delete(core: CoreProcess) -> None:
@@ -118,10 +112,11 @@ async def test_a_fork_is_refused_and_kept_as_evidence(rig: Rig) -> None:
         assert reason(refusal) == "HEAD_FORK"
         core.send(session=0, head=forked)
         assert (await judged_by(core, rig, None)).head.root_hash == rig.directory.epochs[1][0]
-    with database(rig) as store:
-        [(ours, theirs)] = store.evidence()
-        assert (ours.root_hash, theirs.root_hash) == (rig.directory.epochs[1][0], forked.root_hash)
-        assert len(theirs.cosignatures) == 2
+        kept = core.evidence[0]
+    finding = judge(rig.root, encode(kept))
+    assert (finding.kind, finding.witnesses, finding.epoch) == ("two_heads", ("w0", "w1"), 1)
+    async with running_core(rig) as core:  # a front that lost it is told again
+        assert core.evidence == [kept]
 
 
 async def test_a_head_that_the_witnesses_do_not_vouch_for_is_refused(core: CoreProcess) -> None:
@@ -219,27 +214,107 @@ async def test_without_a_proof_there_is_no_session(core: CoreProcess) -> None:
 
 
 async def test_an_account_of_another_hsm_is_refused(rig: Rig) -> None:
-    owner, honest = Owner(), rig.bundle
+    owner, others = Owner(), point(7)
     head = rig.directory.publish(owner)
-    rig.write_bundle(public_point=rig.tokens.transport_point)
-    rig.bundle = honest
+    rig.write_bundle(public_point=others)
+    rig.bundle.hsms[0].public_key = rig.tokens.public_point  # a client that the front deceives
     async with running_core(rig) as core:
         with pytest.raises(SessionRefused) as refusal:
             await rig.open(owner, core.stream(), known_head=head)
     assert reason(refusal) == "VAULT_WRONG_SHARD"
 
 
-async def test_without_a_bundle_that_the_operator_signed_and_renews_there_is_no_session(rig: Rig) -> None:
+async def test_a_bundle_that_names_another_profile_is_refused(core: CoreProcess) -> None:
+    """Its operator, with the witnesses' signatures, would have keys derived by the weaker one, or by none."""
+    rig, owner = core.rig, Owner()
+    head = rig.directory.publish(owner)
+    honest = rig.tokens.profile
+    for profile in {SOFTHSM_AES_CBC, HKDF_SHA256} - {honest}:
+        rig.write_bundle(profile=profile)
+        with pytest.raises(SessionRefused) as refusal:
+            await core.stream()(rig.client(owner, known_head=head).hello(now_ms()))  # at once: not the client's refusal
+        assert reason(refusal) == "VAULT_PROFILE_MISMATCH"
+    rig.write_bundle()
+    await rig.open(owner, core.stream(), known_head=head)
+
+
+async def test_an_hsm_serves_its_own_shards_alone(rig: Rig) -> None:
+    """Of two shards it has the first: accounts of the second are refused, and the label decides."""
+    rig.write_bundle()
+    bundle = rig.bundle
+    bundle.number, bundle.previous = bundle.number + 1, bundle_head(rig.signed_bundle).root_hash
+    bundle.hsms.append(Hsm.FromString(bundle.hsms[0].SerializeToString()))
+    bundle.hsms[1].shards[:], bundle.hsms[1].public_key, bundle.hsms[1].transport_key = [1], point(7), point(8)
+    rig.sign_bundle(bundle)
+    owners = [Owner() for _ in range(20)]
+    assert {shard_of(owner.label, 2) for owner in owners} == {0, 1}
+    for owner in owners:
+        head = rig.directory.publish(owner)
+    rig.bundle.hsms[1].public_key = rig.tokens.public_point
+    async with running_core(rig) as core:
+        for owner in owners:
+            if shard_of(owner.label, 2) == 0:
+                await rig.open(owner, core.stream(), known_head=head)
+            else:
+                with pytest.raises(SessionRefused) as refusal:
+                    await rig.open(owner, core.stream(), known_head=head)
+                assert reason(refusal) == "VAULT_WRONG_SHARD"
+            core.close()
+
+
+async def test_a_handshake_under_another_bundle_than_the_vaults_is_refused(rig: Rig) -> None:
+    owner = Owner()
+    head = rig.directory.publish(owner)
+    rig.write_bundle()
+    async with running_core(rig) as core:
+        for number, expected in (
+            (rig.bundle.number - 1, "VAULT_BUNDLE_OLD"),
+            (rig.bundle.number + 1, "VAULT_BUNDLE_BEHIND"),
+        ):
+            client = rig.client(owner, known_head=head, bundle_number=number)
+            with pytest.raises(SessionRefused) as refusal:
+                await core.stream()(client.hello(now_ms()))
+            assert reason(refusal) == expected
+        await rig.open(owner, core.stream(), known_head=head)
+
+
+async def test_the_vault_itself_goes_back_to_no_lower_bundle(rig: Rig) -> None:
+    """Its operator puts yesterday's file back, which is signed and has not expired; over a restart too."""
+    owner, path = Owner(), rig.folder / "bundle.pb"
+    head = rig.directory.publish(owner)
+    lower, lower_bundle = path.read_bytes(), rig.bundle
+    rig.write_bundle()
+    higher, higher_bundle = path.read_bytes(), rig.bundle
+    async with running_core(rig) as core:
+        await rig.open(owner, core.stream(), known_head=head)
+    for _ in range(2):
+        async with running_core(rig) as core:
+            path.write_bytes(lower)
+            rig.bundle = lower_bundle
+            with pytest.raises(SessionRefused) as refusal:
+                await rig.open(owner, core.stream(), known_head=head)
+            assert reason(refusal) == "BUNDLE_BELOW_HIGHEST"
+            path.write_bytes(higher)
+            rig.bundle = higher_bundle
+            await rig.open(owner, core.stream(), known_head=head)
+
+
+async def test_without_a_bundle_that_operator_and_witnesses_signed_there_is_no_session(rig: Rig) -> None:
     owner, now = Owner(), now_ms()
     head = rig.directory.publish(owner)
     path, age = rig.folder / "bundle.pb", 1000 + DAY_MS
     honest = path.read_bytes()
-    others = first_bundle(rig.root, rig.tokens, THIEF, now_ms=now, lifetime_ms=DAY_MS)
-    expired = first_bundle(rig.root, rig.tokens, OPERATOR, now_ms=now - age, lifetime_ms=DAY_MS)
+
+    def made(operator: bytes, made_ms: int, *witnesses: bytes) -> bytes:
+        signed = first_bundle(rig.root, rig.tokens, operator, now_ms=made_ms, lifetime_ms=DAY_MS)
+        return countersigned(signed, *witnesses, time=now).SerializeToString()
+
     async with running_core(rig) as core:
         for bundle, expected in (
-            (others.SerializeToString(), "SIGNATURE_INVALID"),
-            (expired.SerializeToString(), "BUNDLE_EXPIRED"),
+            (made(THIEF, now, *WITNESSES), "SIGNATURE_INVALID"),
+            (made(OPERATOR, now - age, *WITNESSES), "BUNDLE_EXPIRED"),
+            (made(OPERATOR, now, WITNESSES[0]), "HEAD_NO_QUORUM"),
+            (made(OPERATOR, now, WITNESSES[0], THIEF), "HEAD_KEY_UNPINNED"),
             (b"", "SIGNATURE_LENGTH"),
             (b"\xff", "VAULT_STORAGE_FAILED"),
         ):
@@ -310,29 +385,33 @@ async def test_messages_out_of_order_end_the_session(core: CoreProcess) -> None:
 
 async def test_no_more_sessions_than_configured(rig: Rig) -> None:
     rig.configure(max_sessions=1)
+    owner = Owner()
+    head = rig.directory.publish(owner)
     async with running_core(rig) as core:
-        await core.stream()(rig.client(Owner()).hello(now_ms()))
+        await rig.open(owner, core.stream(), known_head=head)
         with pytest.raises(SessionRefused) as refusal:
-            await core.stream()(rig.client(Owner()).hello(now_ms()))
+            await rig.open(owner, core.stream(), known_head=head)
         assert reason(refusal) == "VAULT_BUSY"
         core.close(1)
-        await core.stream()(rig.client(Owner()).hello(now_ms()))
+        await rig.open(owner, core.stream(), known_head=head)
 
 
 async def test_a_stream_that_ends_at_once_leaves_nothing_behind(rig: Rig) -> None:
     rig.configure(max_sessions=1)
-    hello = rig.client(Owner()).hello(now_ms())
+    owner = Owner()
+    hello = rig.client(owner, known_head=rig.directory.publish(owner)).hello(now_ms())
     async with running_core(rig) as core:
-        for _ in range(5):
+        for _ in range(20):
             core.stream()
             core.send(session=core.last, frame=hello)
             core.close()
-            await core.stream()(hello)
-            core.close()
+        await rig.open(owner, core.stream())
+        core.close()
+        await rig.open(owner, core.stream())
 
 
 async def test_a_session_has_its_time(rig: Rig) -> None:
-    rig.configure(session_s=0.2)
+    rig.configure(handshake_s=0.2)
     async with running_core(rig) as core:
         core.send(session=1, frame=SessionRequest(m1=rig.client(Owner()).hello(now_ms()).m1))
         while not (response := await core.receive()).HasField("refused"):
@@ -366,16 +445,17 @@ async def test_a_worker_is_replaced_after_its_number_of_sessions(rig: Rig) -> No
             exchange = core.stream()
             client = await rig.open(owner, exchange, known_head=head)
             client.on_answer(await exchange(client.list_request()))
-            workers.update(children(core.process.pid))
+            workers.add(child(core.process.pid, "ipls.hsm.worker"))
             core.close()
         assert len(workers) >= 3
 
 
-async def test_workers_end_with_their_core(rig: Rig) -> None:
+async def test_workers_and_notary_end_with_their_core(rig: Rig) -> None:
     async with running_core(rig) as core:
-        workers = [ended(pid) for pid in children(core.process.pid)]
+        both = [ended(pid) for pid in children(core.process.pid)]
+        assert len(both) == 2
         core.process.kill()
-        await asyncio.gather(*workers)
+        await asyncio.gather(*both)
 
 
 async def store(rig: Rig, exchange: Exchange, owner: Owner, number: int, name: bytes, key: bytes) -> None:
@@ -401,7 +481,7 @@ def killing(exchange: Exchange, victim: int, step: int) -> Exchange:
     return exchange_or_kill
 
 
-@pytest.mark.parametrize("victim", ["worker", "core"])
+@pytest.mark.parametrize("victim", ["worker", "notary", "core"])
 @pytest.mark.parametrize("step", range(4))
 async def test_a_killed_process_loses_nothing_acknowledged(step: int, victim: str, rig: Rig) -> None:
     owner, first, second = Owner(), secrets.token_bytes(32), secrets.token_bytes(32)
@@ -419,15 +499,15 @@ async def test_a_killed_process_loses_nothing_acknowledged(step: int, victim: st
     async with running_core(rig) as core:
         await store(rig, core.stream(), owner, 1, store_id(), first)
         core.close()
-        pid = core.process.pid if victim == "core" else children(core.process.pid)[0]
+        pid = core.process.pid if victim == "core" else child(core.process.pid, f"ipls.hsm.{victim}")
         with suppress(EOFError, ConnectionError, SessionRefused):
             await store(rig, killing(core.stream(), pid, step), owner, 2, name, second)
-        while victim == "worker":
+        while victim != "core":
             try:
                 await store_second_again(core)
                 break
-            except SessionRefused as refused:  # until the worker has a successor
-                if refused.reason != "VAULT_WORKER_LOST":
+            except SessionRefused as refused:  # until worker or notary have a successor
+                if refused.reason not in ("VAULT_WORKER_LOST", "VAULT_NOTARY_LOST"):
                     raise
     if victim == "core":
         async with running_core(rig) as core:

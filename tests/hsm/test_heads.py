@@ -1,17 +1,20 @@
 """The heads that the vault accepts, and its clock."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from ipls.hsm.heads import HeadKeeper
-from ipls.proto.witness.v1.head_pb2 import Cosignature
+from ipls.hsm.ledger import Ledger
+from ipls.proto.trust.v1.evidence_pb2 import Evidence
+from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.session.errors import SessionRefused
-from ipls.store.vault import VaultStore
 from ipls.trust.errors import HeadRefused
+from ipls.trust.evidence import encode, judge
 from ipls.trust.heads import Head
-from tests.trust.roots import HOUR, NOW, WITNESSES, signed, three_of
+from tests.hsm.ledgers import new_ledger, perform
+from tests.trust.roots import HOUR, NOW, THIEF, WITNESSES, signed, three_of
 
 ROOT = three_of()
 ONE, OTHER_ONE, TWO = Head(1, b"1" * 32), Head(1, b"x" * 32), Head(2, b"2" * 32)
@@ -30,35 +33,49 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[VaultStore]:
-    store = VaultStore(tmp_path / "vault.db")
-    yield store
-    store.close()
+class Heads:
+    """A keeper whose every call is a work of its own."""
+
+    def __init__(self, ledger: Ledger, clock: Clock, tell: Callable[[Evidence], None] = lambda evidence: None) -> None:
+        self.ledger = ledger
+        self._keeper = HeadKeeper(ROOT, ledger, clock, tell)
+
+    def offer(self, signed: SignedHead) -> None:
+        perform(self.ledger, lambda: self._keeper.offer(signed))
+
+    def judge_by(self, signed: SignedHead | None = None) -> SignedHead:
+        return perform(self.ledger, lambda: self._keeper.judge_by(signed))
+
+    def now_ms(self) -> int:
+        return perform(self.ledger, self._keeper.now_ms)
+
+    def evidence(self) -> list[Evidence]:
+        return perform(self.ledger, self._keeper.evidence)
 
 
 @pytest.fixture
-def heads(store: VaultStore, clock: Clock) -> HeadKeeper:
-    return HeadKeeper(ROOT, store, clock)
+def heads(tmp_path: Path, clock: Clock) -> Iterator[Heads]:
+    with new_ledger(tmp_path / "vault.db") as ledger:
+        yield Heads(ledger, clock)
 
 
-def by_two(head: Head, time: int = NOW) -> object:
+def by_two(head: Head, time: int = NOW) -> SignedHead:
     return signed(head, *WITNESSES[:2], time=time)
 
 
-def test_no_head_no_service(heads: HeadKeeper) -> None:
+def test_no_head_no_service(heads: Heads) -> None:
     with pytest.raises(SessionRefused) as refusal:
         heads.judge_by()
     assert refusal.value.reason == "VAULT_NO_HEAD"
 
 
-def test_the_higher_head_is_judged_by(heads: HeadKeeper) -> None:
+def test_the_higher_head_is_judged_by(heads: Heads) -> None:
     assert heads.judge_by(by_two(ONE)).epoch == 1
     assert heads.judge_by(by_two(TWO)).epoch == 2
     assert heads.judge_by(by_two(ONE)).epoch == 2
 
 
-def test_newer_signatures_of_the_same_head_replace_older_ones(heads: HeadKeeper, clock: Clock) -> None:
+def test_newer_signatures_of_the_same_head_replace_older_ones(heads: Heads, clock: Clock) -> None:
     heads.offer(by_two(ONE))
     clock.ms += 2 * HOUR
     with pytest.raises(HeadRefused) as refusal:
@@ -70,7 +87,7 @@ def test_newer_signatures_of_the_same_head_replace_older_ones(heads: HeadKeeper,
     assert heads.judge_by(by_two(ONE, NOW)) == renewed
 
 
-def test_one_witness_cant_make_the_vault_hold_on_to_an_expiring_head(heads: HeadKeeper, clock: Clock) -> None:
+def test_one_witness_cant_make_the_vault_hold_on_to_an_expiring_head(heads: Heads, clock: Clock) -> None:
     """It signs as far ahead as it may, and a client joins that with another's signature of an hour ago."""
     expiring = signed(ONE, WITNESSES[0], time=NOW + MINUTE)
     expiring.cosignatures.extend(signed(ONE, WITNESSES[1], time=NOW - HOUR).cosignatures)
@@ -81,37 +98,51 @@ def test_one_witness_cant_make_the_vault_hold_on_to_an_expiring_head(heads: Head
     assert heads.judge_by() == fresh
 
 
-def test_a_host_cant_turn_the_clock_back(store: VaultStore, heads: HeadKeeper, clock: Clock) -> None:
+def test_a_host_cant_turn_the_clock_back(heads: Heads, clock: Clock) -> None:
     heads.offer(by_two(ONE, NOW))
     clock.ms = NOW - 90 * MINUTE
-    for keeper in (heads, HeadKeeper(ROOT, store, clock)):  # nor by a restart
+    for keeper in (heads, Heads(heads.ledger, clock)):  # nor by a restart
         assert keeper.now_ms() == NOW
         with pytest.raises(HeadRefused) as refusal:
             keeper.offer(by_two(TWO, NOW - 80 * MINUTE))
         assert refusal.value.reason == "HEAD_TOO_OLD"
 
 
-def test_of_two_roots_the_second_is_evidence(store: VaultStore, heads: HeadKeeper, clock: Clock) -> None:
+def found(heads: Heads) -> list[tuple[str, tuple[str, ...]]]:
+    findings = [judge(ROOT, encode(evidence)) for evidence in heads.evidence()]
+    return [(finding.kind, finding.witnesses) for finding in findings]
+
+
+def test_of_two_roots_the_second_is_evidence(heads: Heads, clock: Clock) -> None:
+    told: list[Evidence] = []
     heads.offer(by_two(ONE))
     heads.offer(by_two(TWO))
     clock.ms += 2 * HOUR
-    for keeper in (heads, HeadKeeper(ROOT, store, clock)):
+    for keeper in (heads, Heads(heads.ledger, clock, told.append)):
         with pytest.raises(HeadRefused) as refusal:  # also when it is below the highest, and too old to be judged by
             keeper.offer(by_two(OTHER_ONE))
         assert refusal.value.reason == "HEAD_FORK"
-    [(ours, theirs)] = store.evidence()
-    assert (Head(ours.epoch, ours.root_hash), Head(theirs.epoch, theirs.root_hash)) == (ONE, OTHER_ONE)
+    assert found(heads) == [("two_heads", ("w0", "w1"))]
+    assert told == heads.evidence()
 
 
-def test_what_the_witnesses_did_not_sign_is_no_evidence(store: VaultStore, heads: HeadKeeper) -> None:
+def test_a_witness_that_signed_both_is_found_without_a_quorum(heads: Heads) -> None:
     heads.offer(by_two(ONE))
     with pytest.raises(HeadRefused) as refusal:
-        heads.offer(signed(OTHER_ONE, WITNESSES[0]))
-    assert refusal.value.reason == "HEAD_NO_QUORUM"
-    assert store.evidence() == []
+        heads.offer(signed(OTHER_ONE, WITNESSES[0], THIEF))
+    assert refusal.value.reason == "HEAD_KEY_UNPINNED"
+    assert found(heads) == [("two_signatures", ("w0",))]
 
 
-def test_a_head_cant_be_stuffed_until_it_fits_no_frame(heads: HeadKeeper) -> None:
+def test_what_no_witness_signed_twice_is_no_evidence(heads: Heads) -> None:
+    heads.offer(by_two(ONE))
+    for fork in (signed(OTHER_ONE, WITNESSES[2]), signed(OTHER_ONE, THIEF), signed(Head(2**64 - 1, b""), THIEF)):
+        with pytest.raises(HeadRefused):
+            heads.offer(fork)
+    assert heads.evidence() == []
+
+
+def test_a_head_cant_be_stuffed_until_it_fits_no_frame(heads: Heads) -> None:
     stuffed = by_two(ONE)
     stuffed.cosignatures.append(Cosignature(message=bytes(20_000)))
     with pytest.raises(HeadRefused) as refusal:

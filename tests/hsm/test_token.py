@@ -17,12 +17,13 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.keywrap import aes_key_unwrap, aes_key_wrap
 from pkcs11 import KDF, Attribute, KeyType, Mechanism, ObjectClass
 
+from ipls.config import TokenConfig
 from ipls.hsm import token as token_module
-from ipls.hsm.token import MODULE, SoftChannel, SoftToken, TokenKeys, create_token
+from ipls.hsm.token import HsmChannel, HsmToken, TokenKeys, create_token, token_at
 from ipls.session import transcript
 from ipls.session.errors import SessionRefused
+from tests.hsm.tokens import MODULES, PIN, vault_token
 
-PIN = "246813579"
 H2 = hashlib.sha256(b"h2").digest()
 KEY = bytes(range(32))
 RECORD = transcript.record_digest(bytes(16), "+4930123456", 1, bytes(16))
@@ -36,35 +37,51 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", params=MODULES)
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path | TokenConfig:
+    """A vault's token of each PKCS#11 module."""
+    return vault_token(request.param, tmp_path_factory.mktemp("vault") / "token")[0]
+
+
 @pytest.fixture
-def token(folder: Path) -> Iterator[SoftToken]:
-    token = SoftToken.open(folder, PIN)
+def token(place: Path | TokenConfig) -> Iterator[HsmToken]:
+    token = HsmToken.open(place, PIN)
     yield token
     token.close()
 
 
 @pytest.fixture
-def observed(token: SoftToken) -> Iterator[Callable[[ObjectClass], list[Any]]]:
+def observed(place: Path | TokenConfig, token: HsmToken) -> Iterator[Callable[[ObjectClass], list[Any]]]:
     """Every object of a class in the token, as another session of this process sees them."""
-    library = pkcs11.lib(MODULE)
-    with library.get_token(token_label="ipls vault").open() as session:
+    where = token_at(place)
+    with pkcs11.lib(str(where.module)).get_token(token_label=where.label).open() as session:
         yield lambda kind: list(session.get_objects({Attribute.CLASS: kind}))
 
 
-def software_keys(peer: bytes, private: ec.EllipticCurvePrivateKey, h2: bytes) -> list[bytes]:
-    """The four session keys as a client makes them."""
+def aes_cbc(secret: bytes, data: bytes) -> bytes:
+    encryptor = Cipher(algorithms.AES256(secret), modes.CBC(bytes(16))).encryptor()
+    return encryptor.update(data) + encryptor.finalize()
+
+
+def hkdf(secret: bytes, data: bytes) -> bytes:
+    """RFC 5869, one block."""
+    return hmac.digest(hmac.digest(bytes(32), secret, "sha256"), data + b"\x01", "sha256")
+
+
+PROFILES = {"softhsm-aes-cbc": aes_cbc, "hkdf-sha256": hkdf}
+
+
+def software_keys(token: HsmToken, peer: bytes, private: ec.EllipticCurvePrivateKey, h2: bytes) -> list[bytes]:
+    """The four session keys as the protocol's document says that a client makes them."""
     secret = private.exchange(ec.ECDH(), transcript.check_point(peer))
-    keys = []
-    for name in transcript.SESSION_KEYS:
-        encryptor = Cipher(algorithms.AES256(secret), modes.CBC(bytes(16))).encryptor()
-        keys.append(encryptor.update(transcript.session_key_input(name, h2)) + encryptor.finalize())
-    return keys
+    derive = PROFILES[token.profile]
+    return [derive(secret, transcript.session_key_input(name, h2)) for name in transcript.SESSION_KEYS]
 
 
-def agreed(token: SoftToken, h2: bytes = H2) -> tuple[SoftChannel, list[bytes]]:
+def agreed(token: HsmToken, h2: bytes = H2) -> tuple[HsmChannel, list[bytes]]:
     private = ec.generate_private_key(ec.SECP256R1())
     ephemeral = token.ephemeral()
-    keys = software_keys(ephemeral.point, private, h2)
+    keys = software_keys(token, ephemeral.point, private, h2)
     return ephemeral.agree(transcript.encode_point(private.public_key()), h2), keys
 
 
@@ -85,7 +102,7 @@ def test_a_token_begun_and_not_finished_is_begun_again(tmp_path: Path) -> None:
 
 def test_a_wrong_pin_opens_nothing(folder: Path) -> None:
     with pytest.raises(pkcs11.PinIncorrect):
-        SoftToken.open(folder, PIN + "0")
+        HsmToken.open(folder, PIN + "0")
 
 
 def test_nobody_else_reads_its_files(folder: Path) -> None:
@@ -93,7 +110,7 @@ def test_nobody_else_reads_its_files(folder: Path) -> None:
         assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
 
 
-def test_the_fleet_key_signs(token: SoftToken) -> None:
+def test_the_fleet_key_signs(token: HsmToken) -> None:
     signature = token.sign(DIGEST)
     assert len(signature) == 64
     r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
@@ -103,7 +120,7 @@ def test_the_fleet_key_signs(token: SoftToken) -> None:
         public.verify(encoded, hashlib.sha256(DIGEST).digest(), ec.ECDSA(Prehashed(SHA256())))
 
 
-def test_both_sides_derive_four_different_keys(token: SoftToken) -> None:
+def test_both_sides_derive_four_different_keys(token: HsmToken) -> None:
     channel, keys = agreed(token)
     c2v_mac, v2c_mac, c2v_wrap, v2c_wrap = keys
     assert len(set(keys)) == 4
@@ -114,7 +131,7 @@ def test_both_sides_derive_four_different_keys(token: SoftToken) -> None:
     channel.close()
 
 
-def test_every_key_changes_with_any_bit_of_the_transcript(token: SoftToken) -> None:
+def test_every_key_changes_with_any_bit_of_the_transcript(token: HsmToken) -> None:
     private = ec.generate_private_key(ec.SECP256R1())
     seen: set[bytes] = set()
     for bit in range(0, 256, 5):
@@ -122,9 +139,9 @@ def test_every_key_changes_with_any_bit_of_the_transcript(token: SoftToken) -> N
         h2[bit // 8] ^= 1 << bit % 8
         ephemeral = token.ephemeral()
         channel = ephemeral.agree(transcript.encode_point(private.public_key()), bytes(h2))
-        keys = software_keys(ephemeral.point, private, bytes(h2))
+        keys = software_keys(token, ephemeral.point, private, bytes(h2))
         seen.update(keys)
-        before = software_keys(ephemeral.point, private, H2)
+        before = software_keys(token, ephemeral.point, private, H2)
         assert not set(before) & set(keys)
         assert channel.mac_c2v(DIGEST) != hmac.digest(before[0], DIGEST, "sha256")
         assert channel.mac_v2c(DIGEST) != hmac.digest(before[1], DIGEST, "sha256")
@@ -136,7 +153,7 @@ def test_every_key_changes_with_any_bit_of_the_transcript(token: SoftToken) -> N
     assert len(seen) == 4 * len(range(0, 256, 5))
 
 
-def test_a_record_moved_elsewhere_does_not_unwrap(token: SoftToken) -> None:
+def test_a_record_moved_elsewhere_does_not_unwrap(token: HsmToken) -> None:
     channel, keys = agreed(token)
     place: dict[str, Any] = {"root_id": token.root_id, "label": "+4930123456", "generation": 3, "store_id": b"s" * 16}
     wrapped = channel.store(aes_key_wrap(keys[2], KEY), transcript.record_digest(**place))
@@ -150,7 +167,7 @@ def test_a_record_moved_elsewhere_does_not_unwrap(token: SoftToken) -> None:
 
 
 @pytest.mark.parametrize("size", [16, 24, 40])
-def test_keys_of_other_lengths_are_refused(token: SoftToken, size: int) -> None:
+def test_keys_of_other_lengths_are_refused(token: HsmToken, size: int) -> None:
     """Honestly wrapped ones, of 24, 32 and 48 bytes: the token would take the first two."""
     channel, keys = agreed(token)
     blob = aes_key_wrap(keys[2], bytes(size))
@@ -161,14 +178,14 @@ def test_keys_of_other_lengths_are_refused(token: SoftToken, size: int) -> None:
     channel.close()
 
 
-def test_a_blob_wrapped_for_the_other_direction_is_refused(token: SoftToken) -> None:
+def test_a_blob_wrapped_for_the_other_direction_is_refused(token: HsmToken) -> None:
     channel, keys = agreed(token)
     with pytest.raises(SessionRefused):
         channel.store(aes_key_wrap(keys[3], KEY), RECORD)
     channel.close()
 
 
-def test_all_that_a_session_made_is_destroyed(token: SoftToken, observed: Callable[[ObjectClass], list[Any]]) -> None:
+def test_all_that_a_session_made_is_destroyed(token: HsmToken, observed: Callable[[ObjectClass], list[Any]]) -> None:
     kinds = ObjectClass.SECRET_KEY, ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY
     before = [len(observed(kind)) for kind in kinds]
     assert before == [2, 2, 2]
@@ -190,7 +207,7 @@ def test_all_that_a_session_made_is_destroyed(token: SoftToken, observed: Callab
     assert [len(observed(kind)) for kind in kinds] == before
 
 
-def test_no_key_leaves_the_token(token: SoftToken, observed: Callable[[ObjectClass], list[Any]]) -> None:
+def test_no_key_leaves_the_token(token: HsmToken, observed: Callable[[ObjectClass], list[Any]]) -> None:
     channel, _ = agreed(token)
     secrets, privates = observed(ObjectClass.SECRET_KEY), observed(ObjectClass.PRIVATE_KEY)
     assert len(secrets) == 6
@@ -209,9 +226,7 @@ def test_no_key_leaves_the_token(token: SoftToken, observed: Callable[[ObjectCla
     channel.close()
 
 
-def test_the_contact_key_is_sensitive_and_can_only_be_wrapped(
-    token: SoftToken, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_contact_key_is_sensitive_and_can_only_be_wrapped(token: HsmToken, monkeypatch: pytest.MonkeyPatch) -> None:
     wrap, seen = token_module._wrap, []
 
     def spy(wrapping: Any, key: Any) -> bytes:
@@ -228,7 +243,7 @@ def test_the_contact_key_is_sensitive_and_can_only_be_wrapped(
     assert seen == [(True, True, False)] * 2
 
 
-def test_each_key_serves_one_mechanism(token: SoftToken, observed: Callable[[ObjectClass], list[Any]]) -> None:
+def test_each_key_serves_one_mechanism(token: HsmToken, observed: Callable[[ObjectClass], list[Any]]) -> None:
     by_label = {key.label: key for kind in (ObjectClass.SECRET_KEY, ObjectClass.PRIVATE_KEY) for key in observed(kind)}
     assert set(by_label) == {"fleet", "transport", "storage root", "log"}
     agree = (KDF.NULL, None, token.public_point)

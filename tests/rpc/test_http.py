@@ -3,7 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -78,6 +78,23 @@ def test_nobody_there_is_unavailable_and_so_is_a_silent_one() -> None:
             HttpClient(0.05).get(url, limit=1)
     with pytest.raises(HttpUnavailable):
         HttpClient(5).get(url, limit=1)
+
+
+def test_interim_answers_without_end_are_given_up() -> None:
+    """They come one after another for as long as anybody reads, and no read of the socket ever waits."""
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            while True:
+                connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(HttpUnavailable):
+            HttpClient(0.2).get(f"http://127.0.0.1:{listener.getsockname()[1]}", limit=1)
+        thread.join()
 
 
 def test_a_redirect_is_not_followed() -> None:

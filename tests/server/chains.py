@@ -27,7 +27,9 @@ class Chain:
         return made
 
     def fork(self) -> "Chain":
-        return copy.deepcopy(self)
+        other = copy.copy(self)
+        other.tiles = copy.deepcopy(self.tiles)
+        return other
 
 
 def proposal(made: Publication, *, seed: bytes = PROPOSER, **changes: Any) -> SignedProposal:

@@ -13,20 +13,23 @@ from ipls.cli.deployment import free_ports
 from ipls.config import DirectoryConfig, TlsFiles
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub, UpdateServiceStub
+from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceServicer, add_WitnessServiceServicer_to_server
 from ipls.rpc.channel import open_channel
+from ipls.rpc.reads import read_history
 from ipls.rpc.server import GrpcServer, Listener
 from ipls.server.directory import Directory, directory
+from ipls.server.directory.epochs import prepare
 from ipls.server.directory.pruning import Pruner
 from ipls.server.directory.publisher import Publisher
 from ipls.server.directory.witnesses import Witnesses
-from ipls.server.witness import WitnessService
-from ipls.store.directory import DirectoryStore
-from ipls.store.log import FileLog
-from ipls.store.witness import WitnessStore, init_witness_state
+from ipls.store.directory import DirectoryStore, Step
+from ipls.store.log import FileLog, LogStore
+from ipls.store.witness import init_witness_state
 from ipls.trust.identity import encode_record
 from ipls.trust.keys import public_key
 from ipls.trust.root import TrustRoot, Witness, WitnessKey
+from tests.server.witnesses import make_service, open_store
 
 NOW = 1_700_000_000_000
 YEAR = 365 * 24 * 3_600_000
@@ -50,15 +53,18 @@ class World:
     def __init__(self, folder: Path, *, witnesses: int = 1, k: int = 1, **root: Any) -> None:
         self.folder = folder
         self.now_ms = NOW
+        self.witnesses_ahead_ms = 0
         authority = Authority(folder, "test.ipls")
         authority.issue_server("server")
         authority.issue_client("messaging", "messaging-service")
         authority.issue_client("stranger", "vault")
+        authority.issue_client("reader", "reader")
         for name, secret in (("vrf", VRF), ("proposal", PROPOSER)):
             (folder / f"{name}.seed").touch(0o600)
             (folder / f"{name}.seed").write_text(secret.hex() + "\n")
         self.ca = folder / "ca.pem"
         self.witness_ports = free_ports(witnesses)
+        self.seeds = [seed(10 + n) for n in range(witnesses)]
         self.key = DirectoryKey.from_seed(VRF)
         self.root = TrustRoot(
             **{
@@ -68,7 +74,7 @@ class World:
                 "namespace": "test.ipls",
                 "vrf_public_key": self.key.public_key,
                 "witnesses": tuple(
-                    Witness(f"w{n}", "https://witness.example", (self._witness_key(n),)) for n in range(witnesses)
+                    Witness(f"w{n}", f"https://w{n}.example", (self._witness_key(n),)) for n in range(witnesses)
                 ),
                 "k": k,
                 "operator_key": public_key(OPERATOR),
@@ -92,6 +98,9 @@ class World:
     def clock(self) -> int:
         return self.now_ms
 
+    def witness_clock(self) -> int:
+        return self.now_ms + self.witnesses_ahead_ms
+
     def listener(self, port: int = 0) -> Listener:
         return Listener(f"127.0.0.1:{port}", self.folder / "server.pem", self.folder / "server.key")
 
@@ -104,6 +113,7 @@ class World:
             "vrf_key": self.folder / "vrf.seed",
             "proposal_key": self.folder / "proposal.seed",
             "log": self.folder / "log",
+            "evidence": self.folder / "evidence",
             "witnesses": {f"w{n}": f"127.0.0.1:{port}" for n, port in enumerate(self.witness_ports)},
             "epoch_max_age_s": 0,
         }
@@ -112,9 +122,10 @@ class World:
     @asynccontextmanager
     async def witness(self, number: int = 0, service: WitnessServiceServicer | None = None) -> AsyncIterator[None]:
         """A witness on its port until the block ends: the real one, unless another servicer is given."""
-        store = WitnessStore(self.folder / f"witness{number}.db", self.root.namespace)
+        store = open_store(self.folder / f"witness{number}.db", self.root.namespace)
         server = GrpcServer([self.listener(self.witness_ports[number])])
-        real = WitnessService(self.root, f"w{number}", seed(10 + number), store, self.clock)
+        evidence = self.folder / "evidence"
+        real = make_service(self.root, f"w{number}", self.seeds[number], store, self.witness_clock, evidence)
         add_WitnessServiceServicer_to_server(service or real, server.grpc)
         await server.start()
         try:
@@ -132,8 +143,9 @@ class World:
             )
             public, internal = (f"127.0.0.1:{port}" for port in running.ports)
             channel = await stack.enter_async_context(open_channel(public, self.ca))
+            reads = await stack.enter_async_context(self.as_client("reader", internal))
             updates = await stack.enter_async_context(self.as_client("messaging", internal))
-            yield Client(running, channel, updates)
+            yield Client(running, channel, reads, updates)
 
     def as_client(self, name: str, address: str) -> grpc.aio.Channel:
         """A channel with one of the authority's client certificates."""
@@ -141,8 +153,8 @@ class World:
 
     @asynccontextmanager
     async def publisher(
-        self, database: Path | None = None, log: FileLog | None = None, *, max_age_s: float = 0
-    ) -> AsyncIterator[tuple[Publisher, DirectoryStore, Witnesses]]:
+        self, database: Path | None = None, log: LogStore | None = None, *, max_age_s: float = 0
+    ) -> AsyncIterator[tuple["Driven", DirectoryStore, Witnesses]]:
         """A publisher by itself, to be taken through its steps by hand; as fresh as one after a restart."""
         store = DirectoryStore(database or self.folder / "directory.db", self.root.namespace, self.key.public_key)
         async with AsyncExitStack() as stack:
@@ -153,7 +165,7 @@ class World:
             }
             witnesses = Witnesses(self.root, channels, PROPOSER, self.clock)
             stack.push_async_callback(witnesses.close)
-            publisher = Publisher(
+            publisher = Driven(
                 store,
                 self.root,
                 self.key,
@@ -167,14 +179,36 @@ class World:
             yield publisher, store, witnesses
 
 
-class Client:
-    """Calls to a running directory: reads as a device, updates as the messaging service."""
+class Driven(Publisher):
+    """A publisher that is taken through its steps by hand."""
 
-    def __init__(self, running: Directory, public: grpc.aio.Channel, internal: grpc.aio.Channel) -> None:
+    async def take_over(self) -> None:
+        """Take the lease, whoever has it."""
+        above = await self.ask()
+        self.lead(self._store.take_lease(self._store.lease(), above))
+
+    def prepare(self) -> Step | None:
+        """The next epoch's row, written and no more."""
+        prepared = prepare(self._store, self._key, self._term, 10)
+        return prepared and prepared[0]
+
+
+class Client:
+    """Calls to a running directory: reads as a service, updates as the messaging service, `public` as anyone."""
+
+    def __init__(
+        self, running: Directory, public: grpc.aio.Channel, reader: grpc.aio.Channel, messaging: grpc.aio.Channel
+    ) -> None:
         self.running = running
         self.public_address, self.internal_address = (f"127.0.0.1:{port}" for port in running.ports)
-        self.reads = DirectoryServiceStub(public)
-        self.updates = UpdateServiceStub(internal)
+        self.public = DirectoryServiceStub(public)
+        self.reads = DirectoryServiceStub(reader)
+        self.updates = UpdateServiceStub(messaging)
+
+    async def history(self, label: bytes, epoch: int = 0, most_recent: int = 0) -> tuple[SignedHead, bytes]:
+        """The signed head and the proof."""
+        request = pb.HistoryRequest(label=label, epoch=epoch, most_recent=most_recent)
+        return await read_history(self.reads, request, timeout=60)
 
     async def submit(self, request: int, label: bytes, value: bytes) -> bytes:
         update = pb.SubmitUpdateRequest(request_id=request.to_bytes(16, "big"), label=label, value=value)

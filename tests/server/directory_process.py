@@ -1,6 +1,6 @@
-"""A directory in a process of its own that dies by SIGKILL as soon as a named step has been done.
+"""A directory in a process of its own that gets a signal as soon as a named step has been done for the first time.
 
-    python directory_process.py FOLDER NOW_MS MODULE:CLASS.METHOD
+    python directory_process.py FOLDER NOW_MS MODULE:CLASS.METHOD [SIGNAL]
 
 FOLDER holds config.json (a DirectoryConfig) and trust.toml.
 """
@@ -10,30 +10,46 @@ import importlib
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 from ipls.config import DirectoryConfig, load_trust_root
 from ipls.server.directory import directory
+from ipls.store.directory import DirectoryStore
 
 
-def die_after(step: str) -> None:
+def signal_after(step: str, number: signal.Signals) -> None:
     module, _, path = step.partition(":")
     owner_name, method = path.split(".")
     owner = getattr(importlib.import_module(module), owner_name)
     original = getattr(owner, method)
 
+    beating, beat = threading.Lock(), DirectoryStore.beat
+    done = False
+
+    def beat_alone(self: DirectoryStore, term: int) -> None:
+        with beating:
+            beat(self, term)
+
     def die() -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
+        nonlocal done
+        if not done:
+            done = True
+            with beating:  # a process that sleeps in a transaction would hold the file, as it may not in a test
+                os.kill(os.getpid(), number)
 
-    async def later(*arguments: Any) -> None:
-        await original(*arguments)
+    async def later(*arguments: Any) -> Any:
+        result = await original(*arguments)
         die()
+        return result
 
-    def now(*arguments: Any) -> None:
-        original(*arguments)
+    def now(*arguments: Any) -> Any:
+        result = original(*arguments)
         die()
+        return result
 
+    DirectoryStore.beat = beat_alone
     setattr(owner, method, later if asyncio.iscoroutinefunction(original) else now)
 
 
@@ -45,5 +61,5 @@ async def main(folder: Path, now_ms: int) -> None:
 
 
 if __name__ == "__main__":
-    die_after(sys.argv[3])
+    signal_after(sys.argv[3], signal.Signals[sys.argv[4]] if len(sys.argv) > 4 else signal.SIGKILL)
     asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2])))

@@ -48,6 +48,8 @@ config = WitnessConfig(
     tls=files,
     name="w1",
     database=folder / "w.db",
+    watermark=folder / "w.mark",
+    evidence=folder / "evidence",
     key=folder / "witness.key",
 )
 asyncio.run(serve(config, load_trust_root(folder / "trust.toml")))

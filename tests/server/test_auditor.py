@@ -17,11 +17,12 @@ from ipls.server.auditor import auditor_app
 from ipls.server.witness import WitnessService
 from ipls.store.log import object_name
 from ipls.store.witness import Step, WitnessStore, init_witness_state
-from ipls.trust.heads import Head, cosign
+from ipls.trust.heads import Head
 from ipls.trust.keys import public_key
 from ipls.trust.root import TrustRoot
 from tests.server.chains import Chain
-from tests.trust.roots import HOUR, NAMESPACE, NOW, WITNESSES, make_root, witness
+from tests.server.witnesses import make_service, open_store
+from tests.trust.roots import HOUR, NAMESPACE, NOW, WITNESSES, cosign, make_root, witness
 
 DESCRIPTION = json.loads((Path(__file__).parents[2] / "docs/protocol/auditor.openapi.json").read_text())
 ROOT = make_root(start_root=EMPTY_ROOT)
@@ -100,8 +101,8 @@ class World:
 
 def make_world(folder: Path, root: TrustRoot = ROOT) -> World:
     init_witness_state(folder / "w.db", root)
-    store = WitnessStore(folder / "w.db", NAMESPACE)
-    service = WitnessService(root, "w1", WITNESSES[0], store, lambda: world.now)
+    store = open_store(folder / "w.db", NAMESPACE)
+    service = make_service(root, "w1", WITNESSES[0], store, lambda: world.now, folder / "evidence")
     app = auditor_app(root, root.witnesses[0], store, lambda name: world.readable(name), lambda: world.now)
     http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://auditor")
     world = World(http, store, service)
@@ -129,6 +130,10 @@ async def test_the_keys_are_the_trust_roots_and_told_apart_by_their_last_byte(tm
 
 
 async def test_every_signature_is_served_from_the_start_on(world: World) -> None:
+    start = Step(1, 0, EMPTY_ROOT, EMPTY_ROOT)
+    world.store.sign(
+        start, b"", NOW, lambda at_ms: cosign(WITNESSES[0], NAMESPACE, 0, EMPTY_ROOT, at_ms).SerializeToString()
+    )
     for _ in range(3):
         world.sign()
     roots = [EMPTY_ROOT]

@@ -1,19 +1,16 @@
-"""The contact store's service, called as devices and thieves would, with a directory whose proofs are real."""
+"""The contact store's service, called as devices and thieves would."""
 
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.message import Message
 
-from ipls.akd import EMPTY_ROOT, DirectoryKey, make_history
-from ipls.client.contact_store import ContactStore, RecordKey, StoredManifest
+from ipls.client.contact_store import ContactStore, StoredManifest
 from ipls.client.errors import RefusedError, TryLaterError
 from ipls.client.profile import Account
 from ipls.proto.contacts.v1 import contacts_pb2 as pb
@@ -21,126 +18,33 @@ from ipls.proto.contacts.v1.contacts_pb2_grpc import (
     ContactsServiceStub,
     add_ContactsServiceServicer_to_server,
 )
-from ipls.proto.directory.v1 import directory_pb2
-from ipls.proto.directory.v1.directory_pb2_grpc import (
-    DirectoryServiceServicer,
-    DirectoryServiceStub,
-    add_DirectoryServiceServicer_to_server,
-)
-from ipls.rpc.errors import RemoteError, ServiceError, remote_error
+from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
+from ipls.rpc.errors import RemoteError
 from ipls.server.contacts import ContactsServicer, Limits
 from ipls.server.identities import Identities
 from ipls.store.contacts import ContactsStore
 from ipls.trust.calls import call_digest
-from ipls.trust.errors import HeadRefused
-from ipls.trust.heads import Head
 from ipls.trust.keys import public_key, sign
-from ipls.trust.root import TrustRoot
-from tests.hsm import rig
 from tests.hsm.rig import Owner
+from tests.server.contact_stores import (
+    ALICE,
+    BOB,
+    World,
+    answered,
+    invalid,
+    put,
+    record,
+    refused,
+    sizes_of,
+    unauthenticated,
+)
 from tests.server.loopback import loopback
-from tests.trust.roots import NOW, VRF, WITNESSES, signed, three_of
-
-ALICE, BOB = "+491700000001", "+491700000002"
-
-
-class Directory(rig.Directory, DirectoryServiceServicer):
-    """An honest directory, also for complete histories; heads are signed at NOW."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.moved = asyncio.Condition()
-        self.histories = 0
-        self.away = False
-
-    async def announce(self, owner: Owner) -> None:
-        self.publish(owner)
-        async with self.moved:
-            self.moved.notify_all()
-
-    async def History(self, request: Any, context: Any) -> directory_pb2.HistoryResponse:
-        if self.away:
-            raise ServiceError(grpc.StatusCode.UNAVAILABLE, "DIRECTORY_AWAY", "back soon")
-        self.histories += 1
-        versions = [v for v in self._versions.get(request.label, []) if v.epoch <= request.epoch]
-        if not versions:
-            raise ServiceError(grpc.StatusCode.NOT_FOUND, "LABEL_NOT_FOUND", "no such label")
-        depth = self.epochs[request.epoch][1]
-        shown = versions[: request.most_recent or None]
-        proof = make_history(self._tiles, self._key, request.epoch, depth, request.label, shown)
-        return directory_pb2.HistoryResponse(head=self.head(epoch=request.epoch, time=NOW), proof=proof)
-
-    async def Absence(self, request: Any, context: Any) -> directory_pb2.AbsenceResponse:
-        proof = self.prove_absent(request.label.decode(), request.epoch)
-        return directory_pb2.AbsenceResponse(head=self.head(epoch=request.epoch, time=NOW), proof=proof)
-
-    async def WatchHeads(self, request: Any, context: Any) -> AsyncIterator[directory_pb2.WatchHeadsResponse]:
-        async with self.moved:
-            while True:
-                yield directory_pb2.WatchHeadsResponse(head=self.head(time=NOW))
-                await self.moved.wait()
-
-
-class World:
-    """A contact store that can be restarted over its database; the clock stands at NOW until it is set."""
-
-    def __init__(self, folder: Path, root: TrustRoot, directory: Directory) -> None:
-        self.folder, self.root, self.directory = folder, root, directory
-        self.now_ms = NOW
-        self.limits = Limits()
-        self.identities: Identities
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[Any]:
-        async with AsyncExitStack() as stack:
-            channel = await stack.enter_async_context(
-                loopback(self.folder, lambda s: add_DirectoryServiceServicer_to_server(self.directory, s))
-            )
-            self.identities = Identities(DirectoryServiceStub(channel), self.root, now_ms=lambda: self.now_ms)
-            following = asyncio.create_task(self.identities.follow())
-            stack.callback(following.cancel)
-            store = ContactsStore(self.folder / "contacts.db")
-            stack.callback(store.close)
-            servicer = ContactsServicer(
-                store, self.identities, self.root, now_ms=lambda: self.now_ms, limits=self.limits
-            )
-            yield ContactsServiceStub(
-                await stack.enter_async_context(
-                    loopback(self.folder, lambda s: add_ContactsServiceServicer_to_server(servicer, s))
-                )
-            )
-
-    async def publish(self, owner: Owner) -> None:
-        await self.directory.announce(owner)
-        self.identities.accept(self.directory.head(time=NOW))
-
-    def device(self, stub: Any, owner: Owner, now_ms: int = NOW) -> ContactStore:
-        account = Account(owner.label, owner.seed, 1, 1)
-        return ContactStore(stub, self.root.namespace, account, now_ms=lambda: now_ms, patience_s=0)
-
-    def call(
-        self, owner: Owner, method: str, body: Message | bytes, now_ms: int = NOW, /, **changes: Any
-    ) -> pb.SignedCall:
-        """As `owner` signs it; `changes` are made after that."""
-        data = body if isinstance(body, bytes) else body.SerializeToString()
-        nonce, key = os.urandom(16), public_key(owner.seed)
-        digest = call_digest(self.root.namespace, owner.label, key, method, data, now_ms, nonce)
-        call = pb.SignedCall(
-            label=owner.label,
-            public_key=key,
-            body=data,
-            timestamp_ms=now_ms,
-            nonce=nonce,
-            signature=sign(owner.seed, digest),
-        )
-        call.MergeFrom(pb.SignedCall(**changes))
-        return call
+from tests.trust.roots import NOW
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> World:
-    root = three_of(vrf_public_key=DirectoryKey.from_seed(VRF).public_key, start_epoch=0, start_root=EMPTY_ROOT)
-    return World(tmp_path, root, Directory())
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
 
 
 @pytest.fixture
@@ -154,38 +58,6 @@ async def alice(world: World, stub: Any) -> Owner:
     owner = Owner(ALICE)
     await world.publish(owner)
     return owner
-
-
-def record(n: int, size: int = 284) -> tuple[RecordKey, bytes]:
-    data = n.to_bytes(4, "big") * (size // 4)
-    return RecordKey(1, n.to_bytes(16, "big"), hashlib.sha256(data).digest()), data
-
-
-def sizes_of(*records: tuple[RecordKey, bytes]) -> pb.PutRecordsBody:
-    return pb.PutRecordsBody(
-        records=[pb.RecordSize(key=pb.RecordKey(**key._asdict()), size=len(data)) for key, data in records]
-    )
-
-
-async def put(stub: Any, call: pb.SignedCall, *chunks: bytes) -> None:
-    parts = [pb.PutRecordsRequest(call=call), *(pb.PutRecordsRequest(chunk=chunk) for chunk in chunks)]
-    await answered(stub.PutRecords(iter(parts)))
-
-
-async def answered(call: Any) -> Any:
-    """The answer of a unary call, or all of a stream's."""
-    try:
-        return [part async for part in call] if hasattr(call, "__aiter__") else await call
-    except grpc.aio.AioRpcError as error:
-        raise remote_error(error) from None
-
-
-def refused(code: grpc.StatusCode, reason: str) -> Any:
-    return pytest.raises(RemoteError, check=lambda error: (error.code, error.reason) == (code, reason))
-
-
-unauthenticated = grpc.StatusCode.UNAUTHENTICATED
-invalid = grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_what_is_put_comes_back(world: World, stub: Any, alice: Owner) -> None:
@@ -228,138 +100,6 @@ async def test_another_account_sees_and_changes_nothing(world: World, stub: Any,
     await thief.drop([record(1)[0]])
     assert await thief.list() == set()
     assert await world.device(stub, alice).get([record(1)[0]]) == [record(1)[1]]
-
-
-async def test_a_key_that_the_head_does_not_hold_is_asked_to_come_again(world: World, stub: Any, alice: Owner) -> None:
-    for thief in (Owner(ALICE), Owner(BOB)):  # never published: another key of an account, an account not there
-        with pytest.raises(RemoteError) as raised:
-            await answered(
-                stub.ListRecords(pb.ListRecordsRequest(call=world.call(thief, "ListRecords", pb.ListRecordsBody())))
-            )
-        assert (raised.value.code, raised.value.reason) == (grpc.StatusCode.UNAVAILABLE, "IDENTITY_UNKNOWN")
-        assert raised.value.retry_after_s == 0.5
-        with pytest.raises(TryLaterError):
-            await world.device(stub, thief).list()
-        await world.publish(thief)
-        assert await world.device(stub, thief).list() == set()
-
-
-async def test_the_old_identity_is_refused_once_another_is_published(world: World, stub: Any, alice: Owner) -> None:
-    await world.device(stub, alice).put([record(1)])
-    new = Owner(ALICE)
-    await world.publish(new)
-    call = world.call(alice, "ListRecords", pb.ListRecordsBody())
-    with refused(grpc.StatusCode.PERMISSION_DENIED, "IDENTITY_SUPERSEDED"):
-        await answered(stub.ListRecords(pb.ListRecordsRequest(call=call)))
-    assert await world.device(stub, new).list() == {record(1)[0]}
-
-
-async def test_an_erased_key_lets_nobody_in(world: World, stub: Any, alice: Owner) -> None:
-    new = Owner(ALICE)
-    await world.publish(new)
-    world.directory.erase(alice, 1)
-    call = world.call(alice, "ListRecords", pb.ListRecordsBody())
-    with refused(grpc.StatusCode.UNAVAILABLE, "DIRECTORY_UNAVAILABLE"):
-        await answered(stub.ListRecords(pb.ListRecordsRequest(call=call)))
-    assert await world.device(stub, new).list() == set()
-
-
-async def test_an_identity_is_proved_once_an_epoch(world: World, stub: Any, alice: Owner) -> None:
-    device = world.device(stub, alice)
-    for _ in range(3):
-        await device.list()
-    assert world.directory.histories == 1
-
-
-async def test_a_directory_that_is_away_lets_nobody_in_until_it_is_back(world: World, stub: Any, alice: Owner) -> None:
-    world.directory.away = True
-    call = world.call(alice, "ListRecords", pb.ListRecordsBody())
-    with refused(grpc.StatusCode.UNAVAILABLE, "DIRECTORY_UNAVAILABLE"):
-        await answered(stub.ListRecords(pb.ListRecordsRequest(call=call)))
-    world.directory.away = False
-    assert await world.device(stub, alice).list() == set()
-
-
-async def test_a_head_too_old_vouches_for_nobody(world: World, stub: Any, alice: Owner) -> None:
-    world.now_ms = NOW + world.root.max_head_age_ms + 1
-    call = world.call(alice, "ListRecords", pb.ListRecordsBody(), world.now_ms)
-    with refused(grpc.StatusCode.UNAVAILABLE, "DIRECTORY_UNAVAILABLE"):
-        await answered(stub.ListRecords(pb.ListRecordsRequest(call=call)))
-
-
-@pytest.mark.parametrize(
-    "forge",
-    [
-        lambda d, o: d.update(proof=d["proof"][:-1]),
-        lambda d, o: d.update(proof=b""),
-        lambda d, o: d.update(proof=o),
-    ],
-    ids=["cut", "empty", "another account's"],
-)
-async def test_a_proof_that_does_not_hold_lets_nobody_in(
-    world: World, stub: Any, monkeypatch: pytest.MonkeyPatch, forge: Callable[[dict[str, bytes], bytes], None]
-) -> None:
-    owner, other = Owner(ALICE), Owner(BOB)
-    await world.publish(other)
-    await world.publish(owner)
-    epoch = world.directory.epoch
-    answer = {"proof": world.directory.prove(ALICE, epoch)}
-    forge(answer, world.directory.prove(BOB, epoch))
-
-    async def lie(self: Directory, request: Any, context: Any) -> directory_pb2.HistoryResponse:
-        return directory_pb2.HistoryResponse(head=self.head(time=NOW), **answer)
-
-    monkeypatch.setattr(Directory, "History", lie)
-    async with world.running() as stub:
-        call = world.call(owner, "ListRecords", pb.ListRecordsBody())
-        with refused(grpc.StatusCode.UNAVAILABLE, "DIRECTORY_UNAVAILABLE"):
-            await answered(stub.ListRecords(pb.ListRecordsRequest(call=call)))
-
-
-@pytest.mark.parametrize("lie", ["refused", "empty", "another account's", "an earlier epoch's"])
-async def test_an_account_is_not_there_only_where_that_is_proved(
-    world: World, monkeypatch: pytest.MonkeyPatch, lie: str
-) -> None:
-    """The directory denies an account that it has published: the store knows nothing, and says so."""
-    carol = Owner()
-    for owner in (Owner(ALICE), carol):
-        world.directory.publish(owner)
-
-    async def deny(self: Directory, request: Any, context: Any) -> directory_pb2.HistoryResponse:
-        raise ServiceError(grpc.StatusCode.NOT_FOUND, "LABEL_NOT_FOUND", "no such label")
-
-    async def invent(self: Directory, request: Any, context: Any) -> directory_pb2.AbsenceResponse:
-        if lie == "refused":
-            raise ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "LABEL_PRESENT", "it is there")
-        proofs = {
-            "empty": b"",
-            "another account's": self.prove_absent(BOB, self.epoch),
-            "an earlier epoch's": self.prove_absent(carol.label, self.epoch - 1),
-        }
-        return directory_pb2.AbsenceResponse(head=self.head(time=NOW), proof=proofs[lie])
-
-    monkeypatch.setattr(Directory, "History", deny)
-    monkeypatch.setattr(Directory, "Absence", invent)
-    async with world.running() as stub:
-        call = world.call(carol, "ListRecords", pb.ListRecordsBody())
-        with refused(grpc.StatusCode.UNAVAILABLE, "DIRECTORY_UNAVAILABLE"):
-            await answered(stub.ListRecords(pb.ListRecordsRequest(call=call)))
-
-
-async def test_before_the_first_epoch_nobody_is_there(world: World) -> None:
-    async with world.running() as stub:
-        world.identities.accept(world.directory.head(time=NOW))
-        call = world.call(Owner(BOB), "ListRecords", pb.ListRecordsBody())
-        with refused(grpc.StatusCode.UNAVAILABLE, "IDENTITY_UNKNOWN"):
-            await answered(stub.ListRecords(pb.ListRecordsRequest(call=call)))
-
-
-async def test_a_head_below_or_beside_the_newest_is_not_taken(world: World, stub: Any, alice: Owner) -> None:
-    newest = await world.identities.newest()
-    for head in (Head(0, EMPTY_ROOT), Head(newest.epoch, b"f" * 32)):
-        with pytest.raises(HeadRefused):
-            world.identities.accept(signed(head, *WITNESSES[:2], time=NOW))
-    assert await world.identities.newest() == newest
 
 
 async def test_a_replayed_call_is_refused_also_after_a_restart(world: World) -> None:

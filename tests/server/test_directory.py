@@ -1,7 +1,6 @@
 """The directory: epochs that only a quorum makes visible, proved reads, and a door for one certificate."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,24 +20,13 @@ from ipls.akd import (
 from ipls.cli.certificates import Authority
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub, UpdateServiceStub
-from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
-from ipls.proto.witness.v1.witness_pb2 import (
-    GetStateRequest,
-    GetStateResponse,
-    Proposal,
-    ProposeRequest,
-    ProposeResponse,
-    WitnessState,
-)
-from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceServicer
+from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import RemoteError, remote_error
-from ipls.server.directory.errors import NoQuorum
 from ipls.server.directory.witnesses import Witnesses
 from ipls.store.directory import DirectoryStore
-from ipls.trust.heads import cosign, signers, timestamp, verify_head
-from ipls.trust.keys import public_key
-from tests.server.directories import ALICE, BOB, NOW, World, record, seed
+from ipls.trust.heads import timestamp, verify_head
+from tests.server.directories import ALICE, BOB, NOW, World, record
 
 
 @pytest.fixture
@@ -75,12 +63,9 @@ async def test_updates_become_epochs_whose_every_read_is_proved(world: World) ->
             found = verify_lookup(root, epoch, world.root.vrf_public_key, ALICE, lookup.proof)
             assert found == (newest, newest, values[newest])
             for most_recent in (0, 1, 2):
-                request = pb.HistoryRequest(label=ALICE, epoch=asked, most_recent=most_recent)
-                history = await client.reads.History(request)
-                assert history.head == lookup.head
-                versions = verify_history(
-                    root, epoch, world.root.vrf_public_key, ALICE, history.proof, most_recent=most_recent
-                )
+                head, proof = await client.history(ALICE, asked, most_recent)
+                assert head == lookup.head
+                versions = verify_history(root, epoch, world.root.vrf_public_key, ALICE, proof, most_recent=most_recent)
                 assert [v.version for v in versions] == list(range(newest, 0, -1))[: most_recent or None]
         head = await client.reads.GetHead(pb.GetHeadRequest(epoch=2))
         assert verified(world, head.head)[0] == 2
@@ -96,7 +81,7 @@ async def test_what_is_not_there_is_not_found(world: World) -> None:
         await client.publish(2, BOB, record(2))
         for call in (
             client.reads.Lookup(pb.LookupRequest(label=b"+491700000003")),
-            client.reads.History(pb.HistoryRequest(label=BOB, epoch=1)),
+            client.history(BOB, 1),
         ):
             error = await failure(call)
             assert (error.code, error.reason) == (grpc.StatusCode.NOT_FOUND, "LABEL_NOT_FOUND")
@@ -167,14 +152,13 @@ async def test_erased_values_are_served_empty_and_their_leaves_stay(world: World
     async with world.witness(), world.directory() as client:
         for epoch in (1, 2, 3):
             await client.publish(epoch, ALICE, record(epoch))
-        complete = pb.HistoryRequest(label=ALICE)
-        before = await client.reads.History(complete)
-        epoch, root = verified(world, before.head)
-        verify_history(root, epoch, key, ALICE, before.proof)
-        leaves = shown_leaves(before.proof)
+        head, proof = await client.history(ALICE)
+        epoch, root = verified(world, head)
+        verify_history(root, epoch, key, ALICE, proof)
+        leaves = shown_leaves(proof)
         for asked in (1, 2, 3):  # so that the proofs are made, and kept
             await client.reads.Lookup(pb.LookupRequest(label=ALICE, epoch=asked))
-            await client.reads.History(pb.HistoryRequest(label=ALICE, epoch=asked, most_recent=1))
+            await client.history(ALICE, asked, 1)
         for through, reason in ((3, "VERSION_NEWEST"), (2**64 - 1, "VERSION_NEWEST")):
             request = pb.EraseValuesRequest(label=ALICE, through_version=through)
             error = await failure(client.updates.EraseValues(request))
@@ -185,16 +169,16 @@ async def test_erased_values_are_served_empty_and_their_leaves_stay(world: World
         request = pb.EraseValuesRequest(label=ALICE, through_version=2)
         assert [(await client.updates.EraseValues(request)).erased for _ in range(2)] == [2, 0]
     async with world.witness(), world.directory() as client:
-        after = await client.reads.History(complete)
-        assert (after.head.epoch, after.head.root_hash) == (epoch, root)
-        assert record(1) not in after.proof
-        assert record(2) not in after.proof
-        shown = verify_history(root, epoch, key, ALICE, after.proof, allow_missing=True, known_leaves=leaves)
+        head, proof = await client.history(ALICE)
+        assert (head.epoch, head.root_hash) == (epoch, root)
+        assert record(1) not in proof
+        assert record(2) not in proof
+        shown = verify_history(root, epoch, key, ALICE, proof, allow_missing=True, known_leaves=leaves)
         assert [(v.version, v.epoch, v.value) for v in shown] == [(3, 3, record(3)), (2, 2, b""), (1, 1, b"")]
         with pytest.raises(ProofRefused, check=lambda e: e.reason == "VALUE_MISSING"):
-            verify_history(root, epoch, key, ALICE, after.proof)
-        newest = await client.reads.History(pb.HistoryRequest(label=ALICE, most_recent=1))
-        assert verify_history(root, epoch, key, ALICE, newest.proof, most_recent=1)[0].value == record(3)
+            verify_history(root, epoch, key, ALICE, proof)
+        _, newest = await client.history(ALICE, most_recent=1)
+        assert verify_history(root, epoch, key, ALICE, newest, most_recent=1)[0].value == record(3)
         assert await client.publish(4, ALICE, record(2)) == 4  # an erased value may come again
 
 
@@ -204,8 +188,8 @@ async def test_a_value_erased_while_its_proofs_are_kept_is_not_served(world: Wor
             await client.publish(epoch, ALICE, record(epoch))
         calls = [
             lambda: client.reads.Lookup(pb.LookupRequest(label=ALICE, epoch=1)),
-            lambda: client.reads.History(pb.HistoryRequest(label=ALICE, epoch=1, most_recent=1)),
-            lambda: client.reads.History(pb.HistoryRequest(label=ALICE, epoch=1)),
+            lambda: client.history(ALICE, 1, 1),
+            lambda: client.history(ALICE, 1),
             lambda: client.reads.BatchLookup(pb.BatchLookupRequest(labels=[ALICE], epoch=1)),
         ]
         for call in calls:
@@ -274,7 +258,7 @@ async def test_a_full_epoch_does_not_wait_for_its_age(world: World) -> None:
 
 async def test_an_epoch_waits_for_its_oldest_updates_age(world: World) -> None:
     async with world.witness(), world.publisher(max_age_s=2) as (publisher, store, _):
-        await publisher.lead()
+        await publisher.take_over()
         for age, label in ((0, ALICE), (1999, BOB)):
             world.now_ms = NOW + age
             store.submit(label.ljust(16), label, record(1), world.now_ms, daily_quota=1, queue_max=9)
@@ -400,115 +384,14 @@ async def test_an_unsigned_epoch_is_never_visible(world: World, monkeypatch: pyt
         # The row is durable, the witness has signed: and still nobody can see any of it.
         assert (await client.reads.GetHead(pb.GetHeadRequest())).head.epoch == 1
         assert (await failure(client.reads.GetHead(pb.GetHeadRequest(epoch=2)))).reason == "EPOCH_UNKNOWN"
-        history = await client.reads.History(pb.HistoryRequest(label=ALICE))
-        head = verify_head(world.root, history.head, now_ms=NOW)
-        assert len(verify_history(*head[::-1], world.root.vrf_public_key, ALICE, history.proof)) == 1
+        signed, proof = await client.history(ALICE)
+        head = verify_head(world.root, signed, now_ms=NOW)
+        assert len(verify_history(*head[::-1], world.root.vrf_public_key, ALICE, proof)) == 1
         watch = client.updates.WatchUpdate(pb.WatchUpdateRequest(ticket=ticket), timeout=60)
         assert (await watch.read()).state == pb.WatchUpdateResponse.STATE_QUEUED
         assert [entry.name[:2] for entry in world.log.list()] == ["1/"]
         decided.set()
         assert (await watch.read()).epoch == 2
-
-
-async def test_a_quorum_is_enough_and_less_is_not(tmp_path: Path) -> None:
-    world = World(tmp_path, witnesses=3, k=2)
-    async with world.witness(0):
-        async with world.witness(2), world.publisher() as (publisher, store, _):
-            await publisher.lead()
-            await publisher.advance()
-            head = store.head()
-            assert head is not None
-            assert set(signers(world.root, SignedHead.FromString(head.signed), now_ms=NOW)) == {"w0", "w2"}
-        async with world.publisher() as (publisher, store, _):
-            with pytest.raises(NoQuorum) as caught:
-                await publisher.lead()
-            assert caught.value.reason == "WITNESS_UNREACHABLE"
-            store.submit(bytes(16), ALICE, record(1), NOW, daily_quota=1, queue_max=1)
-            with pytest.raises(NoQuorum):
-                await publisher.advance()
-            assert store.head() == head
-            assert world.log.list() == []
-
-
-class Liar(WitnessServiceServicer):
-    """A witness that takes any proposal and answers with what `lie` makes of it."""
-
-    def __init__(self, lie: Callable[[Proposal], Cosignature], state: WitnessState | None = None) -> None:
-        self._lie = lie
-        self._state = state or WitnessState()
-        self.asked = 0
-
-    async def GetState(self, request: GetStateRequest, context: Any) -> AsyncIterator[GetStateResponse]:
-        yield GetStateResponse(state=self._state)
-
-    async def Propose(self, requests: AsyncIterator[ProposeRequest], context: Any) -> AsyncIterator[ProposeResponse]:
-        async for request in requests:
-            self.asked += 1
-            yield ProposeResponse(cosignature=self._lie(request.proposal.proposal))
-
-
-def _short(cosignature: Cosignature) -> Cosignature:
-    cosignature.signature = cosignature.signature[:63]
-    return cosignature
-
-
-OWN, OTHER = seed(10), seed(11)
-SPACE = "test.ipls"
-LIES: dict[str, tuple[Callable[[Proposal], Cosignature], str]] = {
-    "an unpinned key": (lambda p: cosign(seed(66), SPACE, p.epoch, p.new_root, NOW), "HEAD_KEY_UNPINNED"),
-    "another witness's key": (lambda p: cosign(OTHER, SPACE, p.epoch, p.new_root, NOW), "HEAD_KEY_UNPINNED"),
-    "another namespace": (lambda p: cosign(OWN, "other", p.epoch, p.new_root, NOW), "HEAD_OTHER_NAMESPACE"),
-    "another epoch": (lambda p: cosign(OWN, SPACE, p.epoch + 1, p.new_root, NOW), "HEAD_OTHER_ROOT"),
-    "another root": (lambda p: cosign(OWN, SPACE, p.epoch, bytes(32), NOW), "HEAD_OTHER_ROOT"),
-    "an old time": (lambda p: cosign(OWN, SPACE, p.epoch, p.new_root, NOW - 3_600_001), "HEAD_TOO_OLD"),
-    "a cut signature": (lambda p: _short(cosign(OWN, SPACE, p.epoch, p.new_root, NOW)), "SIGNATURE_LENGTH"),
-    "nothing": (lambda p: Cosignature(), "HEAD_KEY_UNPINNED"),
-}
-
-
-@pytest.mark.parametrize("lie", LIES)
-async def test_a_signature_that_does_not_count_makes_no_head(tmp_path: Path, lie: str) -> None:
-    world = World(tmp_path, witnesses=2, k=2)
-    answer, reason = LIES[lie]
-    async with world.witness(0, Liar(answer)), world.witness(1), world.publisher() as (publisher, store, _):
-        await publisher.lead()
-        with pytest.raises(NoQuorum) as caught:
-            await publisher.advance()
-        assert caught.value.reason == reason
-        assert store.head() is None
-
-
-@pytest.mark.parametrize(
-    "state",
-    [
-        WitnessState(term=2**64 - 1),
-        WitnessState(epoch=7, root_hash=bytes(32)),
-        WitnessState(epoch=2**64 - 1, root_hash=bytes(32), cosignature=cosign(OTHER, SPACE, 2**64 - 1, bytes(32), NOW)),
-        WitnessState(epoch=7, root_hash=bytes(32), cosignature=cosign(OWN, SPACE, 1, bytes(32), NOW)),
-        WitnessState(epoch=7, root_hash=bytes(32), cosignature=cosign(OWN, "other", 7, bytes(32), NOW)),
-        WitnessState(epoch=7, root_hash=bytes(32), cosignature=_short(cosign(OWN, SPACE, 7, bytes(32), NOW))),
-        WitnessState(epoch=7, cosignature=Cosignature(public_key=public_key(OWN), message=b"\xff")),
-    ],
-)
-async def test_a_witness_that_lies_about_its_state_stops_nothing(tmp_path: Path, state: WitnessState) -> None:
-    world = World(tmp_path, witnesses=3, k=2)
-    liar = Liar(lambda p: Cosignature(), state)
-    for request in (1, 2):  # the second time with the terms that the first one took
-        async with world.witness(0, liar), world.witness(1), world.witness(2), world.directory() as client:
-            assert await client.publish(request, ALICE, record(request)) == request
-
-
-async def test_a_witness_whose_clock_is_behind_is_not_asked_without_end(tmp_path: Path) -> None:
-    world = World(tmp_path)
-    late = Liar(lambda p: cosign(OWN, SPACE, p.epoch, p.new_root, NOW - world.root.max_head_age_ms // 2))
-    async with world.witness(0, late), world.publisher() as (publisher, _, _):
-        await publisher.lead()
-        for _ in range(3):
-            await publisher.advance()
-        assert late.asked == 1
-        world.now_ms += world.root.max_head_age_ms // 4
-        await publisher.advance()
-        assert late.asked == 2
 
 
 async def test_watchers_leave_room_for_reads(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -534,7 +417,7 @@ async def test_only_short_proofs_are_kept_in_memory(world: World, monkeypatch: p
         await client.publish(1, ALICE, record(1))
         await client.publish(2, ALICE, record(2))
         for most_recent in (1, 1, 0, 0, 2**32 - 1, 2**32 - 1):
-            await client.reads.History(pb.HistoryRequest(label=ALICE, most_recent=most_recent))
+            await client.history(ALICE, most_recent=most_recent)
     assert made == [1, 2, 2, 2, 2]
 
 
@@ -547,3 +430,40 @@ async def test_an_update_that_changes_nothing_needs_no_witness(world: World) -> 
         assert await client.published(same) == 1
         async with world.witness():
             assert await client.published(other) == 2
+
+
+# Histories in pieces.
+
+
+async def test_a_history_over_a_message_comes_in_pieces_that_hold(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ipls.rpc.channel.CHUNK", 1000)
+    monkeypatch.setattr("ipls.server.directory.services.CHUNK", 1000)
+    async with world.witness(), world.directory() as client:
+        for number in range(1, 6):
+            await client.publish(number, ALICE, record(number))
+        pieces = [piece async for piece in client.reads.History(pb.HistoryRequest(label=ALICE))]
+        assert len(pieces) > 2
+        assert [len(piece.chunk) for piece in pieces[:-1]] == [1000] * (len(pieces) - 1)
+        assert [piece.HasField("head") for piece in pieces] == [True] + [False] * (len(pieces) - 1)
+        proof = b"".join(piece.chunk for piece in pieces)
+        epoch, root = verified(world, pieces[0].head)
+        assert len(verify_history(root, epoch, world.root.vrf_public_key, ALICE, proof)) == 5
+
+
+async def test_long_histories_are_sent_to_few_at_once_and_not_without_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ipls.rpc.channel.CHUNK", 1000)
+    monkeypatch.setattr("ipls.server.directory.services.CHUNK", 1000)
+    monkeypatch.setattr("ipls.server.directory.services.MAX_LONG_HISTORIES", 0)
+    monkeypatch.setattr("ipls.server.directory.services.MAX_VERSIONS", 2)
+    async with world.witness(), world.directory() as client:
+        for number in range(1, 4):
+            await client.publish(number, ALICE, record(number))
+        error = await failure(client.history(ALICE))
+        assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "HISTORY_TOO_LONG")
+        error = await failure(client.history(ALICE, most_recent=2))
+        assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "HISTORIES_BUSY")
+        assert error.retry_after_s

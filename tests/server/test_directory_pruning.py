@@ -14,9 +14,9 @@ from ipls.rpc.errors import RemoteError, remote_error
 from ipls.server.directory.pruning import Pruner
 from ipls.store.directory import DAY_MS
 from ipls.store.fsck import Fsck
-from ipls.trust.heads import cosign
 from tests.server.directories import ALICE, NOW, World, record, seed
 from tests.store.published import NAMESPACE, Published
+from tests.trust.roots import cosign
 
 HOUR_MS = 3_600_000
 
@@ -46,7 +46,7 @@ def published(tmp_path: Path) -> Published:
         assert head
         signature = cosign(seed(10), NAMESPACE, epoch, head.root_hash, NOW + epoch * HOUR_MS)
         signed = SignedHead(epoch=epoch, root_hash=head.root_hash, cosignatures=[signature])
-        published.store.renew(head._replace(signed=signed.SerializeToString()))
+        published.store.renew(published.term, head._replace(signed=signed.SerializeToString()))
     return published
 
 
@@ -71,7 +71,7 @@ def test_the_policy(world: World, published: Published, policy: dict[str, int], 
     start = SignedHead(epoch=0, cosignatures=[cosign(seed(10), NAMESPACE, 0, EMPTY_ROOT, NOW)]).SerializeToString()
     published.store._writer.execute("UPDATE head SET signed = ? WHERE epoch = 0", (start,))
     pruner = Pruner(published.store, world.config(**{"prune_every": 1, **policy}), HOUR_MS, lambda: now_ms)
-    while pruner.some():
+    while pruner.some(published.term):
         pass
     assert published.store.floor() == floor
     assert published.rows() == published.needed()
@@ -80,14 +80,14 @@ def test_the_policy(world: World, published: Published, policy: dict[str, int], 
 def test_what_a_pin_held_goes_once_it_is_unpinned(world: World, published: Published) -> None:
     pruner = Pruner(published.store, world.config(keep_epochs=1, prune_every=1), HOUR_MS, lambda: NOW + 99 * HOUR_MS)
     published.store._writer.execute("DELETE FROM head WHERE epoch = 0")  # it is not signed here
-    published.store.raise_floor(1)
+    published.store.raise_floor(published.term, 1)
     published.store.pin(2)
-    while pruner.some():
+    while pruner.some(published.term):
         pass
     held = published.rows()
     assert held == published.needed()
     published.store.unpin(2)
-    while pruner.some():
+    while pruner.some(published.term):
         pass
     assert published.rows() == published.needed()
     assert len(published.rows()) < len(held)
@@ -104,15 +104,15 @@ async def test_the_publisher_prunes_and_readers_are_told(world: World) -> None:
         # 4 was the newest when the clock jumped, so its head has been signed again since
         for call in (
             lambda: client.reads.Lookup(pb.LookupRequest(label=ALICE, epoch=3)),
-            lambda: client.reads.History(pb.HistoryRequest(label=ALICE, epoch=3)),
+            lambda: client.history(ALICE, 3),
         ):
             error = await refusal(call)
             assert (error.code, error.reason) == (grpc.StatusCode.OUT_OF_RANGE, "EPOCH_PRUNED")
         assert (await client.reads.GetHead(pb.GetHeadRequest(epoch=3))).head.epoch == 3
         for epoch in (0, 4, 5, 6):
-            answer = await client.reads.History(pb.HistoryRequest(label=ALICE, epoch=epoch))
-            root, newest = answer.head.root_hash, epoch or 6
-            versions = verify_history(root, newest, world.root.vrf_public_key, ALICE, answer.proof)
+            head, proof = await client.history(ALICE, epoch)
+            newest = epoch or 6
+            versions = verify_history(head.root_hash, newest, world.root.vrf_public_key, ALICE, proof)
             assert [v.version for v in versions] == list(range(newest, 0, -1))
     report = Fsck(database, world.root.namespace, world.key).run(lambda *_: None)
     assert (report.head, report.floor, report.differences) == (6, 4, [])

@@ -67,9 +67,15 @@ class Operator(attack.Directory, DirectoryServiceServicer):
         """For the vault."""
         return self.answers[1]
 
-    async def History(self, request: pb.HistoryRequest, context: Any) -> pb.HistoryResponse:
+    async def TrustRoots(self, request: pb.TrustRootsRequest, context: Any) -> pb.TrustRootsResponse:
+        return pb.TrustRootsResponse()
+
+    async def OpenSession(self, request: pb.OpenSessionRequest, context: Any) -> pb.OpenSessionResponse:
+        return pb.OpenSessionResponse(token=b"token")
+
+    async def History(self, request: pb.HistoryRequest, context: Any) -> AsyncIterator[pb.HistoryResponse]:
         """For the device."""
-        return pb.HistoryResponse(head=self.head(), proof=self.answers[request.most_recent])
+        yield pb.HistoryResponse(head=self.head(), chunk=self.answers[request.most_recent])
 
 
 @pytest.fixture

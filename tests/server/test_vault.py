@@ -17,16 +17,19 @@ from ipls.proto.vault.v1.vault_pb2 import GetBundleRequest, SessionRequest, Sess
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub
 from ipls.rpc.errors import RemoteError
 from ipls.session.client import ClientSession
+from ipls.store.evidence import EvidenceFolder
 from ipls.trust.bundle import verify_bundle
-from tests.hsm.rig import Exchange, Owner, Rig, ended, now_ms
+from ipls.trust.evidence import judge
+from tests.hsm.rig import Directory, Exchange, Owner, Rig, ended, now_ms
+from tests.hsm.tokens import MODULES
 from tests.server.vault_process import Vault, running_vault
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def vault(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Vault]:
-    async with running_vault(Rig(tmp_path_factory.mktemp("vault"))) as vault:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=MODULES)
+async def vault(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Vault]:
+    async with running_vault(Rig(tmp_path_factory.mktemp("vault"), request.param)) as vault:
         yield vault
 
 
@@ -162,7 +165,9 @@ def killing(exchange: Exchange, pid: int, step: int) -> Exchange:
 async def store_while_dying(vault: Vault, owner: Owner, victim: str, step: int, keys: list[bytes]) -> None:
     """Stores the last of `keys` while the victim dies, again afterwards, and reads all of them."""
     request = len(keys) - 1, secrets.token_bytes(16), keys[-1]
-    pid = {"front": lambda: vault.front.pid, "core": vault.core, "worker": vault.worker}[victim]()
+    pid = {"front": lambda: vault.front.pid, "core": vault.core, "worker": vault.worker, "notary": vault.notary}[
+        victim
+    ]()
     gone = ended(pid)
     async with vault.stream() as exchange:
         exchange = killing(exchange, pid, step)
@@ -185,11 +190,34 @@ async def store_while_dying(vault: Vault, owner: Owner, victim: str, step: int, 
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_killed_processes_lose_nothing_acknowledged(seed: int, vault: Vault) -> None:
-    """Front, core and worker each die at a step that the seed picks. The client tries again, nobody else helps."""
+    """Front, core, worker and notary each die at a step that the seed picks. The client tries again, nobody helps."""
     dice = random.Random(seed)
     owner = Owner()
     vault.rig.directory.publish(owner)
     keys: list[bytes] = []
-    for victim in dice.sample(["front", "core", "worker"], 3):
+    for victim in dice.sample(["front", "core", "worker", "notary"], 4):
         keys.append(secrets.token_bytes(32))
         await store_while_dying(vault, owner, victim, dice.randrange(4), keys)
+
+
+@pytest.mark.parametrize("step", range(4))
+async def test_a_front_killed_at_any_step_loses_nothing_acknowledged(step: int, vault: Vault) -> None:
+    owner = Owner()
+    vault.rig.directory.publish(owner)
+    await store_while_dying(vault, owner, "front", step, [secrets.token_bytes(32)])
+
+
+async def test_what_proves_a_fork_becomes_a_file_that_anyone_can_check(vault: Vault) -> None:
+    """A client brings the head of another directory, which the witnesses signed too."""
+    rig, owner = vault.rig, Owner()
+    head = rig.directory.publish(owner)
+    async with vault.stream() as exchange:
+        await rig.open(owner, exchange, known_head=head)
+    fork = Directory()
+    while fork.epoch < rig.directory.epoch:
+        fork.publish(Owner())
+    refused = await refusal(vault, Owner(), known_head=fork.head())
+    assert refused == (grpc.StatusCode.FAILED_PRECONDITION, "HEAD_FORK")
+    [file] = EvidenceFolder(rig.folder / "data/evidence").files()  # written before the refusal went out
+    finding = judge(rig.root, file.read_bytes())
+    assert (finding.kind, finding.witnesses) == ("two_heads", ("w0", "w1"))

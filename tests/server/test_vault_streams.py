@@ -29,7 +29,7 @@ async def test_a_stream_that_begins_late_is_answered(rig: Rig) -> None:
 
 
 async def test_a_silent_stream_is_ended(rig: Rig) -> None:
-    rig.configure = partial(rig.configure, session_s=0.2)  # type: ignore[method-assign]
+    rig.configure = partial(rig.configure, handshake_s=0.2)  # type: ignore[method-assign]
     async with running_vault(rig) as vault:
         assert await vault.stub.Session().code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 

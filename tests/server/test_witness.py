@@ -21,7 +21,7 @@ from ipls.proto.witness.v1.witness_pb2 import (
 from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceStub, add_WitnessServiceServicer_to_server
 from ipls.rpc.channel import chunks
 from ipls.rpc.errors import RemoteError, remote_error
-from ipls.server.witness import WitnessService, serve
+from ipls.server.witness import serve
 from ipls.store.errors import StoreError
 from ipls.store.witness import WitnessStore, init_witness_state
 from ipls.trust.heads import Head, quorum_timestamp, timestamp, verify_head
@@ -29,6 +29,7 @@ from ipls.trust.limits import MAX_BLOB
 from ipls.trust.root import TrustRoot
 from tests.server.chains import Chain, proposal, renewal
 from tests.server.loopback import loopback
+from tests.server.witnesses import make_service, open_store
 from tests.trust.roots import HOUR, NAMESPACE, NOW, THIEF, WITNESSES, make_root, seed, witness
 
 ROOT = make_root(start_root=EMPTY_ROOT)
@@ -84,8 +85,8 @@ class World:
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     init_witness_state(tmp_path / "w.db", ROOT)
-    store = WitnessStore(tmp_path / "w.db", NAMESPACE)
-    service = WitnessService(ROOT, "w1", WITNESSES[0], store, lambda: world.now)
+    store = open_store(tmp_path / "w.db", NAMESPACE)
+    service = make_service(ROOT, "w1", WITNESSES[0], store, lambda: world.now, tmp_path / "evidence")
     async with loopback(tmp_path, partial(add_WitnessServiceServicer_to_server, service)) as channel:
         world = World(WitnessServiceStub(channel), store, Chain())
         yield world
@@ -102,6 +103,24 @@ async def test_it_signs_the_start_then_every_successor(world: World) -> None:
     assert (blob, state.blob_size, state.term) == (made.blob, len(made.blob), 1)
     head = SignedHead(epoch=3, root_hash=made.new_root, cosignatures=[state.cosignature])
     assert quorum_timestamp(ROOT, head, now_ms=NOW) == NOW
+
+
+async def test_an_earlier_epoch_is_told_with_its_signature_and_what_was_proposed(world: World) -> None:
+    made = [world.chain.step() for _ in range(3)]
+    for each in made:
+        await world.signs(proposal(each), each.blob)
+    for each in made:
+        request = GetStateRequest(namespace=NAMESPACE, epoch=each.epoch, with_blob=True)
+        first, *blob = [answer async for answer in world.stub.GetState(request, timeout=60)]  # type: ignore[attr-defined]
+        state = first.state
+        assert (state.epoch, state.old_root, state.root_hash) == (each.epoch, each.old_root, each.new_root)
+        assert state.proposal == proposal(each)
+        signed = SignedHead(epoch=each.epoch, root_hash=each.new_root, cosignatures=[state.cosignature])
+        assert verify_head(ROOT, signed, now_ms=NOW) == Head(each.epoch, each.new_root)
+        assert bool(blob) == (each is made[-1])
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await anext(aiter(world.stub.GetState(GetStateRequest(namespace=NAMESPACE, epoch=4), timeout=60)))  # type: ignore[attr-defined]
+    assert remote_error(caught.value).reason == "EPOCH_UNKNOWN"
 
 
 async def test_one_stream_carries_many_proposals_and_goes_on_after_a_refusal(world: World) -> None:
@@ -161,10 +180,14 @@ async def test_a_gap_is_refused(world: World) -> None:
     assert await world.refuses(proposal(made, old_root=EMPTY_ROOT), made.blob) == "WITNESS_GAP"
 
 
+async def test_an_epoch_that_is_not_here_yet_is_not_signed_again(world: World) -> None:
+    made = world.chain.step()
+    assert await world.refuses(renewal(1, made.new_root)) == "WITNESS_GAP"
+
+
 async def test_a_wrong_start_is_refused(world: World) -> None:
     made = world.chain.step()
     assert await world.refuses(renewal(0, made.new_root)) == "WITNESS_FORK"
-    assert await world.refuses(renewal(1, made.new_root)) == "WITNESS_FORK"
     assert await world.refuses(proposal(made, old_root=bytes(32)), made.blob) == "WITNESS_FORK"
 
 
@@ -235,7 +258,7 @@ async def test_a_stream_out_of_order_is_refused(world: World) -> None:
         [signed],
         [signed, ProposeRequest(blob_chunk=made.blob[:-1])],
         [signed, ProposeRequest(blob_chunk=made.blob + b"\0")],
-        [signed, ProposeRequest(blob_chunk=b"")],
+        [signed, ProposeRequest(blob_chunk=b""), chunk],
         [signed, signed],
         [ProposeRequest()],
     ):
@@ -249,8 +272,37 @@ async def test_an_oversized_blob_or_chunk_is_refused(world: World) -> None:
     with pytest.raises(RemoteError, match=f"at most {MAX_BLOB} bytes"):
         await world.send([ProposeRequest(proposal=signed)])
     signed.blob_size = 2 << 20
-    oversized = ProposeRequest(blob_chunk=bytes((1 << 20) + 1))
-    assert await broken(world, ProposeRequest(proposal=signed), oversized) == "PROPOSAL_STREAM_BROKEN"
+    oversized = [ProposeRequest(blob_chunk=bytes((1 << 20) + more)) for more in (1, -1)]
+    assert await broken(world, ProposeRequest(proposal=signed), *oversized) == "PROPOSAL_STREAM_BROKEN"
+
+
+@pytest.mark.parametrize("limit", ["IDLE_S", "BLOB_S"])
+async def test_a_stream_that_brings_nothing_is_ended(world: World, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    monkeypatch.setattr(f"ipls.server.witness.{limit}", 0)
+    call = world.stub.Propose(timeout=60)
+    if limit == "BLOB_S":
+        await call.write(ProposeRequest(proposal=proposal(world.chain.step())))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    assert remote_error(caught.value).reason == "PROPOSAL_STREAM_SLOW"
+
+
+async def test_more_streams_than_there_may_be_are_refused_until_some_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ipls.server.witness.MAX_STREAMS", 1)
+    made = world.chain.step()
+    async with asyncio.timeout(60):
+        first = world.stub.Propose()
+        for request in messages(proposal(made), made.blob):
+            await first.write(request)
+        assert (await first.read()).WhichOneof("result") == "cosignature"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await world.stub.Propose().read()  # it writes nothing: a write may fail first, without the reason
+        assert remote_error(caught.value).reason == "PROPOSAL_STREAMS"
+        await first.done_writing()
+        assert await first.read() is grpc.aio.EOF
+        assert await world.signs(proposal(made), made.blob)
 
 
 async def test_a_blob_in_several_chunks_is_put_together(world: World) -> None:
@@ -296,11 +348,11 @@ async def test_it_does_not_sign_with_a_key_out_of_its_time(world: World) -> None
 async def test_never_a_second_root_for_an_epoch_with_another_of_its_keys(tmp_path: Path) -> None:
     root = make_root(start_root=EMPTY_ROOT, witnesses=(witness("w1", WITNESSES[0], seed(30)),))
     init_witness_state(tmp_path / "w.db", root)
-    store = WitnessStore(tmp_path / "w.db", NAMESPACE)
+    store = open_store(tmp_path / "w.db", NAMESPACE)
     steps = Chain().step(b"a"), Chain().step(b"b")
     outcomes = []
     for key, made in zip((WITNESSES[0], seed(30)), steps, strict=True):
-        service = WitnessService(root, "w1", key, store, lambda: NOW)
+        service = make_service(root, "w1", key, store, lambda: NOW, tmp_path / "evidence")
         async with loopback(tmp_path, partial(add_WitnessServiceServicer_to_server, service)) as channel:
             answer = await World(WitnessServiceStub(channel), store, Chain()).propose(proposal(made), made.blob)
             outcomes.append(answer.refusal.reason or answer.WhichOneof("result"))
@@ -320,7 +372,7 @@ async def test_its_state_is_that_of_one_namespace(world: World) -> None:
 def test_a_key_that_the_trust_root_does_not_give_it_is_refused(tmp_path: Path, name: str, key: bytes) -> None:
     init_witness_state(tmp_path / "w.db", ROOT)
     with pytest.raises(ConfigError) as e:
-        WitnessService(ROOT, name, key, WitnessStore(tmp_path / "w.db", NAMESPACE))
+        make_service(ROOT, name, key, open_store(tmp_path / "w.db", NAMESPACE), lambda: NOW, tmp_path / "evidence")
     assert e.value.reason == "WITNESS_KEY_UNPINNED"
 
 
@@ -335,6 +387,8 @@ def config(folder: Path) -> WitnessConfig:
         tls=files,
         name="w1",
         database=folder / "w.db",
+        watermark=folder / "w.mark",
+        evidence=folder / "evidence",
         key=folder / "witness.key",
     )
 
@@ -351,7 +405,7 @@ async def test_it_does_not_serve_with_a_key_that_others_can_read(tmp_path: Path)
     init_witness_state(tmp_path / "w.db", ROOT)
     settings = config(tmp_path)
     for mode in (0o640, 0o604):
-        settings.key.chmod(mode)
+        (tmp_path / "witness.key").chmod(mode)
         with pytest.raises(ConfigError) as e:
             await serve(settings, ROOT)
         assert e.value.reason == "KEY_FILE_OPEN"

@@ -20,7 +20,7 @@ from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import RemoteError, ServiceError, remote_error
 from ipls.rpc.server import GrpcServer, Listener
-from tests.hsm.rig import Exchange, Owner, Rig, children, ended
+from tests.hsm.rig import Exchange, Owner, Rig, child, ended
 
 FRONT = """
 import asyncio, sys
@@ -43,13 +43,13 @@ class DirectoryServicer(DirectoryServiceServicer):
         async with self._moved:
             self._moved.notify_all()
 
-    async def History(self, request: pb.HistoryRequest, context: Any) -> pb.HistoryResponse:
+    async def History(self, request: pb.HistoryRequest, context: Any) -> AsyncIterator[pb.HistoryResponse]:
         if self.away:
             raise ServiceError(grpc.StatusCode.UNAVAILABLE, "DIRECTORY_AWAY", "back soon")
         proof = self._rig.directory.prove(request.label.decode(), request.epoch)
         if not proof:
             raise ServiceError(grpc.StatusCode.NOT_FOUND, "LABEL_UNKNOWN", "no such label")
-        return pb.HistoryResponse(head=self._rig.directory.head(epoch=request.epoch), proof=proof)
+        yield pb.HistoryResponse(head=self._rig.directory.head(epoch=request.epoch), chunk=proof)
 
     async def WatchHeads(self, request: Any, context: Any) -> AsyncIterator[pb.WatchHeadsResponse]:
         async with self._moved:
@@ -75,10 +75,13 @@ class Vault:
         await self.channel.channel_ready()
 
     def core(self) -> int:
-        return children(self.front.pid)[0]
+        return child(self.front.pid, "ipls.hsm.core")
 
     def worker(self) -> int:
-        return children(self.core())[0]
+        return child(self.core(), "ipls.hsm.worker")
+
+    def notary(self) -> int:
+        return child(self.core(), "ipls.hsm.notary")
 
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[Exchange]:
@@ -115,7 +118,7 @@ class Vault:
 
 @asynccontextmanager
 async def running_vault(rig: Rig, **environment: str) -> AsyncIterator[Vault]:
-    listener = Listener("127.0.0.1:0", rig.folder / "server.pem", rig.folder / "server.key")
+    listener = Listener("127.0.0.1:0", rig.folder / "server.pem", rig.folder / "server.key", rig.folder / "ca.pem")
     directory, servicer = GrpcServer([listener]), DirectoryServicer(rig)
     add_DirectoryServiceServicer_to_server(servicer, directory.grpc)
     [port] = await directory.start()

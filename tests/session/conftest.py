@@ -1,24 +1,27 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from ipls.hsm.token import SoftToken
+from ipls.hsm.ledger import Ledger
+from ipls.hsm.token import HsmToken
 from ipls.session.client import ClientSession
+from tests.hsm.ledgers import new_ledger
 from tests.hsm.rig import Owner, Rig
+from tests.hsm.tokens import MODULES, PIN
 from tests.session.rig import Core, Stream, handshake
 
-PIN = "1234567890"
 
-
-@pytest.fixture(scope="session")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Rig:
-    return Rig(tmp_path_factory.mktemp("deployment"))
+@pytest.fixture(scope="session", params=MODULES)
+def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Rig:
+    """One of each PKCS#11 module, and so of each profile."""
+    return Rig(tmp_path_factory.mktemp("deployment"), request.param)
 
 
 @pytest.fixture(scope="module")
-def token(rig: Rig) -> Iterator[SoftToken]:
+def token(rig: Rig) -> Iterator[HsmToken]:
     """A module's, not the whole run's: opening a token closes any other of the process."""
-    token = SoftToken.open(rig.folder / "token", PIN)
+    token = HsmToken.open(rig.token, PIN)
     yield token
     token.close()
 
@@ -31,7 +34,13 @@ def owner(rig: Rig) -> Owner:
 
 
 @pytest.fixture
-def core(rig: Rig, token: SoftToken, owner: Owner) -> Iterator[Core]:
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with new_ledger(tmp_path / "vault.db") as ledger:
+        yield ledger
+
+
+@pytest.fixture
+def core(rig: Rig, token: HsmToken, owner: Owner) -> Iterator[Core]:
     core = Core(token, rig.root, rig.directory)
     yield core
     core.close()

@@ -8,6 +8,8 @@ from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.session import account, effects
 from ipls.session.client import ClientSession
 from ipls.session.errors import SessionRefused, refusing
+from ipls.session.history import MAX_ENTRIES
+from ipls.session.limits import Limits, Releases
 from ipls.session.token import Token
 from ipls.session.vault import vault_session
 from ipls.trust.heads import verify_head
@@ -23,7 +25,10 @@ class Core:
         self.root = root
         self.head: SignedHead = directory.head()
         self.prove: Callable[[str, int], bytes] = directory.prove
+        self.admit: Callable[[str, int], None] = lambda label, bundle_number: None
+        self.releases = Releases()
         self.accounts: dict[str, account.Account] = {}
+        self.uses: dict[str, list[pb.HistoryEntry]] = {}
         self.operations: list[effects.Operation] = []
         self._streams: list[Stream] = []
 
@@ -35,8 +40,22 @@ class Core:
         return self.head
 
     def commit(self, effect: effects.Commit) -> effects.Result:
-        changed, result = account.apply(self.accounts.get(effect.label), effect.identity, effect.operation, now_ms())
+        now = now_ms()
+        changed, self.releases, result, use = account.apply(
+            self.accounts.get(effect.label),
+            self.releases,
+            effect.identity,
+            effect.operation,
+            account.Times(now, now),
+            Limits(),
+        )
         self.accounts[effect.label] = changed
+        if use is not None:
+            self.uses.setdefault(effect.label, []).append(use)
+        if isinstance(effect.operation, effects.History):
+            assert isinstance(result, pb.HistoryAnswer)
+            entries = self.uses[effect.label][max(effect.operation.from_ - 1, 0) :]
+            result.entries.extend(entries[:MAX_ENTRIES])
         self.operations.append(effect.operation)
         return result
 
@@ -85,6 +104,8 @@ class Stream:
         match effect:
             case effects.Send(frame):
                 return self._sent.append(frame)
+            case effects.Admit(label, bundle_number):
+                return self._core.admit(label, bundle_number)
             case effects.JudgeBy(client_head):
                 return self._core.judge_by(client_head)
             case effects.NeedHistory(label, epoch):

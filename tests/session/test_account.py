@@ -7,62 +7,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipls.proto.vault.v1 import vault_pb2 as pb
-from ipls.session.account import MAX_GENERATIONS, RETENTION_MS, Account, Generation, apply
+from ipls.session.account import (
+    MAX_ALL_GENERATIONS,
+    MAX_APPROVERS,
+    MAX_CHANGE_DELAY_MS,
+    MAX_GENERATIONS,
+    RETENTION_MS,
+    Account,
+    Generation,
+)
 from ipls.session.effects import (
+    AddApprover,
     Delete,
     FinishRotation,
     Handshake,
     History,
     List,
     Operation,
+    RemoveApprover,
     Retrieve,
     SetChangeDelay,
     Store,
     StoredRecord,
 )
 from ipls.session.errors import SessionRefused
+from ipls.session.history import Seen, follow
+from ipls.session.transcript import MAX_FRAME
 from ipls.trust.identity import Identity
-
-NOW = 1_700_000_000_000
-DAY = 24 * 3600 * 1000
-ROOT_ID = b"r" * 16
-FIRST, SECOND, THIRD = (Identity(bytes([n]) * 32, n, 10 * n) for n in (1, 2, 3))
-
-
-def store(number: int, *, expected: int | None = None, store_id: bytes | None = None) -> Store:
-    """Of generation `number`; each has its own id and its own 40 bytes."""
-    expected = number - 1 if expected is None else expected
-    return Store(expected, store_id or bytes([number]) * 16, ROOT_ID, bytes([number]) * 40)
-
-
-class Vault:
-    """One account, changed by `apply` and written and read back each time."""
-
-    def __init__(self) -> None:
-        self.account: Account | None = None
-        self.now = NOW
-
-    def do(self, operation: Operation, identity: Identity = FIRST) -> object:
-        account, result = apply(self.account, identity, operation, self.now)
-        self.account = Account.decode(account.encode())
-        assert self.account == account
-        return result
-
-    def refuses(self, operation: Operation, identity: Identity = FIRST) -> str:
-        before = self.account
-        with pytest.raises(SessionRefused) as refused:
-            self.do(operation, identity)
-        assert self.account == before
-        return refused.value.reason
-
-    def retrievable(self, identity: Identity = FIRST) -> list[int]:
-        listing = self.do(List(), identity)
-        assert isinstance(listing, pb.ListAnswer)
-        for g in listing.generations:
-            record = self.do(Retrieve(g.generation), identity)
-            number = g.generation
-            assert record == StoredRecord(number, bytes([number]) * 16, ROOT_ID, bytes([number]) * 40)
-        return [g.generation for g in listing.generations]
+from ipls.trust.limits import MAX_INT
+from tests.session.accounts import DAY, FIRST, NOW, ROOT_ID, SECOND, THIRD, Vault, store
 
 
 @pytest.fixture
@@ -89,7 +62,7 @@ def test_a_repeated_store_has_the_same_success(vault: Vault) -> None:
 
 def test_a_store_id_used_for_another_key_is_no_repeat(vault: Vault) -> None:
     vault.do(store(1))
-    other_key = Store(0, bytes([1]) * 16, ROOT_ID, b"x" * 40)
+    other_key = Store(0, (1).to_bytes(16, "big"), ROOT_ID, b"x" * 40)
     assert vault.refuses(other_key) == "VAULT_GENERATION_CONFLICT"
     assert vault.refuses(store(1, store_id=b"y" * 16)) == "VAULT_GENERATION_CONFLICT"
 
@@ -179,9 +152,92 @@ def test_a_thief_cannot_use_up_the_owners_generations(vault: Vault) -> None:
     assert vault.retrievable(SECOND) == list(range(1, MAX_GENERATIONS + 2))
 
 
-def test_what_this_vault_does_not_offer_yet_is_refused(vault: Vault) -> None:
-    for operation in (History(0), SetChangeDelay(1)):
-        assert vault.refuses(operation) == "VAULT_OPERATION_UNAVAILABLE"
+def test_the_repeat_of_each_operation_has_its_success_and_adds_nothing(vault: Vault) -> None:
+    """Its answer was lost: the client asks again, in another session."""
+    for operation in (
+        store(1),
+        store(2),
+        FinishRotation(2),
+        SetChangeDelay(DAY),
+        SetChangeDelay(1),
+        AddApprover(b"t" * 32),
+        RemoveApprover(b"t" * 32),
+        Delete(),
+    ):
+        answer, after, length = vault.do(operation), vault.account, len(vault.uses)
+        vault.now += 1
+        assert vault.do(operation) == answer
+        assert (vault.account, len(vault.uses)) == (after, length)
+
+
+def test_what_a_retained_generation_was_let_go_of_is_not_put_off_by_repeats(vault: Vault) -> None:
+    """Nor does a repeat of `delete` move the tombstone."""
+    vault.do(store(1))
+    vault.do(Delete(), SECOND)
+    before = vault.account
+    vault.now += DAY
+    vault.do(Delete(), SECOND)
+    assert vault.account == before
+
+
+def test_an_account_holds_so_many_generations_whoever_stored_them(vault: Vault) -> None:
+    number = 1
+    while number <= MAX_ALL_GENERATIONS:
+        identity = Identity(bytes(32), 1 + (number - 1) // MAX_GENERATIONS, 1)
+        vault.do(store(number), identity)
+        number += 1
+    newest = Identity(bytes(32), 2 + identity.version, 1)
+    assert vault.refuses(store(number), newest) == "VAULT_TOO_MANY_GENERATIONS"
+    vault.do(FinishRotation(number - 1), newest)
+    vault.now += RETENTION_MS
+    vault.do(store(number), newest)
+
+
+def test_the_largest_listing_fits_a_frame() -> None:
+    generation = pb.Generation(
+        generation=MAX_INT,
+        store_id=bytes(16),
+        identity_version=MAX_INT,
+        identity_epoch=MAX_INT,
+        stored_ms=10**14,
+        state=pb.Generation.STATE_RETAINED,
+    )
+    listing = pb.ListAnswer(
+        generations=[generation] * MAX_ALL_GENERATIONS,
+        last_generation=MAX_INT,
+        change_delay_ms=MAX_CHANGE_DELAY_MS,
+        next_change_delay_ms=MAX_CHANGE_DELAY_MS,
+        next_change_delay_from_ms=10**14,
+        approvers=[bytes(32)] * MAX_APPROVERS,
+        waits_until_ms=10**14,
+    )
+    assert listing.ByteSize() < MAX_FRAME // 2
+
+
+def test_each_use_adds_an_entry_and_nothing_takes_one_away(vault: Vault) -> None:
+    vault.do(Handshake())
+    vault.do(store(1))
+    vault.do(store(1))  # a repeat, of which nothing came
+    vault.do(List())
+    vault.now += 1
+    vault.do(Retrieve(0), SECOND)
+    vault.do(store(2), SECOND)
+    vault.do(FinishRotation(2), SECOND)
+    vault.do(Delete(), SECOND)
+    assert vault.refuses(Retrieve(0), SECOND) == "VAULT_GENERATION_UNKNOWN"
+    rows = [(u.number, u.operation, u.generation, u.identity_version, u.epoch, u.time_ms - NOW) for u in vault.uses]
+    assert rows == [
+        (1, "handshake", 0, 1, 10, 0),
+        (2, "store", 1, 1, 10, 0),
+        (3, "retrieve", 1, 2, 20, 1),
+        (4, "store", 2, 2, 20, 1),
+        (5, "finish_rotation", 2, 2, 20, 1),
+        (6, "delete", 0, 2, 20, 1),
+    ]
+    answer = vault.do(History(1), SECOND)
+    assert isinstance(answer, pb.HistoryAnswer)
+    answer.entries.extend(vault.uses)
+    assert follow(Seen(), answer)[-1][1] == (answer.length, answer.chain_head)
 
 
 numbers = st.integers(0, 2**64 - 1)
@@ -195,8 +251,9 @@ generations = st.builds(
 )
 accounts = st.builds(
     Account,
-    *[numbers] * 10,
+    *[numbers] * 17,
     st.binary(min_size=32, max_size=32),
+    st.lists(st.binary(min_size=32, max_size=32), max_size=3).map(tuple),
     st.lists(generations, max_size=4).map(tuple),
 )
 
@@ -227,6 +284,7 @@ operations = st.one_of(
     st.builds(FinishRotation, st.integers(0, 6)),
     st.builds(Retrieve, st.integers(0, 6)),
     st.builds(store, st.integers(1, 6)),
+    st.builds(SetChangeDelay, st.integers(0, 10 * DAY)),
 )
 
 
@@ -245,6 +303,10 @@ def test_no_series_of_operations_destroys_what_it_must_not(steps: list[tuple[Ide
         assert after is not None
         assert after.last_generation >= before.last_generation
         assert after.identity_version == max(before.identity_version, identity.version)
+        if after.waits_until_ms:
+            assert not isinstance(operation, Retrieve | Delete | FinishRotation | SetChangeDelay)
+        elif after.identity_version > before.identity_version and not isinstance(operation, SetChangeDelay):
+            assert after.change_delay_ms == 0
         for gone in {g.number for g in before.generations} - {g.number for g in after.generations}:
             (g,) = (g for g in before.generations if g.number == gone)
             if g.identity_version == after.identity_version:

@@ -3,7 +3,6 @@
 import dataclasses
 import secrets
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,15 +15,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ipls.hsm.heads import HeadKeeper
-from ipls.hsm.token import SoftChannel
+from ipls.hsm.ledger import Ledger
+from ipls.hsm.token import HsmChannel
 from ipls.proto.vault.v1 import vault_pb2 as pb
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.session import client as client_module
 from ipls.session import effects, transcript
 from ipls.session.client import ClientSession
 from ipls.session.errors import OperationRefused, SessionRefused, refusing
-from ipls.store.vault import VaultStore
+from ipls.session.profiles import HKDF_SHA256, SOFTHSM_AES_CBC
 from ipls.trust.heads import Head
+from tests.hsm.ledgers import perform
 from tests.hsm.rig import Owner, Rig, now_ms
 from tests.session.changes import bit_flips, changes
 from tests.session.rig import Core, Stream, handshake
@@ -292,15 +293,14 @@ class TestThief:
         core.head = rig.directory.publish(Owner(label="+4930444444"))
         client.on_answer(stream.exchange(client.list_request()))
 
-    def test_a_head_grown_too_old_serves_no_request(self, core: Core, rig: Rig, owner: Owner, tmp_path: Path) -> None:
+    def test_a_head_grown_too_old_serves_no_request(self, core: Core, rig: Rig, owner: Owner, ledger: Ledger) -> None:
         """A witness that is kept from signing anew: age is asked for at every request."""
         clock = [now_ms()]
-        store = VaultStore(tmp_path / "vault.db")
-        heads = HeadKeeper(rig.root, store, lambda: clock[0])
+        heads = HeadKeeper(rig.root, ledger, lambda: clock[0])
 
         def judge_by(client_head: SignedHead | None) -> SignedHead:
             with refusing():
-                return heads.judge_by(client_head)
+                return perform(ledger, lambda: heads.judge_by(client_head))
 
         core.judge_by = judge_by
         clients = [rig.client(owner, known_head=rig.directory.head(time=clock[0])) for _ in range(2)]
@@ -311,9 +311,8 @@ class TestThief:
         clock[0] += rig.root.max_head_age_ms + 1
         assert refused(lambda: streams[0].exchange(clients[0].list_request())) == "HEAD_TOO_OLD"
         assert refused(lambda: core.stream().exchange(rig.client(owner).hello(now_ms()))) == "HEAD_TOO_OLD"
-        heads.offer(rig.directory.head(time=clock[0]))
+        perform(ledger, lambda: heads.offer(rig.directory.head(time=clock[0])))
         clients[1].on_answer(streams[1].exchange(clients[1].list_request()))
-        store.close()
 
     def test_another_label_in_the_statement(self, core: Core, rig: Rig, owner: Owner) -> None:
         """The thief relays the owner's own session to a vault under another label: m1 is signed by all that follows."""
@@ -457,6 +456,7 @@ class FalseVault:
             "kem_ciphertext": bytes(1088),
             "head": core.head,
             "policy_digest": rig.root.policy_digest,
+            "profile": self.bundle.hsms[0].profile,
             **lies,
         }
         self.m2 = pb.VaultHello(**fields).SerializeToString()
@@ -492,6 +492,7 @@ class TestFalseVault:
         for lie, reason in (
             ({"hsm_key_id": bytes(32)}, "VAULT_HSM_KEY_MISMATCH"),
             ({"policy_digest": bytes(32)}, "VAULT_POLICY_MISMATCH"),
+            ({"profile": ""}, "VAULT_PROFILE_MISMATCH"),
             ({"nonce": bytes(31)}, "VAULT_FIELD_INVALID"),
             ({"kem_ciphertext": bytes(1087)}, "VAULT_FIELD_INVALID"),
         ):
@@ -525,10 +526,18 @@ class TestFalseVault:
     def test_a_bundle_with_another_policy_or_out_of_its_time(self, rig: Rig, owner: Owner) -> None:
         for change, reason in (
             ({"policy_digest": bytes(32)}, "VAULT_POLICY_MISMATCH"),
+            ({"profile": "raw"}, "VAULT_PROFILE_UNKNOWN"),
             ({"not_after_ms": 1}, "BUNDLE_HSM_NOT_VALID"),
         ):
             client = ClientSession(rig.root, bundle_with(rig, **change), owner.label, owner.seed, None, 0)
             assert refused(lambda c=client: c.hello(now_ms())) == reason
+
+    def test_a_bundle_with_the_other_profile(self, rig: Rig, owner: Owner, stream: Stream) -> None:
+        """Were it signed by operator and witnesses both: the HSM itself says by which it derives."""
+        (other,) = {SOFTHSM_AES_CBC, HKDF_SHA256} - {rig.bundle.hsms[0].profile}
+        client = ClientSession(rig.root, bundle_with(rig, profile=other), owner.label, owner.seed, None, 0)
+        hello = stream.exchange(client.hello(now_ms()))
+        assert refused(lambda: client.on_hello(hello, now_ms())) == "VAULT_PROFILE_MISMATCH"
 
     def test_a_confirmation_of_an_older_identity(self, core: Core, rig: Rig) -> None:
         owner = Owner(label="+4930555555")
@@ -548,7 +557,7 @@ class TestFalseVault:
         self, session: ClientSession, stream: Stream, monkeypatch: pytest.MonkeyPatch, blob: bytes, reason: str
     ) -> None:
         session.on_answer(stream.exchange(session.store_request(0, STORE_ID, KEY)))
-        monkeypatch.setattr(SoftChannel, "retrieve", lambda *_: blob)
+        monkeypatch.setattr(HsmChannel, "retrieve", lambda *_: blob)
         answer = stream.exchange(session.retrieve_request())
         assert refused(lambda: session.on_answer(answer)) == reason
 
@@ -593,5 +602,5 @@ class TestKeys:
                 flipped[bit // 8] ^= 1 << bit % 8
                 seen.update(inputs([*frames[:i], bytes(flipped), *frames[i + 1 :]]))
                 tried += 4
-        # The token keeps the leading half of AES-CBC's output: the first block alone must tell them apart.
+        # A token keeps the leading half of AES-CBC's output: the first block alone must tell them apart.
         assert len({data[:16] for data in seen}) == tried

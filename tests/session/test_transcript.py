@@ -51,6 +51,10 @@ H3 = spelled_out("session", H2, M3, TAG3)
         (transcript.request_digest(H3, 7, b"body"), spelled_out("request", H3, u64(7), b"body")),
         (transcript.answer_digest(H3, 7, b"body", b"answer"), spelled_out("answer", H3, u64(7), b"body", b"answer")),
         (
+            transcript.approval_statement("ns", LABEL, 3, KEY, ROOT_ID),
+            b"ipls/vault/v1 approve\0" + spelled_out("approve", b"ns", LABEL.encode(), u64(3), KEY, ROOT_ID),
+        ),
+        (
             transcript.record_digest(ROOT_ID, LABEL, 5, STORE_ID),
             spelled_out("record", ROOT_ID, LABEL.encode(), u64(5), STORE_ID),
         ),

@@ -32,7 +32,8 @@ class Published:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.store = DirectoryStore(path, NAMESPACE, KEY.public_key)
-        self.store.commit_start(StoredHead(0, EMPTY_ROOT, 0, b"signed"))
+        self.term = self.store.take_lease(self.store.lease())
+        self.store.commit_start(self.term, StoredHead(0, EMPTY_ROOT, 0, b"signed"))
         self.made: list[Publication] = []
         self.models: list[dict[bytes, list[Version]]] = [{}]
         self._requests = 0
@@ -45,13 +46,13 @@ class Published:
             self.store.submit(
                 request, label(number), b"value %d" % self._requests, NOW_MS, daily_quota=99, queue_max=999
             )
-        prepared = prepare(self.store, KEY, 1000)
+        prepared = prepare(self.store, KEY, self.term, 1000)
         assert prepared
-        step, publication = prepared
-        self.store.commit(step, publication, b"signed")
-        self.made.append(publication)
+        step, made = prepared
+        self.store.commit(self.term, step, made, b"signed")
+        self.made.append(made.publication)
         model = {name: list(versions) for name, versions in self.models[-1].items()}
-        for name, version in publication.versions:
+        for name, version in made.publication.versions:
             model.setdefault(name, []).insert(0, version)
         self.models.append(model)
 
@@ -70,7 +71,7 @@ class Published:
         """All that may go."""
         after: tuple[int, int] | None = (0, 0)
         while after:
-            after = self.store.prune_tiles(after, limit)
+            after = self.store.prune_tiles(self.term, after, limit)
 
     def rows(self) -> list[Row]:
         """What is stored."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ipls.akd import EMPTY_ROOT, Publication, Row, Version
-from ipls.store.directory import DAY_MS, DirectoryStore, Queued, Step, StoredHead
+from ipls.store.directory import DAY_MS, DirectoryStore, Leaf, Lease, Made, Queued, Step, StoredHead
 from ipls.store.errors import StoreError
 
 NAMESPACE, VRF_KEY = "test.ipls", b"v" * 32
@@ -54,8 +54,8 @@ def step_of(store: DirectoryStore, *batch: Queued) -> Step:
     return Step(head.epoch + 1, head.root_hash, digest(head.epoch + 1), batch, b"blob" * 1000)
 
 
-def publication(step: Step, rows: list[Row] | None = None, version: int = 1) -> Publication:
-    return Publication(
+def made(step: Step, rows: list[Row] | None = None, version: int = 1) -> Made:
+    publication = Publication(
         epoch=step.epoch,
         old_root=step.old_root,
         new_root=step.new_root,
@@ -65,16 +65,26 @@ def publication(step: Step, rows: list[Row] | None = None, version: int = 1) -> 
         versions=[(q.label, Version(version, step.epoch, q.value)) for q in step.batch],
         superseded=[(b"\0", step.epoch - 1)],
     )
+    return Made(publication)
+
+
+def lead(store: DirectoryStore) -> int:
+    return store.take_lease(store.lease())
+
+
+def term(store: DirectoryStore) -> int:
+    """Of the holder of the lease."""
+    return store.lease().term
 
 
 def start(store: DirectoryStore) -> None:
-    store.commit_start(StoredHead(0, EMPTY_ROOT, 0, b"signed 0"))
+    store.commit_start(lead(store), StoredHead(0, EMPTY_ROOT, 0, b"signed 0"))
 
 
 def publish(store: DirectoryStore, rows: list[Row] | None = None, version: int = 1) -> Step:
     step = step_of(store, *store.next_batch(100))
-    store.insert_step(step)
-    store.commit(step, publication(step, rows, version), b"signed")
+    store.insert_step(term(store), step)
+    store.commit(term(store), step, made(step, rows, version), b"signed")
     return step
 
 
@@ -94,21 +104,120 @@ def test_the_file_is_private_and_has_the_measured_page_size(store: DirectoryStor
     assert sqlite3.connect(path).execute("PRAGMA page_size").fetchone() == (8192,)
 
 
-def test_one_process_at_a_time_publishes(store: DirectoryStore, path: Path) -> None:
-    with store.lease():
-        other = DirectoryStore(path, NAMESPACE, VRF_KEY)
-        with refused("LEASE_HELD"), other.lease():
-            pass
-        other.close()
-    with store.lease():
-        pass
+# The lease.
 
 
-def test_terms_only_rise(store: DirectoryStore, path: Path) -> None:
-    assert [store.take_term(0), store.take_term(0), store.take_term(7), store.take_term(3)] == [1, 2, 8, 9]
-    again = DirectoryStore(path, NAMESPACE, VRF_KEY)
-    assert again.take_term(0) == 10
-    again.close()
+def test_the_lease_is_taken_by_comparing_and_swapping(store: DirectoryStore, path: Path) -> None:
+    with closing(DirectoryStore(path, NAMESPACE, VRF_KEY)) as other:
+        free = store.lease()
+        assert not free.held
+        assert other.take_lease(free) == 1
+        with refused("LEASE_LOST"):
+            store.take_lease(free)
+        seen = store.lease()
+        other.beat(1)
+        with refused("LEASE_LOST"):
+            store.take_lease(seen)  # its holder gave a sign of life since
+        assert store.take_lease(store.lease(), 41) == 42
+        with refused("LEASE_LOST"):
+            other.beat(1)
+        other.release(1)  # it is not its own any more
+        assert store.lease().held
+        store.release(42)
+        assert store.take_lease(other.lease(), 3) == 43
+
+
+def test_every_write_of_the_publisher_is_a_sign_of_life_and_needs_its_term(store: DirectoryStore, path: Path) -> None:
+    start(store)
+    for n, label in enumerate((ALICE, BOB)):
+        submit(store, n, label)
+    first, second = store.next_batch(2)
+    step = step_of(store, first)
+    head = store.head()
+    assert head is not None
+    writes = {
+        "beat": lambda term: store.beat(term),
+        "insert_step": lambda term: store.insert_step(term, step),
+        "commit": lambda term: store.commit(term, step, made(step), b"signed 1"),
+        "settle": lambda term: store.settle(term, [second], 1),
+        "reveal": lambda term: store.reveal(term, [(second, 1)], [(BOB, Version(1, 1, b"key"))], []),
+        "renew": lambda term: store.renew(term, head._replace(epoch=1, root_hash=step.new_root)),
+        "raise_floor": lambda term: store.raise_floor(term, 1),
+        "prune_tiles": lambda term: store.prune_tiles(term, (0, 0), 9),
+        "prune_tickets": lambda term: store.prune_tickets(term, NOW, 9),
+    }
+    with closing(sqlite3.connect(path)) as other:
+        for name, write in writes.items():
+            old, before = term(store), list(other.iterdump())
+            new = store.take_lease(store.lease())
+            changed = [line for line in other.iterdump() if line not in before]
+            for wrong in (old, new + 1):
+                with refused("LEASE_LOST"):
+                    write(wrong)
+            assert [line for line in other.iterdump() if line not in before] == changed, name
+            seen = store.lease()
+            write(new)
+            assert store.lease() == Lease(new, seen.beat + 1, True), name
+    with refused("HEAD_EXISTS"):
+        store.commit_start(term(store), head)
+    store.release(term(store))
+    with refused("LEASE_LOST"):
+        store.commit_start(term(store), head)
+
+
+def test_other_processes_see_that_there_is_news(store: DirectoryStore, path: Path) -> None:
+    with closing(DirectoryStore(path, NAMESPACE, VRF_KEY)) as other:
+        seen = [other.news()]
+
+        def tells(heads: bool, queued: bool) -> bool:
+            seen.append(other.news())
+            before, now = seen[-2:]
+            return (before.heads != now.heads, before.queued != now.queued) == (heads, queued)
+
+        assert tells(False, False)
+        start(store)
+        assert tells(True, False)
+        submit(store, 1)
+        submit(store, 2)
+        assert tells(False, True)
+        step = step_of(store, *store.next_batch(9))
+        store.insert_step(term(store), step)
+        store.beat(term(store))
+        assert tells(False, False)
+        head = store.commit(term(store), step, made(step), b"signed 1")
+        assert tells(True, False)
+        store.renew(term(store), head._replace(signed=b"renewed"))
+        assert tells(True, False)
+        store.settle(term(store), store.next_batch(9), 1)
+        assert tells(True, False)
+
+
+# Adopted epochs.
+
+
+def test_adopted_leaves_are_awaited_until_their_versions_are_known(store: DirectoryStore, path: Path) -> None:
+    start(store)
+    ticket = submit(store, 1)
+    leaf, other = Leaf(digest("leaf"), 1, digest("commitment")), Leaf(digest("other"), 1, digest("another"))
+    step = step_of(store)
+    store.insert_step(term(store), step)
+    assert store.unfinished_step() == step
+    assert not store.awaits(1)
+    store.commit(term(store), step, made(step)._replace(awaited=[leaf, other]), b"signed 1")
+    assert (store.awaits(0), store.awaits(1)) == (False, True)
+    assert (store.awaited(leaf.position, 0), store.awaited(leaf.position, 1)) == (None, leaf)
+    assert store.published_at(ticket) is None
+    found = [(queued, 1) for queued in store.next_batch(1)]
+    store.reveal(term(store), found, [(ALICE, Version(1, 1, b"key"))], [leaf.position])
+    assert store.published_at(ticket) == 1
+    assert store.versions(ALICE, 1) == [Version(1, 1, b"key")]
+    assert store.awaited(leaf.position, 1) is None
+    assert store.awaits(1)
+    submit(store, 2, BOB)
+    step = step_of(store, *store.next_batch(1))
+    store.insert_step(term(store), step)
+    store.commit(term(store), step, made(step)._replace(revealed=[other.position]), b"signed 2")
+    assert not store.awaits(2)
 
 
 def test_a_repeated_request_gets_its_ticket_and_queues_nothing(store: DirectoryStore) -> None:
@@ -155,7 +264,7 @@ def test_a_batch_has_each_labels_oldest_update(store: DirectoryStore) -> None:
     publish(store)
     assert [store.published_at(t) for t in tickets] == [1, None, 1]
     assert [(q.label, q.value) for q in store.next_batch(10)] == [(ALICE, b"2")]
-    store.settle(store.next_batch(10), 1)
+    store.settle(term(store), store.next_batch(10), 1)
     assert store.published_at(tickets[1]) == 1
     assert store.waiting() == (0, 0)
     with refused("TICKET_UNKNOWN"):
@@ -164,16 +273,16 @@ def test_a_batch_has_each_labels_oldest_update(store: DirectoryStore) -> None:
 
 def test_an_epoch_has_one_row_for_ever(store: DirectoryStore, path: Path) -> None:
     with refused("STEP_GAP"):
-        store.insert_step(Step(1, EMPTY_ROOT, digest(1), (), b""))
+        store.insert_step(lead(store), Step(1, EMPTY_ROOT, digest(1), (), b""))
     start(store)
     submit(store, 1)
     step = step_of(store, *store.next_batch(10))
-    store.insert_step(step)
+    store.insert_step(term(store), step)
     assert store.unfinished_step() == step
     with refused("STEP_EXISTS"):
-        store.insert_step(step._replace(new_root=digest("other")))
+        store.insert_step(term(store), step._replace(new_root=digest("other")))
     with refused("STEP_GAP"):
-        store.insert_step(step._replace(epoch=2))
+        store.insert_step(term(store), step._replace(epoch=2))
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         for statement in ("UPDATE step SET new_root = x'00'", "DELETE FROM step"):
             with pytest.raises(sqlite3.IntegrityError):
@@ -185,7 +294,7 @@ def test_readers_see_the_old_epoch_or_the_new_one(store: DirectoryStore) -> None
     start(store)
     ticket = submit(store, 1)
     step = step_of(store, *store.next_batch(10))
-    store.insert_step(step)
+    store.insert_step(term(store), step)
     seen: list[tuple[object, ...]] = []
 
     def look() -> None:
@@ -198,7 +307,7 @@ def test_readers_see_the_old_epoch_or_the_new_one(store: DirectoryStore) -> None
         look()  # from the middle of the transaction
 
     look()
-    store.commit(step, publication(step, rows()), b"signed 1")  # type: ignore[arg-type]
+    store.commit(term(store), step, made(step, rows()), b"signed 1")  # type: ignore[arg-type]
     look()
     old = (0, [], {}, None)
     assert seen == [old, old, (1, [Version(1, 1, b"key")], {b"\0": Row(b"\0", 1, b"tile")}, 1)]
@@ -212,13 +321,13 @@ def test_a_commit_that_fails_leaves_nothing(store: DirectoryStore) -> None:
     publish(store)
     submit(store, 2, value=b"next")
     step = step_of(store, *store.next_batch(10))
-    store.insert_step(step)
+    store.insert_step(term(store), step)
     with pytest.raises(sqlite3.IntegrityError):  # version 1 is there already
-        store.commit(step, publication(step, [Row(b"\0", 2, b"tile")], version=1), b"signed 2")
+        store.commit(term(store), step, made(step, [Row(b"\0", 2, b"tile")], version=1), b"signed 2")
     assert store.head(2) is None
     assert store.read([b"\0"], 9) == {}
     assert store.waiting().updates == 1
-    store.commit(step, publication(step, [Row(b"\0", 2, b"tile")], version=2), b"signed 2")
+    store.commit(term(store), step, made(step, [Row(b"\0", 2, b"tile")], version=2), b"signed 2")
     assert [v.value for v in store.versions(ALICE, 2)] == [b"next", b"key"]
 
 
@@ -243,7 +352,7 @@ def test_erased_values_are_gone_from_the_whole_file(store: DirectoryStore, path:
         submit(store, f"other {n}", BOB, b"Bob's %d" % n)
         publish(store, version=n)
     submit(store, "same", value=b"newest value")
-    store.settle(store.next_batch(10), 4)
+    store.settle(term(store), store.next_batch(10), 4)
     submit(store, "waiting", value=b"first value")
     assert store.erase_values(ALICE, 3) == 3
     assert store.versions(ALICE, 4) == [Version(4, 4, b"newest value"), *(Version(n, n, b"") for n in (3, 2, 1))]
@@ -266,7 +375,7 @@ def test_the_newest_value_is_never_erased(store: DirectoryStore) -> None:
         submit(store, n, value=b"%d" % n)
         publish(store, version=n)
     submit(store, 3, value=b"3")
-    store.insert_step(step_of(store, *store.next_batch(10)))  # the epoch is not signed yet
+    store.insert_step(term(store), step_of(store, *store.next_batch(10)))  # the epoch is not signed yet
     for label, through in ((ALICE, 2), (ALICE, 3), (ALICE, 2**64 - 1), (BOB, 0), (BOB, 1)):
         with refused("VERSION_NEWEST"):
             store.erase_values(label, through)
@@ -278,7 +387,7 @@ def test_of_a_finished_epochs_row_only_the_batch_may_change(store: DirectoryStor
     submit(store, 1)
     publish(store)
     submit(store, 2, value=b"next")
-    store.insert_step(step_of(store, *store.next_batch(10)))
+    store.insert_step(term(store), step_of(store, *store.next_batch(10)))
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         for change in ("epoch = 9", "old_root = x'00'", "new_root = x'00'", "blob = x''"):
             with pytest.raises(sqlite3.IntegrityError):
@@ -304,11 +413,11 @@ def test_only_the_newest_heads_signatures_are_renewed(store: DirectoryStore) -> 
     start(store)
     submit(store, 1)
     step = publish(store)
-    store.renew(StoredHead(1, step.new_root, 4, b"renewed"))
+    store.renew(term(store), StoredHead(1, step.new_root, 4, b"renewed"))
     assert store.head() == StoredHead(1, step.new_root, 4, b"renewed")
     for stale in (StoredHead(0, EMPTY_ROOT, 0, b"x"), StoredHead(1, EMPTY_ROOT, 4, b"x")):
         with refused("HEAD_STALE"):
-            store.renew(stale)
+            store.renew(term(store), stale)
     with refused("HEAD_EXISTS"):
         start(store)
 
@@ -320,19 +429,17 @@ import os, signal
 from pathlib import Path
 from ipls.store.directory import DirectoryStore, Step
 store = DirectoryStore(Path({str(path)!r}), {NAMESPACE!r}, {VRF_KEY!r})
-store.lease().__enter__()
+term = store.take_lease(store.lease(), 41)
 ticket = store.submit(b"r" * 16, {ALICE!r}, b"key", 1, daily_quota=1, queue_max=1)
-store.insert_step(Step(1, {EMPTY_ROOT!r}, b"n" * 32, tuple(store.next_batch(1)), b"blob"))
-print(store.take_term(41), ticket.hex(), flush=True)
+store.insert_step(term, Step(1, {EMPTY_ROOT!r}, b"n" * 32, tuple(store.next_batch(1)), b"blob"))
+print(term, ticket.hex(), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert child.returncode == -signal.SIGKILL, child.stderr
-    term, ticket = child.stdout.split()
-    assert term == "42"
-    assert store.take_term(0) == 43
+    last, ticket = child.stdout.split()
+    assert last == "42"
+    assert store.take_lease(store.lease()) == 43
     assert store.published_at(bytes.fromhex(ticket)) is None
     step = store.unfinished_step()
     assert step == Step(1, EMPTY_ROOT, b"n" * 32, (Queued(1, ALICE, b"key"),), b"blob")
-    with store.lease():
-        pass

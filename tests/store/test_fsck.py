@@ -23,7 +23,7 @@ def published(tmp_path: Path) -> Iterator[Published]:
     """20 labels, then 2 of them change in each of the epochs 2 to 7; epochs below 4 are gone, but for 2."""
     published = make(tmp_path)
     published.store.pin(2)
-    published.store.raise_floor(4)
+    published.store.raise_floor(published.term, 4)
     published.prune()
     yield published
     published.store.close()
@@ -207,7 +207,7 @@ def test_what_publishing_and_pruning_do_meanwhile_is_no_damage(
     published = Published(tmp_path_factory.mktemp("fsck") / "directory.db")
     for number in range(first):
         published.publish(number, 40 + number)
-    published.store.raise_floor(data.draw(st.integers(0, first)))
+    published.store.raise_floor(published.term, data.draw(st.integers(0, first)))
     if data.draw(st.booleans()):
         published.store.pin(first - 1 if published.store.floor() < first else first)
     damaged = data.draw(st.booleans())
@@ -219,7 +219,7 @@ def test_what_publishing_and_pruning_do_meanwhile_is_no_damage(
             if number is not None:
                 published.publish(number, number + 1, number + 60)
                 return
-            published.store.raise_floor(floor)
+            published.store.raise_floor(published.term, floor)
             published.prune()
             if damaged:
                 change(published, "DELETE FROM tile WHERE rowid = (SELECT max(rowid) FROM tile)")

@@ -1,40 +1,58 @@
+"""The contract that every backend of the log passes, then what is the folder's own."""
+
 import os
+import resource
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ipls.store.errors import StoreError
 from ipls.store.log import FileLog, LogStore, object_name
+from tests.store.logs import NAME, NEW, OLD, OTHER, RACERS, Backend, make, names, refused
 
-OLD, NEW, OTHER = b"\x01" * 32, b"\x02" * 32, b"\x03" * 32
-NAME = object_name(1, OLD, NEW)
+
+@pytest.fixture(params=["folder", "s3"])
+def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backend:
+    return make(request.param, request, tmp_path_factory)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> LogStore:
-    return FileLog(tmp_path / "log")
+def store(backend: Backend) -> LogStore:
+    return backend.open()
 
 
-def refused(call: Callable[[], object]) -> str:
-    with pytest.raises(StoreError) as e:
-        call()
-    return e.value.reason
+EPOCHS = (*range(1, 13), 100, 101, 110, 119, 120, 1000, 10**18)
 
 
-def names(store: LogStore, **query: str | int) -> list[str]:
-    return [entry.name for entry in store.list(**query)]  # type: ignore[arg-type]
+@pytest.fixture(scope="module", params=["folder", "s3"])
+def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LogStore:
+    """A log with objects of these epochs, written in another order than that of their names."""
+    store = make(request.param, request, tmp_path_factory).open()
+    for epoch in EPOCHS:
+        store.put(object_name(epoch, OLD, NEW), b"%d" % epoch)
+    return store
 
 
-def test_what_is_put_is_there_for_every_reader(tmp_path: Path, store: LogStore) -> None:
-    assert store.get(NAME) is None
+# The contract.
+
+
+def test_what_is_put_is_there_for_every_reader(backend: Backend, store: LogStore) -> None:
+    assert (store.get(NAME), store.stat(NAME), store.read(NAME, 0, 1)) == (None, None, None)
     store.put(NAME, b"blob")
-    assert store.get(NAME) == FileLog(tmp_path / "log").get(NAME) == b"blob"
-    assert (tmp_path / "log" / NAME).read_bytes() == b"blob"
-    assert [(e.name, e.size) for e in store.list()] == [(NAME, 4)]
+    for reader in (store, backend.open()):
+        assert reader.get(NAME) == b"blob"
+        (entry,) = reader.list()
+        assert (entry.name, entry.size) == (NAME, 4)
+        assert reader.stat(NAME) == entry
+        assert datetime.now(UTC).timestamp() - entry.modified_ms / 1000 < 600
+    assert backend.everything() == [NAME]
 
 
 def test_the_very_object_again_is_success(store: LogStore) -> None:
@@ -44,8 +62,10 @@ def test_the_very_object_again_is_success(store: LogStore) -> None:
 
 def test_an_object_is_never_replaced(store: LogStore) -> None:
     store.put(NAME, b"blob")
+    before = store.stat(NAME)
     assert refused(lambda: store.put(NAME, b"other")) == "LOG_OBJECT_EXISTS"
     assert store.get(NAME) == b"blob"
+    assert store.stat(NAME) == before
 
 
 @pytest.mark.parametrize("fork", [object_name(1, OLD, OTHER), object_name(1, OTHER, NEW)])
@@ -80,10 +100,11 @@ def test_an_epoch_never_has_two_objects(store: LogStore, fork: str) -> None:
         NAME + "\0",
     ],
 )
-def test_only_names_are_names(tmp_path: Path, store: LogStore, name: str) -> None:
-    assert refused(lambda: store.put(name, b"x")) == "LOG_NAME_INVALID"
-    assert refused(lambda: store.get(name)) == "LOG_NAME_INVALID"
-    assert os.listdir(tmp_path / "log") == []
+def test_only_names_are_names(filled: LogStore, name: str) -> None:
+    before = names(filled)
+    for call in (filled.get, filled.stat, lambda n: filled.put(n, b"x"), lambda n: filled.read(n, 0, 1)):
+        assert refused(lambda call=call: call(name)) == "LOG_NAME_INVALID"
+    assert names(filled) == before
 
 
 @given(st.text(max_size=140))
@@ -92,10 +113,78 @@ def test_no_text_reaches_another_file(tmp_path_factory: pytest.TempPathFactory, 
     assert refused(lambda: store.get(name)) == "LOG_NAME_INVALID"
 
 
-def test_a_listing_is_in_the_order_of_bytes_not_numbers(store: LogStore) -> None:
-    for epoch in (1, 2, 9, 10, 11, 100):
-        store.put(object_name(epoch, OLD, NEW), b"")
-    assert [name.split("/")[0] for name in names(store)] == ["1", "10", "100", "11", "2", "9"]
+def test_an_object_is_read_in_pieces(store: LogStore) -> None:
+    blob = bytes(range(256)) * 16
+    store.put(NAME, blob)
+    for offset, length in ((0, 1), (0, 4096), (0, 5000), (100, 200), (4095, 1), (4000, 1000), (4096, 1), (9999, 9)):
+        assert store.read(NAME, offset, length) == blob[offset : offset + length], (offset, length)
+
+
+def test_an_empty_object_has_no_piece(store: LogStore) -> None:
+    store.put(NAME, b"")
+    assert store.get(NAME) == b""
+    assert store.read(NAME, 0, 1) == b""
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(
+    prefix=st.sampled_from(["", "1", "1/", "10/", "1/0", "12/~", f"1/{OLD.hex()}/", NAME, NAME + "x", "2", "z"]),
+    after=st.sampled_from(["", "0", "1", "1/", "10", "10/", "1/z", NAME, NAME[:-1], NAME + "x", "101/", "9", "z"]),
+    limit=st.integers(0, 20),
+)
+def test_a_listing_is_in_the_order_of_bytes_not_numbers(filled: LogStore, prefix: str, after: str, limit: int) -> None:
+    every = sorted(object_name(epoch, OLD, NEW) for epoch in EPOCHS)
+    expected = [name for name in every if name.startswith(prefix) and name > after][:limit]
+    assert names(filled, prefix=prefix, start_after=after, limit=limit) == expected
+
+
+def race(backend: Backend, write: Callable[[LogStore, int], str]) -> list[str]:
+    """What became of each racer: `write` gives the name it put; a refusal counts as its reason."""
+    barrier = threading.Barrier(RACERS)
+
+    def run(number: int) -> str:
+        store = backend.open()
+        barrier.wait()
+        try:
+            return write(store, number)
+        except StoreError as e:
+            return e.reason
+
+    with ThreadPoolExecutor(RACERS) as pool:
+        return sorted(pool.map(run, range(RACERS)))
+
+
+def test_of_racing_writers_with_different_names_one_wins(backend: Backend) -> None:
+    def write(store: LogStore, number: int) -> str:
+        name = object_name(1, OLD, bytes([number]) * 32)
+        store.put(name, b"blob")
+        return name
+
+    winner, *losers = race(backend, write)
+    assert losers == ["LOG_EPOCH_TAKEN"] * (RACERS - 1)
+    assert names(backend.open()) == backend.everything() == [winner]
+
+
+def test_of_racing_writers_with_different_bytes_one_wins(backend: Backend) -> None:
+    def write(store: LogStore, number: int) -> str:
+        store.put(NAME, b"%d" % number)
+        return str(number)
+
+    winner, *losers = race(backend, write)
+    assert losers == ["LOG_OBJECT_EXISTS"] * (RACERS - 1)
+    assert backend.open().get(NAME) == winner.encode()
+
+
+def test_racing_writers_of_one_object_all_succeed(backend: Backend) -> None:
+    def write(store: LogStore, _: int) -> str:
+        store.put(NAME, b"blob")
+        return NAME
+
+    assert race(backend, write) == [NAME] * RACERS
+    assert backend.everything() == [NAME]
+
+
+# The folder.
 
 
 @given(
@@ -104,7 +193,7 @@ def test_a_listing_is_in_the_order_of_bytes_not_numbers(store: LogStore) -> None
     after=st.sampled_from(["", "0", "1", "1/", "10", "10/", "1/z", NAME, NAME[:-1], NAME + "x", "9", "z"]),
     limit=st.integers(0, 5),
 )
-def test_a_listing_is_what_s3_would_list(
+def test_a_listing_of_any_folder(
     tmp_path_factory: pytest.TempPathFactory, epochs: set[int], prefix: str, after: str, limit: int
 ) -> None:
     folder = tmp_path_factory.mktemp("log")
@@ -116,28 +205,40 @@ def test_a_listing_is_what_s3_would_list(
     assert names(FileLog(folder), prefix=prefix, start_after=after, limit=limit) == expected
 
 
-def test_of_racing_writers_one_wins_and_nobody_else_is_told_so(tmp_path: Path) -> None:
-    outcomes: list[tuple[str, str]] = []
-    barrier = threading.Barrier(8)
+def test_names_are_read_again_only_when_the_folder_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FileLog(tmp_path).put(NAME, b"blob")
+    os.utime(tmp_path, (1, 1))  # long ago
+    read: list[object] = []
+    listdir = os.listdir
 
-    def write(i: int) -> None:
-        name = object_name(1, OLD, bytes([i]) * 32)
-        barrier.wait()
-        try:
-            FileLog(tmp_path).put(name, b"blob")
-            outcomes.append((name, "won"))
-        except StoreError as e:
-            outcomes.append((name, e.reason))
+    def record(folder: Any) -> list[str]:
+        read.append(folder)
+        return listdir(folder)
 
-    threads = [threading.Thread(target=write, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    winners = [name for name, outcome in outcomes if outcome == "won"]
-    assert names(FileLog(tmp_path)) == winners
-    assert sorted(outcome for _, outcome in outcomes) == ["LOG_EPOCH_TAKEN"] * 7 + ["won"]
-    assert os.listdir(tmp_path) == ["1"]
+    monkeypatch.setattr(os, "listdir", record)
+    store = FileLog(tmp_path)
+    for _ in range(3):
+        assert names(store) == [NAME]
+    assert read.count(tmp_path) == 1
+    second = object_name(2, NEW, OTHER)
+    FileLog(tmp_path).put(second, b"blob")
+    assert names(store) == [NAME, second]
+    third = object_name(3, OTHER, NEW)
+    FileLog(tmp_path).put(third, b"blob")
+    os.utime(tmp_path, ns=(0, os.stat(tmp_path).st_mtime_ns))
+    assert names(store) == [NAME, second, third]
+
+
+def test_a_change_that_the_folders_time_does_not_show_is_seen(tmp_path: Path) -> None:
+    """Two changes within a step of the file system's clock."""
+    store = FileLog(tmp_path)
+    store.put(NAME, b"blob")
+    assert names(store) == [NAME]
+    moment = os.stat(tmp_path).st_mtime_ns
+    second = object_name(2, NEW, OTHER)
+    FileLog(tmp_path).put(second, b"blob")
+    os.utime(tmp_path, ns=(moment, moment))
+    assert names(store) == [NAME, second]
 
 
 @pytest.mark.parametrize("call", ["os.fsync", "os.rename"])
@@ -199,3 +300,18 @@ def test_a_full_disk_is_the_caller_s_to_see_and_leaves_nothing(tmp_path: Path, m
         with pytest.raises(OSError, match="No space"):
             store.put(NAME, b"blob")
     assert os.listdir(tmp_path) == []
+
+
+def test_an_object_that_the_disk_has_no_room_for_is_not_there(tmp_path: Path) -> None:
+    """The kernel refuses in the middle of the object, as a full disk does."""
+    store = FileLog(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            store.put(NAME, bytes(100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.listdir(tmp_path) == []
+    store.put(NAME, bytes(100_000))
+    assert store.get(NAME) == bytes(100_000)

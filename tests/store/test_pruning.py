@@ -56,10 +56,10 @@ def test_kept_epochs_prove_every_label_and_what_goes_is_what_the_rule_names(
                     published.publish(*numbers)
                 case "floor", int(epoch):
                     before = store.floor()
-                    store.raise_floor(epoch)
+                    store.raise_floor(published.term, epoch)
                     assert store.floor() == max(before, min(epoch, newest))
                 case "prune", int(limit):
-                    store.prune_tiles((0, 0), limit)
+                    store.prune_tiles(published.term, (0, 0), limit)
                 case "pin", int(epoch):
                     if epoch > newest:
                         with refused("EPOCH_UNKNOWN"):
@@ -94,7 +94,7 @@ def test_kept_epochs_prove_every_label_and_what_goes_is_what_the_rule_names(
 
 
 def test_pruning_killed_before_any_commit_goes_on(published: Published) -> None:
-    published.store.raise_floor(7)
+    published.store.raise_floor(published.term, 7)
     code = f"""
 import os, signal, sys
 from contextlib import contextmanager
@@ -113,7 +113,7 @@ directory.transaction = mortal
 store = directory.DirectoryStore(Path({str(published.path)!r}), {NAMESPACE!r}, {KEY.public_key!r})
 after = (0, 0)
 while after:
-    after = store.prune_tiles(after, 10)
+    after = store.prune_tiles({published.term}, after, 10)
 """
     stored = len(published.rows())
     for commits in (2, 4):  # the first is the store's opening
@@ -149,7 +149,7 @@ def test_readers_meanwhile_get_a_whole_epoch_or_are_told(published: Published) -
         reader.start()
     started.wait(timeout=60)
     for floor in range(3, 10):
-        published.store.raise_floor(floor)
+        published.store.raise_floor(published.term, floor)
         published.prune(4)
     stop.set()
     for reader in readers:
@@ -164,7 +164,7 @@ def test_a_read_that_pruning_overtook_is_refused_and_not_wrong(published: Publis
     published.store.pin(3)
     head = published.store.head(5)
     assert head
-    published.store.raise_floor(9)
+    published.store.raise_floor(published.term, 9)
     published.prune()
     with refused("EPOCH_PRUNED"):
         published.store.read([b"\0"], head.epoch)
@@ -180,12 +180,15 @@ def test_old_settled_updates_are_forgotten_and_waiting_ones_never(published: Pub
     waiting = submit(1000, NOW_MS)
     later = NOW_MS + 3 * DAY_MS
     settled = 30 + 8 * 3
-    assert store.prune_tickets(NOW_MS, 100) == 0
-    assert [store.prune_tickets(later, 40), store.prune_tickets(later, 40)] == [40, settled - 40]
+    assert store.prune_tickets(published.term, NOW_MS, 100) == 0
+    assert [store.prune_tickets(published.term, later, 40), store.prune_tickets(published.term, later, 40)] == [
+        40,
+        settled - 40,
+    ]
     assert store.published_at(waiting) is None
     published.publish()
     assert store.published_at(waiting) == 10
-    assert store.prune_tickets(later, 40) == 1
+    assert store.prune_tickets(published.term, later, 40) == 1
     with refused("TICKET_UNKNOWN"):
         store.published_at(waiting)
     assert published.fsck().differences == []

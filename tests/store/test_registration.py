@@ -18,3 +18,17 @@ def test_a_number_is_kept_no_longer_than_it_is_needed(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "registration.db")) as database:
         for table in ("registration", "sent"):
             assert database.execute(f"SELECT label FROM {table}").fetchall() == [(OTHER,)]
+
+
+def test_what_nobody_finished_is_kept_for_an_hour_and_what_was_let_through_for_a_day(tmp_path: Path) -> None:
+    with closing(RegistrationStore(tmp_path / "registration.db")) as store:
+        for request in (b"1" * 16, b"2" * 16):
+            store.begin(request, LABEL, CODE, NOW, codes_per_hour=9)
+        store.approve(b"2" * 16, b"record")
+        store.begin(b"3" * 16, OTHER, CODE, NOW + 2 * HOUR_MS, codes_per_hour=9)
+        assert store.approved(b"2" * 16, LABEL) == b"record"
+    with closing(sqlite3.connect(tmp_path / "registration.db")) as database:
+        assert database.execute("SELECT request_id FROM registration ORDER BY 1").fetchall() == [
+            (b"2" * 16,),
+            (b"3" * 16,),
+        ]

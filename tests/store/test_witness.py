@@ -8,6 +8,8 @@ import pytest
 
 from ipls.store.errors import StoreError
 from ipls.store.witness import State, Step, WitnessStore, init_witness_state
+from ipls.trust.heads import Head
+from tests.server.witnesses import open_store
 from tests.trust.roots import NAMESPACE, NOW, make_root
 
 R0, R1, R2, FORK = (bytes([i]) * 32 for i in (0, 1, 2, 9))
@@ -22,7 +24,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(path: Path) -> WitnessStore:
-    return WitnessStore(path, NAMESPACE)
+    return open_store(path, NAMESPACE)
 
 
 def cosign(time_ms: int) -> bytes:
@@ -38,12 +40,14 @@ def refused(store: WitnessStore, step: Step) -> str:
 
 
 def test_no_state_is_never_taken_for_a_new_witness(tmp_path: Path) -> None:
-    for make in (lambda path: None, Path.touch):
-        path = tmp_path / "lost.db"
-        make(path)
+    path = tmp_path / "lost.db"
+    for there in (False, True):
+        if there:
+            path.touch()
         with pytest.raises(StoreError) as e:
-            WitnessStore(path, NAMESPACE)
+            open_store(path, NAMESPACE)
         assert e.value.reason == "WITNESS_NO_GENESIS"
+        assert path.exists() == there  # it makes none
 
 
 def test_a_genesis_again_changes_nothing_and_another_is_refused(path: Path, store: WitnessStore) -> None:
@@ -60,24 +64,24 @@ def test_a_genesis_again_changes_nothing_and_another_is_refused(path: Path, stor
 
 def test_a_state_of_another_namespace_is_refused(path: Path) -> None:
     with pytest.raises(StoreError) as e:
-        WitnessStore(path, "other")
+        open_store(path, "other")
     assert e.value.reason == "WITNESS_OTHER_NAMESPACE"
 
 
 def test_what_is_signed_is_there_after_a_restart(path: Path, store: WitnessStore) -> None:
     assert store.sign(FIRST, b"blob", NOW, cosign) == cosign(NOW)
-    assert WitnessStore(path, NAMESPACE).state() == State(5, 1, R0, R1, b"blob", cosign(NOW), NOW)
+    assert open_store(path, NAMESPACE).state() == State(5, 1, R0, R1, b"blob", cosign(NOW), NOW)
 
 
 def test_it_is_durable_before_it_leaves(path: Path, store: WitnessStore) -> None:
     """Another connection, as after a crash, sees the row at the moment that `sign` returns and not while it signs."""
 
     def look(time_ms: int) -> bytes:
-        assert WitnessStore(path, NAMESPACE).state().epoch == 0
+        assert open_store(path, NAMESPACE).state().epoch == 0
         return cosign(time_ms)
 
     store.sign(FIRST, b"blob", NOW, look)
-    assert WitnessStore(path, NAMESPACE).state().epoch == 1
+    assert open_store(path, NAMESPACE).state().epoch == 1
 
 
 def test_only_the_successor_is_signed(store: WitnessStore) -> None:
@@ -128,7 +132,7 @@ def test_the_newest_again_keeps_its_blob_and_older_blobs_go(store: WitnessStore)
 def test_a_blob_is_in_memory_once_however_many_read_it(store: WitnessStore, path: Path) -> None:
     store.sign(FIRST, bytes(1000), NOW, cosign)
     assert store.state().blob is store.state().blob
-    with closing(WitnessStore(path, NAMESPACE)) as another:
+    with closing(open_store(path, NAMESPACE)) as another:
         another.sign(Step(5, 2, R1, R2), b"next", NOW, cosign)
     assert store.state().blob == b"next"
 
@@ -148,7 +152,7 @@ def test_of_racing_processes_one_wins(path: Path) -> None:
     barrier = threading.Barrier(6)
 
     def run(i: int) -> None:
-        store = WitnessStore(path, NAMESPACE)
+        store = open_store(path, NAMESPACE)
         barrier.wait()
         try:
             store.sign(Step(1, 1, R0, bytes([i + 1]) * 32), b"", NOW, cosign)
@@ -173,25 +177,82 @@ def test_the_database_itself_holds_a_signed_root_fast(path: Path, store: Witness
 
 
 def test_every_signature_is_kept_with_its_row(path: Path, store: WitnessStore) -> None:
-    store.sign_start(NOW, lambda epoch, root_hash, at_ms: b"%d %s %d" % (epoch, root_hash[:1].hex().encode(), at_ms))
-    store.sign(FIRST, b"blob", NOW + 1, cosign)
-    store.sign(Step(5, 2, R1, R2), b"next", NOW + 2, cosign)
-    store.sign(Step(5, 2, R1, R2), b"", NOW + 3, cosign)
-    again = WitnessStore(path, NAMESPACE)
-    assert again.signed(0) == (0, b"", R0, b"0 00 %d" % NOW, NOW)
-    assert again.signed(1) == (1, R0, R1, cosign(NOW + 1), NOW + 1)
-    assert again.signed(2) == (2, R1, R2, cosign(NOW + 3), NOW + 3)
+    store.sign_start(
+        lambda epoch, root_hash, at_ms: (at_ms, b"%d %s %d" % (epoch, root_hash[:1].hex().encode(), at_ms))
+    )
+    store.sign(FIRST._replace(proposal=b"asked"), b"blob", NOW + 1, cosign)
+    store.sign(Step(5, 2, R1, R2, b"first"), b"next", NOW + 2, cosign)
+    store.sign(Step(5, 2, R1, R2, b"again"), b"", NOW + 3, cosign)
+    again = open_store(path, NAMESPACE)
+    assert again.signed(0) == (0, b"", R0, b"0 00 0", 0, b"")
+    assert again.signed(1) == (1, R0, R1, cosign(NOW + 1), NOW + 1, b"asked")
+    assert again.signed(2) == (2, R1, R2, cosign(NOW + 3), NOW + 3, b"first")
     assert (again.signed(3), again.signed(10**30)) == (None, None)
 
 
 def test_the_start_is_signed_once_and_never_later_than_the_newest(store: WitnessStore) -> None:
-    def sign_start(now_ms: int) -> None:
-        store.sign_start(now_ms, lambda epoch, root_hash, at_ms: cosign(at_ms))
-
     store.sign(FIRST, b"blob", NOW, cosign)
-    sign_start(NOW + 9)
-    sign_start(NOW + 99)
+    store.sign_start(lambda epoch, root_hash, at_ms: (at_ms, cosign(at_ms)))
+    store.sign_start(lambda epoch, root_hash, at_ms: (at_ms, b"again"))
     start, state = store.signed(0), store.state()
     assert start is not None
     assert (start.root_hash, start.cosignature) == (R0, cosign(NOW))
     assert (state.epoch, state.cosignature, state.term) == (1, cosign(NOW), 5)
+
+
+TRUST, FLEET = f"{NAMESPACE}/trust", f"{NAMESPACE}/fleet"
+
+
+def test_one_document_a_number_is_signed_also_after_a_restart(path: Path, store: WitnessStore) -> None:
+    assert store.sign_document(TRUST, Head(2, R1), R0, lambda: b"by one key") == b"by one key"
+    assert store.sign_document(TRUST, Head(2, R1), R0, lambda: b"by another") == b"by another"
+    assert store.sign_document(TRUST, Head(3, R2), R1, lambda: b"the next") == b"the next"
+    assert store.sign_document(FLEET, Head(2, R2), R0, lambda: b"a bundle") == b"a bundle"
+    store.close()
+    with closing(open_store(path, NAMESPACE)) as again:
+        for document in ((TRUST, Head(2, R2), R0), (TRUST, Head(3, R1), R1), (FLEET, Head(2, R1), R0)):
+            with pytest.raises(StoreError) as e:
+                again.sign_document(*document, lambda: pytest.fail("it was signed"))
+            assert e.value.reason == "WITNESS_DOCUMENT_FORK"
+
+
+def test_a_document_is_signed_only_if_it_continues_what_was_signed(store: WitnessStore) -> None:
+    store.sign_document(FLEET, Head(2, R1), R0, lambda: b"signed")
+    for document in ((Head(3, R2), R2), (Head(1, R0), b"")):
+        with pytest.raises(StoreError) as e:
+            store.sign_document(FLEET, *document, lambda: pytest.fail("it was signed"))
+        assert e.value.reason == "WITNESS_DOCUMENT_FORK"
+    assert [store.has_signed(FLEET, number) for number in (1, 2, 3)] == [False, True, False]
+    assert store.sign_document(FLEET, Head(2, R1), R0, lambda: b"again") == b"again"
+    assert store.sign_document(FLEET, Head(4, R2), R0, lambda: b"one was missed") == b"one was missed"
+
+
+def test_a_document_that_no_key_signed_leaves_its_number_free(store: WitnessStore) -> None:
+    def no_key() -> bytes:
+        raise StoreError("NO_KEY", "there is none")
+
+    with pytest.raises(StoreError):
+        store.sign_document(TRUST, Head(2, R1), R0, no_key)
+    assert store.sign_document(TRUST, Head(2, R2), R0, lambda: b"signed") == b"signed"
+
+
+@pytest.mark.parametrize("change", ["UPDATE document SET digest = x'00'", "DELETE FROM document"])
+def test_the_file_itself_keeps_a_signed_document(path: Path, store: WitnessStore, change: str) -> None:
+    store.sign_document(TRUST, Head(2, R1), R0, lambda: b"signed")
+    with closing(sqlite3.connect(path)) as db, pytest.raises(sqlite3.IntegrityError):
+        db.execute(change)
+
+
+def test_what_waits_to_be_signed_follows_what_is_here_and_does_not_end_below(store: WitnessStore) -> None:
+    for epoch, old_root in ((2, R1), (1, FORK)):
+        with pytest.raises(StoreError) as e:
+            store.pull(epoch, old_root, R2, b"")
+        assert e.value.reason == "WITNESS_GAP"
+    store.pull(1, R0, FORK, b"blob")
+    store.sign(FIRST, b"blob", NOW, cosign)
+    store.sign(Step(5, 2, R1, R2), b"blob", NOW, cosign)
+    before = store.state()
+    with pytest.raises(StoreError) as e:
+        store.sign_pulled(b"head", lambda epoch, root_hash, last_ms: (last_ms, b"signed"))
+    assert e.value.reason == "WITNESS_BEHIND"
+    assert store.state() == before

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from ipls.proto.witness.v1.head_pb2 import SignedHead
-from ipls.trust.heads import Head, cosign
-from ipls.trust.keys import public_key
+from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
+from ipls.trust import heads
+from ipls.trust.heads import Head
+from ipls.trust.keys import SeedSigner, public_key
 from ipls.trust.root import TrustRoot, Witness, WitnessKey
 
 NOW = 1_700_000_000_000
@@ -19,6 +20,10 @@ def seed(number: int) -> bytes:
 
 VRF, OPERATOR, PROPOSER, THIEF = seed(1), seed(2), seed(3), seed(66)
 WITNESSES = seed(11), seed(12), seed(13)
+
+
+def cosign(seed: bytes, namespace: str, epoch: int, root_hash: bytes, time: int) -> Cosignature:
+    return heads.cosign(SeedSigner(seed), namespace, epoch, root_hash, time)
 
 
 def witness(name: str, *seeds: bytes, start: int = NOW - YEAR, end: int = NOW + YEAR) -> Witness:

@@ -1,50 +1,31 @@
 import hashlib
-from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipls.proto.vault.v1.vault_pb2 import Bundle, Hsm, SignedBundle
-from ipls.trust.bundle import MAX_LIFE_MS, hsm_for, shard_of, sign_bundle, verify_bundle
+from ipls.proto.vault.v1.vault_pb2 import Bundle, SignedBundle
+from ipls.proto.witness.v1.head_pb2 import SignedHead
+from ipls.trust.bundle import (
+    MAX_LIFE_MS,
+    bundle_head,
+    check_follows,
+    hsm_for,
+    predecessor,
+    shard_of,
+    sign_bundle,
+    verify_bundle,
+)
 from ipls.trust.encoding import T
-from ipls.trust.errors import BundleRefused, TrustError, TrustRootRefused
-from ipls.trust.heads import cosign
+from ipls.trust.errors import BundleRefused, HeadRefused, TrustError, TrustRootRefused
+from ipls.trust.heads import Head, verify_head
 from ipls.trust.keys import sign
 from ipls.trust.root import TrustRoot
-from tests.trust.roots import HOUR, NAMESPACE, NOW, OPERATOR, THIEF, WITNESSES, YEAR, make_root, three_of
+from tests.trust.bundles import after, bundle, countersigned, hsm, point, signed_bundle
+from tests.trust.roots import HOUR, NAMESPACE, NOW, OPERATOR, THIEF, WITNESSES, cosign, make_root, three_of
 
-
-def point(number: int) -> bytes:
-    key = ec.derive_private_key(number, ec.SECP256R1()).public_key()
-    return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-
-
-def hsm(number: int = 1, *shards: int, **changes: Any) -> Hsm:
-    fields: dict[str, Any] = {
-        "public_key": point(number),
-        "profile": "softhsm-aes-cbc",
-        "policy_digest": make_root().policy_digest,
-        "shards": shards or (0,),
-        "not_before_ms": NOW - HOUR,
-        "not_after_ms": NOW + YEAR,
-        "transport_key": point(number + 100),
-        "report_hash": bytes(32),
-    }
-    return Hsm(**{**fields, **changes})
-
-
-def bundle(*hsms: Hsm, **changes: Any) -> Bundle:
-    fields: dict[str, Any] = {
-        "number": 1,
-        "expires_ms": NOW + MAX_LIFE_MS,
-        "namespace": NAMESPACE,
-        "development": True,
-        "hsms": hsms or (hsm(),),
-    }
-    return Bundle(**{**fields, **changes})
+FIRST = signed_bundle(bundle())
+SEEN = bundle_head(FIRST)
 
 
 def operator_signs(data: bytes) -> SignedBundle:
@@ -52,51 +33,85 @@ def operator_signs(data: bytes) -> SignedBundle:
     return SignedBundle(bundle=data, operator_signature=sign(OPERATOR, T("ipls/fleet/v1 bundle", data)))
 
 
-def refused(signed: SignedBundle, root: TrustRoot | None = None, now_ms: int = NOW, at_least_number: int = 0) -> str:
+def refused(signed: SignedBundle, root: TrustRoot | None = None, now_ms: int = NOW, seen: Head | None = None) -> str:
     with pytest.raises(TrustError) as e:
-        verify_bundle(root or make_root(), signed, now_ms=now_ms, at_least_number=at_least_number)
+        verify_bundle(root or make_root(), signed, now_ms=now_ms, seen=seen)
     return e.value.reason
 
 
-def test_a_development_bundle_needs_the_operator_alone() -> None:
-    assert verify_bundle(make_root(), sign_bundle(OPERATOR, bundle()), now_ms=NOW, at_least_number=1) == bundle()
+def test_operator_and_witnesses_vouch_for_a_bundle() -> None:
+    assert verify_bundle(make_root(), FIRST, now_ms=NOW) == bundle()
+    assert verify_bundle(make_root(), FIRST, now_ms=NOW, seen=SEEN) == bundle()
 
 
 def test_a_development_bundle_under_another_trust_root_is_refused() -> None:
-    assert refused(sign_bundle(OPERATOR, bundle()), make_root(development=False)) == "BUNDLE_DEVELOPMENT"
+    assert refused(FIRST, make_root(development=False)) == "BUNDLE_DEVELOPMENT"
 
 
-def test_any_other_bundle_needs_the_witnesses_over_its_very_bytes() -> None:
-    root = three_of(2, development=False)
-    signed = sign_bundle(OPERATOR, bundle(number=4, previous=bytes(32), development=False))
+@pytest.mark.parametrize("development", [True, False])
+def test_every_bundle_needs_k_witnesses_over_its_very_bytes(development: bool) -> None:
+    root = three_of(2, development=development)
+    number = {"number": 4, "previous": bytes(32), "development": development}
+    signed = sign_bundle(OPERATOR, bundle(**number))
     digest = hashlib.sha256(signed.bundle).digest()
-    assert refused(signed, root) == refused(signed) == "HEAD_NO_QUORUM"
-    signed.cosignatures.append(cosign(WITNESSES[0], f"{NAMESPACE}/fleet", 4, digest, NOW))
-    assert refused(signed, root) == "HEAD_NO_QUORUM"
-    for namespace, number, hashed, reason in (
+    assert refused(signed, root) == refused(countersigned(signed, WITNESSES[0]), root) == "HEAD_NO_QUORUM"
+    assert refused(countersigned(signed, WITNESSES[0], WITNESSES[0]), root) == "HEAD_NO_QUORUM"
+    assert refused(countersigned(signed, WITNESSES[0], THIEF), root) == "HEAD_KEY_UNPINNED"
+    for namespace, signed_number, hashed, reason in (
         (NAMESPACE, 4, digest, "HEAD_OTHER_NAMESPACE"),
+        (f"{NAMESPACE}/trust", 4, digest, "HEAD_OTHER_NAMESPACE"),
         (f"{NAMESPACE}/fleet", 3, digest, "HEAD_OTHER_ROOT"),
         (f"{NAMESPACE}/fleet", 4, bytes(32), "HEAD_OTHER_ROOT"),
     ):
-        forged = SignedBundle.FromString(signed.SerializeToString())
-        forged.cosignatures.append(cosign(WITNESSES[1], namespace, number, hashed, NOW))
+        forged = countersigned(signed, WITNESSES[0])
+        forged.cosignatures.append(cosign(WITNESSES[1], namespace, signed_number, hashed, NOW))
         assert refused(forged, root) == reason
-    signed.cosignatures.append(cosign(WITNESSES[1], f"{NAMESPACE}/fleet", 4, digest, NOW))
-    assert verify_bundle(root, signed, now_ms=NOW).number == 4
+    assert verify_bundle(root, countersigned(signed, *WITNESSES[:2]), now_ms=NOW).number == 4
+
+
+def test_a_bundle_is_no_head_of_the_directory_and_no_trust_root() -> None:
+    head = SignedHead(epoch=SEEN.epoch, root_hash=SEEN.root_hash, cosignatures=FIRST.cosignatures)
+    with pytest.raises(HeadRefused) as e:
+        verify_head(make_root(), head, now_ms=NOW)
+    assert e.value.reason == "HEAD_OTHER_NAMESPACE"
+
+
+def test_another_bundle_of_the_number_seen_is_refused() -> None:
+    assert refused(signed_bundle(bundle(hsm(2))), seen=SEEN) == "BUNDLE_FORK"
+
+
+def test_the_next_bundle_continues_the_one_seen() -> None:
+    second = signed_bundle(after(FIRST, hsm(2)))
+    assert verify_bundle(make_root(), second, now_ms=NOW, seen=SEEN).number == 2
+    assert refused(signed_bundle(after(FIRST, previous=bytes(32))), seen=SEEN) == "BUNDLE_FORK"
+    assert refused(FIRST, seen=bundle_head(second)) == "BUNDLE_BELOW_HIGHEST"
+
+
+def test_bundles_that_were_passed_over_are_followed_by_their_hashes() -> None:
+    """Whatever became of the keys that signed them, and of their time."""
+    second = sign_bundle(THIEF, after(FIRST, expires_ms=NOW - 1))
+    third = signed_bundle(after(second))
+    newest = verify_bundle(make_root(), third, now_ms=NOW, seen=SEEN)
+    between = predecessor(newest, second)
+    check_follows(between, SEEN)
+    for other in (FIRST, third, sign_bundle(OPERATOR, after(FIRST, hsm(2)))):
+        with pytest.raises(BundleRefused) as e:
+            predecessor(newest, other)
+        assert e.value.reason == "BUNDLE_FORK"
+    for seen in (Head(1, bytes(32)), bundle_head(second)):
+        with pytest.raises(BundleRefused) as e:
+            check_follows(between, seen)
+        assert e.value.reason == "BUNDLE_FORK"
 
 
 def test_an_expired_bundle_is_refused() -> None:
-    signed = sign_bundle(OPERATOR, bundle(expires_ms=NOW + 1))
+    signed = signed_bundle(bundle(expires_ms=NOW + 1))
     verify_bundle(make_root(), signed, now_ms=NOW)
     assert refused(signed, now_ms=NOW + 1) == "BUNDLE_EXPIRED"
 
 
 def test_a_bundle_good_for_more_than_30_days_is_refused() -> None:
     assert refused(sign_bundle(OPERATOR, bundle(expires_ms=NOW + MAX_LIFE_MS + HOUR))) == "BUNDLE_EXPIRED"
-
-
-def test_a_lower_bundle_is_refused() -> None:
-    assert refused(sign_bundle(OPERATOR, bundle()), at_least_number=2) == "BUNDLE_BELOW_HIGHEST"
 
 
 def test_a_bundle_of_another_namespace_is_refused() -> None:
@@ -130,6 +145,9 @@ def test_no_bundle_holds_under_an_expired_trust_root() -> None:
         bundle(hsm(1, 0), hsm(2, 0)),
         bundle(hsm(1, 0), hsm(2, 2)),
         bundle(hsm(1, 0, 0)),
+        bundle(hsm(1, 0), hsm(1, 1, transport_key=point(9))),
+        bundle(hsm(1, 0), hsm(2, 1, transport_key=point(101))),
+        bundle(hsm(1, transport_key=point(1))),
         bundle(hsm(public_key=point(1)[:33])),
         bundle(hsm(public_key=b"\x02" + point(1)[1:33])),
         bundle(hsm(public_key=b"\x06" + point(1)[1:])),

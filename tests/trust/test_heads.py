@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignatureMessage, SignedHead
 from ipls.trust.errors import HeadRefused, TrustError, TrustRootRefused
-from ipls.trust.heads import Head, cosign, quorum_timestamp, signature_message, signers, verify_head
+from ipls.trust.heads import Head, quorum_timestamp, signature_message, signers, verify_head
 from ipls.trust.keys import public_key, sign
 from ipls.trust.root import TrustRoot, Witness, WitnessKey
 from tests.trust.points import SMALL_ORDER
-from tests.trust.roots import HOUR, NOW, THIEF, WITNESSES, YEAR, make_root, seed, signed, three_of
+from tests.trust.roots import HOUR, NOW, THIEF, WITNESSES, YEAR, cosign, make_root, seed, signed, three_of
 
 HEAD = Head(7, b"\x07" * 32)
 OTHER = Head(7, b"\x08" * 32)

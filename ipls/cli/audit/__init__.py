@@ -31,6 +31,9 @@ def command(
     state: Annotated[
         Path | None, typer.Option(help="Where to keep how far it came. Default: in your state folder.")
     ] = None,
+    evidence: Annotated[
+        Path | None, typer.Option(help="The folder for evidence that it meets. Default: beside the state.")
+    ] = None,
     parallel: Annotated[int, typer.Option(min=1, max=64, help="Epochs fetched and checked at a time.")] = 8,
     interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks with --follow.")] = 2.0,
 ) -> None:
@@ -40,8 +43,9 @@ def command(
     """
     from ipls.cli.audit.auditor import Auditor
     from ipls.cli.audit.run import Run
-    from ipls.cli.audit.state import default_path, load_position
+    from ipls.cli.audit.state import default_path, load_kept
     from ipls.config import load_trust_root
+    from ipls.store.evidence import EvidenceFolder
 
     root = load_trust_root(trust)
     root.check_expiry(system_now_ms())
@@ -49,8 +53,10 @@ def command(
         raise typer.BadParameter(f"the directory starts at {root.start_epoch}", param_hint="--from")
     # An audit of a part says nothing about where the audit of the whole is.
     path = None if first is not None else state or default_path(root)
-    kept = load_position(path, root) if path else None
-    auditor, run = Auditor(root, parallel=parallel), Run(root, path, as_json=as_json)
+    kept = load_kept(path, root) if path else None
+    folder = EvidenceFolder(evidence or (state or default_path(root)).parent / "evidence")
+    auditor = Auditor(root, parallel=parallel)
+    run = Run(root, path, folder, auditor.signed, as_json=as_json)
     try:
         auditor.survey(auditor.newest())
         run.begin(auditor.begin_at(first) if first is not None else auditor.resume(kept))

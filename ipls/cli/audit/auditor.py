@@ -1,25 +1,28 @@
-"""The audit's input and output: asks the log and the witnesses over HTTP; `ipls.audit` judges what they answer."""
+"""The audit of a whole log: lists it, then fetches and checks several epochs at a time."""
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from contextlib import contextmanager
 from typing import NamedTuple
-from urllib.parse import urlencode
 
 from ipls.audit.errors import AuditError, AuditFault, AuditUnavailable
-from ipls.audit.listing import MAX_PAGE, Listing, LogObject, Page, parse_page
-from ipls.audit.votes import MAX_ANSWER, VoteIgnored, count_votes, parse_epoch, parse_vote
+from ipls.audit.listing import Listing, LogObject
+from ipls.audit.met import Met
+from ipls.audit.votes import count_votes, signed_heads
 from ipls.audit.walk import Position, beginning, check_proof
 from ipls.cli.audit.index import Index
+from ipls.cli.audit.state import Kept
 from ipls.clock import system_now_ms
-from ipls.rpc.http import HttpClient, HttpTooLarge, HttpUnavailable
+from ipls.proto.witness.v1.head_pb2 import SignedHead
+from ipls.rpc.http import HttpClient, HttpUnavailable
+from ipls.rpc.public import PublicReader
+from ipls.trust.evidence import encode, judge
 from ipls.trust.heads import Head
 from ipls.trust.limits import MAX_INT
-from ipls.trust.root import TrustRoot, Witness
+from ipls.trust.root import TrustRoot
 
 MAX_OBJECT = 128 * 1024 * 1024
 """Bytes of one object: four times what our own directory writes."""
@@ -27,10 +30,6 @@ MAX_IN_FLIGHT = 256 * 1024 * 1024
 """Bytes of objects in memory at a time."""
 MAX_GROWTH = 100_000
 """Epochs that a log may grow by while it is listed."""
-PAUSES_S = (0.2, 1.0)
-"""Before the second and the third attempt."""
-SILENT_S = 30.0
-"""How long a witness that did not answer is not asked again."""
 _LOOK_S = 0.25
 
 
@@ -55,34 +54,29 @@ class Auditor:
         self.index = Index()
         self._root = root
         self._parallel = parallel
-        self._http = http or HttpClient()
+        self._public = PublicReader(root, http=http, now_ms=now_ms)
         self._now_ms = now_ms
         self._memory = _Budget(MAX_IN_FLIGHT)
-        self._silent_until: dict[str, float] = {}
-        self._ended = threading.Event()
+        self._met = Met(root)
+        self._meeting = threading.Lock()
 
     def newest(self) -> dict[str, Head]:
         """The newest head that each witness has a signature on; one at the start has none.
 
-        Raises AuditUnavailable AUDIT_WITNESS_SILENT if fewer than k answer. To be asked before the log is listed: what
-        a witness shows can be read in the log.
+        Raises AuditUnavailable AUDIT_WITNESS_SILENT if fewer than k answer, AuditFault AUDIT_FORK if one signed another
+        root before. To be asked before the log is listed: what a witness shows can be read in the log.
         """
         heads: dict[str, Head] = {}
         silent: list[str] = []
         for witness in self._root.witnesses:
             try:
-                claim = self._ask(witness, "last-verified-epoch")
-                if claim is None:
-                    continue
-                epoch = parse_epoch(claim)
-                answer = self._ask(witness, f"audits/{epoch}")
-                if answer is not None:
-                    digest, _ = parse_vote(self._root, witness, epoch, answer, self._now_ms())
-                    heads[witness.name] = Head(epoch, digest)
+                head = self._public.newest(witness)
             except HttpUnavailable:
                 silent.append(witness.name)
-            except VoteIgnored:
-                continue  # a bare claim; the walk says which epochs it has not signed
+                continue
+            if head is not None:
+                self._meet(head)
+                heads[witness.name] = Head(head.epoch, head.root_hash)
         if len(self._root.witnesses) - len(silent) < self._root.k:
             raise AuditUnavailable("AUDIT_WITNESS_SILENT", f"no answer from {', '.join(silent)}")
         return heads
@@ -93,25 +87,33 @@ class Auditor:
         listing = Listing(min(top + MAX_GROWTH, MAX_INT))
         token: str | None = None
         while True:
-            page = self._page({"continuation-token": token} if token else {})
+            page = self._public.page({"continuation-token": token} if token else {})
             self.index.add(listing.take(page))
             token = page.next_token
             if token is None:
                 return
 
-    def resume(self, kept: Position | None) -> Position:
+    def resume(self, kept: Kept | None) -> Position:
         """Where to go on, after a check that the log still has the names that were walked.
 
-        Raises AuditFault AUDIT_LOG_CHANGED, AUDIT_HOLE, AUDIT_CHAIN_BROKEN.
+        Raises AuditFault AUDIT_LOG_CHANGED, AUDIT_HOLE, AUDIT_CHAIN_BROKEN; AUDIT_FORK if a witness signed another root
+        for the epoch where the last run ended.
         """
         position = beginning(self._root)
         if kept is None:
             return position
-        for step in self.index.between(position.epoch + 1, kept.epoch):
+        self._meet(kept.signed)
+        self._meet(*self._answered(kept.position.epoch, self._public.answers(kept.position.epoch)))
+        for step in self.index.between(position.epoch + 1, kept.position.epoch):
             position = position.after(step)
-        if position != kept:
-            raise AuditFault("AUDIT_LOG_CHANGED", "the log does not have the names of the last run", kept.epoch)
+        if position != kept.position:
+            message = "the log does not have the names of the last run"
+            raise AuditFault("AUDIT_LOG_CHANGED", message, kept.position.epoch)
         return position
+
+    def signed(self, position: Position) -> SignedHead:
+        """What the witnesses signed of a position that the walk has reached."""
+        return self._met.at(position.epoch, position.root_hash)
 
     def begin_at(self, first: int) -> Position:
         """Where an audit from epoch `first` begins: the root before it, as the witnesses signed it.
@@ -137,13 +139,11 @@ class Auditor:
         epoch = max(position.epoch, self.index.last)
         while True:
             epoch += 1
-            objects = Listing(epoch).take(self._page({"prefix": f"{epoch}/"}))
-            if any(found.epoch != epoch for found in objects):
-                raise AuditFault("AUDIT_LISTING_INVALID", "the log lists names that were not asked for", epoch)
-            if not objects:
+            found = self._public.step(epoch)
+            if found is None:
                 return
-            self.index.add(objects)
-            yield objects[0]
+            self.index.add([found])
+            yield found
 
     def walk(
         self, position: Position, steps: Iterator[LogObject], look: Callable[[], None] = lambda: None
@@ -170,9 +170,9 @@ class Auditor:
                 position = position.after(step)
                 yield Step(position, _result(checked, look))
         finally:
-            self._ended.set()
+            self._public.end()
             pool.shutdown(cancel_futures=True)
-            self._ended.clear()
+            self._public.begin()
 
     def check_end(self, position: Position, newest: Mapping[str, Head]) -> None:
         """Raises AuditFault AUDIT_ENDS_EARLY if a witness signed an epoch that the log lacks, AUDIT_FORK if another
@@ -185,73 +185,25 @@ class Auditor:
                 raise AuditFault("AUDIT_FORK", f"{name} signed another root, {head.root_hash.hex()}", head.epoch)
 
     def _check(self, step: LogObject) -> dict[str, int]:
-        if step.size > MAX_OBJECT:
-            raise AuditFault("AUDIT_OBJECT_SIZE", f"its object has over {MAX_OBJECT} bytes", step.epoch)
-        with self._memory.taken(step.size):
-            check_proof(step, self._object(step))
+        with self._memory.taken(min(step.size, MAX_OBJECT)):
+            check_proof(step, self._public.object(step, MAX_OBJECT))
         return self._votes(Head(step.epoch, step.new_root))
 
-    def _object(self, step: LogObject) -> bytes:
-        try:
-            status, blob = self._get(f"{self._root.log_url.rstrip('/')}/{step.name}", step.size)
-        except HttpTooLarge:
-            raise AuditFault("AUDIT_OBJECT_SIZE", "its object is longer than listed", step.epoch) from None
-        except HttpUnavailable as e:
-            raise AuditUnavailable("AUDIT_LOG_SILENT", f"the log does not answer ({e})", step.epoch) from e
-        if status != 200:
-            raise AuditFault("AUDIT_OBJECT_MISSING", f"its object is listed but can't be read ({status})", step.epoch)
-        if len(blob) != step.size:
-            raise AuditFault("AUDIT_OBJECT_SIZE", "its object is shorter than listed", step.epoch)
-        return blob
-
     def _votes(self, head: Head) -> dict[str, int]:
-        answers: dict[str, bytes | None] = {}
-        for witness in self._root.witnesses:
-            try:
-                answers[witness.name] = self._ask(witness, f"audits/{head.epoch}")
-            except HttpUnavailable:
-                continue
+        answers = self._public.answers(head.epoch)
+        self._meet(*self._answered(head.epoch, answers))
         return count_votes(self._root, head, answers, self._now_ms())
 
-    def _ask(self, witness: Witness, what: str) -> bytes | None:
-        """The witness's answer, None if it has none. Raises HttpUnavailable, also soon after it did not answer."""
-        if time.monotonic() < self._silent_until.get(witness.name, 0):
-            raise HttpUnavailable(f"{witness.name} did not answer")
-        url = f"{witness.url.rstrip('/')}/namespaces/{self._root.namespace}/{what}"
-        try:
-            status, answer = self._get(url, MAX_ANSWER)
-        except HttpTooLarge:
-            return b""  # whatever it is, it is no signature
-        except HttpUnavailable:
-            self._silent_until[witness.name] = time.monotonic() + SILENT_S
-            raise
-        return answer if status == 200 else None
+    def _answered(self, epoch: int, answers: Mapping[str, bytes | None]) -> list[SignedHead]:
+        return signed_heads(self._root, epoch, answers, self._now_ms())
 
-    def _page(self, query: Mapping[str, str]) -> Page:
-        try:
-            url = f"{self._root.log_url.rstrip('/')}/?{urlencode({'list-type': '2', **query})}"
-            status, body = self._get(url, MAX_PAGE)
-        except HttpTooLarge:
-            raise AuditFault("AUDIT_LISTING_INVALID", "a page is too large") from None
-        except HttpUnavailable as e:
-            raise AuditUnavailable("AUDIT_LOG_SILENT", f"the log does not answer ({e})") from e
-        if status != 200:
-            raise AuditUnavailable("AUDIT_LOG_SILENT", f"the log can't be listed ({status})")
-        return parse_page(body)
-
-    def _get(self, url: str, limit: int) -> tuple[int, bytes]:
-        """With some patience for a side that is busy or starting again."""
-        for pause_s in (*PAUSES_S, None):
-            try:
-                status, body = self._http.get(url, limit=limit)
-                if status < 500 and status != 429:
-                    return status, body
-                failed = HttpUnavailable(f"status {status}")
-            except HttpUnavailable as e:
-                failed = e
-            if pause_s is None or self._ended.wait(pause_s):
-                break
-        raise failed
+    def _meet(self, *heads: SignedHead) -> None:
+        """Raises AuditFault AUDIT_FORK, with the evidence, if a witness signed another root for an epoch before."""
+        with self._meeting:
+            evidence = [found for head in heads for found in self._met.take(head)]
+        if evidence:
+            text = judge(self._root, encode(evidence[0])).text
+            raise AuditFault("AUDIT_FORK", text, heads[0].epoch, evidence)
 
 
 def _result(checked: Future[dict[str, int]], look: Callable[[], None]) -> dict[str, int]:

@@ -3,25 +3,40 @@
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from ipls.audit.errors import AuditError, AuditUnavailable
 from ipls.audit.walk import Position, beginning
 from ipls.cli.audit.auditor import Step
-from ipls.cli.audit.state import save_position
+from ipls.cli.audit.state import Kept, save_kept
 from ipls.cli.console import emit
+from ipls.proto.trust.v1.evidence_pb2 import Evidence
+from ipls.proto.witness.v1.head_pb2 import SignedHead
+from ipls.store.errors import StoreError
+from ipls.store.evidence import EvidenceFolder
 from ipls.trust.root import TrustRoot
 
 SAVE_S = 1.0
 
 
 class Run:
-    """`path` is the state file, None where nothing is kept."""
+    """`path` is the state file, None where nothing is kept; `signed` gives the signatures on a position walked."""
 
-    def __init__(self, root: TrustRoot, path: Path | None, *, as_json: bool) -> None:
+    def __init__(
+        self,
+        root: TrustRoot,
+        path: Path | None,
+        evidence: EvidenceFolder,
+        signed: Callable[[Position], SignedHead],
+        *,
+        as_json: bool,
+    ) -> None:
         self.at = beginning(root)
         self._root = root
         self._path = path
+        self._evidence = evidence
+        self._signed_at = signed
         self._as_json = as_json
         self._from = self.at
         self._saved = self.at
@@ -53,7 +68,7 @@ class Run:
         """Keep the position for the next run."""
         self._looked = time.monotonic()
         if self._path and self.at != self._saved:
-            save_position(self._path, self._root, self.at)
+            save_kept(self._path, self._root, Kept(self.at, self._signed_at(self.at)))
             self._saved = self.at
 
     def note(self, error: AuditUnavailable) -> None:
@@ -63,6 +78,7 @@ class Run:
     def report(self, error: AuditError | None) -> None:
         """The last word, of a run that ended well (None) or not."""
         self.save()
+        files = [file for found in (error.evidence if error else ()) if (file := self._keep(found))]
         seconds = time.monotonic() - self._started
         epochs = self.at.epoch - self._from.epoch
         rate = epochs / seconds if seconds else 0.0
@@ -82,6 +98,7 @@ class Run:
                     "epochs_per_second": round(rate, 1),
                     "fault": None if unavailable else fault,
                     "unavailable": fault if unavailable else None,
+                    "evidence": files,
                 }
             )
             return
@@ -89,3 +106,12 @@ class Run:
         print(f"checked now: {epochs} epochs from {self._from.epoch + 1} on, {rate:.1f} a second")
         for witness in self._root.witnesses:
             print(f"signed by {witness.name}: {self._signed[witness.name]} of {epochs}")
+        for file in files:
+            print(f"evidence: {file}")
+
+    def _keep(self, evidence: Evidence) -> str | None:
+        try:
+            return str(self._evidence.keep(evidence))
+        except (OSError, StoreError) as e:  # the fault is told all the same
+            print(f"ipls: evidence could not be written: {e}", file=sys.stderr)
+            return None

@@ -3,10 +3,14 @@
 import json
 import os
 from pathlib import Path
+from typing import NamedTuple
+
+from google.protobuf.message import DecodeError
 
 from ipls.audit.walk import Position
 from ipls.cli.files import replace
 from ipls.config import ConfigError
+from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.trust.encoding import T
 from ipls.trust.root import TrustRoot
 
@@ -22,28 +26,39 @@ def default_path(root: TrustRoot) -> Path:
     return Path(base) / "ipls/audit" / f"{root.namespace}-{_key(root)[:16]}.json"
 
 
-def load_position(path: Path, root: TrustRoot) -> Position | None:
-    """What `save_position` kept; None if the file is not there. Raises ConfigError AUDIT_STATE_INVALID."""
+class Kept(NamedTuple):
+    """A position and what the witnesses signed of it: against that it shows if they sign another root."""
+
+    position: Position
+    signed: SignedHead
+
+
+def load_kept(path: Path, root: TrustRoot) -> Kept | None:
+    """What `save_kept` kept; None if the file is not there. Raises ConfigError AUDIT_STATE_INVALID."""
     try:
         kept = json.loads(path.read_bytes())
         if kept["log"] != _key(root):
             raise ValueError
         position = Position(int(kept["epoch"]), bytes.fromhex(kept["root"]), bytes.fromhex(kept["trail"]))
+        signed = SignedHead.FromString(bytes.fromhex(kept["signed"]))
+        if (signed.epoch, signed.root_hash) != position[:2]:
+            raise ValueError
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, DecodeError) as e:
         message = f"{path} is not the state of an audit of this log; remove it, or name another with --state"
         raise ConfigError(message, "AUDIT_STATE_INVALID") from e
-    return position
+    return Kept(position, signed)
 
 
-def save_position(path: Path, root: TrustRoot, position: Position) -> None:
+def save_kept(path: Path, root: TrustRoot, kept: Kept) -> None:
     """Durable when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    kept = {
+    fields = {
         "log": _key(root),
-        "epoch": position.epoch,
-        "root": position.root_hash.hex(),
-        "trail": position.trail.hex(),
+        "epoch": kept.position.epoch,
+        "root": kept.position.root_hash.hex(),
+        "trail": kept.position.trail.hex(),
+        "signed": kept.signed.SerializeToString().hex(),
     }
-    replace(path, json.dumps(kept).encode() + b"\n")
+    replace(path, json.dumps(fields).encode() + b"\n")

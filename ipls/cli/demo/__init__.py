@@ -13,6 +13,7 @@ import typer
 from ipls.cli.demo import servers
 from ipls.cli.demo.narrator import Narrator
 from ipls.cli.demo.story import Story
+from ipls.config import load_trust_root
 
 ADDRESS_BOOK = "data/addressbook.vcf"
 
@@ -37,13 +38,15 @@ def command(
     for number in servers.ENDING:
         signal.signal(number, servers.interrupt)
     narrator = Narrator(as_json=as_json)
-    narrator.chapter("Keys, token, certificates, and six servers, each a process of its own")
+    narrator.chapter("Keys, token, certificates, and eight servers, each a process of its own")
     with servers.running(keep) as folder:
         for name, service in servers.endpoints(folder)["services"].items():
             narrator.say(f"• {name:13} {service['address']:28} process {service['pid']}")
+        root = load_trust_root(folder / "trust.toml")
+        narrator.say(f"An epoch needs the signatures of {root.k} of the {len(root.witnesses)} witnesses: a quorum.")
         story = Story(folder, source, narrator)
         with narrator.working():
-            asyncio.run(story.tell())
+            asyncio.run(servers.cancelled_by_signals(story.tell()))
         if keep:
             narrator.say(f"The servers go on; {folder / 'endpoints.json'} says where, the profiles are in {folder}.")
             narrator.say(f"To end them: ipls demo --stop {shlex.quote(str(folder))}")

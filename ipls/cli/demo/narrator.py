@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from ipls.cli.console import emit
+from ipls.cli.uses import told
 from ipls.client import events
 
 
@@ -66,6 +67,10 @@ class Narrator:
                     f"• identity version {version}, published in epoch {epoch}: "
                     f"{public_key.hex()[:16]}…, {whose.get(origin, origin)}"
                 )
+            case events.KeyUse():
+                self.say(f"• {told(event)}")
+            case events.EvidenceMet(text, _):
+                self.say(f"• evidence: {text}")
             case events.VaultAccepted():
                 text = (
                     f"vault: HSM key {event.hsm_key_id.hex()[:16]}… of bundle {event.bundle_number}; it demanded the "

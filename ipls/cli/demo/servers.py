@@ -1,5 +1,6 @@
 """The demonstration's deployment: every server a process of its own, under one `ipls serve all`."""
 
+import asyncio
 import json
 import os
 import select
@@ -8,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +19,7 @@ from ipls.cli.files import replace
 from ipls.config import ConfigError
 
 NAMESPACE = "demo.ipls"
+WITNESSES = 3
 PID_FILE = "serve.pid"
 STOP_S = 20.0
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -38,7 +40,7 @@ def running(keep: Path | None) -> Iterator[Path]:
     try:
         with _uninterrupted():
             folder = folder or Path(tempfile.mkdtemp(prefix="ipls-demo-"))
-        deployment.create(folder, NAMESPACE, port=0)
+        deployment.create(folder, NAMESPACE, witnesses=WITNESSES, port=0)
         folder = folder.resolve()
         with _uninterrupted():
             server = _start(folder, detached=keep is not None)
@@ -57,9 +59,39 @@ def running(keep: Path | None) -> Iterator[Path]:
 
 def interrupt(*_: object) -> NoReturn:
     """Handler of the signals ENDING: KeyboardInterrupt, once, so that a second one does not stop the cleaning up."""
+    _ignore_signals()
+    raise KeyboardInterrupt
+
+
+def _ignore_signals() -> None:
     for number in ENDING:
         signal.signal(number, lambda *_: None)
-    raise KeyboardInterrupt
+
+
+async def cancelled_by_signals(work: Coroutine[Any, Any, None]) -> None:
+    """Await `work`, which a signal of ENDING cancels, once. Raises KeyboardInterrupt then.
+
+    An exception that a signal's handler raises may come up in a callback that takes it for its own; a cancelled task
+    ends.
+    """
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(work)
+    asked = asyncio.Event()
+
+    def cancel(*_: object) -> None:
+        _ignore_signals()
+        asked.set()
+        loop.call_soon_threadsafe(task.cancel)
+
+    for number in ENDING:
+        signal.signal(number, cancel)
+    try:
+        await task
+    finally:
+        if asked.is_set():
+            raise KeyboardInterrupt  # whatever came of the work
+        for number in ENDING:
+            signal.signal(number, interrupt)
 
 
 @contextmanager

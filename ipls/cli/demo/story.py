@@ -118,13 +118,13 @@ class Story:
         self._count("unpublished key", ["the vault"], [await self._thief.unpublished_key(head)])
         self._narrator.chapter("Theft 2: a fork, a second directory on a copy from before, with the thief's key in it")
         refusals = await self._thief.fork(head)
-        self._count("fork", ["the witness", "the vault"], refusals)
+        self._count("fork", ["the witnesses", "the vault"], refusals)
         self._narrator.chapter("Theft 3: the frames of the honest restore, sent again")
         self._count("replay", ["the vault"], [await self._thief.replay(self._frames)])
         self._narrator.chapter("What is not refused, but seen")
         self._narrator.say(
-            "An operator who publishes a key of its own for the number, in a real epoch that the witness signs, is not "
-            "refused: whoever controls registration can do that, and retrieve the key."
+            "An operator who publishes a key of its own for the number, in a real epoch that the witnesses sign, is "
+            "not refused: whoever controls registration can do that, and retrieve the key."
         )
         self._narrator.say(
             "It is seen: the key stands in the number's history for ever. The owner's device finds it on its next sync "

@@ -1,7 +1,7 @@
 """What the operator tries with the real servers, and what each of them answers.
 
 The operator owns the directory's database and every one of its keys, the network and the contact store; not the
-witness's key and not the inside of the token.
+witnesses' keys and not the inside of the token.
 """
 
 import asyncio
@@ -82,13 +82,13 @@ class Thief:
     async def fork(self, honest: SignedHead) -> list[Refusal | None]:
         """(b) The copied database with the thief's key published in it, served by a second directory.
 
-        Its epoch is the one that the witness signed another root for: `honest`. Returns the witness's refusal, then
-        the vault's of the forked root under the honest epoch's signature; None for what was not refused.
+        Its epoch is the one that the witnesses signed another root for: `honest`. Returns their refusal, then the
+        vault's of the forked root under the honest epoch's signature; None for what was not refused.
         """
         config = self._fork_config()
         forked_root = await asyncio.to_thread(self._publish_in, config, honest.epoch)
         async with self._second_directory() as log:
-            refusal = await self._witness_refusal(log, honest.epoch)
+            refusal = await self._witnesses_refusal(log, honest.epoch)
         head = SignedHead(epoch=honest.epoch, root_hash=forked_root, cosignatures=honest.cosignatures)
         return [refusal, await self._session(head)]
 
@@ -141,7 +141,9 @@ class Thief:
             record = encode_record(public_key(self._seed))
             label = self._label.encode()
             store.submit(secrets.token_bytes(16), label, record, system_now_ms(), daily_quota=1000, queue_max=1000)
-            prepared = prepare(store, key, config.epoch_max_updates)
+            term = store.take_lease(store.lease())
+            prepared = prepare(store, key, term, config.epoch_max_updates)
+            store.release(term)
             assert prepared is not None, "a new key is a change"
             step, _ = prepared
             assert step.epoch == epoch, "the copy is from just before the honest epoch"
@@ -169,16 +171,23 @@ class Thief:
             await process.wait()
             shutil.rmtree(fork)
 
-    async def _witness_refusal(self, log: Path, epoch: int) -> Refusal | None:
-        """What the second directory logs of the witness's answer; None if it is signed, or nothing within WAIT_S."""
+    async def _witnesses_refusal(self, log: Path, epoch: int) -> Refusal | None:
+        """What the second directory logs of the witnesses' answers, once so many refused that no quorum is left.
+
+        None if it is signed, or too few answer within WAIT_S.
+        """
         deadline = time.monotonic() + WAIT_S
         while time.monotonic() < deadline:
+            refused: dict[str, Refusal] = {}
             for line in log.read_text().splitlines():
                 entry = json.loads(line) if line.startswith("{") else {}
                 if entry.get("event") == "witness did not sign" and entry.get("epoch") == epoch:
-                    return Refusal("the witness", entry["reason"], entry["why"].partition(": ")[2])
+                    witness, _, message = entry["why"].partition(": ")
+                    refused[witness] = Refusal("the witnesses", entry["reason"], message)
                 if entry.get("event") == "epoch published":
                     return None
+            if len(self._root.witnesses) - len(refused) < self._root.k:
+                return next(iter(refused.values()))
             await asyncio.sleep(POLL_S)
         return None
 

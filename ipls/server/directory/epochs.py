@@ -2,45 +2,66 @@
 
 from collections.abc import Sequence
 
-from ipls.akd import AkdError, DirectoryKey, Publication, Update, Version, publish, verify_append_only
+from ipls.akd import AkdError, DirectoryKey, publish, republish, verify_append_only
+from ipls.server.directory.adoption import Found, find, position, positions
 from ipls.server.directory.errors import PublisherStopped
-from ipls.store.directory import DirectoryStore, Queued, Step, StoredHead
+from ipls.store.directory import DirectoryStore, Leaf, Made, Step, StoredHead
 from ipls.store.errors import StoreError
 from ipls.store.log import LogStore, object_name
 
 
-def prepare(store: DirectoryStore, key: DirectoryKey, max_updates: int) -> tuple[Step, Publication] | None:
+def prepare(store: DirectoryStore, key: DirectoryKey, term: int, max_updates: int) -> tuple[Step, Made] | None:
     """Write the row of the epoch after the newest head, from at most `max_updates` waiting updates, one a label.
 
-    Updates that change nothing are settled at the present epoch. None if no other waits. The row is durable and final
-    when this returns: from here on the epoch is this one or none. Raises PublisherStopped TREE_CORRUPT.
+    Updates that change nothing are settled at the present epoch, those that bring an adopted leaf's value at the
+    leaf's. None if no other waits. The row is durable and final when this returns: from here on the epoch is this one
+    or none. Raises PublisherStopped TREE_CORRUPT, StoreError LEASE_LOST.
     """
     head = store.head()
     assert head is not None, "an epoch follows a head"
     while batch := store.next_batch(max_updates):
-        updates = _updates(store, batch, head)
-        same = [q for q, u in zip(batch, updates, strict=True) if u.current and u.current.value == u.value]
-        if same:
-            store.settle(same, head.epoch)
-            continue
-        publication = _publish(store, key, head, updates)
-        assert publication is not None, "every update of the batch changes its label"
-        step = Step(publication.epoch, publication.old_root, publication.new_root, tuple(batch), publication.blob)
-        store.insert_step(step)
-        return step, publication
+        found = find(store, key, batch, head.epoch)
+        there = [(q, each) for q, each in zip(batch, found, strict=True) if each.there]
+        if there:
+            shown = [version for _, each in there for version in each.shown()]
+            settled = [(q, each.there.epoch) for q, each in there if each.there]
+            store.reveal(term, settled, shown, positions(key, shown))
+        elif same := [q for q, each in zip(batch, found, strict=True) if each.is_same]:
+            store.settle(term, same, head.epoch)
+        else:
+            made = _make(store, key, head, found)
+            assert made is not None, "every update of the batch changes its label"
+            new = made.publication
+            step = Step(new.epoch, new.old_root, new.new_root, tuple(batch), new.blob)
+            store.insert_step(term, step)
+            return step, made
     return None
 
 
-def recompute(store: DirectoryStore, key: DirectoryKey, step: Step) -> Publication:
-    """The publication of a row written before, e.g. by a process that died.
+def adopt(store: DirectoryStore, term: int, head: StoredHead, new_root: bytes, blob: bytes) -> Step:
+    """Write the row of the epoch after `head` from a blob that witnesses signed.
+
+    Raises AkdError if the blob doesn't prove the step, StoreError LEASE_LOST.
+    """
+    step = Step(head.epoch + 1, head.root_hash, new_root, (), blob)
+    verify_append_only(step.old_root, step.new_root, step.epoch, step.blob)
+    store.insert_step(term, step)
+    return step
+
+
+def recompute(store: DirectoryStore, key: DirectoryKey, step: Step) -> Made:
+    """The epoch of a row written before, e.g. by a process that died.
 
     Raises PublisherStopped TREE_CORRUPT, and STEP_DIFFERS if it comes out otherwise: proposing that would be a fork.
     """
     head = store.head()
     assert head is not None, "a row follows a head"
-    made = _publish(store, key, head, _updates(store, step.batch, head))
+    if step.batch:
+        made = _make(store, key, head, find(store, key, step.batch, head.epoch))
+    else:
+        made = _remake(store, head, step)
     row = (step.epoch, step.old_root, step.new_root, step.blob)
-    if made is None or (made.epoch, made.old_root, made.new_root, made.blob) != row:
+    if made is None or made.publication[:4] != row:
         raise PublisherStopped(
             "STEP_DIFFERS",
             f"the row of epoch {step.epoch} can't be made again from this database and VRF key: restore the database",
@@ -48,35 +69,40 @@ def recompute(store: DirectoryStore, key: DirectoryKey, step: Step) -> Publicati
     return made
 
 
-def _publish(
-    store: DirectoryStore, key: DirectoryKey, head: StoredHead, updates: Sequence[Update]
-) -> Publication | None:
+def _make(store: DirectoryStore, key: DirectoryKey, head: StoredHead, found: Sequence[Found]) -> Made | None:
     try:
-        return publish(store, key, head.epoch, head.root_hash, head.depth, updates)
+        new = publish(store, key, head.epoch, head.root_hash, head.depth, [each.update for each in found])
     except AkdError as e:
-        raise PublisherStopped("TREE_CORRUPT", f"the stored tree of epoch {head.epoch} is damaged: {e}") from e
+        raise _corrupt(head, e) from e
+    skipped = [version for each in found for version in each.shown()]
+    return new and Made(new._replace(versions=[*skipped, *new.versions]), revealed=positions(key, skipped))
+
+
+def _remake(store: DirectoryStore, head: StoredHead, step: Step) -> Made:
+    try:
+        new, leaves = republish(store, head.epoch, head.root_hash, head.depth, step.blob)
+    except AkdError as e:
+        raise _corrupt(head, e) from e
+    return Made(new, awaited=[Leaf(position(leaf.label), leaf.epoch, leaf.stored) for leaf in leaves])
+
+
+def _corrupt(head: StoredHead, error: AkdError) -> PublisherStopped:
+    return PublisherStopped("TREE_CORRUPT", f"the stored tree of epoch {head.epoch} is damaged: {error}")
 
 
 def write_object(log: LogStore, step: Step) -> None:
     """Put the signed step into the log, durably; one there already will do if it proves the same step.
 
-    Raises OSError (tried again later) and PublisherStopped if the epoch's object is another.
+    Raises OSError (tried again later) and PublisherStopped if the epoch's object is another, or there can be none.
     """
     name = object_name(step.epoch, step.old_root, step.new_root)
     try:
         log.put(name, step.blob)
     except StoreError as e:
-        there = log.get(name)
-        if e.reason != "LOG_OBJECT_EXISTS" or there is None:
+        there = log.get(name) if e.reason == "LOG_OBJECT_EXISTS" else None
+        if there is None:
             raise PublisherStopped(e.reason, str(e)) from e
         try:
             verify_append_only(step.old_root, step.new_root, step.epoch, there)
         except AkdError as refused:
             raise PublisherStopped(e.reason, f"{e}, which don't prove the step: {refused.reason}") from refused
-
-
-def _updates(store: DirectoryStore, batch: Sequence[Queued], head: StoredHead) -> list[Update]:
-    def current(label: bytes) -> Version | None:
-        return next(iter(store.versions(label, head.epoch, 1)), None)
-
-    return [Update(q.label, q.value, current(q.label)) for q in batch]

@@ -8,7 +8,8 @@ from ipls.store.errors import StoreError
 
 
 class NoQuorum(Exception):
-    """Witnesses are down or refuse; `reason` is the first refusal's, or WITNESS_UNREACHABLE."""
+    """Witnesses are down or refuse; `reason` is the first refusal's, WITNESS_UNREACHABLE, WITNESSES_SPLIT or
+    STEP_UNAVAILABLE."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -16,5 +17,5 @@ class NoQuorum(Exception):
 
 
 class PublisherStopped(StoreError):
-    """Going on could fork the directory: STEP_DIFFERS, TREE_CORRUPT, DIRECTORY_BEHIND_WITNESS, START_NOT_EMPTY,
-    LOG_EPOCH_TAKEN, LOG_OBJECT_EXISTS."""
+    """Going on could fork the directory, or can't succeed: STEP_DIFFERS, TREE_CORRUPT, ROOT_UNREACHABLE,
+    START_NOT_EMPTY, LOG_EPOCH_TAKEN, LOG_OBJECT_EXISTS."""

@@ -28,19 +28,19 @@ class Pruner:
         self._next: tuple[int, int] | None = START
         self._pins: tuple[int, ...] = ()
 
-    def some(self) -> bool:
-        """One small transaction of each kind; whether there may be more to do."""
+    def some(self, term: int) -> bool:
+        """One small transaction of each kind; whether there may be more to do. Raises StoreError LEASE_LOST."""
         floor, wanted = self._store.floor(), self._wanted_floor()
         if wanted - floor >= self._config.prune_every:
-            self._store.raise_floor(wanted)
+            self._store.raise_floor(term, wanted)
             self._next = self._next or START
         pins = self._store.pins()
         if pins != self._pins:  # what a pin has held may be free now
             self._pins, self._next = pins, START
         if self._next:
-            self._next = self._store.prune_tiles(self._next, ROWS)
+            self._next = self._store.prune_tiles(term, self._next, ROWS)
         before_ms = self._now_ms() - int(self._config.keep_tickets_days * DAY_MS)
-        return self._store.prune_tickets(before_ms, ROWS) == ROWS or self._next is not None
+        return self._store.prune_tickets(term, before_ms, ROWS) == ROWS or self._next is not None
 
     def _wanted_floor(self) -> int:
         """The oldest epoch that the policy keeps."""

@@ -1,4 +1,7 @@
-"""The one publisher of a namespace: the epoch sequence of the directory's design, again and again."""
+"""The publisher of a namespace: the epoch sequence of the directory's design, again and again.
+
+Any number of processes run one over one database; the holder of the lease publishes.
+"""
 
 import asyncio
 import math
@@ -10,15 +13,19 @@ from typing import NoReturn
 
 import structlog
 
-from ipls.akd import EMPTY_ROOT, DirectoryKey, Publication
+from ipls.akd import EMPTY_ROOT, AkdError, DirectoryKey
 from ipls.proto.witness.v1.head_pb2 import SignedHead
-from ipls.server.directory.epochs import prepare, recompute, write_object
+from ipls.server.directory.adoption import choose_root
+from ipls.server.directory.epochs import adopt, prepare, recompute, write_object
 from ipls.server.directory.errors import NoQuorum, PublisherStopped
+from ipls.server.directory.lease import LeaseKeeper
 from ipls.server.directory.pruning import Pruner
-from ipls.server.directory.witnesses import Witnesses
-from ipls.store.directory import DirectoryStore, Step, StoredHead
-from ipls.store.log import LogStore
-from ipls.trust.heads import timestamp
+from ipls.server.directory.witnesses import RENEWALS, Witnesses
+from ipls.store.directory import DirectoryStore, Made, Step, StoredHead
+from ipls.store.errors import StoreError
+from ipls.store.log import LogStore, object_name
+from ipls.trust.errors import HeadRefused
+from ipls.trust.heads import signers, timestamp
 from ipls.trust.root import TrustRoot
 
 log = structlog.get_logger()
@@ -43,7 +50,7 @@ class Announcements:
 
 
 class Publisher:
-    """Makes epochs of the queue and keeps the newest head's signatures young.
+    """Makes epochs of the queue and keeps the newest head's signatures young, while it holds the lease.
 
     Every step is durable before the next begins and can be done again, so that a crash or a refusal anywhere is
     answered in one way: from the start. Without k signatures nothing of an epoch is visible or in the log.
@@ -73,9 +80,11 @@ class Publisher:
         self._max_age_ms = int(max_age_s * 1000)
         self._now_ms = now_ms
         self._retry_s = retry_s
+        self._wait_s = retry_s[0]
         self._term = 0
+        self._ahead = 0
         self._signed_ms = 0
-        self._publication: Publication | None = None
+        self._made: Made | None = None
         self._submitted = asyncio.Event()
         self.heads = Announcements()
 
@@ -83,64 +92,66 @@ class Publisher:
         """Updates were queued."""
         self._submitted.set()
 
-    async def run(self) -> NoReturn:
-        """Publish until cancelled. Raises PublisherStopped, or StoreError LEASE_HELD if another process publishes."""
-        with self._store.lease():
-            wait_s = self._retry_s[0]
-            while True:
-                try:
-                    await self.lead()
-                    while True:
-                        await self.advance()
-                        wait_s = self._retry_s[0]
-                        await self._work()
-                except (NoQuorum, OSError, sqlite3.OperationalError) as e:
-                    reason = (
-                        e.reason
-                        if isinstance(e, NoQuorum)
-                        else ("LOG_UNAVAILABLE" if isinstance(e, OSError) else "DATABASE_UNAVAILABLE")
-                    )
-                    log.warning("no epoch", reason=reason, why=str(e), retry_s=wait_s)
-                await asyncio.sleep(wait_s)
-                wait_s = min(2 * wait_s, self._retry_s[1])
+    async def run(self, lease: LeaseKeeper) -> NoReturn:
+        """Publish whenever the lease is ours, until cancelled. Raises PublisherStopped.
 
-    async def lead(self) -> None:
-        """Take a term above those of all witnesses that answer. Raises NoQuorum, PublisherStopped.
-
-        A witness ahead of this database means that the database is not the newest copy: a row made now would be a
-        second one for its epoch.
+        Who can't publish gives the lease back for a while: another process may reach what this one does not.
         """
-        states = await self._witnesses.states()
-        head = await to_thread(self._store.head)
-        step = await to_thread(self._store.unfinished_step)
-        newest = step.epoch if step else head.epoch if head else self._root.start_epoch
-        ahead = max(state.epoch for state in states)
-        if ahead > newest:
-            raise PublisherStopped(
-                "DIRECTORY_BEHIND_WITNESS",
-                f"a witness has signed epoch {ahead}, this database ends at {newest}: restore its newest copy",
-            )
-        above = min(max(state.term for state in states), MAX_STATED_TERM)
-        self._term = await to_thread(self._store.take_term, above)
+        while True:
+            try:
+                seen = await lease.until_free()
+                above = await self.ask()
+                await lease.hold(seen, above, self._publish)
+            except (NoQuorum, OSError, sqlite3.OperationalError) as e:
+                reason = (
+                    e.reason
+                    if isinstance(e, NoQuorum)
+                    else ("LOG_UNAVAILABLE" if isinstance(e, OSError) else "DATABASE_UNAVAILABLE")
+                )
+                log.warning("no epoch", reason=reason, why=str(e), retry_s=self._wait_s)
+                await asyncio.sleep(self._wait_s)
+                self._wait_s = min(2 * self._wait_s, self._retry_s[1])
+            except StoreError as e:
+                if e.reason != "LEASE_LOST":
+                    raise
+                log.info("another process publishes", why=str(e))
+
+    async def ask(self) -> int:
+        """Ask the witnesses what they have signed. The term that a new one must be above. Raises NoQuorum."""
+        states = (await self._witnesses.states()).values()
+        self._ahead = max(state.epoch for state in states)
+        return min(max(state.term for state in states), MAX_STATED_TERM)
+
+    async def _publish(self, term: int) -> None:
+        self.lead(term)
+        while True:
+            await self.advance()
+            self._wait_s = self._retry_s[0]
+            await self._work()
+
+    def lead(self, term: int) -> None:
+        """Publish in this term from now on."""
+        self._term = term
 
     async def advance(self) -> None:
-        """One round: start the namespace, finish the row there is, renew the head, publish what waits.
+        """One round: start the namespace, finish the row there is, adopt what only witnesses have, renew the head,
+        publish what waits.
 
         Raises NoQuorum, OSError (the log can't be written) and sqlite3.OperationalError (a full disk), which are tried
-        again later; PublisherStopped.
+        again later; StoreError LEASE_LOST; PublisherStopped.
         """
         head = await to_thread(self._store.head)
         if head is None:
             head = await self._start()
-        if step := await to_thread(self._store.unfinished_step):
+        while step := await to_thread(self._store.unfinished_step) or await self._adopt(head):
             head = await self._finish(step)
-        if self._renewal_due_ms(head) <= self._now_ms():
+        if self._renewal_due_ms(head) <= self._now_ms() or not self._counts(head):
             head = await self._renew(head)
         if await to_thread(self._epoch_due_ms) <= self._now_ms():
-            prepared = await to_thread(prepare, self._store, self._key, self._max_updates)
+            prepared = await to_thread(prepare, self._store, self._key, self._term, self._max_updates)
             self.heads.announce()  # updates that change nothing have their tickets resolved
             if prepared:
-                step, self._publication = prepared
+                step, self._made = prepared
                 await self._finish(step)
 
     async def _start(self) -> StoredHead:
@@ -148,18 +159,40 @@ class Publisher:
             raise PublisherStopped("START_NOT_EMPTY", "the trust root starts with a tree that this database lacks")
         signed = await self._sign(0, EMPTY_ROOT, EMPTY_ROOT, b"")
         head = StoredHead(0, EMPTY_ROOT, 0, signed.SerializeToString())
-        await to_thread(self._store.commit_start, head)
+        await to_thread(self._store.commit_start, self._term, head)
         self.heads.announce()
         return head
 
+    async def _adopt(self, head: StoredHead) -> Step | None:
+        """The row of the next epoch, made of what witnesses have signed; None if there is nothing to be adopted.
+
+        A row made from the queue instead would be a second one for its epoch.
+        """
+        epoch = head.epoch + 1
+        if self._ahead < epoch:
+            return None
+        votes, ours = await self._witnesses.votes(epoch, head.root_hash)
+        root = choose_root(votes, ours, len(self._root.witnesses), self._root.k)
+        if root is None:  # a witness's word alone
+            self._ahead = head.epoch
+            return None
+        there = await to_thread(self._log.get, object_name(epoch, head.root_hash, root))
+        holders = [name for name, vote in votes.items() if vote == root]
+        for blob in [there] if there else await self._witnesses.blobs(epoch, root, holders):
+            with suppress(AkdError):
+                step = await to_thread(adopt, self._store, self._term, head, root, blob)
+                log.warning("epoch adopted", epoch=epoch, signed_by=holders)
+                return step
+        raise NoQuorum("STEP_UNAVAILABLE", f"epoch {epoch} lies neither in the log nor with a witness that answers")
+
     async def _finish(self, step: Step) -> StoredHead:
         """Signatures, then the log, then the head: the log may lead the head by one, never lag."""
-        if self._publication is None or self._publication.epoch != step.epoch:
-            self._publication = await to_thread(recompute, self._store, self._key, step)
+        if self._made is None or self._made.publication.epoch != step.epoch:
+            self._made = await to_thread(recompute, self._store, self._key, step)
         signed = await self._sign(step.epoch, step.old_root, step.new_root, step.blob)
         await to_thread(write_object, self._log, step)
-        head = await to_thread(self._store.commit, step, self._publication, signed.SerializeToString())
-        self._publication = None
+        head = await to_thread(self._store.commit, self._term, step, self._made, signed.SerializeToString())
+        self._made = None
         self.heads.announce()
         log.info("epoch published", epoch=head.epoch, updates=len(step.batch))
         return head
@@ -167,14 +200,24 @@ class Publisher:
     async def _renew(self, head: StoredHead) -> StoredHead:
         signed = await self._sign(head.epoch, head.root_hash, head.root_hash, b"")
         renewed = head._replace(signed=signed.SerializeToString())
-        await to_thread(self._store.renew, renewed)
+        await to_thread(self._store.renew, self._term, renewed)
         self.heads.announce()
         return renewed
 
     async def _sign(self, epoch: int, old_root: bytes, new_root: bytes, blob: bytes) -> SignedHead:
-        signed = await self._witnesses.sign(self._term, epoch, old_root, new_root, blob)
+        head = await to_thread(self._store.head)
+        known = SignedHead.FromString(head.signed) if head else None
+        signed = await self._witnesses.sign(self._term, epoch, old_root, new_root, blob, known)
         self._signed_ms = self._now_ms()
         return signed
+
+    def _counts(self, head: StoredHead) -> bool:
+        """Whether its signatures are a quorum: a new version of the trust root may have taken out the keys of some."""
+        try:
+            signers(self._root, SignedHead.FromString(head.signed), now_ms=self._now_ms(), check_age=False)
+        except HeadRefused:
+            return False
+        return True
 
     def _renewal_due_ms(self, head: StoredHead) -> int:
         """When a quarter of the maximum age is over for the oldest of the head's signatures.
@@ -183,7 +226,7 @@ class Publisher:
         """
         signed = SignedHead.FromString(head.signed)
         oldest_ms = min(map(timestamp, signed.cosignatures))
-        return max(oldest_ms, self._signed_ms) + self._root.max_head_age_ms // 4
+        return max(oldest_ms, self._signed_ms) + self._root.max_head_age_ms // RENEWALS
 
     def _epoch_due_ms(self) -> float:
         """When the next epoch is to be made; never, while nothing waits."""
@@ -199,7 +242,7 @@ class Publisher:
         pruning = True
         while True:
             if pruning:  # once at least, or a directory that is always busy would only grow
-                pruning = await to_thread(self._pruner.some)
+                pruning = await to_thread(self._pruner.some, self._term)
             self._submitted.clear()
             due_ms = min(self._renewal_due_ms(head), await to_thread(self._epoch_due_ms))
             wait_ms = due_ms - self._now_ms()

@@ -1,35 +1,43 @@
 """The directory's two gRPC services, over the store and the publisher's announcements."""
 
+import asyncio
 from asyncio import to_thread
-from collections.abc import AsyncIterator, Callable, Sequence
-from functools import lru_cache, partial
-from typing import Any, NoReturn, TypeVar
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from functools import partial
+from typing import Any, NamedTuple, NoReturn
 
 from grpc import StatusCode
 
 from ipls.akd import DirectoryKey, Version, make_absence, make_history, make_lookup, make_lookups
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceServicer, UpdateServiceServicer
+from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
 from ipls.proto.witness.v1.head_pb2 import SignedHead
+from ipls.rpc.channel import CHUNK
 from ipls.rpc.errors import ServiceError
+from ipls.rpc.reads import MAX_VERSIONS, history_responses
+from ipls.server.directory.adoption import known_versions
+from ipls.server.directory.cache import Entry, Proofs
 from ipls.server.directory.publisher import Announcements
+from ipls.server.directory.readers import Readers
 from ipls.store.directory import DirectoryStore, StoredHead
 from ipls.store.errors import StoreError
+from ipls.trust.chain import MAX_ANSWER
 from ipls.trust.errors import TrustError
 from ipls.trust.identity import check_label, decode_record
-
-Proof = TypeVar("Proof")
+from ipls.trust.root import parse
 
 REQUEST_ID_BYTES = 16
-
-HOT_PROOFS = 1024
-"""Proofs kept in memory; one for an epoch never changes."""
 
 MAX_BATCH = 64
 """Labels in one lookup: their proofs, absences included, stay below gRPC's 4 MiB a message."""
 
 MAX_WATCHERS = 500
 """Streams of heads at once: half of the calls that a server takes, so that reads and updates go on beside them."""
+
+MAX_LONG_HISTORIES = 8
+"""Histories over a message's size that are sent at once, each in memory until then."""
+LONG_HISTORY_S = 60.0
 
 _CODES = {
     "REQUEST_ID_REUSED": StatusCode.ALREADY_EXISTS,
@@ -38,6 +46,7 @@ _CODES = {
     "TICKET_UNKNOWN": StatusCode.NOT_FOUND,
     "VERSION_NEWEST": StatusCode.FAILED_PRECONDITION,
     "EPOCH_PRUNED": StatusCode.OUT_OF_RANGE,
+    "VALUE_AWAITED": StatusCode.UNAVAILABLE,
 }
 
 
@@ -52,48 +61,96 @@ def _invalid(reason: str, message: str) -> ServiceError:
     return ServiceError(StatusCode.INVALID_ARGUMENT, reason, message)
 
 
-class DirectoryService(DirectoryServiceServicer):
-    """Proved reads. Each answer is for one head, the newest or the one asked for, and carries it."""
+class _Wanted(NamedTuple):
+    """How to make an answer; with an entry, one that may have been kept."""
 
-    def __init__(self, store: DirectoryStore, key: DirectoryKey, heads: Announcements) -> None:
+    entry: Entry | None
+    make: Callable[[], Any]
+
+
+Plan = Callable[[StoredHead], _Wanted]
+"""What is wanted, once the head is known that it is to be proved against."""
+
+
+class DirectoryService(DirectoryServiceServicer):
+    """Proved reads. Each answer is for one head, the newest or the one asked for, and carries it.
+
+    What asks for a label raises, besides what is named there: READ_SESSION_REQUIRED, READ_SESSION_INVALID,
+    READ_SESSION_EXPIRED, IDENTITY_SUPERSEDED, HISTORY_OF_ANOTHER, LABEL_QUOTA.
+    """
+
+    def __init__(
+        self,
+        store: DirectoryStore,
+        key: DirectoryKey,
+        heads: Announcements,
+        readers: Readers,
+        proofs: Proofs,
+        versions: Sequence[SignedTrustRoot] = (),
+    ) -> None:
+        """`versions` are those of the trust root after the pinned one."""
         self._store = store
         self._key = key
         self._heads = heads
+        self._readers = readers
+        self._proofs = proofs
+        self._trust_roots = {parse(version.file).number: version for version in versions}
         self._watchers = 0
-        # The versions, values included, are among the keys: what was erased is not found any more.
-        self._make_lookup = lru_cache(HOT_PROOFS)(partial(make_lookup, store, key))
-        self._make_history = partial(make_history, store, key)
-        self._make_newest = lru_cache(HOT_PROOFS)(self._make_history)
+        self._long_histories = 0
+
+    async def OpenSession(self, request: pb.OpenSessionRequest, context: Any) -> pb.OpenSessionResponse:
+        """LABEL_INVALID, BODY_INVALID, KEY_INVALID, SIGNATURE_LENGTH, SIGNATURE_INVALID; READER_UNKNOWN,
+        READER_PENDING; CALL_STALE, CALL_REPLAYED, CALL_QUOTA, OPENINGS_BUSY.
+        """
+        return await self._readers.open(request)
 
     async def Lookup(self, request: pb.LookupRequest, context: Any) -> pb.LookupResponse:
-        """LABEL_NOT_FOUND, VALUE_ERASED, LABEL_INVALID, EPOCH_UNKNOWN, EPOCH_PRUNED, DIRECTORY_NOT_READY."""
+        """LABEL_NOT_FOUND, VALUE_AWAITED, VALUE_ERASED, LABEL_INVALID; EPOCH_UNKNOWN, EPOCH_PRUNED,
+        DIRECTORY_NOT_READY."""
         label = _checked_label(request.label)
-        head, proof = await self._proved(partial(self._lookup, label), request.epoch)
+        head, proof = await self._proved(context, [label], partial(self._lookup, label), request.epoch)
         return pb.LookupResponse(head=SignedHead.FromString(head.signed), proof=proof)
 
-    async def History(self, request: pb.HistoryRequest, context: Any) -> pb.HistoryResponse:
-        """LABEL_NOT_FOUND, VALUE_ERASED, LABEL_INVALID, EPOCH_UNKNOWN, EPOCH_PRUNED, DIRECTORY_NOT_READY."""
+    async def History(self, request: pb.HistoryRequest, context: Any) -> AsyncIterator[pb.HistoryResponse]:
+        """LABEL_NOT_FOUND, VALUE_AWAITED, VALUE_ERASED, LABEL_INVALID; EPOCH_UNKNOWN, EPOCH_PRUNED,
+        DIRECTORY_NOT_READY; HISTORY_TOO_LONG, HISTORIES_BUSY.
+        """
         label = _checked_label(request.label)
-        head, proof = await self._proved(partial(self._history, label, request.most_recent), request.epoch)
-        return pb.HistoryResponse(head=SignedHead.FromString(head.signed), proof=proof)
+        plan = partial(self._history, label, request.most_recent)
+        head, proof = await self._proved(context, [label], plan, request.epoch, complete=request.most_recent != 1)
+        signed = SignedHead.FromString(head.signed)
+        if len(proof) <= CHUNK:
+            yield pb.HistoryResponse(head=signed, chunk=proof)
+            return
+        if self._long_histories >= MAX_LONG_HISTORIES:
+            raise ServiceError(StatusCode.UNAVAILABLE, "HISTORIES_BUSY", "too many long histories are being sent")
+        self._long_histories += 1
+        try:
+            async with asyncio.timeout(LONG_HISTORY_S):
+                for response in history_responses(signed, proof):
+                    yield response
+        except TimeoutError as e:
+            raise ServiceError(StatusCode.UNAVAILABLE, "HISTORIES_BUSY", "the history was read too slowly") from e
+        finally:
+            self._long_histories -= 1
 
     async def BatchLookup(self, request: pb.BatchLookupRequest, context: Any) -> pb.BatchLookupResponse:
-        """BATCH_SIZE, VALUE_ERASED, LABEL_INVALID, EPOCH_UNKNOWN, EPOCH_PRUNED, DIRECTORY_NOT_READY."""
+        """BATCH_SIZE, VALUE_AWAITED, VALUE_ERASED, LABEL_INVALID, EPOCH_UNKNOWN, EPOCH_PRUNED, DIRECTORY_NOT_READY."""
         if not 1 <= len(request.labels) <= MAX_BATCH:
             raise _invalid("BATCH_SIZE", f"1 to {MAX_BATCH} labels at once")
         labels = [_checked_label(label) for label in request.labels]
-        head, results = await self._proved(partial(self._batch, labels), request.epoch)
+        head, results = await self._proved(context, labels, partial(self._batch, labels), request.epoch)
         return pb.BatchLookupResponse(head=SignedHead.FromString(head.signed), results=results)
 
     async def Absence(self, request: pb.AbsenceRequest, context: Any) -> pb.AbsenceResponse:
-        """LABEL_PRESENT, LABEL_INVALID, EPOCH_UNKNOWN, EPOCH_PRUNED, DIRECTORY_NOT_READY."""
+        """LABEL_PRESENT, VALUE_AWAITED, LABEL_INVALID, EPOCH_UNKNOWN, EPOCH_PRUNED, DIRECTORY_NOT_READY."""
         label = _checked_label(request.label)
-        head, proof = await self._proved(partial(self._absence, label), request.epoch)
+        head, proof = await self._proved(context, [label], partial(self._absence, label), request.epoch)
         return pb.AbsenceResponse(head=SignedHead.FromString(head.signed), proof=proof)
 
     async def GetHead(self, request: pb.GetHeadRequest, context: Any) -> pb.GetHeadResponse:
         """EPOCH_UNKNOWN, DIRECTORY_NOT_READY. Only the newest head's signatures are kept young."""
-        head = await self._head(request.epoch)
+        _, head = await self._heads_at(request.epoch)
         return pb.GetHeadResponse(head=SignedHead.FromString(head.signed))
 
     async def WatchHeads(self, request: pb.WatchHeadsRequest, context: Any) -> AsyncIterator[pb.WatchHeadsResponse]:
@@ -117,53 +174,87 @@ class DirectoryService(DirectoryServiceServicer):
         finally:
             self._watchers -= 1
 
-    async def _proved(self, make: Callable[[StoredHead], Proof], epoch: int) -> tuple[StoredHead, Proof]:
-        """The head of `epoch` (0: the newest) and what `make` makes against it, or has kept."""
-        while True:
-            head = await self._head(epoch)
+    async def TrustRoots(self, request: pb.TrustRootsRequest, context: Any) -> pb.TrustRootsResponse:
+        """What the witnesses signed, for anyone to check; a directory that was not restarted knows no newer ones."""
+        later = [version for number, version in self._trust_roots.items() if number > request.after_number]
+        return pb.TrustRootsResponse(versions=later[:MAX_ANSWER])
 
-            def prove(head: StoredHead = head) -> Proof:
+    async def _proved(
+        self, context: Any, labels: Collection[bytes], plan: Plan, epoch: int, *, complete: bool = False
+    ) -> tuple[StoredHead, Any]:
+        """The head of `epoch` (0: the newest) and the answer against it, kept or made, if the caller may have it."""
+        reader = self._readers.reader(context)
+        while True:
+            newest, head = await self._heads_at(epoch)
+
+            def admit(newest: StoredHead = newest, head: StoredHead = head) -> _Wanted:
+                self._readers.allow(reader, labels, newest=newest.epoch, epoch=head.epoch, complete=complete)
                 self._store.check_kept(head.epoch)
-                return make(head)
+                return plan(head)
 
             try:
-                return head, await to_thread(prove)
+                entry, make = await to_thread(admit)
+                return head, await (self._proofs.get(entry, make) if entry else to_thread(make))
             except StoreError as e:
                 if epoch or e.reason != "EPOCH_PRUNED":  # else the newest was replaced meanwhile: there is a newer one
                     _refuse(e)
 
-    async def _head(self, epoch: int) -> StoredHead:
+    async def _heads_at(self, epoch: int) -> tuple[StoredHead, StoredHead]:
+        """The newest head, and that of `epoch` (0: the newest)."""
         newest = await to_thread(self._store.head)
         if newest is None:
             raise ServiceError(
                 StatusCode.UNAVAILABLE, "DIRECTORY_NOT_READY", "the witnesses have not signed the first head yet"
             )
+        if epoch > newest.epoch:
+            raise _epoch_unknown(epoch)
         # The start is the one epoch that 0 can't name while others follow; nothing is in it.
-        head = await to_thread(self._store.head, epoch) if 0 < epoch < newest.epoch else newest
-        if head is None or epoch > newest.epoch:
-            raise ServiceError(StatusCode.NOT_FOUND, "EPOCH_UNKNOWN", f"no head of epoch {epoch} here")
-        return head
+        return newest, await self._past_head(epoch) if 0 < epoch < newest.epoch else newest
 
-    def _lookup(self, label: bytes, head: StoredHead) -> bytes:
-        return self._make_lookup(head.epoch, head.depth, label, self._versions(label, head.epoch, 1)[0])
+    async def _past_head(self, epoch: int) -> StoredHead:
+        """A head that a newer one follows: it does not change any more."""
 
-    def _history(self, label: bytes, most_recent: int, head: StoredHead) -> bytes:
+        def read() -> bytes:
+            head = self._store.head(epoch)
+            if head is None:
+                raise _epoch_unknown(epoch)
+            return head.encode()
+
+        return StoredHead.decode(await self._proofs.get(Entry("head", epoch, b"", b"", ()), read))
+
+    def _lookup(self, label: bytes, head: StoredHead) -> _Wanted:
+        versions = self._versions(label, head.epoch, 1)
+        make = partial(make_lookup, self._store, self._key, head.epoch, head.depth, label, versions[0])
+        return _Wanted(Entry("lookup", head.epoch, head.root_hash, label, versions), make)
+
+    def _history(self, label: bytes, most_recent: int, head: StoredHead) -> _Wanted:
+        versions = self._versions(label, head.epoch, min(most_recent, MAX_VERSIONS + 1) or MAX_VERSIONS + 1)
+        if len(versions) > MAX_VERSIONS:
+            raise ServiceError(
+                StatusCode.FAILED_PRECONDITION, "HISTORY_TOO_LONG", f"over {MAX_VERSIONS} versions: ask for fewer"
+            )
+        make = partial(make_history, self._store, self._key, head.epoch, head.depth, label, versions)
         # What decides on an identity is asked for again and again; longer ones are large, and few ask for the same.
-        make = self._make_newest if most_recent == 1 else self._make_history
-        return make(head.epoch, head.depth, label, self._versions(label, head.epoch, most_recent))
+        entry = Entry("history", head.epoch, head.root_hash, label, versions) if most_recent == 1 else None
+        return _Wanted(entry, make)
 
-    def _batch(self, labels: Sequence[bytes], head: StoredHead) -> list[pb.LookupResult]:
+    def _batch(self, labels: Sequence[bytes], head: StoredHead) -> _Wanted:
         wanted = [(label, next(iter(self._shown(label, head.epoch, 1)), None)) for label in labels]
-        proofs = make_lookups(self._store, self._key, head.epoch, head.depth, wanted)
-        return [
-            pb.LookupResult(lookup=proof) if current else pb.LookupResult(absence=proof)
-            for (_, current), proof in zip(wanted, proofs, strict=True)
-        ]
 
-    def _absence(self, label: bytes, head: StoredHead) -> bytes:
-        if self._store.versions(label, head.epoch, 1):
+        def make() -> list[pb.LookupResult]:
+            proofs = make_lookups(self._store, self._key, head.epoch, head.depth, wanted)
+            return [
+                pb.LookupResult(lookup=proof) if current else pb.LookupResult(absence=proof)
+                for (_, current), proof in zip(wanted, proofs, strict=True)
+            ]
+
+        return _Wanted(None, make)
+
+    def _absence(self, label: bytes, head: StoredHead) -> _Wanted:
+        if known_versions(self._store, self._key, label, head.epoch, 1):
             raise ServiceError(StatusCode.FAILED_PRECONDITION, "LABEL_PRESENT", f"there is one at epoch {head.epoch}")
-        return make_absence(self._store, self._key, head.epoch, head.depth, label)
+        make = partial(make_absence, self._store, self._key, head.epoch, head.depth, label)
+        return _Wanted(Entry("absence", head.epoch, head.root_hash, label, ()), make)
 
     def _versions(self, label: bytes, epoch: int, most_recent: int) -> tuple[Version, ...]:
         versions = self._shown(label, epoch, most_recent)
@@ -173,7 +264,7 @@ class DirectoryService(DirectoryServiceServicer):
 
     def _shown(self, label: bytes, epoch: int, most_recent: int) -> tuple[Version, ...]:
         """Newest first. At an epoch before its successor's an erased version is the newest: no checker takes that."""
-        versions = tuple(self._store.versions(label, epoch, most_recent))
+        versions = tuple(known_versions(self._store, self._key, label, epoch, most_recent))
         if versions and not versions[0].value:
             message = f"the value that was the newest at epoch {epoch} is erased: ask for a later epoch"
             raise ServiceError(StatusCode.FAILED_PRECONDITION, "VALUE_ERASED", message)
@@ -250,6 +341,10 @@ class UpdateService(UpdateServiceServicer):
             )
         except StoreError as e:
             _refuse(e)
+
+
+def _epoch_unknown(epoch: int) -> ServiceError:
+    return ServiceError(StatusCode.NOT_FOUND, "EPOCH_UNKNOWN", f"no head of epoch {epoch} here")
 
 
 def _checked_label(label: bytes) -> bytes:

@@ -2,9 +2,10 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 import structlog
@@ -20,11 +21,13 @@ from ipls.proto.witness.v1.witness_pb2 import (
 from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceStub
 from ipls.rpc.channel import chunks
 from ipls.rpc.errors import remote_error
+from ipls.server.directory.adoption import root_unreachable
 from ipls.server.directory.errors import NoQuorum
 from ipls.trust.errors import HeadRefused, TrustError
-from ipls.trust.heads import Head, signature_message, timestamp, verify_head
-from ipls.trust.keys import verify
-from ipls.trust.proposals import sign_proposal
+from ipls.trust.heads import claimed, signature_message, timestamp, verify_head
+from ipls.trust.keys import public_key, verify
+from ipls.trust.limits import MAX_BLOB
+from ipls.trust.proposals import sign_proposal, verify_proposal
 from ipls.trust.root import TrustRoot, Witness
 
 if TYPE_CHECKING:
@@ -32,7 +35,15 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
+
+RENEWALS = 4
+"""A quiet head is signed anew so often in the maximum head age (the directory spec, What a witness does)."""
 STATE_TIMEOUT_S = 10.0
+STATE_GRACE_S = 1.0
+"""How long the others are waited for once k witnesses have told their state."""
+OLD_GRACE_S = 5.0
+"""How long the others are waited for once k witnesses have signed, where one of them put an old time."""
 PROPOSAL_TIMEOUT_S = 120.0
 """A witness verifies the largest blob within this."""
 
@@ -40,28 +51,79 @@ PROPOSAL_TIMEOUT_S = 120.0
 class WitnessClient:
     """One pinned witness. What it answers counts only if one of its own pinned keys signed it."""
 
-    def __init__(self, root: TrustRoot, witness: Witness, channel: grpc.aio.Channel, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        root: TrustRoot,
+        witness: Witness,
+        channel: grpc.aio.Channel,
+        now_ms: Callable[[], int],
+        met: Callable[[SignedHead], None],
+    ) -> None:
         self.name = witness.name
         self._now_ms = now_ms
+        self._met = met
+        self._root = root
         self._alone = replace(root, witnesses=(witness,), k=1)
+        self._turn = asyncio.Lock()
+        self._waiting: asyncio.Task[Cosignature] | None = None
         self._stub: WitnessServiceAsyncStub = WitnessServiceStub(channel)
 
-    async def state(self) -> WitnessState:
-        """What it signed last. Raises NoQuorum if it can't be asked, or shows no signature of its own on that."""
-        request = GetStateRequest(namespace=self._alone.namespace)
+    async def state(self, epoch: int | None = None) -> WitnessState:
+        """What it signed last, or for `epoch`. Raises NoQuorum if it can't be asked, or shows no signature of its own
+        on that.
+
+        One that signed another root last than the quorum has, as its newest, the quorum's `head` instead.
+        """
+        request = GetStateRequest(namespace=self._alone.namespace, epoch=epoch)
         try:
             async for response in self._stub.GetState(request, timeout=STATE_TIMEOUT_S):
                 self._check_signed(response.state)
-                return response.state
+                await asyncio.to_thread(self._met, _head(response.state))
+                if epoch in (None, response.state.epoch):
+                    return response.state
+                break
         except grpc.aio.AioRpcError as e:
             raise self._failed(e) from e
         except TrustError as e:
-            raise NoQuorum(e.reason, f"witness {self.name}: {e.message}") from e
+            raise self._refused(e) from e
         raise NoQuorum("WITNESS_UNREACHABLE", f"witness {self.name} gave no state")
+
+    async def blob(self, epoch: int, root_hash: bytes) -> bytes:
+        """The proof of the step to its newest epoch, which must be this one; unverified. Raises NoQuorum."""
+        request = GetStateRequest(namespace=self._alone.namespace, with_blob=True)
+        parts, size = list[bytes](), 0
+        try:
+            async for response in self._stub.GetState(request, timeout=PROPOSAL_TIMEOUT_S):
+                state = response.state
+                if response.WhichOneof("part") == "state" and (state.epoch, state.root_hash) != (epoch, root_hash):
+                    break
+                parts.append(response.blob_chunk)
+                size += len(response.blob_chunk)
+                if size > MAX_BLOB:
+                    break
+            else:
+                return b"".join(parts)
+        except grpc.aio.AioRpcError as e:
+            raise self._failed(e) from e
+        raise NoQuorum("STEP_UNAVAILABLE", f"witness {self.name} does not give the proof of epoch {epoch}")
+
+    def has_proposal(self, state: WitnessState, proposal_key: bytes, old_root: bytes) -> bool:
+        """Whether this directory once proposed what the witness has signed."""
+        try:
+            proposal = verify_proposal(proposal_key, state.proposal)
+        except TrustError:
+            return False
+        asked = (proposal.namespace, proposal.epoch, proposal.old_root, proposal.new_root)
+        return asked == (self._alone.namespace, state.epoch, old_root, state.root_hash)
 
     def _check_signed(self, state: WitnessState) -> None:
         """The start needs no signature; any other epoch has one, whenever it was made. Raises TrustError."""
         if state.epoch <= self._alone.start_epoch:
+            return
+        if state.HasField("head"):
+            head = verify_head(self._root, state.head, now_ms=self._now_ms(), check_age=False)
+            if head != (state.epoch, state.root_hash):
+                raise HeadRefused("HEAD_OTHER_ROOT", "its state is not what the quorum signed")
             return
         given = state.cosignature
         if given.public_key not in [key.public_key for key in self._alone.witnesses[0].keys]:
@@ -70,8 +132,44 @@ class WitnessClient:
             raise HeadRefused("HEAD_OTHER_ROOT", "its state is not what it signed")
         verify(given.public_key, given.message, given.signature)
 
+    def propose(self, signed: SignedProposal, blob: bytes) -> asyncio.Task[Cosignature]:
+        """`cosign`, after what this witness is still at; of proposals that wait for that the newest alone is kept."""
+        if self._waiting:
+            self._waiting.cancel()
+        self._waiting = asyncio.create_task(self._in_turn(signed, blob))
+        return self._waiting
+
+    async def _in_turn(self, signed: SignedProposal, blob: bytes) -> Cosignature:
+        async with self._turn:
+            self._waiting = None
+            return await self.cosign(signed, blob)
+
     async def cosign(self, signed: SignedProposal, blob: bytes) -> Cosignature:
-        """Its verified signature on the proposal's new root. Raises NoQuorum with the reason of its refusal."""
+        """Its verified signature on the proposal's new root. Raises NoQuorum with the reason of its refusal.
+
+        One that has gone further does not sign the epoch again: its signature of then is taken, whatever its age.
+        """
+        try:
+            return await self._ask(signed, blob)
+        except NoQuorum as e:
+            if e.reason != "WITNESS_BEHIND":
+                raise
+        state = await self.state(signed.proposal.epoch)
+        if state.root_hash != signed.proposal.new_root:
+            raise NoQuorum("WITNESS_FORK", f"witness {self.name}: epoch {state.epoch} has another root here")
+        return await self._verified(signed.proposal, state.cosignature, check_age=False)
+
+    async def _verified(self, proposal: Proposal, cosignature: Cosignature, *, check_age: bool) -> Cosignature:
+        head = SignedHead(epoch=proposal.epoch, root_hash=proposal.new_root, cosignatures=[cosignature])
+        try:
+            verify_head(self._alone, head, now_ms=self._now_ms(), check_age=check_age)
+        except TrustError as e:
+            with suppress(HeadRefused):
+                await asyncio.to_thread(self._met, claimed(cosignature))
+            raise self._refused(e) from e
+        return cosignature
+
+    async def _ask(self, signed: SignedProposal, blob: bytes) -> Cosignature:
 
         async def requests() -> AsyncIterator[ProposeRequest]:
             yield ProposeRequest(proposal=signed)
@@ -83,19 +181,15 @@ class WitnessClient:
             async for response in call:
                 if response.WhichOneof("result") == "refusal":
                     raise NoQuorum(response.refusal.reason, f"witness {self.name}: {response.refusal.message}")
-                proposal = signed.proposal
-                head = SignedHead(
-                    epoch=proposal.epoch, root_hash=proposal.new_root, cosignatures=[response.cosignature]
-                )
-                verify_head(self._alone, head, now_ms=self._now_ms())
-                return response.cosignature
+                return await self._verified(signed.proposal, response.cosignature, check_age=True)
         except grpc.aio.AioRpcError as e:
             raise self._failed(e) from e
-        except TrustError as e:
-            raise NoQuorum(e.reason, f"witness {self.name}: {e.message}") from e
         finally:
             call.cancel()
         raise NoQuorum("WITNESS_UNREACHABLE", f"witness {self.name} gave no answer")
+
+    def _refused(self, error: TrustError) -> NoQuorum:
+        return NoQuorum(error.reason, f"witness {self.name}: {error.message}")
 
     def _failed(self, error: grpc.aio.AioRpcError) -> NoQuorum:
         remote = remote_error(error)
@@ -103,8 +197,16 @@ class WitnessClient:
         return NoQuorum(reason, f"witness {self.name}: {remote.message}")
 
 
+def _head(state: WitnessState) -> SignedHead:
+    signed = [state.cosignature] if state.HasField("cosignature") else []
+    return SignedHead(epoch=state.epoch, root_hash=state.root_hash, cosignatures=signed)
+
+
 class Witnesses:
-    """All pinned witnesses that this directory can reach, by the names of the trust root."""
+    """All pinned witnesses that this directory can reach, by the names of the trust root.
+
+    `met` is handed, in a thread, what a witness shows that it has signed.
+    """
 
     def __init__(
         self,
@@ -112,24 +214,75 @@ class Witnesses:
         channels: Mapping[str, grpc.aio.Channel],
         proposal_seed: bytes,
         now_ms: Callable[[], int],
+        met: Callable[[SignedHead], None] = lambda head: None,
     ) -> None:
         self._root = root
-        self._clients = [WitnessClient(root, w, channels[w.name], now_ms) for w in root.witnesses if w.name in channels]
+        self._clients = {
+            w.name: WitnessClient(root, w, channels[w.name], now_ms, met) for w in root.witnesses if w.name in channels
+        }
         self._seed = proposal_seed
         self._now_ms = now_ms
-        self._running: set[asyncio.Task[Any]] = set()
+        self._running: set[asyncio.Task[Cosignature]] = set()
 
-    async def states(self) -> list[WitnessState]:
-        """The states of at least k witnesses, of all that answer. Raises NoQuorum."""
-        answers = await asyncio.gather(*(client.state() for client in self._clients), return_exceptions=True)
-        states = [a for a in answers if isinstance(a, WitnessState)]
-        if len(states) < self._root.k:
-            raise _why([a for a in answers if isinstance(a, BaseException)])
-        return states
+    async def states(self) -> dict[str, WitnessState]:
+        """The states of at least k witnesses, of all that answer soon, by their names. Raises NoQuorum."""
+        return await self._gather({name: client.state() for name, client in self._clients.items()})
 
-    async def sign(self, term: int, epoch: int, old_root: bytes, new_root: bytes, blob: bytes) -> SignedHead:
-        """The head with k verified signatures, as soon as there are k; slower witnesses finish meanwhile.
+    async def votes(self, epoch: int, old_root: bytes) -> tuple[dict[str, bytes | None], set[bytes]]:
+        """The root that each witness that answers has signed for `epoch`, None for none; at least k answer.
 
+        And those of the roots that this directory proposed itself, from `old_root`. Raises NoQuorum.
+        """
+        answers = await self._gather({name: self._vote(client, epoch) for name, client in self._clients.items()})
+        key = public_key(self._seed)
+        ours = {
+            state.root_hash
+            for name, state in answers.items()
+            if state and self._clients[name].has_proposal(state, key, old_root)
+        }
+        return {name: state and state.root_hash for name, state in answers.items()}, ours
+
+    @staticmethod
+    async def _vote(client: WitnessClient, epoch: int) -> WitnessState | None:
+        state = await client.state()
+        if state.epoch < epoch:
+            return None
+        return state if state.epoch == epoch and not state.HasField("head") else await client.state(epoch)
+
+    async def blobs(self, epoch: int, root_hash: bytes, names: Iterable[str]) -> list[bytes]:
+        """What these witnesses give as the proof of the step to `epoch`, unverified; one is enough to be asked."""
+        for name in names:
+            try:
+                return [await self._clients[name].blob(epoch, root_hash)]
+            except NoQuorum as e:
+                log.warning("witness gave no proof", epoch=epoch, reason=e.reason, why=str(e))
+        return []
+
+    async def _gather(self, calls: Mapping[str, Coroutine[None, None, T]]) -> dict[str, T]:
+        """The answers of at least k witnesses. The others get a moment more: a stopped one must not hold us up."""
+        tasks = {asyncio.create_task(call): name for name, call in calls.items()}
+        pending: Collection[asyncio.Task[T]] = tasks
+        try:
+            while pending and sum(_answered(task) for task in tasks) < self._root.k:
+                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            if pending:
+                await asyncio.wait(pending, timeout=STATE_GRACE_S)
+        finally:
+            for task in tasks:
+                task.cancel()
+        answers = {name: task.result() for task, name in tasks.items() if _answered(task)}
+        if len(answers) < self._root.k:
+            raise _why([e for task in tasks if task.done() and (e := task.exception())])
+        return answers
+
+    async def sign(
+        self, term: int, epoch: int, old_root: bytes, new_root: bytes, blob: bytes, known: SignedHead | None = None
+    ) -> SignedHead:
+        """The head with k verified signatures, as soon as k are young; slower witnesses finish meanwhile.
+
+        An old one counts, but a moment later: the witness may have gone further, then another head follows this one, or
+        its clock may be behind; or it wants a head that is too old for its readers, whoever else signs.
+        `known` is the newest head before: by it a witness that is behind knows how far to follow the log.
         Raises NoQuorum when too many refused or can't be reached.
         """
         proposal = Proposal(
@@ -140,29 +293,40 @@ class Witnesses:
             new_root=new_root,
             blob_sha256=hashlib.sha256(blob).digest(),
         )
-        signed = SignedProposal(proposal=proposal, signature=sign_proposal(self._seed, proposal), blob_size=len(blob))
-        head = SignedHead(epoch=epoch, root_hash=new_root)
-        refusals = list[BaseException]()
-        tasks = [self._start(client.cosign(signed, blob)) for client in self._clients]
-        for done in asyncio.as_completed(tasks):
-            try:
-                head.cosignatures.append(await done)
-            except NoQuorum as e:
-                log.warning("witness did not sign", epoch=epoch, reason=e.reason, why=str(e))
-                refusals.append(e)
-            if len(head.cosignatures) == self._root.k:
-                verified = verify_head(self._root, head, now_ms=self._now_ms())
-                assert verified == Head(epoch, new_root)
-                return head
+        signature = sign_proposal(self._seed, proposal)
+        signed = SignedProposal(proposal=proposal, signature=signature, blob_size=len(blob), head=known)
+        signatures, refusals = list[Cosignature](), list[NoQuorum]()
+        asked = [self._start(client, signed, blob) for client in self._clients.values()]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None) as patience:
+                for done in asyncio.as_completed(asked):
+                    try:
+                        signatures.append(await done)
+                    except NoQuorum as e:
+                        log.warning("witness did not sign", epoch=epoch, reason=e.reason, why=str(e))
+                        refusals.append(e)
+                    if sum(map(self._is_young, signatures)) == self._root.k:
+                        break
+                    if len(signatures) == self._root.k and patience.when() is None:
+                        patience.reschedule(asyncio.get_running_loop().time() + OLD_GRACE_S)
+                    if sum(r.reason == "WITNESS_FORK" for r in refusals) > len(self._root.witnesses) - self._root.k:
+                        raise root_unreachable()
+        if len(signatures) >= self._root.k:  # each was verified by its client
+            youngest = sorted(signatures, key=timestamp, reverse=True)[: self._root.k]
+            return SignedHead(epoch=epoch, root_hash=new_root, cosignatures=youngest)
         raise _why(refusals)
 
-    def _start(self, call: Coroutine[Any, Any, Cosignature]) -> asyncio.Task[Cosignature]:
-        task = asyncio.create_task(call)
+    def _is_young(self, cosignature: Cosignature) -> bool:
+        """Whether it needs no renewal yet."""
+        return timestamp(cosignature) > self._now_ms() - self._root.max_head_age_ms // RENEWALS
+
+    def _start(self, client: WitnessClient, signed: SignedProposal, blob: bytes) -> asyncio.Task[Cosignature]:
+        task = client.propose(signed, blob)
         self._running.add(task)
         task.add_done_callback(self._finished)
         return task
 
-    def _finished(self, task: asyncio.Task[Any]) -> None:
+    def _finished(self, task: asyncio.Task[Cosignature]) -> None:
         self._running.discard(task)
         if not task.cancelled():
             task.exception()  # marks a late refusal as seen: the epoch did without it
@@ -174,7 +338,11 @@ class Witnesses:
         await asyncio.gather(*self._running, return_exceptions=True)
 
 
-def _why(failures: list[BaseException]) -> BaseException:
+def _answered(task: asyncio.Task[T]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
+
+
+def _why(failures: Sequence[BaseException]) -> BaseException:
     """The failure to report: a bug first; a refusal says more than a witness that is down."""
 
     def rank(failure: BaseException) -> int:

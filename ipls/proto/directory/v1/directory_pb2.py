@@ -22,58 +22,67 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from ipls.proto.trust.v1 import trust_pb2 as ipls_dot_trust_dot_v1_dot_trust__pb2
 from ipls.proto.witness.v1 import head_pb2 as ipls_dot_witness_dot_v1_dot_head__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!ipls/directory/v1/directory.proto\x12\x11ipls.directory.v1\x1a\x1aipls/witness/v1/head.proto\"-\n\rLookupRequest\x12\r\n\x05label\x18\x01 \x01(\x0c\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"J\n\x0eLookupResponse\x12)\n\x04head\x18\x01 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHead\x12\r\n\x05proof\x18\x02 \x01(\x0c\"C\n\x0eHistoryRequest\x12\r\n\x05label\x18\x01 \x01(\x0c\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x13\n\x0bmost_recent\x18\x03 \x01(\r\"K\n\x0fHistoryResponse\x12)\n\x04head\x18\x01 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHead\x12\r\n\x05proof\x18\x02 \x01(\x0c\"3\n\x12\x42\x61tchLookupRequest\x12\x0e\n\x06labels\x18\x01 \x03(\x0c\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"r\n\x13\x42\x61tchLookupResponse\x12)\n\x04head\x18\x01 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHead\x12\x30\n\x07results\x18\x02 \x03(\x0b\x32\x1f.ipls.directory.v1.LookupResult\"<\n\x0cLookupResult\x12\x10\n\x06lookup\x18\x01 \x01(\x0cH\x00\x12\x11\n\x07\x61\x62sence\x18\x02 \x01(\x0cH\x00\x42\x07\n\x05proof\".\n\x0e\x41\x62senceRequest\x12\r\n\x05label\x18\x01 \x01(\x0c\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"K\n\x0f\x41\x62senceResponse\x12)\n\x04head\x18\x01 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHead\x12\r\n\x05proof\x18\x02 \x01(\x0c\"\x1f\n\x0eGetHeadRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\"<\n\x0fGetHeadResponse\x12)\n\x04head\x18\x01 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHead\"\x13\n\x11WatchHeadsRequest\"?\n\x12WatchHeadsResponse\x12)\n\x04head\x18\x01 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHead\"G\n\x13SubmitUpdateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12\r\n\x05label\x18\x02 \x01(\x0c\x12\r\n\x05value\x18\x03 \x01(\x0c\"&\n\x14SubmitUpdateResponse\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\"$\n\x12WatchUpdateRequest\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\"\xa8\x01\n\x13WatchUpdateResponse\x12;\n\x05state\x18\x01 \x01(\x0e\x32,.ipls.directory.v1.WatchUpdateResponse.State\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"E\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x13\n\x0fSTATE_PUBLISHED\x10\x02\"<\n\x12\x45raseValuesRequest\x12\r\n\x05label\x18\x01 \x01(\x0c\x12\x17\n\x0fthrough_version\x18\x02 \x01(\x04\"%\n\x13\x45raseValuesResponse\x12\x0e\n\x06\x65rased\x18\x01 \x01(\r2\x92\x04\n\x10\x44irectoryService\x12M\n\x06Lookup\x12 .ipls.directory.v1.LookupRequest\x1a!.ipls.directory.v1.LookupResponse\x12P\n\x07History\x12!.ipls.directory.v1.HistoryRequest\x1a\".ipls.directory.v1.HistoryResponse\x12\\\n\x0b\x42\x61tchLookup\x12%.ipls.directory.v1.BatchLookupRequest\x1a&.ipls.directory.v1.BatchLookupResponse\x12P\n\x07\x41\x62sence\x12!.ipls.directory.v1.AbsenceRequest\x1a\".ipls.directory.v1.AbsenceResponse\x12P\n\x07GetHead\x12!.ipls.directory.v1.GetHeadRequest\x1a\".ipls.directory.v1.GetHeadResponse\x12[\n\nWatchHeads\x12$.ipls.directory.v1.WatchHeadsRequest\x1a%.ipls.directory.v1.WatchHeadsResponse0\x01\x32\xae\x02\n\rUpdateService\x12_\n\x0cSubmitUpdate\x12&.ipls.directory.v1.SubmitUpdateRequest\x1a\'.ipls.directory.v1.SubmitUpdateResponse\x12^\n\x0bWatchUpdate\x12%.ipls.directory.v1.WatchUpdateRequest\x1a&.ipls.directory.v1.WatchUpdateResponse0\x01\x12\\\n\x0b\x45raseValues\x12%.ipls.directory.v1.EraseValuesRequest\x1a&.ipls.directory.v1.EraseValuesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!ipls/directory/v1/directory.proto\x12\x11ipls.directory.v1\x1a\x19ipls/trust/v1/trust.proto\x1a\x1aipls/witness/v1/head.proto\"o\n\x12OpenSessionRequest\x12\r\n\x05label\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x14\n\x0ctimestamp_ms\x18\x03 \x01(\x04\x12\r\n\x05nonce\x18\x04 \x01(\x0c\x12\x11\n\tsignature\x18\x05 \x01(\x0c\"8\n\x13OpenSessionResponse\x12\r\n\x05token\x18\x01 \x01(\x0c\x12\x12\n\nexpires_ms\x18\x02 \x01(\x04\"-\n\rLookupRequest\x12\r\n\x05label\x18\x01 \x01(\x0c\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"J\n\x0eLookupResponse\x12)\n\x04head\x18\x01 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHead\x12\r\n\x05proof\x18\x02 \x01(\x0c\"C\n\x0eHistoryRequest\x12\r\n\x05label\x18\x01 \x01(\x0c\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x13\n\x0bmost_recent\x18\x03 \x01(\r\"K\n\x0fHistoryResponse\x12)\n\x04head\x18\x01 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHead\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\"3\n\x12\x42\x61tchLookupRequest\x12\x0e\n\x06labels\x18\x01 \x03(\x0c\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"r\n\x13\x42\x61tchLookupResponse\x12)\n\x04head\x18\x01 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHead\x12\x30\n\x07results\x18\x02 \x03(\x0b\x32\x1f.ipls.directory.v1.LookupResult\"<\n\x0cLookupResult\x12\x10\n\x06lookup\x18\x01 \x01(\x0cH\x00\x12\x11\n\x07\x61\x62sence\x18\x02 \x01(\x0cH\x00\x42\x07\n\x05proof\".\n\x0e\x41\x62senceRequest\x12\r\n\x05label\x18\x01 \x01(\x0c\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"K\n\x0f\x41\x62senceResponse\x12)\n\x04head\x18\x01 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHead\x12\r\n\x05proof\x18\x02 \x01(\x0c\"\x1f\n\x0eGetHeadRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\"<\n\x0fGetHeadResponse\x12)\n\x04head\x18\x01 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHead\"\x13\n\x11WatchHeadsRequest\"?\n\x12WatchHeadsResponse\x12)\n\x04head\x18\x01 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHead\")\n\x11TrustRootsRequest\x12\x14\n\x0c\x61\x66ter_number\x18\x01 \x01(\x04\"F\n\x12TrustRootsResponse\x12\x30\n\x08versions\x18\x01 \x03(\x0b\x32\x1e.ipls.trust.v1.SignedTrustRoot\"G\n\x13SubmitUpdateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\x12\r\n\x05label\x18\x02 \x01(\x0c\x12\r\n\x05value\x18\x03 \x01(\x0c\"&\n\x14SubmitUpdateResponse\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\"$\n\x12WatchUpdateRequest\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\"\xa8\x01\n\x13WatchUpdateResponse\x12;\n\x05state\x18\x01 \x01(\x0e\x32,.ipls.directory.v1.WatchUpdateResponse.State\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"E\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x13\n\x0fSTATE_PUBLISHED\x10\x02\"<\n\x12\x45raseValuesRequest\x12\r\n\x05label\x18\x01 \x01(\x0c\x12\x17\n\x0fthrough_version\x18\x02 \x01(\x04\"%\n\x13\x45raseValuesResponse\x12\x0e\n\x06\x65rased\x18\x01 \x01(\r2\xcd\x05\n\x10\x44irectoryService\x12\\\n\x0bOpenSession\x12%.ipls.directory.v1.OpenSessionRequest\x1a&.ipls.directory.v1.OpenSessionResponse\x12M\n\x06Lookup\x12 .ipls.directory.v1.LookupRequest\x1a!.ipls.directory.v1.LookupResponse\x12R\n\x07History\x12!.ipls.directory.v1.HistoryRequest\x1a\".ipls.directory.v1.HistoryResponse0\x01\x12\\\n\x0b\x42\x61tchLookup\x12%.ipls.directory.v1.BatchLookupRequest\x1a&.ipls.directory.v1.BatchLookupResponse\x12P\n\x07\x41\x62sence\x12!.ipls.directory.v1.AbsenceRequest\x1a\".ipls.directory.v1.AbsenceResponse\x12P\n\x07GetHead\x12!.ipls.directory.v1.GetHeadRequest\x1a\".ipls.directory.v1.GetHeadResponse\x12[\n\nWatchHeads\x12$.ipls.directory.v1.WatchHeadsRequest\x1a%.ipls.directory.v1.WatchHeadsResponse0\x01\x12Y\n\nTrustRoots\x12$.ipls.directory.v1.TrustRootsRequest\x1a%.ipls.directory.v1.TrustRootsResponse2\xae\x02\n\rUpdateService\x12_\n\x0cSubmitUpdate\x12&.ipls.directory.v1.SubmitUpdateRequest\x1a\'.ipls.directory.v1.SubmitUpdateResponse\x12^\n\x0bWatchUpdate\x12%.ipls.directory.v1.WatchUpdateRequest\x1a&.ipls.directory.v1.WatchUpdateResponse0\x01\x12\\\n\x0b\x45raseValues\x12%.ipls.directory.v1.EraseValuesRequest\x1a&.ipls.directory.v1.EraseValuesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ipls.directory.v1.directory_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOOKUPREQUEST']._serialized_start=84
-  _globals['_LOOKUPREQUEST']._serialized_end=129
-  _globals['_LOOKUPRESPONSE']._serialized_start=131
-  _globals['_LOOKUPRESPONSE']._serialized_end=205
-  _globals['_HISTORYREQUEST']._serialized_start=207
-  _globals['_HISTORYREQUEST']._serialized_end=274
-  _globals['_HISTORYRESPONSE']._serialized_start=276
-  _globals['_HISTORYRESPONSE']._serialized_end=351
-  _globals['_BATCHLOOKUPREQUEST']._serialized_start=353
-  _globals['_BATCHLOOKUPREQUEST']._serialized_end=404
-  _globals['_BATCHLOOKUPRESPONSE']._serialized_start=406
-  _globals['_BATCHLOOKUPRESPONSE']._serialized_end=520
-  _globals['_LOOKUPRESULT']._serialized_start=522
-  _globals['_LOOKUPRESULT']._serialized_end=582
-  _globals['_ABSENCEREQUEST']._serialized_start=584
-  _globals['_ABSENCEREQUEST']._serialized_end=630
-  _globals['_ABSENCERESPONSE']._serialized_start=632
-  _globals['_ABSENCERESPONSE']._serialized_end=707
-  _globals['_GETHEADREQUEST']._serialized_start=709
-  _globals['_GETHEADREQUEST']._serialized_end=740
-  _globals['_GETHEADRESPONSE']._serialized_start=742
-  _globals['_GETHEADRESPONSE']._serialized_end=802
-  _globals['_WATCHHEADSREQUEST']._serialized_start=804
-  _globals['_WATCHHEADSREQUEST']._serialized_end=823
-  _globals['_WATCHHEADSRESPONSE']._serialized_start=825
-  _globals['_WATCHHEADSRESPONSE']._serialized_end=888
-  _globals['_SUBMITUPDATEREQUEST']._serialized_start=890
-  _globals['_SUBMITUPDATEREQUEST']._serialized_end=961
-  _globals['_SUBMITUPDATERESPONSE']._serialized_start=963
-  _globals['_SUBMITUPDATERESPONSE']._serialized_end=1001
-  _globals['_WATCHUPDATEREQUEST']._serialized_start=1003
-  _globals['_WATCHUPDATEREQUEST']._serialized_end=1039
-  _globals['_WATCHUPDATERESPONSE']._serialized_start=1042
-  _globals['_WATCHUPDATERESPONSE']._serialized_end=1210
-  _globals['_WATCHUPDATERESPONSE_STATE']._serialized_start=1141
-  _globals['_WATCHUPDATERESPONSE_STATE']._serialized_end=1210
-  _globals['_ERASEVALUESREQUEST']._serialized_start=1212
-  _globals['_ERASEVALUESREQUEST']._serialized_end=1272
-  _globals['_ERASEVALUESRESPONSE']._serialized_start=1274
-  _globals['_ERASEVALUESRESPONSE']._serialized_end=1311
-  _globals['_DIRECTORYSERVICE']._serialized_start=1314
-  _globals['_DIRECTORYSERVICE']._serialized_end=1844
-  _globals['_UPDATESERVICE']._serialized_start=1847
-  _globals['_UPDATESERVICE']._serialized_end=2149
+  _globals['_OPENSESSIONREQUEST']._serialized_start=111
+  _globals['_OPENSESSIONREQUEST']._serialized_end=222
+  _globals['_OPENSESSIONRESPONSE']._serialized_start=224
+  _globals['_OPENSESSIONRESPONSE']._serialized_end=280
+  _globals['_LOOKUPREQUEST']._serialized_start=282
+  _globals['_LOOKUPREQUEST']._serialized_end=327
+  _globals['_LOOKUPRESPONSE']._serialized_start=329
+  _globals['_LOOKUPRESPONSE']._serialized_end=403
+  _globals['_HISTORYREQUEST']._serialized_start=405
+  _globals['_HISTORYREQUEST']._serialized_end=472
+  _globals['_HISTORYRESPONSE']._serialized_start=474
+  _globals['_HISTORYRESPONSE']._serialized_end=549
+  _globals['_BATCHLOOKUPREQUEST']._serialized_start=551
+  _globals['_BATCHLOOKUPREQUEST']._serialized_end=602
+  _globals['_BATCHLOOKUPRESPONSE']._serialized_start=604
+  _globals['_BATCHLOOKUPRESPONSE']._serialized_end=718
+  _globals['_LOOKUPRESULT']._serialized_start=720
+  _globals['_LOOKUPRESULT']._serialized_end=780
+  _globals['_ABSENCEREQUEST']._serialized_start=782
+  _globals['_ABSENCEREQUEST']._serialized_end=828
+  _globals['_ABSENCERESPONSE']._serialized_start=830
+  _globals['_ABSENCERESPONSE']._serialized_end=905
+  _globals['_GETHEADREQUEST']._serialized_start=907
+  _globals['_GETHEADREQUEST']._serialized_end=938
+  _globals['_GETHEADRESPONSE']._serialized_start=940
+  _globals['_GETHEADRESPONSE']._serialized_end=1000
+  _globals['_WATCHHEADSREQUEST']._serialized_start=1002
+  _globals['_WATCHHEADSREQUEST']._serialized_end=1021
+  _globals['_WATCHHEADSRESPONSE']._serialized_start=1023
+  _globals['_WATCHHEADSRESPONSE']._serialized_end=1086
+  _globals['_TRUSTROOTSREQUEST']._serialized_start=1088
+  _globals['_TRUSTROOTSREQUEST']._serialized_end=1129
+  _globals['_TRUSTROOTSRESPONSE']._serialized_start=1131
+  _globals['_TRUSTROOTSRESPONSE']._serialized_end=1201
+  _globals['_SUBMITUPDATEREQUEST']._serialized_start=1203
+  _globals['_SUBMITUPDATEREQUEST']._serialized_end=1274
+  _globals['_SUBMITUPDATERESPONSE']._serialized_start=1276
+  _globals['_SUBMITUPDATERESPONSE']._serialized_end=1314
+  _globals['_WATCHUPDATEREQUEST']._serialized_start=1316
+  _globals['_WATCHUPDATEREQUEST']._serialized_end=1352
+  _globals['_WATCHUPDATERESPONSE']._serialized_start=1355
+  _globals['_WATCHUPDATERESPONSE']._serialized_end=1523
+  _globals['_WATCHUPDATERESPONSE_STATE']._serialized_start=1454
+  _globals['_WATCHUPDATERESPONSE_STATE']._serialized_end=1523
+  _globals['_ERASEVALUESREQUEST']._serialized_start=1525
+  _globals['_ERASEVALUESREQUEST']._serialized_end=1585
+  _globals['_ERASEVALUESRESPONSE']._serialized_start=1587
+  _globals['_ERASEVALUESRESPONSE']._serialized_end=1624
+  _globals['_DIRECTORYSERVICE']._serialized_start=1627
+  _globals['_DIRECTORYSERVICE']._serialized_end=2344
+  _globals['_UPDATESERVICE']._serialized_start=2347
+  _globals['_UPDATESERVICE']._serialized_end=2649
 # @@protoc_insertion_point(module_scope)

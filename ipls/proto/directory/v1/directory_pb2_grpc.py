@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class DirectoryServiceStub:
-    """The read side of the directory, open to devices. Every answer carries the signed head that it is proved against.
+    """The read side of the directory. Every answer carries the signed head that it is proved against. What asks for a label
+    needs a session of OpenSession, its token as the call's metadata `ipls-session-bin`, or, on the internal port, a
+    certificate of the role `reader`. Heads are for everyone.
     """
 
     def __init__(self, channel):
@@ -35,12 +37,17 @@ class DirectoryServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.OpenSession = channel.unary_unary(
+                '/ipls.directory.v1.DirectoryService/OpenSession',
+                request_serializer=ipls_dot_directory_dot_v1_dot_directory__pb2.OpenSessionRequest.SerializeToString,
+                response_deserializer=ipls_dot_directory_dot_v1_dot_directory__pb2.OpenSessionResponse.FromString,
+                _registered_method=True)
         self.Lookup = channel.unary_unary(
                 '/ipls.directory.v1.DirectoryService/Lookup',
                 request_serializer=ipls_dot_directory_dot_v1_dot_directory__pb2.LookupRequest.SerializeToString,
                 response_deserializer=ipls_dot_directory_dot_v1_dot_directory__pb2.LookupResponse.FromString,
                 _registered_method=True)
-        self.History = channel.unary_unary(
+        self.History = channel.unary_stream(
                 '/ipls.directory.v1.DirectoryService/History',
                 request_serializer=ipls_dot_directory_dot_v1_dot_directory__pb2.HistoryRequest.SerializeToString,
                 response_deserializer=ipls_dot_directory_dot_v1_dot_directory__pb2.HistoryResponse.FromString,
@@ -65,11 +72,25 @@ class DirectoryServiceStub:
                 request_serializer=ipls_dot_directory_dot_v1_dot_directory__pb2.WatchHeadsRequest.SerializeToString,
                 response_deserializer=ipls_dot_directory_dot_v1_dot_directory__pb2.WatchHeadsResponse.FromString,
                 _registered_method=True)
+        self.TrustRoots = channel.unary_unary(
+                '/ipls.directory.v1.DirectoryService/TrustRoots',
+                request_serializer=ipls_dot_directory_dot_v1_dot_directory__pb2.TrustRootsRequest.SerializeToString,
+                response_deserializer=ipls_dot_directory_dot_v1_dot_directory__pb2.TrustRootsResponse.FromString,
+                _registered_method=True)
 
 
 class DirectoryServiceServicer:
-    """The read side of the directory, open to devices. Every answer carries the signed head that it is proved against.
+    """The read side of the directory. Every answer carries the signed head that it is proved against. What asks for a label
+    needs a session of OpenSession, its token as the call's metadata `ipls-session-bin`, or, on the internal port, a
+    certificate of the role `reader`. Heads are for everyone.
     """
+
+    def OpenSession(self, request, context):
+        """A signed call of an account's identity: the price of a signature is paid once for all reads of some minutes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def Lookup(self, request, context):
         """A lookup proof does not say that no later version exists (see docs/protocol/directory.md): decide on an identity
@@ -113,15 +134,27 @@ class DirectoryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TrustRoots(self, request, context):
+        """The versions of the trust root after one, in order. Ask again after the last until there are no more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DirectoryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'OpenSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.OpenSession,
+                    request_deserializer=ipls_dot_directory_dot_v1_dot_directory__pb2.OpenSessionRequest.FromString,
+                    response_serializer=ipls_dot_directory_dot_v1_dot_directory__pb2.OpenSessionResponse.SerializeToString,
+            ),
             'Lookup': grpc.unary_unary_rpc_method_handler(
                     servicer.Lookup,
                     request_deserializer=ipls_dot_directory_dot_v1_dot_directory__pb2.LookupRequest.FromString,
                     response_serializer=ipls_dot_directory_dot_v1_dot_directory__pb2.LookupResponse.SerializeToString,
             ),
-            'History': grpc.unary_unary_rpc_method_handler(
+            'History': grpc.unary_stream_rpc_method_handler(
                     servicer.History,
                     request_deserializer=ipls_dot_directory_dot_v1_dot_directory__pb2.HistoryRequest.FromString,
                     response_serializer=ipls_dot_directory_dot_v1_dot_directory__pb2.HistoryResponse.SerializeToString,
@@ -146,6 +179,11 @@ def add_DirectoryServiceServicer_to_server(servicer, server):
                     request_deserializer=ipls_dot_directory_dot_v1_dot_directory__pb2.WatchHeadsRequest.FromString,
                     response_serializer=ipls_dot_directory_dot_v1_dot_directory__pb2.WatchHeadsResponse.SerializeToString,
             ),
+            'TrustRoots': grpc.unary_unary_rpc_method_handler(
+                    servicer.TrustRoots,
+                    request_deserializer=ipls_dot_directory_dot_v1_dot_directory__pb2.TrustRootsRequest.FromString,
+                    response_serializer=ipls_dot_directory_dot_v1_dot_directory__pb2.TrustRootsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'ipls.directory.v1.DirectoryService', rpc_method_handlers)
@@ -155,8 +193,37 @@ def add_DirectoryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DirectoryService:
-    """The read side of the directory, open to devices. Every answer carries the signed head that it is proved against.
+    """The read side of the directory. Every answer carries the signed head that it is proved against. What asks for a label
+    needs a session of OpenSession, its token as the call's metadata `ipls-session-bin`, or, on the internal port, a
+    certificate of the role `reader`. Heads are for everyone.
     """
+
+    @staticmethod
+    def OpenSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ipls.directory.v1.DirectoryService/OpenSession',
+            ipls_dot_directory_dot_v1_dot_directory__pb2.OpenSessionRequest.SerializeToString,
+            ipls_dot_directory_dot_v1_dot_directory__pb2.OpenSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def Lookup(request,
@@ -196,7 +263,7 @@ class DirectoryService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/ipls.directory.v1.DirectoryService/History',
@@ -310,6 +377,33 @@ class DirectoryService:
             '/ipls.directory.v1.DirectoryService/WatchHeads',
             ipls_dot_directory_dot_v1_dot_directory__pb2.WatchHeadsRequest.SerializeToString,
             ipls_dot_directory_dot_v1_dot_directory__pb2.WatchHeadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TrustRoots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ipls.directory.v1.DirectoryService/TrustRoots',
+            ipls_dot_directory_dot_v1_dot_directory__pb2.TrustRootsRequest.SerializeToString,
+            ipls_dot_directory_dot_v1_dot_directory__pb2.TrustRootsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,17 +27,22 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class DirectoryServiceStub:
-    """The read side of the directory, open to devices. Every answer carries the signed head that it is proved against."""
+    """The read side of the directory. Every answer carries the signed head that it is proved against. What asks for a label
+    needs a session of OpenSession, its token as the call's metadata `ipls-session-bin`, or, on the internal port, a
+    certificate of the role `reader`. Heads are for everyone.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DirectoryServiceAsyncStub: ...
+    OpenSession: _grpc.UnaryUnaryMultiCallable[_directory_pb2.OpenSessionRequest, _directory_pb2.OpenSessionResponse]
+    """A signed call of an account's identity: the price of a signature is paid once for all reads of some minutes."""
     Lookup: _grpc.UnaryUnaryMultiCallable[_directory_pb2.LookupRequest, _directory_pb2.LookupResponse]
     """A lookup proof does not say that no later version exists (see docs/protocol/directory.md): decide on an identity
     with History, most recent 1.
     """
-    History: _grpc.UnaryUnaryMultiCallable[_directory_pb2.HistoryRequest, _directory_pb2.HistoryResponse]
+    History: _grpc.UnaryStreamMultiCallable[_directory_pb2.HistoryRequest, _directory_pb2.HistoryResponse]
     BatchLookup: _grpc.UnaryUnaryMultiCallable[_directory_pb2.BatchLookupRequest, _directory_pb2.BatchLookupResponse]
     """Many lookups at once, which share their work; each proof is the one that Lookup or Absence gives."""
     Absence: _grpc.UnaryUnaryMultiCallable[_directory_pb2.AbsenceRequest, _directory_pb2.AbsenceResponse]
@@ -47,17 +52,24 @@ class DirectoryServiceStub:
     """The newest head at once, then each new one (and each renewed signature) as it is signed. A reader slower than the
     epochs skips to the newest.
     """
+    TrustRoots: _grpc.UnaryUnaryMultiCallable[_directory_pb2.TrustRootsRequest, _directory_pb2.TrustRootsResponse]
+    """The versions of the trust root after one, in order. Ask again after the last until there are no more."""
 
 @_typing.type_check_only
 class DirectoryServiceAsyncStub(DirectoryServiceStub):
-    """The read side of the directory, open to devices. Every answer carries the signed head that it is proved against."""
+    """The read side of the directory. Every answer carries the signed head that it is proved against. What asks for a label
+    needs a session of OpenSession, its token as the call's metadata `ipls-session-bin`, or, on the internal port, a
+    certificate of the role `reader`. Heads are for everyone.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    OpenSession: _aio.UnaryUnaryMultiCallable[_directory_pb2.OpenSessionRequest, _directory_pb2.OpenSessionResponse]  # type: ignore[assignment]
+    """A signed call of an account's identity: the price of a signature is paid once for all reads of some minutes."""
     Lookup: _aio.UnaryUnaryMultiCallable[_directory_pb2.LookupRequest, _directory_pb2.LookupResponse]  # type: ignore[assignment]
     """A lookup proof does not say that no later version exists (see docs/protocol/directory.md): decide on an identity
     with History, most recent 1.
     """
-    History: _aio.UnaryUnaryMultiCallable[_directory_pb2.HistoryRequest, _directory_pb2.HistoryResponse]  # type: ignore[assignment]
+    History: _aio.UnaryStreamMultiCallable[_directory_pb2.HistoryRequest, _directory_pb2.HistoryResponse]  # type: ignore[assignment]
     BatchLookup: _aio.UnaryUnaryMultiCallable[_directory_pb2.BatchLookupRequest, _directory_pb2.BatchLookupResponse]  # type: ignore[assignment]
     """Many lookups at once, which share their work; each proof is the one that Lookup or Absence gives."""
     Absence: _aio.UnaryUnaryMultiCallable[_directory_pb2.AbsenceRequest, _directory_pb2.AbsenceResponse]  # type: ignore[assignment]
@@ -67,9 +79,22 @@ class DirectoryServiceAsyncStub(DirectoryServiceStub):
     """The newest head at once, then each new one (and each renewed signature) as it is signed. A reader slower than the
     epochs skips to the newest.
     """
+    TrustRoots: _aio.UnaryUnaryMultiCallable[_directory_pb2.TrustRootsRequest, _directory_pb2.TrustRootsResponse]  # type: ignore[assignment]
+    """The versions of the trust root after one, in order. Ask again after the last until there are no more."""
 
 class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The read side of the directory, open to devices. Every answer carries the signed head that it is proved against."""
+    """The read side of the directory. Every answer carries the signed head that it is proved against. What asks for a label
+    needs a session of OpenSession, its token as the call's metadata `ipls-session-bin`, or, on the internal port, a
+    certificate of the role `reader`. Heads are for everyone.
+    """
+
+    @_abc_1.abstractmethod
+    def OpenSession(
+        self,
+        request: _directory_pb2.OpenSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_directory_pb2.OpenSessionResponse, _abc.Awaitable[_directory_pb2.OpenSessionResponse]]:
+        """A signed call of an account's identity: the price of a signature is paid once for all reads of some minutes."""
 
     @_abc_1.abstractmethod
     def Lookup(
@@ -86,7 +111,7 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _directory_pb2.HistoryRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_directory_pb2.HistoryResponse, _abc.Awaitable[_directory_pb2.HistoryResponse]]: ...
+    ) -> _typing.Union[_abc.Iterator[_directory_pb2.HistoryResponse], _abc.AsyncIterator[_directory_pb2.HistoryResponse]]: ...
 
     @_abc_1.abstractmethod
     def BatchLookup(
@@ -120,6 +145,14 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
         """The newest head at once, then each new one (and each renewed signature) as it is signed. A reader slower than the
         epochs skips to the newest.
         """
+
+    @_abc_1.abstractmethod
+    def TrustRoots(
+        self,
+        request: _directory_pb2.TrustRootsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_directory_pb2.TrustRootsResponse, _abc.Awaitable[_directory_pb2.TrustRootsResponse]]:
+        """The versions of the trust root after one, in order. Ask again after the last until there are no more."""
 
 def add_DirectoryServiceServicer_to_server(servicer: DirectoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -5,6 +5,7 @@ What passes between the vault's front and its core, over a pipe. The front is no
 
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from ipls.proto.trust.v1 import evidence_pb2 as _evidence_pb2
 from ipls.proto.vault.v1 import vault_pb2 as _vault_pb2
 from ipls.proto.witness.v1 import head_pb2 as _head_pb2
 import builtins as _builtins
@@ -115,6 +116,7 @@ class CoreResponse(_message.Message):
     NEEDS_HISTORY_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     READY_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
     session: _builtins.int
     @_builtins.property
     def frame(self) -> _vault_pb2.SessionResponse: ...
@@ -128,6 +130,10 @@ class CoreResponse(_message.Message):
     def ready(self) -> Global___Ready:
         """A worker of the core has opened its token; session 0."""
 
+    @_builtins.property
+    def evidence(self) -> _evidence_pb2.Evidence:
+        """What the core met; session 0. It tells of all of it again whenever it starts."""
+
     def __init__(
         self,
         *,
@@ -136,12 +142,13 @@ class CoreResponse(_message.Message):
         needs_history: Global___NeedsHistory | None = ...,
         refused: Global___Refused | None = ...,
         ready: Global___Ready | None = ...,
+        evidence: _evidence_pb2.Evidence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "message", b"message", "needs_history", b"needs_history", "ready", b"ready", "refused", b"refused"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "frame", b"frame", "message", b"message", "needs_history", b"needs_history", "ready", b"ready", "refused", b"refused"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "message", b"message", "needs_history", b"needs_history", "ready", b"ready", "refused", b"refused", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "frame", b"frame", "message", b"message", "needs_history", b"needs_history", "ready", b"ready", "refused", b"refused", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["frame", "needs_history", "refused", "ready"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["frame", "needs_history", "refused", "ready", "evidence"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

@@ -195,6 +195,7 @@ class ClientHello(_message.Message):
     NONCE_FIELD_NUMBER: _builtins.int
     KEM_KEY_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
+    BUNDLE_NUMBER_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """1."""
     hsm_key_id: _builtins.bytes
@@ -206,6 +207,8 @@ class ClientHello(_message.Message):
     """32 bytes."""
     kem_key: _builtins.bytes
     """ML-KEM-768 encapsulation key, 1184 bytes."""
+    bundle_number: _builtins.int
+    """The number of the fleet bundle that the client goes by: the vault goes by the same, or there is no session."""
     @_builtins.property
     def head(self) -> _head_pb2.SignedHead:
         """The newest head that the client knows."""
@@ -220,10 +223,11 @@ class ClientHello(_message.Message):
         nonce: _builtins.bytes = ...,
         kem_key: _builtins.bytes = ...,
         head: _head_pb2.SignedHead | None = ...,
+        bundle_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ephemeral", b"ephemeral", "head", b"head", "hsm_key_id", b"hsm_key_id", "kem_key", b"kem_key", "label", b"label", "nonce", b"nonce", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_number", b"bundle_number", "ephemeral", b"ephemeral", "head", b"head", "hsm_key_id", b"hsm_key_id", "kem_key", b"kem_key", "label", b"label", "nonce", b"nonce", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -241,12 +245,15 @@ class VaultHello(_message.Message):
     KEM_CIPHERTEXT_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
     POLICY_DIGEST_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
     hsm_key_id: _builtins.bytes
     ephemeral: _builtins.bytes
     nonce: _builtins.bytes
     kem_ciphertext: _builtins.bytes
     """ML-KEM-768, 1088 bytes."""
     policy_digest: _builtins.bytes
+    profile: _builtins.str
+    """The HSM's key derivation profile: the one that the bundle names, or there is no session."""
     @_builtins.property
     def head(self) -> _head_pb2.SignedHead:
         """The head that the vault will judge by."""
@@ -260,10 +267,11 @@ class VaultHello(_message.Message):
         kem_ciphertext: _builtins.bytes = ...,
         head: _head_pb2.SignedHead | None = ...,
         policy_digest: _builtins.bytes = ...,
+        profile: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ephemeral", b"ephemeral", "head", b"head", "hsm_key_id", b"hsm_key_id", "kem_ciphertext", b"kem_ciphertext", "nonce", b"nonce", "policy_digest", b"policy_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ephemeral", b"ephemeral", "head", b"head", "hsm_key_id", b"hsm_key_id", "kem_ciphertext", b"kem_ciphertext", "nonce", b"nonce", "policy_digest", b"policy_digest", "profile", b"profile"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -306,6 +314,9 @@ class VaultRequest(_message.Message):
     LIST_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     SET_CHANGE_DELAY_FIELD_NUMBER: _builtins.int
+    ADD_APPROVER_FIELD_NUMBER: _builtins.int
+    REMOVE_APPROVER_FIELD_NUMBER: _builtins.int
+    APPROVE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def store(self) -> Global___StoreRequest: ...
     @_builtins.property
@@ -320,6 +331,12 @@ class VaultRequest(_message.Message):
     def history(self) -> Global___HistoryRequest: ...
     @_builtins.property
     def set_change_delay(self) -> Global___SetChangeDelayRequest: ...
+    @_builtins.property
+    def add_approver(self) -> Global___AddApproverRequest: ...
+    @_builtins.property
+    def remove_approver(self) -> Global___RemoveApproverRequest: ...
+    @_builtins.property
+    def approve(self) -> Global___ApproveRequest: ...
     def __init__(
         self,
         *,
@@ -330,12 +347,15 @@ class VaultRequest(_message.Message):
         list: Global___ListRequest | None = ...,
         history: Global___HistoryRequest | None = ...,
         set_change_delay: Global___SetChangeDelayRequest | None = ...,
+        add_approver: Global___AddApproverRequest | None = ...,
+        remove_approver: Global___RemoveApproverRequest | None = ...,
+        approve: Global___ApproveRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delete", b"delete", "finish_rotation", b"finish_rotation", "history", b"history", "list", b"list", "operation", b"operation", "retrieve", b"retrieve", "set_change_delay", b"set_change_delay", "store", b"store"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["add_approver", b"add_approver", "approve", b"approve", "delete", b"delete", "finish_rotation", b"finish_rotation", "history", b"history", "list", b"list", "operation", b"operation", "remove_approver", b"remove_approver", "retrieve", b"retrieve", "set_change_delay", b"set_change_delay", "store", b"store"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delete", b"delete", "finish_rotation", b"finish_rotation", "history", b"history", "list", b"list", "operation", b"operation", "retrieve", b"retrieve", "set_change_delay", b"set_change_delay", "store", b"store"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_approver", b"add_approver", "approve", b"approve", "delete", b"delete", "finish_rotation", b"finish_rotation", "history", b"history", "list", b"list", "operation", b"operation", "remove_approver", b"remove_approver", "retrieve", b"retrieve", "set_change_delay", b"set_change_delay", "store", b"store"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["store", "retrieve", "finish_rotation", "delete", "list", "history", "set_change_delay"]  # noqa: Y015
+    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["store", "retrieve", "finish_rotation", "delete", "list", "history", "set_change_delay", "add_approver", "remove_approver", "approve"]  # noqa: Y015
     _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_operation) -> _WhichOneofReturnType_operation | None: ...
 
@@ -352,6 +372,9 @@ class VaultAnswer(_message.Message):
     LIST_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     SET_CHANGE_DELAY_FIELD_NUMBER: _builtins.int
+    ADD_APPROVER_FIELD_NUMBER: _builtins.int
+    REMOVE_APPROVER_FIELD_NUMBER: _builtins.int
+    APPROVE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def store(self) -> Global___StoreAnswer: ...
@@ -368,6 +391,12 @@ class VaultAnswer(_message.Message):
     @_builtins.property
     def set_change_delay(self) -> Global___SetChangeDelayAnswer: ...
     @_builtins.property
+    def add_approver(self) -> Global___AddApproverAnswer: ...
+    @_builtins.property
+    def remove_approver(self) -> Global___RemoveApproverAnswer: ...
+    @_builtins.property
+    def approve(self) -> Global___ApproveAnswer: ...
+    @_builtins.property
     def error(self) -> Global___VaultError: ...
     def __init__(
         self,
@@ -379,13 +408,16 @@ class VaultAnswer(_message.Message):
         list: Global___ListAnswer | None = ...,
         history: Global___HistoryAnswer | None = ...,
         set_change_delay: Global___SetChangeDelayAnswer | None = ...,
+        add_approver: Global___AddApproverAnswer | None = ...,
+        remove_approver: Global___RemoveApproverAnswer | None = ...,
+        approve: Global___ApproveAnswer | None = ...,
         error: Global___VaultError | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delete", b"delete", "error", b"error", "finish_rotation", b"finish_rotation", "history", b"history", "list", b"list", "result", b"result", "retrieve", b"retrieve", "set_change_delay", b"set_change_delay", "store", b"store"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["add_approver", b"add_approver", "approve", b"approve", "delete", b"delete", "error", b"error", "finish_rotation", b"finish_rotation", "history", b"history", "list", b"list", "remove_approver", b"remove_approver", "result", b"result", "retrieve", b"retrieve", "set_change_delay", b"set_change_delay", "store", b"store"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delete", b"delete", "error", b"error", "finish_rotation", b"finish_rotation", "history", b"history", "list", b"list", "result", b"result", "retrieve", b"retrieve", "set_change_delay", b"set_change_delay", "store", b"store"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_approver", b"add_approver", "approve", b"approve", "delete", b"delete", "error", b"error", "finish_rotation", b"finish_rotation", "history", b"history", "list", b"list", "remove_approver", b"remove_approver", "result", b"result", "retrieve", b"retrieve", "set_change_delay", b"set_change_delay", "store", b"store"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["store", "retrieve", "finish_rotation", "delete", "list", "history", "set_change_delay", "error"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["store", "retrieve", "finish_rotation", "delete", "list", "history", "set_change_delay", "add_approver", "remove_approver", "approve", "error"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -592,19 +624,40 @@ class ListAnswer(_message.Message):
 
     GENERATIONS_FIELD_NUMBER: _builtins.int
     LAST_GENERATION_FIELD_NUMBER: _builtins.int
+    CHANGE_DELAY_MS_FIELD_NUMBER: _builtins.int
+    NEXT_CHANGE_DELAY_MS_FIELD_NUMBER: _builtins.int
+    NEXT_CHANGE_DELAY_FROM_MS_FIELD_NUMBER: _builtins.int
+    APPROVERS_FIELD_NUMBER: _builtins.int
+    WAITS_UNTIL_MS_FIELD_NUMBER: _builtins.int
     last_generation: _builtins.int
     """The number of the last one ever stored, which the next store expects; it survives a delete."""
+    change_delay_ms: _builtins.int
+    """How long a new identity waits before it may retrieve or delete."""
+    next_change_delay_ms: _builtins.int
+    """A shorter one, and when it takes effect; 0 and 0 where none was asked for."""
+    next_change_delay_from_ms: _builtins.int
+    waits_until_ms: _builtins.int
+    """Until when the identity of this session waits, by the witnesses' clock; 0 if it does not."""
     @_builtins.property
     def generations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Generation]: ...
+    @_builtins.property
+    def approvers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Ed25519 keys of devices that may let a new identity in at once."""
+
     def __init__(
         self,
         *,
         generations: _abc.Iterable[Global___Generation] | None = ...,
         last_generation: _builtins.int = ...,
+        change_delay_ms: _builtins.int = ...,
+        next_change_delay_ms: _builtins.int = ...,
+        next_change_delay_from_ms: _builtins.int = ...,
+        approvers: _abc.Iterable[_builtins.bytes] | None = ...,
+        waits_until_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generations", b"generations", "last_generation", b"last_generation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvers", b"approvers", "change_delay_ms", b"change_delay_ms", "generations", b"generations", "last_generation", b"last_generation", "next_change_delay_from_ms", b"next_change_delay_from_ms", "next_change_delay_ms", b"next_change_delay_ms", "waits_until_ms", b"waits_until_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -718,13 +771,21 @@ class HistoryEntry(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     IDENTITY_VERSION_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    DELAY_MS_FIELD_NUMBER: _builtins.int
+    APPROVER_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     time_ms: _builtins.int
     operation: _builtins.str
-    """Handshake, store, retrieve, finish_rotation, delete or set_change_delay."""
+    """handshake, or the name of the request: store, retrieve, finish_rotation, delete, set_change_delay, add_approver,
+    remove_approver or approve.
+    """
     generation: _builtins.int
     identity_version: _builtins.int
     epoch: _builtins.int
+    delay_ms: _builtins.int
+    """Of set_change_delay."""
+    approver: _builtins.bytes
+    """Of add_approver, remove_approver and approve: the key, 32 bytes."""
     def __init__(
         self,
         *,
@@ -734,10 +795,12 @@ class HistoryEntry(_message.Message):
         generation: _builtins.int = ...,
         identity_version: _builtins.int = ...,
         epoch: _builtins.int = ...,
+        delay_ms: _builtins.int = ...,
+        approver: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "generation", b"generation", "identity_version", b"identity_version", "number", b"number", "operation", b"operation", "time_ms", b"time_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approver", b"approver", "delay_ms", b"delay_ms", "epoch", b"epoch", "generation", b"generation", "identity_version", b"identity_version", "number", b"number", "operation", b"operation", "time_ms", b"time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -768,7 +831,7 @@ class SetChangeDelayAnswer(_message.Message):
 
     EFFECTIVE_MS_FIELD_NUMBER: _builtins.int
     effective_ms: _builtins.int
-    """When the setting takes effect."""
+    """When the setting takes effect, or took it, by the witnesses' clock."""
     def __init__(
         self,
         *,
@@ -781,6 +844,117 @@ class SetChangeDelayAnswer(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetChangeDelayAnswer: _TypeAlias = SetChangeDelayAnswer  # noqa: Y015
+
+@_typing.final
+class AddApproverRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPROVER_FIELD_NUMBER: _builtins.int
+    approver: _builtins.bytes
+    """Ed25519."""
+    def __init__(
+        self,
+        *,
+        approver: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approver", b"approver"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddApproverRequest: _TypeAlias = AddApproverRequest  # noqa: Y015
+
+@_typing.final
+class AddApproverAnswer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddApproverAnswer: _TypeAlias = AddApproverAnswer  # noqa: Y015
+
+@_typing.final
+class RemoveApproverRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPROVER_FIELD_NUMBER: _builtins.int
+    approver: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        approver: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approver", b"approver"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveApproverRequest: _TypeAlias = RemoveApproverRequest  # noqa: Y015
+
+@_typing.final
+class RemoveApproverAnswer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveApproverAnswer: _TypeAlias = RemoveApproverAnswer  # noqa: Y015
+
+@_typing.final
+class ApproveRequest(_message.Message):
+    """The identity of this session need not wait any longer: a device says so that an earlier identity named."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPROVER_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    approver: _builtins.bytes
+    signature: _builtins.bytes
+    """Ed25519 by the approver over
+    "ipls/vault/v1 approve\\0" || T("approve", namespace, label, identity version, identity key, approver).
+    """
+    def __init__(
+        self,
+        *,
+        approver: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approver", b"approver", "signature", b"signature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveRequest: _TypeAlias = ApproveRequest  # noqa: Y015
+
+@_typing.final
+class ApproveAnswer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveAnswer: _TypeAlias = ApproveAnswer  # noqa: Y015
 
 @_typing.final
 class GetBundleRequest(_message.Message):
@@ -849,7 +1023,7 @@ Global___SignedBundle: _TypeAlias = SignedBundle  # noqa: Y015
 
 @_typing.final
 class Bundle(_message.Message):
-    """The one list of HSM keys of a fleet."""
+    """The one list of HSM keys of a fleet. `fleet/N` in the audit log's store is the SignedBundle of number N."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -901,7 +1075,7 @@ class Hsm(_message.Message):
     public_key: _builtins.bytes
     """P-256 point, 65 bytes: the fleet key."""
     profile: _builtins.str
-    """Key derivation profile, e.g. "softhsm-aes-cbc"."""
+    """Key derivation profile: "hkdf-sha256" or "softhsm-aes-cbc"."""
     policy_digest: _builtins.bytes
     not_before_ms: _builtins.int
     not_after_ms: _builtins.int

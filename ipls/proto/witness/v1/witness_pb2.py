@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from ipls.proto.witness.v1 import head_pb2 as ipls_dot_witness_dot_v1_dot_head__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dipls/witness/v1/witness.proto\x12\x0fipls.witness.v1\x1a\x1aipls/witness/v1/head.proto\"s\n\x08Proposal\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x10\n\x08old_root\x18\x04 \x01(\x0c\x12\x10\n\x08new_root\x18\x05 \x01(\x0c\x12\x13\n\x0b\x62lob_sha256\x18\x06 \x01(\x0c\"c\n\x0eSignedProposal\x12+\n\x08proposal\x18\x01 \x01(\x0b\x32\x19.ipls.witness.v1.Proposal\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x11\n\tblob_size\x18\x03 \x01(\x04\"c\n\x0eProposeRequest\x12\x33\n\x08proposal\x18\x01 \x01(\x0b\x32\x1f.ipls.witness.v1.SignedProposalH\x00\x12\x14\n\nblob_chunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"}\n\x0fProposeResponse\x12\x33\n\x0b\x63osignature\x18\x01 \x01(\x0b\x32\x1c.ipls.witness.v1.CosignatureH\x00\x12+\n\x07refusal\x18\x02 \x01(\x0b\x32\x18.ipls.witness.v1.RefusalH\x00\x42\x08\n\x06result\"*\n\x07Refusal\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"7\n\x0fGetStateRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\twith_blob\x18\x02 \x01(\x08\"`\n\x10GetStateResponse\x12.\n\x05state\x18\x01 \x01(\x0b\x32\x1d.ipls.witness.v1.WitnessStateH\x00\x12\x14\n\nblob_chunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x96\x01\n\x0cWitnessState\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x11\n\troot_hash\x18\x03 \x01(\x0c\x12\x31\n\x0b\x63osignature\x18\x04 \x01(\x0b\x32\x1c.ipls.witness.v1.Cosignature\x12\x10\n\x08old_root\x18\x05 \x01(\x0c\x12\x11\n\tblob_size\x18\x06 \x01(\x04\x32\xb5\x01\n\x0eWitnessService\x12P\n\x07Propose\x12\x1f.ipls.witness.v1.ProposeRequest\x1a .ipls.witness.v1.ProposeResponse(\x01\x30\x01\x12Q\n\x08GetState\x12 .ipls.witness.v1.GetStateRequest\x1a!.ipls.witness.v1.GetStateResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dipls/witness/v1/witness.proto\x12\x0fipls.witness.v1\x1a\x1aipls/witness/v1/head.proto\"s\n\x08Proposal\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x10\n\x08old_root\x18\x04 \x01(\x0c\x12\x10\n\x08new_root\x18\x05 \x01(\x0c\x12\x13\n\x0b\x62lob_sha256\x18\x06 \x01(\x0c\"\x8e\x01\n\x0eSignedProposal\x12+\n\x08proposal\x18\x01 \x01(\x0b\x32\x19.ipls.witness.v1.Proposal\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x11\n\tblob_size\x18\x03 \x01(\x04\x12)\n\x04head\x18\x04 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHead\"c\n\x0eProposeRequest\x12\x33\n\x08proposal\x18\x01 \x01(\x0b\x32\x1f.ipls.witness.v1.SignedProposalH\x00\x12\x14\n\nblob_chunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"}\n\x0fProposeResponse\x12\x33\n\x0b\x63osignature\x18\x01 \x01(\x0b\x32\x1c.ipls.witness.v1.CosignatureH\x00\x12+\n\x07refusal\x18\x02 \x01(\x0b\x32\x18.ipls.witness.v1.RefusalH\x00\x42\x08\n\x06result\"*\n\x07Refusal\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"U\n\x0fGetStateRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\twith_blob\x18\x02 \x01(\x08\x12\x12\n\x05\x65poch\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x08\n\x06_epoch\"`\n\x10GetStateResponse\x12.\n\x05state\x18\x01 \x01(\x0b\x32\x1d.ipls.witness.v1.WitnessStateH\x00\x12\x14\n\nblob_chunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\xf4\x01\n\x0cWitnessState\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x11\n\troot_hash\x18\x03 \x01(\x0c\x12\x31\n\x0b\x63osignature\x18\x04 \x01(\x0b\x32\x1c.ipls.witness.v1.Cosignature\x12\x10\n\x08old_root\x18\x05 \x01(\x0c\x12\x11\n\tblob_size\x18\x06 \x01(\x04\x12\x31\n\x08proposal\x18\x07 \x01(\x0b\x32\x1f.ipls.witness.v1.SignedProposal\x12)\n\x04head\x18\x08 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHead2\xb5\x01\n\x0eWitnessService\x12P\n\x07Propose\x12\x1f.ipls.witness.v1.ProposeRequest\x1a .ipls.witness.v1.ProposeResponse(\x01\x30\x01\x12Q\n\x08GetState\x12 .ipls.witness.v1.GetStateRequest\x1a!.ipls.witness.v1.GetStateResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,20 +34,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PROPOSAL']._serialized_start=78
   _globals['_PROPOSAL']._serialized_end=193
-  _globals['_SIGNEDPROPOSAL']._serialized_start=195
-  _globals['_SIGNEDPROPOSAL']._serialized_end=294
-  _globals['_PROPOSEREQUEST']._serialized_start=296
-  _globals['_PROPOSEREQUEST']._serialized_end=395
-  _globals['_PROPOSERESPONSE']._serialized_start=397
-  _globals['_PROPOSERESPONSE']._serialized_end=522
-  _globals['_REFUSAL']._serialized_start=524
-  _globals['_REFUSAL']._serialized_end=566
-  _globals['_GETSTATEREQUEST']._serialized_start=568
-  _globals['_GETSTATEREQUEST']._serialized_end=623
-  _globals['_GETSTATERESPONSE']._serialized_start=625
-  _globals['_GETSTATERESPONSE']._serialized_end=721
-  _globals['_WITNESSSTATE']._serialized_start=724
-  _globals['_WITNESSSTATE']._serialized_end=874
-  _globals['_WITNESSSERVICE']._serialized_start=877
-  _globals['_WITNESSSERVICE']._serialized_end=1058
+  _globals['_SIGNEDPROPOSAL']._serialized_start=196
+  _globals['_SIGNEDPROPOSAL']._serialized_end=338
+  _globals['_PROPOSEREQUEST']._serialized_start=340
+  _globals['_PROPOSEREQUEST']._serialized_end=439
+  _globals['_PROPOSERESPONSE']._serialized_start=441
+  _globals['_PROPOSERESPONSE']._serialized_end=566
+  _globals['_REFUSAL']._serialized_start=568
+  _globals['_REFUSAL']._serialized_end=610
+  _globals['_GETSTATEREQUEST']._serialized_start=612
+  _globals['_GETSTATEREQUEST']._serialized_end=697
+  _globals['_GETSTATERESPONSE']._serialized_start=699
+  _globals['_GETSTATERESPONSE']._serialized_end=795
+  _globals['_WITNESSSTATE']._serialized_start=798
+  _globals['_WITNESSSTATE']._serialized_end=1042
+  _globals['_WITNESSSERVICE']._serialized_start=1045
+  _globals['_WITNESSSERVICE']._serialized_end=1226
 # @@protoc_insertion_point(module_scope)

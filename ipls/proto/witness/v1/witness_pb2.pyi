@@ -63,22 +63,30 @@ class SignedProposal(_message.Message):
     PROPOSAL_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     BLOB_SIZE_FIELD_NUMBER: _builtins.int
+    HEAD_FIELD_NUMBER: _builtins.int
     signature: _builtins.bytes
     """Ed25519 over the digest T above."""
     blob_size: _builtins.int
     """Bytes of blob in the chunks that follow. 0 asks for a signature on the start or, anew, on the newest epoch."""
     @_builtins.property
     def proposal(self) -> Global___Proposal: ...
+    @_builtins.property
+    def head(self) -> _head_pb2.SignedHead:
+        """The newest head that the directory has a quorum's signatures on: by it a witness that is behind knows how far the
+        log can be followed, and one that was restored from a backup sees what it had signed. It vouches for itself.
+        """
+
     def __init__(
         self,
         *,
         proposal: Global___Proposal | None = ...,
         signature: _builtins.bytes = ...,
         blob_size: _builtins.int = ...,
+        head: _head_pb2.SignedHead | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["proposal", b"proposal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "proposal", b"proposal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob_size", b"blob_size", "proposal", b"proposal", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob_size", b"blob_size", "head", b"head", "proposal", b"proposal", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -167,19 +175,25 @@ class GetStateRequest(_message.Message):
 
     NAMESPACE_FIELD_NUMBER: _builtins.int
     WITH_BLOB_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     with_blob: _builtins.bool
+    epoch: _builtins.int
+    """Absent: the newest. Of an earlier epoch there is no blob."""
     def __init__(
         self,
         *,
         namespace: _builtins.str = ...,
         with_blob: _builtins.bool = ...,
+        epoch: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_epoch", b"_epoch", "epoch", b"epoch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "with_blob", b"with_blob"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_epoch", b"_epoch", "epoch", b"epoch", "namespace", b"namespace", "with_blob", b"with_blob"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__epoch: _TypeAlias = _typing.Literal["epoch"]  # noqa: Y015
+    _WhichOneofArgType__epoch: _TypeAlias = _typing.Literal["_epoch", b"_epoch"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epoch) -> _WhichOneofReturnType__epoch | None: ...
 
 Global___GetStateRequest: _TypeAlias = GetStateRequest  # noqa: Y015
 
@@ -219,6 +233,8 @@ class WitnessState(_message.Message):
     COSIGNATURE_FIELD_NUMBER: _builtins.int
     OLD_ROOT_FIELD_NUMBER: _builtins.int
     BLOB_SIZE_FIELD_NUMBER: _builtins.int
+    PROPOSAL_FIELD_NUMBER: _builtins.int
+    HEAD_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     """The highest term of the proposals it signed."""
     epoch: _builtins.int
@@ -229,6 +245,16 @@ class WitnessState(_message.Message):
     def cosignature(self) -> _head_pb2.Cosignature:
         """The newest signature; absent before the first."""
 
+    @_builtins.property
+    def proposal(self) -> Global___SignedProposal:
+        """What the directory asked to be signed; absent for the start, and where the epoch was taken from the log."""
+
+    @_builtins.property
+    def head(self) -> _head_pb2.SignedHead:
+        """Instead of the cosignature, where this witness signed another root for this epoch: the quorum's signatures on a head
+        at or above it, by which it went over to this root.
+        """
+
     def __init__(
         self,
         *,
@@ -238,10 +264,12 @@ class WitnessState(_message.Message):
         cosignature: _head_pb2.Cosignature | None = ...,
         old_root: _builtins.bytes = ...,
         blob_size: _builtins.int = ...,
+        proposal: Global___SignedProposal | None = ...,
+        head: _head_pb2.SignedHead | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cosignature", b"cosignature"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cosignature", b"cosignature", "head", b"head", "proposal", b"proposal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob_size", b"blob_size", "cosignature", b"cosignature", "epoch", b"epoch", "old_root", b"old_root", "root_hash", b"root_hash", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob_size", b"blob_size", "cosignature", b"cosignature", "epoch", b"epoch", "head", b"head", "old_root", b"old_root", "proposal", b"proposal", "root_hash", b"root_hash", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -59,7 +59,7 @@ class WitnessServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetState(self, request, context):
-        """The witness's own record: what it signed last, and that epoch's blob when asked for.
+        """The witness's own record: what it signed last, and that epoch's blob when asked for; or an earlier epoch.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,7 +36,7 @@ class WitnessServiceStub:
     Propose: _grpc.StreamStreamMultiCallable[_witness_pb2.ProposeRequest, _witness_pb2.ProposeResponse]
     """Each proposal is answered with one cosignature or one refusal, in order."""
     GetState: _grpc.UnaryStreamMultiCallable[_witness_pb2.GetStateRequest, _witness_pb2.GetStateResponse]
-    """The witness's own record: what it signed last, and that epoch's blob when asked for."""
+    """The witness's own record: what it signed last, and that epoch's blob when asked for; or an earlier epoch."""
 
 @_typing.type_check_only
 class WitnessServiceAsyncStub(WitnessServiceStub):
@@ -46,7 +46,7 @@ class WitnessServiceAsyncStub(WitnessServiceStub):
     Propose: _aio.StreamStreamMultiCallable[_witness_pb2.ProposeRequest, _witness_pb2.ProposeResponse]  # type: ignore[assignment]
     """Each proposal is answered with one cosignature or one refusal, in order."""
     GetState: _aio.UnaryStreamMultiCallable[_witness_pb2.GetStateRequest, _witness_pb2.GetStateResponse]  # type: ignore[assignment]
-    """The witness's own record: what it signed last, and that epoch's blob when asked for."""
+    """The witness's own record: what it signed last, and that epoch's blob when asked for; or an earlier epoch."""
 
 class WitnessServiceServicer(metaclass=_abc_1.ABCMeta):
     """A third party that checks that each epoch only appended, then signs (epoch, root hash)."""
@@ -65,6 +65,6 @@ class WitnessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _witness_pb2.GetStateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_witness_pb2.GetStateResponse], _abc.AsyncIterator[_witness_pb2.GetStateResponse]]:
-        """The witness's own record: what it signed last, and that epoch's blob when asked for."""
+        """The witness's own record: what it signed last, and that epoch's blob when asked for; or an earlier epoch."""
 
 def add_WitnessServiceServicer_to_server(servicer: WitnessServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

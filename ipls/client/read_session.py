@@ -1,0 +1,80 @@
+"""The session that a device reads the directory in: one signed call pays for the reads of some minutes."""
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import grpc
+
+from ipls.client.calls import CALL_S, PATIENCE_S, retrying
+from ipls.proto.directory.v1.directory_pb2 import OpenSessionRequest
+from ipls.rpc.errors import remote_error
+from ipls.rpc.reads import SESSION_METADATA
+from ipls.trust.calls import NONCE_BYTES, session_digest
+from ipls.trust.keys import public_key, sign
+
+if TYPE_CHECKING:
+    from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceAsyncStub
+
+Metadata = tuple[tuple[str, bytes], ...]
+Result = TypeVar("Result")
+
+_ENDED = ("READ_SESSION_EXPIRED", "READ_SESSION_INVALID")
+
+
+class Credentials(NamedTuple):
+    """An account's number, and the Ed25519 seed of a key that is its identity or was."""
+
+    label: str
+    seed: bytes
+
+
+class ReadSession:
+    """Opened when it is first needed, and again when the directory says that it has ended."""
+
+    def __init__(
+        self,
+        stub: "DirectoryServiceAsyncStub",
+        namespace: str,
+        *,
+        now_ms: Callable[[], int],
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._stub = stub
+        self._namespace = namespace
+        self._now_ms = now_ms
+        self._patience_s = patience_s
+        self._opened: tuple[Credentials, bytes] | None = None
+
+    async def ask(self, reader: Credentials, call: Callable[[Metadata], Awaitable[Result]]) -> Result:
+        """`call` with the metadata of a session, again while the directory is UNAVAILABLE.
+
+        A key that waits for its epoch is waited for. Raises RefusedError, TryLaterError.
+        """
+
+        async def attempt() -> Result:
+            kept = self._opened is not None
+            try:
+                return await call(await self._metadata(reader))
+            except grpc.aio.AioRpcError as error:
+                if not kept or remote_error(error).reason not in _ENDED:
+                    raise
+            self._opened = None
+            return await call(await self._metadata(reader))
+
+        return await retrying(attempt, self._patience_s)
+
+    async def _metadata(self, reader: Credentials) -> Metadata:
+        if self._opened is None or self._opened[0] != reader:
+            now_ms, nonce, key = self._now_ms(), os.urandom(NONCE_BYTES), public_key(reader.seed)
+            digest = session_digest(self._namespace, reader.label, key, now_ms, nonce)
+            request = OpenSessionRequest(
+                label=reader.label,
+                public_key=key,
+                timestamp_ms=now_ms,
+                nonce=nonce,
+                signature=sign(reader.seed, digest),
+            )
+            response = await self._stub.OpenSession(request, timeout=CALL_S)
+            self._opened = reader, response.token
+        return ((SESSION_METADATA, self._opened[1]),)

@@ -1,0 +1,69 @@
+"""Following the trust root: from the version that this profile has to the newest that the directory hands out."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from ipls.client.calls import CALL_S, PATIENCE_S, retrying
+from ipls.client.errors import RefusedError
+from ipls.client.events import Report, TrustRootFollowed
+from ipls.client.profile import Profile
+from ipls.proto.directory.v1.directory_pb2 import TrustRootsRequest, TrustRootsResponse
+from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
+from ipls.trust.chain import walk
+from ipls.trust.errors import TrustError
+from ipls.trust.root import TrustRoot
+
+if TYPE_CHECKING:
+    from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceAsyncStub
+
+
+class TrustRoots:
+    """The directory is not believed: each version is what the witnesses of the one before, and its own, signed."""
+
+    def __init__(
+        self,
+        stub: "DirectoryServiceAsyncStub",
+        profile: Profile,
+        *,
+        now_ms: Callable[[], int],
+        report: Report,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._stub = stub
+        self._profile = profile
+        self._now_ms = now_ms
+        self._report = report
+        self._patience_s = patience_s
+
+    async def follow(self) -> TrustRoot:
+        """The newest version, kept for good: no lower one is ever used again. A directory that has none above the one
+        kept is behind, or has nothing new; either way that one stays.
+
+        Raises RefusedError TRUST_ROOT_…, also TRUST_ROOT_EXPIRED for a last version that has: then none is taken.
+        """
+        newest = self._profile.trust_root
+        taken: list[SignedTrustRoot] = []
+        while versions := await self._after(newest.root.number):
+            try:
+                newest = walk(newest, versions, now_ms=self._now_ms())
+            except TrustError as error:
+                raise _refused(error) from error
+            taken += versions
+        if taken:
+            try:
+                newest.root.check_expiry(self._now_ms())
+            except TrustError as error:
+                raise _refused(error) from error
+            self._profile.add_trust_roots(taken)
+            self._report(TrustRootFollowed(newest.root.number))
+        return newest.root
+
+    async def _after(self, number: int) -> Sequence[SignedTrustRoot]:
+        async def call() -> TrustRootsResponse:
+            return await self._stub.TrustRoots(TrustRootsRequest(after_number=number), timeout=CALL_S)
+
+        return (await retrying(call, self._patience_s)).versions
+
+
+def _refused(error: TrustError) -> RefusedError:
+    return RefusedError(error.reason, f"the directory's version of the trust root was refused: {error.message}")

@@ -1,0 +1,123 @@
+"""Epochs that witnesses signed and this database lacks: which root is taken, and whose values its leaves hold.
+
+A database that was put back to an older state has lost rows that witnesses have signed. It takes them again from the
+log and the witnesses (the directory spec, "An epoch"). A blob has leaves only: which label and value is behind one
+shows when the messaging service submits the update again, or when it still waits here.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from ipls.akd import DirectoryKey, Update, Version
+from ipls.akd.keys import Place
+from ipls.akd.labels import Label
+from ipls.akd.publish import make_leaves
+from ipls.server.directory.errors import NoQuorum, PublisherStopped
+from ipls.store.directory import DirectoryStore, Leaf, Queued
+from ipls.store.errors import StoreError
+
+
+def choose_root(votes: Mapping[str, bytes | None], ours: set[bytes], n: int, k: int) -> bytes | None:
+    """The root to be taken for the epoch after the head, None if it has none yet.
+
+    `votes` has, of each witness that answers, the root that it signed for the epoch, None if it signed none; `ours`
+    are the roots that this directory has proposed once, the only ones to be taken: a witness can sign anything. A
+    root that may have k signatures already, with those of witnesses that don't answer, goes before any other.
+    Raises NoQuorum WITNESSES_SPLIT while several may (then neither can get on without those that don't answer), and
+    PublisherStopped ROOT_UNREACHABLE if none can get k any more.
+    """
+    silent = n - len(votes)
+    signed = Counter(root for root in votes.values() if root is not None)
+    candidates = [root for root in signed if root in ours]
+    if not candidates:
+        return None
+    decided = [root for root in candidates if signed[root] + silent >= k]
+    if len(decided) > 1:
+        raise NoQuorum("WITNESSES_SPLIT", "witnesses signed different roots; the others must answer first")
+    open_votes = silent + sum(root is None for root in votes.values())
+    possible = decided or [root for root in candidates if signed[root] + open_votes >= k]
+    if not possible:
+        raise root_unreachable()
+    return max(possible, key=lambda root: (signed[root], root))
+
+
+def root_unreachable() -> PublisherStopped:
+    """So many witnesses signed other roots that none is left that k can sign."""
+    return PublisherStopped(
+        "ROOT_UNREACHABLE",
+        "no root of this epoch can get k signatures any more: a new version of the trust root must replace a witness",
+    )
+
+
+class Found(NamedTuple):
+    """What stands before a queued update, which says the label's newest version.
+
+    `skipped` are adopted versions whose values the update does not bring: they count as erased. `there` is an adopted
+    one, above them, that has the very value.
+    """
+
+    update: Update
+    skipped: list[Version]
+    there: Version | None
+
+    @property
+    def is_same(self) -> bool:
+        return self.update.current is not None and self.update.current.value == self.update.value
+
+    def shown(self) -> list[tuple[bytes, Version]]:
+        """The versions that the update makes known."""
+        return [(self.update.label, version) for version in (*self.skipped, *filter(None, [self.there]))]
+
+
+def find(store: DirectoryStore, key: DirectoryKey, batch: Sequence[Queued], epoch: int) -> list[Found]:
+    """Of each update what there is at `epoch`, the newest."""
+    awaits = store.awaits(epoch)
+    found = []
+    for queued in batch:
+        current = next(iter(store.versions(queued.label, epoch, 1)), None)
+        skipped, there = list[Version](), None
+        while awaits and not there and (awaited := _next(store, key, queued.label, current, epoch)):
+            node, number, leaf = awaited
+            if key.commit([(node, number, queued.value)]) == [leaf.stored]:
+                current = there = Version(number, leaf.epoch, queued.value)
+            else:
+                current = Version(number, leaf.epoch, b"")
+                skipped.append(current)
+        found.append(Found(Update(queued.label, queued.value, current), skipped, there))
+    return found
+
+
+def _next(
+    store: DirectoryStore, key: DirectoryKey, label: bytes, current: Version | None, epoch: int
+) -> tuple[Label, int, Leaf] | None:
+    """The awaited leaf of the label's version after `current`, with its place and version."""
+    number = current.version + 1 if current else 1
+    [node] = key.locate([Place(label, True, number)])
+    leaf = store.awaited(position(node), epoch)
+    return (node, number, leaf) if leaf else None
+
+
+def position(node: Label) -> bytes:
+    """A leaf's key among those awaited."""
+    return node.bits.to_bytes(32, "big")
+
+
+def positions(key: DirectoryKey, versions: Iterable[tuple[bytes, Version]]) -> list[bytes]:
+    """Of the leaves that these versions put into the tree."""
+    return [position(leaf.label) for leaf in make_leaves(key, list(versions))]
+
+
+def known_versions(
+    store: DirectoryStore, key: DirectoryKey, label: bytes, epoch: int, most_recent: int
+) -> list[Version]:
+    """As `store.versions`. Raises StoreError VALUE_AWAITED where the newest of them would not be the tree's newest."""
+    awaits = store.awaits(epoch)
+    versions = store.versions(label, epoch, most_recent)
+    if awaits:
+        current = versions[0] if versions else None
+        awaited = _next(store, key, label, current, epoch)
+        if awaited or store.versions(label, epoch, 1) != versions[:1]:  # or it came to be known meanwhile
+            message = f"the newest value at epoch {epoch} was lost with a database; its owner must register again"
+            raise StoreError("VALUE_AWAITED", message, retry_after_s=5)
+    return versions

@@ -1,0 +1,33 @@
+"""Evidence against witnesses: what they show is compared with the heads that this directory has their signatures on."""
+
+import structlog
+
+from ipls.proto.witness.v1.head_pb2 import SignedHead
+from ipls.store.directory import DirectoryStore
+from ipls.store.errors import StoreError
+from ipls.store.evidence import EvidenceFolder
+from ipls.trust.evidence import from_heads
+from ipls.trust.limits import MAX_INT
+from ipls.trust.root import TrustRoot
+
+log = structlog.get_logger()
+
+
+class Contradictions:
+    """Files go to `folder`; anyone can check them (docs/protocol/evidence.md)."""
+
+    def __init__(self, root: TrustRoot, store: DirectoryStore, folder: EvidenceFolder) -> None:
+        self._root = root
+        self._store = store
+        self._folder = folder
+
+    def met(self, shown: SignedHead) -> None:
+        """Keep evidence if a witness in `shown` signed another root for the epoch before. For threads."""
+        ours = self._store.head(min(shown.epoch, MAX_INT))
+        if ours is None:
+            return
+        for evidence in from_heads(self._root, SignedHead.FromString(ours.signed), shown):
+            try:
+                log.error("evidence", file=str(self._folder.keep(evidence)))
+            except (OSError, StoreError) as e:  # publishing does not hang on it
+                log.error("evidence could not be written", error=str(e))

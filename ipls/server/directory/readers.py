@@ -1,0 +1,192 @@
+"""Who may read what: sessions opened by a signed call, own and others' labels, the quota of distinct ones."""
+
+import asyncio
+import hmac
+import struct
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from grpc import StatusCode
+
+from ipls.proto.directory.v1 import directory_pb2 as pb
+from ipls.rpc.errors import ServiceError
+from ipls.rpc.reads import SESSION_METADATA
+from ipls.rpc.server import peer_roles
+from ipls.store.directory import DirectoryStore
+from ipls.store.errors import StoreError
+from ipls.store.readers import ReaderStore
+from ipls.trust.calls import CALL_WINDOW_MS, NONCE_BYTES, session_digest
+from ipls.trust.errors import TrustError
+from ipls.trust.identity import check_label, encode_record
+from ipls.trust.keys import verify
+from ipls.trust.limits import MAX_INT
+
+READER_ROLE = "reader"
+
+SESSION_MS = 10 * 60 * 1000
+MAX_OPENINGS = 64
+"""Signed calls that wait for their turn: one thread checks signatures, so a flood of them takes no more than that."""
+MAX_SESSIONS = 60
+"""Sessions that one account may open within the window of a signed call, about four minutes."""
+
+_CLAIMS = struct.Struct(">QQ")
+_TAG_BYTES = 32
+_CODES = {
+    "CALL_STALE": StatusCode.UNAUTHENTICATED,
+    "CALL_REPLAYED": StatusCode.UNAUTHENTICATED,
+    "CALL_QUOTA": StatusCode.RESOURCE_EXHAUSTED,
+    "LABEL_QUOTA": StatusCode.RESOURCE_EXHAUSTED,
+}
+
+
+class Reader(NamedTuple):
+    """Who asks: the account's label and its identity's version; of nobody in particular (b"", 0)."""
+
+    label: bytes
+    version: int
+
+
+NOBODY = Reader(b"", 0)
+
+
+class Readers:
+    """The rules of reading. Any process over the same database takes a session that another has opened.
+
+    A token is the account's label, the version of the key that opened it and the end of its time, under a MAC whose key
+    lies beside the database: it needs no state, and no look-up but that of the label's newest version, which is what
+    ends the rights of a superseded key at once.
+    """
+
+    def __init__(
+        self,
+        directory: DirectoryStore,
+        readers: ReaderStore,
+        namespace: str,
+        *,
+        daily_labels: int,
+        anonymous: bool,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._directory = directory
+        self._readers = readers
+        self._namespace = namespace
+        self._daily_labels = daily_labels
+        self._anonymous = anonymous
+        self._now_ms = now_ms
+        self._token_key = readers.derived_key("sessions")
+        self._checker = ThreadPoolExecutor(1, "openings")
+        self._openings = 0
+
+    def close(self) -> None:
+        """End the thread; no call may follow."""
+        self._checker.shutdown()
+
+    async def open(self, request: pb.OpenSessionRequest) -> pb.OpenSessionResponse:
+        """A session for the identity that signed the call, now or before the account's. Raises ServiceError."""
+        if self._openings >= MAX_OPENINGS:
+            raise ServiceError(StatusCode.UNAVAILABLE, "OPENINGS_BUSY", "too many sessions are being opened at once")
+        self._openings += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._checker, self._open, request)
+        finally:
+            self._openings -= 1
+
+    def _open(self, request: pb.OpenSessionRequest) -> pb.OpenSessionResponse:
+        now_ms = self._now_ms()
+        try:
+            label = check_label(request.label).encode()
+            if len(request.nonce) != NONCE_BYTES or request.timestamp_ms > MAX_INT:
+                raise ServiceError(StatusCode.INVALID_ARGUMENT, "BODY_INVALID", f"a nonce has {NONCE_BYTES} bytes")
+            digest = session_digest(
+                self._namespace, request.label, request.public_key, request.timestamp_ms, request.nonce
+            )
+            verify(request.public_key, digest, request.signature)
+        except TrustError as e:
+            raise ServiceError(StatusCode.UNAUTHENTICATED, e.reason, e.message) from e
+        version = self._version(label, encode_record(request.public_key))
+        try:
+            self._readers.admit(
+                label,
+                request.nonce,
+                request.timestamp_ms,
+                now_ms=now_ms,
+                window_ms=CALL_WINDOW_MS,
+                max_calls=MAX_SESSIONS,
+            )
+        except StoreError as e:
+            raise _refused(e) from e
+        expires_ms = now_ms + SESSION_MS
+        claims = _CLAIMS.pack(expires_ms, version) + label
+        return pb.OpenSessionResponse(token=self._tag(claims) + claims, expires_ms=expires_ms)
+
+    def _version(self, label: bytes, record: bytes) -> int:
+        """The newest of the label's published versions that is this record."""
+        if version := self._directory.version_of(label, record):
+            return version
+        if self._directory.is_queued(label, record):
+            raise ServiceError(StatusCode.UNAVAILABLE, "READER_PENDING", "the key waits for its epoch")
+        raise ServiceError(StatusCode.UNAUTHENTICATED, "READER_UNKNOWN", "this key is not one of the account's")
+
+    def reader(self, context: Any) -> Reader | None:
+        """Who calls; None is a service, which may read everything. Raises ServiceError."""
+        if READER_ROLE in peer_roles(context):
+            return None
+        tokens = [value for key, value in context.invocation_metadata() or () if key == SESSION_METADATA]
+        if tokens:
+            return self._claimed(tokens[0])
+        if self._anonymous:
+            return NOBODY
+        raise ServiceError(StatusCode.UNAUTHENTICATED, "READ_SESSION_REQUIRED", "open a session first")
+
+    def _claimed(self, token: bytes) -> Reader:
+        claims = token[_TAG_BYTES:]
+        if len(claims) < _CLAIMS.size or not hmac.compare_digest(token[:_TAG_BYTES], self._tag(claims)):
+            raise ServiceError(StatusCode.UNAUTHENTICATED, "READ_SESSION_INVALID", "not a session of this directory")
+        expires_ms, version = _CLAIMS.unpack_from(claims)
+        if expires_ms <= self._now_ms():
+            raise ServiceError(StatusCode.UNAUTHENTICATED, "READ_SESSION_EXPIRED", "the session is over: open another")
+        return Reader(claims[_CLAIMS.size :], version)
+
+    def allow(
+        self, reader: Reader | None, labels: Collection[bytes], *, newest: int, epoch: int, complete: bool
+    ) -> None:
+        """Return if `reader` may be shown these labels at `epoch`, `newest` being the head's. Blocks.
+
+        Of another's label that is its newest version alone: at no epoch what it had before, nor that it was absent.
+        Raises ServiceError.
+        """
+        others = set(labels) - {reader.label} if reader else set()
+        if reader is None or not others:
+            return
+        if complete:
+            raise _others_history()
+        if reader.label:
+            self._count(reader, others, newest)
+        for label in others if epoch < newest else ():
+            versions = self._directory.versions(label, newest, 1)
+            if versions and versions[0].epoch > epoch:
+                raise _others_history()
+
+    def _count(self, reader: Reader, labels: Collection[bytes], newest: int) -> None:
+        current = self._directory.versions(reader.label, newest, 1)
+        if not current or current[0].version != reader.version:
+            message = "the account has a newer identity key: this one may read its own history only"
+            raise ServiceError(StatusCode.PERMISSION_DENIED, "IDENTITY_SUPERSEDED", message)
+        try:
+            self._readers.count(reader.label, labels, self._now_ms(), daily_labels=self._daily_labels)
+        except StoreError as e:
+            raise _refused(e) from e
+
+    def _tag(self, claims: bytes) -> bytes:
+        return hmac.digest(self._token_key, claims, "sha256")
+
+
+def _refused(error: StoreError) -> ServiceError:
+    return ServiceError(_CODES[error.reason], error.reason, str(error), retry_after_s=error.retry_after_s)
+
+
+def _others_history() -> ServiceError:
+    return ServiceError(
+        StatusCode.PERMISSION_DENIED, "HISTORY_OF_ANOTHER", "only its owner is shown what a label was before"
+    )

@@ -1,0 +1,44 @@
+"""Signed calls, each admitted once."""
+
+import sqlite3
+
+from ipls.store.errors import StoreError
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS nonce (
+    label TEXT NOT NULL, nonce BLOB NOT NULL, timestamp_ms INTEGER NOT NULL,
+    PRIMARY KEY (label, nonce)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS nonce_time ON nonce (timestamp_ms);
+CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY CHECK (one = 1), floor_ms INTEGER NOT NULL);
+INSERT OR IGNORE INTO clock VALUES (1, 0);
+"""
+
+
+def admit(
+    db: sqlite3.Connection,
+    label: str,
+    nonce: bytes,
+    timestamp_ms: int,
+    *,
+    now_ms: int,
+    window_ms: int,
+    max_calls: int,
+) -> None:
+    """Take a call's nonce, in the caller's transaction: its time is near, it is new, and there are not too many.
+
+    A nonce is admitted once for a label as long as its time can be admitted at all, even if the clock is set back: no
+    time at or below one already forgotten is admitted. Raises StoreError CALL_STALE, CALL_REPLAYED, CALL_QUOTA (more
+    than `max_calls` in the window).
+    """
+    floor_ms = max(db.execute("SELECT floor_ms FROM clock").fetchone()[0], now_ms - window_ms)
+    if not floor_ms < timestamp_ms <= now_ms + window_ms:
+        raise StoreError("CALL_STALE", "the call's time is more than two minutes from the service's clock")
+    db.execute("UPDATE clock SET floor_ms = ?", (floor_ms,))
+    db.execute("DELETE FROM nonce WHERE timestamp_ms <= ?", (floor_ms,))
+    if db.execute("SELECT COUNT(*) FROM nonce WHERE label = ?", (label,)).fetchone()[0] >= max_calls:
+        message = f"more than {max_calls} calls within the last minutes"
+        raise StoreError("CALL_QUOTA", message, retry_after_s=window_ms / 1000)
+    try:
+        db.execute("INSERT INTO nonce VALUES (?, ?, ?)", (label, nonce, timestamp_ms))
+    except sqlite3.IntegrityError:
+        raise StoreError("CALL_REPLAYED", "this very call was made before") from None

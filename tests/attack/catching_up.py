@@ -1,0 +1,83 @@
+"""A witness that looks at a public world, and what tests let happen to it."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from ipls.akd import Publication
+from ipls.audit.errors import AuditError
+from ipls.proto.witness.v1.head_pb2 import SignedHead
+from ipls.proto.witness.v1.witness_pb2 import ProposeRequest, SignedProposal
+from ipls.rpc.channel import chunks
+from ipls.store.errors import StoreError
+from ipls.store.witness import State, init_witness_state
+from ipls.trust.heads import Head
+from tests.attack.log import World
+from tests.server.chains import Chain, proposal
+from tests.server.witnesses import make_service, open_store
+from tests.trust.evidence import Proved, proved
+from tests.trust.roots import NAMESPACE, NOW, WITNESSES, signed
+
+OWN = 2
+"""Ours is w2 of w0, w1, w2; two make a quorum."""
+
+
+class Victim:
+    """The witness w2 and the public world it looks at."""
+
+    def __init__(self, world: World, folder: Path) -> None:
+        self.world = world
+        self.folder = folder
+        self.now = NOW
+        init_witness_state(folder / "w.db", world.root)
+        self.start()
+
+    def start(self) -> None:
+        self.store = open_store(self.folder / "w.db", NAMESPACE)
+        self.service = make_service(
+            self.world.root, "w2", WITNESSES[OWN], self.store, lambda: self.now, self.folder / "evidence"
+        )
+
+    def restart(self) -> None:
+        self.store.close()
+        self.start()
+
+    def publish(self, *labels: bytes, chain: Chain | None = None) -> Publication:
+        """One more epoch of the world's, which the two others sign."""
+        made = (chain or self.world.chain).step(*labels)
+        self.world.put(made.epoch, made.old_root, made.new_root, made.blob)
+        del self.world.votes[OWN][made.epoch]
+        self.world.newest[OWN] = 0
+        return made
+
+    async def propose(self, request: SignedProposal, blob: bytes = b"") -> str:
+        """How the witness answers: `cosignature`, or the reason of its refusal."""
+
+        async def requests() -> AsyncIterator[ProposeRequest]:
+            yield ProposeRequest(proposal=request)
+            for chunk in chunks(blob):
+                yield ProposeRequest(blob_chunk=chunk)
+
+        (answer,) = [answer async for answer in self.service.Propose(requests(), None)]
+        return answer.refusal.reason or str(answer.WhichOneof("result"))
+
+    async def live(self, made: Publication, **changes: object) -> str:
+        return await self.propose(proposal(made, **changes), made.blob)  # type: ignore[arg-type]
+
+    def look(self, hint: SignedHead | None = None) -> str | None:
+        """Once at the public world; the reason why it did not come through."""
+        try:
+            self.service.catching_up.look(hint)
+        except (AuditError, StoreError) as e:
+            return e.reason
+        return None
+
+    def state(self) -> State:
+        return self.store.state()
+
+    def evidence(self) -> list[Proved]:
+        """What it has kept proves, each file judged as anyone would."""
+        return proved(self.world.root, self.folder / "evidence")
+
+
+def quorums(made: Publication, *seeds: bytes) -> SignedHead:
+    return signed(Head(made.epoch, made.new_root), *(seeds or WITNESSES[:2]))

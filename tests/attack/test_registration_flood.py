@@ -1,0 +1,106 @@
+"""Whoever calls the registration service without end: it hashes no more than a few codes at once, sends no number more
+than its codes of the hour, and goes on for those who mean it."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from ipls.proto.registration.v1 import registration_pb2 as pb
+from ipls.rpc.errors import remote_error
+from ipls.server import registration
+from ipls.server.registration import MAX_HASHING
+from tests.server.directories import World
+from tests.server.test_registration import LABEL, OTHER, Registrar, both, failure
+
+FLOOD = 4 * MAX_HASHING
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The codes that were hashed."""
+    codes, original = list[str](), registration._hash
+
+    def counted(code: str, salt: bytes) -> Any:
+        codes.append(code)
+        return original(code, salt)
+
+    monkeypatch.setattr(registration, "_hash", counted)
+    return codes
+
+
+async def reasons(calls: list[Any]) -> list[str]:
+    """Why each call was refused, "" if it was not."""
+
+    async def reason(call: Any) -> str:
+        try:
+            await call
+        except grpc.aio.AioRpcError as error:
+            return remote_error(error).reason
+        return ""
+
+    return await asyncio.gather(*map(reason, calls))
+
+
+def asking(device: Registrar, request: int, label: str) -> Any:
+    return device.stub.RequestCode(pb.RequestCodeRequest(label=label, request_id=request.to_bytes(16, "big")))
+
+
+async def test_codes_asked_for_one_number_cost_a_look(world: World, hashed: list[str]) -> None:
+    async with both(world) as (device, _):
+        for request in range(3):
+            await device.code(request)
+        refused = await reasons([asking(device, 100 + n, LABEL) for n in range(FLOOD)])
+        assert refused == ["CODE_RATE"] * FLOOD
+        assert len(hashed) == 3
+        assert len(device.outbox.read_text().splitlines()) == 3
+        assert await device.code(4, OTHER)
+
+
+async def test_who_has_a_code_registers_while_codes_are_asked_for_many_numbers(world: World, hashed: list[str]) -> None:
+    async with both(world) as (device, client):
+        request = device.request(await device.code())
+        flood = asyncio.create_task(reasons([asking(device, 100 + n, f"+4930{n}") for n in range(FLOOD)]))
+        ticket = (await device.stub.Register(request, timeout=60)).ticket
+        assert await client.published(ticket) == 1
+        refused = await flood
+        assert set(refused) <= {"", "REGISTRATIONS_BUSY"}
+        assert await device.code(2, OTHER)
+
+
+async def test_no_more_than_a_few_codes_are_hashed_or_wait_for_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registration, "MAX_HASHING", 1)
+    release, hashing = asyncio.Event(), asyncio.Event()
+    original = registration._Hasher.hash
+
+    async def held(self: Any, code: str, salt: bytes) -> Any:
+        hashing.set()
+        await release.wait()
+        return await original(self, code, salt)
+
+    async with both(world) as (device, client):
+        request = device.request(await device.code())
+        monkeypatch.setattr(registration._Hasher, "hash", held)
+        first = asyncio.create_task(reasons([asking(device, 2, OTHER)]))
+        await asyncio.wait_for(hashing.wait(), 60)
+        error = await failure(asking(device, 3, OTHER))
+        assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "REGISTRATIONS_BUSY")
+        assert error.retry_after_s == 1
+        hashing.clear()
+        wrong = device.request("000000" if request.code != "000000" else "000001")
+        guess = asyncio.create_task(reasons([device.stub.Register(wrong)]))
+        await asyncio.wait_for(hashing.wait(), 60)
+        for _ in range(9):  # none of them uses up an attempt
+            assert await reasons([device.stub.Register(wrong)]) == ["REGISTRATIONS_BUSY"]
+        release.set()
+        assert (await first, await guess) == ([""], ["CODE_WRONG"])
+        assert await client.published((await device.stub.Register(request)).ticket) == 1

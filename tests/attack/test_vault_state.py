@@ -1,0 +1,396 @@
+"""The vault's host owns the database: what it puts back, forks, cuts, joins or edits is refused, by name."""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ipls.hsm.anchor import genesis, read_anchor
+from ipls.hsm.notary import SHARD
+from ipls.session.effects import Handshake, Retrieve
+from ipls.session.errors import SessionRefused
+from ipls.session.history import Seen
+from ipls.session.journal import account_key
+from tests.attack.vault_state import OWNERS, Vault, looked_at, outcome, use, wrapped
+from tests.hsm.ledgers import MemoryNotary, perform
+
+REASONS = {
+    "VAULT_DATABASE_BEHIND",
+    "VAULT_DATABASE_EDITED",
+    "VAULT_DATABASE_FORKED",
+    "VAULT_LOG_BROKEN",
+}
+ALICE, BOB, *_ = OWNERS
+NOBODY = OWNERS[-1]
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Vault:
+    return Vault(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Vault:
+    """For copies."""
+    vault = Vault(tmp_path_factory.mktemp("honest"))
+    with vault.running() as state:
+        use(state, OWNERS[:2])
+    return vault
+
+
+def start(vault: Vault) -> object:
+    with vault.running() as state:
+        return outcome(lambda: perform(state.ledger, lambda: None))
+
+
+def walk(vault: Vault) -> object:
+    with vault.running() as state:
+        return outcome(state.check)
+
+
+def test_an_honest_database_is_taken(vault: Vault) -> None:
+    for _ in range(2):
+        with vault.running() as state:
+            assert state.key(ALICE) == wrapped(ALICE, 1)
+            assert state.key(BOB) == wrapped(BOB, 1)
+            assert state.history(ALICE).length == state.history(BOB).length
+            state.check()
+
+
+# Put back
+
+
+def test_yesterdays_backup_is_refused_at_the_start(vault: Vault, tmp_path: Path) -> None:
+    yesterday = vault.copy(tmp_path / "backup")
+    with vault.running() as state:
+        state.do(NOBODY, Handshake())
+    vault.put_back(yesterday.database)
+    assert start(vault) == "VAULT_DATABASE_BEHIND"
+
+
+def test_yesterdays_backup_is_refused_under_a_running_vault(vault: Vault, tmp_path: Path) -> None:
+    """And what it was put in the place of is taken again, as if nothing had been."""
+    yesterday = vault.copy(tmp_path / "backup")
+    with vault.running() as state:
+        use(state, [ALICE])
+        today = vault.copy(tmp_path / "today")
+        vault.put_back(yesterday.database)
+        for _ in range(2):
+            assert outcome(lambda: state.key(ALICE)) == "VAULT_DATABASE_BEHIND"
+            assert outcome(lambda: state.history(BOB)) == "VAULT_DATABASE_BEHIND"
+        vault.put_back(today.database)
+
+
+def test_an_older_anchor_is_refused_under_a_running_vault(vault: Vault, tmp_path: Path) -> None:
+    """Token and database of yesterday: a start can't tell, which is why the token must be a device."""
+    yesterday, values = vault.copy(tmp_path / "backup"), list(vault.notary.values)
+    with vault.running() as state:
+        use(state, [ALICE])
+        vault.put_back(yesterday.database)
+        vault.notary.values = values
+        assert outcome(lambda: state.key(ALICE)) == "VAULT_ANCHOR_MOVED"
+
+
+# Forked
+
+
+def test_of_two_copies_one_goes_on(vault: Vault, tmp_path: Path) -> None:
+    """Both databases are the anchor's own until one of them has written."""
+    other = vault.copy(tmp_path / "other")
+    with vault.running() as one, vault.running(database=other.database) as two:
+        one.history(ALICE)
+        two.history(ALICE)
+        assert one.key(BOB) == wrapped(BOB, 1)
+        assert outcome(lambda: two.key(ALICE)) == "VAULT_ANCHOR_MOVED"
+        for _ in range(2):
+            assert outcome(lambda: two.key(ALICE)) == "VAULT_DATABASE_FORKED"
+        use(one, [ALICE, BOB])
+        one.check()
+    with vault.running(database=other.database) as two:
+        assert outcome(lambda: two.key(ALICE)) == "VAULT_DATABASE_BEHIND"
+    assert start(vault) is None
+
+
+# Cut
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_a_log_cut_short_is_refused(vault: Vault, count: int) -> None:
+    vault.edit("DELETE FROM log WHERE sequence > (SELECT max(sequence) FROM log) - ?", count)
+    assert start(vault) == "VAULT_DATABASE_BEHIND"
+
+
+@pytest.mark.parametrize("sequence", [1, 2, 9])
+def test_a_hole_in_the_log_is_found(vault: Vault, sequence: int) -> None:
+    vault.edit("DELETE FROM log WHERE sequence = ?", sequence)
+    assert walk(vault) == "VAULT_LOG_BROKEN"
+
+
+def test_the_anchors_entry_moved_up_is_refused(vault: Vault) -> None:
+    vault.edit("UPDATE log SET sequence = sequence + 1 WHERE sequence = (SELECT max(sequence) FROM log)")
+    assert start(vault) == "VAULT_LOG_BROKEN"
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+def test_a_history_cut_anywhere_is_refused(vault: Vault, number: int) -> None:
+    with vault.running() as state:
+        use(state, [ALICE])
+    vault.edit("DELETE FROM log WHERE key = ? AND use_number = ?", account_key(ALICE), number)
+    with vault.running() as state:
+        assert outcome(lambda: state.history(ALICE)) == "VAULT_DATABASE_EDITED"
+        assert state.history(BOB).length == 3
+        # Nor from where a device has seen it to: what comes after it leads to the end or is refused.
+        assert outcome(lambda: state.history(ALICE, Seen(number - 1, b""))) == "VAULT_DATABASE_EDITED"
+
+
+def test_a_shorter_history_with_its_own_account_is_refused(vault: Vault) -> None:
+    """The account's record of then, which the log still has, says a shorter history and is whole in itself."""
+    [(before,)] = vault.rows("SELECT record FROM records WHERE key = ?", account_key(ALICE))
+    with vault.running() as state:
+        use(state, [ALICE])
+    vault.edit("UPDATE records SET record = ? WHERE key = ?", before, account_key(ALICE))
+    vault.edit("UPDATE log SET use_number = NULL WHERE key = ? AND use_number > 3", account_key(ALICE))
+    with vault.running() as state:
+        assert outcome(lambda: state.history(ALICE)) == "VAULT_DATABASE_EDITED"
+
+
+# Joined
+
+
+def branch(vault: Vault, folder: Path) -> Vault:
+    """The same vault's other future: entries with its own HMACs, which no anchor names."""
+    other = vault.copy(folder)
+    with other.running() as state:
+        use(state, [BOB, ALICE])
+    with vault.running() as state:
+        use(state, [ALICE, BOB])
+    return other
+
+
+def test_the_end_of_another_branch_is_refused(vault: Vault, tmp_path: Path) -> None:
+    other = branch(vault, tmp_path / "other")
+    first = len(OWNERS[:-1]) * 3 + 1
+    vault.edit("DELETE FROM log WHERE sequence >= ?", first)
+    for row in other.rows("SELECT * FROM log WHERE sequence >= ?", first):
+        vault.edit("INSERT INTO log VALUES (?, ?, ?, ?, ?)", *row)
+    assert start(vault) == "VAULT_DATABASE_FORKED"
+
+
+@pytest.mark.parametrize("place", range(6))
+def test_an_entry_of_another_branch_is_found(vault: Vault, tmp_path: Path, place: int) -> None:
+    other = branch(vault, tmp_path / "other")
+    sequence = len(OWNERS[:-1]) * 3 + 1 + place
+    [(entry, mac, key, number)] = other.rows("SELECT entry, mac, key, use_number FROM log WHERE sequence = ?", sequence)
+    vault.edit("UPDATE log SET use_number = NULL WHERE key = ? AND use_number = ?", key, number)
+    vault.edit(
+        "UPDATE log SET entry = ?, mac = ?, key = ?, use_number = ? WHERE sequence = ?",
+        *(entry, mac, key, number, sequence),
+    )
+    assert walk(vault) in ("VAULT_LOG_BROKEN", "VAULT_DATABASE_FORKED")
+    with vault.running() as state:
+        found = {outcome(lambda: state.history(label)) for label in (ALICE, BOB)}  # noqa: B023
+    assert found & {"VAULT_DATABASE_EDITED", "VAULT_DATABASE_FORKED"}
+
+
+def test_another_vaults_entry_goes_on_from_nowhere(vault: Vault, tmp_path: Path) -> None:
+    """A valid chain beyond the anchor is taken; only this vault's log key makes one."""
+    [(entry,)] = vault.rows("SELECT entry FROM log ORDER BY sequence DESC LIMIT 1")
+    vault.edit("INSERT INTO log VALUES ((SELECT max(sequence) + 1 FROM log), ?, ?, ?, NULL)", entry, bytes(32), b"")
+    assert start(vault) == "VAULT_LOG_BROKEN"
+
+
+# Moved
+
+
+def test_a_record_moved_to_another_account_is_refused(vault: Vault) -> None:
+    alice, bob = account_key(ALICE), account_key(BOB)
+    [(record,)] = vault.rows("SELECT record FROM records WHERE key = ?", alice)
+    vault.edit("UPDATE records SET record = ? WHERE key = ?", record, bob)
+    with vault.running() as state:
+        assert outcome(lambda: state.key(BOB)) == "VAULT_DATABASE_EDITED"
+        assert state.key(ALICE) == wrapped(ALICE, 1)
+    assert walk(vault) == "VAULT_DATABASE_EDITED"
+
+
+def test_a_key_moved_to_another_generation_is_refused(vault: Vault) -> None:
+    with vault.running() as state:
+        use(state, [ALICE])
+    [(record,)] = vault.rows("SELECT record FROM records WHERE key = ?", account_key(ALICE))
+    moved = record.replace(wrapped(ALICE, 2), wrapped(ALICE, 1))
+    assert moved != record
+    vault.edit("UPDATE records SET record = ? WHERE key = ?", moved, account_key(ALICE))
+    with vault.running() as state:
+        assert outcome(lambda: state.key(ALICE)) == "VAULT_DATABASE_EDITED"
+
+
+def test_an_account_left_out_is_not_a_new_one(vault: Vault) -> None:
+    """A fresh account would let a thief store a first key, and hides that there was one."""
+    vault.edit("DELETE FROM records WHERE key = ?", account_key(ALICE))
+    with vault.running() as state:
+        assert outcome(lambda: state.do(ALICE, Handshake())) == "VAULT_DATABASE_EDITED"
+
+
+def test_an_account_made_up_is_none(vault: Vault) -> None:
+    [(record,)] = vault.rows("SELECT record FROM records WHERE key = ?", account_key(ALICE))
+    vault.edit("INSERT INTO records VALUES (?, ?)", account_key(NOBODY), record)
+    with vault.running() as state:
+        assert outcome(lambda: state.key(NOBODY)) == "VAULT_GENERATION_UNKNOWN"
+
+
+# Edited
+
+COLUMNS = {
+    "log": ("sequence", "entry", "mac", "key", "use_number"),
+    "records": ("key", "record"),
+    "nodes": ("prefix", "body"),
+}
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_no_bit_of_any_row_can_be_changed(
+    honest: Vault, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """What is answered is the truth or refused; and the walk, which the vault begins with, finds it."""
+    vault = honest.copy(tmp_path_factory.mktemp("edited") / "vault")
+    with vault.running() as state:
+        truth = looked_at(state)
+    table = data.draw(st.sampled_from(sorted(COLUMNS)))
+    column = data.draw(st.sampled_from(COLUMNS[table]))
+    key = COLUMNS[table][0]
+    rows = vault.rows(f"SELECT {key}, {column} FROM {table} WHERE {column} IS NOT NULL")
+    name, value = data.draw(st.sampled_from(rows))
+    if isinstance(value, bytes):
+        bit = data.draw(st.integers(0, 8 * len(value) - 1))
+        changed: object = value[: bit // 8] + bytes([value[bit // 8] ^ 1 << bit % 8]) + value[bit // 8 + 1 :]
+    else:
+        changed = value ^ 1 << data.draw(st.integers(0, 62))
+    try:
+        vault.edit(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", changed, name)
+    except sqlite3.IntegrityError:
+        return  # there is such a row
+    with vault.running() as state:
+        found = looked_at(state)
+        assert all(found[what] in (truth[what], *REASONS) for what in truth)
+        assert outcome(state.check) in REASONS
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_no_bit_of_the_file_can_be_changed(
+    honest: Vault, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Many bits of a file are no row's: what is answered is the truth or refused, and nothing hangs."""
+    vault = honest.copy(tmp_path_factory.mktemp("edited") / "vault")
+    with vault.running() as state:
+        truth = looked_at(state)
+    file = bytearray(honest.database.read_bytes())
+    bit = data.draw(st.integers(0, 8 * len(file) - 1))
+    file[bit // 8] ^= 1 << bit % 8
+    vault.database.write_bytes(file)
+    try:
+        with vault.running() as state:
+            found = looked_at(state)
+    except sqlite3.Error:
+        return  # it does not open
+    assert all(found[what] in (truth[what], *REASONS, "not a database") for what in truth)
+
+
+# The token
+
+
+def test_without_its_anchor_there_is_no_service_and_no_new_beginning(vault: Vault) -> None:
+    vault.notary.values = []
+    assert start(vault) == "VAULT_ANCHOR_MISSING"
+    with vault.running() as state:
+        assert outcome(lambda: state.key(ALICE)) == "VAULT_ANCHOR_MISSING"
+        store = state.ledger._store
+        assert outcome(lambda: genesis(store, vault.notary, SHARD)) == "VAULT_DATABASE_NOT_EMPTY"
+
+
+def test_an_anchor_taken_away_under_a_running_vault_ends_its_service(vault: Vault) -> None:
+    with vault.running() as state:
+        assert state.key(ALICE) == wrapped(ALICE, 1)
+        vault.notary.values = []
+        assert outcome(lambda: state.key(ALICE)) == "VAULT_ANCHOR_MOVED"
+        assert outcome(lambda: state.key(ALICE)) == "VAULT_ANCHOR_MISSING"
+        assert outcome(lambda: state.history(ALICE)) == "VAULT_ANCHOR_MISSING"
+
+
+def test_a_token_has_one_genesis(vault: Vault, tmp_path: Path) -> None:
+    with vault.running(database=tmp_path / "empty.db") as state:
+        store = state.ledger._store
+        assert outcome(lambda: genesis(store, vault.notary, SHARD)) == "VAULT_ANCHOR_EXISTS"
+        assert outcome(lambda: state.do(ALICE, Handshake())) == "VAULT_DATABASE_BEHIND"
+
+
+def test_no_bit_of_the_anchor_can_be_changed(vault: Vault) -> None:
+    [anchor] = vault.notary.values
+    for bit in range(8 * len(anchor)):
+        vault.notary.values = [anchor[: bit // 8] + bytes([anchor[bit // 8] ^ 1 << bit % 8]) + anchor[bit // 8 + 1 :]]
+        assert outcome(lambda: read_anchor(vault.notary, SHARD)) == "VAULT_ANCHOR_MISSING"
+
+
+def test_an_anchor_of_another_shard_or_token_is_none(vault: Vault) -> None:
+    assert outcome(lambda: read_anchor(vault.notary, SHARD + 1)) == "VAULT_ANCHOR_MISSING"
+
+    class OtherToken(MemoryNotary):
+        key = b"another log key"
+
+    other = OtherToken()
+    other.values = vault.notary.values
+    assert outcome(lambda: read_anchor(other, SHARD)) == "VAULT_ANCHOR_MISSING"
+
+
+def test_two_anchors_of_one_sequence_are_two_vaults(vault: Vault, tmp_path: Path) -> None:
+    other = vault.copy(tmp_path / "other")
+    for each, label in ((vault, ALICE), (other, BOB)):
+        with each.running() as state:
+            state.do(label, Handshake())
+    vault.notary.values += other.notary.values
+    assert start(vault) == "VAULT_ANCHOR_MOVED"
+
+
+# A use of the key that leaves no trace
+
+
+class Failing(MemoryNotary):
+    """A token on which one thing does not work."""
+
+    fault: Callable[[], None]
+
+    def replace(self, expected: object, new: bytes) -> None:
+        self.fault()
+
+
+@pytest.mark.parametrize("reason", ["VAULT_NOTARY_LOST", "VAULT_ANCHOR_MOVED"])
+def test_no_key_leaves_whose_entry_is_not_anchored(vault: Vault, reason: str) -> None:
+    failing = Failing()
+    failing.values = vault.notary.values
+
+    def fault() -> None:
+        raise SessionRefused(reason, "the anchor can't be written")
+
+    failing.fault = fault
+    with vault.running(failing) as state:
+        before = state.history(ALICE)
+        for _ in range(2):
+            assert outcome(lambda: state.do(ALICE, Retrieve(0))) == reason
+    with vault.running() as state:  # the entry was written and is taken up: a use too many on record, none too few
+        assert state.history(ALICE, before).length == before.length + 1
+
+
+def test_no_key_leaves_whose_entry_is_not_durable(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    with vault.running() as state:
+        before = state.history(ALICE)
+
+        def full(changes: object) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        monkeypatch.setattr(state.ledger._store, "append", full)
+        assert outcome(lambda: state.do(ALICE, Retrieve(0))) == "not a database"
+        monkeypatch.undo()
+        assert state.history(ALICE) == before

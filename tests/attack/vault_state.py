@@ -1,0 +1,137 @@
+"""A vault's state without its sessions: what it wrote, what its host then does to the database, what comes of it."""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from ipls.hsm.accounts import Accounts
+from ipls.hsm.anchor import Notary
+from ipls.hsm.ledger import Ledger
+from ipls.hsm.notary import SHARD
+from ipls.proto.vault.v1.vault_pb2 import HistoryAnswer
+from ipls.session.account import Times
+from ipls.session.effects import Handshake, History, List, Operation, Result, Retrieve, Store, StoredRecord
+from ipls.session.errors import SessionRefused
+from ipls.session.history import Seen, follow
+from ipls.session.limits import Limits
+from ipls.store.vault import VaultStore
+from ipls.trust.identity import Identity
+from tests.hsm.ledgers import MemoryNotary, new_ledger, perform
+
+ME = Identity(bytes(32), 1, 1)
+OWNERS = [f"+49301234560{digit}" for digit in range(6)]
+NOW = 1_700_000_000_000
+
+
+class State:
+    """The ledger of a running vault, with one operation a work."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.accounts = Accounts(ledger, lambda: Times(NOW, NOW), Limits())
+
+    def do(self, label: str, operation: Operation) -> Result:
+        return perform(self.ledger, lambda: self.accounts.commit(label, ME, operation))
+
+    def store(self, label: str, number: int) -> None:
+        self.do(label, Store(number - 1, bytes([number]) * 16, bytes(16), wrapped(label, number)))
+
+    def key(self, label: str, number: int = 0) -> bytes:
+        record = self.do(label, Retrieve(number))
+        assert isinstance(record, StoredRecord)
+        return record.wrapped
+
+    def history(self, label: str, seen: Seen = Seen()) -> Seen:  # noqa: B008  # it never changes
+        """How far it goes, from what was seen. Raises SessionRefused as the client does."""
+        answer = self.do(label, History(seen.length + 1))
+        assert isinstance(answer, HistoryAnswer)
+        return follow(seen, answer)[-1][1]
+
+    def check(self) -> None:
+        """The walk through everything, to its end."""
+        steps = self.ledger.check()
+        while perform(self.ledger, lambda: next(steps, True)) is None:
+            pass
+
+
+def wrapped(label: str, number: int) -> bytes:
+    """A contact key as it lies in the database."""
+    return f"{label} {number}".encode().ljust(40)
+
+
+def use(state: State, labels: list[str]) -> None:
+    """A session of each owner, who stores a second key."""
+    for label in labels:
+        state.do(label, Handshake())
+        state.store(label, 2)
+        assert state.key(label) == wrapped(label, 2)
+
+
+class Vault:
+    """A vault's files and its token; some owners stored a key and used it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.database = folder / "vault.db"
+        self.notary = MemoryNotary()
+        with new_ledger(self.database, self.notary) as ledger:
+            state = State(ledger)
+            for label in OWNERS[:-1]:
+                state.do(label, Handshake())
+                state.store(label, 1)
+                assert state.key(label) == wrapped(label, 1)
+
+    @contextmanager
+    def running(self, notary: Notary | None = None, database: Path | None = None) -> Iterator[State]:
+        with closing(VaultStore(database or self.database)) as store:
+            yield State(Ledger(store, notary or self.notary, SHARD))
+
+    def copy(self, folder: Path) -> "Vault":
+        """Another host's, with a token of the same content."""
+        copy = object.__new__(Vault)
+        copy.database = folder / "vault.db"
+        copy.notary = MemoryNotary()
+        copy.notary.values = list(self.notary.values)
+        folder.mkdir()
+        with closing(sqlite3.connect(self.database)) as live, closing(sqlite3.connect(copy.database)) as other:
+            live.backup(other)
+        return copy
+
+    def edit(self, statement: str, *values: object) -> None:
+        """By the host, while the vault runs or not."""
+        edit(self.database, statement, *values)
+
+    def rows(self, query: str, *values: object) -> list[Any]:
+        with closing(sqlite3.connect(self.database)) as connection:
+            return connection.execute(query, values).fetchall()
+
+    def put_back(self, backup: Path) -> None:
+        """A backup in the place of what is there, by the database's own means, under a vault that runs."""
+        with closing(sqlite3.connect(backup)) as old, closing(sqlite3.connect(self.database)) as live:
+            old.backup(live)
+
+
+def edit(database: Path, statement: str, *values: object) -> None:
+    with closing(sqlite3.connect(database)) as connection, connection:
+        assert connection.execute(statement, values).rowcount
+
+
+def outcome(attempt: Callable[[], object]) -> object:
+    """What it returns, or the reason why it is refused; for a file that is no database any more, that."""
+    try:
+        return attempt()
+    except SessionRefused as refused:
+        return refused.reason
+    except sqlite3.Error:
+        return "not a database"
+
+
+def looked_at(state: State) -> dict[str, object]:
+    """What a start finds, and what every account is answered; by what adds nothing to the log."""
+    found: dict[str, object] = {"start": outcome(lambda: perform(state.ledger, lambda: None))}
+    for label in OWNERS:
+        listing = outcome(lambda label=label: state.do(label, List()))  # type: ignore[misc]
+        history = outcome(lambda label=label: state.do(label, History(1)))  # type: ignore[misc]
+        found |= {f"{label} list": listing, f"{label} history": history}
+    return found

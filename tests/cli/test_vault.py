@@ -1,0 +1,146 @@
+"""`ipls vault`: genesis, check, recover."""
+
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ipls.cli import deployment
+from ipls.cli.main import app
+from ipls.config import load_core
+from ipls.hsm.ledger import Ledger
+from ipls.hsm.notary import SHARD, open_notary
+from ipls.session.errors import SessionRefused
+from ipls.session.journal import other_key
+from ipls.store.errors import StoreError
+from ipls.store.vault import VaultStore
+from tests.hsm.ledgers import perform
+
+KEYS = [other_key("test", number) for number in range(600)]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """Of a new deployment."""
+    deployment.create(tmp_path / "made", "test", port=0)
+    return tmp_path / "made/ipls.toml"
+
+
+def write(config: Path, count: int = len(KEYS)) -> None:
+    vault = load_core(config).vault
+    with closing(VaultStore(vault.database)) as store, open_notary(vault) as notary:
+        ledger = Ledger(store, notary, SHARD)
+        for first in range(0, count, 100):
+            perform(ledger, lambda first=first: [ledger.put(key, key) for key in KEYS[first : first + 100]])  # type: ignore[misc]
+
+
+def read(config: Path) -> list[bytes | None]:
+    vault = load_core(config).vault
+    with closing(VaultStore(vault.database)) as store, open_notary(vault) as notary:
+        ledger = Ledger(store, notary, SHARD)
+        return perform(ledger, lambda: [ledger.get(key) for key in KEYS])
+
+
+def run(command: str, config: Path, *arguments: str) -> str:
+    """What it prints, or the reason why it is refused."""
+    result = CliRunner().invoke(app, ["vault", command, *arguments, "--config", str(config)])
+    if isinstance(result.exception, SessionRefused | StoreError):
+        return result.exception.reason
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def edit(config: Path, statement: str) -> None:
+    with closing(sqlite3.connect(load_core(config).vault.database)) as connection, connection:
+        connection.execute(statement)
+
+
+def moved_aside(config: Path) -> Path:
+    database = load_core(config).vault.database
+    aside = database.with_name("aside.db")
+    for suffix in ("", "-wal", "-shm"):
+        if (file := database.with_name(database.name + suffix)).exists():
+            file.rename(aside.with_name(aside.name + suffix))
+    return aside
+
+
+def test_a_new_deployment_has_its_anchor_and_gets_no_other(config: Path) -> None:
+    assert run("check", config).startswith("all is as the log of 0 entries has it")
+    assert run("genesis", config) == "VAULT_ANCHOR_EXISTS"
+    moved_aside(config)
+    assert run("genesis", config) == "VAULT_ANCHOR_EXISTS"
+
+
+def test_a_check_finds_what_was_edited(config: Path) -> None:
+    write(config)
+    assert run("check", config).startswith("all is as the log of 600 entries has it")
+    for statement, reason in (
+        (
+            "UPDATE records SET record = zeroblob(32) WHERE key = (SELECT max(key) FROM records)",
+            "VAULT_DATABASE_EDITED",
+        ),
+        ("UPDATE log SET mac = zeroblob(32) WHERE sequence = 300", "VAULT_LOG_BROKEN"),
+        ("DELETE FROM log WHERE sequence = 600", "VAULT_DATABASE_BEHIND"),
+    ):
+        edit(config, statement)
+        assert run("check", config) == reason
+
+
+def test_a_damaged_database_is_made_again_from_its_log(config: Path) -> None:
+    write(config)
+    edit(config, "DELETE FROM nodes WHERE length(prefix) > 1")
+    edit(config, "UPDATE records SET record = zeroblob(32)")
+    assert run("check", config) == "VAULT_DATABASE_EDITED"
+    aside = moved_aside(config)
+    assert run("recover", config, str(aside)).startswith("recovered 600 entries")
+    assert run("check", config).startswith("all is as the log of 600 entries has it")
+    assert read(config) == KEYS
+    assert run("recover", config, str(aside)) == "VAULT_DATABASE_NOT_EMPTY"
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("DELETE FROM log WHERE sequence = 600", "VAULT_DATABASE_BEHIND"),
+        ("DELETE FROM log WHERE sequence < 10", "VAULT_LOG_BROKEN"),
+        ("DELETE FROM log WHERE sequence = 300", "VAULT_LOG_BROKEN"),
+        ("UPDATE log SET entry = zeroblob(300) WHERE sequence = 300", "VAULT_LOG_BROKEN"),
+        ("UPDATE log SET entry = zeroblob(300) WHERE sequence = 600", "VAULT_DATABASE_FORKED"),
+        ("DELETE FROM log", "VAULT_DATABASE_BEHIND"),
+    ],
+)
+def test_what_the_log_does_not_prove_does_not_come_back(config: Path, statement: str, reason: str) -> None:
+    """Not even in part: the same database can be recovered into once a whole log is found."""
+    write(config)
+    whole = load_core(config).vault.database.with_name("whole.db")
+    shutil.copy(load_core(config).vault.database, whole)
+    edit(config, statement)
+    aside = moved_aside(config)
+    assert run("recover", config, str(aside)) == reason
+    assert run("check", config) == "VAULT_DATABASE_BEHIND"
+    run("recover", config, str(whole))
+    assert read(config) == KEYS
+
+
+def test_yesterdays_log_brings_nothing_back(config: Path) -> None:
+    write(config, 100)
+    yesterday = load_core(config).vault.database.with_name("yesterday.db")
+    shutil.copy(load_core(config).vault.database, yesterday)
+    write(config)
+    moved_aside(config)
+    assert run("recover", config, str(yesterday)) == "VAULT_DATABASE_BEHIND"
+
+
+def test_a_vault_that_runs_is_left_alone(config: Path) -> None:
+    with closing(VaultStore(load_core(config).vault.database)):
+        for command in ("genesis", "check"):
+            assert run(command, config) == "VAULT_RUNNING"
+
+
+def test_a_file_that_is_no_database_is_said_to_be_none(config: Path) -> None:
+    load_core(config).vault.database.write_bytes(b"no database" * 1000)
+    result = CliRunner().invoke(app, ["vault", "check", "--config", str(config)])
+    assert (result.exit_code, "[DATABASE_UNREADABLE]" in result.stderr) == (1, True)

@@ -1,0 +1,225 @@
+"""Contacts: records, cards, and the contact store on both sides."""
+
+import asyncio
+import hashlib
+import io
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from google.protobuf.message import Message
+
+from ipls.akd.encoding import lp, u64
+from ipls.client import vcard
+from ipls.client.contact_store import ContactStore
+from ipls.client.contact_store import RecordKey as WantedKey
+from ipls.client.errors import CardError, RefusedError, TryLaterError
+from ipls.client.profile import Account
+from ipls.client.records import MAX_CARD, Manifest, check_value, open_manifest, open_record, seal_manifest, seal_record
+from ipls.hsm.pipe import PipeError
+from ipls.proto.contacts.v1 import contacts_pb2
+from ipls.rpc.errors import ServiceError
+from ipls.server.contacts import ContactsServicer, Limits
+from ipls.store.contacts import ContactsStore
+from ipls.trust.calls import call_digest
+from ipls.trust.keys import public_key, sign
+from tests.fuzz.answers import answering, frames
+from tests.fuzz.target import ID, LABEL, SEED, Target, folder, serialized, target
+from tests.trust.roots import NAMESPACE, NOW, make_root
+
+_KEY = b"\x05" * 32
+
+
+def _sealed(plaintext: bytes, context: bytes) -> bytes:
+    key = HKDF(SHA256(), 32, salt=None, info=b"ipls/contacts/v1 record").derive(_KEY)
+    return bytes(12) + AESGCMSIV(key).encrypt(bytes(12), plaintext, context)
+
+
+@target("record")
+def _() -> Target:
+    card = b"BEGIN:VCARD\r\nFN:A\r\nEND:VCARD"
+
+    def run(data: bytes) -> None:
+        assert open_record(_KEY, LABEL, 1, ID, data) == card
+
+    return Target(run, (CardError,), (seal_record(_KEY, LABEL, 1, ID, card),))
+
+
+@target("record's plaintext")
+def _() -> Target:
+    context = lp(LABEL.encode()) + u64(1) + lp(ID)
+
+    def run(data: bytes) -> None:
+        card = open_record(_KEY, LABEL, 1, ID, _sealed(data, context))
+        assert card == data[4 : 4 + len(card)]
+        assert len(card) <= MAX_CARD
+
+    return Target(run, (CardError,), tuple((len(c).to_bytes(4, "big") + c).ljust(256, b"\0") for c in (b"", b"card")))
+
+
+@target("manifest's plaintext")
+def _() -> Target:
+    check = check_value(_KEY)
+    context = lp(LABEL.encode()) + u64(1) + lp(bytes(16)) + u64(2) + check
+    manifest = Manifest(1, 2, {bytes([i]) * 16: bytes([i]) * 32 for i in range(1, 5)})
+    key = HKDF(SHA256(), 32, salt=None, info=b"ipls/contacts/v1 record").derive(_KEY)
+    made = seal_manifest(_KEY, LABEL, manifest)
+    seed = AESGCMSIV(key).decrypt(made[:12], made[12:], context)
+
+    def run(data: bytes) -> None:
+        taken = open_manifest(_KEY, LABEL, 1, 2, check, _sealed(data, context))
+        assert (taken.generation, taken.version) == (1, 2)
+
+    return Target(run, (CardError,), (seed,))
+
+
+@target("vCards")
+def _() -> Target:
+    lines = [
+        b"BEGIN:VCARD",
+        b"VERSION:2.1",
+        b"FN;CHARSET=UTF-8;ENCODING=QUOTED-PRINTABLE:J=C3=B6rg=",
+        b" weiter",
+        b"N:Doe;J\\;ohn;;;",
+        b"ORG:A;B\\,C",
+        b"TEL;TYPE=cell;VALUE=uri:tel:+1555",
+        b"PHOTO;ENCODING=b:AAAA",
+        b" BBBB",
+        b"AGENT:BEGIN:VCARD",
+        b"FN:Inner",
+        b"END:VCARD",
+        b"END:VCARD",
+    ]
+    seed = b"\r\n".join(lines)
+
+    def run(data: bytes) -> None:
+        for found in vcard.split(data):
+            if isinstance(found, vcard.Card):
+                contact = vcard.read(found.data)
+                assert contact.name.isprintable() or " " in contact.name
+        vcard.read(data)
+
+    return Target(run, (), (seed, seed + b"\n" + seed, (seed.decode()).encode("utf-16")))
+
+
+class _Anyone:
+    """Stands for the directory: the account is known."""
+
+    async def check(self, label: str, public_key: bytes) -> None:
+        pass
+
+
+def _call(method: str, body: bytes, nonce: bytes) -> contacts_pb2.SignedCall:
+    key = public_key(SEED)
+    digest = call_digest(NAMESPACE, LABEL, key, method, body, NOW, nonce)
+    return contacts_pb2.SignedCall(
+        label=LABEL, public_key=key, body=body, timestamp_ms=NOW, nonce=nonce, signature=sign(SEED, digest)
+    )
+
+
+_RECORD = b"r" * 284
+
+
+def _record_key() -> contacts_pb2.RecordKey:
+    return contacts_pb2.RecordKey(generation=1, id=ID, digest=hashlib.sha256(_RECORD).digest())
+
+
+def _contacts(method: str, request: Any, seeds: Iterable[Message], parts: tuple[bytes, ...] = ()) -> Target:
+    """The account itself signs its bodies, whatever they say. `parts` are streamed after the call."""
+    identities: Any = _Anyone()
+    store = ContactsStore(folder() / "contacts.db")
+    servicer = ContactsServicer(store, identities, make_root(), now_ms=lambda: NOW, limits=Limits(calls=10**9))
+    count = 0
+
+    def call(method: str, request: Any, body: bytes, parts: tuple[bytes, ...]) -> Any:
+        nonlocal count
+        count += 1
+        made = request(call=_call(method, body, count.to_bytes(16, "big")))
+
+        async def requests() -> Any:
+            yield made
+            for part in parts:
+                yield request(chunk=part)
+
+        async def go() -> None:
+            answer = getattr(servicer, method)(requests() if parts else made, None)
+            if hasattr(answer, "__aiter__"):
+                async for _ in answer:
+                    pass
+            else:
+                await answer
+
+        asyncio.run(go())
+
+    put = contacts_pb2.PutRecordsBody(records=[contacts_pb2.RecordSize(key=_record_key(), size=len(_RECORD))])
+    call("PutRecords", contacts_pb2.PutRecordsRequest, put.SerializeToString(), (_RECORD,))
+
+    def run(data: bytes) -> None:
+        call(method, request, data, parts)
+
+    return Target(run, (ServiceError,), serialized(*seeds), weight=8)
+
+
+@target("contacts: put")
+def _() -> Target:
+    seed = contacts_pb2.PutRecordsBody(records=[contacts_pb2.RecordSize(key=_record_key(), size=len(_RECORD))])
+    return _contacts("PutRecords", contacts_pb2.PutRecordsRequest, [seed], (_RECORD,))
+
+
+@target("contacts: get")
+def _() -> Target:
+    seed = contacts_pb2.GetRecordsBody(keys=[_record_key()] * 3)
+    return _contacts("GetRecords", contacts_pb2.GetRecordsRequest, [seed])
+
+
+@target("contacts: list")
+def _() -> Target:
+    return _contacts("ListRecords", contacts_pb2.ListRecordsRequest, [contacts_pb2.ListRecordsBody()])
+
+
+@target("contacts: drop")
+def _() -> Target:
+    seed = contacts_pb2.DropRecordsBody(keys=[contacts_pb2.RecordKey(generation=1, id=b"\x02" * 16, digest=bytes(32))])
+    return _contacts("DropRecords", contacts_pb2.DropRecordsRequest, [seed])
+
+
+@target("contacts: swap")
+def _() -> Target:
+    seed = contacts_pb2.SwapManifestBody(
+        expected_version=0,
+        generation=1,
+        version=1,
+        check_value=bytes(32),
+        digest=hashlib.sha256(_RECORD).digest(),
+        size=len(_RECORD),
+    )
+    return _contacts("SwapManifest", contacts_pb2.SwapManifestRequest, [seed], (_RECORD,))
+
+
+@target("contact store's answers")
+def _() -> Target:
+    """Two messages of a stream, or of three, to a device that asks for a record and for its manifest."""
+    sizes = contacts_pb2.GetRecordsResponse(sizes=contacts_pb2.RecordSizes(sizes=[len(_RECORD)]))
+    record = contacts_pb2.GetRecordsResponse(chunk=_RECORD)
+    header = contacts_pb2.GetManifestResponse(
+        header=contacts_pb2.ManifestHeader(generation=1, version=1, check_value=bytes(32), size=len(_RECORD))
+    )
+    account = Account(LABEL, SEED, 1, 1)
+    wanted = WantedKey(1, ID, hashlib.sha256(_RECORD).digest())
+
+    def run(data: bytes) -> None:
+        stub: Any = SimpleNamespace(
+            GetRecords=answering(contacts_pb2.GetRecordsResponse, io.BytesIO(data)),
+            GetManifest=answering(contacts_pb2.GetManifestResponse, io.BytesIO(data)),
+        )
+        store = ContactStore(stub, NAMESPACE, account, now_ms=lambda: NOW, patience_s=0)
+        try:
+            assert asyncio.run(store.get([wanted])) == [_RECORD]
+        except RefusedError:
+            asyncio.run(store.manifest())
+
+    seeds = frames(sizes, record), frames(header, record)
+    return Target(run, (RefusedError, TryLaterError, PipeError), seeds, weight=4)

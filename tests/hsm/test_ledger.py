@@ -1,0 +1,174 @@
+"""The ledger: what is acknowledged is durable and anchored, whatever fails in between; many writes share one anchor."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ipls.hsm.ledger import Ledger
+from ipls.hsm.notary import SHARD
+from ipls.session.errors import SessionRefused
+from ipls.session.journal import Highest, other_key
+from ipls.store.vault import Changes, VaultStore
+from tests.hsm.ledgers import MemoryNotary, new_ledger, perform
+
+KEYS = [other_key("test", number) for number in range(5)]
+
+
+class Killed(BaseException):
+    """The end of the process, at one of the points at which it leaves something behind."""
+
+
+class Dying:
+    """A store or a notary that ends the process at the Nth thing that it does, before or after it."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.left: int | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def append(self, changes: Changes) -> None:
+        self._step()
+        self._inner.append(changes)
+        self._step()
+
+    def replace(self, expected: Sequence[bytes], new: bytes) -> None:
+        self._step()
+        self._inner.replace(expected, new)
+        self._step()
+
+    def _step(self) -> None:
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise Killed
+
+
+def putting(ledger: Ledger, key: bytes, record: bytes) -> Callable[[], bytes]:
+    def work() -> bytes:
+        ledger.put(key, record)
+        return record
+
+    return work
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.tuples(st.sampled_from(KEYS), st.binary(max_size=3)), max_size=4),
+            st.sampled_from(["store", "notary", None]),
+            st.integers(0, 2),
+        ),
+        max_size=12,
+    )
+)
+def test_any_order_of_writes_and_deaths_loses_nothing_acknowledged(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[list[tuple[bytes, bytes]], str | None, int]]
+) -> None:
+    """A batch is acknowledged whole, or it has come to be whole or not at all."""
+    token = MemoryNotary()
+    with new_ledger(tmp_path_factory.mktemp("ledger") / "vault.db", token) as first:
+        store = first._store
+        model: dict[bytes, bytes] = {}
+        ledger, parts = _restarted(store, token)
+        for puts, victim, left in steps:
+            if victim is not None:
+                parts[victim].left = left
+            after = model | dict(puts)
+            try:
+                assert ledger.perform([putting(ledger, *put) for put in puts]) == [record for _, record in puts]
+                model = after
+            except Killed:
+                ledger, parts = _restarted(store, token)
+                records = perform(ledger, lambda ledger=ledger: [ledger.get(key) for key in KEYS])  # type: ignore[misc]
+                found = {key: record for key, record in zip(KEYS, records, strict=True) if record is not None}
+                assert found in (model, after)
+                model = found
+            parts["store"].left = parts["notary"].left = None
+        walk = ledger.check()
+        while perform(ledger, lambda: next(walk, True)) is None:
+            pass
+
+
+def _restarted(store: VaultStore, token: MemoryNotary) -> tuple[Ledger, dict[str, Any]]:
+    parts = {"store": Dying(store), "notary": Dying(token)}
+    return Ledger(parts["store"], parts["notary"], SHARD), parts  # type: ignore[arg-type]
+
+
+class Counting(MemoryNotary):
+    anchors_written = 0
+
+    def replace(self, expected: Sequence[bytes], new: bytes) -> None:
+        super().replace(expected, new)
+        self.anchors_written += 1
+
+
+def test_works_that_wait_together_share_one_transaction_and_one_anchor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    appended: list[Changes] = []
+    notary = Counting()
+    with new_ledger(tmp_path / "vault.db", notary) as ledger:
+        append = VaultStore.append
+        monkeypatch.setattr(VaultStore, "append", lambda self, each: (appended.append(each), append(self, each)))
+        before = notary.anchors_written
+        works = [putting(ledger, other_key("many", number), b"%d" % number) for number in range(100)]
+        assert ledger.perform(works) == [b"%d" % number for number in range(100)]
+        assert [len(changes.log) for changes in appended] == [100]
+        assert notary.anchors_written == before + 1
+        ledger.perform([lambda: ledger.get(KEYS[0])])
+        assert (len(appended), notary.anchors_written) == (1, before + 1)  # a reader writes nothing
+
+
+def test_what_one_work_raises_is_its_own(tmp_path: Path) -> None:
+    with new_ledger(tmp_path / "vault.db") as ledger:
+        refused = SessionRefused("VAULT_GENERATION_CONFLICT", "no")
+
+        def refuse() -> None:
+            raise refused
+
+        assert ledger.perform([putting(ledger, KEYS[0], b"a"), refuse, putting(ledger, KEYS[1], b"b")]) == [
+            b"a",
+            refused,
+            b"b",
+        ]
+        assert perform(ledger, lambda: (ledger.get(KEYS[0]), ledger.get(KEYS[1]))) == (b"a", b"b")
+
+
+def test_later_works_see_what_earlier_ones_put(tmp_path: Path) -> None:
+    with new_ledger(tmp_path / "vault.db") as ledger:
+        assert ledger.perform([putting(ledger, KEYS[0], b"a"), lambda: ledger.get(KEYS[0])]) == [b"a", b"a"]
+
+
+@pytest.mark.parametrize("part", ["store", "notary"])
+def test_a_callback_waits_for_the_anchor(tmp_path: Path, part: str) -> None:
+    token, called = MemoryNotary(), list[str]()
+    with new_ledger(tmp_path / "vault.db", token) as first:
+        ledger, parts = _restarted(first._store, token)
+
+        def work() -> None:
+            ledger.put(KEYS[0], b"a")
+            ledger.then(lambda: called.append("called"))
+
+        parts[part].left = 0
+        with pytest.raises(Killed):
+            ledger.perform([work])
+        assert called == []
+        ledger, _ = _restarted(first._store, token)
+        ledger.perform([work])
+        assert called == ["called"]
+
+
+def test_the_highest_head_lies_in_the_anchor(tmp_path: Path) -> None:
+    token = MemoryNotary()
+    with new_ledger(tmp_path / "vault.db", token) as ledger:
+        highest = Highest(7, b"r" * 32, 1234)
+        perform(ledger, lambda: ledger.put(KEYS[0], b"a", highest=highest))
+        again = Ledger(ledger._store, token, SHARD)
+        assert perform(again, lambda: again.highest) == highest

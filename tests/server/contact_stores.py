@@ -1,0 +1,168 @@
+"""A contact store and a directory whose proofs are real, on loopback gRPC; calls as devices and thieves make them."""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+
+from ipls.akd import EMPTY_ROOT, DirectoryKey, make_history
+from ipls.client.contact_store import ContactStore, RecordKey
+from ipls.client.profile import Account
+from ipls.proto.contacts.v1 import contacts_pb2 as pb
+from ipls.proto.contacts.v1.contacts_pb2_grpc import (
+    ContactsServiceStub,
+    add_ContactsServiceServicer_to_server,
+)
+from ipls.proto.directory.v1 import directory_pb2
+from ipls.proto.directory.v1.directory_pb2_grpc import (
+    DirectoryServiceServicer,
+    DirectoryServiceStub,
+    add_DirectoryServiceServicer_to_server,
+)
+from ipls.rpc.errors import RemoteError, ServiceError, remote_error
+from ipls.server.contacts import ContactsServicer, Limits
+from ipls.server.identities import Identities
+from ipls.store.contacts import ContactsStore
+from ipls.trust.calls import call_digest
+from ipls.trust.keys import public_key, sign
+from tests.hsm import rig
+from tests.hsm.rig import Owner
+from tests.server.loopback import loopback
+from tests.trust.roots import NOW, VRF, three_of
+
+ALICE, BOB = "+491700000001", "+491700000002"
+
+
+class Directory(rig.Directory, DirectoryServiceServicer):
+    """An honest directory, also for complete histories; heads are signed at NOW."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moved = asyncio.Condition()
+        self.histories = 0
+        self.away = False
+
+    async def announce(self, owner: Owner) -> None:
+        self.publish(owner)
+        async with self.moved:
+            self.moved.notify_all()
+
+    async def History(self, request: Any, context: Any) -> AsyncIterator[directory_pb2.HistoryResponse]:
+        if self.away:
+            raise ServiceError(grpc.StatusCode.UNAVAILABLE, "DIRECTORY_AWAY", "back soon")
+        self.histories += 1
+        versions = [v for v in self._versions.get(request.label, []) if v.epoch <= request.epoch]
+        if not versions:
+            raise ServiceError(grpc.StatusCode.NOT_FOUND, "LABEL_NOT_FOUND", "no such label")
+        depth = self.epochs[request.epoch][1]
+        shown = versions[: request.most_recent or None]
+        proof = make_history(self._tiles, self._key, request.epoch, depth, request.label, shown)
+        yield directory_pb2.HistoryResponse(head=self.head(epoch=request.epoch, time=NOW), chunk=proof)
+
+    async def Absence(self, request: Any, context: Any) -> directory_pb2.AbsenceResponse:
+        proof = self.prove_absent(request.label.decode(), request.epoch)
+        return directory_pb2.AbsenceResponse(head=self.head(epoch=request.epoch, time=NOW), proof=proof)
+
+    async def WatchHeads(self, request: Any, context: Any) -> AsyncIterator[directory_pb2.WatchHeadsResponse]:
+        async with self.moved:
+            while True:
+                yield directory_pb2.WatchHeadsResponse(head=self.head(time=NOW))
+                await self.moved.wait()
+
+
+class World:
+    """A contact store that can be restarted over its database; the clock stands at NOW until it is set."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.directory = folder, Directory()
+        self.root = three_of(
+            vrf_public_key=DirectoryKey.from_seed(VRF).public_key, start_epoch=0, start_root=EMPTY_ROOT
+        )
+        self.now_ms = NOW
+        self.limits = Limits()
+        self.identities: Identities
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Any]:
+        async with AsyncExitStack() as stack:
+            channel = await stack.enter_async_context(
+                loopback(self.folder, lambda s: add_DirectoryServiceServicer_to_server(self.directory, s))
+            )
+            self.identities = Identities(DirectoryServiceStub(channel), self.root, now_ms=lambda: self.now_ms)
+            following = asyncio.create_task(self.identities.follow())
+            stack.callback(following.cancel)
+            store = ContactsStore(self.folder / "contacts.db")
+            stack.callback(store.close)
+            servicer = ContactsServicer(
+                store, self.identities, self.root, now_ms=lambda: self.now_ms, limits=self.limits
+            )
+            yield ContactsServiceStub(
+                await stack.enter_async_context(
+                    loopback(self.folder, lambda s: add_ContactsServiceServicer_to_server(servicer, s))
+                )
+            )
+
+    async def publish(self, owner: Owner) -> None:
+        await self.directory.announce(owner)
+        self.identities.accept(self.directory.head(time=NOW))
+
+    def device(self, stub: Any, owner: Owner, now_ms: int = NOW) -> ContactStore:
+        account = Account(owner.label, owner.seed, 1, 1)
+        return ContactStore(stub, self.root.namespace, account, now_ms=lambda: now_ms, patience_s=0)
+
+    def call(
+        self, owner: Owner, method: str, body: Message | bytes, now_ms: int = NOW, /, **changes: Any
+    ) -> pb.SignedCall:
+        """As `owner` signs it; `changes` are made after that."""
+        data = body if isinstance(body, bytes) else body.SerializeToString()
+        nonce, key = os.urandom(16), public_key(owner.seed)
+        digest = call_digest(self.root.namespace, owner.label, key, method, data, now_ms, nonce)
+        call = pb.SignedCall(
+            label=owner.label,
+            public_key=key,
+            body=data,
+            timestamp_ms=now_ms,
+            nonce=nonce,
+            signature=sign(owner.seed, digest),
+        )
+        call.MergeFrom(pb.SignedCall(**changes))
+        return call
+
+
+def record(n: int, size: int = 284) -> tuple[RecordKey, bytes]:
+    data = n.to_bytes(4, "big") * (size // 4)
+    return RecordKey(1, n.to_bytes(16, "big"), hashlib.sha256(data).digest()), data
+
+
+def sizes_of(*records: tuple[RecordKey, bytes]) -> pb.PutRecordsBody:
+    return pb.PutRecordsBody(
+        records=[pb.RecordSize(key=pb.RecordKey(**key._asdict()), size=len(data)) for key, data in records]
+    )
+
+
+async def put(stub: Any, call: pb.SignedCall, *chunks: bytes) -> None:
+    parts = [pb.PutRecordsRequest(call=call), *(pb.PutRecordsRequest(chunk=chunk) for chunk in chunks)]
+    await answered(stub.PutRecords(iter(parts)))
+
+
+async def answered(call: Any) -> Any:
+    """The answer of a unary call, or all of a stream's."""
+    try:
+        return [part async for part in call] if hasattr(call, "__aiter__") else await call
+    except grpc.aio.AioRpcError as error:
+        raise remote_error(error) from None
+
+
+def refused(code: grpc.StatusCode, reason: str) -> Any:
+    return pytest.raises(RemoteError, check=lambda error: (error.code, error.reason) == (code, reason))
+
+
+unauthenticated = grpc.StatusCode.UNAUTHENTICATED
+invalid = grpc.StatusCode.INVALID_ARGUMENT

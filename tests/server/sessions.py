@@ -1,0 +1,62 @@
+"""Sessions of reads, opened as devices and thieves would."""
+
+import itertools
+from typing import Any
+
+import grpc
+import pytest
+
+from ipls.proto.directory.v1 import directory_pb2 as pb
+from ipls.rpc.errors import RemoteError, remote_error
+from ipls.rpc.reads import SESSION_METADATA, read_history
+from ipls.trust.calls import session_digest
+from ipls.trust.keys import public_key, sign
+from tests.server.directories import NOW, Client, seed
+
+_nonces = itertools.count(1)
+
+
+def opening(label: bytes, secret: bytes, now_ms: int = NOW, *, namespace: str = "test.ipls") -> pb.OpenSessionRequest:
+    """The signed call of the key of `secret`, with a nonce of its own."""
+    nonce, key = next(_nonces).to_bytes(16, "big"), public_key(secret)
+    digest = session_digest(namespace, label.decode(), key, now_ms, nonce)
+    return pb.OpenSessionRequest(
+        label=label.decode(), public_key=key, timestamp_ms=now_ms, nonce=nonce, signature=sign(secret, digest)
+    )
+
+
+def key(number: int) -> bytes:
+    """The seed of `directories.record(number)`."""
+    return seed(100 + number)
+
+
+class Session:
+    """Reads on the public port under one token; without one they are anonymous."""
+
+    def __init__(self, client: Client, token: bytes | None) -> None:
+        self.client = client
+        self.token = token
+        self.metadata = ((SESSION_METADATA, token),) if token is not None else ()
+
+    @classmethod
+    async def open(cls, client: Client, label: bytes, number: int, now_ms: int = NOW) -> "Session":
+        return cls(client, (await client.public.OpenSession(opening(label, key(number), now_ms))).token)
+
+    async def lookup(self, label: bytes, epoch: int = 0) -> pb.LookupResponse:
+        return await self.client.public.Lookup(pb.LookupRequest(label=label, epoch=epoch), metadata=self.metadata)
+
+    async def absence(self, label: bytes, epoch: int = 0) -> pb.AbsenceResponse:
+        return await self.client.public.Absence(pb.AbsenceRequest(label=label, epoch=epoch), metadata=self.metadata)
+
+    async def batch(self, labels: list[bytes]) -> pb.BatchLookupResponse:
+        return await self.client.public.BatchLookup(pb.BatchLookupRequest(labels=labels), metadata=self.metadata)
+
+    async def history(self, label: bytes, epoch: int = 0, most_recent: int = 1) -> tuple[Any, bytes]:
+        request = pb.HistoryRequest(label=label, epoch=epoch, most_recent=most_recent)
+        return await read_history(self.client.public, request, timeout=60, metadata=self.metadata)
+
+
+async def refusal(call: Any) -> RemoteError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return remote_error(caught.value)

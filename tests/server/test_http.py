@@ -1,0 +1,139 @@
+"""The plain HTTP services against whoever sends or takes nothing, too much, or nonsense."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from ipls.server.http import MAX_CONNECTIONS, MAX_HEAD, serving
+
+IDLE_S = 1
+WITHIN_S = 60
+TOO_MUCH = MAX_HEAD + 512 * 1024  # more than is taken from a socket at once
+GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+class Served:
+    """An application with a small answer and one without end."""
+
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+        """The endless answer is not made any more."""
+        self.app = Starlette(routes=[Route("/", self.small), Route("/endless", self.endless)])
+        self.port = 0
+
+    async def small(self, _: Request) -> Response:
+        return PlainTextResponse("hello")
+
+    async def endless(self, _: Request) -> Response:
+        async def pieces() -> AsyncIterator[bytes]:
+            try:
+                while True:
+                    yield bytes(65536)
+                    await asyncio.sleep(0)
+            finally:
+                self.ended.set()
+
+        return StreamingResponse(pieces())
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+
+    async def ask(self, request: bytes) -> bytes:
+        """All that comes until the server closes; nothing where it closes with a part of the request unread."""
+        async with self.connect() as (reader, writer):
+            writer.write(request)
+            try:
+                return await asyncio.wait_for(reader.read(), WITHIN_S)
+            except ConnectionResetError:
+                return b""
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    served = Served()
+    async with serving(served.app, "127.0.0.1:0", idle_s=IDLE_S) as port:
+        served.port = port
+        yield served
+
+
+async def test_an_answer_and_the_next_on_one_connection(served: Served) -> None:
+    async with served.connect() as (reader, writer):
+        for _ in range(2):
+            writer.write(GET)
+            answer = await asyncio.wait_for(reader.readuntil(b"hello"), WITHIN_S)
+            assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\n", GET, GET + b"GET /", GET * 3])
+async def test_a_connection_without_a_whole_request_is_closed(served: Served, begun: bytes) -> None:
+    answer = await served.ask(begun)
+    assert answer.count(b"hello") == begun.count(GET)
+
+
+@pytest.mark.parametrize("body", [False, True])
+async def test_a_request_that_trickles_in_is_cut_off(served: Served, body: bool) -> None:
+    begun = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000000\r\n\r\n" if body else b"GET / HTTP/1.1\r\nX: "
+    async with served.connect() as (_, writer):
+        writer.write(begun)
+
+        async def trickle() -> None:
+            while True:
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(trickle(), WITHIN_S)
+
+
+async def test_a_reader_who_takes_nothing_is_cut_off(served: Served) -> None:
+    with socket.create_connection(("127.0.0.1", served.port)) as slow:
+        slow.sendall(GET.replace(b"/ ", b"/endless ", 1))
+        await asyncio.wait_for(served.ended.wait(), WITHIN_S)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"x" * TOO_MUCH + b"\r\n\r\n",
+        b"GET /" + b"x" * TOO_MUCH + b" HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: h\r\n" + b"X: y\r\n" * TOO_MUCH + b"\r\n",
+        b"\r\n" * TOO_MUCH,
+        b"\0" * 100 + b"\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",  # TLS
+        b"GET /\0 HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: h\r\nX: a\0b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nzzz\r\n",
+    ],
+)
+async def test_nonsense_gets_an_error_or_nothing_and_others_go_on(served: Served, request_: bytes) -> None:
+    answer = await served.ask(request_)
+    if b"chunked" not in request_:  # its head is sound
+        assert answer == b"" or answer.startswith(b"HTTP/1.1 400 ")
+    assert (await served.ask(GET)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_more_connections_than_there_may_be_are_refused_until_some_end(served: Served) -> None:
+    waiting = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(MAX_CONNECTIONS)]
+    assert (await served.ask(GET)).startswith(b"HTTP/1.1 503 ")
+    for reader, _ in waiting:  # none of them ever asks
+        assert await asyncio.wait_for(reader.read(), WITHIN_S) == b""
+    for _, writer in waiting:
+        writer.close()
+    assert (await served.ask(GET)).startswith(b"HTTP/1.1 200 ")
