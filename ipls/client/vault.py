@@ -15,6 +15,7 @@ from ipls.client.errors import RefusedError, TryLaterError
 from ipls.client.events import FrameSent, Report, VaultAccepted, silent
 from ipls.client.profile import BundleSeen, Profile
 from ipls.proto.vault.v1 import vault_pb2 as pb
+from ipls.rpc.errors import Ending
 from ipls.rpc.http import HttpClient, HttpTooLarge, HttpUnavailable
 from ipls.session.client import Answer, ClientSession, RetrievedKey
 from ipls.session.errors import SessionRefused
@@ -27,18 +28,41 @@ from ipls.trust.root import TrustRoot
 if TYPE_CHECKING:
     from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceAsyncStub
 
-    Stream = grpc.aio.StreamStreamCall[pb.SessionRequest, pb.SessionResponse]
-
 Result = TypeVar("Result")
+
+
+class FrameStream:
+    """The gRPC stream of a session."""
+
+    def __init__(self, stub: "VaultServiceAsyncStub", timeout_s: float, report: Report = silent) -> None:
+        self._call = stub.Session(None, timeout=timeout_s)
+        self._ending = Ending(self._call)
+        self._report = report
+
+    async def exchange(self, frame: pb.SessionRequest) -> pb.SessionResponse:
+        """Send a frame, return the one that answers it. Raises AioRpcError, TryLaterError."""
+        try:
+            with suppress(asyncio.InvalidStateError):  # the stream has ended: reading says how
+                await self._call.write(frame)
+            self._report(FrameSent(frame))
+            response = await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise self._ending.why(error) from error
+        if not isinstance(response, pb.SessionResponse):
+            raise TryLaterError("VAULT_STREAM_ENDED", "the vault ended the session early")
+        return response
+
+    def close(self) -> None:
+        """End it, whatever it is at."""
+        self._call.cancel()
 
 
 class VaultSession:
     """An open session, in which the vault has accepted this device's identity."""
 
-    def __init__(self, stream: "Stream", session: ClientSession, report: Report) -> None:
+    def __init__(self, stream: FrameStream, session: ClientSession) -> None:
         self._stream = stream
         self._session = session
-        self._report = report
 
     async def store(self, expected_generation: int, store_id: bytes, contact_key: bytes) -> None:
         """Store a key as generation `expected_generation` + 1; with the same 16-byte `store_id` as often as needed."""
@@ -90,18 +114,7 @@ class VaultSession:
                 return found
 
     async def _ask(self, request: pb.SessionRequest) -> RetrievedKey | Answer:
-        return self._session.on_answer(await exchange(self._stream, request, self._report))
-
-
-async def exchange(stream: "Stream", frame: pb.SessionRequest, report: Report = silent) -> pb.SessionResponse:
-    """Send a frame, return the one that answers it. Raises AioRpcError, TryLaterError."""
-    with suppress(asyncio.InvalidStateError):  # the stream has ended: reading says how
-        await stream.write(frame)
-    report(FrameSent(frame))
-    response = await stream.read()
-    if not isinstance(response, pb.SessionResponse):
-        raise TryLaterError("VAULT_STREAM_ENDED", "the vault ended the session early")
-    return response
+        return self._session.on_answer(await self._stream.exchange(request))
 
 
 class Vault:
@@ -131,30 +144,30 @@ class Vault:
         """Open a session as this device's account and do `work` in it; all of it again if the vault goes away."""
 
         async def attempt() -> Result:
-            stream = self._stub.Session(None, timeout=CALL_S)
+            stream = FrameStream(self._stub, CALL_S, self._report)
             try:
                 return await work(await self._open(stream))
             finally:
-                stream.cancel()
+                stream.close()
 
         try:
             return await retrying(attempt, self._patience_s)
         except (SessionRefused, TrustError) as error:
             raise RefusedError(error.reason, f"vault: {error.message}") from error
 
-    async def _open(self, stream: "Stream") -> VaultSession:
+    async def _open(self, stream: FrameStream) -> VaultSession:
         bundle = await self._bundle()
         account = self._profile.account
         session = ClientSession(
             self._root, bundle, account.label, account.seed, self._profile.head, own_epoch=account.epoch
         )
-        hello = await exchange(stream, session.hello(self._now_ms()), self._report)
+        hello = await stream.exchange(session.hello(self._now_ms()))
         proof = session.on_hello(hello, self._now_ms())
         head = self._directory.observe(session.head)
-        version, epoch = session.on_confirmation(await exchange(stream, proof, self._report))
+        version, epoch = session.on_confirmation(await stream.exchange(proof))
         hsm_key_id = pb.VaultHello.FromString(hello.hello.m2).hsm_key_id
         self._report(VaultAccepted(bundle.number, hsm_key_id, *head, version, epoch))
-        return VaultSession(stream, session, self._report)
+        return VaultSession(stream, session)
 
     async def _bundle(self) -> pb.Bundle:
         """The fleet's bundle, followed from the one that this device has seen; from now on none below it is taken."""

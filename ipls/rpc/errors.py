@@ -5,6 +5,8 @@ ServiceError            what a handler raises and the server turns into a status
 """
 
 import re
+from collections.abc import Coroutine
+from typing import TypeVar, cast
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -13,6 +15,8 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 DOMAIN = "ipls"
+
+T = TypeVar("T")
 
 _REASON = re.compile(r"[A-Z][A-Z0-9_]{,62}")
 
@@ -74,3 +78,38 @@ def remote_error(error: grpc.aio.AioRpcError) -> RemoteError:
     if not reason and code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE):
         code, reason = grpc.StatusCode.UNAVAILABLE, "UNREACHABLE"
     return RemoteError(code, reason or code.name, error.details() or code.name, retry_after_s=retry_after_s)
+
+
+class Ending:
+    """How a call that sends a stream ends. Make it with the call.
+
+    Where a write fails because the call has ended, grpc.aio puts INTERNAL in the place of the status that the server
+    gave (https://github.com/grpc/grpc/issues/36066): the first that came is kept here.
+    """
+
+    def __init__(self, call: grpc.aio.Call) -> None:
+        self._first: grpc.aio.AioRpcError | None = None
+        call.add_done_callback(self._note)
+
+    def _note(self, call: grpc.aio.Call) -> None:
+        if self._first is None:
+            self._first = grpc.aio.AioRpcError(
+                _at_once(call.code()),
+                _at_once(call.initial_metadata()),
+                _at_once(call.trailing_metadata()),
+                details=_at_once(call.details()),
+                debug_error_string=None,
+            )
+
+    def why(self, raised: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
+        """The error to go by in the place of the one that was raised."""
+        return self._first or raised
+
+
+def _at_once(coroutine: Coroutine[None, None, T]) -> T:
+    """What a coroutine returns that has nothing to wait for."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return cast(T, done.value)
+    raise AssertionError("the call has ended")

@@ -1,5 +1,7 @@
 """What a handler raises is what a caller gets back; what it does not mean to raise says nothing."""
 
+import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,14 @@ from ipls.proto.registration.v1.registration_pb2_grpc import (
     RegistrationServiceStub,
     add_RegistrationServiceServicer_to_server,
 )
+from ipls.proto.vault.v1.vault_pb2 import SessionRequest
+from ipls.proto.vault.v1.vault_pb2_grpc import (
+    VaultServiceServicer,
+    VaultServiceStub,
+    add_VaultServiceServicer_to_server,
+)
 from ipls.rpc.channel import CHUNK, chunks, open_channel
-from ipls.rpc.errors import RemoteError, ServiceError, remote_error
+from ipls.rpc.errors import Ending, RemoteError, ServiceError, remote_error
 from ipls.rpc.server import GrpcServer, Listener
 
 SERVICE = "ipls.registration.v1.RegistrationService"
@@ -147,3 +155,35 @@ def test_chunks_are_bounded_and_whole(size: int) -> None:
     pieces = list(chunks(data))
     assert b"".join(pieces) == data
     assert all(0 < len(piece) <= CHUNK for piece in pieces)
+
+
+class Refusing(VaultServiceServicer):
+    async def Session(self, requests: Any, context: Any) -> Any:
+        raise ServiceError(grpc.StatusCode.UNAVAILABLE, "VAULT_BUSY", "try again")
+        yield  # a stream all the same
+
+
+async def refusal(stub: Any) -> str:
+    """Of a stream that goes on sending."""
+    call = stub.Session()
+    ending = Ending(call)
+    try:
+        with suppress(asyncio.InvalidStateError):
+            while True:
+                await call.write(SessionRequest(m1=bytes(100)))
+        await call.read()
+    except grpc.aio.AioRpcError as error:
+        return remote_error(ending.why(error)).reason
+    return ""
+
+
+async def test_why_a_stream_was_refused_reaches_who_is_still_sending(tmp_path: Path) -> None:
+    Authority(tmp_path, "test").issue_server("server")
+    server = GrpcServer([Listener("127.0.0.1:0", tmp_path / "server.pem", tmp_path / "server.key")])
+    add_VaultServiceServicer_to_server(Refusing(), server.grpc)
+    (port,) = await server.start()
+    async with open_channel(f"127.0.0.1:{port}", tmp_path / "ca.pem") as channel:
+        stub = VaultServiceStub(channel)
+        for _ in range(10):
+            assert {*await asyncio.gather(*(refusal(stub) for _ in range(20)))} == {"VAULT_BUSY"}
+    await server.stop(0)

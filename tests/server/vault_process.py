@@ -18,7 +18,7 @@ from ipls.proto.directory.v1.directory_pb2_grpc import (
 from ipls.proto.vault.v1.vault_pb2 import SessionRequest, SessionResponse
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub
 from ipls.rpc.channel import open_channel
-from ipls.rpc.errors import RemoteError, ServiceError, remote_error
+from ipls.rpc.errors import Ending, RemoteError, ServiceError, remote_error
 from ipls.rpc.server import GrpcServer, Listener
 from tests.hsm.rig import Exchange, Owner, Rig, child, ended
 
@@ -87,6 +87,7 @@ class Vault:
     async def stream(self) -> AsyncIterator[Exchange]:
         """A session's stream; a refusal comes out as RemoteError."""
         call = self.stub.Session()
+        ending = Ending(call)
 
         async def exchange(frame: SessionRequest) -> SessionResponse:
             try:
@@ -94,7 +95,7 @@ class Vault:
                     await call.write(frame)
                 response = await call.read()
             except grpc.aio.AioRpcError as error:
-                raise remote_error(error) from None
+                raise remote_error(ending.why(error)) from None
             assert response is not grpc.aio.EOF
             return response
 

@@ -23,7 +23,7 @@ import tomli_w
 from ipls.akd import DirectoryKey
 from ipls.cli.demo.servers import endpoints
 from ipls.cli.deployment import free_ports
-from ipls.client.vault import exchange
+from ipls.client.vault import FrameStream
 from ipls.clock import system_now_ms
 from ipls.config import DirectoryConfig, load, load_trust_root, read_secret
 from ipls.proto.vault.v1 import vault_pb2
@@ -103,14 +103,14 @@ class Thief:
             signed = (await stub.GetBundle(vault_pb2.GetBundleRequest(), timeout=WAIT_S)).bundle
             bundle = verify_bundle(self._root, signed, now_ms=system_now_ms())
             session = ClientSession(self._root, bundle, self._label, self._seed, head, own_epoch=0)
-            stream = stub.Session(None, timeout=WAIT_S)
+            stream = FrameStream(stub, WAIT_S)
             try:
-                hello = await exchange(stream, session.hello(system_now_ms()))
-                await exchange(stream, session.on_hello(hello, system_now_ms()))
+                hello = await stream.exchange(session.hello(system_now_ms()))
+                await stream.exchange(session.on_hello(hello, system_now_ms()))
             except grpc.aio.AioRpcError as error:
                 return _refused(remote_error(error))
             finally:
-                stream.cancel()
+                stream.close()
             return None
 
     @asynccontextmanager
@@ -194,14 +194,14 @@ class Thief:
 
 async def _refusal_of(stub: "VaultServiceAsyncStub", frames: Sequence[vault_pb2.SessionRequest]) -> Refusal | None:
     """Send frames one after the other, each once the one before is answered; the refusal, or None if all are."""
-    stream = stub.Session(None, timeout=WAIT_S)
+    stream = FrameStream(stub, WAIT_S)
     try:
         for frame in frames:
-            await exchange(stream, frame)
+            await stream.exchange(frame)
     except grpc.aio.AioRpcError as error:
         return _refused(remote_error(error))
     finally:
-        stream.cancel()
+        stream.close()
     return None
 
 

@@ -20,7 +20,7 @@ from ipls.proto.witness.v1.witness_pb2 import (
 )
 from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceStub
 from ipls.rpc.channel import chunks
-from ipls.rpc.errors import remote_error
+from ipls.rpc.errors import Ending, remote_error
 from ipls.server.directory.adoption import root_unreachable
 from ipls.server.directory.errors import NoQuorum
 from ipls.trust.errors import HeadRefused, TrustError
@@ -177,13 +177,14 @@ class WitnessClient:
                 yield ProposeRequest(blob_chunk=chunk)
 
         call = self._stub.Propose(requests(), timeout=PROPOSAL_TIMEOUT_S)
+        ending = Ending(call)
         try:
             async for response in call:
                 if response.WhichOneof("result") == "refusal":
                     raise NoQuorum(response.refusal.reason, f"witness {self.name}: {response.refusal.message}")
                 return await self._verified(signed.proposal, response.cosignature, check_age=True)
         except grpc.aio.AioRpcError as e:
-            raise self._failed(e) from e
+            raise self._failed(ending.why(e)) from e
         finally:
             call.cancel()
         raise NoQuorum("WITNESS_UNREACHABLE", f"witness {self.name} gave no answer")
