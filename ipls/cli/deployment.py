@@ -28,7 +28,7 @@ from ipls.hsm.anchor import genesis
 from ipls.hsm.notary import SHARD, TokenNotary
 from ipls.hsm.token import HsmToken, create_token
 from ipls.store.log import FileLog, bundle_name
-from ipls.store.vault import VaultStore
+from ipls.store.vault import open_vault_store
 from ipls.store.witness import WitnessStore, init_witness_state
 from ipls.trust import keys, root
 from ipls.trust.bundle import bundle_head, countersign, fleet_namespace
@@ -167,7 +167,7 @@ def _fill(folder: Path, namespace: str, witnesses: list[str], port: int, max_hea
     write_private(folder / "keys/token.pin", pin.encode() + b"\n")
     hsm = create_token(folder / "token", pin)
     with (
-        closing(VaultStore(folder / "data/vault.db")) as database,
+        closing(open_vault_store(folder / "data/vault.db")) as database,
         closing(HsmToken.open(folder / "token", pin)) as token,
     ):
         genesis(database, TokenNotary(token), SHARD)

@@ -1,6 +1,5 @@
 """`ipls vault`: the beginning of a vault's state, a check of all of it, and its recovery (docs/operations.md)."""
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,7 +13,8 @@ from ipls.config import VaultConfig, load_core
 from ipls.hsm import replay
 from ipls.hsm.anchor import Notary, genesis, read_anchor
 from ipls.hsm.notary import SHARD, open_notary
-from ipls.store.vault import VaultStore
+from ipls.store.errors import DatabaseFailed
+from ipls.store.vault import VaultStore, open_vault_store
 
 app = typer.Typer(
     no_args_is_help=True, help="The vault's state: its beginning, a check, recovery. For one that is off."
@@ -53,7 +53,7 @@ def recover(
 
     All that its log proves, and nothing else; if a part of the log is lost or edited, nothing comes back.
     """
-    with _opened(load_core(config).vault) as (store, notary), closing(VaultStore(damaged, wait=False)) as source:
+    with _opened(load_core(config).vault) as (store, notary), closing(open_vault_store(damaged, wait=False)) as source:
         state = replay.recover(source, store, notary, SHARD)
     print(f"recovered {state.sequence} entries of the log, and what they make")
 
@@ -62,7 +62,7 @@ def recover(
 def _opened(vault: VaultConfig) -> Iterator[tuple[VaultStore, Notary]]:
     """Database and token. Raises StoreError VAULT_RUNNING."""
     try:
-        with closing(VaultStore(vault.database, wait=False)) as store, open_notary(vault) as notary:
+        with closing(open_vault_store(vault.database, wait=False)) as store, open_notary(vault) as notary:
             yield store, notary
-    except sqlite3.Error as error:
+    except DatabaseFailed as error:
         fail(f"{vault.database} can't be read: {error}", "DATABASE_UNREADABLE", REFUSED)

@@ -24,7 +24,7 @@ class Accounts:
         self._limits = limits
 
     def commit(self, label: str, identity: Identity, operation: Operation) -> Result:
-        """See `ipls.session.effects.Commit`. Raises SessionRefused, and the account stays as it was; sqlite3.Error."""
+        """See `ipls.session.effects.Commit`. Raises SessionRefused, and the account stays as it was; DatabaseFailed."""
         key = account_key(label)
         record, counted = self._ledger.get(key), self._ledger.get(_RELEASES)
         before = Account.decode(record) if record else None

@@ -6,7 +6,6 @@ it asks for is done here, where all that is durable has its one writer.
 """
 
 import asyncio
-import sqlite3
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +32,8 @@ from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.session.effects import Admit, Commit, Effect, Handshake, JudgeBy, NeedHistory, Receive, Send
 from ipls.session.errors import SessionRefused
 from ipls.session.limits import Limits
-from ipls.store.vault import VaultStore
+from ipls.store.errors import DatabaseFailed
+from ipls.store.vault import open_vault_store
 from ipls.trust.errors import TrustError
 from ipls.trust.root import TrustRoot
 
@@ -431,8 +431,8 @@ class Core:
             self._performing = asyncio.create_task(self._perform_all())
         try:
             return await future
-        except (sqlite3.Error, OSError, DecodeError) as error:
-            log.error("vault storage failed", error=type(error).__name__)
+        except (DatabaseFailed, OSError, DecodeError) as error:
+            log.error("vault storage failed", error=f"{type(error).__name__}: {error}")
             raise SessionRefused("VAULT_STORAGE_FAILED", "the vault can't read or write what it keeps") from error
 
     async def _perform_all(self) -> None:
@@ -481,7 +481,10 @@ async def serve(config_path: Path, source: BinaryIO, sink: BinaryIO) -> None:
     config = load_core(config_path)
     root = load_trust_root(config.trust_root)
     reader, writer = await _connect(source, sink)
-    with closing(VaultStore(config.vault.database)) as store, closing(NotaryProcess(config_path, store.lock)) as notary:
+    with (
+        closing(open_vault_store(config.vault.database)) as store,
+        closing(NotaryProcess(config_path, store.lock)) as notary,
+    ):
         await Core(config_path, config, root, Ledger(store, notary, SHARD), writer).run(reader)
 
 

@@ -5,7 +5,6 @@ lie in the database, with the trie over them and the log of every write. The ord
 transaction, then the anchor, then the answer. Many share one transaction and one anchor.
 """
 
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 
 from google.protobuf.message import DecodeError
@@ -16,6 +15,7 @@ from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
 from ipls.session.errors import SessionRefused
 from ipls.session.journal import NO_RECORD, Entry, Highest, State, entry_hash
 from ipls.session.trie import EMPTY_ROOT, Trie, digest_of
+from ipls.store.errors import DatabaseFailed
 from ipls.store.vault import Changes, VaultStore
 from ipls.trust.errors import TrustError
 
@@ -37,13 +37,13 @@ class Ledger:
         """Does `works` in their order; what each returned or raised, when all that they put is durable and anchored.
 
         A work that raises keeps what it put before. Where the state can't be read, kept or anchored, that error
-        (SessionRefused, sqlite3.Error) is the outcome of every work, and what they put may have come to be.
+        (SessionRefused, DatabaseFailed) is the outcome of every work, and what they put may have come to be.
         """
         try:
             self._begin(self._current())
             outcomes = [_outcome(work) for work in works]
             self._commit()
-        except (SessionRefused, sqlite3.Error) as error:
+        except (SessionRefused, DatabaseFailed) as error:
             self._anchor = None
             return [error] * len(works)
         for callback in self._callbacks:
@@ -67,7 +67,10 @@ class Ledger:
         return self._state.highest
 
     def get(self, key: bytes) -> bytes | None:
-        """The record of this key, None if there is none. Raises SessionRefused VAULT_DATABASE_EDITED; sqlite3.Error."""
+        """The record of this key, None if there is none.
+
+        Raises SessionRefused VAULT_DATABASE_EDITED; DatabaseFailed.
+        """
         if key not in self._records:
             digest, record = self._trie.get(key), self._store.record(key)
             if digest is None:

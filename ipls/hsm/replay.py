@@ -24,7 +24,7 @@ class Followed(NamedTuple):
 
 
 def follow(store: VaultStore, notary: Notary, state: State) -> Iterator[list[Followed]]:
-    """What continues `state` in the log, page by page. Raises SessionRefused VAULT_LOG_BROKEN; sqlite3.Error."""
+    """What continues `state` in the log, page by page. Raises SessionRefused VAULT_LOG_BROKEN; DatabaseFailed."""
     while rows := store.log(state.sequence + 1, PAGE):
         page = []
         for row, mac in zip(rows, log_macs(notary, state.shard, rows), strict=True):
@@ -48,7 +48,7 @@ def follow_whole(store: VaultStore, notary: Notary, shard: int) -> Iterator[list
 def catch_up(store: VaultStore, notary: Notary, anchored: State) -> State:
     """The state at the log's end: the anchored one, or further on where the last entries were not anchored.
 
-    Raises SessionRefused VAULT_DATABASE_BEHIND, VAULT_DATABASE_FORKED, VAULT_LOG_BROKEN; sqlite3.Error.
+    Raises SessionRefused VAULT_DATABASE_BEHIND, VAULT_DATABASE_FORKED, VAULT_LOG_BROKEN; DatabaseFailed.
     """
     check_anchored(store, anchored)
     state = anchored
@@ -80,7 +80,7 @@ def check(store: VaultStore, notary: Notary, anchored: Callable[[], State]) -> I
     """Compares all that the database holds with what the anchor vouches for, a page a step: the log, then the records.
 
     `anchored` is what the log leads to now: it may move from step to step. Raises SessionRefused VAULT_LOG_BROKEN,
-    VAULT_DATABASE_EDITED; sqlite3.Error.
+    VAULT_DATABASE_EDITED; DatabaseFailed.
     """
     state = None
     for page in follow_whole(store, notary, anchored().shard):
@@ -106,7 +106,7 @@ def recover(source: VaultStore, target: VaultStore, notary: Notary, shard: int) 
     """Makes the database again, in an empty one, from the log in another: all that the log proves and nothing else.
 
     The log must reach what the anchor names. All of it is there afterwards or nothing. Raises SessionRefused
-    VAULT_DATABASE_NOT_EMPTY, and as `read_anchor` and `catch_up`; sqlite3.Error.
+    VAULT_DATABASE_NOT_EMPTY, and as `read_anchor` and `catch_up`; DatabaseFailed.
     """
     if target.last() is not None:
         raise SessionRefused("VAULT_DATABASE_NOT_EMPTY", "the database to recover into has a log")

@@ -8,3 +8,11 @@ class StoreError(Exception):
         super().__init__(message)
         self.reason = reason
         self.retry_after_s = retry_after_s
+
+
+class DatabaseFailed(StoreError):
+    """The database did not do what it was asked: a full disk, a lost connection, a file that is none. What was to be
+    written is there or not. The message is the database's, and no secret."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("DATABASE_UNREADABLE", message)

@@ -14,6 +14,7 @@ from ipls.session.effects import Handshake, Retrieve
 from ipls.session.errors import SessionRefused
 from ipls.session.history import Seen
 from ipls.session.journal import account_key
+from ipls.store.errors import DatabaseFailed
 from tests.attack.vault_state import OWNERS, Vault, looked_at, outcome, use, wrapped
 from tests.hsm.ledgers import MemoryNotary, perform
 
@@ -294,7 +295,7 @@ def test_no_bit_of_the_file_can_be_changed(
     try:
         with vault.running() as state:
             found = looked_at(state)
-    except sqlite3.Error:
+    except DatabaseFailed:
         return  # it does not open
     assert all(found[what] in (truth[what], *REASONS, "not a database") for what in truth)
 
@@ -388,7 +389,7 @@ def test_no_key_leaves_whose_entry_is_not_durable(vault: Vault, monkeypatch: pyt
         before = state.history(ALICE)
 
         def full(changes: object) -> None:
-            raise sqlite3.OperationalError("database or disk is full")
+            raise DatabaseFailed("database or disk is full")
 
         monkeypatch.setattr(state.ledger._store, "append", full)
         assert outcome(lambda: state.do(ALICE, Retrieve(0))) == "not a database"

@@ -16,7 +16,8 @@ from ipls.session.effects import Handshake, History, List, Operation, Result, Re
 from ipls.session.errors import SessionRefused
 from ipls.session.history import Seen, follow
 from ipls.session.limits import Limits
-from ipls.store.vault import VaultStore
+from ipls.store.errors import DatabaseFailed
+from ipls.store.vault import open_vault_store
 from ipls.trust.identity import Identity
 from tests.hsm.ledgers import MemoryNotary, new_ledger, perform
 
@@ -84,7 +85,7 @@ class Vault:
 
     @contextmanager
     def running(self, notary: Notary | None = None, database: Path | None = None) -> Iterator[State]:
-        with closing(VaultStore(database or self.database)) as store:
+        with closing(open_vault_store(database or self.database)) as store:
             yield State(Ledger(store, notary or self.notary, SHARD))
 
     def copy(self, folder: Path) -> "Vault":
@@ -123,7 +124,7 @@ def outcome(attempt: Callable[[], object]) -> object:
         return attempt()
     except SessionRefused as refused:
         return refused.reason
-    except sqlite3.Error:
+    except DatabaseFailed:
         return "not a database"
 
 

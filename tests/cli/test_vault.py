@@ -16,7 +16,7 @@ from ipls.hsm.notary import SHARD, open_notary
 from ipls.session.errors import SessionRefused
 from ipls.session.journal import other_key
 from ipls.store.errors import StoreError
-from ipls.store.vault import VaultStore
+from ipls.store.vault import open_vault_store
 from tests.hsm.ledgers import perform
 
 KEYS = [other_key("test", number) for number in range(600)]
@@ -31,7 +31,7 @@ def config(tmp_path: Path) -> Path:
 
 def write(config: Path, count: int = len(KEYS)) -> None:
     vault = load_core(config).vault
-    with closing(VaultStore(vault.database)) as store, open_notary(vault) as notary:
+    with closing(open_vault_store(vault.database)) as store, open_notary(vault) as notary:
         ledger = Ledger(store, notary, SHARD)
         for first in range(0, count, 100):
             perform(ledger, lambda first=first: [ledger.put(key, key) for key in KEYS[first : first + 100]])  # type: ignore[misc]
@@ -39,7 +39,7 @@ def write(config: Path, count: int = len(KEYS)) -> None:
 
 def read(config: Path) -> list[bytes | None]:
     vault = load_core(config).vault
-    with closing(VaultStore(vault.database)) as store, open_notary(vault) as notary:
+    with closing(open_vault_store(vault.database)) as store, open_notary(vault) as notary:
         ledger = Ledger(store, notary, SHARD)
         return perform(ledger, lambda: [ledger.get(key) for key in KEYS])
 
@@ -135,7 +135,7 @@ def test_yesterdays_log_brings_nothing_back(config: Path) -> None:
 
 
 def test_a_vault_that_runs_is_left_alone(config: Path) -> None:
-    with closing(VaultStore(load_core(config).vault.database)):
+    with closing(open_vault_store(load_core(config).vault.database)):
         for command in ("genesis", "check"):
             assert run(command, config) == "VAULT_RUNNING"
 

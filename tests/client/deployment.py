@@ -16,7 +16,7 @@ from ipls.client.device import Device
 from ipls.client.events import Event, Step
 from ipls.config import load
 from ipls.store.contacts import ContactsStore
-from ipls.store.vault import VaultStore
+from ipls.store.vault import open_vault_store
 
 PROCESSES = ("witness", "directory", "vault", "contacts", "registration")
 SERVE = """
@@ -86,7 +86,7 @@ class Deployment:
         yield
         with self._processes["vault"] as process:
             process.kill()
-        VaultStore(vault.database).close()  # its core is gone
+        open_vault_store(vault.database).close()  # its core is gone
         shutil.rmtree(vault.token)
         shutil.move(copy / "token", vault.token)
         shutil.move(copy / "vault.db", vault.database)

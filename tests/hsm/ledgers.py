@@ -10,7 +10,7 @@ from ipls.hsm.anchor import Notary, genesis
 from ipls.hsm.ledger import Ledger
 from ipls.hsm.notary import SHARD
 from ipls.session.errors import SessionRefused
-from ipls.store.vault import VaultStore
+from ipls.store.vault import open_vault_store
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class MemoryNotary:
 def new_ledger(database: Path, notary: Notary | None = None) -> Iterator[Ledger]:
     """After its genesis."""
     notary = notary or MemoryNotary()
-    with closing(VaultStore(database)) as store:
+    with closing(open_vault_store(database)) as store:
         genesis(store, notary, SHARD)
         yield Ledger(store, notary, SHARD)
 

@@ -41,7 +41,7 @@ from ipls.proto.vault.v1.vault_pb2 import Bundle, SessionRequest, SessionRespons
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.session.client import ClientSession
 from ipls.session.errors import SessionRefused
-from ipls.store.vault import VaultStore
+from ipls.store.vault import open_vault_store
 from ipls.trust import root as trust_root
 from ipls.trust.bundle import bundle_head, sign_bundle, verify_bundle
 from ipls.trust.heads import Head
@@ -153,7 +153,7 @@ class Rig:
 
     def genesis(self) -> None:
         """Of the vault, over an empty database."""
-        with closing(VaultStore(self.folder / "vault.db")) as store, self.notary() as notary:
+        with closing(open_vault_store(self.folder / "vault.db")) as store, self.notary() as notary:
             genesis(store, notary, SHARD)
 
     def notary(self) -> AbstractContextManager[TokenNotary]:

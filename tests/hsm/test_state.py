@@ -21,7 +21,7 @@ from ipls.session.errors import SessionRefused
 from ipls.session.history import Seen, follow
 from ipls.session.journal import other_key
 from ipls.store.errors import StoreError
-from ipls.store.vault import VaultStore
+from ipls.store.vault import open_vault_store
 from tests.hsm import dying
 from tests.hsm.ledgers import perform
 from tests.hsm.rig import CoreProcess, Exchange, Owner, Rig, running_core
@@ -33,7 +33,7 @@ LATER = "VAULT_WORKER_LOST", "VAULT_NOTARY_LOST", "VAULT_STORAGE_FAILED"
 
 def check(rig: Rig) -> None:
     """Every row is as the anchor has it. Only while no core runs."""
-    with closing(VaultStore(rig.folder / "vault.db", wait=False)) as store, rig.notary() as notary:
+    with closing(open_vault_store(rig.folder / "vault.db", wait=False)) as store, rig.notary() as notary:
         state = replay.catch_up(store, notary, read_anchor(notary, SHARD).state)
         for _ in replay.check(store, notary, lambda: state):
             pass
@@ -194,7 +194,7 @@ def test_a_notary_is_replaced_after_its_number_of_anchors(rig: Rig, monkeypatch:
 
     monkeypatch.setattr("subprocess.Popen", counted)
     with (
-        closing(VaultStore(rig.folder / "vault.db")) as store,
+        closing(open_vault_store(rig.folder / "vault.db")) as store,
         closing(NotaryProcess(rig.config_path, store.lock)) as notary,
     ):
         ledger = Ledger(store, notary, SHARD)
@@ -205,12 +205,12 @@ def test_a_notary_is_replaced_after_its_number_of_anchors(rig: Rig, monkeypatch:
 
 def test_a_notary_at_work_keeps_the_next_core_waiting(rig: Rig) -> None:
     """Its own core was killed: what it writes now must not meet another's."""
-    store = VaultStore(rig.folder / "vault.db")
+    store = open_vault_store(rig.folder / "vault.db")
     notary = NotaryProcess(rig.config_path, store.lock)
     notary.anchors()
     store.close()  # as the core's death does
     with pytest.raises(StoreError) as refusal:
-        VaultStore(rig.folder / "vault.db", wait=False)
+        open_vault_store(rig.folder / "vault.db", wait=False)
     assert refusal.value.reason == "VAULT_RUNNING"
     notary.close()
-    VaultStore(rig.folder / "vault.db", wait=False).close()
+    open_vault_store(rig.folder / "vault.db", wait=False).close()

@@ -1,0 +1,107 @@
+"""What every backend of the vault's store gives; tests/store/test_vault.py holds each of them to it."""
+
+import fcntl
+from collections.abc import Iterable, Mapping, Sequence
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from ipls.session.errors import SessionRefused
+from ipls.store.errors import StoreError
+
+
+class LogRow(NamedTuple):
+    """An encoded entry with its HMAC, and what it is found by."""
+
+    sequence: int
+    entry: bytes
+    mac: bytes
+    key: bytes  # the account's
+    use_number: int | None  # in the account's history, if it adds to that
+
+
+class Changes(NamedTuple):
+    """Rows for the end of the log; records by key and nodes by prefix, in the place of what is there."""
+
+    log: Sequence[LogRow]
+    records: Mapping[bytes, bytes]
+    nodes: Mapping[bytes, bytes]
+
+
+class VaultStore(Protocol):
+    """The contract, of which the core is the only user and the only writer:
+
+    - `append` and `append_all` are one transaction: all of it or nothing. What it has returned from survives a power
+      loss. When it raises, all of it is there or nothing: only a read tells.
+    - A log row is never changed or removed, and no two have one sequence: of two writers, one is refused.
+    - One process has it open; a second waits, if it is to, until the first has closed it or died.
+    - Calls come from one thread at a time. What is read has the types given here, else SessionRefused
+      VAULT_DATABASE_EDITED; anything more is for the caller to verify.
+    - Where the database does not do what it is asked, every method raises DatabaseFailed, and may be called again.
+    """
+
+    lock: TextIOWrapper
+    """Who inherits it shares it: a second process of this host waits for that one too."""
+
+    def close(self) -> None:
+        """Another process may open it."""
+
+    def append(self, changes: Changes) -> None:
+        """Adds to the log, and puts the records and nodes that it leads to."""
+        self.append_all([changes])
+
+    def append_all(self, steps: Iterable[Changes]) -> None:
+        """As `append`, one after the other; to make a step the store may be read, and has all before it."""
+
+    def record(self, key: bytes) -> bytes | None:
+        """The record of this key."""
+
+    def nodes(self, prefixes: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Prefix to body of the nodes at these prefixes, as far as there are any."""
+        ...
+
+    def last(self) -> LogRow | None:
+        """The row of the highest sequence."""
+
+    def log(self, first: int, count: int) -> list[LogRow]:
+        """At most `count` rows from sequence `first` on, in their order."""
+        ...
+
+    def uses(self, key: bytes, first: int, count: int) -> list[LogRow]:
+        """At most `count` rows of an account's history, from number `first` on, in their order."""
+        ...
+
+
+def take_lock(path: Path, *, wait: bool) -> TextIOWrapper:
+    """Raises StoreError VAULT_RUNNING where another process of this host has it, and this one does not wait."""
+    lock = path.open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        lock.close()
+        raise running() from None
+    return lock
+
+
+def running() -> StoreError:
+    """For who does not wait."""
+    return StoreError("VAULT_RUNNING", "a process has the vault's database open; end it first")
+
+
+def log_row(row: Sequence[Any]) -> LogRow:
+    """As it was read, in the order of LogRow's fields. Raises SessionRefused VAULT_DATABASE_EDITED."""
+    sequence, entry, mac, key, use_number = row
+    if not isinstance(sequence, int) or not isinstance(use_number, int | None):
+        raise _edited()
+    return LogRow(sequence, as_bytes(entry), as_bytes(mac), as_bytes(key), use_number)
+
+
+def as_bytes(value: object) -> bytes:
+    """SQLite keeps anything in any column, and any database's owner may change a column's type. Raises as `log_row`."""
+    if not isinstance(value, bytes):
+        raise _edited()
+    return value
+
+
+def _edited() -> SessionRefused:
+    return SessionRefused("VAULT_DATABASE_EDITED", "a column of the vault's database has a value of another type")
