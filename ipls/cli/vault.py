@@ -7,14 +7,21 @@ from typing import Annotated
 
 import typer
 
+from ipls.cli.bundle import read_bundle
 from ipls.cli.console import fail
+from ipls.cli.files import replace
 from ipls.cli.status import REFUSED
-from ipls.config import VaultConfig, load_core
+from ipls.clock import system_now_ms
+from ipls.config import VaultConfig, load_core, load_trust_root
 from ipls.hsm import replay
 from ipls.hsm.anchor import Notary, genesis, read_anchor
-from ipls.hsm.notary import SHARD, open_notary
+from ipls.hsm.handoff import hand_off, take_over
+from ipls.hsm.notary import open_notary
+from ipls.hsm.owner import Owner
+from ipls.session.transcript import hsm_key_id
 from ipls.store.errors import DatabaseFailed
 from ipls.store.vault import VaultStore, open_vault_store
+from ipls.trust.bundle import verify_bundle
 
 app = typer.Typer(
     no_args_is_help=True, help="The vault's state: its beginning, a check, recovery. For one that is off."
@@ -30,7 +37,7 @@ def begin(config: ConfigFile) -> None:
     A token that has one keeps it. Without its anchor a database is worth nothing: no command takes it up again.
     """
     with _opened(load_core(config).vault) as (store, notary):
-        genesis(store, notary, SHARD)
+        genesis(store, notary)
     print("the token holds an anchor; the vault may start")
 
 
@@ -38,7 +45,7 @@ def begin(config: ConfigFile) -> None:
 def check(config: ConfigFile) -> None:
     """Compare every row of the database with what the token's anchor vouches for; exit 1 at the first that differs."""
     with _opened(load_core(config).vault) as (store, notary):
-        state = replay.catch_up(store, notary, read_anchor(notary, SHARD).state)
+        state = replay.catch_up(store, notary, read_anchor(notary).state)
         for _ in replay.check(store, notary, lambda: state):
             pass
     print(f"all is as the log of {state.sequence} entries has it, and the log as the anchor has it")
@@ -54,8 +61,44 @@ def recover(
     All that its log proves, and nothing else; if a part of the log is lost or edited, nothing comes back.
     """
     with _opened(load_core(config).vault) as (store, notary), closing(open_vault_store(damaged, wait=False)) as source:
-        state = replay.recover(source, store, notary, SHARD)
+        state = replay.recover(source, store, notary)
     print(f"recovered {state.sequence} entries of the log, and what they make")
+
+
+@app.command("hand-off")
+def give(
+    bundle: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The bundle that moves the shard.")],
+    file: Annotated[Path, typer.Argument(help="Where to write the hand-off, for `take-over` at the next HSM.")],
+    config: ConfigFile,
+) -> None:
+    """Hand this vault's shard to the HSM that the fleet's next bundle names. For good: this one never serves it again.
+
+    Interrupted, or the file lost: run it again.
+    """
+    core = load_core(config)
+    moved = verify_bundle(load_trust_root(core.trust_root), read_bundle(bundle), now_ms=system_now_ms())
+    hsm = next((hsm for hsm in moved.hsms if core.vault.shard in hsm.shards), None)
+    if hsm is None:
+        fail(f"bundle {moved.number} has no shard {core.vault.shard}", "BUNDLE_NO_SHARD", REFUSED)
+    to = Owner(hsm_key_id(hsm.public_key), moved.number)
+    with _opened(core.vault) as (store, notary):
+        replace(file, hand_off(store, notary, to))
+    print(f"shard {core.vault.shard} is the HSM's {to.hsm_key_id.hex()} now; {file} lets it take over")
+
+
+@app.command("take-over")
+def take(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="What `hand-off` wrote.")],
+    config: ConfigFile,
+) -> None:
+    """Go on with a shard that another HSM handed to this one, over the same database or a copy of it.
+
+    Interrupted: run it again.
+    """
+    vault = load_core(config).vault
+    with _opened(vault) as (store, notary):
+        state = take_over(store, notary, file.read_bytes())
+    print(f"this HSM goes on with shard {state.shard} after entry {state.sequence}; the vault may start")
 
 
 @contextmanager

@@ -161,6 +161,8 @@ class VaultConfig(_Model):
     """The directory's port for services."""
     client: TlsFiles
     """The certificate that it is asked with, of the role `reader`."""
+    shard: int = Field(0, ge=0, lt=65536)
+    """The one that it keeps, of the fleet bundle's."""
     database: Path
     token: Path | TokenConfig
     """The folder of a SoftHSM token, or a table for another PKCS#11 module."""

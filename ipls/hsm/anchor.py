@@ -11,7 +11,14 @@ from ipls.store.vault import VaultStore
 
 
 class Notary(Protocol):
-    """Who holds the log key and the anchor: `ipls.hsm.notary`. Raises SessionRefused VAULT_NOTARY_LOST."""
+    """Who holds the log key and a shard's anchor: `ipls.hsm.notary`. Raises SessionRefused VAULT_NOTARY_LOST."""
+
+    @property
+    def shard(self) -> int:
+        """Which one."""
+
+    def hsm_key_id(self) -> bytes:
+        """The token's, by which the fleet bundle and a hand-off name it."""
 
     def macs(self, digests: Sequence[bytes]) -> list[bytes]:
         """The log key's HMAC-SHA-256 over each 32-byte digest."""
@@ -30,14 +37,14 @@ class Anchor(NamedTuple):
     values: Sequence[bytes]
 
 
-def read_anchor(notary: Notary, shard: int) -> Anchor:
+def read_anchor(notary: Notary) -> Anchor:
     """Raises SessionRefused VAULT_ANCHOR_MISSING; VAULT_ANCHOR_MOVED for two of one sequence: two vaults wrote them."""
     values = notary.anchors()
     macs = notary.macs([anchor_digest(value[:STATE_BYTES]) for value in values])
     # One that a kill left unfinished was never waited for.
     whole = [value for value, mac in zip(values, macs, strict=True) if hmac.compare_digest(value[STATE_BYTES:], mac)]
     states = sorted({State.decode(value[:STATE_BYTES]) for value in whole}, key=lambda state: state.sequence)
-    if not states or states[-1].shard != shard:
+    if not states or states[-1].shard != notary.shard:
         raise SessionRefused("VAULT_ANCHOR_MISSING", "the token holds no anchor of this vault")
     if len(states) > 1 and states[-1].sequence == states[-2].sequence:
         raise SessionRefused("VAULT_ANCHOR_MOVED", "the token holds two anchors of one sequence")
@@ -52,7 +59,7 @@ def write_anchor(notary: Notary, expected: Sequence[bytes], state: State) -> Anc
     return Anchor(state, [encoded + mac])
 
 
-def genesis(store: VaultStore, notary: Notary, shard: int) -> None:
+def genesis(store: VaultStore, notary: Notary) -> None:
     """The first anchor, over an empty database. Nothing else makes an anchor where there is none.
 
     Raises SessionRefused VAULT_ANCHOR_EXISTS, VAULT_DATABASE_NOT_EMPTY.
@@ -61,4 +68,4 @@ def genesis(store: VaultStore, notary: Notary, shard: int) -> None:
         raise SessionRefused("VAULT_ANCHOR_EXISTS", "the token holds an anchor; nothing makes another one")
     if store.last() is not None:
         raise SessionRefused("VAULT_DATABASE_NOT_EMPTY", "the database has a log; a new vault begins with none")
-    write_anchor(notary, [], first_state(shard, secrets.token_bytes(32)))
+    write_anchor(notary, [], first_state(notary.shard, secrets.token_bytes(32)))

@@ -24,7 +24,7 @@ from ipls.hsm.bundles import BundleKeeper
 from ipls.hsm.heads import HeadKeeper
 from ipls.hsm.ledger import Ledger, Work
 from ipls.hsm.messages import Command, Ended, Opened, decode, encode
-from ipls.hsm.notary import SHARD, NotaryProcess
+from ipls.hsm.notary import NotaryProcess
 from ipls.hsm.rooms import Room
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.vault.v1.core_pb2 import CoreRequest, CoreResponse, NeedsHistory, Ready, Refused
@@ -483,9 +483,9 @@ async def serve(config_path: Path, source: BinaryIO, sink: BinaryIO) -> None:
     reader, writer = await _connect(source, sink)
     with (
         closing(open_vault_store(config.vault.database)) as store,
-        closing(NotaryProcess(config_path, store.lock)) as notary,
+        closing(NotaryProcess(config_path, config.vault.shard, store.lock)) as notary,
     ):
-        await Core(config_path, config, root, Ledger(store, notary, SHARD), writer).run(reader)
+        await Core(config_path, config, root, Ledger(store, notary), writer).run(reader)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from ipls.hsm import replay
 from ipls.hsm.anchor import Anchor, Notary, read_anchor, write_anchor
+from ipls.hsm.owner import check_owner
 from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
 from ipls.session.errors import SessionRefused
 from ipls.session.journal import NO_RECORD, Entry, Highest, State, entry_hash
@@ -25,13 +26,12 @@ Work = Callable[[], object]
 class Ledger:
     """The state of one shard. One thread at a time; all but `perform` is for the works that it does."""
 
-    def __init__(self, store: VaultStore, notary: Notary, shard: int) -> None:
+    def __init__(self, store: VaultStore, notary: Notary) -> None:
         self._store = store
         self._notary = notary
-        self._shard = shard
         self._anchor: Anchor | None = None  # None: what token and database hold is yet to be compared
         self._written = 0  # the highest sequence that this process anchored
-        self._begin(State(shard, 0, bytes(32), EMPTY_ROOT))
+        self._begin(State(notary.shard, 0, bytes(32), EMPTY_ROOT))
 
     def perform(self, works: Sequence[Work]) -> list[object]:
         """Does `works` in their order; what each returned or raised, when all that they put is durable and anchored.
@@ -60,6 +60,11 @@ class Ledger:
         self._callbacks: list[Callable[[], None]] = []
 
     # For works
+
+    @property
+    def shard(self) -> int:
+        """Its number."""
+        return self._notary.shard
 
     @property
     def highest(self) -> Highest:
@@ -97,7 +102,7 @@ class Ledger:
             use=use.SerializeToString(deterministic=True) if use is not None else b"",
         )
         encoded = entry.encode()
-        self._state = State(self._shard, entry.sequence, entry_hash(encoded), entry.records_root, entry.highest)
+        self._state = State(self.shard, entry.sequence, entry_hash(encoded), entry.records_root, entry.highest)
         self._entries.append(entry)
         self._encoded.append(encoded)
         self._records[key] = self._changed[key] = record
@@ -133,13 +138,17 @@ class Ledger:
             head = (last.sequence, entry_hash(last.entry)) if last else (0, state.chain_head)
             if head == (state.sequence, state.chain_head):
                 return state
-        self._anchor = anchor = read_anchor(self._notary, self._shard)
+        self._anchor = anchor = read_anchor(self._notary)
         if anchor.state.sequence < self._written:
             raise SessionRefused("VAULT_ANCHOR_MOVED", "the token holds an older anchor than this vault wrote")
+        # Before what follows in the log is looked at: the next owner's entries bear the fleet's HMAC too.
+        replay.check_anchored(self._store, anchor.state)
+        check_owner(self._store, self._notary, anchor.state)
         state = replay.catch_up(self._store, self._notary, anchor.state)
         Trie(state.records_root, self._store.nodes).get(NO_RECORD)  # its root is there
         if state != anchor.state:
             self._write_anchor(anchor, state)
+        check_owner(self._store, self._notary, state)
         return state
 
     def _commit(self) -> None:
@@ -147,7 +156,7 @@ class Ledger:
             return
         assert self._anchor
         rows = [replay.log_row(*each, b"") for each in zip(self._entries, self._encoded, strict=True)]
-        macs = replay.log_macs(self._notary, self._shard, rows)
+        macs = replay.log_macs(self._notary, rows)
         signed = [row._replace(mac=mac) for row, mac in zip(rows, macs, strict=True)]
         self._store.append(Changes(signed, self._changed, self._trie.changed))
         self._write_anchor(self._anchor, self._state)

@@ -20,8 +20,6 @@ from ipls.session.errors import SessionRefused
 
 COMMAND = ("-m", "ipls.hsm.notary")
 """What Python runs as the notary, with the path of the core's configuration."""
-SHARD = 0
-"""The one that a vault keeps."""
 MAX_ANCHORS = 20_000
 """That one process writes: SoftHSM leaks about 300 bytes with each."""
 
@@ -29,8 +27,13 @@ MAX_ANCHORS = 20_000
 class TokenNotary:
     """`ipls.hsm.anchor.Notary` in the process that has the token open."""
 
-    def __init__(self, token: HsmToken) -> None:
+    def __init__(self, token: HsmToken, shard: int) -> None:
         self._token = token
+        self.shard = shard
+
+    def hsm_key_id(self) -> bytes:
+        """See `Notary`."""
+        return self._token.hsm_key_id
 
     def macs(self, digests: Sequence[bytes]) -> list[bytes]:
         """See `Notary`."""
@@ -38,18 +41,18 @@ class TokenNotary:
 
     def anchors(self) -> list[bytes]:
         """See `Notary`."""
-        return self._token.anchors(SHARD)
+        return self._token.anchors(self.shard)
 
     def replace(self, expected: Sequence[bytes], new: bytes) -> None:
         """See `Notary`."""
-        self._token.replace_anchor(SHARD, expected, new)
+        self._token.replace_anchor(self.shard, expected, new)
 
 
 @contextmanager
 def open_notary(vault: VaultConfig) -> Iterator[TokenNotary]:
     """On the vault's token, in this process. Raises OSError, pkcs11.PKCS11Error."""
     with closing(HsmToken.open(vault.token, vault.pin.read_text().strip())) as token:
-        yield TokenNotary(token)
+        yield TokenNotary(token, vault.shard)
 
 
 class NotaryProcess:
@@ -58,12 +61,18 @@ class NotaryProcess:
     Its methods raise SessionRefused VAULT_NOTARY_LOST when it has died, whose work may be done or not then.
     """
 
-    def __init__(self, config_path: Path, lock: TextIOWrapper) -> None:
+    def __init__(self, config_path: Path, shard: int, lock: TextIOWrapper) -> None:
         """It inherits the database's `lock`: one at work after its parent's death keeps the next parent waiting."""
+        self.shard = shard
         self._config_path = config_path
         self._lock = lock
         self._process: subprocess.Popen[bytes] | None = None
         self._left = 0
+
+    def hsm_key_id(self) -> bytes:
+        """See `Notary`."""
+        hsm_key_id: bytes = self._ask("hsm_key_id")
+        return hsm_key_id
 
     def macs(self, digests: Sequence[bytes]) -> list[bytes]:
         """See `Notary`."""

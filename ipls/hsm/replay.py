@@ -27,7 +27,7 @@ def follow(store: VaultStore, notary: Notary, state: State) -> Iterator[list[Fol
     """What continues `state` in the log, page by page. Raises SessionRefused VAULT_LOG_BROKEN; DatabaseFailed."""
     while rows := store.log(state.sequence + 1, PAGE):
         page = []
-        for row, mac in zip(rows, log_macs(notary, state.shard, rows), strict=True):
+        for row, mac in zip(rows, log_macs(notary, rows), strict=True):
             if not hmac.compare_digest(row.mac, mac):
                 raise SessionRefused("VAULT_LOG_BROKEN", f"entry {row.sequence} of the log is not this vault's")
             entry = Entry.decode(row.entry)
@@ -38,11 +38,11 @@ def follow(store: VaultStore, notary: Notary, state: State) -> Iterator[list[Fol
         yield page
 
 
-def follow_whole(store: VaultStore, notary: Notary, shard: int) -> Iterator[list[Followed]]:
+def follow_whole(store: VaultStore, notary: Notary) -> Iterator[list[Followed]]:
     """As `follow`, from the first entry on, whatever that one says of what was before it."""
     first = store.log(1, 1)
     beginning = Entry.decode(first[0].entry).previous if first else NO_RECORD
-    return follow(store, notary, State(shard, 0, beginning, EMPTY_ROOT))
+    return follow(store, notary, State(notary.shard, 0, beginning, EMPTY_ROOT))
 
 
 def catch_up(store: VaultStore, notary: Notary, anchored: State) -> State:
@@ -83,7 +83,7 @@ def check(store: VaultStore, notary: Notary, anchored: Callable[[], State]) -> I
     VAULT_DATABASE_EDITED; DatabaseFailed.
     """
     state = None
-    for page in follow_whole(store, notary, anchored().shard):
+    for page in follow_whole(store, notary):
         state = page[-1].state
         yield
     if state != anchored() and (state or anchored().sequence):
@@ -102,7 +102,7 @@ def check_record(key: bytes, record: bytes | None, digest: bytes) -> None:
         raise SessionRefused("VAULT_DATABASE_EDITED", "a record is not the one that was written")
 
 
-def recover(source: VaultStore, target: VaultStore, notary: Notary, shard: int) -> State:
+def recover(source: VaultStore, target: VaultStore, notary: Notary) -> State:
     """Makes the database again, in an empty one, from the log in another: all that the log proves and nothing else.
 
     The log must reach what the anchor names. All of it is there afterwards or nothing. Raises SessionRefused
@@ -110,15 +110,15 @@ def recover(source: VaultStore, target: VaultStore, notary: Notary, shard: int) 
     """
     if target.last() is not None:
         raise SessionRefused("VAULT_DATABASE_NOT_EMPTY", "the database to recover into has a log")
-    anchored = read_anchor(notary, shard).state
+    anchored = read_anchor(notary).state
     check_anchored(source, anchored)
-    target.append_all(_replayed(source, target, notary, shard))
+    target.append_all(_replayed(source, target, notary))
     return catch_up(target, notary, anchored)
 
 
-def _replayed(source: VaultStore, target: VaultStore, notary: Notary, shard: int) -> Iterator[Changes]:
+def _replayed(source: VaultStore, target: VaultStore, notary: Notary) -> Iterator[Changes]:
     root = EMPTY_ROOT
-    for page in follow_whole(source, notary, shard):
+    for page in follow_whole(source, notary):
         trie, records = Trie(root, target.nodes), dict[bytes, bytes]()
         for _, entry, _ in page:
             before = trie.get(entry.key) or NO_RECORD
@@ -136,6 +136,6 @@ def log_row(entry: Entry, encoded: bytes, mac: bytes) -> LogRow:
     return LogRow(entry.sequence, encoded, mac, entry.key, use.number if use is not None else None)
 
 
-def log_macs(notary: Notary, shard: int, rows: Sequence[LogRow]) -> list[bytes]:
+def log_macs(notary: Notary, rows: Sequence[LogRow]) -> list[bytes]:
     """What the rows' HMACs must be."""
-    return notary.macs([entry_digest(shard, row.entry) for row in rows])
+    return notary.macs([entry_digest(notary.shard, row.entry) for row in rows])

@@ -132,6 +132,11 @@ def anchor_digest(state: bytes) -> bytes:
     return T("ipls/vault/v1 anchor", state)
 
 
+def handoff_digest(handoff: bytes) -> bytes:
+    """What a hand-off's HMAC is over."""
+    return T("ipls/vault/v1 hand-off", handoff)
+
+
 def first_state(shard: int, nonce: bytes) -> State:
     """The state before the first entry. A random nonce of 32 bytes sets its log apart from any other."""
     return State(shard, 0, T("ipls/vault/v1 genesis", shard, nonce), EMPTY_ROOT)

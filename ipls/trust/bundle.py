@@ -132,9 +132,14 @@ def shard_of(label: str, shards: int) -> int:
     return int.from_bytes(hashlib.sha256(label.encode()).digest(), "big") % shards
 
 
+def shard_count(bundle: Bundle) -> int:
+    """Of the whole fleet."""
+    return sum(len(hsm.shards) for hsm in bundle.hsms)
+
+
 def hsm_for(bundle: Bundle, label: str, *, now_ms: int) -> Hsm:
     """The one HSM that owns the label's shard in a verified bundle. Raises BundleRefused BUNDLE_HSM_NOT_VALID."""
-    shard = shard_of(label, sum(len(hsm.shards) for hsm in bundle.hsms))
+    shard = shard_of(label, shard_count(bundle))
     hsm = next(hsm for hsm in bundle.hsms if shard in hsm.shards)
     if not hsm.not_before_ms <= now_ms < hsm.not_after_ms:
         raise BundleRefused("BUNDLE_HSM_NOT_VALID", "the shard's HSM key is not valid now")

@@ -9,7 +9,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ipls.hsm.anchor import genesis, read_anchor
-from ipls.hsm.notary import SHARD
 from ipls.session.effects import Handshake, Retrieve
 from ipls.session.errors import SessionRefused
 from ipls.session.history import Seen
@@ -309,7 +308,7 @@ def test_without_its_anchor_there_is_no_service_and_no_new_beginning(vault: Vaul
     with vault.running() as state:
         assert outcome(lambda: state.key(ALICE)) == "VAULT_ANCHOR_MISSING"
         store = state.ledger._store
-        assert outcome(lambda: genesis(store, vault.notary, SHARD)) == "VAULT_DATABASE_NOT_EMPTY"
+        assert outcome(lambda: genesis(store, vault.notary)) == "VAULT_DATABASE_NOT_EMPTY"
 
 
 def test_an_anchor_taken_away_under_a_running_vault_ends_its_service(vault: Vault) -> None:
@@ -324,7 +323,7 @@ def test_an_anchor_taken_away_under_a_running_vault_ends_its_service(vault: Vaul
 def test_a_token_has_one_genesis(vault: Vault, tmp_path: Path) -> None:
     with vault.running(database=tmp_path / "empty.db") as state:
         store = state.ledger._store
-        assert outcome(lambda: genesis(store, vault.notary, SHARD)) == "VAULT_ANCHOR_EXISTS"
+        assert outcome(lambda: genesis(store, vault.notary)) == "VAULT_ANCHOR_EXISTS"
         assert outcome(lambda: state.do(ALICE, Handshake())) == "VAULT_DATABASE_BEHIND"
 
 
@@ -332,18 +331,19 @@ def test_no_bit_of_the_anchor_can_be_changed(vault: Vault) -> None:
     [anchor] = vault.notary.values
     for bit in range(8 * len(anchor)):
         vault.notary.values = [anchor[: bit // 8] + bytes([anchor[bit // 8] ^ 1 << bit % 8]) + anchor[bit // 8 + 1 :]]
-        assert outcome(lambda: read_anchor(vault.notary, SHARD)) == "VAULT_ANCHOR_MISSING"
+        assert outcome(lambda: read_anchor(vault.notary)) == "VAULT_ANCHOR_MISSING"
 
 
 def test_an_anchor_of_another_shard_or_token_is_none(vault: Vault) -> None:
-    assert outcome(lambda: read_anchor(vault.notary, SHARD + 1)) == "VAULT_ANCHOR_MISSING"
+    vault.notary.shard = 1
+    assert outcome(lambda: read_anchor(vault.notary)) == "VAULT_ANCHOR_MISSING"
 
     class OtherToken(MemoryNotary):
         key = b"another log key"
 
     other = OtherToken()
     other.values = vault.notary.values
-    assert outcome(lambda: read_anchor(other, SHARD)) == "VAULT_ANCHOR_MISSING"
+    assert outcome(lambda: read_anchor(other)) == "VAULT_ANCHOR_MISSING"
 
 
 def test_two_anchors_of_one_sequence_are_two_vaults(vault: Vault, tmp_path: Path) -> None:

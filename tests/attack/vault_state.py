@@ -9,7 +9,6 @@ from typing import Any
 from ipls.hsm.accounts import Accounts
 from ipls.hsm.anchor import Notary
 from ipls.hsm.ledger import Ledger
-from ipls.hsm.notary import SHARD
 from ipls.proto.vault.v1.vault_pb2 import HistoryAnswer
 from ipls.session.account import Times
 from ipls.session.effects import Handshake, History, List, Operation, Result, Retrieve, Store, StoredRecord
@@ -86,7 +85,7 @@ class Vault:
     @contextmanager
     def running(self, notary: Notary | None = None, database: Path | None = None) -> Iterator[State]:
         with closing(open_vault_store(database or self.database)) as store:
-            yield State(Ledger(store, notary or self.notary, SHARD))
+            yield State(Ledger(store, notary or self.notary))
 
     def copy(self, folder: Path) -> "Vault":
         """Another host's, with a token of the same content."""

@@ -12,7 +12,7 @@ from ipls.cli import deployment
 from ipls.cli.main import app
 from ipls.config import load_core
 from ipls.hsm.ledger import Ledger
-from ipls.hsm.notary import SHARD, open_notary
+from ipls.hsm.notary import open_notary
 from ipls.session.errors import SessionRefused
 from ipls.session.journal import other_key
 from ipls.store.errors import StoreError
@@ -32,7 +32,7 @@ def config(tmp_path: Path) -> Path:
 def write(config: Path, count: int = len(KEYS)) -> None:
     vault = load_core(config).vault
     with closing(open_vault_store(vault.database)) as store, open_notary(vault) as notary:
-        ledger = Ledger(store, notary, SHARD)
+        ledger = Ledger(store, notary)
         for first in range(0, count, 100):
             perform(ledger, lambda first=first: [ledger.put(key, key) for key in KEYS[first : first + 100]])  # type: ignore[misc]
 
@@ -40,7 +40,7 @@ def write(config: Path, count: int = len(KEYS)) -> None:
 def read(config: Path) -> list[bytes | None]:
     vault = load_core(config).vault
     with closing(open_vault_store(vault.database)) as store, open_notary(vault) as notary:
-        ledger = Ledger(store, notary, SHARD)
+        ledger = Ledger(store, notary)
         return perform(ledger, lambda: [ledger.get(key) for key in KEYS])
 
 

@@ -8,7 +8,6 @@ from typing import TypeVar
 
 from ipls.hsm.anchor import Notary, genesis
 from ipls.hsm.ledger import Ledger
-from ipls.hsm.notary import SHARD
 from ipls.session.errors import SessionRefused
 from ipls.store.vault import open_vault_store
 
@@ -19,9 +18,14 @@ class MemoryNotary:
     """`ipls.hsm.anchor.Notary`."""
 
     key = b"log key"
+    shard = 0
+    key_id = b"this token".ljust(32)
 
     def __init__(self) -> None:
         self.values: list[bytes] = []
+
+    def hsm_key_id(self) -> bytes:
+        return self.key_id
 
     def macs(self, digests: Sequence[bytes]) -> list[bytes]:
         return [hmac.digest(self.key, digest, "sha256") for digest in digests]
@@ -40,8 +44,8 @@ def new_ledger(database: Path, notary: Notary | None = None) -> Iterator[Ledger]
     """After its genesis."""
     notary = notary or MemoryNotary()
     with closing(open_vault_store(database)) as store:
-        genesis(store, notary, SHARD)
-        yield Ledger(store, notary, SHARD)
+        genesis(store, notary)
+        yield Ledger(store, notary)
 
 
 def perform(ledger: Ledger, work: Callable[[], T]) -> T:

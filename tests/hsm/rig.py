@@ -34,7 +34,7 @@ from ipls.cli.keys import DAY_MS, first_bundle
 from ipls.config import load_core
 from ipls.hsm import pipe
 from ipls.hsm.anchor import genesis
-from ipls.hsm.notary import SHARD, TokenNotary, open_notary
+from ipls.hsm.notary import TokenNotary, open_notary
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.vault.v1.core_pb2 import CoreRequest, CoreResponse, HistoryHandIn
 from ipls.proto.vault.v1.vault_pb2 import Bundle, SessionRequest, SessionResponse, SignedBundle
@@ -154,7 +154,7 @@ class Rig:
     def genesis(self) -> None:
         """Of the vault, over an empty database."""
         with closing(open_vault_store(self.folder / "vault.db")) as store, self.notary() as notary:
-            genesis(store, notary, SHARD)
+            genesis(store, notary)
 
     def notary(self) -> AbstractContextManager[TokenNotary]:
         """In this process. Closes any other token of the module."""

@@ -9,7 +9,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ipls.hsm.ledger import Ledger
-from ipls.hsm.notary import SHARD
 from ipls.session.errors import SessionRefused
 from ipls.session.journal import Highest, other_key
 from ipls.store.vault import Changes, VaultStore
@@ -98,7 +97,7 @@ def test_any_order_of_writes_and_deaths_loses_nothing_acknowledged(
 
 def _restarted(store: VaultStore, token: MemoryNotary) -> tuple[Ledger, dict[str, Any]]:
     parts = {"store": Dying(store), "notary": Dying(token)}
-    return Ledger(parts["store"], parts["notary"], SHARD), parts  # type: ignore[arg-type]
+    return Ledger(parts["store"], parts["notary"]), parts  # type: ignore[arg-type]
 
 
 class Counting(MemoryNotary):
@@ -170,5 +169,5 @@ def test_the_highest_head_lies_in_the_anchor(tmp_path: Path) -> None:
     with new_ledger(tmp_path / "vault.db", token) as ledger:
         highest = Highest(7, b"r" * 32, 1234)
         perform(ledger, lambda: ledger.put(KEYS[0], b"a", highest=highest))
-        again = Ledger(ledger._store, token, SHARD)
+        again = Ledger(ledger._store, token)
         assert perform(again, lambda: again.highest) == highest

@@ -15,7 +15,7 @@ import pytest
 from ipls.hsm import replay
 from ipls.hsm.anchor import read_anchor
 from ipls.hsm.ledger import Ledger
-from ipls.hsm.notary import SHARD, NotaryProcess, TokenNotary
+from ipls.hsm.notary import NotaryProcess, TokenNotary
 from ipls.session.client import ClientSession
 from ipls.session.errors import SessionRefused
 from ipls.session.history import Seen, follow
@@ -34,7 +34,7 @@ LATER = "VAULT_WORKER_LOST", "VAULT_NOTARY_LOST", "VAULT_STORAGE_FAILED"
 def check(rig: Rig) -> None:
     """Every row is as the anchor has it. Only while no core runs."""
     with closing(open_vault_store(rig.folder / "vault.db", wait=False)) as store, rig.notary() as notary:
-        state = replay.catch_up(store, notary, read_anchor(notary, SHARD).state)
+        state = replay.catch_up(store, notary, read_anchor(notary).state)
         for _ in replay.check(store, notary, lambda: state):
             pass
 
@@ -195,9 +195,9 @@ def test_a_notary_is_replaced_after_its_number_of_anchors(rig: Rig, monkeypatch:
     monkeypatch.setattr("subprocess.Popen", counted)
     with (
         closing(open_vault_store(rig.folder / "vault.db")) as store,
-        closing(NotaryProcess(rig.config_path, store.lock)) as notary,
+        closing(NotaryProcess(rig.config_path, 0, store.lock)) as notary,
     ):
-        ledger = Ledger(store, notary, SHARD)
+        ledger = Ledger(store, notary)
         for number in range(5):
             perform(ledger, lambda number=number: ledger.put(other_key("test", number), b""))  # type: ignore[misc]
     assert len(started) == 3
@@ -206,7 +206,7 @@ def test_a_notary_is_replaced_after_its_number_of_anchors(rig: Rig, monkeypatch:
 def test_a_notary_at_work_keeps_the_next_core_waiting(rig: Rig) -> None:
     """Its own core was killed: what it writes now must not meet another's."""
     store = open_vault_store(rig.folder / "vault.db")
-    notary = NotaryProcess(rig.config_path, store.lock)
+    notary = NotaryProcess(rig.config_path, 0, store.lock)
     notary.anchors()
     store.close()  # as the core's death does
     with pytest.raises(StoreError) as refusal:
