@@ -63,6 +63,11 @@ class Worker:
             log.error("session failed", error=type(error).__name__)
             self._end(number, "VAULT_INTERNAL", "internal error; see the vault's log")
 
+    def close(self) -> None:
+        """Ends all sessions, so that the token is rid of their keys."""
+        for session in self._sessions.values():
+            session.close()
+
     def _end(self, number: int, reason: str, message: str) -> None:
         del self._sessions[number]
         self._report(Report(number, Ended(reason, message)))
@@ -86,6 +91,7 @@ def run(config_path: Path, source: BinaryIO, sink: BinaryIO) -> None:
         if (message := pipe.receive_blocking(source)) is None:
             break
         worker.handle(decode(message))
+    worker.close()
     token.close()
 
 

@@ -463,6 +463,18 @@ async def store(rig: Rig, exchange: Exchange, owner: Owner, number: int, name: b
     assert client.on_answer(await exchange(client.store_request(number - 1, name, key))).generation == number
 
 
+async def test_a_worker_whose_core_was_killed_ends_in_order(rig: Rig, capfd: pytest.CaptureFixture[str]) -> None:
+    """With a session under way: its keys go before the token does, and nothing is said."""
+    owner = Owner()
+    head = rig.directory.publish(owner)
+    async with running_core(rig) as core:
+        await rig.open(owner, core.stream(), known_head=head)
+        gone = ended(child(core.process.pid, "ipls.hsm.worker"))
+        core.process.kill()
+        await gone
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def killing(exchange: Exchange, victim: int, step: int) -> Exchange:
     """`exchange`, but the process is killed before the frame of that number, or right behind the third, the last."""
     sent = 0
