@@ -32,8 +32,8 @@ from ipls.akd.tree import insert
 from ipls.cli.certificates import Authority
 from ipls.cli.keys import DAY_MS, first_bundle
 from ipls.config import load_core
-from ipls.hsm import pipe
-from ipls.hsm.anchor import genesis
+from ipls.hsm import pipe, replay
+from ipls.hsm.anchor import genesis, read_anchor
 from ipls.hsm.notary import TokenNotary, open_notary
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.vault.v1.core_pb2 import CoreRequest, CoreResponse, HistoryHandIn
@@ -155,6 +155,13 @@ class Rig:
         """Of the vault, over an empty database."""
         with closing(open_vault_store(self.folder / "vault.db")) as store, self.notary() as notary:
             genesis(store, notary)
+
+    def check(self) -> None:
+        """Every row is as the anchor has it. Only while no core runs."""
+        with closing(open_vault_store(self.folder / "vault.db", wait=False)) as store, self.notary() as notary:
+            state = replay.catch_up(store, notary, read_anchor(notary).state)
+            for _ in replay.check(store, notary, lambda: state):
+                pass
 
     def notary(self) -> AbstractContextManager[TokenNotary]:
         """In this process. Closes any other token of the module."""

@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from ipls.hsm import replay
-from ipls.hsm.anchor import read_anchor
 from ipls.hsm.ledger import Ledger
 from ipls.hsm.notary import NotaryProcess, TokenNotary
 from ipls.session.client import ClientSession
@@ -29,14 +27,6 @@ from tests.hsm.tokens import MODULES
 
 LOST = (EOFError, ConnectionError, SessionRefused)
 LATER = "VAULT_WORKER_LOST", "VAULT_NOTARY_LOST", "VAULT_STORAGE_FAILED"
-
-
-def check(rig: Rig) -> None:
-    """Every row is as the anchor has it. Only while no core runs."""
-    with closing(open_vault_store(rig.folder / "vault.db", wait=False)) as store, rig.notary() as notary:
-        state = replay.catch_up(store, notary, read_anchor(notary).state)
-        for _ in replay.check(store, notary, lambda: state):
-            pass
 
 
 async def session(core: CoreProcess, owner: Owner) -> tuple[ClientSession, Exchange]:
@@ -91,7 +81,7 @@ async def test_a_kill_at_any_point_of_a_store_loses_nothing_acknowledged(point: 
     if dying.POINTS[point] == "core":
         async with running_core(rig) as core:
             await again(core, seen)
-    check(rig)
+    rig.check()
 
 
 @pytest.mark.parametrize("point", dying.POINTS)
@@ -112,7 +102,7 @@ async def test_no_key_leaves_at_a_kill_before_its_entry_is_anchored(point: str, 
     async with running_core(rig) as core:
         operations, _ = await history(core, owner, seen)
         assert operations.count("retrieve") == (point != "before the transaction")
-    check(rig)
+    rig.check()
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -118,12 +118,14 @@ class Vault:
 
 
 @asynccontextmanager
-async def running_vault(rig: Rig, **environment: str) -> AsyncIterator[Vault]:
+async def running_vault(
+    rig: Rig, *, config: Mapping[str, object] | None = None, **environment: str
+) -> AsyncIterator[Vault]:
     listener = Listener("127.0.0.1:0", rig.folder / "server.pem", rig.folder / "server.key", rig.folder / "ca.pem")
     directory, servicer = GrpcServer([listener]), DirectoryServicer(rig)
     add_DirectoryServiceServicer_to_server(servicer, directory.grpc)
     [port] = await directory.start()
-    rig.configure(directory=f"127.0.0.1:{port}")
+    rig.configure(directory=f"127.0.0.1:{port}", **config or {})
     async with open_channel(rig.address, rig.folder / "ca.pem") as channel:
         vault = Vault(rig, servicer, channel)
         await vault.start(**environment)
