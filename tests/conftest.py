@@ -1,4 +1,4 @@
-"""What holds for every test, and what some of them share: an S3 server, a second PKCS#11 module."""
+"""What holds for every test, and what some of them share: an S3 server, PostgreSQL, a second PKCS#11 module."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +8,7 @@ from hypothesis import settings
 
 from tests.hsm.tokens import kryoptic_module
 from tests.store.gateway import Gateway, gateway
+from tests.store.postgres import PostgresServer, postgres_server
 
 # No test depends on how fast the machine is.
 settings.register_profile("any machine", deadline=None)
@@ -18,6 +19,13 @@ settings.load_profile("any machine")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A running S3 server; each log in it has buckets of its own."""
     with gateway(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A running PostgreSQL server; each vault in it has a schema of its own."""
+    with postgres_server(tmp_path_factory.mktemp("postgres")) as server:
         yield server
 
 

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from ipls.cli.bundle import read_bundle
 from ipls.cli.console import fail
 from ipls.cli.files import replace
 from ipls.cli.status import REFUSED
 from ipls.clock import system_now_ms
-from ipls.config import VaultConfig, load_core, load_trust_root
+from ipls.config import PostgresConfig, VaultConfig, load_core, load_trust_root
 from ipls.hsm import replay
 from ipls.hsm.anchor import Notary, genesis, read_anchor
 from ipls.hsm.handoff import hand_off, take_over
@@ -53,14 +54,17 @@ def check(config: ConfigFile) -> None:
 
 @app.command()
 def recover(
-    damaged: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The database, moved aside.")],
+    damaged: Annotated[
+        str, typer.Argument(help="The database, moved aside: a file or a PostgreSQL connection string.")
+    ],
     config: ConfigFile,
 ) -> None:
     """Make the database again from the log in another one, which must reach the entry that the token's anchor names.
 
     All that its log proves, and nothing else; if a part of the log is lost or edited, nothing comes back.
     """
-    with _opened(load_core(config).vault) as (store, notary), closing(open_vault_store(damaged, wait=False)) as source:
+    place = _named(damaged, config)
+    with _opened(load_core(config).vault) as (store, notary), closing(open_vault_store(place, wait=False)) as source:
         state = replay.recover(source, store, notary)
     print(f"recovered {state.sequence} entries of the log, and what they make")
 
@@ -101,6 +105,17 @@ def take(
     print(f"this HSM goes on with shard {state.shard} after entry {state.sequence}; the vault may start")
 
 
+def _named(database: str, config: Path) -> Path | PostgresConfig:
+    if (path := Path(database)).is_file():
+        return path
+    if "=" not in database and "://" not in database:
+        raise typer.BadParameter(f"{database} is not there")
+    try:
+        return PostgresConfig(postgres=database, lock=config.with_name(f"{config.name}.recover.lock"))
+    except ValidationError as error:
+        raise typer.BadParameter(error.errors()[0]["msg"]) from None
+
+
 @contextmanager
 def _opened(vault: VaultConfig) -> Iterator[tuple[VaultStore, Notary]]:
     """Database and token. Raises StoreError VAULT_RUNNING."""
@@ -108,4 +123,5 @@ def _opened(vault: VaultConfig) -> Iterator[tuple[VaultStore, Notary]]:
         with closing(open_vault_store(vault.database, wait=False)) as store, open_notary(vault) as notary:
             yield store, notary
     except DatabaseFailed as error:
-        fail(f"{vault.database} can't be read: {error}", "DATABASE_UNREADABLE", REFUSED)
+        name = vault.database if isinstance(vault.database, Path) else "the vault's database"
+        fail(f"{name} can't be read: {error}", error.reason, REFUSED)

@@ -2,10 +2,10 @@
 
 import tomllib
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 from google.protobuf.message import DecodeError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from ipls.clock import system_now_ms
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot, TrustChain
@@ -23,7 +23,7 @@ class ConfigError(Exception):
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class TlsFiles(_Model):
@@ -154,6 +154,26 @@ class LogConfig(_Model):
     objects: Path | BucketConfig
 
 
+class PostgresConfig(_Model):
+    postgres: str
+    """libpq's connection string or URI; the password comes by libpq's own ways (passfile, service, PGPASSWORD)."""
+    lock: Path
+    """A file that keeps two processes of this host from one database: each database has another."""
+
+    @field_validator("postgres")
+    @classmethod
+    def _without_password(cls, value: str) -> str:
+        from psycopg import ProgrammingError, conninfo  # slow to load, and few need it
+
+        try:
+            parameters = conninfo.conninfo_to_dict(value)
+        except ProgrammingError:  # its message quotes the value
+            raise ValueError("not a connection string of PostgreSQL") from None
+        if {"password", "sslpassword"} & parameters.keys():
+            raise ValueError("a password does not belong here; put it in the connection's passfile")
+        return value
+
+
 class VaultConfig(_Model):
     listen: str
     tls: TlsFiles
@@ -163,7 +183,11 @@ class VaultConfig(_Model):
     """The certificate that it is asked with, of the role `reader`."""
     shard: int = Field(0, ge=0, lt=65536)
     """The one that it keeps, of the fleet bundle's."""
-    database: Path
+    database: Annotated[
+        Annotated[Path, Tag("file")] | Annotated[PostgresConfig, Tag("server")],
+        Discriminator(lambda value: "server" if isinstance(value, dict | PostgresConfig) else "file"),
+    ]
+    """A file of SQLite, or a table for a PostgreSQL server."""
     token: Path | TokenConfig
     """The folder of a SoftHSM token, or a table for another PKCS#11 module."""
     pin: Path

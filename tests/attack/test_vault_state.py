@@ -1,6 +1,5 @@
 """The vault's host owns the database: what it puts back, forks, cuts, joins or edits is refused, by name."""
 
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,8 @@ from ipls.session.journal import account_key
 from ipls.store.errors import DatabaseFailed
 from tests.attack.vault_state import OWNERS, Vault, looked_at, outcome, use, wrapped
 from tests.hsm.ledgers import MemoryNotary, perform
+from tests.store.postgres import PostgresServer
+from tests.store.vault_databases import BACKENDS, COLLISION, Database, SqliteDatabase, new_database
 
 REASONS = {
     "VAULT_DATABASE_BEHIND",
@@ -27,15 +28,25 @@ ALICE, BOB, *_ = OWNERS
 NOBODY = OWNERS[-1]
 
 
-@pytest.fixture
-def vault(tmp_path: Path) -> Vault:
-    return Vault(tmp_path)
+@pytest.fixture(params=BACKENDS)
+def vault(request: pytest.FixtureRequest, tmp_path: Path) -> Vault:
+    return Vault(new_database(request, tmp_path))
 
 
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory: pytest.TempPathFactory) -> Vault:
     """For copies."""
-    vault = Vault(tmp_path_factory.mktemp("honest"))
+    return used(SqliteDatabase(tmp_path_factory.mktemp("honest") / "vault.db"))
+
+
+@pytest.fixture(scope="module")
+def honest_postgres(postgres: PostgresServer) -> Vault:
+    """For copies."""
+    return used(postgres.new())
+
+
+def used(database: Database) -> Vault:
+    vault = Vault(database)
     with vault.running() as state:
         use(state, OWNERS[:2])
     return vault
@@ -63,20 +74,20 @@ def test_an_honest_database_is_taken(vault: Vault) -> None:
 # Put back
 
 
-def test_yesterdays_backup_is_refused_at_the_start(vault: Vault, tmp_path: Path) -> None:
-    yesterday = vault.copy(tmp_path / "backup")
+def test_yesterdays_backup_is_refused_at_the_start(vault: Vault) -> None:
+    yesterday = vault.copy()
     with vault.running() as state:
         state.do(NOBODY, Handshake())
     vault.put_back(yesterday.database)
     assert start(vault) == "VAULT_DATABASE_BEHIND"
 
 
-def test_yesterdays_backup_is_refused_under_a_running_vault(vault: Vault, tmp_path: Path) -> None:
+def test_yesterdays_backup_is_refused_under_a_running_vault(vault: Vault) -> None:
     """And what it was put in the place of is taken again, as if nothing had been."""
-    yesterday = vault.copy(tmp_path / "backup")
+    yesterday = vault.copy()
     with vault.running() as state:
         use(state, [ALICE])
-        today = vault.copy(tmp_path / "today")
+        today = vault.copy()
         vault.put_back(yesterday.database)
         for _ in range(2):
             assert outcome(lambda: state.key(ALICE)) == "VAULT_DATABASE_BEHIND"
@@ -84,9 +95,9 @@ def test_yesterdays_backup_is_refused_under_a_running_vault(vault: Vault, tmp_pa
         vault.put_back(today.database)
 
 
-def test_an_older_anchor_is_refused_under_a_running_vault(vault: Vault, tmp_path: Path) -> None:
+def test_an_older_anchor_is_refused_under_a_running_vault(vault: Vault) -> None:
     """Token and database of yesterday: a start can't tell, which is why the token must be a device."""
-    yesterday, values = vault.copy(tmp_path / "backup"), list(vault.notary.values)
+    yesterday, values = vault.copy(), list(vault.notary.values)
     with vault.running() as state:
         use(state, [ALICE])
         vault.put_back(yesterday.database)
@@ -97,9 +108,9 @@ def test_an_older_anchor_is_refused_under_a_running_vault(vault: Vault, tmp_path
 # Forked
 
 
-def test_of_two_copies_one_goes_on(vault: Vault, tmp_path: Path) -> None:
+def test_of_two_copies_one_goes_on(vault: Vault) -> None:
     """Both databases are the anchor's own until one of them has written."""
-    other = vault.copy(tmp_path / "other")
+    other = vault.copy()
     with vault.running() as one, vault.running(database=other.database) as two:
         one.history(ALICE)
         two.history(ALICE)
@@ -160,9 +171,9 @@ def test_a_shorter_history_with_its_own_account_is_refused(vault: Vault) -> None
 # Joined
 
 
-def branch(vault: Vault, folder: Path) -> Vault:
+def branch(vault: Vault) -> Vault:
     """The same vault's other future: entries with its own HMACs, which no anchor names."""
-    other = vault.copy(folder)
+    other = vault.copy()
     with other.running() as state:
         use(state, [BOB, ALICE])
     with vault.running() as state:
@@ -170,8 +181,8 @@ def branch(vault: Vault, folder: Path) -> Vault:
     return other
 
 
-def test_the_end_of_another_branch_is_refused(vault: Vault, tmp_path: Path) -> None:
-    other = branch(vault, tmp_path / "other")
+def test_the_end_of_another_branch_is_refused(vault: Vault) -> None:
+    other = branch(vault)
     first = len(OWNERS[:-1]) * 3 + 1
     vault.edit("DELETE FROM log WHERE sequence >= ?", first)
     for row in other.rows("SELECT * FROM log WHERE sequence >= ?", first):
@@ -180,8 +191,8 @@ def test_the_end_of_another_branch_is_refused(vault: Vault, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("place", range(6))
-def test_an_entry_of_another_branch_is_found(vault: Vault, tmp_path: Path, place: int) -> None:
-    other = branch(vault, tmp_path / "other")
+def test_an_entry_of_another_branch_is_found(vault: Vault, place: int) -> None:
+    other = branch(vault)
     sequence = len(OWNERS[:-1]) * 3 + 1 + place
     [(entry, mac, key, number)] = other.rows("SELECT entry, mac, key, use_number FROM log WHERE sequence = ?", sequence)
     vault.edit("UPDATE log SET use_number = NULL WHERE key = ? AND use_number = ?", key, number)
@@ -195,7 +206,7 @@ def test_an_entry_of_another_branch_is_found(vault: Vault, tmp_path: Path, place
     assert found & {"VAULT_DATABASE_EDITED", "VAULT_DATABASE_FORKED"}
 
 
-def test_another_vaults_entry_goes_on_from_nowhere(vault: Vault, tmp_path: Path) -> None:
+def test_another_vaults_entry_goes_on_from_nowhere(vault: Vault) -> None:
     """A valid chain beyond the anchor is taken; only this vault's log key makes one."""
     [(entry,)] = vault.rows("SELECT entry FROM log ORDER BY sequence DESC LIMIT 1")
     vault.edit("INSERT INTO log VALUES ((SELECT max(sequence) + 1 FROM log), ?, ?, ?, NULL)", entry, bytes(32), b"")
@@ -251,11 +262,18 @@ COLUMNS = {
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_no_bit_of_any_row_can_be_changed(
-    honest: Vault, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
+def test_no_bit_of_any_row_can_be_changed(honest: Vault, data: st.DataObject) -> None:
     """What is answered is the truth or refused; and the walk, which the vault begins with, finds it."""
-    vault = honest.copy(tmp_path_factory.mktemp("edited") / "vault")
+    change_a_bit(honest.copy(), data)
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_no_bit_of_any_row_in_postgresql_can_be_changed(honest_postgres: Vault, data: st.DataObject) -> None:
+    change_a_bit(honest_postgres.copy(), data)
+
+
+def change_a_bit(vault: Vault, data: st.DataObject) -> None:
     with vault.running() as state:
         truth = looked_at(state)
     table = data.draw(st.sampled_from(sorted(COLUMNS)))
@@ -270,7 +288,7 @@ def test_no_bit_of_any_row_can_be_changed(
         changed = value ^ 1 << data.draw(st.integers(0, 62))
     try:
         vault.edit(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", changed, name)
-    except sqlite3.IntegrityError:
+    except COLLISION:
         return  # there is such a row
     with vault.running() as state:
         found = looked_at(state)
@@ -280,17 +298,17 @@ def test_no_bit_of_any_row_can_be_changed(
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_no_bit_of_the_file_can_be_changed(
-    honest: Vault, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
+def test_no_bit_of_the_file_can_be_changed(honest: Vault, data: st.DataObject) -> None:
     """Many bits of a file are no row's: what is answered is the truth or refused, and nothing hangs."""
-    vault = honest.copy(tmp_path_factory.mktemp("edited") / "vault")
+    vault = honest.copy()
+    file_path = vault.database.place
+    assert isinstance(file_path, Path)
     with vault.running() as state:
         truth = looked_at(state)
-    file = bytearray(honest.database.read_bytes())
+    file = bytearray(file_path.read_bytes())
     bit = data.draw(st.integers(0, 8 * len(file) - 1))
     file[bit // 8] ^= 1 << bit % 8
-    vault.database.write_bytes(file)
+    file_path.write_bytes(file)
     try:
         with vault.running() as state:
             found = looked_at(state)
@@ -321,7 +339,7 @@ def test_an_anchor_taken_away_under_a_running_vault_ends_its_service(vault: Vaul
 
 
 def test_a_token_has_one_genesis(vault: Vault, tmp_path: Path) -> None:
-    with vault.running(database=tmp_path / "empty.db") as state:
+    with vault.running(database=SqliteDatabase(tmp_path / "empty.db")) as state:
         store = state.ledger._store
         assert outcome(lambda: genesis(store, vault.notary)) == "VAULT_ANCHOR_EXISTS"
         assert outcome(lambda: state.do(ALICE, Handshake())) == "VAULT_DATABASE_BEHIND"
@@ -346,8 +364,8 @@ def test_an_anchor_of_another_shard_or_token_is_none(vault: Vault) -> None:
     assert outcome(lambda: read_anchor(other)) == "VAULT_ANCHOR_MISSING"
 
 
-def test_two_anchors_of_one_sequence_are_two_vaults(vault: Vault, tmp_path: Path) -> None:
-    other = vault.copy(tmp_path / "other")
+def test_two_anchors_of_one_sequence_are_two_vaults(vault: Vault) -> None:
+    other = vault.copy()
     for each, label in ((vault, ALICE), (other, BOB)):
         with each.running() as state:
             state.do(label, Handshake())

@@ -1,9 +1,7 @@
 """A vault's state without its sessions: what it wrote, what its host then does to the database, what comes of it."""
 
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import Any
 
 from ipls.hsm.accounts import Accounts
@@ -16,9 +14,9 @@ from ipls.session.errors import SessionRefused
 from ipls.session.history import Seen, follow
 from ipls.session.limits import Limits
 from ipls.store.errors import DatabaseFailed
-from ipls.store.vault import open_vault_store
 from ipls.trust.identity import Identity
 from tests.hsm.ledgers import MemoryNotary, new_ledger, perform
+from tests.store.vault_databases import Database
 
 ME = Identity(bytes(32), 1, 1)
 OWNERS = [f"+49301234560{digit}" for digit in range(6)]
@@ -70,12 +68,12 @@ def use(state: State, labels: list[str]) -> None:
 
 
 class Vault:
-    """A vault's files and its token; some owners stored a key and used it."""
+    """A vault's database and its token; some owners stored a key and used it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.database = folder / "vault.db"
+    def __init__(self, database: Database) -> None:
+        self.database = database
         self.notary = MemoryNotary()
-        with new_ledger(self.database, self.notary) as ledger:
+        with new_ledger(database.place, self.notary) as ledger:
             state = State(ledger)
             for label in OWNERS[:-1]:
                 state.do(label, Handshake())
@@ -83,38 +81,28 @@ class Vault:
                 assert state.key(label) == wrapped(label, 1)
 
     @contextmanager
-    def running(self, notary: Notary | None = None, database: Path | None = None) -> Iterator[State]:
-        with closing(open_vault_store(database or self.database)) as store:
+    def running(self, notary: Notary | None = None, database: Database | None = None) -> Iterator[State]:
+        with closing((database or self.database).open()) as store:
             yield State(Ledger(store, notary or self.notary))
 
-    def copy(self, folder: Path) -> "Vault":
+    def copy(self) -> "Vault":
         """Another host's, with a token of the same content."""
         copy = object.__new__(Vault)
-        copy.database = folder / "vault.db"
+        copy.database = self.database.copy()
         copy.notary = MemoryNotary()
         copy.notary.values = list(self.notary.values)
-        folder.mkdir()
-        with closing(sqlite3.connect(self.database)) as live, closing(sqlite3.connect(copy.database)) as other:
-            live.backup(other)
         return copy
 
     def edit(self, statement: str, *values: object) -> None:
         """By the host, while the vault runs or not."""
-        edit(self.database, statement, *values)
+        assert self.database.execute(statement, *values)
 
     def rows(self, query: str, *values: object) -> list[Any]:
-        with closing(sqlite3.connect(self.database)) as connection:
-            return connection.execute(query, values).fetchall()
+        return self.database.rows(query, *values)
 
-    def put_back(self, backup: Path) -> None:
-        """A backup in the place of what is there, by the database's own means, under a vault that runs."""
-        with closing(sqlite3.connect(backup)) as old, closing(sqlite3.connect(self.database)) as live:
-            old.backup(live)
-
-
-def edit(database: Path, statement: str, *values: object) -> None:
-    with closing(sqlite3.connect(database)) as connection, connection:
-        assert connection.execute(statement, values).rowcount
+    def put_back(self, backup: Database) -> None:
+        """A backup in the place of what is there, under a vault that runs."""
+        self.database.put_back(backup)
 
 
 def outcome(attempt: Callable[[], object]) -> object:

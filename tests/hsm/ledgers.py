@@ -9,7 +9,7 @@ from typing import TypeVar
 from ipls.hsm.anchor import Notary, genesis
 from ipls.hsm.ledger import Ledger
 from ipls.session.errors import SessionRefused
-from ipls.store.vault import open_vault_store
+from ipls.store.vault import Server, open_vault_store
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ class MemoryNotary:
 
 
 @contextmanager
-def new_ledger(database: Path, notary: Notary | None = None) -> Iterator[Ledger]:
+def new_ledger(database: Path | Server, notary: Notary | None = None) -> Iterator[Ledger]:
     """After its genesis."""
     notary = notary or MemoryNotary()
     with closing(open_vault_store(database)) as store:

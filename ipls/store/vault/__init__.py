@@ -1,17 +1,24 @@
 """The vault's database: records, the nodes of the trie over them, and the log. `ipls.hsm` checks what it says.
 
-contract    what every backend gives          sqlite    a file
+contract    what every backend gives          sqlite      a file
+                                              postgres    a server (loaded where it is used: it is slow to load)
 """
 
 from pathlib import Path
 
-from ipls.store.vault.contract import Changes, LogRow, VaultStore
+from ipls.store.vault.contract import Changes, LogRow, Server, VaultStore
 from ipls.store.vault.sqlite import SqliteVault
 
-__all__ = ["Changes", "LogRow", "VaultStore", "open_vault_store"]
+__all__ = ["Changes", "LogRow", "Server", "VaultStore", "open_vault_store"]
 
 
-def open_vault_store(database: Path, *, wait: bool = True) -> VaultStore:
-    """The database, which is made if it is not there. Raises StoreError VAULT_RUNNING, where it does not wait for
-    another process; DatabaseFailed."""
-    return SqliteVault(database, wait=wait)
+def open_vault_store(database: Path | Server, *, wait: bool = True) -> VaultStore:
+    """The database: a file of SQLite, or one of a PostgreSQL server; its tables are made if they are not there.
+
+    Raises StoreError VAULT_RUNNING, where it does not wait for another process; DatabaseFailed.
+    """
+    if isinstance(database, Path):
+        return SqliteVault(database, wait=wait)
+    from ipls.store.vault.postgres import PostgresVault
+
+    return PostgresVault(database, wait=wait)

@@ -28,6 +28,20 @@ class Changes(NamedTuple):
     nodes: Mapping[bytes, bytes]
 
 
+class Server(Protocol):
+    """Where a PostgreSQL server's database is."""
+
+    @property
+    def postgres(self) -> str:
+        """libpq's connection string, without a password."""
+        ...
+
+    @property
+    def lock(self) -> Path:
+        """A file of this host, for this database alone."""
+        ...
+
+
 class VaultStore(Protocol):
     """The contract, of which the core is the only user and the only writer:
 
