@@ -161,3 +161,14 @@ def test_a_table_that_is_gone_is_a_database_that_fails(database: Database, table
 def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
     open_vault_store(tmp_path / "vault.db").close()
     assert (tmp_path / "vault.db").stat().st_mode & 0o077 == 0
+
+
+def test_a_file_whose_schema_is_damaged_is_a_database_that_fails(tmp_path: Path) -> None:
+    """SQLite says what is wrong in the file's own bytes."""
+    path = tmp_path / "vault.db"
+    open_vault_store(path).close()
+    damaged = path.read_bytes().replace(b"CREATE TABLE records", b"CREATE TABL\xc5 records")
+    path.write_bytes(damaged)
+    for _ in range(2):
+        with pytest.raises(DatabaseFailed):
+            open_vault_store(path)

@@ -24,7 +24,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS uses ON log (key, use_number) WHERE use_number
 def _as_failed() -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # its message may quote a damaged file
         raise DatabaseFailed(str(error)) from error
 
 
