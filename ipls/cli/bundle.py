@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Sequence
 from contextlib import closing, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from google.protobuf.message import DecodeError
 
 from ipls.cli.console import printable
+from ipls.cli.dates import date
 from ipls.cli.files import replace, write_private
 from ipls.cli.keys import BUNDLE_LIFETIME_MS
 from ipls.cli.trust import ConfigFile, read_signature, signer_for, write_signature
@@ -185,13 +185,13 @@ def described(bundle: Bundle) -> list[str]:
     """What it says, all of it, for people."""
     kind = "a development fleet" if bundle.development else "a fleet"
     lines = [
-        f"bundle {bundle.number} of {bundle.namespace}, {kind}; it expires on {_date(bundle.expires_ms)}",
+        f"bundle {bundle.number} of {bundle.namespace}, {kind}; it expires on {date(bundle.expires_ms)}",
         f"  continues {bundle.previous.hex() or 'nothing'}",
     ]
     for hsm in bundle.hsms:
         lines += [
             f"  HSM {hsm.public_key.hex()}",
-            f"    profile {printable(hsm.profile)}, good from {_date(hsm.not_before_ms)} to {_date(hsm.not_after_ms)}",
+            f"    profile {printable(hsm.profile)}, good from {date(hsm.not_before_ms)} to {date(hsm.not_after_ms)}",
             f"    shards {_ranges(hsm.shards)}; policy {hsm.policy_digest.hex()}",
             f"    transport key {hsm.transport_key.hex()}",
             f"    the ceremony's report {hsm.report_hash.hex() or 'none'}",
@@ -208,10 +208,6 @@ def _ranges(shards: Sequence[int]) -> str:
         else:
             runs.append([shard])
     return ", ".join("-".join(map(str, run)) for run in runs)
-
-
-def _date(ms: int) -> str:
-    return datetime.fromtimestamp(min(ms, 253_402_300_799_000) / 1000, UTC).isoformat(" ", "minutes")
 
 
 def _check_own(trust_root: Path, signed: SignedBundle) -> None:

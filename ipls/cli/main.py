@@ -14,7 +14,7 @@ import grpc
 import typer
 
 from ipls.akd import AkdError
-from ipls.cli import audit, bundle, client, demo, directory, hsm, log, trust, vault, verify, witness
+from ipls.cli import audit, bundle, ceremony, client, demo, directory, hsm, log, trust, vault, verify, witness
 from ipls.cli.console import fail
 from ipls.cli.status import REFUSED, UNAVAILABLE, USAGE
 from ipls.client.errors import ClientError, TryLaterError
@@ -44,6 +44,7 @@ app.add_typer(witness.app, name="witness")
 app.add_typer(vault.app, name="vault")
 keys_app.add_typer(trust.app, name="trust")
 keys_app.add_typer(bundle.app, name="bundle")
+keys_app.add_typer(ceremony.app, name="fleet")
 app.command("demo")(demo.command)
 app.command("audit")(audit.command)
 
@@ -104,7 +105,10 @@ def serve(
 def keys_new(
     file: Annotated[Path, typer.Argument(help="Where to write it; nothing must be there.")],
 ) -> None:
-    """Make a key, of a witness, the operator or proposals, in a file for its owner alone; print its public key."""
+    """Make a key in a file for its owner alone; print its public key.
+
+    It may be a witness's, the operator's, an officer's, or that of the proposals.
+    """
     import secrets
 
     from ipls.cli.files import write_private

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pkcs11 import KDF, Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
 
-from ipls.config import TokenConfig
+from ipls.config import ConfigError, TokenConfig
 from ipls.hsm import module
 from ipls.hsm.derivation import DERIVATIONS, Derivation
 from ipls.hsm.module import find, hidden
@@ -118,7 +118,14 @@ class _Checker:
             holds, detail = True, work() or ""
         except _Fails as fault:
             holds, detail = False, str(fault)
-        except (pkcs11.PKCS11Error, SessionRefused, AttributeError, InvalidSignature, InvalidUnwrap) as error:
+        except (
+            pkcs11.PKCS11Error,
+            ConfigError,
+            SessionRefused,
+            AttributeError,
+            InvalidSignature,
+            InvalidUnwrap,
+        ) as error:
             # python-pkcs11 has no message for most, and an AttributeError for a key without the capability.
             holds, detail = False, f"{type(error).__name__} {error}".strip()
         if not holds and needed:

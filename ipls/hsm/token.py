@@ -24,9 +24,9 @@ from ipls.session.errors import SessionRefused
 from ipls.session.profiles import SOFTHSM_AES_CBC
 
 _NAME = "ipls vault"
-LABELS = _FLEET, _TRANSPORT, _ROOT, _LOG = "fleet", "transport", "storage root", "log"
+LABELS = FLEET, TRANSPORT, ROOT, LOG = "fleet", "transport", "storage root", "log"
 _P256 = {Attribute.EC_PARAMS: encode_named_curve_parameters("secp256r1")}
-_ROOT_ID_BYTES = 16
+_ROOT_ID_RANDOM_BYTES = 8
 # What modules say where AES-KW's integrity check fails: the standard's words, then SoftHSM's, then kryoptic's.
 UNWRAP_REFUSED = pkcs11.WrappedKeyInvalid, pkcs11.EncryptedDataInvalid, pkcs11.GeneralError, pkcs11.DeviceError
 
@@ -63,6 +63,11 @@ def create_keys(place: TokenConfig, pin: str, profile: str) -> TokenKeys:
     return _keys(HsmToken.open(place, pin))
 
 
+def create_folder(directory: Path, pin: str) -> None:
+    """Makes a SoftHSM token without keys in `directory`, complete or not at all. Raises pkcs11.PKCS11Error."""
+    softhsm.create(directory, pin, _NAME, lambda session: None)
+
+
 def token_at(place: Path | TokenConfig) -> TokenConfig:
     """Where the vault's token is: in a folder, for SoftHSM, or where a table says."""
     return softhsm.token_at(place, _NAME)
@@ -72,24 +77,29 @@ class HsmToken:
     """An open token: `ipls.session.token.Token`."""
 
     def __init__(self, library: Any, session: Any, prefix: str = "") -> None:
-        """`prefix` stands before the labels of its keys."""
+        """`prefix` stands before the labels of its keys.
+
+        Raises ConfigError TOKEN_KEY_MISSING, TOKEN_KEY_EXTRACTABLE.
+        """
         self._library = library
         self._session = session
-        self._fleet = _find(session, ObjectClass.PRIVATE_KEY, prefix + _FLEET)
-        self._root = _find(session, ObjectClass.SECRET_KEY, prefix + _ROOT)
+        self._fleet = only(session, ObjectClass.PRIVATE_KEY, prefix + FLEET)
+        self._root = only(session, ObjectClass.SECRET_KEY, prefix + ROOT)
         self._derivation = by_root(self._root)
         self.profile = self._derivation.profile
-        self._log = _find(session, ObjectClass.SECRET_KEY, prefix + _LOG)
+        self._log = only(session, ObjectClass.SECRET_KEY, prefix + LOG)
         self.root_id: bytes = self._root.id
-        self.public_point = _point(_find(session, ObjectClass.PUBLIC_KEY, prefix + _FLEET))
-        self.transport_point = _point(_find(session, ObjectClass.PUBLIC_KEY, prefix + _TRANSPORT))
+        self.public_point = point_of(only(session, ObjectClass.PUBLIC_KEY, prefix + FLEET))
+        self.transport_point = point_of(only(session, ObjectClass.PUBLIC_KEY, prefix + TRANSPORT))
         self.hsm_key_id = transcript.hsm_key_id(self.public_point)
+        for key in (self._fleet, self._root, self._log):
+            check_hidden(key)
 
     @classmethod
     def open(cls, place: Path | TokenConfig, pin: str) -> "HsmToken":
         """Opens what `create_token` or `create_keys` made; closes any other token of this process.
 
-        Raises pkcs11.PKCS11Error.
+        Raises pkcs11.PKCS11Error; ConfigError as the constructor.
         """
         place = token_at(place)
         library = module.initialise(place)
@@ -104,7 +114,7 @@ class HsmToken:
         """See `Token`."""
         public, private = make_pair(self._session, MechanismFlag.DERIVE, Mechanism.ECDH1_DERIVE)
         with held(public):
-            return HsmEphemeral(self._root, self._derivation, private, _point(public))
+            return HsmEphemeral(self._root, self._derivation, private, point_of(public))
 
     def log_mac(self, digest: bytes) -> bytes:
         """HMAC-SHA-256 (32 bytes) by the log key."""
@@ -160,15 +170,7 @@ class HsmEphemeral:
         """See `Ephemeral`."""
         derivation = self._derivation
         with self._private, ExitStack() as undo:
-            secret = self._key.derive_key(
-                derivation.base,
-                256,
-                mechanism=Mechanism.ECDH1_DERIVE,
-                mechanism_param=(KDF.NULL, None, peer),
-                capabilities=MechanismFlag.DERIVE,
-                template=hidden(derivation.mechanism),
-            )
-            with held(secret):
+            with held(agree(self._key, derivation, peer)) as secret:
                 keys = []
                 for name in transcript.SESSION_KEYS:
                     data = transcript.session_key_input(name, h2)
@@ -250,6 +252,18 @@ def _unwrapped(unwrapping: Any, blob: bytes, reason: str) -> Iterator[Any]:
         yield key
 
 
+def agree(private: Any, derivation: Derivation, peer: bytes) -> Any:
+    """The ECDH secret with a validated 65-byte point, a session object that serves the derivation alone."""
+    return private.derive_key(
+        derivation.base,
+        256,
+        mechanism=Mechanism.ECDH1_DERIVE,
+        mechanism_param=(KDF.NULL, None, peer),
+        capabilities=MechanismFlag.DERIVE,
+        template=hidden(derivation.mechanism),
+    )
+
+
 def unwrap(unwrapping: Any, blob: bytes) -> Any:
     """A contact key of whatever length, which may only be wrapped again. Raises UNWRAP_REFUSED."""
     return unwrapping.unwrap_key(
@@ -272,12 +286,22 @@ def held(key: Any) -> Iterator[Any]:
         key.destroy()
 
 
-def _find(session: Any, kind: ObjectClass, label: str) -> Any:
-    (found,) = find(session, kind, label)
-    return found
+def only(session: Any, kind: ObjectClass, label: str) -> Any:
+    """The one object of this kind and label. Raises ConfigError TOKEN_KEY_MISSING."""
+    found = find(session, kind, label)
+    if len(found) != 1:
+        raise ConfigError(f"the token has no key {label}, or several", "TOKEN_KEY_MISSING")
+    return found[0]
 
 
-def _point(public: Any) -> bytes:
+def check_hidden(key: Any) -> None:
+    """Raises ConfigError TOKEN_KEY_EXTRACTABLE for a key that could leave the token."""
+    if key[Attribute.EXTRACTABLE] or not key[Attribute.SENSITIVE]:
+        raise ConfigError(f"the token's key {key.label} could be taken out of it", "TOKEN_KEY_EXTRACTABLE")
+
+
+def point_of(public: Any) -> bytes:
+    """A P-256 public key's point. Raises SessionRefused VAULT_POINT_INVALID."""
     point = raw_point(public[Attribute.EC_POINT])
     transcript.check_point(point)
     return point
@@ -311,24 +335,39 @@ def make_pair(session: Any, use: MechanismFlag, mechanism: Mechanism, label: str
 
 
 def make_keys(session: Any, profile: str, prefix: str = "") -> None:
-    """The four keys of a vault, `prefix` before their labels. Raises pkcs11.PKCS11Error."""
-    make_pair(session, MechanismFlag.SIGN, Mechanism.ECDSA, prefix + _FLEET)
-    make_pair(session, MechanismFlag.DERIVE, Mechanism.ECDH1_DERIVE, prefix + _TRANSPORT)
-    derivation = by_profile(profile)
-    session.generate_key(
-        derivation.base,
-        256,
-        store=True,
-        label=prefix + _ROOT,
-        id=secrets.token_bytes(_ROOT_ID_BYTES),
-        capabilities=MechanismFlag.DERIVE,
-        template=hidden(derivation.mechanism),
-    )
-    session.generate_key(
-        KeyType.GENERIC_SECRET,
-        256,
-        store=True,
-        label=prefix + _LOG,
-        capabilities=MechanismFlag.SIGN,
-        template=hidden(Mechanism.SHA256_HMAC),
+    """The four keys of a vault that is a fleet by itself, `prefix` before their labels. Raises pkcs11.PKCS11Error."""
+    make_pair(session, MechanismFlag.SIGN, Mechanism.ECDSA, prefix + FLEET)
+    make_pair(session, MechanismFlag.DERIVE, Mechanism.ECDH1_DERIVE, prefix + TRANSPORT)
+    root_id = new_root_id(1)
+    for purpose in purposes(by_profile(profile)):
+        session.generate_key(
+            purpose.kind,
+            256,
+            store=True,
+            label=prefix + purpose.label,
+            id=root_id,
+            capabilities=purpose.use,
+            template=hidden(purpose.mechanism),
+        )
+
+
+def new_root_id(number: int) -> bytes:
+    """What names the storage root of this number, and the log key made with it: the newest has the highest."""
+    return number.to_bytes(8, "big") + secrets.token_bytes(_ROOT_ID_RANDOM_BYTES)
+
+
+class Purpose(NamedTuple):
+    """What a secret that all tokens of a fleet share is for."""
+
+    label: str
+    kind: KeyType
+    use: MechanismFlag
+    mechanism: Mechanism
+
+
+def purposes(derivation: Derivation) -> tuple[Purpose, Purpose]:
+    """Storage root and log key."""
+    return (
+        Purpose(ROOT, derivation.base, MechanismFlag.DERIVE, derivation.mechanism),
+        Purpose(LOG, KeyType.GENERIC_SECRET, MechanismFlag.SIGN, Mechanism.SHA256_HMAC),
     )

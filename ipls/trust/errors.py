@@ -6,6 +6,7 @@ TrustError              `reason` is one of docs/protocol/errors.md
 ├── HeadRefused         a directory head that the pinned witnesses don't vouch for
 ├── BundleRefused       a fleet bundle that the operator and the witnesses don't vouch for
 ├── IdentityRefused     a label, an identity record or its proof
+├── ReportRefused       a fleet ceremony's card, parcel or report, or who signed it
 └── EvidenceRefused     evidence that proves nothing
 """
 
@@ -36,6 +37,10 @@ class BundleRefused(TrustError):
 
 
 class IdentityRefused(TrustError):
+    pass
+
+
+class ReportRefused(TrustError):
     pass
 
 

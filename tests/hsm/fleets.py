@@ -1,0 +1,123 @@
+"""Hosts of a fleet, each with a token, and the officers; `ipls keys fleet` as they type it, in this process."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from typer.testing import CliRunner
+
+from ipls.cli.main import app
+from ipls.config import ConfigError, TokenConfig
+from ipls.proto.vault.v1.fleet_pb2 import Report
+from ipls.session.errors import SessionRefused
+from ipls.trust import root as trust_root
+from ipls.trust.errors import TrustError
+from ipls.trust.keys import public_key
+from tests.hsm.tokens import as_configured, bare_token, pin_file
+from tests.trust.roots import make_root, seed
+
+OFFICERS = {"Anna": seed(21), "Berta": seed(22), "Carla": seed(23)}
+STRANGER = seed(24)
+
+
+def run(command: str, *arguments: object) -> str:
+    """What it prints, or the reason why it is refused."""
+    result = CliRunner().invoke(app, ["keys", "fleet", command, *map(str, arguments)])
+    if isinstance(result.exception, TrustError | ConfigError | SessionRefused):
+        return result.exception.reason
+    if isinstance(result.exception, OSError):
+        return type(result.exception).__name__
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def officers_table(m: int, **seeds: bytes) -> str:
+    each = [{"name": name, "key": public_key(secret).hex()} for name, secret in seeds.items()]
+    return tomli_w.dumps({"m": m, "officer": each})
+
+
+class Host:
+    """A vault's host: its folder, with `ipls.toml`, and its token, which has no keys yet."""
+
+    def __init__(self, folder: Path, name: str, module: str = "softhsm", **changes: Any) -> None:
+        self.name = name
+        self.folder = folder / name
+        self.folder.mkdir()
+        self.place: Path | TokenConfig = bare_token(module, self.folder / "token")
+        self.profile = "softhsm-aes-cbc" if module == "softhsm" else "hkdf-sha256"
+        self.config = self.folder / "ipls.toml"
+        files = {"certificate": "c.pem", "key": "c.key", "ca": "ca.pem"}
+        vault = {"listen": "127.0.0.1:1", "directory": "127.0.0.1:1", "tls": files, "client": files}
+        vault |= {"database": "vault.db", "token": as_configured(self.place), "pin": pin_file(self.folder).name}
+        vault |= {"bundle": "bundle.pb", **changes}
+        self.config.write_text(tomli_w.dumps({"trust_root": "trust.toml", "vault": vault}))
+        self.trust()
+
+    def trust(self, **changes: Any) -> None:
+        """Its trust root, of no development fleet unless told otherwise."""
+        root = make_root(**{"development": False, **changes})
+        (self.folder / "trust.toml").write_bytes(trust_root.encode(root))
+
+    def run(self, command: str, *arguments: object) -> str:
+        return run(command, *arguments, "--config", self.config)
+
+
+class Fleet:
+    """Hosts h0, h1, …, and the folder in which people exchange files; two of three officers suffice."""
+
+    def __init__(self, folder: Path, count: int = 2, module: str = "softhsm") -> None:
+        self.folder = folder
+        self.hosts = [Host(folder, f"h{number}", module) for number in range(count)]
+        self.report = folder / "report.pb"
+        self.officers = folder / "officers.toml"
+        self.officers.write_text(officers_table(2, **OFFICERS))
+        for name, secret in {**OFFICERS, "stranger": STRANGER}.items():
+            path = folder / f"{name}.key"
+            path.touch(0o600)
+            path.write_text(secret.hex() + "\n")
+
+    def card(self, host: Host) -> Path:
+        return self.folder / f"{host.name}.card"
+
+    def parcel(self, host: Host) -> Path:
+        return self.folder / f"report.pb.{host.name}.parcel"
+
+    @property
+    def cards(self) -> list[Path]:
+        return [self.card(host) for host in self.hosts]
+
+    def prepare(self) -> None:
+        for host in self.hosts:
+            host.run("prepare", self.card(host))
+
+    def genesis(self) -> str:
+        return self.hosts[0].run("genesis", self.report, *self.cards, "--officers", self.officers)
+
+    def sign(self, *names: str) -> list[Path]:
+        """The signatures of these officers."""
+        for name in names:
+            run("sign", self.report, "--officer", self.folder / f"{name}.key", "--yes")
+        return [self.signature(OFFICERS[name]) for name in names]
+
+    def signature(self, secret: bytes) -> Path:
+        return self.folder / f"report.pb.{public_key(secret).hex()[:8]}.sig"
+
+    def join(self, host: Host, *signatures: Path, parcel: Path | None = None) -> str:
+        file = parcel or self.parcel(host)
+        return host.run("join", self.report, file, *signatures, "--officers", self.officers)
+
+    def check(self, *signatures: Path) -> str:
+        return self.hosts[0].run("check", self.report, *signatures, "--officers", self.officers)
+
+    def held(self) -> list[Path]:
+        """All before the tokens join; the signatures of two."""
+        self.prepare()
+        self.genesis()
+        return self.sign("Anna", "Carla")
+
+    def edit(self, change: Callable[[Report], object]) -> None:
+        """In the report."""
+        report = Report.FromString(self.report.read_bytes())
+        change(report)
+        self.report.write_bytes(report.SerializeToString(deterministic=True))
