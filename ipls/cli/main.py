@@ -67,7 +67,9 @@ def init(
 
 @app.command()
 def serve(
-    service: Annotated[str, typer.Argument(help="directory, witness, log, vault, contacts, registration or all")],
+    service: Annotated[
+        str, typer.Argument(help="directory, witness, log, vault, router, contacts, registration or all")
+    ],
     config: Annotated[Path, typer.Option(help="The deployment's ipls.toml.")],
     name: Annotated[str | None, typer.Option(help="Which witness, where there are several.")] = None,
     listen: Annotated[str | None, typer.Option(help="directory: another host:port than ipls.toml's.")] = None,
@@ -81,8 +83,9 @@ def serve(
     from ipls.cli import serve as serving
     from ipls.cli.deployment import SERVICES
 
-    if service not in (*SERVICES, "all"):
-        raise typer.BadParameter(f"must be one of {', '.join(SERVICES)} or all", param_hint="SERVICE")
+    services = (*SERVICES, "router")
+    if service not in (*services, "all"):
+        raise typer.BadParameter(f"must be one of {', '.join(services)} or all", param_hint="SERVICE")
     if log_level not in ("debug", "info", "warning", "error"):
         raise typer.BadParameter("must be debug, info, warning or error", param_hint="--log-level")
     if name is not None and service != "witness":

@@ -9,11 +9,24 @@ from pathlib import Path
 
 from ipls.cli.health import check_free
 from ipls.cli.supervisor import Supervisor
-from ipls.config import Config, load, load_trust_chain, load_trust_root, load_witnesses
+from ipls.config import (
+    ConfigError,
+    ContactsConfig,
+    DirectoryConfig,
+    LogConfig,
+    RegistrationConfig,
+    RouterConfig,
+    VaultConfig,
+    load_service,
+    load_trust_chain,
+    load_trust_root,
+    load_witnesses,
+)
 from ipls.rpc.server import until_signal
-from ipls.server import contacts, directory, registration, vault, witness
+from ipls.server import contacts, directory, registration, router, vault, witness
 from ipls.server import log as audit_log
-from ipls.trust.root import TrustRoot
+
+Table = DirectoryConfig | LogConfig | VaultConfig | RouterConfig | ContactsConfig | RegistrationConfig
 
 
 def stop_at_eof() -> None:
@@ -27,29 +40,34 @@ def stop_at_eof() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _service(name: str, config: Config, root: TrustRoot) -> Coroutine[None, None, None]:
-    match name:
-        case "directory":
-            return directory.serve(config.directory, root, load_trust_chain(config.trust_root))
-        case "log":
-            return audit_log.serve(config.log)
-        case "vault":
-            return vault.serve(config.vault)
-        case "contacts":
-            return contacts.serve(config.contacts, root)
-        case _:
-            return registration.serve(config.registration, root)
+def _service(table: Table, trust_root: Path) -> Coroutine[None, None, None]:
+    match table:
+        case DirectoryConfig():
+            return directory.serve(table, load_trust_root(trust_root), load_trust_chain(trust_root))
+        case LogConfig():
+            return audit_log.serve(table)
+        case VaultConfig():
+            return vault.serve(table)
+        case RouterConfig():
+            return router.serve(table)
+        case ContactsConfig():
+            return contacts.serve(table, load_trust_root(trust_root))
+        case RegistrationConfig():
+            return registration.serve(table, load_trust_root(trust_root))
 
 
 def serve_one(name: str, config_file: Path, ports: Mapping[str, str]) -> None:
     """Run the service `name`, any but a witness, until SIGTERM or SIGINT; `ports` of it are other than the file says.
 
-    Raises ConfigError.
+    It needs no more than a file with the trust root's path and its own table. Raises ConfigError.
     """
-    config = load(config_file)
-    config = config.model_copy(update={name: getattr(config, name).model_copy(update=ports)})
-    check_free(name, getattr(config, name).listen)
-    asyncio.run(_service(name, config, load_trust_root(config.trust_root)))
+    config = load_service(config_file)
+    table: Table | None = getattr(config, name)
+    if table is None:
+        raise ConfigError(f"{config_file}: there is no table [{name}]")
+    table = table.model_copy(update=ports)
+    check_free(name, table.listen)
+    asyncio.run(_service(table, config.trust_root))
 
 
 def serve_witness(name: str | None, config_file: Path) -> None:

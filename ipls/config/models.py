@@ -213,6 +213,19 @@ class VaultConfig(_Model):
     """Accounts whose key an hour may release for the first time to an identity other than the one that stored it."""
 
 
+class RouterConfig(_Model):
+    listen: str
+    tls: TlsFiles
+    vaults: tuple[str, ...] = Field(min_length=1)
+    """Their addresses, by the number of the shard that each keeps."""
+    ca: Path
+    """That their certificates come from."""
+    max_half_open: int = Field(512, ge=1)
+    """Streams that have not sent a frame. One more takes the place of the oldest."""
+    handshake_s: float = Field(10.0, gt=0)
+    """From a stream's beginning to its first frame."""
+
+
 class CoreConfig(_Model):
     """What the vault's core reads of `ipls.toml`, or of a file of its own."""
 
@@ -264,8 +277,22 @@ class WitnessesConfig(_Model):
         return self.witnesses[names.index(name)]
 
 
+class ServiceConfig(_Model):
+    """What one service reads of `ipls.toml`, or of a file with its own table alone."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    trust_root: Path
+    directory: DirectoryConfig | None = None
+    log: LogConfig | None = None
+    vault: VaultConfig | None = None
+    router: RouterConfig | None = None
+    contacts: ContactsConfig | None = None
+    registration: RegistrationConfig | None = None
+
+
 class Config(_Model):
-    """A whole deployment on one machine; each service reads its own table."""
+    """A whole deployment on one machine."""
 
     trust_root: Path
     directory: DirectoryConfig
@@ -315,6 +342,11 @@ def _load(path: Path, model: type[_ModelT]) -> _ModelT:
 def load(path: Path) -> Config:
     """Read `ipls.toml`. Raises ConfigError with one line that names the file and the key at fault."""
     return _load(path, Config)
+
+
+def load_service(path: Path) -> ServiceConfig:
+    """Read the services' tables that are there. Raises ConfigError."""
+    return _load(path, ServiceConfig)
 
 
 def load_core(path: Path) -> CoreConfig:

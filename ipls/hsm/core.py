@@ -25,10 +25,10 @@ from ipls.hsm.heads import HeadKeeper
 from ipls.hsm.ledger import Ledger, Work
 from ipls.hsm.messages import Command, Ended, Opened, decode, encode
 from ipls.hsm.notary import NotaryProcess
-from ipls.hsm.rooms import Room
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.vault.v1.core_pb2 import CoreRequest, CoreResponse, NeedsHistory, Ready, Refused
 from ipls.proto.witness.v1.head_pb2 import SignedHead
+from ipls.rpc.rooms import Room
 from ipls.session.effects import Admit, Commit, Effect, Handshake, JudgeBy, NeedHistory, Receive, Send
 from ipls.session.errors import SessionRefused
 from ipls.session.limits import Limits

@@ -18,7 +18,6 @@ import structlog
 from ipls.config import VaultConfig
 from ipls.hsm import pipe
 from ipls.hsm.heads import MAX_SIGNED_HEAD
-from ipls.hsm.rooms import Room
 from ipls.proto.directory.v1.directory_pb2 import HistoryRequest, WatchHeadsRequest
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
@@ -35,6 +34,7 @@ from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import ServiceError
 from ipls.rpc.reads import read_history
+from ipls.rpc.rooms import Room
 from ipls.rpc.server import GrpcServer, Listener, run_until_signal
 from ipls.session.transcript import MAX_FRAME
 from ipls.store.errors import StoreError

@@ -129,6 +129,7 @@ class Rig:
 
     def __init__(self, folder: Path, token: str = "softhsm") -> None:
         self.folder = folder
+        self.shard = 0
         now = now_ms()
         witnesses = [witness(f"w{i}", s, start=now - DAY_MS, end=now + DAY_MS) for i, s in enumerate(WITNESSES)]
         self.root = three_of(
@@ -173,6 +174,7 @@ class Rig:
             "tls": {"certificate": "server.pem", "key": "server.key", "ca": "ca.pem"},
             "directory": "127.0.0.1:1",
             "client": {"certificate": "reader.pem", "key": "reader.key", "ca": "ca.pem"},
+            "shard": self.shard,
             "database": "vault.db",
             "token": as_configured(self.token),
             "pin": "pin",

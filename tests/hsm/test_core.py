@@ -262,6 +262,21 @@ async def test_an_hsm_serves_its_own_shards_alone(rig: Rig) -> None:
             core.close()
 
 
+async def test_the_number_of_shards_never_changes(rig: Rig) -> None:
+    """Another number would put accounts into shards where nothing is known of them."""
+    owner = Owner()
+    head = rig.directory.publish(owner)
+    async with running_core(rig) as core:
+        await rig.open(owner, core.stream(), known_head=head)
+        bundle = Bundle.FromString(rig.bundle.SerializeToString())
+        bundle.number, bundle.previous = bundle.number + 1, bundle_head(rig.signed_bundle).root_hash
+        bundle.hsms[0].shards[:] = [0, 1]
+        rig.sign_bundle(bundle)
+        with pytest.raises(SessionRefused) as refusal:
+            await rig.open(owner, core.stream(), known_head=head)
+        assert reason(refusal) == "VAULT_SHARDS_CHANGED"
+
+
 async def test_a_handshake_under_another_bundle_than_the_vaults_is_refused(rig: Rig) -> None:
     owner = Owner()
     head = rig.directory.publish(owner)

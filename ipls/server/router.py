@@ -1,0 +1,134 @@
+"""The one address of a fleet's vaults: carries each session to the vault that keeps the account's shard.
+
+It is trusted with nothing, as the vaults' fronts and the network are: it reads the label in a session's first frame,
+and who answers must have the HSM key that the fleet bundle gives that shard.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from ipls.config import RouterConfig
+from ipls.proto.vault.v1.vault_pb2 import (
+    ClientHello,
+    GetBundleRequest,
+    GetBundleResponse,
+    SessionRequest,
+    SessionResponse,
+)
+from ipls.proto.vault.v1.vault_pb2_grpc import (
+    VaultServiceServicer,
+    VaultServiceStub,
+    add_VaultServiceServicer_to_server,
+)
+from ipls.rpc.channel import open_channel
+from ipls.rpc.errors import Ending, ServiceError, remote_error
+from ipls.rpc.rooms import Room
+from ipls.rpc.server import GrpcServer, Listener, run_until_signal
+from ipls.trust.bundle import shard_of
+
+if TYPE_CHECKING:
+    from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceAsyncStub
+
+    Context = grpc.aio.ServicerContext[SessionRequest, SessionResponse]
+    BundleContext = grpc.aio.ServicerContext[GetBundleRequest, GetBundleResponse]
+
+BUNDLE_DEADLINE_S = 5.0
+"""For each vault that is asked for the bundle."""
+
+
+class Router(VaultServiceServicer):
+    """`vaults` are by the number of their shard."""
+
+    def __init__(self, vaults: Sequence["VaultServiceAsyncStub"], config: RouterConfig) -> None:
+        self._vaults = vaults
+        self._config = config
+        self._silent = Room[asyncio.Future[None]](config.max_half_open)
+
+    async def GetBundle(self, request: GetBundleRequest, context: "BundleContext") -> GetBundleResponse:
+        """Of the first vault that has one: all have the same. Raises ServiceError."""
+        error = _away()
+        for vault in self._vaults:
+            try:
+                return await vault.GetBundle(request, timeout=BUNDLE_DEADLINE_S)
+            except grpc.aio.AioRpcError as failed:
+                error = _of_vault(failed)
+        raise error
+
+    async def Session(
+        self, requests: AsyncIterator[SessionRequest], context: "Context"
+    ) -> AsyncIterator[SessionResponse]:
+        """One session, at the vault of its account. Raises what that one raises; ServiceError while it is away."""
+        first = await self._first(requests)
+        if first is None:
+            return
+
+        async def frames() -> AsyncIterator[SessionRequest]:
+            yield first
+            async for frame in requests:
+                yield frame
+
+        call = self._vault(first).Session(frames())
+        ending = Ending(call)
+        try:
+            async for response in call:
+                yield response
+        except grpc.aio.AioRpcError as failed:
+            raise _of_vault(ending.why(failed)) from None
+        finally:
+            call.cancel()
+
+    async def _first(self, requests: AsyncIterator[SessionRequest]) -> SessionRequest | None:
+        """None if the client sends nothing. Raises ServiceError where it is silent too long, or has to make room."""
+        reading = asyncio.ensure_future(anext(requests, None))
+        pushed_out = asyncio.get_running_loop().create_future()
+        if longest := self._silent.enter(pushed_out):
+            longest.set_result(None)
+        try:
+            await asyncio.wait(
+                (reading, pushed_out), timeout=self._config.handshake_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if reading.done():
+                return reading.result()
+        finally:
+            reading.cancel()
+            self._silent.leave(pushed_out)
+        if pushed_out.done():
+            message = "more streams are silent than the router bears; try again"
+            raise ServiceError(grpc.StatusCode.UNAVAILABLE, "VAULT_BUSY", message)
+        message = f"a stream is silent for {self._config.handshake_s:g} s at most"
+        raise ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, "VAULT_SESSION_EXPIRED", message)
+
+    def _vault(self, first: SessionRequest) -> "VaultServiceAsyncStub":
+        try:
+            label = ClientHello.FromString(first.m1).label
+        except DecodeError:
+            raise ServiceError(
+                grpc.StatusCode.INVALID_ARGUMENT, "MESSAGE_UNREADABLE", "the first frame is no hello"
+            ) from None
+        return self._vaults[shard_of(label, len(self._vaults))]
+
+
+def _of_vault(failed: grpc.aio.AioRpcError) -> ServiceError:
+    error = remote_error(failed)
+    return _away() if error.reason == "UNREACHABLE" else error
+
+
+def _away() -> ServiceError:
+    return ServiceError(grpc.StatusCode.UNAVAILABLE, "VAULT_AWAY", "the vault of this shard does not answer; try again")
+
+
+async def serve(config: RouterConfig) -> None:
+    """Runs until SIGTERM or SIGINT. Raises OSError, RuntimeError."""
+    server = GrpcServer(
+        [Listener(config.listen, config.tls.certificate, config.tls.key)], services=["ipls.vault.v1.VaultService"]
+    )
+    async with AsyncExitStack() as stack:
+        channels = [await stack.enter_async_context(open_channel(address, config.ca)) for address in config.vaults]
+        router = Router([VaultServiceStub(channel) for channel in channels], config)
+        add_VaultServiceServicer_to_server(router, server.grpc)
+        await run_until_signal(server, "router")
