@@ -21,6 +21,9 @@ class Answers:
         while frame := receive_blocking(self._stream):
             yield _read(self._kind, frame)
 
+    def add_done_callback(self, callback: Any) -> None:
+        pass
+
     def cancel(self) -> None:
         pass
 

@@ -13,7 +13,7 @@ from ipls.akd import verify_lookup
 from ipls.cli.keys import DAY_MS, first_bundle
 from ipls.hsm import pipe
 from ipls.proto.akd.v1.akd_pb2 import HistoryProof, LookupProof, UpdateProof
-from ipls.proto.vault.v1.vault_pb2 import Generation, Hsm, SessionRequest, SessionResponse, VaultHello
+from ipls.proto.vault.v1.vault_pb2 import Bundle, Generation, Hsm, SessionRequest, SessionResponse, VaultHello
 from ipls.session.errors import SessionRefused
 from ipls.session.profiles import HKDF_SHA256, SOFTHSM_AES_CBC
 from ipls.trust.bundle import bundle_head, shard_of

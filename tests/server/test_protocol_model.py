@@ -159,6 +159,9 @@ class Call:
     def __aiter__(self) -> AsyncIterator[Any]:
         return self._answers
 
+    def add_done_callback(self, callback: Any) -> None:
+        pass
+
     def cancel(self) -> None:
         pass
 
