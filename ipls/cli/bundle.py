@@ -4,11 +4,12 @@ import hashlib
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 from google.protobuf.message import DecodeError
 
+from ipls.cli.ceremony import read_report, signed_report
 from ipls.cli.console import printable
 from ipls.cli.dates import date
 from ipls.cli.files import replace, write_private
@@ -26,6 +27,7 @@ from ipls.config import (
     read_secret,
 )
 from ipls.hsm.signing import witness_signers
+from ipls.proto.vault.v1.fleet_pb2 import Report
 from ipls.proto.vault.v1.vault_pb2 import Bundle, SignedBundle
 from ipls.proto.witness.v1.head_pb2 import Cosignature
 from ipls.server.log_store import open_log
@@ -41,10 +43,12 @@ from ipls.trust.bundle import (
     countersigners,
     fleet_namespace,
     parse_bundle,
+    shard_count,
     sign_bundle,
     verify_bundle,
 )
 from ipls.trust.errors import BundleRefused, SignatureRefused
+from ipls.trust.report import check_card
 from ipls.trust.root import TrustRoot, parse
 
 app = typer.Typer(no_args_is_help=True, help="The next fleet bundle: draft, signatures, publication.")
@@ -57,11 +61,24 @@ def draft(
     file: Annotated[Path, typer.Argument(help="Where to write it; nothing must be there.")],
     config: ConfigFile,
     operator_key: Annotated[Path | None, typer.Option(help="Default: keys/operator.key beside ipls.toml.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Of a ceremony: its HSMs take the place of those in use.")] = None,
+    officers: Annotated[Path | None, typer.Option(help="With --report: officers.toml.")] = None,
+    signature: Annotated[list[Path] | None, typer.Option(help="With --report: an officer's.")] = None,
+    hsm: Annotated[list[str] | None, typer.Option(metavar="NAME=SHARDS", help="With --report: hsm-1=0,1")] = None,
 ) -> None:
-    """As the operator: sign the successor of the bundle in use, the same HSMs for 30 days more, for the witnesses."""
+    """As the operator: sign the successor of the bundle in use, the same HSMs for 30 days more, for the witnesses.
+
+    With --report, those of a ceremony that m officers signed, and the first bundle where none is in use.
+    """
     settings = load(config)
-    key = operator_key or config.resolve().parent / "keys/operator.key"
-    signed = next_bundle(settings, key, now_ms=system_now_ms())
+    key, now_ms = operator_key or config.resolve().parent / "keys/operator.key", system_now_ms()
+    fleet = None
+    if report is not None and officers is not None:
+        held = signed_report(settings.trust_root, report, officers, signature or [])
+        fleet = Fleet(held, hashlib.sha256(read_report(report)).digest(), _shards(hsm or []))
+    elif report or officers or signature or hsm:
+        raise typer.BadParameter("takes --officers, and --signature and --hsm as often", param_hint="--report")
+    signed = next_bundle(settings, key, now_ms=now_ms, fleet=fleet)
     write_private(file, signed.SerializeToString())
     print("\n".join(described(parse_bundle(signed.bundle))))
 
@@ -105,25 +122,73 @@ def publish(
     print(f"bundle {bundle.number} is in use and in the log")
 
 
-def next_bundle(config: Config, operator_key: Path, *, now_ms: int) -> SignedBundle:
-    """The successor of the bundle in use, by the operator alone: the same HSMs, the next number, 30 days from now.
+class Fleet(NamedTuple):
+    """The HSMs of a ceremony, and the shards of those that are to have some, by name."""
 
-    The old one must be the operator's own, by the key of any version of the trust root, expired or not. Raises
-    ConfigError, TrustError.
+    report: Report  # which m officers signed
+    report_hash: bytes
+    shards: dict[str, list[int]]
+
+
+def next_bundle(config: Config, operator_key: Path, *, now_ms: int, fleet: Fleet | None = None) -> SignedBundle:
+    """The successor of the bundle in use, by the operator alone: the next number, 30 days from now.
+
+    The same HSMs, or those of a fleet, of which there may be a first bundle too. The old one must be the operator's
+    own, by the key of any version of the trust root, expired or not. Raises ConfigError, TrustError.
     """
     root = load_trust_root(config.trust_root)
     seed = read_secret(operator_key)
     if keys.public_key(seed) != root.operator_key:
         raise ConfigError(f"{operator_key} is not the operator key that the trust root pins", "OPERATOR_KEY_WRONG")
-    old = read_bundle(config.vault.bundle)
-    _check_own(config.trust_root, old)
-    bundle = parse_bundle(old.bundle)
+    if fleet is not None and not config.vault.bundle.exists():
+        bundle = Bundle(namespace=root.namespace)
+    else:
+        old = read_bundle(config.vault.bundle)
+        _check_own(config.trust_root, old)
+        bundle = parse_bundle(old.bundle)
+        bundle.previous = hashlib.sha256(old.bundle).digest()
     bundle.number += 1
-    bundle.previous = hashlib.sha256(old.bundle).digest()
     bundle.expires_ms = now_ms + BUNDLE_LIFETIME_MS
+    if fleet is not None:
+        _put_fleet(bundle, fleet, root, now_ms)
     for hsm in bundle.hsms:
         hsm.policy_digest = root.policy_digest
     return sign_bundle(seed, bundle)
+
+
+def _put_fleet(bundle: Bundle, fleet: Fleet, root: TrustRoot, now_ms: int) -> None:
+    """All HSMs of the report in the place of those in use; who has no shard is there to be handed one."""
+    cards = [check_card(member.card) for member in fleet.report.members]
+    if unknown := set(fleet.shards) - {card.name for card in cards}:
+        raise ConfigError(f"the report has no HSM {min(unknown)}", "HSM_UNKNOWN")
+    since, shards = {hsm.public_key: hsm.not_before_ms for hsm in bundle.hsms}, shard_count(bundle)
+    del bundle.hsms[:]
+    for card in cards:
+        bundle.hsms.add(
+            public_key=card.public_key,
+            profile=card.profile,
+            shards=fleet.shards.get(card.name, []),
+            not_before_ms=since.get(card.public_key, now_ms),
+            not_after_ms=root.expires_ms,
+            transport_key=card.transport_key,
+            report_hash=fleet.report_hash,
+            policy_digest=root.policy_digest,
+        )
+    if bundle.number > 1 and shard_count(bundle) != shards:
+        raise ConfigError(
+            f"there are {shards} shards, and stay as many: nothing moves accounts between them", "SHARDS_CHANGED"
+        )
+    bundle.development = fleet.report.development
+
+
+def _shards(options: Sequence[str]) -> dict[str, list[int]]:
+    found = {}
+    for name, _, numbers in (option.partition("=") for option in options):
+        try:
+            found[name] = [int(number) for number in numbers.split(",")]
+        except ValueError:
+            raise typer.BadParameter(f"{name}: shards are numbers, 0,1 for one", param_hint="--hsm") from None
+    return found
 
 
 def countersign_as(
@@ -192,7 +257,7 @@ def described(bundle: Bundle) -> list[str]:
         lines += [
             f"  HSM {hsm.public_key.hex()}",
             f"    profile {printable(hsm.profile)}, good from {date(hsm.not_before_ms)} to {date(hsm.not_after_ms)}",
-            f"    shards {_ranges(hsm.shards)}; policy {hsm.policy_digest.hex()}",
+            f"    shards {_ranges(hsm.shards) or 'none'}; policy {hsm.policy_digest.hex()}",
             f"    transport key {hsm.transport_key.hex()}",
             f"    the ceremony's report {hsm.report_hash.hex() or 'none'}",
         ]

@@ -14,7 +14,7 @@ from ipls.cli.dates import date
 from ipls.cli.files import replace, write_private
 from ipls.cli.hsm import PROFILES
 from ipls.clock import system_now_ms
-from ipls.config import ConfigError, CoreConfig, load_core, load_trust_root, read_pin, read_secret
+from ipls.config import ConfigError, load_core, load_trust_root, read_pin, read_secret
 from ipls.hsm import ceremony
 from ipls.hsm.module import usable
 from ipls.proto.vault.v1.fleet_pb2 import Card, Member, Officer, OfficerSignature, Report, SignedCard
@@ -134,7 +134,7 @@ def check(
     signatures: Annotated[list[Path] | None, typer.Argument(help="The officers'.")] = None,
 ) -> None:
     """Say what the report says, if m of the officers signed it."""
-    report = signed_report(load_core(config), file, officers, signatures or [])
+    report = signed_report(load_core(config).trust_root, file, officers, signatures or [])
     print("\n".join(described(report, read_report(file))))
 
 
@@ -148,15 +148,15 @@ def join(
 ) -> None:
     """On each HSM: take the keys of a report that m officers signed out of its parcel. Once more does no harm."""
     settings = load_core(config)
-    report = signed_report(settings, file, officers, signatures or [])
+    report = signed_report(settings.trust_root, file, officers, signatures or [])
     with usable():
         ceremony.join(settings.vault.token, read_pin(settings.vault.pin), report, parcel.read_bytes())
     print(f"the HSM has the fleet's keys, {report.root_id.hex()}")
 
 
-def signed_report(settings: CoreConfig, file: Path, officers: Path, signatures: Sequence[Path]) -> Report:
+def signed_report(trust_root: Path, file: Path, officers: Path, signatures: Sequence[Path]) -> Report:
     """The report, of the trust root's namespace, that m of these officers signed. Raises ReportRefused, ConfigError."""
-    root = load_trust_root(settings.trust_root)
+    root = load_trust_root(trust_root)
     return check_report(
         read_report(file),
         [_read(OfficerSignature, path) for path in signatures],
