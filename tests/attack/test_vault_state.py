@@ -237,6 +237,22 @@ def test_a_key_moved_to_another_generation_is_refused(vault: Vault) -> None:
         assert outcome(lambda: state.key(ALICE)) == "VAULT_DATABASE_EDITED"
 
 
+def test_what_another_shard_wrote_is_refused(vault: Vault, tmp_path: Path) -> None:
+    """The tokens of a fleet share the log key: the shard's number is under every HMAC, and in the anchor."""
+    other = Vault(SqliteDatabase(tmp_path / "other.db"), shard=1)
+    with vault.running() as state:
+        use(state, [ALICE])
+    record = vault.rows("SELECT record FROM records WHERE key = ?", account_key(ALICE))[0][0]
+    moved = other.copy()
+    moved.edit("UPDATE records SET record = ? WHERE key = ?", record, account_key(ALICE))
+    with moved.running() as state:
+        assert outcome(lambda: state.key(ALICE)) == "VAULT_DATABASE_EDITED"
+    other.database, database = vault.database, other.database
+    assert start(other) == "VAULT_DATABASE_FORKED"
+    other.database, other.notary.values = database, vault.notary.values
+    assert start(other) == "VAULT_ANCHOR_MISSING"
+
+
 def test_an_account_left_out_is_not_a_new_one(vault: Vault) -> None:
     """A fresh account would let a thief store a first key, and hides that there was one."""
     vault.edit("DELETE FROM records WHERE key = ?", account_key(ALICE))

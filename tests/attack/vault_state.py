@@ -70,9 +70,10 @@ def use(state: State, labels: list[str]) -> None:
 class Vault:
     """A vault's database and its token; some owners stored a key and used it."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, shard: int = 0) -> None:
         self.database = database
         self.notary = MemoryNotary()
+        self.notary.shard = shard
         with new_ledger(database.place, self.notary) as ledger:
             state = State(ledger)
             for label in OWNERS[:-1]:
@@ -90,6 +91,7 @@ class Vault:
         copy = object.__new__(Vault)
         copy.database = self.database.copy()
         copy.notary = MemoryNotary()
+        copy.notary.shard = self.notary.shard
         copy.notary.values = list(self.notary.values)
         return copy
 

@@ -383,6 +383,21 @@ async def test_a_key_that_the_vault_does_not_give_back_seals_nothing(
 # Attacks: whoever controls the number
 
 
+async def test_a_key_that_a_thief_planted_is_not_used(world: Deployment) -> None:
+    """A thief has the number for a while and stores a key; the contact store's operator points the owner to it."""
+    label, cards = world.label(), book(3)
+    await world.stored(label, cards)
+    async with world.device(await world.registered(label)) as thief:
+        await thief._vault.run(lambda session: session.store(1, os.urandom(16), os.urandom(32)))
+    with world.contacts_database() as store:
+        honest = store.manifest(label)
+    assert honest is not None
+    replace_manifest(world, label, honest._replace(generation=2))
+    await restore_refused(world, label, "KEY_CHECK_FAILED")
+    replace_manifest(world, label, honest)
+    await restores(world, label, cards)  # the owner's key is still there
+
+
 async def test_a_stolen_number_shows_and_shuts_the_old_device_out(world: Deployment) -> None:
     label = world.label()
     profile = await world.stored(label, book(3))

@@ -128,6 +128,7 @@ async def test_a_head_that_the_witnesses_do_not_vouch_for_is_refused(core: CoreP
         (rig.directory.head(time=now_ms() - 2 * age), "HEAD_TOO_OLD"),
         (rig.directory.head(time=now_ms() + 10 * 60_000), "HEAD_FROM_FUTURE"),
         (signed(head, WITNESSES[0], time=now_ms()), "HEAD_NO_QUORUM"),
+        (signed(head, WITNESSES[0], WITNESSES[0], time=now_ms()), "HEAD_NO_QUORUM"),
         (signed(head, bytes(32), OPERATOR, time=now_ms()), "HEAD_KEY_UNPINNED"),
         (signed(head, *WITNESSES, namespace="other", time=now_ms()), "HEAD_OTHER_NAMESPACE"),
     ):
