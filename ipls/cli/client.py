@@ -370,6 +370,20 @@ def delay(
 
 
 @vault_app.command()
+def delete(
+    profile: Name = "default",
+    home: Home = HOME,
+    patience: Patience = PATIENCE_S,
+    yes: Annotated[bool, typer.Option("--yes", help="Without asking.")] = False,
+) -> None:
+    """Have the vault let this account's keys go. This phone keeps its contacts; no other one can restore them."""
+    if not yes and not typer.confirm("What is stored can't be restored then. Let all keys go?"):
+        raise typer.Exit(1)
+    _run(_folder(home, profile), Device.delete_keys, patience_s=patience)
+    print("the keys are let go; `ipls client store` begins anew")
+
+
+@vault_app.command()
 def key(endpoints: Endpoints = None, profile: Name = "default", home: Home = HOME) -> None:
     """This device's key for approving: name it in the vault from the phone that has the account."""
     print(_local(_folder(home, profile), Device.approver_key, endpoints).hex())

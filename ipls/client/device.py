@@ -260,6 +260,15 @@ class Device:
         await self.monitor()
         return await self._vault.run(VaultSession.list)
 
+    async def delete_keys(self) -> None:
+        """Have the vault let all contact keys go: no phone restores what is stored now. The next `store` makes another.
+
+        What an earlier identity stored the vault keeps for 30 days. Raises RefusedError VAULT_CHANGE_DELAYED.
+        """
+        await self.monitor()
+        self._profile.put(self._profile.progress._replace(rotate=True))  # before the keys go: none is used after
+        await self._vault.run(VaultSession.delete)
+
     async def set_change_delay(self, delay_ms: int) -> int:
         """Have a new identity of this number wait so long before the vault gives it a key; when that takes effect, ms.
 

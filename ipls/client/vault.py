@@ -78,6 +78,10 @@ class VaultSession:
         """Let the generations below this one go."""
         await self._ask(self._session.finish_rotation_request(generation))
 
+    async def delete(self) -> None:
+        """Let all generations go."""
+        await self._ask(self._session.delete_request())
+
     async def set_change_delay(self, delay_ms: int) -> int:
         """Set how long a new identity waits; when that takes effect, ms."""
         answer = await self._ask(self._session.change_delay_request(delay_ms))

@@ -79,6 +79,22 @@ async def test_every_use_of_the_key_is_shown(world: Deployment) -> None:
     assert {use.operation for use in uses} == {"handshake", "store", "retrieve", "finish_rotation"}
 
 
+async def test_keys_that_are_let_go_come_back_to_nobody_and_the_next_store_begins_anew(world: Deployment) -> None:
+    label, cards = world.label(), book(3)
+    profile = await world.stored(label, cards)
+    async with world.device(profile) as device:
+        await device.delete_keys()
+        assert (await device.vault_settings()).generations == []
+        assert len(device.cards()) == 3
+        assert (await device.store()).generation == 2
+    await restores(world, label, cards)
+    async with world.device(await world.registered(label)) as device:
+        await device.delete_keys()
+        assert "delete" in {use.operation for use in await device.uses()}
+    # What an earlier identity stored is kept for 30 days, whoever lets it go.
+    await restores(world, label, cards)
+
+
 async def test_a_new_phone_waits_unless_a_device_that_the_owner_named_approves(world: Deployment) -> None:
     label, tablet = world.label(), world.profile()
     old = await world.stored(label, book(3))

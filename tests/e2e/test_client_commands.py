@@ -66,6 +66,7 @@ def test_a_number_goes_from_one_phone_to_another(deployment: Deployment, tmp_pat
     assert "a new identity was set to wait 3 days by identity version 3" in told
     vault("newer", "distrust", key)
     assert client("newer", "vault", "show")["approvers"] == []
+    assert vault("newer", "delete", "--yes").startswith("the keys are let go")
 
     assert client("old", "register", NUMBER, *outbox)["version"] == 5
     seen = ipls("client", "monitor", "--profile", "old", "--home", tmp_path, "--json")
