@@ -31,7 +31,7 @@ from ipls.akd.tiles import Entry
 from ipls.akd.tree import insert
 from ipls.cli.certificates import Authority
 from ipls.cli.keys import DAY_MS, first_bundle
-from ipls.config import load_core
+from ipls.config import PostgresConfig, load_core
 from ipls.hsm import pipe, replay
 from ipls.hsm.anchor import genesis, read_anchor
 from ipls.hsm.notary import TokenNotary, open_notary
@@ -127,9 +127,10 @@ class Directory:
 class Rig:
     """A deployment's vault in a folder, with a token of this module, and the directory beside it."""
 
-    def __init__(self, folder: Path, token: str = "softhsm") -> None:
+    def __init__(self, folder: Path, token: str = "softhsm", database: PostgresConfig | None = None) -> None:
         self.folder = folder
         self.shard = 0
+        self._database = database
         now = now_ms()
         witnesses = [witness(f"w{i}", s, start=now - DAY_MS, end=now + DAY_MS) for i, s in enumerate(WITNESSES)]
         self.root = three_of(
@@ -152,14 +153,19 @@ class Rig:
         self.configure()
         self.genesis()
 
+    @property
+    def database(self) -> Path | PostgresConfig:
+        """The vault's: a file in its folder, unless the test has a server."""
+        return self._database or self.folder / "vault.db"
+
     def genesis(self) -> None:
         """Of the vault, over an empty database."""
-        with closing(open_vault_store(self.folder / "vault.db")) as store, self.notary() as notary:
+        with closing(open_vault_store(self.database)) as store, self.notary() as notary:
             genesis(store, notary)
 
     def check(self) -> None:
         """Every row is as the anchor has it. Only while no core runs."""
-        with closing(open_vault_store(self.folder / "vault.db", wait=False)) as store, self.notary() as notary:
+        with closing(open_vault_store(self.database, wait=False)) as store, self.notary() as notary:
             state = replay.catch_up(store, notary, read_anchor(notary).state)
             for _ in replay.check(store, notary, lambda: state):
                 pass
@@ -175,7 +181,7 @@ class Rig:
             "directory": "127.0.0.1:1",
             "client": {"certificate": "reader.pem", "key": "reader.key", "ca": "ca.pem"},
             "shard": self.shard,
-            "database": "vault.db",
+            "database": self._database.model_dump(mode="json") if self._database else "vault.db",
             "token": as_configured(self.token),
             "pin": "pin",
             "bundle": "bundle.pb",

@@ -1,7 +1,10 @@
 """The ledger: what is acknowledged is durable and anchored, whatever fails in between; many writes share one anchor."""
 
+import secrets
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -11,8 +14,10 @@ from hypothesis import strategies as st
 from ipls.hsm.ledger import Ledger
 from ipls.session.errors import SessionRefused
 from ipls.session.journal import Highest, other_key
-from ipls.store.vault import Changes, VaultStore
+from ipls.store.errors import DatabaseFailed
+from ipls.store.vault import Changes, Server, VaultStore
 from tests.hsm.ledgers import MemoryNotary, new_ledger, perform
+from tests.store.postgres import PostgresServer
 
 KEYS = [other_key("test", number) for number in range(5)]
 
@@ -56,23 +61,35 @@ def putting(ledger: Ledger, key: bytes, record: bytes) -> Callable[[], bytes]:
     return work
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    st.lists(
-        st.tuples(
-            st.lists(st.tuples(st.sampled_from(KEYS), st.binary(max_size=3)), max_size=4),
-            st.sampled_from(["store", "notary", None]),
-            st.integers(0, 2),
-        ),
-        max_size=12,
-    )
+Step = tuple[list[tuple[bytes, bytes]], str | None, int]
+STEPS: st.SearchStrategy[list[Step]] = st.lists(
+    st.tuples(
+        st.lists(st.tuples(st.sampled_from(KEYS), st.binary(max_size=3)), max_size=4),
+        st.sampled_from(["store", "notary", None]),
+        st.integers(0, 2),
+    ),
+    max_size=12,
 )
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(STEPS)
 def test_any_order_of_writes_and_deaths_loses_nothing_acknowledged(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[list[tuple[bytes, bytes]], str | None, int]]
+    tmp_path_factory: pytest.TempPathFactory, steps: list[Step]
 ) -> None:
     """A batch is acknowledged whole, or it has come to be whole or not at all."""
+    write_and_die(tmp_path_factory.mktemp("ledger") / "vault.db", steps)
+
+
+@settings(max_examples=20)
+@given(STEPS)
+def test_nor_in_postgresql(postgres: PostgresServer, steps: list[Step]) -> None:
+    write_and_die(postgres.new().place, steps)
+
+
+def write_and_die(database: Path | Server, steps: list[Step]) -> None:
     token = MemoryNotary()
-    with new_ledger(tmp_path_factory.mktemp("ledger") / "vault.db", token) as first:
+    with new_ledger(database, token) as first:
         store = first._store
         model: dict[bytes, bytes] = {}
         ledger, parts = _restarted(store, token)
@@ -98,6 +115,46 @@ def test_any_order_of_writes_and_deaths_loses_nothing_acknowledged(
 def _restarted(store: VaultStore, token: MemoryNotary) -> tuple[Ledger, dict[str, Any]]:
     parts = {"store": Dying(store), "notary": Dying(token)}
     return Ledger(parts["store"], parts["notary"]), parts  # type: ignore[arg-type]
+
+
+def test_nothing_acknowledged_is_lost_when_the_databases_server_is_killed_again_and_again(
+    postgres: PostgresServer,
+) -> None:
+    """In the middle of a batch wherever it may be, and the ledger goes on by itself."""
+    answers: SimpleQueue[None] = SimpleQueue()
+    over = threading.Event()
+    acknowledged: dict[bytes, bytes] = {}
+    failed: list[object] = []
+
+    def write() -> None:
+        number = 0
+        while not over.is_set():
+            puts = {key: secrets.token_bytes(8) for key in KEYS[number % 5 :]}
+            while True:
+                outcomes = ledger.perform([putting(ledger, *put) for put in puts.items()])
+                if outcomes == list(puts.values()):
+                    break
+                failed.append(outcomes[0])
+            acknowledged.update(puts)
+            answers.put(None)
+            number += 1
+
+    with new_ledger(postgres.new().place) as ledger:
+        writer = threading.Thread(target=write)
+        writer.start()
+        for _ in range(5):
+            for _ in range(secrets.randbelow(20)):
+                answers.get()
+            postgres.kill()
+            postgres.start()
+        over.set()
+        writer.join()
+        assert {key: perform(ledger, lambda key=key: ledger.get(key)) for key in acknowledged} == acknowledged  # type: ignore[misc]
+        walk = ledger.check()
+        while perform(ledger, lambda: next(walk, True)) is None:
+            pass
+    assert failed
+    assert all(isinstance(each, DatabaseFailed) for each in failed)
 
 
 class Counting(MemoryNotary):

@@ -8,14 +8,15 @@ import secrets
 import signal
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import count
 from math import inf
 from os import kill
 from pathlib import Path
 from random import Random, SystemRandom
+from typing import Any
 
 import grpc
 
@@ -28,6 +29,7 @@ from ipls.session.history import Seen, follow
 from tests.hsm.rig import Exchange, Owner, Rig
 from tests.server.linear import Operation, Register, Retrieve, Store, linearizable
 from tests.server.vault_process import Vault, running_vault
+from tests.store.postgres import PostgresServer, postgres_server
 
 ACCOUNTS = 3
 DEVICES = 5
@@ -48,16 +50,19 @@ VICTIMS: dict[str, tuple[int, Callable[[Vault], int]]] = {
     "notary": (9, Vault.notary),
 }
 """How often each is hit, in proportion to what its start costs."""
+DATABASE_WEIGHT = 8
+"""For a vault on PostgreSQL."""
 LATER = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED
 """What a device repeats: the vault is away, or so slow that a session expired."""
 
 
 class Killer:
-    """Kills one of the vault's processes (SIGKILL) at a random moment after every few answers, and starts the front
-    again, as a supervisor does. All else comes back by itself."""
+    """Kills one of the vault's processes, or its database's server (SIGKILL), at a random moment after every few
+    answers, and starts front and server again, as a supervisor does. All else comes back by itself."""
 
-    def __init__(self, vault: Vault, random: Random, kills: int) -> None:
+    def __init__(self, vault: Vault, random: Random, kills: int, server: PostgresServer | None = None) -> None:
         self._vault = vault
+        self._server = server
         self._random = random
         self._left = kills
         self._calm = 0
@@ -75,15 +80,21 @@ class Killer:
     def _kill(self) -> None:
         if self.over.is_set() or (self._starting and not self._starting.done()):
             return
-        weights = [weight for weight, _ in VICTIMS.values()]
-        [name] = self._random.choices(list(VICTIMS), weights)
+        weights = [weight for weight, _ in VICTIMS.values()] + [DATABASE_WEIGHT if self._server else 0]
+        [name] = self._random.choices([*VICTIMS, "database"], weights)
+        if name == "database":
+            self._killed(name, asyncio.to_thread(self._start_server))
+            return
         try:
             kill(VICTIMS[name][1](self._vault), signal.SIGKILL)
         except (IndexError, FileNotFoundError, ProcessLookupError):
             return  # it has not come back since the last time
+        self._killed(name, self._start() if name == "front" else None)
+
+    def _killed(self, name: str, start: Coroutine[Any, Any, None] | None) -> None:
         self.killed[name] += 1
-        if name == "front":
-            self._starting = asyncio.create_task(self._start())
+        if start is not None:
+            self._starting = asyncio.create_task(start)
         if self.killed.total() == self._left:
             self.over.set()
 
@@ -91,8 +102,13 @@ class Killer:
         await self._vault.front.wait()
         await self._vault.start()
 
+    def _start_server(self) -> None:
+        assert self._server
+        self._server.kill()
+        self._server.start()
+
     async def wait(self) -> None:
-        """Until all kills are done and the last front is up."""
+        """Until all kills are done and what was killed last is up."""
         await self.over.wait()
         if self._starting:
             await self._starting
@@ -235,11 +251,11 @@ class Devices:
         assert used["retrieve"] >= account.retrieved
 
 
-async def survive(folder: Path, kills: int, seed: int) -> str:
-    """A vault in `folder` does. Returns what there was of it."""
-    random, rig = Random(seed), Rig(folder)
+async def survive(folder: Path, kills: int, seed: int, server: PostgresServer | None = None) -> str:
+    """A vault in `folder` does, and on `server`, if there is one. Returns what there was of it."""
+    random, rig = Random(seed), Rig(folder, database=server.new().place if server else None)
     async with running_vault(rig, config={"daily_uses": 10**9}) as vault:
-        killer = Killer(vault, random, kills)
+        killer = Killer(vault, random, kills, server)
         devices = Devices(vault, random, killer)
         async with asyncio.TaskGroup() as group:
             group.create_task(killer.wait())
@@ -256,14 +272,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/kills", description=__doc__)
     parser.add_argument("--runs", type=int, default=10, help="vaults, each with its own seed (%(default)s)")
     parser.add_argument("--kills", type=int, default=200, help="in each run (%(default)s)")
+    parser.add_argument("--postgres", action="store_true", help="on PostgreSQL, whose server is killed too")
     parser.add_argument("--seed", type=int, help="of the first run; else a random one")
     options = parser.parse_args()
     configure_logging("critical")
     first = SystemRandom().getrandbits(32) if options.seed is None else options.seed
     for seed in range(first, first + options.runs):
         print(f"seed {seed}: ", end="", flush=True)
-        with tempfile.TemporaryDirectory() as folder:
-            print(asyncio.run(survive(Path(folder), options.kills, seed)), flush=True)
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            server = stack.enter_context(postgres_server(folder)) if options.postgres else None
+            print(asyncio.run(survive(folder, options.kills, seed, server)), flush=True)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from ipls.store.vault import VaultStore, open_vault_store
 PASSWORD = "a-password-of-the-tests"
 USER = "postgres" if os.geteuid() == 0 else None
 """Who the server runs as: it refuses root."""
+RUN_AS = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"] if USER else []
+"""Not by Popen, which would fork for it, and gRPC in another thread may hang in that."""
 
 
 def binary(name: str) -> str:
@@ -52,9 +54,9 @@ class PostgresServer:
         self.execute("GRANT CREATE ON DATABASE postgres TO vault")
 
     def _run(self, name: str, *arguments: str) -> "subprocess.Popen[bytes]":
-        command = [binary(name), "-D", str(self._data / "data"), *arguments]
+        command = [*RUN_AS, binary(name), "-D", str(self._data / "data"), *arguments]
         with self._log.open("ab") as log:
-            return subprocess.Popen(command, cwd="/", stdout=log, stderr=log, user=USER)
+            return subprocess.Popen(command, cwd="/", stdout=log, stderr=log)
 
     def start(self) -> None:
         """Return once it takes connections."""
