@@ -1,4 +1,5 @@
-"""The vault's core: policy, accounts, and the worker processes that hold the token. It opens nothing on the network.
+"""The vault's core: policy, accounts, and the worker processes that hold the token. It opens nothing on the network
+but, where its database is a PostgreSQL server's, the connection to that.
 
 `python -m ipls.hsm.core CONFIG` reads its own configuration and speaks CoreRequest and CoreResponse on stdin and stdout
 with the front, which it does not trust. It ends when stdin does. A session runs in one worker (`ipls.hsm.worker`); what

@@ -2,10 +2,12 @@
 
 import shutil
 import sqlite3
+import tomllib
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+import tomli_w
 from typer.testing import CliRunner
 
 from ipls.cli import deployment
@@ -18,6 +20,7 @@ from ipls.session.journal import other_key
 from ipls.store.errors import StoreError
 from ipls.store.vault import open_vault_store
 from tests.hsm.ledgers import perform
+from tests.store.postgres import PostgresDatabase, PostgresServer
 
 KEYS = [other_key("test", number) for number in range(600)]
 
@@ -144,3 +147,52 @@ def test_a_file_that_is_no_database_is_said_to_be_none(config: Path) -> None:
     load_core(config).vault.database.write_bytes(b"no database" * 1000)
     result = CliRunner().invoke(app, ["vault", "check", "--config", str(config)])
     assert (result.exit_code, "[DATABASE_UNREADABLE]" in result.stderr) == (1, True)
+
+
+# PostgreSQL
+
+
+def configure(config: Path, database: PostgresDatabase) -> None:
+    settings = tomllib.loads(config.read_text())
+    settings["vault"]["database"] = database.place.model_dump(mode="json")
+    config.write_text(tomli_w.dumps(settings))
+
+
+def test_a_vault_moves_to_postgresql_and_from_one_schema_to_another_by_its_log(
+    config: Path, postgres: PostgresServer
+) -> None:
+    write(config)
+    file, first, second = load_core(config).vault.database, postgres.new(), postgres.new()
+    configure(config, first)
+    assert run("check", config) == "VAULT_DATABASE_BEHIND"
+    assert run("recover", config, str(file)).startswith("recovered 600 entries")
+    assert run("check", config).startswith("all is as the log of 600 entries has it")
+    write(config, 100)
+    assert first.execute("UPDATE records SET record = ?", b"") == 600
+    assert run("check", config) == "VAULT_DATABASE_EDITED"
+    configure(config, second)
+    assert run("recover", config, str(file)) == "VAULT_DATABASE_BEHIND"
+    assert run("recover", config, first.place.postgres).startswith("recovered 700 entries")
+    assert read(config) == KEYS
+
+
+def test_a_vault_that_runs_on_another_host_is_left_alone(config: Path, postgres: PostgresServer) -> None:
+    database = postgres.new()
+    configure(config, database)
+    with closing(database.elsewhere().open()):
+        for command in ("genesis", "check"):
+            assert run(command, config) == "VAULT_RUNNING"
+
+
+def test_a_server_that_is_not_there_is_said_to_be_none(config: Path, postgres: PostgresServer) -> None:
+    database = postgres.new()
+    configure(config, database)
+    config.write_text(config.read_text().replace(database.place.postgres, f"{database.place.postgres} port=1"))
+    result = CliRunner().invoke(app, ["vault", "check", "--config", str(config)])
+    assert (result.exit_code, "[DATABASE_UNREADABLE]" in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("source", ["not-there.db", "host=db password=very-secret", "x=very-secret"])
+def test_what_is_no_database_to_recover_from_is_refused(config: Path, source: str) -> None:
+    result = CliRunner().invoke(app, ["vault", "recover", source, "--config", str(config)])
+    assert (result.exit_code, "very-secret" in result.output) == (2, False)

@@ -26,6 +26,7 @@ SET synchronous_commit = on;
 SET statement_timeout = 0; SET lock_timeout = 0; SET idle_session_timeout = 0;
 SET idle_in_transaction_session_timeout = 0;
 SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
+SET tcp_user_timeout = 25000;
 """
 """A timeout would end the wait for standbys, and the commit then *succeeds*. Keepalives: of a host that is gone without
 a word the server lets the lock go."""
