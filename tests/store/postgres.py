@@ -34,8 +34,10 @@ def binary(name: str) -> str:
 class PostgresServer:
     """`start` and `kill` may follow one another."""
 
-    def __init__(self, folder: Path) -> None:
-        """`folder` is for the test's own files; the server's user may have no way into it."""
+    def __init__(self, folder: Path, primary: "PostgresServer | None" = None) -> None:
+        """`folder` is for the test's own files; the server's user may have no way into it. With a primary it is the
+        standby of the name `standby`."""
+        folder.mkdir(exist_ok=True)
         self._data = Path(tempfile.mkdtemp(prefix="ipls-postgres-"))
         self._log = folder / "postgres.log"
         self._passfile = folder / "pgpass"
@@ -44,11 +46,16 @@ class PostgresServer:
         (password := self._data / "password").write_text(PASSWORD)
         if USER:
             shutil.chown(self._data, USER)
-        arguments = ["--auth=scram-sha-256", "--username=host", f"--pwfile={password}", "--no-sync"]
-        self._run("initdb", *arguments, "--locale=C", "--encoding=UTF8", "--no-instructions").wait()
-        (self._port,) = free_ports(1)
+        (self.port,) = free_ports(1)
         self._folder = folder
         self._schemas = 0
+        if primary is not None:
+            source = f"host=127.0.0.1 port={primary.port} user=host password={PASSWORD} application_name=standby"
+            self._run("pg_basebackup", "--write-recovery-conf", "--checkpoint=fast", "--no-sync", "-d", source).wait()
+            self.start()
+            return
+        arguments = ["--auth=scram-sha-256", "--username=host", f"--pwfile={password}", "--no-sync"]
+        self._run("initdb", *arguments, "--locale=C", "--encoding=UTF8", "--no-instructions").wait()
         self.start()
         self.execute(f"CREATE ROLE vault LOGIN PASSWORD '{PASSWORD}'")
         self.execute("GRANT CREATE ON DATABASE postgres TO vault")
@@ -60,7 +67,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Return once it takes connections."""
-        listen = ("-p", str(self._port), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=")
+        listen = ("-p", str(self.port), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=")
         self._process = self._run("postgres", *listen)
         while True:
             assert self._process.poll() is None, self._log.read_text()
@@ -86,12 +93,13 @@ class PostgresServer:
 
     def close(self) -> None:
         """For good."""
-        self.kill()
+        if self._process.poll() is None:
+            self.kill()
         shutil.rmtree(self._data)
 
     def conninfo(self, role: str, schema: str) -> str:
         """Without the password, which lies in a passfile."""
-        address = f"host=127.0.0.1 port={self._port} dbname=postgres user={role}"
+        address = f"host=127.0.0.1 port={self.port} dbname=postgres user={role}"
         return f"{address} passfile={self._passfile} options=-csearch_path={schema}"
 
     def execute(self, statement: str, *values: object, schema: str = "public", role: str = "host") -> Any:
@@ -153,9 +161,9 @@ class PostgresDatabase:
 
 
 @contextmanager
-def postgres_server(folder: Path) -> Iterator[PostgresServer]:
+def postgres_server(folder: Path, primary: PostgresServer | None = None) -> Iterator[PostgresServer]:
     """A server that runs until the block ends."""
-    server = PostgresServer(folder)
+    server = PostgresServer(folder, primary)
     try:
         yield server
     finally:

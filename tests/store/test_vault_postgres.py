@@ -11,7 +11,7 @@ import tomli_w
 from ipls.config import ConfigError, PostgresConfig, load_core
 from ipls.store.errors import DatabaseFailed, StoreError
 from ipls.store.vault import open_vault_store
-from tests.store.postgres import PASSWORD, PostgresDatabase, PostgresServer
+from tests.store.postgres import PASSWORD, PostgresDatabase, PostgresServer, postgres_server
 from tests.store.test_vault import changes, row
 
 
@@ -73,6 +73,26 @@ def test_a_write_that_was_let_off_its_wait_for_standbys_is_not_acknowledged(
             postgres.execute("ALTER ROLE vault RESET ALL")
         reading.join()
         assert outcomes[1] == row(2)
+
+
+def test_a_promoted_standby_has_all_that_was_acknowledged_and_the_vault_goes_on_there(tmp_path: Path) -> None:
+    """Its connection string names both."""
+    with (
+        postgres_server(tmp_path / "primary") as primary,
+        postgres_server(tmp_path / "standby", primary) as standby,
+    ):
+        standbys(primary, "'ANY 1 (standby)'")
+        database = primary.new()
+        both = f"{database.place.postgres} host=127.0.0.1,127.0.0.1 port={primary.port},{standby.port}"
+        with closing(open_vault_store(PostgresConfig(postgres=both, lock=tmp_path / "lock"))) as store:
+            for number in range(1, 20):
+                store.append(changes(row(number)))
+            primary.kill()
+            standby.execute("SELECT pg_promote()")
+            with pytest.raises(DatabaseFailed):
+                store.last()
+            assert store.log(1, 99) == [row(number) for number in range(1, 20)]
+            store.append(changes(row(20)))
 
 
 def in_thread(outcomes: list[object], call: Callable[[], object]) -> threading.Thread:
