@@ -7,14 +7,16 @@ import io
 import os
 import shlex
 import sys
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import grpc
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command, get_group
 
 from ipls.akd import AkdError
-from ipls.cli import audit, bundle, ceremony, client, demo, directory, hsm, log, trust, vault, verify, witness
 from ipls.cli.console import fail
 from ipls.cli.status import REFUSED, UNAVAILABLE, USAGE
 from ipls.client.errors import ClientError, TryLaterError
@@ -29,24 +31,51 @@ LATER = ("PROFILE_BUSY", "CODE_RATE", "CALL_QUOTA", "QUOTA_EXCEEDED", "LABEL_QUO
 MISUSE = ("LABEL_INVALID", "PROFILE_ABSENT", "ENDPOINTS_INVALID", "CODE_EMPTY")
 """What was typed can't be used."""
 
+
+class _Commands(TyperGroup):
+    """Imports what a command needs when the command is named: a service would wait for the HSM's library otherwise."""
+
+    modules: ClassVar[dict[str, str]]
+    """The module of `ipls.cli` for each command."""
+
+    # Any: of its copy of click typer makes no types public.
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted((*super().list_commands(ctx), *self.modules))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.modules:
+            return super().get_command(ctx, cmd_name)
+        module = import_module(f"ipls.cli.{self.modules[cmd_name]}")
+        if hasattr(module, "app"):
+            made: Any = get_group(module.app)
+        else:
+            alone = typer.Typer(add_completion=False)
+            alone.command()(module.command)
+            made = get_command(alone)
+        made.name = cmd_name
+        return made
+
+
+class _Top(_Commands):
+    modules: ClassVar = {
+        name: name for name in ("audit", "client", "demo", "directory", "hsm", "log", "vault", "verify", "witness")
+    }
+
+
+class _Keys(_Commands):
+    modules: ClassVar = {"bundle": "bundle", "fleet": "ceremony", "trust": "trust"}
+
+
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Identity Proof Linked Storage."
+    cls=_Top,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Identity Proof Linked Storage.",
 )
-serve_app = typer.Typer()
-keys_app = typer.Typer(no_args_is_help=True, help="The operator's ceremonies.")
-app.add_typer(verify.app, name="verify")
-app.add_typer(client.app, name="client")
-app.add_typer(directory.app, name="directory")
-app.add_typer(hsm.app, name="hsm")
+keys_app = typer.Typer(cls=_Keys, no_args_is_help=True, help="The operator's ceremonies.")
 app.add_typer(keys_app, name="keys")
-app.add_typer(log.app, name="log")
-app.add_typer(witness.app, name="witness")
-app.add_typer(vault.app, name="vault")
-keys_app.add_typer(trust.app, name="trust")
-keys_app.add_typer(bundle.app, name="bundle")
-keys_app.add_typer(ceremony.app, name="fleet")
-app.command("demo")(demo.command)
-app.command("audit")(audit.command)
 
 
 @app.command()
