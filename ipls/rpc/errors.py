@@ -102,8 +102,8 @@ class Ending:
             )
 
     def why(self, raised: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
-        """The error to go by in the place of the one that was raised."""
-        return self._first or raised
+        """The error to go by in the place of the one that was raised: that one, if the server meant none."""
+        return raised if self._first is None or self._first.code() is grpc.StatusCode.OK else self._first
 
 
 def _at_once(coroutine: Coroutine[None, None, T]) -> T:
