@@ -245,5 +245,5 @@ def _text(name: str, value: object) -> str:
     if isinstance(value, bytes):
         return value.hex()
     if name in ("expires_ms", "_ms") and isinstance(value, int) and value < 253_402_300_800_000:  # the year 10000
-        return datetime.fromtimestamp(value / 1000, UTC).isoformat(" ", "minutes")
+        return datetime.fromtimestamp(value / 1000, UTC).isoformat(" ", "milliseconds")
     return str(value)
