@@ -74,6 +74,26 @@ def genesis(
     The HSM itself keeps nothing but its pairs until it joins, like the others. Killed before the report is there, it
     has done nothing: run it again.
     """
+    _hold(file, cards, config, officers, None)
+
+
+@app.command()
+def rotate(
+    file: Annotated[Path, typer.Argument(help="Where to write the report; nothing must be there.")],
+    cards: Annotated[list[Path], typer.Argument(help="The cards of all HSMs: this one's, the others', new ones'.")],
+    config: ConfigFile,
+    officers: OfficersFile,
+    previous: Annotated[Path, typer.Option(help="The report before, which this HSM's newest keys are of.")],
+) -> None:
+    """On one HSM of a fleet: make the keys that come after those it has; otherwise like genesis.
+
+    A vault whose HSM joined wraps all that is stored anew, while it serves. HSMs that are new to the fleet have to wait
+    for that before they take a shard.
+    """
+    _hold(file, cards, config, officers, read_report(previous))
+
+
+def _hold(file: Path, cards: Sequence[Path], config: Path, officers: Path, previous: bytes | None) -> None:
     check_new(file)
     settings = load_core(config)
     root = load_trust_root(settings.trust_root)
@@ -82,7 +102,8 @@ def genesis(
     checked = [check_card(card) for card in signed]
     check_cards(checked, root.namespace)
     with usable():
-        made = ceremony.make(settings.vault.token, read_pin(settings.vault.pin), checked)
+        rotated = None if previous is None else parse_report(previous).root_id
+        made = ceremony.make(settings.vault.token, read_pin(settings.vault.pin), checked, rotated)
     for card, parcel in zip(checked, made.parcels, strict=True):
         path = file.with_name(f"{file.name}.{card.name}.parcel")
         path.unlink(missing_ok=True)  # a killed run's: no report names it
@@ -91,6 +112,7 @@ def genesis(
         namespace=root.namespace,
         development=root.development,
         time_ms=system_now_ms(),
+        previous=b"" if previous is None else hashlib.sha256(previous).digest(),
         maker=made.maker,
         root_id=made.root_id,
         root_check=made.root_check,

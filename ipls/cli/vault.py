@@ -1,7 +1,6 @@
 """`ipls vault`: the beginning of a vault's state, a check of all of it, and its recovery (docs/operations.md)."""
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -11,24 +10,22 @@ from pydantic import ValidationError
 from ipls.cli.bundle import read_bundle
 from ipls.cli.console import fail
 from ipls.cli.files import replace
+from ipls.cli.opened import ConfigFile, opened
+from ipls.cli.roots import drop_root, roots
 from ipls.cli.status import REFUSED
 from ipls.clock import system_now_ms
-from ipls.config import PostgresConfig, VaultConfig, load_core, load_trust_root
+from ipls.config import PostgresConfig, load_core, load_trust_root
 from ipls.hsm import replay
-from ipls.hsm.anchor import Notary, genesis, read_anchor
+from ipls.hsm.anchor import genesis, read_anchor
 from ipls.hsm.handoff import hand_off, take_over
-from ipls.hsm.notary import open_notary
 from ipls.hsm.owner import Owner
 from ipls.session.transcript import hsm_key_id
-from ipls.store.errors import DatabaseFailed
-from ipls.store.vault import VaultStore, open_vault_store
+from ipls.store.vault import open_vault_store
 from ipls.trust.bundle import verify_bundle
 
 app = typer.Typer(
     no_args_is_help=True, help="The vault's state: its beginning, a check, recovery. For one that is off."
 )
-
-ConfigFile = Annotated[Path, typer.Option("--config", help="The deployment's ipls.toml, or the core's own file.")]
 
 
 @app.command("genesis")
@@ -37,7 +34,7 @@ def begin(config: ConfigFile) -> None:
 
     A token that has one keeps it. Without its anchor a database is worth nothing: no command takes it up again.
     """
-    with _opened(load_core(config).vault) as (store, notary):
+    with opened(load_core(config).vault) as (store, notary):
         genesis(store, notary)
     print("the token holds an anchor; the vault may start")
 
@@ -45,7 +42,7 @@ def begin(config: ConfigFile) -> None:
 @app.command()
 def check(config: ConfigFile) -> None:
     """Compare every row of the database with what the token's anchor vouches for; exit 1 at the first that differs."""
-    with _opened(load_core(config).vault) as (store, notary):
+    with opened(load_core(config).vault) as (store, notary):
         state = replay.catch_up(store, notary, read_anchor(notary).state)
         for _ in replay.check(store, notary, lambda: state):
             pass
@@ -64,7 +61,7 @@ def recover(
     All that its log proves, and nothing else; if a part of the log is lost or edited, nothing comes back.
     """
     place = _named(damaged, config)
-    with _opened(load_core(config).vault) as (store, notary), closing(open_vault_store(place, wait=False)) as source:
+    with opened(load_core(config).vault) as (store, notary), closing(open_vault_store(place, wait=False)) as source:
         state = replay.recover(source, store, notary)
     print(f"recovered {state.sequence} entries of the log, and what they make")
 
@@ -85,7 +82,7 @@ def give(
     if hsm is None:
         fail(f"bundle {moved.number} has no shard {core.vault.shard}", "BUNDLE_NO_SHARD", REFUSED)
     to = Owner(hsm_key_id(hsm.public_key), moved.number)
-    with _opened(core.vault) as (store, notary):
+    with opened(core.vault) as (store, notary):
         replace(file, hand_off(store, notary, to))
     print(f"shard {core.vault.shard} is the HSM's {to.hsm_key_id.hex()} now; {file} lets it take over")
 
@@ -100,7 +97,7 @@ def take(
     Interrupted: run it again.
     """
     vault = load_core(config).vault
-    with _opened(vault) as (store, notary):
+    with opened(vault) as (store, notary):
         state = take_over(store, notary, file.read_bytes())
     print(f"this HSM goes on with shard {state.shard} after entry {state.sequence}; the vault may start")
 
@@ -116,12 +113,5 @@ def _named(database: str, config: Path) -> Path | PostgresConfig:
         raise typer.BadParameter(error.errors()[0]["msg"]) from None
 
 
-@contextmanager
-def _opened(vault: VaultConfig) -> Iterator[tuple[VaultStore, Notary]]:
-    """Database and token. Raises StoreError VAULT_RUNNING."""
-    try:
-        with closing(open_vault_store(vault.database, wait=False)) as store, open_notary(vault) as notary:
-            yield store, notary
-    except DatabaseFailed as error:
-        name = vault.database if isinstance(vault.database, Path) else "the vault's database"
-        fail(f"{name} can't be read: {error}", error.reason, REFUSED)
+app.command()(roots)
+app.command()(drop_root)

@@ -28,6 +28,10 @@ class EphemeralsAhead:
         """See `Token`."""
         return self._token.sign(digest)
 
+    def root_ids(self) -> list[bytes]:
+        """See `Token`."""
+        return self._token.root_ids()
+
     def ephemeral(self) -> Ephemeral:
         """See `Token`: one that is ready, else a fresh one."""
         return self._ready.popleft() if self._ready else self._token.ephemeral()

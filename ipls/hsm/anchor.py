@@ -1,6 +1,5 @@
 """The anchor: what the token says of the vault's state (the vault spec, State)."""
 
-import hmac
 import secrets
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -21,7 +20,13 @@ class Notary(Protocol):
         """The token's, by which the fleet bundle and a hand-off name it."""
 
     def macs(self, digests: Sequence[bytes]) -> list[bytes]:
-        """The log key's HMAC-SHA-256 over each 32-byte digest."""
+        """The log key's HMAC-SHA-256 over each 32-byte digest; the newest one's, where there are several."""
+
+    def holds(self, digests: Sequence[bytes], macs: Sequence[bytes]) -> list[bool]:
+        """Whether each is such an HMAC over its digest, by any log key that the token has."""
+
+    def first_log_key(self) -> int:
+        """The number of the oldest log key that the token has: above 1 in one that came to the fleet later."""
 
     def anchors(self) -> list[bytes]:
         """What lies in the token as the anchor: one value, two after a crash, none before genesis."""
@@ -40,9 +45,9 @@ class Anchor(NamedTuple):
 def read_anchor(notary: Notary) -> Anchor:
     """Raises SessionRefused VAULT_ANCHOR_MISSING; VAULT_ANCHOR_MOVED for two of one sequence: two vaults wrote them."""
     values = notary.anchors()
-    macs = notary.macs([anchor_digest(value[:STATE_BYTES]) for value in values])
+    digests, macs = [anchor_digest(value[:STATE_BYTES]) for value in values], [value[STATE_BYTES:] for value in values]
     # One that a kill left unfinished was never waited for.
-    whole = [value for value, mac in zip(values, macs, strict=True) if hmac.compare_digest(value[STATE_BYTES:], mac)]
+    whole = [value for value, holds in zip(values, notary.holds(digests, macs), strict=True) if holds]
     states = sorted({State.decode(value[:STATE_BYTES]) for value in whole}, key=lambda state: state.sequence)
     if not states or states[-1].shard != notary.shard:
         raise SessionRefused("VAULT_ANCHOR_MISSING", "the token holds no anchor of this vault")

@@ -35,6 +35,7 @@ from ipls.hsm.token import (
     only,
     point_of,
     purposes,
+    root_number,
     token_at,
 )
 from ipls.proto.vault.v1.fleet_pb2 import Card, Parcel, Report, SignedCard
@@ -98,17 +99,19 @@ def prepare(place: Path | TokenConfig, pin: str, namespace: str, name: str, prof
     return signed
 
 
-def make(place: Path | TokenConfig, pin: str, cards: Sequence[Card]) -> Made:
+def make(place: Path | TokenConfig, pin: str, cards: Sequence[Card], rotated: bytes | None = None) -> Made:
     """Makes storage root and log key, and a parcel of them for each card; the token keeps nothing of it.
 
-    Raises ConfigError TOKEN_KEY_EXISTS where the token has such keys, ReportRefused CARD_OTHER_TOKEN where no card is
-    its own; pkcs11.PKCS11Error.
+    `rotated` is the id of those that they come after, which must be the token's newest. Raises ConfigError
+    TOKEN_KEY_EXISTS where the token has other such keys, or any at a fleet's beginning, ReportRefused CARD_OTHER_TOKEN
+    where no card is its own; pkcs11.PKCS11Error.
     """
     with _opened(place, pin) as (_, session), ExitStack() as held_keys:
-        if labelled(session, (ROOT, LOG)):
-            raise ConfigError("the token has a storage root or a log key already", "TOKEN_KEY_EXISTS")
+        if max((key.id for key in labelled(session, (ROOT, LOG))), default=None) != rotated:
+            raise ConfigError("the token's newest storage root or log key is another one", "TOKEN_KEY_EXISTS")
         own = _own(session, cards)
-        derivation, root_id = by_profile(own.profile), new_root_id(1)
+        derivation = by_profile(own.profile)
+        root_id = new_root_id(1 if rotated is None else root_number(rotated) + 1)
         keys = [held_keys.enter_context(held(_extractable(session, each))) for each in purposes(derivation)]
         parcels = [encode(_parcel(session, derivation, root_id, keys, card)) for card in cards]
         root, log_key = (_check(derivation, *each, root_id) for each in _with(purposes(derivation), keys))
@@ -125,8 +128,9 @@ def join(place: Path | TokenConfig, pin: str, report: Report, parcel: bytes) -> 
     with _opened(place, pin) as (library, session):
         own = _own(session, [check_card(member.card) for member in report.members])
         opened = open_parcel(report, parcel, own.public_key)
-        if any(key.id != report.root_id for key in labelled(session, (ROOT, LOG))):
-            raise ConfigError("the token has another storage root or log key", "TOKEN_KEY_EXISTS")
+        number = root_number(report.root_id)
+        if any(key.id != report.root_id and root_number(key.id) >= number for key in labelled(session, (ROOT, LOG))):
+            raise ConfigError("the token has another storage root or log key, not an older one", "TOKEN_KEY_EXISTS")
         derivation = by_profile(own.profile)
         transport = only(session, ObjectClass.PRIVATE_KEY, TRANSPORT)
         with held(agree(transport, derivation, opened.ephemeral)) as secret:
@@ -152,6 +156,8 @@ def _take(
 ) -> None:
     """One key of the parcel. It is looked at as a session object before the token keeps anything."""
     for key in find(session, ObjectClass.SECRET_KEY, purpose.label):
+        if key.id != parcel.root_id:
+            continue  # an older one
         if _holds(derivation, purpose, key, parcel.root_id, expected):
             check_hidden(key)
             return

@@ -26,6 +26,7 @@ from ipls.hsm.heads import HeadKeeper
 from ipls.hsm.ledger import Ledger, Work
 from ipls.hsm.messages import Command, Ended, Opened, decode, encode
 from ipls.hsm.notary import NotaryProcess
+from ipls.hsm.rotation import Rotation, keep_rotated
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.vault.v1.core_pb2 import CoreRequest, CoreResponse, NeedsHistory, Ready, Refused
 from ipls.proto.witness.v1.head_pb2 import SignedHead
@@ -83,7 +84,11 @@ class WorkerProcess:
         self.retired = asyncio.Event()
         """It takes no more sessions, and ends with its last."""
         self.lost = False
+        """It answers no more."""
+        self.ended = asyncio.Event()
         """Its process has ended."""
+        self.root_id = b""
+        """The storage root that it stores under, once its token is open."""
 
     @classmethod
     async def start(cls, config_path: Path, max_sessions: int, answered: Callable[[], None]) -> "WorkerProcess":
@@ -144,6 +149,7 @@ class WorkerProcess:
         while (message := await pipe.receive(self._process.stdout)) is not None:
             session, content = decode(message)
             if isinstance(content, Opened):
+                self.root_id = content.root_id
                 self.opened.set()
                 on_open(content)
                 continue
@@ -161,6 +167,7 @@ class WorkerProcess:
         self.worn.set()
         self.retired.set()
         await self._process.wait()
+        self.ended.set()
 
     def _have_answered(self, session: int) -> None:
         """Also where the core has given the session up since: what lies in the pipe is bounded."""
@@ -173,11 +180,18 @@ class Core:
     """The front's requests in, the core's responses out."""
 
     def __init__(
-        self, config_path: Path, config: CoreConfig, root: TrustRoot, ledger: Ledger, sink: asyncio.StreamWriter
+        self,
+        config_path: Path,
+        config: CoreConfig,
+        root: TrustRoot,
+        ledger: Ledger,
+        rotation: Rotation,
+        sink: asyncio.StreamWriter,
     ) -> None:
         self._config_path = config_path
         self._vault = config.vault
         self._ledger = ledger
+        self._rotation = rotation
         self._heads = HeadKeeper(root, ledger, tell=self._tell)
         self._bundles = BundleKeeper(root, ledger, config.vault.bundle)
         limits = Limits(config.vault.daily_uses, config.vault.hourly_releases)
@@ -198,7 +212,7 @@ class Core:
         self._proven: set[int] = set()
         self._limits: dict[int, asyncio.Timeout] = {}
         self._highest_session = 0
-        self._draining: set[asyncio.Task[None]] = set()
+        self._draining: dict[asyncio.Task[None], WorkerProcess] = {}
 
     async def run(self, source: asyncio.StreamReader) -> None:
         """Serves until `source` ends. Raises PipeError or DecodeError if the front breaks the framing.
@@ -215,6 +229,7 @@ class Core:
             return
         keepers = [asyncio.create_task(self._keep_worker(slot)) for slot in range(self._vault.workers)]
         keepers.append(asyncio.create_task(self._keep_checking()))
+        keepers.append(asyncio.create_task(keep_rotated(self._rotation, self._durably, self._renew_workers)))
         try:
             while (message := await pipe.receive(source)) is not None:
                 await self._handle(CoreRequest.FromString(message))
@@ -231,8 +246,8 @@ class Core:
         while True:
             worker = await WorkerProcess.start(self._config_path, self._vault.worker_sessions, self._turns.release)
             running = asyncio.create_task(worker.run(self._on_open))
-            self._draining.add(running)
-            running.add_done_callback(self._draining.discard)
+            self._draining[running] = worker
+            running.add_done_callback(self._draining.pop)
             before = self._workers.get(slot)
             if before is not None:
                 await _any(worker.opened, worker.retired, before.retired)
@@ -244,6 +259,14 @@ class Core:
             if worker.lost and not worker.opened.is_set():
                 log.error("vault worker failed to start", slot=slot)
                 await asyncio.sleep(WORKER_RESTART_S)
+
+    async def _renew_workers(self, root_id: bytes) -> None:
+        """Until none runs that stores under another storage root: those that do run their sessions to the end."""
+        for worker in tuple(self._draining.values()):
+            await _any(worker.opened, worker.retired)
+            if worker.root_id != root_id:
+                worker.worn.set()
+                await worker.ended.wait()
 
     def _on_open(self, token: Opened) -> None:
         self._token = token
@@ -486,7 +509,8 @@ async def serve(config_path: Path, source: BinaryIO, sink: BinaryIO) -> None:
         closing(open_vault_store(config.vault.database)) as store,
         closing(NotaryProcess(config_path, config.vault.shard, store.lock)) as notary,
     ):
-        await Core(config_path, config, root, Ledger(store, notary), writer).run(reader)
+        ledger = Ledger(store, notary)
+        await Core(config_path, config, root, ledger, Rotation(ledger, notary), writer).run(reader)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ The old token's last entry names the next one. Only when its anchor has that ent
 sign: who holds the hand-off has no second vault.
 """
 
-import hmac
-
 from ipls.hsm import replay
 from ipls.hsm.anchor import Notary, read_anchor, write_anchor
 from ipls.hsm.ledger import Ledger
@@ -44,7 +42,7 @@ def take_over(store: VaultStore, notary: Notary, handoff: bytes) -> State:
     own anchor is not older; and as `replay.check_anchored` for another database.
     """
     content, mac = handoff[: STATE_BYTES + OWNER_BYTES], handoff[STATE_BYTES + OWNER_BYTES :]
-    if not hmac.compare_digest(mac, *notary.macs([handoff_digest(content)])):
+    if notary.holds([handoff_digest(content)], [mac]) != [True]:
         raise SessionRefused("VAULT_HANDOFF_REFUSED", "no token of this fleet signed the hand-off")
     state, to = State.decode(content[:STATE_BYTES]), Owner.decode(content[STATE_BYTES:])
     if (state.shard, to.hsm_key_id) != (notary.shard, notary.hsm_key_id()):

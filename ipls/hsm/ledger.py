@@ -6,6 +6,7 @@ transaction, then the anchor, then the answer. Many share one transaction and on
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 from google.protobuf.message import DecodeError
 
@@ -106,6 +107,10 @@ class Ledger:
         self._entries.append(entry)
         self._encoded.append(encoded)
         self._records[key] = self._changed[key] = record
+
+    def keys(self, after: bytes, count: int) -> list[bytes]:
+        """Of the next `count` records whose keys are above that one, ascending. Raises as `get`."""
+        return [leaf.key for leaf in islice(self._trie.leaves(after), count)]
 
     def uses(self, key: bytes, first: int) -> Iterator[Entry]:
         """The entries that added to an account's history, from that number on.

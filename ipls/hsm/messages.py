@@ -24,6 +24,8 @@ class Opened(NamedTuple):
 
     hsm_key_id: bytes
     profile: str
+    root_id: bytes = b""
+    """The storage root that it stores under."""
 
 
 class Ended(NamedTuple):

@@ -13,19 +13,24 @@ from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import structlog
+
 from ipls.config import VaultConfig, configure_logging, load_core
 from ipls.hsm import pipe
+from ipls.hsm.rotation import Rewrap
 from ipls.hsm.token import HsmToken
 from ipls.session.errors import SessionRefused
+
+log = structlog.get_logger()
 
 COMMAND = ("-m", "ipls.hsm.notary")
 """What Python runs as the notary, with the path of the core's configuration."""
 MAX_ANCHORS = 20_000
-"""That one process writes: SoftHSM leaks about 300 bytes with each."""
+"""That one process writes, and keys that it wraps anew: SoftHSM leaks some 300 bytes with each."""
 
 
 class TokenNotary:
-    """`ipls.hsm.anchor.Notary` in the process that has the token open."""
+    """`ipls.hsm.anchor.Notary`, and `ipls.hsm.rotation.Wrapper`, in the process that has the token open."""
 
     def __init__(self, token: HsmToken, shard: int) -> None:
         self._token = token
@@ -38,6 +43,29 @@ class TokenNotary:
     def macs(self, digests: Sequence[bytes]) -> list[bytes]:
         """See `Notary`."""
         return [self._token.log_mac(digest) for digest in digests]
+
+    def holds(self, digests: Sequence[bytes], macs: Sequence[bytes]) -> list[bool]:
+        """See `Notary`."""
+        return [self._token.log_holds(digest, mac) for digest, mac in zip(digests, macs, strict=True)]
+
+    def first_log_key(self) -> int:
+        """See `Notary`."""
+        return self._token.first_log_key
+
+    def root_ids(self) -> list[bytes]:
+        """See `Wrapper`."""
+        return self._token.root_ids()
+
+    def rewrap(self, each: Sequence[Rewrap]) -> list[bytes | None]:
+        """See `Wrapper`."""
+        return [self._rewrap(one) for one in each]
+
+    def _rewrap(self, one: Rewrap) -> bytes | None:
+        try:
+            return self._token.rewrap(*one)
+        except SessionRefused as refused:
+            log.error("record not wrapped anew", reason=refused.reason)
+            return None
 
     def anchors(self) -> list[bytes]:
         """See `Notary`."""
@@ -79,6 +107,27 @@ class NotaryProcess:
         macs: list[bytes] = self._ask("macs", digests)
         return macs
 
+    def holds(self, digests: Sequence[bytes], macs: Sequence[bytes]) -> list[bool]:
+        """See `Notary`."""
+        holding: list[bool] = self._ask("holds", digests, macs)
+        return holding
+
+    def first_log_key(self) -> int:
+        """See `Notary`."""
+        number: int = self._ask("first_log_key")
+        return number
+
+    def root_ids(self) -> list[bytes]:
+        """See `Wrapper`."""
+        root_ids: list[bytes] = self._ask("root_ids")
+        return root_ids
+
+    def rewrap(self, each: Sequence[Rewrap]) -> list[bytes | None]:
+        """See `Wrapper`."""
+        wrapped: list[bytes | None] = self._ask("rewrap", each)
+        self._wear(len(each))
+        return wrapped
+
     def anchors(self) -> list[bytes]:
         """See `Notary`."""
         anchors: list[bytes] = self._ask("anchors")
@@ -87,8 +136,12 @@ class NotaryProcess:
     def replace(self, expected: Sequence[bytes], new: bytes) -> None:
         """See `Notary`."""
         self._ask("replace", expected, new)
-        self._left -= 1
-        if not self._left:
+        self._wear(1)
+
+    def _wear(self, objects: int) -> None:
+        """Another process after so many objects of the token."""
+        self._left -= objects
+        if self._left <= 0:
             self.close()
 
     def _ask(self, *question: object) -> Any:

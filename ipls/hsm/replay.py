@@ -1,6 +1,5 @@
 """The log, followed entry by entry: beyond the anchor, to check a whole database, and to make one again."""
 
-import hmac
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
@@ -23,12 +22,16 @@ class Followed(NamedTuple):
     state: State
 
 
-def follow(store: VaultStore, notary: Notary, state: State) -> Iterator[list[Followed]]:
-    """What continues `state` in the log, page by page. Raises SessionRefused VAULT_LOG_BROKEN; DatabaseFailed."""
+def follow(store: VaultStore, notary: Notary, state: State, vouched: int = 0) -> Iterator[list[Followed]]:
+    """What continues `state` in the log, page by page. Up to the entry `vouched` it may bear any HMAC.
+
+    Raises SessionRefused VAULT_LOG_BROKEN; DatabaseFailed.
+    """
     while rows := store.log(state.sequence + 1, PAGE):
         page = []
-        for row, mac in zip(rows, log_macs(notary, rows), strict=True):
-            if not hmac.compare_digest(row.mac, mac):
+        holding = notary.holds(log_digests(notary, rows), [row.mac for row in rows])
+        for row, holds in zip(rows, holding, strict=True):
+            if not holds and row.sequence > vouched:
                 raise SessionRefused("VAULT_LOG_BROKEN", f"entry {row.sequence} of the log is not this vault's")
             entry = Entry.decode(row.entry)
             if row != log_row(entry, row.entry, row.mac):
@@ -38,11 +41,16 @@ def follow(store: VaultStore, notary: Notary, state: State) -> Iterator[list[Fol
         yield page
 
 
-def follow_whole(store: VaultStore, notary: Notary) -> Iterator[list[Followed]]:
-    """As `follow`, from the first entry on, whatever that one says of what was before it."""
+def follow_whole(store: VaultStore, notary: Notary, anchored: State) -> Iterator[list[Followed]]:
+    """As `follow`, from the first entry on, whatever that one says of what was before it.
+
+    The caller sees that it leads to what is anchored. So a token that came to the fleet later needs no HMAC of keys
+    that it never had.
+    """
+    vouched = anchored.sequence if notary.first_log_key() > 1 else 0
     first = store.log(1, 1)
     beginning = Entry.decode(first[0].entry).previous if first else NO_RECORD
-    return follow(store, notary, State(notary.shard, 0, beginning, EMPTY_ROOT))
+    return follow(store, notary, State(notary.shard, 0, beginning, EMPTY_ROOT), vouched)
 
 
 def catch_up(store: VaultStore, notary: Notary, anchored: State) -> State:
@@ -83,7 +91,7 @@ def check(store: VaultStore, notary: Notary, anchored: Callable[[], State]) -> I
     VAULT_DATABASE_EDITED; DatabaseFailed.
     """
     state = None
-    for page in follow_whole(store, notary):
+    for page in follow_whole(store, notary, anchored()):
         state = page[-1].state
         yield
     if state != anchored() and (state or anchored().sequence):
@@ -112,13 +120,13 @@ def recover(source: VaultStore, target: VaultStore, notary: Notary) -> State:
         raise SessionRefused("VAULT_DATABASE_NOT_EMPTY", "the database to recover into has a log")
     anchored = read_anchor(notary).state
     check_anchored(source, anchored)
-    target.append_all(_replayed(source, target, notary))
+    target.append_all(_replayed(source, target, notary, anchored))
     return catch_up(target, notary, anchored)
 
 
-def _replayed(source: VaultStore, target: VaultStore, notary: Notary) -> Iterator[Changes]:
+def _replayed(source: VaultStore, target: VaultStore, notary: Notary, anchored: State) -> Iterator[Changes]:
     root = EMPTY_ROOT
-    for page in follow_whole(source, notary):
+    for page in follow_whole(source, notary, anchored):
         trie, records = Trie(root, target.nodes), dict[bytes, bytes]()
         for _, entry, _ in page:
             before = trie.get(entry.key) or NO_RECORD
@@ -138,4 +146,9 @@ def log_row(entry: Entry, encoded: bytes, mac: bytes) -> LogRow:
 
 def log_macs(notary: Notary, rows: Sequence[LogRow]) -> list[bytes]:
     """What the rows' HMACs must be."""
-    return notary.macs([entry_digest(notary.shard, row.entry) for row in rows])
+    return notary.macs(log_digests(notary, rows))
+
+
+def log_digests(notary: Notary, rows: Sequence[LogRow]) -> list[bytes]:
+    """What they are over."""
+    return [entry_digest(notary.shard, row.entry) for row in rows]

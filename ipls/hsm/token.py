@@ -5,6 +5,7 @@ sensitive, allowed one mechanism each, and destroyed after use. One thread of on
 `ipls.hsm.module`.
 """
 
+import hmac
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,6 +27,7 @@ from ipls.session.profiles import SOFTHSM_AES_CBC
 _NAME = "ipls vault"
 LABELS = FLEET, TRANSPORT, ROOT, LOG = "fleet", "transport", "storage root", "log"
 _P256 = {Attribute.EC_PARAMS: encode_named_curve_parameters("secp256r1")}
+_ANCHOR = "anchor "
 _ROOT_ID_RANDOM_BYTES = 8
 # What modules say where AES-KW's integrity check fails: the standard's words, then SoftHSM's, then kryoptic's.
 UNWRAP_REFUSED = pkcs11.WrappedKeyInvalid, pkcs11.EncryptedDataInvalid, pkcs11.GeneralError, pkcs11.DeviceError
@@ -37,6 +39,13 @@ class TokenKeys(NamedTuple):
     public_point: bytes  # the fleet key's
     transport_point: bytes
     profile: str
+
+
+class Record(NamedTuple):
+    """Where a stored key lies: the 32 bytes that its wrapping key is derived from under one of the storage roots."""
+
+    root_id: bytes
+    digest: bytes
 
 
 def create_token(directory: Path, pin: str) -> TokenKeys:
@@ -84,15 +93,15 @@ class HsmToken:
         self._library = library
         self._session = session
         self._fleet = only(session, ObjectClass.PRIVATE_KEY, prefix + FLEET)
-        self._root = only(session, ObjectClass.SECRET_KEY, prefix + ROOT)
-        self._derivation = by_root(self._root)
+        self._roots = Roots(session, prefix + ROOT)
+        self.root_id = self._roots.newest
+        self._derivation = self._roots.derivation
         self.profile = self._derivation.profile
-        self._log = only(session, ObjectClass.SECRET_KEY, prefix + LOG)
-        self.root_id: bytes = self._root.id
+        self._logs = _newest_first(session, prefix + LOG)
         self.public_point = point_of(only(session, ObjectClass.PUBLIC_KEY, prefix + FLEET))
         self.transport_point = point_of(only(session, ObjectClass.PUBLIC_KEY, prefix + TRANSPORT))
         self.hsm_key_id = transcript.hsm_key_id(self.public_point)
-        for key in (self._fleet, self._root, self._log):
+        for key in (self._fleet, *self._logs):
             check_hidden(key)
 
     @classmethod
@@ -114,11 +123,39 @@ class HsmToken:
         """See `Token`."""
         public, private = make_pair(self._session, MechanismFlag.DERIVE, Mechanism.ECDH1_DERIVE)
         with held(public):
-            return HsmEphemeral(self._root, self._derivation, private, point_of(public))
+            return HsmEphemeral(self._roots, private, point_of(public))
+
+    def root_ids(self) -> list[bytes]:
+        """See `Token`."""
+        return self._roots.ids()
+
+    def drop_root(self, root_id: bytes) -> None:
+        """Destroys a storage root, for good. Raises SessionRefused VAULT_ROOT_MISSING."""
+        self._roots.drop(root_id)
+
+    def rewrap(self, wrapped: bytes, record: Record, new: Record) -> bytes:
+        """A record's contact key, wrapped under another record's key instead.
+
+        Raises SessionRefused VAULT_RECORD_REFUSED, VAULT_ROOT_MISSING.
+        """
+        unwrapping = self._roots.record_key(record, MechanismFlag.UNWRAP)
+        with held(unwrapping), _unwrapped(unwrapping, wrapped, "VAULT_RECORD_REFUSED") as contact_key:
+            wrapping = self._roots.record_key(new, MechanismFlag.WRAP)
+            with held(wrapping):
+                return _wrap(wrapping, contact_key)
 
     def log_mac(self, digest: bytes) -> bytes:
-        """HMAC-SHA-256 (32 bytes) by the log key."""
-        return _mac(self._log, digest)
+        """HMAC-SHA-256 (32 bytes) by the newest log key."""
+        return _mac(self._logs[0], digest)
+
+    @property
+    def first_log_key(self) -> int:
+        """The number of the oldest one."""
+        return root_number(self._logs[-1].id)
+
+    def log_holds(self, digest: bytes, mac: bytes) -> bool:
+        """Whether one of the log keys made it."""
+        return any(hmac.compare_digest(_mac(key, digest), mac) for key in self._logs)
 
     def anchors(self, shard: int) -> list[bytes]:
         """What lies in the token as this shard's anchor: one value, two after a crash, none before genesis."""
@@ -147,6 +184,12 @@ class HsmToken:
         for found in before:
             found.destroy()
 
+    def shards(self) -> list[int]:
+        """Of which there is an anchor, ascending, also of such as were handed off since."""
+        data = self._session.get_objects({Attribute.CLASS: ObjectClass.DATA})
+        labels = [found[Attribute.LABEL] for found in data]
+        return sorted({int(label.removeprefix(_ANCHOR)) for label in labels if label.startswith(_ANCHOR)})
+
     def _anchors(self, shard: int) -> list[Any]:
         return find(self._session, ObjectClass.DATA, _anchor_label(shard))
 
@@ -159,16 +202,15 @@ class HsmToken:
 class HsmEphemeral:
     """`ipls.session.token.Ephemeral`."""
 
-    def __init__(self, root: Any, derivation: Derivation, private: Any, point: bytes) -> None:
-        self._root = root
-        self._derivation = derivation
+    def __init__(self, roots: "Roots", private: Any, point: bytes) -> None:
+        self._roots = roots
         self._private = ExitStack()
         self._key = self._private.enter_context(held(private))
         self.point = point
 
     def agree(self, peer: bytes, h2: bytes) -> "HsmChannel":
         """See `Ephemeral`."""
-        derivation = self._derivation
+        derivation = self._roots.derivation
         with self._private, ExitStack() as undo:
             with held(agree(self._key, derivation, peer)) as secret:
                 keys = []
@@ -176,7 +218,7 @@ class HsmEphemeral:
                     data = transcript.session_key_input(name, h2)
                     key = derivation.derive(secret, data, *_SESSION_KEY_USES[name])
                     keys.append(undo.enter_context(held(key)))
-            return HsmChannel(self._root, derivation, keys, undo.pop_all())
+            return HsmChannel(self._roots, keys, undo.pop_all())
 
     def close(self) -> None:
         """See `Ephemeral`."""
@@ -186,9 +228,8 @@ class HsmEphemeral:
 class HsmChannel:
     """`ipls.session.token.Channel`."""
 
-    def __init__(self, root: Any, derivation: Derivation, keys: list[Any], held: ExitStack) -> None:
-        self._root = root
-        self._derivation = derivation
+    def __init__(self, roots: "Roots", keys: list[Any], held: ExitStack) -> None:
+        self._roots = roots
         self._c2v_mac, self._v2c_mac, self._c2v_wrap, self._v2c_wrap = keys
         self._held = held
 
@@ -200,16 +241,16 @@ class HsmChannel:
         """See `Channel`."""
         return _mac(self._v2c_mac, digest)
 
-    def store(self, blob: bytes, record: bytes) -> bytes:
+    def store(self, blob: bytes, root_id: bytes, record: bytes) -> bytes:
         """See `Channel`."""
         with _unwrapped(self._c2v_wrap, blob, "VAULT_BLOB_REFUSED") as contact_key:
-            wrapping = self._record_key(record, MechanismFlag.WRAP)
+            wrapping = self._roots.record_key(Record(root_id, record), MechanismFlag.WRAP)
             with held(wrapping):
                 return _wrap(wrapping, contact_key)
 
-    def retrieve(self, wrapped: bytes, record: bytes) -> bytes:
+    def retrieve(self, wrapped: bytes, root_id: bytes, record: bytes) -> bytes:
         """See `Channel`."""
-        unwrapping = self._record_key(record, MechanismFlag.UNWRAP)
+        unwrapping = self._roots.record_key(Record(root_id, record), MechanismFlag.UNWRAP)
         with held(unwrapping), _unwrapped(unwrapping, wrapped, "VAULT_RECORD_REFUSED") as contact_key:
             return _wrap(self._v2c_wrap, contact_key)
 
@@ -217,8 +258,46 @@ class HsmChannel:
         """See `Channel`."""
         self._held.close()
 
-    def _record_key(self, record: bytes, use: MechanismFlag) -> Any:
-        return self._derivation.derive(self._root, record, KeyType.AES, use, Mechanism.AES_KEY_WRAP)
+
+class Roots:
+    """The storage roots in a token. Another process may put newer ones there; one is found when it is asked for."""
+
+    def __init__(self, session: Any, label: str) -> None:
+        """Raises ConfigError TOKEN_KEY_MISSING, TOKEN_KEY_EXTRACTABLE."""
+        self._session = session
+        self._label = label
+        found = self._look()
+        self.newest: bytes = found[0].id
+        """The id of the one that was the newest when the token was opened."""
+        self.derivation = by_root(found[0])
+
+    def record_key(self, record: Record, use: MechanismFlag) -> Any:
+        """The key that wraps a record. Raises SessionRefused VAULT_ROOT_MISSING."""
+        root = self._root(record.root_id)
+        return self.derivation.derive(root, record.digest, KeyType.AES, use, Mechanism.AES_KEY_WRAP)
+
+    def ids(self) -> list[bytes]:
+        """Of all that are there now, the newest first."""
+        return [root.id for root in self._look()]
+
+    def drop(self, root_id: bytes) -> None:
+        """See `HsmToken.drop_root`."""
+        self._root(root_id).destroy()
+        self._look()
+
+    def _root(self, root_id: bytes) -> Any:
+        if root_id not in self._by_id:
+            self._look()
+        if root_id not in self._by_id:
+            raise SessionRefused("VAULT_ROOT_MISSING", "the record lies under a storage root that the HSM lacks")
+        return self._by_id[root_id]
+
+    def _look(self) -> list[Any]:
+        found = _newest_first(self._session, self._label)
+        for root in found:
+            check_hidden(root)
+        self._by_id = {root.id: root for root in found}
+        return found
 
 
 _SESSION_KEY_USES = {
@@ -286,6 +365,13 @@ def held(key: Any) -> Iterator[Any]:
         key.destroy()
 
 
+def _newest_first(session: Any, label: str) -> list[Any]:
+    found = find(session, ObjectClass.SECRET_KEY, label)
+    if not found:
+        raise ConfigError(f"the token has no key {label}", "TOKEN_KEY_MISSING")
+    return sorted(found, key=lambda key: bytes(key.id), reverse=True)
+
+
 def only(session: Any, kind: ObjectClass, label: str) -> Any:
     """The one object of this kind and label. Raises ConfigError TOKEN_KEY_MISSING."""
     found = find(session, kind, label)
@@ -308,7 +394,7 @@ def point_of(public: Any) -> bytes:
 
 
 def _anchor_label(shard: int) -> str:
-    return f"anchor {shard}"
+    return f"{_ANCHOR}{shard}"
 
 
 def _value(data: Any) -> bytes:
@@ -354,6 +440,11 @@ def make_keys(session: Any, profile: str, prefix: str = "") -> None:
 def new_root_id(number: int) -> bytes:
     """What names the storage root of this number, and the log key made with it: the newest has the highest."""
     return number.to_bytes(8, "big") + secrets.token_bytes(_ROOT_ID_RANDOM_BYTES)
+
+
+def root_number(root_id: bytes) -> int:
+    """The inverse."""
+    return int.from_bytes(root_id[:8], "big")
 
 
 class Purpose(NamedTuple):

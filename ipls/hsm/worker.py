@@ -84,7 +84,7 @@ def run(config_path: Path, source: BinaryIO, sink: BinaryIO) -> None:
         sink.write(pipe.framed(encode(content)))
 
     worker = Worker(lambda: vault_session(token, root), report)
-    report(Report(0, Opened(token.hsm_key_id, token.profile)))
+    report(Report(0, Opened(token.hsm_key_id, token.profile, token.root_id)))
     while True:
         while not pipe.waiting(source) and token.prepare():
             pass

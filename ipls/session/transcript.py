@@ -89,9 +89,12 @@ def answer_digest(h3: bytes, seq: int, request_body: bytes, answer_body: bytes) 
     return T(_DOMAIN + "answer", h3, seq, request_body, answer_body)
 
 
-def record_digest(root_id: bytes, label: str, generation: int, store_id: bytes) -> bytes:
-    """The 32 bytes that the record's wrapping key is derived from under the storage root, by the HSM's profile."""
-    return T(_DOMAIN + "record", root_id, label, generation, store_id)
+def record_digest(root_id: bytes, account: bytes, generation: int, store_id: bytes) -> bytes:
+    """The 32 bytes that the record's wrapping key is derived from under the storage root, by the HSM's profile.
+
+    `account` is SHA-256(label), which the vault keeps: it wraps records anew without their owners.
+    """
+    return T(_DOMAIN + "record", root_id, account, generation, store_id)
 
 
 def approval_statement(

@@ -5,6 +5,7 @@ from a history proof, most recent 1, at the head that m2 names, and again at eac
 """
 
 from collections.abc import Generator
+from contextlib import suppress
 from itertools import count
 from secrets import token_bytes
 from typing import Any, NamedTuple, TypeVar
@@ -15,6 +16,7 @@ from ipls.proto.vault.v1 import vault_pb2 as pb
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.session import effects, transcript
 from ipls.session.errors import SessionRefused, refusing
+from ipls.session.journal import account_key
 from ipls.session.token import Channel, Token
 from ipls.trust.errors import SignatureRefused
 from ipls.trust.heads import Head
@@ -193,17 +195,34 @@ def _store(
     transcript.check_length("blob", request.blob, transcript.BLOB_BYTES)
     if request.expected_generation >= MAX_INT:
         raise SessionRefused("VAULT_GENERATION_CONFLICT", "no account has that many generations")
-    record = transcript.record_digest(token.root_id, label, request.expected_generation + 1, request.store_id)
-    wrapped = channel.store(request.blob, record)
-    operation = effects.Store(request.expected_generation, request.store_id, token.root_id, wrapped)
+    try:
+        return (yield from _store_under(token.root_id, channel, label, identity, request))
+    except SessionRefused as refused:
+        if refused.reason != "VAULT_GENERATION_CONFLICT":
+            raise
+        # It may repeat a store that lies under another root: from before a rotation, or wrapped anew by it.
+        for root_id in token.root_ids():
+            if root_id != token.root_id:
+                with suppress(SessionRefused):
+                    return (yield from _store_under(root_id, channel, label, identity, request))
+        raise
+
+
+def _store_under(
+    root_id: bytes, channel: Channel, label: str, identity: Identity, request: pb.StoreRequest
+) -> Steps[pb.VaultAnswer]:
+    generation = request.expected_generation + 1
+    record = transcript.record_digest(root_id, account_key(label), generation, request.store_id)
+    wrapped = channel.store(request.blob, root_id, record)
+    operation = effects.Store(request.expected_generation, request.store_id, root_id, wrapped)
     return pb.VaultAnswer(store=(yield effects.Commit(label, identity, operation)))
 
 
 def _retrieve(channel: Channel, label: str, identity: Identity, request: pb.RetrieveRequest) -> Steps[pb.VaultAnswer]:
     # The blob is made after the use of the key is on record.
     stored = yield effects.Commit(label, identity, effects.Retrieve(request.generation))
-    record = transcript.record_digest(stored.root_id, label, stored.generation, stored.store_id)
-    blob = channel.retrieve(stored.wrapped, record)
+    record = transcript.record_digest(stored.root_id, account_key(label), stored.generation, stored.store_id)
+    blob = channel.retrieve(stored.wrapped, stored.root_id, record)
     return pb.VaultAnswer(retrieve=pb.RetrieveAnswer(generation=stored.generation, blob=blob))
 
 

@@ -81,7 +81,7 @@ class Fleet:
         return self.folder / f"{host.name}.card"
 
     def parcel(self, host: Host) -> Path:
-        return self.folder / f"report.pb.{host.name}.parcel"
+        return self.folder / f"{self.report.name}.{host.name}.parcel"
 
     @property
     def cards(self) -> list[Path]:
@@ -94,6 +94,19 @@ class Fleet:
     def genesis(self) -> str:
         return self.hosts[0].run("genesis", self.report, *self.cards, "--officers", self.officers)
 
+    def rotate(self, *new: "Host") -> "Fleet":
+        """The first host makes the next keys, for new hosts too: the fleet with that report."""
+        later = object.__new__(Fleet)
+        later.__dict__ |= {**self.__dict__, "hosts": [*self.hosts, *new], "report": self.folder / "report-2.pb"}
+        for host in new:
+            host.run("prepare", later.card(host))
+        arguments = (later.report, *later.cards, "--officers", later.officers, "--previous", self.report)
+        later.said = self.hosts[0].run("rotate", *arguments)
+        return later
+
+    said = ""
+    """By the last `rotate`."""
+
     def sign(self, *names: str) -> list[Path]:
         """The signatures of these officers."""
         for name in names:
@@ -101,7 +114,7 @@ class Fleet:
         return [self.signature(OFFICERS[name]) for name in names]
 
     def signature(self, secret: bytes) -> Path:
-        return self.folder / f"report.pb.{public_key(secret).hex()[:8]}.sig"
+        return self.folder / f"{self.report.name}.{public_key(secret).hex()[:8]}.sig"
 
     def join(self, host: Host, *signatures: Path, parcel: Path | None = None) -> str:
         file = parcel or self.parcel(host)

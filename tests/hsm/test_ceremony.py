@@ -18,9 +18,10 @@ from ipls.hsm import ceremony, module
 from ipls.hsm import token as token_module
 from ipls.hsm.derivation import by_profile
 from ipls.hsm.module import hidden
-from ipls.hsm.token import HsmChannel, HsmToken, token_at
+from ipls.hsm.token import HsmChannel, HsmToken, Record, token_at
 from ipls.proto.vault.v1.fleet_pb2 import Card, Member, Parcel, Report, SignedCard
 from ipls.session import profiles, transcript
+from ipls.session.errors import SessionRefused
 from ipls.trust import report as reports
 from tests.hsm.fleets import OFFICERS, STRANGER, Fleet, Host, officers_table, run
 from tests.hsm.tokens import MODULES, PIN
@@ -54,12 +55,12 @@ def opened(host: Host) -> "closing[HsmToken]":
 def stored(host: Host, record: bytes) -> bytes:
     """The contact key, stored by a session."""
     with opened(host) as token, agreed(token) as (channel, keys):
-        return channel.store(aes_key_wrap(keys[2], KEY), record)
+        return channel.store(aes_key_wrap(keys[2], KEY), token.root_id, record)
 
 
 def retrieved(host: Host, wrapped: bytes, record: bytes) -> bytes:
     with opened(host) as token, agreed(token) as (channel, keys):
-        return aes_key_unwrap(keys[3], channel.retrieve(wrapped, record))
+        return aes_key_unwrap(keys[3], channel.retrieve(wrapped, token.root_id, record))
 
 
 @contextmanager
@@ -86,7 +87,7 @@ def test_tokens_that_joined_share_storage_root_and_log_key(name: str, tmp_path: 
     with opened(second) as token:
         assert (token.root_id, token.log_mac(DIGEST)) == (root_id, mac)
         assert len({token.public_point, token.transport_point, *points}) == 4
-    record = transcript.record_digest(root_id, "+4930123456", 1, bytes(16))
+    record = transcript.record_digest(root_id, bytes(32), 1, bytes(16))
     assert retrieved(second, stored(first, record), record) == KEY
 
 
@@ -372,3 +373,73 @@ def test_one_officer_is_enough_for_a_development_fleet(tmp_path: Path) -> None:
     fleet.prepare()
     assert "a development fleet" in fleet.genesis()
     assert fleet.join(fleet.hosts[0], *fleet.sign("Berta")).startswith("the HSM has")
+
+
+# Rotation
+
+
+def test_a_rotations_keys_lie_beside_the_old_ones_and_a_new_hsm_has_them_alone(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, 1)
+    (old,), signatures = fleet.hosts, fleet.held()
+    fleet.join(old, *signatures)
+    new = Host(tmp_path, "h9")
+    later = fleet.rotate(new)
+    previous = hashlib.sha256(fleet.report.read_bytes()).hexdigest()
+    assert f"continues {previous}" in later.said
+    assert kept(old) == ["log", "storage root"]
+    signed = later.sign("Anna", "Berta")
+    for host in (old, new, old):
+        assert later.join(host, *signed).startswith("the HSM has the fleet's keys")
+    assert (kept(old), kept(new)) == (["log", "log", "storage root", "storage root"], ["log", "storage root"])
+    first, second = (Report.FromString(each.report.read_bytes()).root_id for each in (fleet, later))
+    with opened(old) as token:
+        mac, root_ids, first_log_key = token.log_mac(DIGEST), token.root_ids(), token.first_log_key
+    with opened(new) as token:
+        assert (token.log_mac(DIGEST), token.root_ids(), token.first_log_key) == (mac, [second], 2)
+    assert (root_ids, first_log_key) == ([second, first], 1)
+    record = transcript.record_digest(second, bytes(32), 1, bytes(16))
+    assert retrieved(new, stored(old, record), record) == KEY
+
+
+def test_a_record_is_wrapped_anew_only_where_both_roots_are(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, 1)
+    (old,), signatures = fleet.hosts, fleet.held()
+    fleet.join(old, *signatures)
+    first = Report.FromString(fleet.report.read_bytes()).root_id
+    record = Record(first, transcript.record_digest(first, bytes(32), 1, bytes(16)))
+    wrapped = stored(old, record.digest)
+    new = Host(tmp_path, "h9")
+    later = fleet.rotate(new)
+    for host in (old, new):
+        later.join(host, *later.sign("Anna", "Berta"))
+    second = Report.FromString(later.report.read_bytes()).root_id
+    moved = Record(second, transcript.record_digest(second, bytes(32), 1, bytes(16)))
+    with opened(old) as token:
+        again = token.rewrap(wrapped, record, moved)
+        with pytest.raises(SessionRefused) as refused:
+            token.rewrap(wrapped, moved, record)
+        assert refused.value.reason == "VAULT_RECORD_REFUSED"
+    with opened(new) as token, pytest.raises(SessionRefused) as refused:
+        token.rewrap(wrapped, record, moved)
+    assert refused.value.reason == "VAULT_ROOT_MISSING"
+    assert retrieved(new, again, moved.digest) == KEY
+
+
+def test_a_rotation_that_does_not_follow_on_the_tokens_newest_keys(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, 1)
+    (host,), signatures = fleet.hosts, fleet.held()
+    assert fleet.rotate().said == "TOKEN_KEY_EXISTS"  # it has not joined
+    fleet.join(host, *signatures)
+    later = fleet.rotate()
+    signed = later.sign("Anna", "Berta")
+    rival = later.report.read_bytes(), later.parcel(host).read_bytes(), [path.read_bytes() for path in signed]
+    later.report.unlink()
+    later = fleet.rotate()  # another one of the same number
+    later.join(host, *later.sign("Anna", "Berta"))
+    for path, data in zip((later.report, later.parcel(host), *signed), (*rival[:2], *rival[2]), strict=True):
+        path.write_bytes(data)
+    assert later.join(host, *signed) == "TOKEN_KEY_EXISTS"
+    assert fleet.join(host, *fleet.sign("Anna", "Carla")) == "TOKEN_KEY_EXISTS"  # the way back
+    later.report.unlink()
+    assert fleet.rotate().said == "TOKEN_KEY_EXISTS"  # it has newer ones than that report's
+    assert kept(host) == ["log", "log", "storage root", "storage root"]

@@ -14,6 +14,7 @@ from ipls.hsm.derivation import by_profile
 from ipls.hsm.token import create_keys
 from ipls.session import transcript
 from ipls.session.errors import SessionRefused
+from ipls.session.journal import account_key
 from ipls.session.profiles import HKDF_SHA256, SOFTHSM_AES_CBC, derive
 from tests.hsm.tokens import PIN, kryoptic_token, softhsm_token
 
@@ -25,7 +26,7 @@ INPUTS = {name: bytes.fromhex(data) for name, data in VECTORS["inputs"].items()}
 def test_the_vectors_inputs_are_the_transcripts() -> None:
     ids = bytes.fromhex(VECTORS["root_id"]), bytes.fromhex(VECTORS["store_id"])
     made = {name: transcript.session_key_input(name, H2) for name in transcript.SESSION_KEYS}
-    made["record"] = transcript.record_digest(ids[0], VECTORS["label"], VECTORS["generation"], ids[1])
+    made["record"] = transcript.record_digest(ids[0], account_key(VECTORS["label"]), VECTORS["generation"], ids[1])
     assert made == INPUTS
 
 

@@ -365,13 +365,22 @@ class TestSwappedRecords:
             second._replace(wrapped=first.wrapped),
             first._replace(number=2, superseded_ms=0),
             second._replace(store_id=first.store_id),
-            second._replace(root_id=bytes(16)),
             second._replace(wrapped=bytes(40)),
             second._replace(wrapped=first.wrapped[:24]),
         ):
             core.accounts[owner.label] = account._replace(generations=(lie,))
             request = session.retrieve_request()
             assert operation_refused(lambda r=request: session.on_answer(stream.exchange(r))) == "VAULT_RECORD_REFUSED"
+
+    def test_under_a_root_that_the_token_does_not_have(
+        self, core: Core, owner: Owner, session: ClientSession, stream: Stream
+    ) -> None:
+        session.on_answer(stream.exchange(session.store_request(0, STORE_ID, KEY)))
+        account = core.accounts[owner.label]
+        moved = account.generations[0]._replace(root_id=bytes(16))
+        core.accounts[owner.label] = account._replace(generations=(moved,))
+        request = session.retrieve_request()
+        assert operation_refused(lambda: session.on_answer(stream.exchange(request))) == "VAULT_ROOT_MISSING"
 
     def test_between_accounts(self, core: Core, rig: Rig, owner: Owner, session: ClientSession, stream: Stream) -> None:
         session.on_answer(stream.exchange(session.store_request(0, STORE_ID, KEY)))

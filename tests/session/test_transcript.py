@@ -12,6 +12,7 @@ from ipls.session import transcript
 from ipls.session import vault as vault_module
 from ipls.session.client import ClientSession
 from ipls.session.errors import OperationRefused, SessionRefused
+from ipls.session.journal import account_key
 from tests.hsm.rig import Owner, Rig
 from tests.session.changes import bit_flips
 from tests.session.rig import Core, Stream, handshake
@@ -55,8 +56,8 @@ H3 = spelled_out("session", H2, M3, TAG3)
             b"ipls/vault/v1 approve\0" + spelled_out("approve", b"ns", LABEL.encode(), u64(3), KEY, ROOT_ID),
         ),
         (
-            transcript.record_digest(ROOT_ID, LABEL, 5, STORE_ID),
-            spelled_out("record", ROOT_ID, LABEL.encode(), u64(5), STORE_ID),
+            transcript.record_digest(ROOT_ID, account_key(LABEL), 5, STORE_ID),
+            spelled_out("record", ROOT_ID, hashlib.sha256(LABEL.encode()).digest(), u64(5), STORE_ID),
         ),
     ],
 )

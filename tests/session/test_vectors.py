@@ -51,7 +51,7 @@ def session(i: SimpleNamespace) -> Iterator[tuple[str, bytes]]:
     yield "confirmation", transcript.hmac_sha256(i.v2c_mac, confirmation)
     bodies = transcript.Bodies.derive(i.kem_secret, h2, h3)
     yield from requests(i, bodies, h3)
-    yield "input of record", transcript.record_digest(i.root_id, i.label, i.generation, i.store_id)
+    yield "input of record", transcript.record_digest(i.root_id, journal.account_key(i.label), i.generation, i.store_id)
     approved = transcript.approval_statement(i.namespace, i.label, i.identity_version, i.identity_key, i.approver)
     yield "what an approver signs", approved
 

@@ -1,0 +1,28 @@
+"""A vault's database and token, for a command on one that is off."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ipls.cli.console import fail
+from ipls.cli.status import REFUSED
+from ipls.config import VaultConfig
+from ipls.hsm.notary import TokenNotary, open_notary
+from ipls.store.errors import DatabaseFailed
+from ipls.store.vault import VaultStore, open_vault_store
+
+ConfigFile = Annotated[Path, typer.Option("--config", help="The deployment's ipls.toml, or the core's own file.")]
+
+
+@contextmanager
+def opened(vault: VaultConfig) -> Iterator[tuple[VaultStore, TokenNotary]]:
+    """Database and token. Raises StoreError VAULT_RUNNING."""
+    try:
+        with closing(open_vault_store(vault.database, wait=False)) as store, open_notary(vault) as notary:
+            yield store, notary
+    except DatabaseFailed as error:
+        name = vault.database if isinstance(vault.database, Path) else "the vault's database"
+        fail(f"{name} can't be read: {error}", error.reason, REFUSED)

@@ -1,0 +1,72 @@
+"""`ipls vault roots`, `drop-root`: the storage roots in a vault's token, and what needs them (docs/operations.md)."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ipls.cli.console import fail
+from ipls.cli.opened import ConfigFile, opened
+from ipls.cli.status import REFUSED, USAGE
+from ipls.config import load_core, read_pin
+from ipls.hsm import replay
+from ipls.hsm.anchor import read_anchor
+from ipls.hsm.notary import TokenNotary
+from ipls.hsm.rotation import account_of
+from ipls.hsm.token import HsmToken
+from ipls.session.trie import Trie
+from ipls.store.vault import VaultStore
+
+
+def roots(config: ConfigFile) -> None:
+    """List the storage roots in the token, the newest first, and how many stored keys need each. The vault is off."""
+    vault = load_core(config).vault
+    with opened(vault) as (store, notary):
+        needed = _needed(store, notary)
+        for root_id in notary.root_ids():
+            print(f"{root_id.hex()}  {needed[root_id]} keys")
+
+
+def drop_root(
+    root_id: Annotated[str, typer.Argument(help="As `roots` prints it.")],
+    config: Annotated[list[Path], typer.Option("--config", help="Of each vault on this token.")],
+    handed_off: Annotated[list[int] | None, typer.Option(help="A shard that another HSM has now.")] = None,
+) -> None:
+    """Destroy an older storage root, for good, when no key that is stored needs it any more. All its vaults are off.
+
+    What was wrapped under it lies in old entries of the log still, and is of no use to anybody from then on.
+    """
+    vaults = [load_core(path).vault for path in config]
+    try:
+        root = bytes.fromhex(root_id)
+    except ValueError:
+        root = b""
+    for vault in vaults:
+        with opened(vault) as (store, notary):
+            if root not in notary.root_ids():
+                fail(f"the token has no storage root {root_id}", "ROOT_UNKNOWN", USAGE)
+            if root == notary.root_ids()[0]:
+                fail("it is the newest one, under which vaults store", "ROOT_IN_USE", REFUSED)
+            if needed := _needed(store, notary)[root]:
+                fail(f"{needed} stored keys of shard {vault.shard} need it: run the vault", "ROOT_IN_USE", REFUSED)
+    token = HsmToken.open(vaults[0].token, read_pin(vaults[0].pin))
+    try:
+        if others := set(token.shards()) - {vault.shard for vault in vaults} - set(handed_off or []):
+            fail(f"the token has shard {min(others)} too: name its --config, or --handed-off", "ROOT_IN_USE", REFUSED)
+        token.drop_root(root)
+    finally:
+        token.close()
+    print(f"the storage root {root_id} is destroyed in this HSM")
+
+
+def _needed(store: VaultStore, notary: TokenNotary) -> Counter[bytes]:
+    """How many stored keys lie under each root; every record as the anchor has it. Raises SessionRefused."""
+    state = replay.catch_up(store, notary, read_anchor(notary).state)
+    found: Counter[bytes] = Counter()
+    for leaf in Trie(state.records_root, store.nodes).leaves():
+        record = store.record(leaf.key)
+        replay.check_record(leaf.key, record, leaf.digest)
+        if account := account_of(record):
+            found.update(g.root_id for g in account.generations)
+    return found
