@@ -283,7 +283,7 @@ def test_no_bit_of_any_row_can_be_changed(honest: Vault, data: st.DataObject) ->
     change_a_bit(honest.copy(), data)
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_no_bit_of_any_row_in_postgresql_can_be_changed(honest_postgres: Vault, data: st.DataObject) -> None:
     change_a_bit(honest_postgres.copy(), data)

@@ -81,7 +81,7 @@ def test_any_order_of_writes_and_deaths_loses_nothing_acknowledged(
     write_and_die(tmp_path_factory.mktemp("ledger") / "vault.db", steps)
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(STEPS)
 def test_nor_in_postgresql(postgres: PostgresServer, steps: list[Step]) -> None:
     write_and_die(postgres.new().place, steps)

@@ -9,7 +9,7 @@ from tests.server.kills import survive
 from tests.store.postgres import PostgresServer
 
 KILLS = 50
-KILLS_TOO = 12
+KILLS_TOO = 10
 
 
 @pytest.mark.parametrize("run", range(4))
