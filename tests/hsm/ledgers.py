@@ -4,12 +4,12 @@ import hmac
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ipls.hsm.anchor import Notary, genesis
 from ipls.hsm.ledger import Ledger
 from ipls.session.errors import SessionRefused
-from ipls.store.vault import Server, open_vault_store
+from ipls.store.vault import Changes, Server, open_vault_store
 
 T = TypeVar("T")
 
@@ -43,6 +43,44 @@ class MemoryNotary:
         if sorted(expected) != sorted(self.values):
             raise SessionRefused("VAULT_ANCHOR_MOVED", "another")
         self.values = [new]
+
+
+class Killed(BaseException):
+    """A process's end."""
+
+
+class Fuse:
+    """Burns down by a step before and after each thing that lasts; None: it does not burn."""
+
+    def __init__(self, left: int | None = None) -> None:
+        self.left = left
+
+    def step(self) -> None:
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise Killed
+
+
+class Dying:
+    """A store or a notary whose process is killed where its fuse ends."""
+
+    def __init__(self, inner: Any, fuse: Fuse) -> None:
+        self._inner = inner
+        self._fuse = fuse
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def append(self, changes: Changes) -> None:
+        self._fuse.step()
+        self._inner.append(changes)
+        self._fuse.step()
+
+    def replace(self, expected: Sequence[bytes], new: bytes) -> None:
+        self._fuse.step()
+        self._inner.replace(expected, new)
+        self._fuse.step()
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """A shard handed from one token to another: once, wherever it is interrupted, and to nobody else."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,11 @@ from ipls.hsm.ledger import Ledger
 from ipls.hsm.owner import Owner
 from ipls.session.errors import SessionRefused
 from ipls.session.journal import other_key
-from ipls.store.vault import Changes, VaultStore, open_vault_store
+from ipls.store.vault import VaultStore, open_vault_store
 from tests.attack.vault_state import outcome
-from tests.hsm.ledgers import MemoryNotary, new_ledger, perform
+from tests.hsm.ledgers import Dying, Fuse, Killed, MemoryNotary, new_ledger, perform
 
 KEY = other_key("test")
-
-
-class Killed(BaseException):
-    pass
 
 
 class Host:
@@ -100,40 +96,14 @@ def test_the_old_token_refuses_with_any_database_that_it_ever_had(old: Host, new
         assert old.serve() == reason
 
 
-class Dying:
-    """A store or a notary whose process is killed before or after the Nth thing that lasts."""
-
-    def __init__(self, inner: Any, steps: list[int]) -> None:
-        self._inner = inner
-        self._steps = steps
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def append(self, changes: Changes) -> None:
-        self._step()
-        self._inner.append(changes)
-        self._step()
-
-    def replace(self, expected: Sequence[bytes], new: bytes) -> None:
-        self._step()
-        self._inner.replace(expected, new)
-        self._step()
-
-    def _step(self) -> None:
-        self._steps[0] -= 1
-        if self._steps[0] < 0:
-            raise Killed
-
-
 @pytest.mark.parametrize("left", range(7))
 def test_killed_at_any_step_one_of_them_serves_and_the_same_commands_end_it(old: Host, new: Host, left: int) -> None:
     """Six steps last or come before one that does: row and anchor of the old one, anchor of the new one."""
-    steps, handoff = [left], b""
+    fuse, handoff = Fuse(left), b""
 
     def run(host: Host, work: Any) -> Any:
         with host.store() as store:
-            return work(Dying(store, steps), Dying(host.notary, steps))
+            return work(Dying(store, fuse), Dying(host.notary, fuse))
 
     def whole() -> None:
         nonlocal handoff
@@ -154,7 +124,7 @@ def test_killed_at_any_step_one_of_them_serves_and_the_same_commands_end_it(old:
         ]
     assert len(serving) <= 1
     assert (serving == [old]) == (left == 0)
-    steps[0] = 99
+    fuse.left = None
     whole()
     assert (new.serve(), old.serve()) == (b"first", "VAULT_HANDED_OFF")
 
@@ -231,9 +201,9 @@ def test_a_hand_back_that_was_not_anchored_is_none_of_the_old_tokens(old: Host, 
     """The new one dies between row and anchor, and goes on over a backup; the old one is given the row."""
     new.take(old.hand_to(new))
     backup = new.copy(tmp_path / "backup")
-    steps = [2]
+    fuse = Fuse(2)
     with new.store() as store, pytest.raises(Killed):
-        hand_off(Dying(store, steps), Dying(new.notary, steps), old.owner)  # type: ignore[arg-type]  # as the store
+        hand_off(Dying(store, fuse), Dying(new.notary, fuse), old.owner)
     assert old.serve() == "VAULT_HANDED_OFF"
     new.database = backup
     assert new.serve() == b"first"

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,41 +15,10 @@ from ipls.session.errors import SessionRefused
 from ipls.session.journal import Highest, other_key
 from ipls.store.errors import DatabaseFailed
 from ipls.store.vault import Changes, Server, VaultStore
-from tests.hsm.ledgers import MemoryNotary, new_ledger, perform
+from tests.hsm.ledgers import Dying, Fuse, Killed, MemoryNotary, new_ledger, perform
 from tests.store.postgres import PostgresServer
 
 KEYS = [other_key("test", number) for number in range(5)]
-
-
-class Killed(BaseException):
-    """The end of the process, at one of the points at which it leaves something behind."""
-
-
-class Dying:
-    """A store or a notary that ends the process at the Nth thing that it does, before or after it."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-        self.left: int | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def append(self, changes: Changes) -> None:
-        self._step()
-        self._inner.append(changes)
-        self._step()
-
-    def replace(self, expected: Sequence[bytes], new: bytes) -> None:
-        self._step()
-        self._inner.replace(expected, new)
-        self._step()
-
-    def _step(self) -> None:
-        if self.left is not None:
-            self.left -= 1
-            if self.left < 0:
-                raise Killed
 
 
 def putting(ledger: Ledger, key: bytes, record: bytes) -> Callable[[], bytes]:
@@ -92,29 +60,29 @@ def write_and_die(database: Path | Server, steps: list[Step]) -> None:
     with new_ledger(database, token) as first:
         store = first._store
         model: dict[bytes, bytes] = {}
-        ledger, parts = _restarted(store, token)
+        ledger, fuses = _restarted(store, token)
         for puts, victim, left in steps:
             if victim is not None:
-                parts[victim].left = left
+                fuses[victim].left = left
             after = model | dict(puts)
             try:
                 assert ledger.perform([putting(ledger, *put) for put in puts]) == [record for _, record in puts]
                 model = after
             except Killed:
-                ledger, parts = _restarted(store, token)
+                ledger, fuses = _restarted(store, token)
                 records = perform(ledger, lambda ledger=ledger: [ledger.get(key) for key in KEYS])  # type: ignore[misc]
                 found = {key: record for key, record in zip(KEYS, records, strict=True) if record is not None}
                 assert found in (model, after)
                 model = found
-            parts["store"].left = parts["notary"].left = None
+            fuses["store"].left = fuses["notary"].left = None
         walk = ledger.check()
         while perform(ledger, lambda: next(walk, True)) is None:
             pass
 
 
-def _restarted(store: VaultStore, token: MemoryNotary) -> tuple[Ledger, dict[str, Any]]:
-    parts = {"store": Dying(store), "notary": Dying(token)}
-    return Ledger(parts["store"], parts["notary"]), parts  # type: ignore[arg-type]
+def _restarted(store: VaultStore, token: MemoryNotary) -> tuple[Ledger, dict[str, Fuse]]:
+    fuses = {"store": Fuse(), "notary": Fuse()}
+    return Ledger(Dying(store, fuses["store"]), Dying(token, fuses["notary"])), fuses
 
 
 def test_nothing_acknowledged_is_lost_when_the_databases_server_is_killed_again_and_again(
@@ -206,13 +174,13 @@ def test_later_works_see_what_earlier_ones_put(tmp_path: Path) -> None:
 def test_a_callback_waits_for_the_anchor(tmp_path: Path, part: str) -> None:
     token, called = MemoryNotary(), list[str]()
     with new_ledger(tmp_path / "vault.db", token) as first:
-        ledger, parts = _restarted(first._store, token)
+        ledger, fuses = _restarted(first._store, token)
 
         def work() -> None:
             ledger.put(KEYS[0], b"a")
             ledger.then(lambda: called.append("called"))
 
-        parts[part].left = 0
+        fuses[part].left = 0
         with pytest.raises(Killed):
             ledger.perform([work])
         assert called == []
