@@ -5,7 +5,6 @@ import dataclasses
 import itertools
 import os
 import secrets
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,6 +29,7 @@ from ipls.akd.keys import Place
 from ipls.akd.tiles import Entry
 from ipls.akd.tree import insert
 from ipls.cli.certificates import Authority
+from ipls.cli.deployment import free_ports
 from ipls.cli.keys import DAY_MS, first_bundle
 from ipls.config import PostgresConfig, load_core
 from ipls.hsm import pipe, replay
@@ -148,8 +148,8 @@ class Rig:
         authority = Authority(folder, self.root.namespace)
         authority.issue_server("server")
         authority.issue_client("reader", "reader")
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        [port] = free_ports(1)
+        self.address = f"127.0.0.1:{port}"
         self.configure()
         self.genesis()
 
