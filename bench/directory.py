@@ -150,10 +150,9 @@ def machine() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    rust = subprocess.run(["rustc", "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
     return (
         f"{model}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB of memory, Linux {platform.release()},"
-        f" Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, Rust {rust}"
+        f" Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
     )
 
 
@@ -164,11 +163,11 @@ def table(size: int, rows: Sequence[Row]) -> str:
     return f"### {size:,} labels\n\n{body}\n"
 
 
-def write(text: str) -> None:
+def write(text: str, marks: tuple[str, str] = MARKS) -> None:
     """Put the tables in place of those in the document."""
     document = DOCUMENT.read_text()
-    begin, end = (document.index(mark) for mark in MARKS)
-    DOCUMENT.write_text(document[:begin] + MARKS[0] + "\n" + text + document[end:])
+    begin, end = (document.index(mark) for mark in marks)
+    DOCUMENT.write_text(document[:begin] + marks[0] + "\n" + text + document[end:])
 
 
 def main() -> None:
@@ -192,10 +191,11 @@ def main() -> None:
         both = Both(akd, ours)
         measured = {size: both.measure(size) for size in options.sizes}
     _progress("")
-    text = f"Measured on {machine()}.\n\n" + "".join(table(size, rows) for size, rows in measured.items())
+    rust = subprocess.run(["rustc", "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
+    text = f"Measured on {machine()}, Rust {rust}.\n\n" + "".join(table(size, rows) for size, rows in measured.items())
     if options.json:
         rows = {size: [row._asdict() | {"ratio": row.ratio()} for row in of] for size, of in measured.items()}
-        print(json.dumps({"machine": machine(), "sizes": rows}))
+        print(json.dumps({"machine": machine(), "rust": rust, "sizes": rows}))
     else:
         print("\n" + text, end="")
     if options.write:
