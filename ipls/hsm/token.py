@@ -8,7 +8,7 @@ sensitive, allowed one mechanism each, and destroyed after use. One thread of on
 import hmac
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ _NAME = "ipls vault"
 LABELS = FLEET, TRANSPORT, ROOT, LOG = "fleet", "transport", "storage root", "log"
 _P256 = {Attribute.EC_PARAMS: encode_named_curve_parameters("secp256r1")}
 _ANCHOR = "anchor "
+_LOOKS = 4  # at an anchor that is on the move
 _ROOT_ID_RANDOM_BYTES = 8
 # What modules say where AES-KW's integrity check fails: the standard's words, then SoftHSM's, then kryoptic's.
 UNWRAP_REFUSED = pkcs11.WrappedKeyInvalid, pkcs11.EncryptedDataInvalid, pkcs11.GeneralError, pkcs11.DeviceError
@@ -159,6 +160,11 @@ class HsmToken:
 
     def anchors(self, shard: int) -> list[bytes]:
         """What lies in the token as this shard's anchor: one value, two after a crash, none before genesis."""
+        # A second vault, which there must not be, may replace it between the search and the reading.
+        for _ in range(_LOOKS):
+            with suppress(pkcs11.ObjectHandleInvalid):
+                if values := [_value(found) for found in self._anchors(shard)]:
+                    return values
         return [_value(found) for found in self._anchors(shard)]
 
     def replace_anchor(self, shard: int, expected: Sequence[bytes], new: bytes) -> None:
