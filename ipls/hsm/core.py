@@ -31,7 +31,7 @@ from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.vault.v1.core_pb2 import CoreRequest, CoreResponse, NeedsHistory, Ready, Refused
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.rooms import Room
-from ipls.session.effects import Admit, Commit, Effect, Handshake, JudgeBy, NeedHistory, Receive, Send
+from ipls.session.effects import Admit, Commit, Effect, Handshake, JudgeBy, NeedHistory, Receive, ReceiveRequest, Send
 from ipls.session.errors import SessionRefused
 from ipls.session.limits import Limits
 from ipls.store.errors import DatabaseFailed
@@ -415,10 +415,9 @@ class Core:
     async def _perform(self, session: int, inbox: asyncio.Queue[CoreRequest], effect: Effect) -> object:
         match effect:
             case Receive():
-                request = await inbox.get()
-                if request.WhichOneof("message") != "frame":
-                    raise SessionRefused("VAULT_OUT_OF_ORDER", "a frame was expected")
-                return request.frame.SerializeToString()
+                return await _frame(inbox)
+            case ReceiveRequest():
+                return await _frame(inbox), self._heads.standing()
             case Admit(label, bundle_number):
                 return await self._durably(lambda: self._check_shard(label, bundle_number))
             case JudgeBy(client_head):
@@ -480,6 +479,14 @@ class Core:
                 future.set_exception(outcome)
             else:
                 future.set_result(outcome)
+
+
+async def _frame(inbox: asyncio.Queue[CoreRequest]) -> bytes:
+    """The client's next. Raises SessionRefused."""
+    request = await inbox.get()
+    if request.WhichOneof("message") != "frame":
+        raise SessionRefused("VAULT_OUT_OF_ORDER", "a frame was expected")
+    return request.frame.SerializeToString()
 
 
 async def _any(*events: asyncio.Event) -> None:

@@ -55,6 +55,7 @@ class HeadKeeper:
         self._ledger = ledger
         self._host_clock = host_clock
         self._tell = tell
+        self._newest: _Accepted | None = None
         self._verified = b""  # the record of the head whose signatures were found to hold under this root
 
     def now_ms(self) -> int:
@@ -92,11 +93,13 @@ class HeadKeeper:
                 return  # the same head as ours with signatures too old to be worth keeping
             raise
         if accepted is None or timestamp_ms > accepted.timestamp_ms:
+            newest = _Accepted(signed, timestamp_ms)
             self._ledger.put(
                 other_key("head", head.epoch),
-                _Accepted(signed, timestamp_ms).encode(),
+                newest.encode(),
                 highest=Highest(*head, max(timestamp_ms, highest.timestamp_ms)),
             )
+            self._go_by(newest)
 
     def _keep(self, met: list[Evidence]) -> None:
         """As with files of it, there is an end to how much."""
@@ -128,7 +131,26 @@ class HeadKeeper:
         if record != self._verified:
             verify_head(self._root, newest.signed, now_ms=now_ms)
             self._verified = record
-        elif newest.timestamp_ms < now_ms - self._root.max_head_age_ms:
+        self._check_age(newest, now_ms)
+        self._go_by(newest)
+        return newest.signed
+
+    def _go_by(self, newest: _Accepted) -> None:
+        def go_by() -> None:
+            self._newest = newest
+
+        self._ledger.then(go_by)
+
+    def standing(self) -> int:
+        """The epoch of the newest head that is durable, once one was judged by; from any thread.
+
+        Raises HeadRefused HEAD_TOO_OLD, TrustRootRefused where it may not be judged by any more.
+        """
+        assert self._newest
+        self._check_age(self._newest, self.now_ms())
+        return self._newest.signed.epoch
+
+    def _check_age(self, newest: _Accepted, now_ms: int) -> None:
+        if newest.timestamp_ms < now_ms - self._root.max_head_age_ms:
             raise HeadRefused("HEAD_TOO_OLD", "the newest head is older than the maximum head age")
         self._root.check_expiry(now_ms)
-        return newest.signed

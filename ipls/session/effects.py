@@ -17,6 +17,14 @@ class Receive:
 
 
 @dataclass(frozen=True)
+class ReceiveRequest:
+    """In a proven session. Answer: those bytes, and the epoch of the head that the vault judges by now.
+
+    Refused where that head may not be judged by any more.
+    """
+
+
+@dataclass(frozen=True)
 class Send:
     """Answer: None."""
 
@@ -157,7 +165,7 @@ class Commit:
     operation: Operation
 
 
-Effect = Receive | Send | Admit | JudgeBy | NeedHistory | Commit
+Effect = Receive | ReceiveRequest | Send | Admit | JudgeBy | NeedHistory | Commit
 
 Result = (
     None

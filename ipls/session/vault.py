@@ -65,16 +65,16 @@ def vault_session(token: Token, root: TrustRoot, *, max_requests: int = transcri
         confirmation = pb.Confirmation(identity_version=identity.version, epoch=identity.epoch, tag=tag)
         yield effects.Send(pb.SessionResponse(confirmation=confirmation))
         for seq in count():
-            sealed = (yield from _receive("request")).request
+            data, epoch = yield effects.ReceiveRequest()
+            sealed = _frame("request", data).request
             if seq == max_requests:
                 raise SessionRefused("VAULT_TOO_MANY_REQUESTS", f"a session has at most {max_requests} requests")
             if sealed.seq != seq:
                 raise SessionRefused("VAULT_OUT_OF_ORDER", "a request's number is not the next one")
             transcript.check_tag(channel.mac_c2v(transcript.request_digest(h3, seq, sealed.body)), sealed.tag)
             request = bodies.open(bodies.c2v, seq, sealed.body, pb.VaultRequest)
-            newest = yield effects.JudgeBy()
-            if newest.epoch != head.epoch:
-                head = newest
+            if epoch != head.epoch:
+                head = yield effects.JudgeBy()
                 identity = yield from _prove(root, head, label, key)
             answer = yield from _perform(token, root, channel, label, identity, request)
             body = bodies.seal(bodies.v2c, seq, answer)
@@ -85,7 +85,10 @@ def vault_session(token: Token, root: TrustRoot, *, max_requests: int = transcri
 
 
 def _receive(kind: str) -> Steps[pb.SessionRequest]:
-    data = yield effects.Receive()
+    return _frame(kind, (yield effects.Receive()))
+
+
+def _frame(kind: str, data: bytes) -> pb.SessionRequest:
     transcript.check_frame_size(len(data))
     frame = transcript.decode(pb.SessionRequest, data)
     if frame.WhichOneof("frame") != kind:

@@ -39,6 +39,9 @@ class Core:
             self.head = client_head
         return self.head
 
+    def standing(self) -> int:
+        return self.head.epoch
+
     def commit(self, effect: effects.Commit) -> effects.Result:
         now = now_ms()
         changed, self.releases, result, use = account.apply(
@@ -81,7 +84,7 @@ class Stream:
     def exchange(self, frame: pb.SessionRequest | bytes) -> pb.SessionResponse:
         """The vault's answer to one frame. Raises SessionRefused."""
         data = frame if isinstance(frame, bytes) else frame.SerializeToString()
-        self._step(lambda: self._session.send(data))
+        self._step(lambda: self._given(data))
         (response,) = self._sent
         self._sent.clear()
         return response
@@ -89,16 +92,26 @@ class Stream:
     def close(self) -> None:
         self._session.close()
 
+    def _given(self, data: bytes) -> effects.Effect:
+        if not self._proven:
+            return self._session.send(data)
+        try:
+            epoch = self._core.standing()
+        except SessionRefused as refused:
+            return self._session.throw(refused)
+        return self._session.send((data, epoch))
+
     def _step(self, start: Callable[[], effects.Effect]) -> None:
         """Runs the session up to where it waits for a frame."""
         effect = start()
-        while not isinstance(effect, effects.Receive):
+        while not isinstance(effect, effects.Receive | effects.ReceiveRequest):
             try:
                 result = self._answer(effect)
             except SessionRefused as refused:
                 effect = self._session.throw(refused)
             else:
                 effect = self._session.send(result)
+        self._proven = isinstance(effect, effects.ReceiveRequest)
 
     def _answer(self, effect: effects.Effect) -> object:
         match effect:

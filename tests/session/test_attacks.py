@@ -282,7 +282,11 @@ class TestThief:
             with refusing():
                 return perform(ledger, lambda: heads.judge_by(client_head))
 
-        core.judge_by = judge_by
+        def standing() -> int:
+            with refusing():
+                return heads.standing()
+
+        core.judge_by, core.standing = judge_by, standing
         clients = [rig.client(owner, known_head=rig.directory.head(time=clock[0])) for _ in range(2)]
         streams = [core.stream() for _ in clients]
         for client, stream in zip(clients, streams, strict=True):
