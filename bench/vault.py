@@ -44,7 +44,7 @@ from tests.server.vault_process import Vault, running_vault
 
 MARKS = "<!-- vault measured -->\n", "<!-- end of what the vault measured -->\n"
 CLIENTS = 2
-SESSIONS = 32
+SESSIONS = 96
 """At once, of each client process."""
 REQUESTS = 63
 """Of a session, which may have 64: retrieves; or six stores, then a rotation finished, and so on."""
@@ -145,11 +145,13 @@ async def ask(place: Place, load: Load, owners: Sequence[Owner]) -> Answered:
         nonlocal requests, sessions
         interval = 0.0 if load.rate is None else len(owners) / load.rate
         due = load.start - WARM_UP_S + interval * number / len(owners)
+        # Sessions end one after the other, as people's do: the first ones begin anywhere, with a rotation finished.
+        first = 1 + number * REQUESTS // len(owners) // ROTATION * ROTATION
         while time.monotonic() < load.end:
             async with session(place, stub, owner) as (client, exchange):
                 generation = client.on_answer(await exchange(client.list_request())).last_generation
                 sessions += load.start <= time.monotonic() < load.end
-                for step in range(1, REQUESTS):
+                for step in range(first, REQUESTS):
                     if load.rate is not None:
                         due += interval
                         await asyncio.sleep(due - time.monotonic())
@@ -170,6 +172,7 @@ async def ask(place: Place, load: Load, owners: Sequence[Owner]) -> Answered:
                         requests += 1
                         if not finish:
                             seconds.append(now - begun)
+                first = 1
 
     async with open_channel(place.address, place.folder / "ca.pem") as channel:
         stub = VaultServiceStub(channel)
@@ -225,16 +228,16 @@ def bare(token: Path, kind: str, batch: float, shard: int, begin: float) -> tupl
                 secret = private.exchange(ec.ECDH(), transcript.check_point(ephemeral.point))
                 key = profiles.derive(opened.profile, secret, transcript.session_key_input("c2v wrap", h2))
                 blob = aes_key_wrap(key, digest)
-                wrapped = channel.store(blob, record)
+                wrapped = channel.store(blob, opened.root_id, record)
                 channel.mac_c2v(digest)
                 entry()
                 channel.mac_v2c(digest)
                 for step in range(REQUESTS):
                     channel.mac_c2v(digest)
                     if step and kind == "retrieve":
-                        channel.retrieve(wrapped, record)
+                        channel.retrieve(wrapped, opened.root_id, record)
                     elif step % ROTATION != 1:
-                        channel.store(blob, record)
+                        channel.store(blob, opened.root_id, record)
                     if step:
                         entry()
                     channel.mac_v2c(digest)
