@@ -10,7 +10,7 @@ import asyncio
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar
@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Literal, TypeVar
 import structlog
 from google.protobuf.message import DecodeError
 
-from ipls.config import CoreConfig, configure_logging, load_core, load_trust_root
+from ipls.config import CoreConfig, load_core, load_trust_root
 from ipls.hsm import pipe
 from ipls.hsm.accounts import Accounts
 from ipls.hsm.bundles import BundleKeeper
@@ -26,6 +26,7 @@ from ipls.hsm.heads import HeadKeeper
 from ipls.hsm.ledger import Ledger, Work
 from ipls.hsm.messages import Command, Ended, Opened, decode, encode
 from ipls.hsm.notary import NotaryProcess
+from ipls.hsm.process import main
 from ipls.hsm.rotation import Rotation, keep_rotated
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.vault.v1.core_pb2 import CoreRequest, CoreResponse, NeedsHistory, Ready, Refused
@@ -145,6 +146,23 @@ class WorkerProcess:
 
     async def run(self, on_open: Callable[[Opened], None]) -> None:
         """Passes reports on until the process ends, then ends its sessions. `on_open` gets what the token is."""
+        try:
+            await self._pass_on(on_open)
+        except Exception as error:  # whatever it says that is none of ours: another version, put in place meanwhile
+            log.error("vault worker not understood", error=type(error).__name__)
+            with suppress(ProcessLookupError):
+                self._process.kill()
+        for reports in self._reports.values():
+            reports.put_nowait(Ended("VAULT_WORKER_LOST", "the vault's worker died; try again"))
+        for session in tuple(self._unanswered):
+            self._have_answered(session)
+        self.lost = True
+        self.worn.set()
+        self.retired.set()
+        await self._process.wait()
+        self.ended.set()
+
+    async def _pass_on(self, on_open: Callable[[Opened], None]) -> None:
         assert self._process.stdout
         while (message := await pipe.receive(self._process.stdout)) is not None:
             session, content = decode(message)
@@ -159,15 +177,6 @@ class WorkerProcess:
                 self._reports[session].put_nowait(content)
                 if isinstance(content, Ended) and content.reason == "VAULT_INTERNAL":
                     self.retire()  # its token may be in any state
-        for reports in self._reports.values():
-            reports.put_nowait(Ended("VAULT_WORKER_LOST", "the vault's worker died; try again"))
-        for session in tuple(self._unanswered):
-            self._have_answered(session)
-        self.lost = True
-        self.worn.set()
-        self.retired.set()
-        await self._process.wait()
-        self.ended.set()
 
     def _have_answered(self, session: int) -> None:
         """Also where the core has given the session up since: what lies in the pipe is bounded."""
@@ -520,6 +529,10 @@ async def serve(config_path: Path, source: BinaryIO, sink: BinaryIO) -> None:
         await Core(config_path, config, root, ledger, Rotation(ledger, notary), writer).run(reader)
 
 
+def run(config_path: Path, source: BinaryIO, sink: BinaryIO) -> None:
+    """`serve`, in a loop of its own."""
+    asyncio.run(serve(config_path, source, sink))
+
+
 if __name__ == "__main__":
-    configure_logging()
-    asyncio.run(serve(Path(sys.argv[1]), *pipe.take_stdio()))
+    main("core", run)

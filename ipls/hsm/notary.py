@@ -15,8 +15,9 @@ from typing import Any, BinaryIO
 
 import structlog
 
-from ipls.config import VaultConfig, configure_logging, load_core
+from ipls.config import VaultConfig, load_core
 from ipls.hsm import pipe
+from ipls.hsm.process import main
 from ipls.hsm.rotation import Rewrap
 from ipls.hsm.token import HsmToken
 from ipls.session.errors import SessionRefused
@@ -198,6 +199,4 @@ def run(config_path: Path, source: BinaryIO, sink: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
-    configure_logging()
-    with suppress(BrokenPipeError):  # the parent is gone
-        run(Path(sys.argv[1]), *pipe.take_stdio())
+    main("notary", run)

@@ -3,18 +3,17 @@
 It is driven over its stdin and stdout by `ipls.hsm.core`, its parent, and ends when stdin does.
 """
 
-import sys
 from collections.abc import Callable, Generator
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import structlog
 
-from ipls.config import configure_logging, load_core, load_trust_root
+from ipls.config import load_core, load_trust_root
 from ipls.hsm import pipe
 from ipls.hsm.ahead import EphemeralsAhead
 from ipls.hsm.messages import Command, Ended, Opened, Report, decode, encode
+from ipls.hsm.process import main
 from ipls.hsm.token import HsmToken
 from ipls.session.effects import Effect, Send
 from ipls.session.errors import SessionRefused
@@ -96,6 +95,4 @@ def run(config_path: Path, source: BinaryIO, sink: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
-    configure_logging()
-    with suppress(BrokenPipeError):  # the core is gone
-        run(Path(sys.argv[1]), *pipe.take_stdio())
+    main("worker", run)

@@ -1,9 +1,11 @@
 """The vault's core as a process, with the test in the place of its untrusted front."""
 
 import asyncio
+import json
 import os
 import secrets
 import signal
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -489,6 +491,47 @@ async def test_a_worker_whose_core_was_killed_ends_in_order(rig: Rig, capfd: pyt
         core.process.kill()
         await gone
     assert "Traceback" not in capfd.readouterr().err
+
+
+STRANGE_WORKER = """
+import asyncio, sys
+from ipls.hsm import core
+start = core.WorkerProcess.start
+async def strange(*arguments):
+    core.WorkerProcess.start = start
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", "import os, sys; os.write(1, bytes([0, 0, 0, 3]) + b'old'); sys.stdin.read()",
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )
+    return core.WorkerProcess(process, *arguments[1:])
+core.WorkerProcess.start = strange
+core.main("core", core.run)
+"""
+
+
+async def test_a_worker_that_is_not_understood_is_replaced(rig: Rig) -> None:
+    """As one is whose program was replaced under a running core."""
+    owner = Owner()
+    head = rig.directory.publish(owner)
+    async with running_core(rig, "-c", STRANGE_WORKER, str(rig.config_path)) as core:
+        await rig.open(owner, core.stream(), known_head=head)
+
+
+@pytest.mark.parametrize("module", ["core", "worker", "notary"])
+async def test_why_a_process_does_not_start_is_one_line(rig: Rig, module: str) -> None:
+    (rig.folder / "pin").unlink()
+    (rig.folder / "vault.db").unlink()
+    (rig.folder / "vault.db").mkdir()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", f"ipls.hsm.{module}", str(rig.config_path)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await process.communicate()
+    assert process.returncode == 1
+    [line] = said.splitlines()
+    assert json.loads(line)["process"] == module
 
 
 def killing(exchange: Exchange, victim: int, step: int) -> Exchange:

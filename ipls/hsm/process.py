@@ -1,0 +1,29 @@
+"""How the vault's processes begin: the core, its workers, its notary."""
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import pkcs11
+import structlog
+
+from ipls.config import ConfigError, configure_logging
+from ipls.hsm import pipe
+from ipls.store.errors import StoreError
+
+log = structlog.get_logger()
+
+
+def main(name: str, run: Callable[[Path, BinaryIO, BinaryIO], None]) -> None:
+    """Runs `run` on the configuration that the command line names, and on stdin and stdout, whose other end is the
+    parent's. Why it can't is one line in the log, and exit status 1."""
+    configure_logging()
+    try:
+        with suppress(BrokenPipeError):  # the parent is gone
+            run(Path(sys.argv[1]), *pipe.take_stdio())
+    except (ConfigError, StoreError, pkcs11.PKCS11Error, OSError) as error:
+        reason = getattr(error, "reason", type(error).__name__)
+        log.error("process of the vault ended", process=name, reason=reason, error=str(error))
+        sys.exit(1)
