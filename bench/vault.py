@@ -66,7 +66,7 @@ def front(config: str) -> None:
     async def start_core(python: str, *command: str, **options: Any) -> Any:
         return await start(python, "-m", "bench.vault", "--core", config, *command, **options)
 
-    asyncio.create_subprocess_exec = start_core  # type: ignore[assignment]
+    asyncio.create_subprocess_exec = start_core
     exec(vault_process.FRONT, {})
 
 
@@ -81,7 +81,7 @@ def count_anchors(config: Path) -> None:
         count += 1
         os.pwrite(file, count.to_bytes(8), 0)
 
-    notary.NotaryProcess.replace = counted  # type: ignore[method-assign]
+    notary.NotaryProcess.replace = counted
     asyncio.run(core.serve(config, *pipe.take_stdio()))
 
 
@@ -335,8 +335,8 @@ async def running_bench(rig: Rig, workers: int, pool: ProcessPoolExecutor) -> As
     for owner in owners:
         rig.directory.publish(owner)
     head = rig.directory.head()
-    rig.directory.prove = cache(rig.directory.prove)  # type: ignore[method-assign]  # a directory's cost is none of ours
-    rig.directory.head = lambda **_: head  # type: ignore[method-assign]
+    rig.directory.prove = cache(rig.directory.prove)  # a directory's cost is none of ours
+    rig.directory.head = lambda **_: head
     vault_process.FRONT = FRONT
     config = {"workers": workers, "daily_uses": 10**9, "max_half_open": 1024}
     async with running_vault(rig, config=config) as vault:

@@ -61,7 +61,7 @@ class Victim:
         return answer.refusal.reason or str(answer.WhichOneof("result"))
 
     async def live(self, made: Publication, **changes: object) -> str:
-        return await self.propose(proposal(made, **changes), made.blob)  # type: ignore[arg-type]
+        return await self.propose(proposal(made, **changes), made.blob)
 
     def look(self, hint: SignedHead | None = None) -> str | None:
         """Once at the public world; the reason why it did not come through."""

@@ -66,7 +66,7 @@ async def test_a_new_witness_that_signed_nothing_yet_signs_with_the_time_0_at_wh
     victim.service.sign_start()
     made = [victim.publish() for _ in range(3)]
     assert victim.look() is None
-    assert [victim.store.signed(epoch).time_ms for epoch in range(4)] == [0, 0, 0, 0]  # type: ignore[union-attr]
+    assert [victim.store.signed(epoch).time_ms for epoch in range(4)] == [0, 0, 0, 0]
     after = victim.publish()
     assert await victim.live(after) == "cosignature"
     assert (is_at(victim, after), victim.state().time_ms) == (True, NOW)
@@ -89,7 +89,7 @@ async def test_a_proposal_that_finds_it_behind_makes_it_catch_up(victim: Victim)
         loop.call_soon_threadsafe(caught_up.set)
         return more
 
-    victim.store.sign_pulled = signing  # type: ignore[method-assign]
+    victim.store.sign_pulled = signing
     running = asyncio.create_task(victim.service.catch_up(3600))
     await caught_up.wait()
     running.cancel()

@@ -61,7 +61,7 @@ def lone_version_attempts(server: Directory, tree: Tree) -> dict[str, pb.History
                     existence_vrf_proof=server.vrf_proof(OWNER, True, 8),
                     existence_proof=fresh,
                     commitment_nonce=nonce,
-                    **previous,  # type: ignore[arg-type]  # the two fields of the version before
+                    **previous,  # the two fields of the version before
                 )
             ],
             past_marker_vrf_proofs=[server.vrf_proof(OWNER, True, past)] if past else [],

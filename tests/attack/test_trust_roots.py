@@ -201,7 +201,7 @@ async def test_a_long_chain_comes_in_answers_of_a_few_versions(tmp_path: Path, p
         versions.append(signed(newest, A, B))
     newest = after(newest, expires_ms=NOW + 1)
     versions.append(signed(newest, B, C))
-    directory: Any = DirectoryService(None, None, None, None, None, versions)  # type: ignore[arg-type]  # of versions alone
+    directory: Any = DirectoryService(None, None, None, None, None, versions)  # of versions alone
     async with loopback(tmp_path, partial(add_DirectoryServiceServicer_to_server, directory)) as channel:
         stub = DirectoryServiceStub(channel)
         answer = await stub.TrustRoots(TrustRootsRequest(after_number=3))

@@ -29,7 +29,7 @@ def rig(tmp_path: Path) -> Rig:
 async def small_vault(rig: Rig) -> AsyncIterator[Vault]:
     """With few places for strangers."""
     configure = rig.configure
-    rig.configure = lambda **changes: configure(max_half_open=PLACES, **changes)  # type: ignore[method-assign]
+    rig.configure = lambda **changes: configure(max_half_open=PLACES, **changes)
     async with running_vault(rig) as vault:
         yield vault
 

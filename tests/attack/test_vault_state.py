@@ -202,7 +202,7 @@ def test_an_entry_of_another_branch_is_found(vault: Vault, place: int) -> None:
     )
     assert walk(vault) in ("VAULT_LOG_BROKEN", "VAULT_DATABASE_FORKED")
     with vault.running() as state:
-        found = {outcome(lambda: state.history(label)) for label in (ALICE, BOB)}  # noqa: B023
+        found = {outcome(lambda: state.history(label)) for label in (ALICE, BOB)}  # noqa: B023  # called in this very turn
     assert found & {"VAULT_DATABASE_EDITED", "VAULT_DATABASE_FORKED"}
 
 

@@ -121,7 +121,7 @@ def looked_at(state: State) -> dict[str, object]:
     """What a start finds, and what every account is answered; by what adds nothing to the log."""
     found: dict[str, object] = {"start": outcome(lambda: perform(state.ledger, lambda: None))}
     for label in OWNERS:
-        listing = outcome(lambda label=label: state.do(label, List()))  # type: ignore[misc]
-        history = outcome(lambda label=label: state.do(label, History(1)))  # type: ignore[misc]
+        listing = outcome(lambda label=label: state.do(label, List()))
+        history = outcome(lambda label=label: state.do(label, History(1)))
         found |= {f"{label} list": listing, f"{label} history": history}
     return found

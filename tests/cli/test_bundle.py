@@ -192,6 +192,6 @@ def test_a_bundle_is_put_in_use_in_its_order(folder: Path) -> None:
 def test_another_bundle_in_the_log_stops_the_publication(folder: Path) -> None:
     file, before = draft(folder), in_use(folder)
     signatures = sign(folder, file, "witness", "witness-2")
-    FileLog(load(folder / "ipls.toml").log.objects).put("fleet/2", b"another")  # type: ignore[arg-type]
+    FileLog(load(folder / "ipls.toml").log.objects).put("fleet/2", b"another")
     assert "LOG_OBJECT_EXISTS" in bundle(folder, "publish", file, *signatures, status=1)
     assert in_use(folder) == before

@@ -37,7 +37,7 @@ def write(config: Path, count: int = len(KEYS)) -> None:
     with closing(open_vault_store(vault.database)) as store, open_notary(vault) as notary:
         ledger = Ledger(store, notary)
         for first in range(0, count, 100):
-            perform(ledger, lambda first=first: [ledger.put(key, key) for key in KEYS[first : first + 100]])  # type: ignore[misc]
+            perform(ledger, lambda first=first: [ledger.put(key, key) for key in KEYS[first : first + 100]])
 
 
 def read(config: Path) -> list[bytes | None]:

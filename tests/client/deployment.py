@@ -143,7 +143,7 @@ class Deployment:
 
         with suppress(Crash):
             async with self.device(profile, report) as device:
-                await journey(device)  # type: ignore[misc]
+                await journey(device)
             return False
         return True
 

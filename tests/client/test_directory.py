@@ -348,7 +348,7 @@ async def test_a_version_that_is_left_out_is_evidence(profile: Profile) -> None:
     history = await shorter.own_history(profile)
     assert proven(profile, trust_root(honest)) == []
     DirectoryReader(
-        None,  # type: ignore[arg-type]
+        None,
         trust_root(honest),
         profile,
         now_ms=lambda: NOW,

@@ -19,7 +19,7 @@ IPLS = [sys.executable, "-m", "ipls.cli.main"]
 def ipls(*arguments: object, **options: object) -> "subprocess.CompletedProcess[str]":
     """Run the command to its end."""
     command = [*IPLS, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, **options)  # type: ignore[call-overload]
+    return subprocess.run(command, capture_output=True, text=True, **options)
 
 
 class Deployment:

@@ -59,8 +59,8 @@ def dying_core() -> None:
         replace(self, *arguments)
         reach("after the anchor")
 
-    VaultStore.append = dying_append  # type: ignore[method-assign]
-    notary.NotaryProcess.replace = dying_replace  # type: ignore[method-assign]
+    VaultStore.append = dying_append
+    notary.NotaryProcess.replace = dying_replace
     notary.COMMAND = (__file__,)
     asyncio.run(core.serve(CONFIG, *pipe.take_stdio()))
 
@@ -75,7 +75,7 @@ def dying_notary() -> None:
         replace(self, *arguments)
         reach("behind the anchor")
 
-    HsmToken.replace_anchor = dying_replace  # type: ignore[method-assign]
+    HsmToken.replace_anchor = dying_replace
     notary.run(CONFIG, *pipe.take_stdio())
 
 

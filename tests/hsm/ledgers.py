@@ -97,4 +97,4 @@ def perform(ledger: Ledger, work: Callable[[], T]) -> T:
     [outcome] = ledger.perform([work])
     if isinstance(outcome, Exception):
         raise outcome
-    return outcome  # type: ignore[return-value]  # it is the work's
+    return outcome

@@ -24,6 +24,6 @@ if __name__ == "__main__":
                 os.kill(os.getpid(), signal.SIGKILL)
         return step(self, root_id, after)
 
-    Rotation.step = dying_step  # type: ignore[method-assign]
+    Rotation.step = dying_step
     configure_logging()
     asyncio.run(core.serve(Path(sys.argv[1]), *pipe.take_stdio()))

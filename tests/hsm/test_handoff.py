@@ -152,9 +152,9 @@ def test_no_bit_of_a_hand_off_can_be_changed(old: Host, new: Host) -> None:
         for bit in range(8 * len(handoff)):
             edited = bytearray(handoff)
             edited[bit // 8] ^= 1 << bit % 8
-            assert outcome(lambda edited=edited: take_over(store, new.notary, edited)) == "VAULT_HANDOFF_REFUSED"  # type: ignore[misc]
+            assert outcome(lambda edited=edited: take_over(store, new.notary, edited)) == "VAULT_HANDOFF_REFUSED"
         for size in range(len(handoff)):
-            assert outcome(lambda size=size: take_over(store, new.notary, handoff[:size])) == "VAULT_HANDOFF_REFUSED"  # type: ignore[misc]
+            assert outcome(lambda size=size: take_over(store, new.notary, handoff[:size])) == "VAULT_HANDOFF_REFUSED"
 
 
 def test_another_fleets_hand_off_is_none(old: Host, new: Host) -> None:

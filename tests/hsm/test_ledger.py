@@ -70,7 +70,7 @@ def write_and_die(database: Path | Server, steps: list[Step]) -> None:
                 model = after
             except Killed:
                 ledger, fuses = _restarted(store, token)
-                records = perform(ledger, lambda ledger=ledger: [ledger.get(key) for key in KEYS])  # type: ignore[misc]
+                records = perform(ledger, lambda ledger=ledger: [ledger.get(key) for key in KEYS])
                 found = {key: record for key, record in zip(KEYS, records, strict=True) if record is not None}
                 assert found in (model, after)
                 model = found
@@ -117,7 +117,7 @@ def test_nothing_acknowledged_is_lost_when_the_databases_server_is_killed_again_
             postgres.start()
         over.set()
         writer.join()
-        assert {key: perform(ledger, lambda key=key: ledger.get(key)) for key in acknowledged} == acknowledged  # type: ignore[misc]
+        assert {key: perform(ledger, lambda key=key: ledger.get(key)) for key in acknowledged} == acknowledged
         walk = ledger.check()
         while perform(ledger, lambda: next(walk, True)) is None:
             pass

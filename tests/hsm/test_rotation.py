@@ -65,7 +65,7 @@ def walked(ledger: Ledger, wrapper: Wrapping) -> tuple[int, int]:
     """How many it wrapped, and how many it left."""
     walk, after, wrapped, left = Rotation(ledger, wrapper), b"", 0, 0
     while True:
-        step = perform(ledger, lambda: walk.step(NEW, after))  # noqa: B023
+        step = perform(ledger, lambda: walk.step(NEW, after))  # noqa: B023  # called in this very turn
         wrapped, left = wrapped + step.wrapped, left + step.left
         if step.last is None:
             return wrapped, left
@@ -80,7 +80,7 @@ def test_every_key_under_an_older_root_is_wrapped_anew_and_nothing_else_changes(
         wrapper = Wrapping()
         assert walked(ledger, wrapper) == (2 * len(before), 0)
         for key, account in before.items():
-            after = Account.decode(perform(ledger, lambda key=key: ledger.get(key)))  # type: ignore[misc]
+            after = Account.decode(perform(ledger, lambda key=key: ledger.get(key)))
             assert [(g.root_id, g.wrapped[:3]) for g in after.generations] == [
                 (NEW, b"new"),
                 (NEW, b"old"),  # it lay there already
@@ -343,7 +343,7 @@ class Keys(MemoryNotary):
 
 def write(ledger: Ledger, count: int) -> None:
     for number in range(count):
-        perform(ledger, lambda number=number: ledger.put(other_key("test", number), b"record"))  # type: ignore[misc]
+        perform(ledger, lambda number=number: ledger.put(other_key("test", number), b"record"))
 
 
 def checked(make: Callable[[], Ledger]) -> str:

@@ -113,7 +113,7 @@ async def test_of_two_vaults_on_one_token_exactly_one_goes_on(module: str, tmp_p
     for owner in owners:
         rig.directory.publish(owner)
     head = rig.directory.head()
-    rig.directory.head = lambda **which: head  # type: ignore[method-assign]  # no news: who starts writes nothing
+    rig.directory.head = lambda **which: head  # no news: who starts writes nothing
     async with running_core(rig) as core:
         await session(core, owners[0])
     config = rig.config_path.read_text()
@@ -189,7 +189,7 @@ def test_a_notary_is_replaced_after_its_number_of_anchors(rig: Rig, monkeypatch:
     ):
         ledger = Ledger(store, notary)
         for number in range(5):
-            perform(ledger, lambda number=number: ledger.put(other_key("test", number), b""))  # type: ignore[misc]
+            perform(ledger, lambda number=number: ledger.put(other_key("test", number), b""))
     assert len(started) == 3
 
 

@@ -336,7 +336,7 @@ async def test_plaintext_is_refused(world: World, tmp_path: Path) -> None:
             addresses.append(f"127.0.0.1:{port}")
             return port
 
-        server.add_secure_port = bound  # type: ignore[method-assign]
+        server.add_secure_port = bound
 
     async with loopback(tmp_path, add), grpc.aio.insecure_channel(addresses[0]) as channel:
         call = world.call(Owner(ALICE), "ListRecords", pb.ListRecordsBody())

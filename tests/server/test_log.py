@@ -93,7 +93,7 @@ async def test_it_is_read_a_piece_at_a_time(store: LogStore) -> None:
             await asyncio.Event().wait()
 
     async def receive() -> dict[str, Any]:
-        return await asyncio.Event().wait()  # type: ignore[return-value]
+        return await asyncio.Event().wait()
 
     scope = {"type": "http", "method": "GET", "path": f"/{name(LARGE)}", "headers": [], "query_string": b""}
     reader = asyncio.create_task(log_app(Watched())({**scope, "asgi": {"spec_version": "2.3"}}, receive, send))

@@ -118,7 +118,7 @@ async def test_a_lone_planted_version_opens_no_session(rig: Rig) -> None:
     lookup = operator.lookup(tree, operator.label, 8).SerializeToString()
     found = verify_lookup(tree.root(), NEWEST, rig.root.vrf_public_key, operator.label, lookup)
     assert found.value == encode_record(public_key(thief.seed))
-    rig.directory = operator  # type: ignore[assignment]  # as far as the vault asks it
+    rig.directory = operator  # as far as the vault asks it
     async with running_vault(rig) as vault:
         operator.answers[1] = operator.shown([1])
         async with vault.stream() as exchange:
@@ -139,7 +139,7 @@ async def test_what_the_vault_takes_the_owner_sees(rig: Rig) -> None:
     owner = Owner()
     thief = Owner(owner.label)
     operator = Operator(owner, thief, [4, 8], [7])
-    rig.directory = operator  # type: ignore[assignment]  # as far as the vault asks it
+    rig.directory = operator  # as far as the vault asks it
     operator.epoch = PLANTED_AT - 1
     async with running_vault(rig) as vault:
         operator.answers[1] = operator.shown([1])

@@ -29,7 +29,7 @@ async def test_a_stream_that_begins_late_is_answered(rig: Rig) -> None:
 
 
 async def test_a_silent_stream_is_ended(rig: Rig) -> None:
-    rig.configure = partial(rig.configure, handshake_s=0.2)  # type: ignore[method-assign]
+    rig.configure = partial(rig.configure, handshake_s=0.2)
     async with running_vault(rig) as vault:
         assert await vault.stub.Session().code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -49,6 +49,6 @@ async def test_bytes_that_are_no_message_are_refused(rig: Rig) -> None:
 
 async def test_a_head_too_large_for_the_pipe_is_left_out(rig: Rig) -> None:
     head = rig.directory.head()
-    rig.directory.head = lambda **_: type(head)(epoch=0, root_hash=bytes(2 << 20))  # type: ignore[method-assign]
+    rig.directory.head = lambda **_: type(head)(epoch=0, root_hash=bytes(2 << 20))
     async with running_vault(rig) as vault, vault.stream() as exchange:
         await exchange(rig.client(Owner(), known_head=head).hello(now_ms()))

@@ -51,7 +51,7 @@ class World:
 
     async def send(self, requests: Iterable[ProposeRequest]) -> list[ProposeResponse]:
         try:
-            return [answer async for answer in self.stub.Propose(iter(requests), timeout=60)]  # type: ignore[attr-defined]
+            return [answer async for answer in self.stub.Propose(iter(requests), timeout=60)]
         except grpc.aio.AioRpcError as e:
             raise remote_error(e) from e
 
@@ -78,7 +78,7 @@ class World:
 
     async def state(self, with_blob: bool = False) -> tuple[WitnessState, bytes]:
         request = GetStateRequest(namespace=NAMESPACE, with_blob=with_blob)
-        answers = [answer async for answer in self.stub.GetState(request, timeout=60)]  # type: ignore[attr-defined]
+        answers = [answer async for answer in self.stub.GetState(request, timeout=60)]
         return answers[0].state, b"".join(answer.blob_chunk for answer in answers[1:])
 
 
@@ -111,7 +111,7 @@ async def test_an_earlier_epoch_is_told_with_its_signature_and_what_was_proposed
         await world.signs(proposal(each), each.blob)
     for each in made:
         request = GetStateRequest(namespace=NAMESPACE, epoch=each.epoch, with_blob=True)
-        first, *blob = [answer async for answer in world.stub.GetState(request, timeout=60)]  # type: ignore[attr-defined]
+        first, *blob = [answer async for answer in world.stub.GetState(request, timeout=60)]
         state = first.state
         assert (state.epoch, state.old_root, state.root_hash) == (each.epoch, each.old_root, each.new_root)
         assert state.proposal == proposal(each)
@@ -119,7 +119,7 @@ async def test_an_earlier_epoch_is_told_with_its_signature_and_what_was_proposed
         assert verify_head(ROOT, signed, now_ms=NOW) == Head(each.epoch, each.new_root)
         assert bool(blob) == (each is made[-1])
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await anext(aiter(world.stub.GetState(GetStateRequest(namespace=NAMESPACE, epoch=4), timeout=60)))  # type: ignore[attr-defined]
+        await anext(aiter(world.stub.GetState(GetStateRequest(namespace=NAMESPACE, epoch=4), timeout=60)))
     assert remote_error(caught.value).reason == "EPOCH_UNKNOWN"
 
 
@@ -364,7 +364,7 @@ async def test_its_state_is_that_of_one_namespace(world: World) -> None:
     assert (state.epoch, state.root_hash, blob) == (0, EMPTY_ROOT, b"")
     assert not state.HasField("cosignature")
     with pytest.raises(grpc.aio.AioRpcError) as e:
-        await anext(aiter(world.stub.GetState(GetStateRequest(namespace="other"), timeout=60)))  # type: ignore[attr-defined]
+        await anext(aiter(world.stub.GetState(GetStateRequest(namespace="other"), timeout=60)))
     assert remote_error(e.value).reason == "WITNESS_OTHER_NAMESPACE"
 
 

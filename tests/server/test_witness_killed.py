@@ -71,12 +71,12 @@ async def propose(stub: WitnessServiceStub, made: Publication) -> ProposeRespons
         yield ProposeRequest(proposal=proposal(made))
         yield ProposeRequest(blob_chunk=made.blob)
 
-    return await anext(aiter(stub.Propose(requests(), timeout=60)))  # type: ignore[call-overload,no-any-return]
+    return await anext(aiter(stub.Propose(requests(), timeout=60)))
 
 
 async def state_of(stub: WitnessServiceStub) -> WitnessState:
     answers = stub.GetState(GetStateRequest(namespace=NAMESPACE), timeout=60)
-    return (await anext(aiter(answers))).state  # type: ignore[call-overload,no-any-return]
+    return (await anext(aiter(answers))).state
 
 
 @pytest.mark.parametrize("turn", range(3))

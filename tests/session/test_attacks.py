@@ -118,7 +118,7 @@ def test_changed_requests_and_answers(core: Core, rig: Rig, owner: Owner, side: 
             attempt = lambda: stream.exchange(made[tried][1])  # noqa: E731, B023  # called in this very turn
         else:
             made = list(changes(stream.exchange(request)))
-            attempt = lambda: client.on_answer(made[tried][1])  # noqa: E731, B023
+            attempt = lambda: client.on_answer(made[tried][1])  # noqa: E731, B023  # likewise
         assert refused(attempt).startswith("VAULT_"), made[tried][0]
         tried += 1
         if tried == len(made):

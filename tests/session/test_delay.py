@@ -245,7 +245,7 @@ class Approval:
             "approver": public_key(self.tablet),
             **lies,
         }
-        return sign(self.tablet, transcript.approval_statement(**fields))  # type: ignore[arg-type]
+        return sign(self.tablet, transcript.approval_statement(**fields))
 
     def approve(self, signature: bytes) -> None:
         self.ask(lambda c: c.approve_request(public_key(self.tablet), signature))

@@ -65,7 +65,7 @@ def test_it_holds_what_was_put_and_nothing_else(
 @given(RECORDS, st.randoms(use_true_random=False))
 def test_order_and_batches_leave_no_trace(records: dict[bytes, bytes], dice: object) -> None:
     shuffled = list(records.items())
-    dice.shuffle(shuffled)  # type: ignore[attr-defined]
+    dice.shuffle(shuffled)
     earlier = [(key, bytes(32)) for key, _ in shuffled[: len(shuffled) // 2]]
     assert built(list(records.items())) == built([*earlier, *shuffled], 3)
 

@@ -314,7 +314,7 @@ class DirectoryMachine(RuleBasedStateMachine):
         @contextmanager
         def mortal(connection: object) -> Iterator[object]:
             nonlocal commits, remains
-            with real(connection) as db:  # type: ignore[arg-type]
+            with real(connection) as db:
                 yield db
                 if commits + 1 == at:
                     remains = self._copy()
@@ -386,7 +386,7 @@ class DirectoryMachine(RuleBasedStateMachine):
         model = self.model
         if self.store.head() is None:  # before `start`
             return
-        assert [self.store.head(epoch).root_hash for epoch in range(model.newest + 1)] == model.roots  # type: ignore[union-attr]
+        assert [self.store.head(epoch).root_hash for epoch in range(model.newest + 1)] == model.roots
         assert self.store.head(model.newest + 1) is None
         assert self.store.unfinished_step() == self.step
         named = dict(self._objects())

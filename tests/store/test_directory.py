@@ -307,7 +307,7 @@ def test_readers_see_the_old_epoch_or_the_new_one(store: DirectoryStore) -> None
         look()  # from the middle of the transaction
 
     look()
-    store.commit(term(store), step, made(step, rows()), b"signed 1")  # type: ignore[arg-type]
+    store.commit(term(store), step, made(step, rows()), b"signed 1")
     look()
     old = (0, [], {}, None)
     assert seen == [old, old, (1, [Version(1, 1, b"key")], {b"\0": Row(b"\0", 1, b"tile")}, 1)]
