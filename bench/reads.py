@@ -22,6 +22,7 @@ import grpc
 
 from ipls import akd
 from ipls.clock import system_now_ms
+from ipls.crypto.keys import public_key, sign
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub, add_DirectoryServiceServicer_to_server
 from ipls.rpc.reads import SESSION_METADATA, read_history
@@ -33,7 +34,6 @@ from ipls.store.directory import DirectoryStore, Made, Step, StoredHead
 from ipls.store.readers import ReaderStore
 from ipls.trust.calls import session_digest
 from ipls.trust.identity import encode_record
-from ipls.trust.keys import public_key, sign
 
 NAMESPACE = "bench.ipls"
 SEED = bytes(range(32))

@@ -32,11 +32,11 @@ from ipls.proto.vault.v1.vault_pb2 import Bundle
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.channel import open_channel
-from ipls.session import profiles, transcript
-from ipls.session.client import ClientSession
-from ipls.session.errors import SessionRefused
-from ipls.session.journal import STATE_BYTES
 from ipls.trust.root import TrustRoot
+from ipls.vault.errors import SessionRefused
+from ipls.vault.session import profiles, transcript
+from ipls.vault.session.client import ClientSession
+from ipls.vault.state.journal import STATE_BYTES
 from tests.hsm.rig import Owner, Rig, running
 from tests.hsm.tokens import PIN
 from tests.server import vault_process

@@ -26,6 +26,7 @@ from ipls.config import (
     load_witnesses,
     read_secret,
 )
+from ipls.crypto import keys
 from ipls.hsm.signing import witness_signers
 from ipls.proto.vault.v1.fleet_pb2 import Report
 from ipls.proto.vault.v1.vault_pb2 import Bundle, SignedBundle
@@ -33,7 +34,6 @@ from ipls.proto.witness.v1.head_pb2 import Cosignature
 from ipls.server.log_store import open_log
 from ipls.store.log import bundle_name
 from ipls.store.witness import WitnessStore
-from ipls.trust import keys
 from ipls.trust.bundle import (
     bundle_head,
     check_bundle,

@@ -18,7 +18,6 @@ from ipls.config import ConfigError, load_core, load_trust_root, read_pin, read_
 from ipls.hsm import ceremony
 from ipls.hsm.module import usable
 from ipls.proto.vault.v1.fleet_pb2 import Card, Member, Officer, OfficerSignature, Report, SignedCard
-from ipls.session.profiles import HKDF_SHA256, SOFTHSM_AES_CBC
 from ipls.trust.errors import ReportRefused
 from ipls.trust.report import (
     MAX_REPORT,
@@ -31,6 +30,7 @@ from ipls.trust.report import (
     parse_report,
     sign_report,
 )
+from ipls.vault.session.profiles import HKDF_SHA256, SOFTHSM_AES_CBC
 
 app = typer.Typer(no_args_is_help=True, help="HSMs that share their keys: their cards, the ceremony, its report.")
 

@@ -21,7 +21,7 @@ from ipls.client.calls import PATIENCE_S
 from ipls.client.device import Device
 from ipls.client.errors import ProfileError
 from ipls.client.registration import CodeSource
-from ipls.session.limits import DAY_MS
+from ipls.vault.limits import DAY_MS
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -24,13 +24,14 @@ from ipls.cli.files import replace, write_private
 from ipls.cli.keys import BUNDLE_LIFETIME_MS, DAY_MS, first_bundle
 from ipls.clock import system_now_ms
 from ipls.config import Config, ConfigError
+from ipls.crypto import keys
 from ipls.hsm.anchor import genesis
 from ipls.hsm.notary import TokenNotary
 from ipls.hsm.token import HsmToken, create_token
 from ipls.store.log import FileLog, bundle_name
 from ipls.store.vault import open_vault_store
 from ipls.store.witness import WitnessStore, init_witness_state
-from ipls.trust import keys, root
+from ipls.trust import root
 from ipls.trust.bundle import bundle_head, countersign, fleet_namespace
 
 PORTS = ("directory", "updates", "witness", "log", "vault", "contacts", "registration", "auditor")

@@ -22,9 +22,9 @@ from ipls.cli.status import REFUSED, UNAVAILABLE, USAGE
 from ipls.client.errors import ClientError, TryLaterError
 from ipls.config import ConfigError, configure_logging
 from ipls.rpc.errors import ServiceError
-from ipls.session.errors import SessionRefused
 from ipls.store.errors import StoreError
 from ipls.trust.errors import TrustError
+from ipls.vault.errors import SessionRefused
 
 LATER = ("PROFILE_BUSY", "CODE_RATE", "CALL_QUOTA", "QUOTA_EXCEEDED", "LABEL_QUOTA")
 """Refused now, not for good."""
@@ -144,7 +144,7 @@ def keys_new(
     import secrets
 
     from ipls.cli.files import write_private
-    from ipls.trust.keys import public_key
+    from ipls.crypto.keys import public_key
 
     seed = secrets.token_bytes(32)
     write_private(file, seed.hex().encode() + b"\n")

@@ -15,8 +15,8 @@ from ipls.hsm.anchor import read_anchor
 from ipls.hsm.notary import TokenNotary
 from ipls.hsm.rotation import account_of
 from ipls.hsm.token import HsmToken
-from ipls.session.trie import Trie
 from ipls.store.vault import VaultStore
+from ipls.vault.state.trie import Trie
 
 
 def roots(config: ConfigFile) -> None:

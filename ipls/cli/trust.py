@@ -21,13 +21,13 @@ from ipls.config import (
     load_trust_version,
     load_witnesses,
 )
+from ipls.crypto.keys import KEY_BYTES, Signer
 from ipls.hsm.signing import witness_signers
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot, TrustChain
 from ipls.proto.witness.v1.head_pb2 import Cosignature
 from ipls.store.witness import WitnessStore
 from ipls.trust.chain import Version, cosign_version, follow, successor
 from ipls.trust.errors import TrustRootRefused
-from ipls.trust.keys import KEY_BYTES, Signer
 from ipls.trust.root import TrustRoot, Witness, WitnessKey, encode
 
 DAY_MS = 86_400_000

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from ipls.client.events import KeyUse
-from ipls.session.limits import DAY_MS
+from ipls.vault.limits import DAY_MS
 
 _WHAT = {
     "handshake": "a session with the vault was opened",

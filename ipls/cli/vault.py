@@ -19,9 +19,9 @@ from ipls.hsm import replay
 from ipls.hsm.anchor import genesis, read_anchor
 from ipls.hsm.handoff import hand_off, take_over
 from ipls.hsm.owner import Owner
-from ipls.session.transcript import hsm_key_id
 from ipls.store.vault import open_vault_store
 from ipls.trust.bundle import verify_bundle
+from ipls.vault.session.transcript import hsm_key_id
 
 app = typer.Typer(
     no_args_is_help=True, help="The vault's state: its beginning, a check, recovery. For one that is off."

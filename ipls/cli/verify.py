@@ -13,9 +13,9 @@ import typer
 from google.protobuf.message import DecodeError
 
 from ipls.akd import AkdError, Version, verify_history, verify_lookup
-from ipls.audit.errors import AuditError, AuditFault
-from ipls.audit.listing import parse_name
-from ipls.audit.walk import beginning, check_proof
+from ipls.auditlog.chain import beginning, check_proof
+from ipls.auditlog.errors import AuditError, AuditFault
+from ipls.auditlog.listing import parse_name
 from ipls.cli.audit.auditor import MAX_OBJECT
 from ipls.cli.bundle import described
 from ipls.cli.conformance import ConformanceError, check_proofs, replay_vectors

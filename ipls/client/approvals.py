@@ -7,11 +7,11 @@ and shows `APPROVER:SIGNATURE`, which the waiting one hands to the vault. Keys a
 from typing import NamedTuple
 
 from ipls.client.errors import ProfileError
-from ipls.session.transcript import approval_statement
+from ipls.crypto.keys import check_public_key, public_key, sign
 from ipls.trust.errors import TrustError
 from ipls.trust.identity import check_label
-from ipls.trust.keys import check_public_key, public_key, sign
 from ipls.trust.limits import MAX_INT
+from ipls.vault.session.transcript import approval_statement
 
 
 class ApprovalRequest(NamedTuple):

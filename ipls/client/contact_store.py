@@ -11,11 +11,11 @@ from google.protobuf.message import Message
 from ipls.client.calls import CALL_S, PATIENCE_S, retrying
 from ipls.client.errors import RefusedError
 from ipls.client.profile import Account
-from ipls.client.records import MAX_CARD, MAX_MANIFEST
+from ipls.contacts.records import MAX_CARD, MAX_MANIFEST
+from ipls.crypto.keys import public_key, sign
 from ipls.proto.contacts.v1 import contacts_pb2 as pb
 from ipls.rpc.channel import chunks
 from ipls.trust.calls import NONCE_BYTES, call_digest
-from ipls.trust.keys import public_key, sign
 
 if TYPE_CHECKING:
     from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceAsyncStub

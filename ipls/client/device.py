@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from ipls.akd import Version
-from ipls.client import vcard
 from ipls.client.approvals import Approval, ApprovalRequest
 from ipls.client.calls import PATIENCE_S
 from ipls.client.contact_store import ContactStore
@@ -34,6 +33,8 @@ from ipls.client.sync import Restored, Stored, Sync
 from ipls.client.trust import TrustRoots
 from ipls.client.vault import Vault, VaultSession
 from ipls.clock import system_now_ms
+from ipls.contacts import vcard
+from ipls.crypto.keys import public_key
 from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceStub
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
 from ipls.proto.registration.v1.registration_pb2_grpc import RegistrationServiceStub
@@ -43,7 +44,6 @@ from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.channel import open_channel
 from ipls.trust.errors import TrustError
 from ipls.trust.identity import check_label
-from ipls.trust.keys import public_key
 from ipls.trust.root import TrustRoot, parse
 
 SERVICES = ("directory", "registration", "vault", "contacts")

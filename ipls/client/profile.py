@@ -16,11 +16,11 @@ from ipls.client.errors import ProfileError
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
 from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
 from ipls.proto.witness.v1.head_pb2 import SignedHead
-from ipls.session.history import Seen
 from ipls.store.evidence import EvidenceFolder
 from ipls.store.sqlite import connect, transaction
 from ipls.trust.chain import Version
 from ipls.trust.root import parse
+from ipls.vault.history import Seen
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS pinned (one INTEGER PRIMARY KEY CHECK (one = 1), trust_root BLOB, ca BLOB, addresses TEXT);

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import grpc
 
 from ipls.client.calls import CALL_S, PATIENCE_S, retrying
+from ipls.crypto.keys import public_key, sign
 from ipls.proto.directory.v1.directory_pb2 import OpenSessionRequest
 from ipls.rpc.errors import remote_error
 from ipls.rpc.reads import SESSION_METADATA
 from ipls.trust.calls import NONCE_BYTES, session_digest
-from ipls.trust.keys import public_key, sign
 
 if TYPE_CHECKING:
     from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceAsyncStub

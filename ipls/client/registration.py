@@ -11,11 +11,11 @@ from ipls.client.directory import DirectoryReader, History
 from ipls.client.errors import ProfileError, RefusedError, TryLaterError
 from ipls.client.events import Report, Step
 from ipls.client.profile import Account, KnownVersion, Profile, ProvedHistory, Registration
+from ipls.crypto.encoding import T
+from ipls.crypto.keys import public_key, sign
 from ipls.proto.registration.v1 import registration_pb2 as pb
-from ipls.trust.encoding import T
 from ipls.trust.errors import TrustError
 from ipls.trust.identity import Identity, check_label, encode_record
-from ipls.trust.keys import public_key, sign
 
 if TYPE_CHECKING:
     from ipls.proto.registration.v1.registration_pb2_grpc import RegistrationServiceAsyncStub

@@ -7,12 +7,12 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from ipls.client import records
 from ipls.client.contact_store import BATCH_KEYS, BATCH_RECORDS, ContactStore, RecordKey, StoredManifest, batches
 from ipls.client.errors import ProfileError, RefusedError
 from ipls.client.events import Progress, Report, Step
 from ipls.client.profile import Contact, ContactKey, ManifestSeen, Profile, Swap
 from ipls.client.vault import Vault, VaultSession
+from ipls.contacts import records
 from ipls.proto.vault.v1.vault_pb2 import ListAnswer
 
 

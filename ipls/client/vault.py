@@ -17,13 +17,13 @@ from ipls.client.profile import BundleSeen, Profile
 from ipls.proto.vault.v1 import vault_pb2 as pb
 from ipls.rpc.errors import Ending
 from ipls.rpc.http import HttpClient, HttpTooLarge, HttpUnavailable
-from ipls.session.client import Answer, ClientSession, RetrievedKey
-from ipls.session.errors import SessionRefused
-from ipls.session.history import Seen, follow
 from ipls.trust.bundle import MAX_SIGNED_BUNDLE, bundle_head, check_follows, predecessor, verify_bundle
 from ipls.trust.errors import BundleRefused, TrustError
 from ipls.trust.heads import Head
 from ipls.trust.root import TrustRoot
+from ipls.vault.errors import SessionRefused
+from ipls.vault.history import Seen, follow
+from ipls.vault.session.client import Answer, ClientSession, RetrievedKey
 
 if TYPE_CHECKING:
     from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceAsyncStub

@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 from ipls.hsm.ledger import Ledger
 from ipls.proto.vault.v1.vault_pb2 import HistoryAnswer, HistoryEntry
-from ipls.session.account import Account, Times, apply
-from ipls.session.effects import History, Operation, Result
-from ipls.session.errors import SessionRefused
-from ipls.session.history import MAX_ENTRIES, Seen
-from ipls.session.journal import account_key, other_key
-from ipls.session.limits import Limits, Releases
 from ipls.trust.identity import Identity
+from ipls.vault.account import Account, Times, apply
+from ipls.vault.errors import SessionRefused
+from ipls.vault.history import MAX_ENTRIES, Seen
+from ipls.vault.limits import Limits, Releases
+from ipls.vault.session.effects import History, Operation, Result
+from ipls.vault.state.journal import account_key, other_key
 
 _RELEASES = other_key("releases")
 
@@ -24,7 +24,7 @@ class Accounts:
         self._limits = limits
 
     def commit(self, label: str, identity: Identity, operation: Operation) -> Result:
-        """See `ipls.session.effects.Commit`. Raises SessionRefused, and the account stays as it was; DatabaseFailed."""
+        """See `ipls.vault.session.effects.Commit`. Raises SessionRefused, and the account stays as it was; DatabaseFailed."""
         key = account_key(label)
         record, counted = self._ledger.get(key), self._ledger.get(_RELEASES)
         before = Account.decode(record) if record else None

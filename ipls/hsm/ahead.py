@@ -2,11 +2,11 @@
 
 from collections import deque
 
-from ipls.session.token import Ephemeral, Token
+from ipls.vault.session.token import Ephemeral, Token
 
 
 class EphemeralsAhead:
-    """A token (`ipls.session.token.Token`) that has key pairs ready. Each is given out once."""
+    """A token (`ipls.vault.session.token.Token`) that has key pairs ready. Each is given out once."""
 
     def __init__(self, token: Token, places: int) -> None:
         self._token = token

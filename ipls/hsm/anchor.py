@@ -4,9 +4,9 @@ import secrets
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from ipls.session.errors import SessionRefused
-from ipls.session.journal import STATE_BYTES, State, anchor_digest, first_state
 from ipls.store.vault import VaultStore
+from ipls.vault.errors import SessionRefused
+from ipls.vault.state.journal import STATE_BYTES, State, anchor_digest, first_state
 
 
 class Notary(Protocol):

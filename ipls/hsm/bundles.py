@@ -7,11 +7,11 @@ from pathlib import Path
 from ipls.hsm.ledger import Ledger
 from ipls.hsm.messages import Opened
 from ipls.proto.vault.v1.vault_pb2 import Bundle, SignedBundle
-from ipls.session.errors import SessionRefused
-from ipls.session.journal import other_key
 from ipls.trust.bundle import bundle_head, hsm_for, shard_count, shard_of, verify_bundle
 from ipls.trust.heads import Head
 from ipls.trust.root import TrustRoot
+from ipls.vault.errors import SessionRefused
+from ipls.vault.state.journal import other_key
 
 _KEY = other_key("bundle")
 _RECORD = struct.Struct(">Q32sI")  # number, digest, the fleet's shards

@@ -27,8 +27,8 @@ from ipls.hsm import module
 from ipls.hsm.derivation import DERIVATIONS, Derivation
 from ipls.hsm.module import find, hidden
 from ipls.hsm.token import LABELS, UNWRAP_REFUSED, HsmChannel, HsmToken, held, make_keys, make_pair, unwrap
-from ipls.session import profiles, transcript
-from ipls.session.errors import SessionRefused
+from ipls.vault.errors import SessionRefused
+from ipls.vault.session import profiles, transcript
 
 PREFIX = "ipls hsm check "
 """Before the labels of what it makes; what bears it is destroyed, before and after."""

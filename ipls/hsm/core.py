@@ -32,13 +32,23 @@ from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.vault.v1.core_pb2 import CoreRequest, CoreResponse, NeedsHistory, Ready, Refused
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.rooms import Room
-from ipls.session.effects import Admit, Commit, Effect, Handshake, JudgeBy, NeedHistory, Receive, ReceiveRequest, Send
-from ipls.session.errors import SessionRefused
-from ipls.session.limits import Limits
 from ipls.store.errors import DatabaseFailed
 from ipls.store.vault import open_vault_store
 from ipls.trust.errors import TrustError
 from ipls.trust.root import TrustRoot
+from ipls.vault.errors import SessionRefused
+from ipls.vault.limits import Limits
+from ipls.vault.session.effects import (
+    Admit,
+    Commit,
+    Effect,
+    Handshake,
+    JudgeBy,
+    NeedHistory,
+    Receive,
+    ReceiveRequest,
+    Send,
+)
 
 log = structlog.get_logger()
 

@@ -1,4 +1,4 @@
-"""How a token derives keys inside itself, for each profile of `ipls.session.profiles`."""
+"""How a token derives keys inside itself, for each profile of `ipls.vault.session.profiles`."""
 
 import ctypes
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from pkcs11 import KeyType, Mechanism, MechanismFlag
 
 from ipls.hsm.module import hidden
-from ipls.session.profiles import HKDF_SHA256, SOFTHSM_AES_CBC
+from ipls.vault.session.profiles import HKDF_SHA256, SOFTHSM_AES_CBC
 
 
 def _mechanism(name: str, value: int) -> Mechanism:

@@ -8,9 +8,9 @@ from ipls.hsm import replay
 from ipls.hsm.anchor import Notary, read_anchor, write_anchor
 from ipls.hsm.ledger import Ledger
 from ipls.hsm.owner import OWNER, OWNER_BYTES, Owner, handed_off, handed_to
-from ipls.session.errors import SessionRefused
-from ipls.session.journal import STATE_BYTES, State, handoff_digest
 from ipls.store.vault import VaultStore
+from ipls.vault.errors import SessionRefused
+from ipls.vault.state.journal import STATE_BYTES, State, handoff_digest
 
 
 def hand_off(store: VaultStore, notary: Notary, to: Owner) -> bytes:

@@ -10,14 +10,14 @@ from ipls.clock import system_now_ms
 from ipls.hsm.ledger import Ledger
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.witness.v1.head_pb2 import SignedHead
-from ipls.session.account import Times
-from ipls.session.errors import SessionRefused
-from ipls.session.journal import Highest, other_key
 from ipls.store.evidence import MAX_FILES
 from ipls.trust.errors import HeadRefused
 from ipls.trust.evidence import encode, from_heads
 from ipls.trust.heads import quorum_timestamp, verify_head
 from ipls.trust.root import TrustRoot
+from ipls.vault.account import Times
+from ipls.vault.errors import SessionRefused
+from ipls.vault.state.journal import Highest, other_key
 
 MAX_SIGNED_HEAD = 16 * 1024
 """Bytes: room for 64 signatures. The head goes out in every m2, which must stay a frame whatever a client hands in."""

@@ -14,12 +14,12 @@ from ipls.hsm import replay
 from ipls.hsm.anchor import Anchor, Notary, read_anchor, write_anchor
 from ipls.hsm.owner import check_owner
 from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
-from ipls.session.errors import SessionRefused
-from ipls.session.journal import NO_RECORD, Entry, Highest, State, entry_hash
-from ipls.session.trie import EMPTY_ROOT, Trie, digest_of
 from ipls.store.errors import DatabaseFailed
 from ipls.store.vault import Changes, VaultStore
 from ipls.trust.errors import TrustError
+from ipls.vault.errors import SessionRefused
+from ipls.vault.state.journal import NO_RECORD, Entry, Highest, State, entry_hash
+from ipls.vault.state.trie import EMPTY_ROOT, Trie, digest_of
 
 Work = Callable[[], object]
 

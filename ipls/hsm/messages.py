@@ -8,7 +8,7 @@ from google.protobuf.descriptor_pool import Default
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from ipls.session.effects import Effect
+from ipls.vault.session.effects import Effect
 
 
 class Command(NamedTuple):

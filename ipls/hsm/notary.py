@@ -20,7 +20,7 @@ from ipls.hsm import pipe
 from ipls.hsm.process import main
 from ipls.hsm.rotation import Rewrap
 from ipls.hsm.token import HsmToken
-from ipls.session.errors import SessionRefused
+from ipls.vault.errors import SessionRefused
 
 log = structlog.get_logger()
 

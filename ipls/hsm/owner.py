@@ -4,9 +4,9 @@ import struct
 from typing import NamedTuple
 
 from ipls.hsm.anchor import Notary
-from ipls.session.errors import SessionRefused
-from ipls.session.journal import Entry, State, other_key
 from ipls.store.vault import VaultStore
+from ipls.vault.errors import SessionRefused
+from ipls.vault.state.journal import Entry, State, other_key
 
 OWNER = other_key("owner")
 _RECORD = struct.Struct(">32sQ")

@@ -5,10 +5,10 @@ from itertools import islice
 from typing import NamedTuple
 
 from ipls.hsm.anchor import Notary, read_anchor
-from ipls.session.errors import SessionRefused
-from ipls.session.journal import NO_RECORD, Entry, State, entry_digest, entry_hash
-from ipls.session.trie import EMPTY_ROOT, Trie, digest_of
 from ipls.store.vault import Changes, LogRow, VaultStore
+from ipls.vault.errors import SessionRefused
+from ipls.vault.state.journal import NO_RECORD, Entry, State, entry_digest, entry_hash
+from ipls.vault.state.trie import EMPTY_ROOT, Trie, digest_of
 
 PAGE = 256
 """Rows read, and HMACs asked for, at once."""

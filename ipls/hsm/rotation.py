@@ -13,9 +13,9 @@ import structlog
 
 from ipls.hsm.ledger import Ledger
 from ipls.hsm.token import Record
-from ipls.session.account import Account, Generation
-from ipls.session.errors import SessionRefused
-from ipls.session.transcript import record_digest
+from ipls.vault.account import Account, Generation
+from ipls.vault.errors import SessionRefused
+from ipls.vault.session.transcript import record_digest
 
 log = structlog.get_logger()
 

@@ -13,10 +13,10 @@ from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
 from pkcs11.util.ec import encode_named_curve_parameters
 
 from ipls.config import ConfigError, TokenConfig, WitnessConfig, read_pin, read_secret
+from ipls.crypto.keys import SeedSigner, Signer, check_public_key, verify
 from ipls.hsm import module, softhsm
 from ipls.hsm.module import raw_point, usable
 from ipls.trust.errors import TrustError
-from ipls.trust.keys import SeedSigner, Signer, check_public_key, verify
 
 _NAME = "ipls witness"
 _CURVE = {Attribute.EC_PARAMS: encode_named_curve_parameters("1.3.101.112")}
@@ -87,7 +87,7 @@ class SigningToken:
 
 
 class TokenSigner:
-    """`ipls.trust.keys.Signer`."""
+    """`ipls.crypto.keys.Signer`."""
 
     def __init__(self, token: SigningToken, private: Any, public: bytes) -> None:
         self.public_key = public

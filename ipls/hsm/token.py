@@ -20,9 +20,9 @@ from ipls.config import ConfigError, TokenConfig
 from ipls.hsm import module, softhsm
 from ipls.hsm.derivation import Derivation, by_profile, by_root
 from ipls.hsm.module import find, hidden, raw_point
-from ipls.session import transcript
-from ipls.session.errors import SessionRefused
-from ipls.session.profiles import SOFTHSM_AES_CBC
+from ipls.vault.errors import SessionRefused
+from ipls.vault.session import transcript
+from ipls.vault.session.profiles import SOFTHSM_AES_CBC
 
 _NAME = "ipls vault"
 LABELS = FLEET, TRANSPORT, ROOT, LOG = "fleet", "transport", "storage root", "log"
@@ -84,7 +84,7 @@ def token_at(place: Path | TokenConfig) -> TokenConfig:
 
 
 class HsmToken:
-    """An open token: `ipls.session.token.Token`."""
+    """An open token: `ipls.vault.session.token.Token`."""
 
     def __init__(self, library: Any, session: Any, prefix: str = "") -> None:
         """`prefix` stands before the labels of its keys.
@@ -206,7 +206,7 @@ class HsmToken:
 
 
 class HsmEphemeral:
-    """`ipls.session.token.Ephemeral`."""
+    """`ipls.vault.session.token.Ephemeral`."""
 
     def __init__(self, roots: "Roots", private: Any, point: bytes) -> None:
         self._roots = roots
@@ -232,7 +232,7 @@ class HsmEphemeral:
 
 
 class HsmChannel:
-    """`ipls.session.token.Channel`."""
+    """`ipls.vault.session.token.Channel`."""
 
     def __init__(self, roots: "Roots", keys: list[Any], held: ExitStack) -> None:
         self._roots = roots

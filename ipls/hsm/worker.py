@@ -15,9 +15,9 @@ from ipls.hsm.ahead import EphemeralsAhead
 from ipls.hsm.messages import Command, Ended, Opened, Report, decode, encode
 from ipls.hsm.process import main
 from ipls.hsm.token import HsmToken
-from ipls.session.effects import Effect, Send
-from ipls.session.errors import SessionRefused
-from ipls.session.vault import vault_session
+from ipls.vault.errors import SessionRefused
+from ipls.vault.session.effects import Effect, Send
+from ipls.vault.session.vault import vault_session
 
 log = structlog.get_logger()
 

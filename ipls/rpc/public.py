@@ -1,4 +1,4 @@
-"""A public log and its witnesses, read over HTTP as anyone can; `ipls.audit` judges what they answer.
+"""A public log and its witnesses, read over HTTP as anyone can; `ipls.auditlog` judges what they answer.
 
 Blocking: for threads. The auditor walks a whole log by this, and a witness catches up by it.
 """
@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Mapping
 from urllib.parse import urlencode
 
-from ipls.audit.errors import AuditFault, AuditUnavailable
-from ipls.audit.listing import MAX_PAGE, Listing, LogObject, Page, parse_page
-from ipls.audit.votes import MAX_ANSWER, VoteIgnored, parse_epoch, parse_vote
+from ipls.auditlog.cosignatures import MAX_ANSWER, VoteIgnored, parse_epoch, parse_vote
+from ipls.auditlog.errors import AuditFault, AuditUnavailable
+from ipls.auditlog.listing import MAX_PAGE, Listing, LogObject, Page, parse_page
 from ipls.clock import system_now_ms
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.http import HttpClient, HttpTooLarge, HttpUnavailable

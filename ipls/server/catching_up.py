@@ -11,10 +11,10 @@ from collections.abc import Callable
 import structlog
 from google.protobuf.message import Message
 
-from ipls.audit.errors import AuditFault, AuditUnavailable
-from ipls.audit.listing import LogObject
-from ipls.audit.votes import VoteIgnored, parse_vote, quorum_head, signed_heads
-from ipls.audit.walk import check_proof
+from ipls.auditlog.chain import check_proof
+from ipls.auditlog.cosignatures import VoteIgnored, parse_vote, quorum_head, signed_heads
+from ipls.auditlog.errors import AuditFault, AuditUnavailable
+from ipls.auditlog.listing import LogObject
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.http import HttpUnavailable
 from ipls.rpc.public import PublicReader

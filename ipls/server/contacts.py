@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError, Message
 
 from ipls.clock import system_now_ms
 from ipls.config import ContactsConfig
+from ipls.crypto.keys import verify
 from ipls.proto.contacts.v1 import contacts_pb2 as pb
 from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceServicer, add_ContactsServiceServicer_to_server
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
@@ -25,7 +26,6 @@ from ipls.store.errors import StoreError
 from ipls.trust.calls import CALL_WINDOW_MS, NONCE_BYTES, call_digest
 from ipls.trust.errors import TrustError
 from ipls.trust.identity import check_label
-from ipls.trust.keys import verify
 from ipls.trust.limits import MAX_INT
 from ipls.trust.root import TrustRoot
 

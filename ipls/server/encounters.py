@@ -4,7 +4,7 @@ import threading
 
 import structlog
 
-from ipls.audit.met import Met
+from ipls.auditlog.equivocation import Met
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.proto.witness.v1.witness_pb2 import SignedProposal

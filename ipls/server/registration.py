@@ -19,6 +19,8 @@ from grpc import StatusCode
 
 from ipls.clock import system_now_ms
 from ipls.config import RegistrationConfig
+from ipls.crypto.encoding import T
+from ipls.crypto.keys import verify
 from ipls.proto.directory.v1.directory_pb2 import SubmitUpdateRequest, WatchUpdateRequest, WatchUpdateResponse
 from ipls.proto.directory.v1.directory_pb2_grpc import UpdateServiceStub
 from ipls.proto.registration.v1 import registration_pb2 as pb
@@ -31,10 +33,8 @@ from ipls.rpc.errors import ServiceError, remote_error
 from ipls.rpc.server import DRAIN_S, GrpcServer, Listener, until_signal
 from ipls.store.errors import StoreError
 from ipls.store.registration import CodeHash, RegistrationStore
-from ipls.trust.encoding import T
 from ipls.trust.errors import TrustError
 from ipls.trust.identity import check_label, decode_record
-from ipls.trust.keys import verify
 from ipls.trust.root import TrustRoot
 
 if TYPE_CHECKING:

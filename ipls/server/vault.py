@@ -36,9 +36,9 @@ from ipls.rpc.errors import ServiceError
 from ipls.rpc.reads import read_history
 from ipls.rpc.rooms import Room
 from ipls.rpc.server import GrpcServer, Listener, run_until_signal
-from ipls.session.transcript import MAX_FRAME
 from ipls.store.errors import StoreError
 from ipls.store.evidence import EvidenceFolder
+from ipls.vault.session.transcript import MAX_FRAME
 
 if TYPE_CHECKING:
     from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceAsyncStub

@@ -12,7 +12,7 @@ import structlog
 from grpc import StatusCode
 
 from ipls.akd import AkdError, verify_append_only
-from ipls.audit.errors import AuditError
+from ipls.auditlog.errors import AuditError
 from ipls.clock import system_now_ms
 from ipls.config import WitnessConfig
 from ipls.hsm.signing import witness_signers

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ipls.config import ConfigError
+from ipls.crypto.keys import Signer
 from ipls.trust.heads import Head, cosign
-from ipls.trust.keys import Signer
 from ipls.trust.limits import MAX_AHEAD_MS, MAX_INT
 from ipls.trust.root import TrustRoot, Witness, WitnessKey
 

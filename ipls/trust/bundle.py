@@ -9,12 +9,12 @@ import hashlib
 from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf.message import DecodeError
 
+from ipls.crypto.encoding import T
+from ipls.crypto.keys import Signer, sign, verify
 from ipls.proto.vault.v1.vault_pb2 import Bundle, Hsm, SignedBundle
 from ipls.proto.witness.v1.head_pb2 import Cosignature
-from ipls.trust.encoding import T
 from ipls.trust.errors import BundleRefused
 from ipls.trust.heads import Head, cosign, count
-from ipls.trust.keys import Signer, sign, verify
 from ipls.trust.limits import MAX_AHEAD_MS, MAX_INT
 from ipls.trust.root import TrustRoot
 

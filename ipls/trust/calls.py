@@ -2,7 +2,7 @@
 
 import hashlib
 
-from ipls.trust.encoding import T
+from ipls.crypto.encoding import T
 
 CALL_WINDOW_MS = 2 * 60 * 1000
 """How far a call's time may lie from the service's clock, either way."""

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
+from ipls.crypto.keys import Signer
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
 from ipls.proto.witness.v1.head_pb2 import Cosignature
 from ipls.trust.errors import HeadRefused, TrustRootRefused
 from ipls.trust.heads import Head, cosign, count
-from ipls.trust.keys import Signer
 from ipls.trust.root import TrustRoot, parse
 
 MAX_ANSWER = 8

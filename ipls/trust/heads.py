@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from ipls.crypto.keys import Signer, verify
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignatureMessage, SignedHead
 from ipls.trust.errors import HeadRefused, TrustError
-from ipls.trust.keys import Signer, verify
 from ipls.trust.limits import MAX_AHEAD_MS, MAX_COSIGNATURES, MAX_INT
 from ipls.trust.root import TrustRoot, Witness
 

@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_ds
 from cryptography.hazmat.primitives.hashes import SHA256
 from google.protobuf.message import DecodeError, Message
 
+from ipls.crypto.encoding import T
+from ipls.crypto.keys import check_public_key, public_key, sign, verify
 from ipls.proto.vault.v1.fleet_pb2 import Card, Officer, OfficerSignature, Parcel, Report, SignedCard
-from ipls.trust.encoding import T
 from ipls.trust.errors import ReportRefused, SignatureRefused
-from ipls.trust.keys import check_public_key, public_key, sign, verify
 from ipls.trust.limits import MAX_INT
 
 MAX_REPORT = 256 * 1024

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 import tomli_w
 
-from ipls.trust.encoding import T
+from ipls.crypto.encoding import T
+from ipls.crypto.keys import check_public_key
 from ipls.trust.errors import SignatureRefused, TrustRootRefused
-from ipls.trust.keys import check_public_key
 from ipls.trust.limits import MAX_COSIGNATURES, MAX_INT
 
 MAX_FILE = 256 * 1024

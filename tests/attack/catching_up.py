@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from ipls.akd import Publication
-from ipls.audit.errors import AuditError
+from ipls.auditlog.errors import AuditError
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.proto.witness.v1.witness_pb2 import ProposeRequest, SignedProposal
 from ipls.rpc.channel import chunks

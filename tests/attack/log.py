@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 from xml.sax.saxutils import escape
 
 from ipls.akd import EMPTY_ROOT
-from ipls.trust.keys import public_key
+from ipls.crypto.keys import public_key
 from ipls.trust.root import TrustRoot, Witness, WitnessKey, encode
 from tests.server.chains import Chain
 from tests.trust.roots import NAMESPACE, NOW, WITNESSES, cosign, make_root

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from ipls.crypto.keys import public_key
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.trust.heads import Head
-from ipls.trust.keys import public_key
 from tests.attack.catching_up import Victim, quorums
 from tests.attack.log import public_world, vote
 from tests.server.chains import Chain, proposal

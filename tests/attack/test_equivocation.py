@@ -13,6 +13,7 @@ from ipls.akd import EMPTY_ROOT
 from ipls.client.directory import DirectoryReader
 from ipls.client.errors import RefusedError
 from ipls.client.profile import Profile, ProvedHistory
+from ipls.crypto.keys import public_key
 from ipls.proto.directory.v1.directory_pb2 import HistoryRequest, HistoryResponse, OpenSessionResponse
 from ipls.proto.directory.v1.directory_pb2_grpc import (
     DirectoryServiceServicer,
@@ -27,7 +28,6 @@ from ipls.server.directory.witnesses import Witnesses
 from ipls.store.evidence import EvidenceFolder
 from ipls.trust.heads import Head
 from ipls.trust.identity import encode_record
-from ipls.trust.keys import public_key
 from ipls.trust.root import TrustRoot, encode
 from tests.attack.directory import Directory
 from tests.e2e.running import ipls

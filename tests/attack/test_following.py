@@ -7,13 +7,13 @@ import httpx
 import pytest
 
 from ipls.akd import EMPTY_ROOT, Publication
-from ipls.audit.errors import AuditError
+from ipls.auditlog.errors import AuditError
+from ipls.crypto.keys import public_key
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.server.auditor import auditor_app
 from ipls.store.witness import init_witness_state
 from ipls.trust.errors import HeadRefused
 from ipls.trust.heads import signers, timestamp
-from ipls.trust.keys import public_key
 from ipls.trust.root import Witness, WitnessKey
 from tests.attack.log import World, name, public_world, vote
 from tests.server.chains import Chain

@@ -7,12 +7,12 @@ from typing import Any
 import grpc
 import pytest
 
+from ipls.crypto.keys import public_key
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.proto.witness.v1.witness_pb2 import GetStateResponse, ProposeResponse, WitnessState
 from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceServicer
 from ipls.rpc.errors import ServiceError
 from ipls.server.directory.errors import NoQuorum
-from ipls.trust.keys import public_key
 from tests.server.directories import NOW, World, seed
 from tests.trust.roots import cosign
 

@@ -13,6 +13,7 @@ from ipls.client.errors import RefusedError
 from ipls.client.events import Event, TrustRootFollowed
 from ipls.client.profile import Pinned, Profile
 from ipls.client.trust import TrustRoots
+from ipls.crypto.keys import public_key
 from ipls.proto.directory.v1.directory_pb2 import TrustRootsRequest, TrustRootsResponse
 from ipls.proto.directory.v1.directory_pb2_grpc import (
     DirectoryServiceServicer,
@@ -22,7 +23,6 @@ from ipls.proto.directory.v1.directory_pb2_grpc import (
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
 from ipls.server.directory.services import DirectoryService
 from ipls.trust.chain import MAX_ANSWER
-from ipls.trust.keys import public_key
 from ipls.trust.root import WitnessKey
 from tests.server.loopback import loopback
 from tests.trust.chains import after, first, signed

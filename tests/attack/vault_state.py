@@ -8,13 +8,13 @@ from ipls.hsm.accounts import Accounts
 from ipls.hsm.anchor import Notary
 from ipls.hsm.ledger import Ledger
 from ipls.proto.vault.v1.vault_pb2 import HistoryAnswer
-from ipls.session.account import Times
-from ipls.session.effects import Handshake, History, List, Operation, Result, Retrieve, Store, StoredRecord
-from ipls.session.errors import SessionRefused
-from ipls.session.history import Seen, follow
-from ipls.session.limits import Limits
 from ipls.store.errors import DatabaseFailed
 from ipls.trust.identity import Identity
+from ipls.vault.account import Times
+from ipls.vault.errors import SessionRefused
+from ipls.vault.history import Seen, follow
+from ipls.vault.limits import Limits
+from ipls.vault.session.effects import Handshake, History, List, Operation, Result, Retrieve, Store, StoredRecord
 from tests.hsm.ledgers import MemoryNotary, new_ledger, perform
 from tests.store.vault_databases import Database
 

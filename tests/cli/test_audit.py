@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from ipls.cli.audit import auditor, command
+from ipls.crypto.keys import public_key
 from ipls.proto.akd.v1.akd_pb2 import SingleAppendOnlyProof
 from ipls.trust.evidence import judge
-from ipls.trust.keys import public_key
 from tests.attack.log import World, listing, name, public_world, vote
 from tests.e2e.running import IPLS
 from tests.server.chains import Chain

@@ -15,10 +15,10 @@ from ipls.cli.main import app
 from ipls.config import load_core
 from ipls.hsm.ledger import Ledger
 from ipls.hsm.notary import open_notary
-from ipls.session.errors import SessionRefused
-from ipls.session.journal import other_key
 from ipls.store.errors import StoreError
 from ipls.store.vault import open_vault_store
+from ipls.vault.errors import SessionRefused
+from ipls.vault.state.journal import other_key
 from tests.hsm.ledgers import perform
 from tests.store.postgres import PostgresDatabase, PostgresServer
 

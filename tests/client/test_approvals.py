@@ -4,7 +4,7 @@ import pytest
 
 from ipls.client.approvals import Approval, ApprovalRequest, parse_approver
 from ipls.client.errors import ProfileError
-from ipls.trust.keys import public_key
+from ipls.crypto.keys import public_key
 
 KEY = public_key(bytes(32))
 REQUEST = ApprovalRequest("+4930123456", 2, KEY)

@@ -18,8 +18,8 @@ from ipls.client.device import Device
 from ipls.client.errors import ClientError, ProfileError
 from ipls.client.events import Event, HeadChecked, HistoryChecked, IdentityChange, KeyUse, Progress, Step, VaultAccepted
 from ipls.client.vault import VaultSession
-from ipls.session.limits import DAY_MS
 from ipls.store.contacts import Manifest
+from ipls.vault.limits import DAY_MS
 from tests.client.deployment import Deployment, book
 
 

@@ -13,6 +13,7 @@ from ipls.client.directory import DirectoryReader, History
 from ipls.client.errors import ClientError, RefusedError, TryLaterError
 from ipls.client.events import Event, EvidenceMet, HeadChecked
 from ipls.client.profile import KnownVersion, Profile, ProvedHistory
+from ipls.crypto.keys import public_key
 from ipls.proto.akd.v1.akd_pb2 import HistoryProof
 from ipls.proto.directory.v1.directory_pb2 import (
     AbsenceResponse,
@@ -30,7 +31,6 @@ from ipls.rpc.errors import ServiceError
 from ipls.trust.evidence import judge
 from ipls.trust.heads import Head
 from ipls.trust.identity import encode_record, verify_identity
-from ipls.trust.keys import public_key
 from ipls.trust.root import TrustRoot
 from tests.attack.directory import Directory
 from tests.server.loopback import loopback

@@ -9,11 +9,11 @@ from typer.testing import CliRunner
 
 from ipls.cli.main import app
 from ipls.config import ConfigError, TokenConfig
+from ipls.crypto.keys import public_key
 from ipls.proto.vault.v1.fleet_pb2 import Report
-from ipls.session.errors import SessionRefused
 from ipls.trust import root as trust_root
 from ipls.trust.errors import TrustError
-from ipls.trust.keys import public_key
+from ipls.vault.errors import SessionRefused
 from tests.hsm.tokens import as_configured, bare_token, pin_file
 from tests.trust.roots import make_root, seed
 

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from ipls.hsm.anchor import Notary, genesis
 from ipls.hsm.ledger import Ledger
-from ipls.session.errors import SessionRefused
 from ipls.store.vault import Changes, Server, open_vault_store
+from ipls.vault.errors import SessionRefused
 
 T = TypeVar("T")
 

@@ -32,6 +32,7 @@ from ipls.cli.certificates import Authority
 from ipls.cli.deployment import free_ports
 from ipls.cli.keys import DAY_MS, first_bundle
 from ipls.config import PostgresConfig, load_core
+from ipls.crypto.keys import public_key
 from ipls.hsm import pipe, replay
 from ipls.hsm.anchor import genesis, read_anchor
 from ipls.hsm.notary import TokenNotary, open_notary
@@ -39,14 +40,13 @@ from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.vault.v1.core_pb2 import CoreRequest, CoreResponse, HistoryHandIn
 from ipls.proto.vault.v1.vault_pb2 import Bundle, SessionRequest, SessionResponse, SignedBundle
 from ipls.proto.witness.v1.head_pb2 import SignedHead
-from ipls.session.client import ClientSession
-from ipls.session.errors import SessionRefused
 from ipls.store.vault import open_vault_store
 from ipls.trust import root as trust_root
 from ipls.trust.bundle import bundle_head, sign_bundle, verify_bundle
 from ipls.trust.heads import Head
 from ipls.trust.identity import encode_record
-from ipls.trust.keys import public_key
+from ipls.vault.errors import SessionRefused
+from ipls.vault.session.client import ClientSession
 from tests.hsm.tokens import PIN, as_configured, vault_token
 from tests.trust.bundles import countersigned
 from tests.trust.roots import OPERATOR, VRF, WITNESSES, signed, three_of, witness

@@ -20,9 +20,9 @@ from ipls.hsm.derivation import by_profile
 from ipls.hsm.module import hidden
 from ipls.hsm.token import HsmChannel, HsmToken, Record, token_at
 from ipls.proto.vault.v1.fleet_pb2 import Card, Member, Parcel, Report, SignedCard
-from ipls.session import profiles, transcript
-from ipls.session.errors import SessionRefused
 from ipls.trust import report as reports
+from ipls.vault.errors import SessionRefused
+from ipls.vault.session import profiles, transcript
 from tests.hsm.fleets import OFFICERS, STRANGER, Fleet, Host, officers_table, run
 from tests.hsm.tokens import MODULES, PIN
 

@@ -4,8 +4,8 @@ import pytest
 import pytest_asyncio
 
 from ipls.proto.witness.v1.head_pb2 import SignedHead
-from ipls.session.client import ClientSession
-from ipls.session.errors import OperationRefused, SessionRefused
+from ipls.vault.errors import OperationRefused, SessionRefused
+from ipls.vault.session.client import ClientSession
 from tests.hsm.rig import CoreProcess, Exchange, Owner, Rig, now_ms, running_core
 
 KEY = bytes(range(32))

@@ -17,7 +17,7 @@ from ipls.hsm import check as check_module
 from ipls.hsm import module
 from ipls.hsm import token as token_module
 from ipls.hsm.check import PREFIX, Finding, check_token
-from ipls.session.profiles import HKDF_SHA256, SOFTHSM_AES_CBC
+from ipls.vault.session.profiles import HKDF_SHA256, SOFTHSM_AES_CBC
 from tests.hsm.tokens import PIN, as_configured, kryoptic_token, pin_file, softhsm_token, vault_token
 
 Place = TokenConfig

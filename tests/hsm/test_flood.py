@@ -9,7 +9,7 @@ from ipls.hsm.core import HELLOS
 from ipls.hsm.token import HsmToken
 from ipls.proto.vault.v1.vault_pb2 import SessionRequest, SessionResponse
 from ipls.rpc.rooms import Room
-from ipls.session import transcript
+from ipls.vault.session import transcript
 from tests.hsm.rig import CoreProcess, Exchange, Owner, Rig, now_ms, running, running_core
 
 KEY = bytes(range(32))

@@ -10,9 +10,9 @@ import pytest
 from ipls.hsm.handoff import hand_off, take_over
 from ipls.hsm.ledger import Ledger
 from ipls.hsm.owner import Owner
-from ipls.session.errors import SessionRefused
-from ipls.session.journal import other_key
 from ipls.store.vault import VaultStore, open_vault_store
+from ipls.vault.errors import SessionRefused
+from ipls.vault.state.journal import other_key
 from tests.attack.vault_state import outcome
 from tests.hsm.ledgers import Dying, Fuse, Killed, MemoryNotary, new_ledger, perform
 

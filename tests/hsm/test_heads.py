@@ -9,10 +9,10 @@ from ipls.hsm.heads import HeadKeeper
 from ipls.hsm.ledger import Ledger
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
-from ipls.session.errors import SessionRefused
 from ipls.trust.errors import HeadRefused
 from ipls.trust.evidence import encode, judge
 from ipls.trust.heads import Head
+from ipls.vault.errors import SessionRefused
 from tests.hsm.ledgers import new_ledger, perform
 from tests.trust.roots import HOUR, NOW, THIEF, WITNESSES, signed, three_of
 

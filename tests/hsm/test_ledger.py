@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ipls.hsm.ledger import Ledger
-from ipls.session.errors import SessionRefused
-from ipls.session.journal import Highest, other_key
 from ipls.store.errors import DatabaseFailed
 from ipls.store.vault import Changes, Server, VaultStore
+from ipls.vault.errors import SessionRefused
+from ipls.vault.state.journal import Highest, other_key
 from tests.hsm.ledgers import Dying, Fuse, Killed, MemoryNotary, new_ledger, perform
 from tests.store.postgres import PostgresServer
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ipls.session.client import ClientSession
-from ipls.session.errors import SessionRefused
+from ipls.vault.errors import SessionRefused
+from ipls.vault.session.client import ClientSession
 from tests.hsm.rig import CoreProcess, Exchange, Owner, Rig, now_ms, running_core
 
 KEY = bytes(range(32))

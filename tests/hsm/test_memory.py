@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
-from ipls.session.client import ClientSession
+from ipls.vault.session.client import ClientSession
 from tests.hsm.memory import search
 from tests.hsm.rig import Exchange, Owner, Rig, child, children
 from tests.server.vault_process import Vault, running_vault

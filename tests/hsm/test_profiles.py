@@ -12,10 +12,10 @@ from ipls.config import ConfigError
 from ipls.hsm import module
 from ipls.hsm.derivation import by_profile
 from ipls.hsm.token import create_keys
-from ipls.session import transcript
-from ipls.session.errors import SessionRefused
-from ipls.session.journal import account_key
-from ipls.session.profiles import HKDF_SHA256, SOFTHSM_AES_CBC, derive
+from ipls.vault.errors import SessionRefused
+from ipls.vault.session import transcript
+from ipls.vault.session.profiles import HKDF_SHA256, SOFTHSM_AES_CBC, derive
+from ipls.vault.state.journal import account_key
 from tests.hsm.tokens import PIN, kryoptic_token, softhsm_token
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "vectors/vault_profiles.json").read_text())

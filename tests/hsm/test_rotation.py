@@ -21,11 +21,11 @@ from ipls.hsm.ledger import Ledger
 from ipls.hsm.module import hidden
 from ipls.hsm.rotation import Rewrap, Rotation, account_of
 from ipls.hsm.token import HsmToken, new_root_id, purposes, token_at
-from ipls.session.account import Account, Generation
-from ipls.session.client import ClientSession
-from ipls.session.errors import SessionRefused
-from ipls.session.journal import account_key, other_key
 from ipls.store.vault import open_vault_store
+from ipls.vault.account import Account, Generation
+from ipls.vault.errors import SessionRefused
+from ipls.vault.session.client import ClientSession
+from ipls.vault.state.journal import account_key, other_key
 from tests.hsm.ledgers import MemoryNotary, new_ledger, perform
 from tests.hsm.rig import CoreProcess, Exchange, Owner, Rig, running_core
 from tests.hsm.tokens import MODULES, PIN

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from ipls.cli.witness import app
 from ipls.config import ConfigError, TokenConfig, WitnessConfig
 from ipls.config.models import WitnessTokenConfig
+from ipls.crypto.keys import public_key, verify
 from ipls.hsm import module, softhsm
 from ipls.hsm.signing import SigningToken, make_token_key, witness_signers
-from ipls.trust.keys import public_key, verify
 from tests.hsm.tokens import MODULES, PIN, as_configured, bare_token, pin_file, softhsm_token
 
 FILE_SEED = bytes([7]) * 32

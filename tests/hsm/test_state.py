@@ -14,12 +14,12 @@ import pytest
 
 from ipls.hsm.ledger import Ledger
 from ipls.hsm.notary import NotaryProcess, TokenNotary
-from ipls.session.client import ClientSession
-from ipls.session.errors import SessionRefused
-from ipls.session.history import Seen, follow
-from ipls.session.journal import other_key
 from ipls.store.errors import StoreError
 from ipls.store.vault import open_vault_store
+from ipls.vault.errors import SessionRefused
+from ipls.vault.history import Seen, follow
+from ipls.vault.session.client import ClientSession
+from ipls.vault.state.journal import other_key
 from tests.hsm import dying
 from tests.hsm.ledgers import perform
 from tests.hsm.rig import CoreProcess, Exchange, Owner, Rig, running_core

@@ -20,8 +20,8 @@ from pkcs11 import KDF, Attribute, KeyType, Mechanism, ObjectClass
 from ipls.config import TokenConfig
 from ipls.hsm import token as token_module
 from ipls.hsm.token import HsmChannel, HsmToken, TokenKeys, create_token, token_at
-from ipls.session import transcript
-from ipls.session.errors import SessionRefused
+from ipls.vault.errors import SessionRefused
+from ipls.vault.session import transcript
 from tests.hsm.tokens import MODULES, PIN, vault_token
 
 H2 = hashlib.sha256(b"h2").digest()

@@ -8,7 +8,7 @@ import tomli_w
 from ipls.config import TokenConfig
 from ipls.hsm import module, softhsm
 from ipls.hsm.token import TokenKeys, create_keys, create_token
-from ipls.session.profiles import HKDF_SHA256
+from ipls.vault.session.profiles import HKDF_SHA256
 
 PIN = "1234567890"
 LABEL = "test"

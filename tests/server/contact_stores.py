@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from ipls.akd import EMPTY_ROOT, DirectoryKey, make_history
 from ipls.client.contact_store import ContactStore, RecordKey
 from ipls.client.profile import Account
+from ipls.crypto.keys import public_key, sign
 from ipls.proto.contacts.v1 import contacts_pb2 as pb
 from ipls.proto.contacts.v1.contacts_pb2_grpc import (
     ContactsServiceStub,
@@ -31,7 +32,6 @@ from ipls.server.contacts import ContactsServicer, Limits
 from ipls.server.identities import Identities
 from ipls.store.contacts import ContactsStore
 from ipls.trust.calls import call_digest
-from ipls.trust.keys import public_key, sign
 from tests.hsm import rig
 from tests.hsm.rig import Owner
 from tests.server.loopback import loopback

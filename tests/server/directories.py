@@ -11,6 +11,7 @@ from ipls.akd import EMPTY_ROOT, DirectoryKey
 from ipls.cli.certificates import Authority
 from ipls.cli.deployment import free_ports
 from ipls.config import DirectoryConfig, TlsFiles
+from ipls.crypto.keys import public_key
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub, UpdateServiceStub
 from ipls.proto.witness.v1.head_pb2 import SignedHead
@@ -27,7 +28,6 @@ from ipls.store.directory import DirectoryStore, Step
 from ipls.store.log import FileLog, LogStore
 from ipls.store.witness import init_witness_state
 from ipls.trust.identity import encode_record
-from ipls.trust.keys import public_key
 from ipls.trust.root import TrustRoot, Witness, WitnessKey
 from tests.server.witnesses import make_service, open_store
 

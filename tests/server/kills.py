@@ -23,9 +23,9 @@ import grpc
 from ipls.config import configure_logging
 from ipls.proto.vault.v1.vault_pb2 import SessionRequest, SessionResponse
 from ipls.rpc.errors import RemoteError
-from ipls.session.client import ClientSession, RetrievedKey
-from ipls.session.errors import OperationRefused
-from ipls.session.history import Seen, follow
+from ipls.vault.errors import OperationRefused
+from ipls.vault.history import Seen, follow
+from ipls.vault.session.client import ClientSession, RetrievedKey
 from tests.hsm.rig import Exchange, Owner, Rig
 from tests.server.linear import Operation, Register, Retrieve, Store, linearizable
 from tests.server.vault_process import Vault, running_vault

@@ -6,11 +6,11 @@ from typing import Any
 import grpc
 import pytest
 
+from ipls.crypto.keys import public_key, sign
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.rpc.errors import RemoteError, remote_error
 from ipls.rpc.reads import SESSION_METADATA, read_history
 from ipls.trust.calls import session_digest
-from ipls.trust.keys import public_key, sign
 from tests.server.directories import NOW, Client, seed
 
 _nonces = itertools.count(1)

@@ -11,14 +11,14 @@ import httpx
 import pytest
 
 from ipls.akd import EMPTY_ROOT
-from ipls.audit.votes import count_votes
+from ipls.auditlog.cosignatures import count_votes
+from ipls.crypto.keys import public_key
 from ipls.rpc.http import HttpUnavailable
 from ipls.server.auditor import auditor_app
 from ipls.server.witness import WitnessService
 from ipls.store.log import object_name
 from ipls.store.witness import Step, WitnessStore, init_witness_state
 from ipls.trust.heads import Head
-from ipls.trust.keys import public_key
 from ipls.trust.root import TrustRoot
 from tests.server.chains import Chain
 from tests.server.witnesses import make_service, open_store

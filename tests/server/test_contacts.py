@@ -13,6 +13,7 @@ import pytest
 from ipls.client.contact_store import ContactStore, StoredManifest
 from ipls.client.errors import RefusedError, TryLaterError
 from ipls.client.profile import Account
+from ipls.crypto.keys import public_key, sign
 from ipls.proto.contacts.v1 import contacts_pb2 as pb
 from ipls.proto.contacts.v1.contacts_pb2_grpc import (
     ContactsServiceStub,
@@ -24,7 +25,6 @@ from ipls.server.contacts import ContactsServicer, Limits
 from ipls.server.identities import Identities
 from ipls.store.contacts import ContactsStore
 from ipls.trust.calls import call_digest
-from ipls.trust.keys import public_key, sign
 from tests.hsm.rig import Owner
 from tests.server.contact_stores import (
     ALICE,

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ipls.crypto.keys import public_key
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.proto.witness.v1.witness_pb2 import (
     GetStateRequest,
@@ -20,7 +21,6 @@ from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceServicer
 from ipls.server.directory.errors import NoQuorum
 from ipls.server.witness import WitnessService
 from ipls.trust.heads import signers, verify_head
-from ipls.trust.keys import public_key
 from tests.server.directories import ALICE, NOW, World, record, seed
 from tests.trust.roots import cosign
 

@@ -8,7 +8,7 @@ from typing import Any
 from typer.testing import CliRunner
 
 from ipls.cli.main import app
-from ipls.session.errors import SessionRefused
+from ipls.vault.errors import SessionRefused
 from tests.hsm.fleet import another_host, write_bundle
 from tests.hsm.rig import Owner, Rig
 from tests.server.test_vault_state import ends

@@ -16,6 +16,7 @@ from ipls.akd import verify_append_only, verify_lookup
 from ipls.client.device import Device
 from ipls.client.errors import RefusedError
 from ipls.client.profile import Account, Profile
+from ipls.crypto.keys import public_key
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.directory.v1.directory_pb2_grpc import (
     DirectoryServiceServicer,
@@ -26,7 +27,6 @@ from ipls.rpc.errors import RemoteError
 from ipls.rpc.server import GrpcServer, Listener
 from ipls.trust.heads import Head
 from ipls.trust.identity import encode_record
-from ipls.trust.keys import public_key
 from tests.attack import directory as attack
 from tests.hsm.rig import Exchange, Owner, Rig, now_ms
 from tests.server.vault_process import Vault, running_vault

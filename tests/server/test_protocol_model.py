@@ -29,7 +29,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ipls.audit.errors import AuditUnavailable
+from ipls.auditlog.errors import AuditUnavailable
 from ipls.proto.witness.v1.witness_pb2 import ProposeRequest
 from ipls.rpc.http import HttpClient, HttpUnavailable
 from ipls.rpc.public import PublicReader

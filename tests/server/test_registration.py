@@ -9,15 +9,15 @@ import grpc
 import pytest
 
 from ipls.config import RegistrationConfig, TlsFiles
+from ipls.crypto.encoding import T
+from ipls.crypto.keys import public_key, sign
 from ipls.proto.registration.v1 import registration_pb2 as pb
 from ipls.proto.registration.v1.registration_pb2_grpc import RegistrationServiceStub
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import RemoteError, remote_error
 from ipls.server.registration import Outbox, registration
 from ipls.store.registration import CODE_LIFE_MS
-from ipls.trust.encoding import T
 from ipls.trust.identity import encode_record
-from ipls.trust.keys import public_key, sign
 from tests.server.directories import Client, World, seed
 
 LABEL, OTHER = "+491700000001", "+491700000002"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from ipls.crypto.keys import public_key
 from ipls.proto.directory.v1.directory_pb2 import WatchHeadsRequest
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.trust.errors import HeadRefused
 from ipls.trust.heads import verify_head
-from ipls.trust.keys import public_key
 from ipls.trust.root import WitnessKey
 from tests.server.directories import ALICE, NOW, YEAR, Client, World, record, seed
 

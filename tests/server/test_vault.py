@@ -16,10 +16,10 @@ import pytest_asyncio
 from ipls.proto.vault.v1.vault_pb2 import GetBundleRequest, SessionRequest, SessionResponse, VaultHello
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub
 from ipls.rpc.errors import RemoteError
-from ipls.session.client import ClientSession
 from ipls.store.evidence import EvidenceFolder
 from ipls.trust.bundle import verify_bundle
 from ipls.trust.evidence import judge
+from ipls.vault.session.client import ClientSession
 from tests.hsm.rig import Directory, Exchange, Owner, Rig, ended, now_ms
 from tests.hsm.tokens import MODULES
 from tests.server.vault_process import Vault, running_vault

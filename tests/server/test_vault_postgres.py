@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ipls.session.client import ClientSession
+from ipls.vault.session.client import ClientSession
 from tests.hsm.rig import CoreProcess, Exchange, Owner, Rig, running_core
 from tests.server.vault_process import running_vault
 from tests.store.postgres import PostgresDatabase, PostgresServer

@@ -13,7 +13,7 @@ from pkcs11 import Attribute, ObjectClass
 
 from ipls.hsm.token import HsmToken
 from ipls.rpc.errors import RemoteError
-from ipls.session.journal import account_key
+from ipls.vault.state.journal import account_key
 from tests.hsm.rig import Owner, Rig
 from tests.hsm.tokens import PIN
 from tests.server.vault_process import FRONT, Vault, running_vault

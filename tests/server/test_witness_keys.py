@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from ipls.akd import EMPTY_ROOT
+from ipls.crypto.keys import SeedSigner, Signer
 from ipls.hsm.signing import SigningToken, make_token_key
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.server.witness_keys import KeyExpired, Late, WitnessKeys
@@ -15,7 +16,6 @@ from ipls.store.errors import StoreError
 from ipls.store.witness import Step, init_witness_state
 from ipls.trust.errors import HeadRefused
 from ipls.trust.heads import Head, signers, timestamp
-from ipls.trust.keys import SeedSigner, Signer
 from ipls.trust.limits import MAX_AHEAD_MS
 from ipls.trust.root import TrustRoot, Witness, WitnessKey
 from tests.hsm.tokens import MODULES, PIN, bare_token

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from ipls.crypto.keys import SeedSigner
 from ipls.rpc.http import HttpClient
 from ipls.rpc.public import PublicReader
 from ipls.server.witness import WitnessService
 from ipls.server.witness_keys import WitnessKeys
 from ipls.store.evidence import EvidenceFolder
 from ipls.store.witness import WitnessStore
-from ipls.trust.keys import SeedSigner
 from ipls.trust.root import TrustRoot
 
 

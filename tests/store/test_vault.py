@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ipls.session.errors import SessionRefused
 from ipls.store.errors import DatabaseFailed, StoreError
 from ipls.store.vault import Changes, LogRow, open_vault_store
+from ipls.vault.errors import SessionRefused
 from tests.store.postgres import PostgresDatabase
 from tests.store.vault_databases import BACKENDS, Database, new_database
 

@@ -3,9 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
+from ipls.crypto.keys import SeedSigner
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
 from ipls.trust.chain import Version, cosign_version
-from ipls.trust.keys import SeedSigner
 from ipls.trust.root import TrustRoot, encode
 from tests.trust.roots import NOW
 

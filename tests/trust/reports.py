@@ -6,8 +6,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from ipls.crypto.keys import public_key
 from ipls.proto.vault.v1.fleet_pb2 import Card, Member, Officer, Report, SignedCard
-from ipls.trust.keys import public_key
 from ipls.trust.report import Officers, card_digest, encode
 from tests.trust.bundles import point
 from tests.trust.roots import NAMESPACE, NOW, seed

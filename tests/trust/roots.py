@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from ipls.crypto.keys import SeedSigner, public_key
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.trust import heads
 from ipls.trust.heads import Head
-from ipls.trust.keys import SeedSigner, public_key
 from ipls.trust.root import TrustRoot, Witness, WitnessKey
 
 NOW = 1_700_000_000_000

@@ -4,6 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ipls.crypto.encoding import T
+from ipls.crypto.keys import sign
 from ipls.proto.vault.v1.vault_pb2 import Bundle, SignedBundle
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.trust.bundle import (
@@ -16,10 +18,8 @@ from ipls.trust.bundle import (
     sign_bundle,
     verify_bundle,
 )
-from ipls.trust.encoding import T
 from ipls.trust.errors import BundleRefused, HeadRefused, TrustError, TrustRootRefused
 from ipls.trust.heads import Head, verify_head
-from ipls.trust.keys import sign
 from ipls.trust.root import TrustRoot
 from tests.trust.bundles import after, bundle, countersigned, hsm, point, signed_bundle
 from tests.trust.roots import HOUR, NAMESPACE, NOW, OPERATOR, THIEF, WITNESSES, cosign, make_root, three_of

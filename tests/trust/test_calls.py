@@ -4,8 +4,8 @@ import hashlib
 
 from nacl.signing import SigningKey
 
+from ipls.crypto.keys import public_key, sign
 from ipls.trust.calls import session_digest
-from ipls.trust.keys import public_key, sign
 
 SEED, NONCE, TIME = bytes(range(32)), bytes(range(16)), 1_700_000_000_000
 DIGEST = "7606d487517616abf232f7f4c3864d596fbf6c3ad799eb6f624e115da513741a"

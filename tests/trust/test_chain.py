@@ -6,12 +6,12 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ipls.crypto.keys import public_key
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot, TrustChain
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.trust.chain import Version, follow, walk
 from ipls.trust.errors import HeadRefused, TrustError, TrustRootRefused
 from ipls.trust.heads import Head, verify_head
-from ipls.trust.keys import public_key
 from ipls.trust.root import WitnessKey
 from tests.trust.chains import after, first, signed
 from tests.trust.roots import HOUR, NAMESPACE, NOW, OPERATOR, THIEF, WITNESSES, YEAR, cosign, seed, three_of, witness

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ipls.crypto.keys import public_key
 from ipls.proto.akd.v1.akd_pb2 import HistoryProof, MembershipProof, UpdateProof
 from ipls.proto.trust.v1.evidence_pb2 import Evidence, Rewrite
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
@@ -26,7 +27,6 @@ from ipls.trust.evidence import (
     two_signatures,
 )
 from ipls.trust.heads import Head
-from ipls.trust.keys import public_key
 from ipls.trust.proposals import sign_proposal
 from ipls.trust.root import TrustRoot, Witness, WitnessKey
 from tests.attack.directory import Directory, Tree

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ipls.crypto.keys import public_key, sign
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignatureMessage, SignedHead
 from ipls.trust.errors import HeadRefused, TrustError, TrustRootRefused
 from ipls.trust.heads import Head, quorum_timestamp, signature_message, signers, verify_head
-from ipls.trust.keys import public_key, sign
 from ipls.trust.root import TrustRoot, Witness, WitnessKey
 from tests.trust.points import SMALL_ORDER
 from tests.trust.roots import HOUR, NOW, THIEF, WITNESSES, YEAR, cosign, make_root, seed, signed, three_of

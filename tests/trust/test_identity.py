@@ -3,10 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipls.akd import EMPTY_ROOT, DirectoryKey, MemoryTiles, Update, Version, make_history, make_lookup, publish
+from ipls.crypto.keys import public_key
 from ipls.trust.errors import IdentityRefused, SignatureRefused
 from ipls.trust.heads import Head
 from ipls.trust.identity import Identity, check_label, decode_record, encode_record, verify_identity
-from ipls.trust.keys import public_key
 from tests.trust.points import NON_CANONICAL, SMALL_ORDER
 from tests.trust.roots import VRF, make_root, seed
 

@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 
+from ipls.crypto.encoding import T
+from ipls.crypto.keys import public_key, sign
 from ipls.proto.witness.v1.witness_pb2 import Proposal, SignedProposal
-from ipls.trust.encoding import T
 from ipls.trust.errors import SignatureRefused
-from ipls.trust.keys import public_key, sign
 from ipls.trust.proposals import sign_proposal, verify_proposal
 from tests.trust.roots import NAMESPACE, PROPOSER, THIEF
 

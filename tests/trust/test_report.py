@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from ipls.crypto.keys import public_key, sign
 from ipls.proto.vault.v1.fleet_pb2 import Officer, OfficerSignature, Report, SignedCard
 from ipls.trust.errors import ReportRefused, TrustError
-from ipls.trust.keys import public_key, sign
 from ipls.trust.report import (
     Officers,
     check_card,

@@ -8,9 +8,9 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipls.trust.encoding import T
+from ipls.crypto.encoding import T
+from ipls.crypto.keys import public_key
 from ipls.trust.errors import TrustRootRefused
-from ipls.trust.keys import public_key
 from ipls.trust.root import MAX_FILE, TrustRoot, Witness, WitnessKey, encode, parse
 from tests.trust.points import SMALL_ORDER
 from tests.trust.roots import HOUR, NOW, OPERATOR, PROPOSER, WITNESSES, YEAR, make_root, seed, three_of, witness

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ipls.audit.errors import AuditError, AuditUnavailable
+from ipls.auditlog.errors import AuditError, AuditUnavailable
 from ipls.cli.console import fail
 from ipls.cli.status import REFUSED, UNAVAILABLE
 from ipls.clock import system_now_ms

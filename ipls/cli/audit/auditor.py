@@ -8,11 +8,11 @@ from concurrent.futures import TimeoutError as NotYet
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from ipls.audit.errors import AuditError, AuditFault, AuditUnavailable
-from ipls.audit.listing import Listing, LogObject
-from ipls.audit.met import Met
-from ipls.audit.votes import count_votes, signed_heads
-from ipls.audit.walk import Position, beginning, check_proof
+from ipls.auditlog.chain import Position, beginning, check_proof
+from ipls.auditlog.cosignatures import count_votes, signed_heads
+from ipls.auditlog.equivocation import Met
+from ipls.auditlog.errors import AuditError, AuditFault, AuditUnavailable
+from ipls.auditlog.listing import Listing, LogObject
 from ipls.cli.audit.index import Index
 from ipls.cli.audit.state import Kept
 from ipls.clock import system_now_ms

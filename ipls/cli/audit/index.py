@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Iterable, Iterator
 
-from ipls.audit.listing import LogObject
+from ipls.auditlog.listing import LogObject
 
 
 class Index:

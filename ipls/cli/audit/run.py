@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from ipls.audit.errors import AuditError, AuditUnavailable
-from ipls.audit.walk import Position, beginning
+from ipls.auditlog.chain import Position, beginning
+from ipls.auditlog.errors import AuditError, AuditUnavailable
 from ipls.cli.audit.auditor import Step
 from ipls.cli.audit.state import Kept, save_kept
 from ipls.cli.console import emit

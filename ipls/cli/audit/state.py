@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from ipls.audit.walk import Position
+from ipls.auditlog.chain import Position
 from ipls.cli.files import replace
 from ipls.config import ConfigError
+from ipls.crypto.encoding import T
 from ipls.proto.witness.v1.head_pb2 import SignedHead
-from ipls.trust.encoding import T
 from ipls.trust.root import TrustRoot
 
 

@@ -26,18 +26,18 @@ from ipls.cli.deployment import free_ports
 from ipls.client.vault import FrameStream
 from ipls.clock import system_now_ms
 from ipls.config import DirectoryConfig, load, load_trust_root, read_secret
+from ipls.crypto.keys import public_key
 from ipls.proto.vault.v1 import vault_pb2
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import RemoteError, remote_error
 from ipls.server.directory.epochs import prepare
-from ipls.session.client import ClientSession
 from ipls.store.directory import DirectoryStore
 from ipls.trust.bundle import verify_bundle
 from ipls.trust.identity import encode_record
-from ipls.trust.keys import public_key
 from ipls.trust.root import TrustRoot
+from ipls.vault.session.client import ClientSession
 
 if TYPE_CHECKING:
     from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceAsyncStub

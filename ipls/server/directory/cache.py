@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 
 from ipls.akd import Version
-from ipls.trust.encoding import T
+from ipls.crypto.encoding import T
 
 log = structlog.get_logger()
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from grpc import StatusCode
 
+from ipls.crypto.keys import verify
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.rpc.errors import ServiceError
 from ipls.rpc.reads import SESSION_METADATA
@@ -19,7 +20,6 @@ from ipls.store.readers import ReaderStore
 from ipls.trust.calls import CALL_WINDOW_MS, NONCE_BYTES, session_digest
 from ipls.trust.errors import TrustError
 from ipls.trust.identity import check_label, encode_record
-from ipls.trust.keys import verify
 from ipls.trust.limits import MAX_INT
 
 READER_ROLE = "reader"

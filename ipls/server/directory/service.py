@@ -14,6 +14,7 @@ import structlog
 from ipls.akd import DirectoryKey
 from ipls.clock import system_now_ms
 from ipls.config import ConfigError, DirectoryConfig, read_secret
+from ipls.crypto.keys import public_key
 from ipls.proto.directory.v1.directory_pb2 import DESCRIPTOR
 from ipls.proto.directory.v1.directory_pb2_grpc import (
     add_DirectoryServiceServicer_to_server,
@@ -36,7 +37,6 @@ from ipls.store.directory import DirectoryStore, News
 from ipls.store.evidence import EvidenceFolder
 from ipls.store.readers import ReaderStore
 from ipls.trust.heads import timestamp
-from ipls.trust.keys import public_key
 from ipls.trust.root import TrustRoot
 
 log = structlog.get_logger()

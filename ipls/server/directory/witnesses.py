@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import grpc
 import structlog
 
+from ipls.crypto.keys import public_key, verify
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.proto.witness.v1.witness_pb2 import (
     GetStateRequest,
@@ -25,7 +26,6 @@ from ipls.server.directory.adoption import root_unreachable
 from ipls.server.directory.errors import NoQuorum
 from ipls.trust.errors import HeadRefused, TrustError
 from ipls.trust.heads import claimed, signature_message, timestamp, verify_head
-from ipls.trust.keys import public_key, verify
 from ipls.trust.limits import MAX_BLOB
 from ipls.trust.proposals import sign_proposal, verify_proposal
 from ipls.trust.root import TrustRoot, Witness

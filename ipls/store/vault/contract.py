@@ -6,8 +6,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from ipls.session.errors import SessionRefused
 from ipls.store.errors import StoreError
+from ipls.vault.errors import SessionRefused
 
 
 class LogRow(NamedTuple):

@@ -13,19 +13,27 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from google.protobuf.message import Message
 
 from ipls.akd.encoding import lp, u64
-from ipls.client import vcard
 from ipls.client.contact_store import ContactStore
 from ipls.client.contact_store import RecordKey as WantedKey
 from ipls.client.errors import CardError, RefusedError, TryLaterError
 from ipls.client.profile import Account
-from ipls.client.records import MAX_CARD, Manifest, check_value, open_manifest, open_record, seal_manifest, seal_record
+from ipls.contacts import vcard
+from ipls.contacts.records import (
+    MAX_CARD,
+    Manifest,
+    check_value,
+    open_manifest,
+    open_record,
+    seal_manifest,
+    seal_record,
+)
+from ipls.crypto.keys import public_key, sign
 from ipls.hsm.pipe import PipeError
 from ipls.proto.contacts.v1 import contacts_pb2
 from ipls.rpc.errors import ServiceError
 from ipls.server.contacts import ContactsServicer, Limits
 from ipls.store.contacts import ContactsStore
 from ipls.trust.calls import call_digest
-from ipls.trust.keys import public_key, sign
 from tests.fuzz.answers import answering, frames
 from tests.fuzz.target import ID, LABEL, SEED, Target, folder, serialized, target
 from tests.trust.roots import NAMESPACE, NOW, make_root

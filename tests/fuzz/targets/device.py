@@ -14,13 +14,13 @@ from ipls.client.directory import DirectoryReader, History
 from ipls.client.errors import RefusedError, TryLaterError
 from ipls.client.profile import Account, Pinned, Profile, ProvedHistory
 from ipls.client.trust import TrustRoots
+from ipls.crypto.keys import public_key
 from ipls.hsm.pipe import PipeError, framed
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.trust.v1.proof_pb2 import LabelProof
 from ipls.rpc.errors import ServiceError, to_status
 from ipls.trust.chain import Version as TrustRootVersion
 from ipls.trust.heads import Head
-from ipls.trust.keys import public_key
 from tests.fuzz.answers import answering, answering_once, frames
 from tests.fuzz.target import LABEL, SEED, Target, folder, target
 from tests.fuzz.targets.directory import NOBODY, OTHER, OWN, PINNED, SERVED_ROOT, VERSIONS, answers_of, record, serving

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from google.protobuf.message import DecodeError, Message
 
 from ipls.akd import EMPTY_ROOT, DirectoryKey, verify_absence, verify_history, verify_lookup
+from ipls.crypto.keys import public_key, sign
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.rpc.errors import ServiceError
 from ipls.rpc.reads import SESSION_METADATA
@@ -22,7 +23,6 @@ from ipls.store.readers import ReaderStore
 from ipls.trust.calls import session_digest
 from ipls.trust.heads import Head
 from ipls.trust.identity import encode_record
-from ipls.trust.keys import public_key, sign
 from tests.fuzz.target import ID, LABEL, SEED, Target, folder, serialized, target
 from tests.trust import chains
 from tests.trust.roots import NAMESPACE, NOW, VRF, WITNESSES, seed, signed, three_of

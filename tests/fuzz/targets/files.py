@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
-from ipls.audit.walk import Position
+from ipls.auditlog.chain import Position
 from ipls.cli import verify
 from ipls.cli.audit.state import Kept, load_kept, save_kept
 from ipls.cli.conformance import ConformanceError, check_proofs, replay_vectors

@@ -6,9 +6,9 @@ from typing import Any
 
 from starlette.applications import Starlette
 
-from ipls.audit.errors import AuditFault
-from ipls.audit.listing import Listing, parse_page
-from ipls.audit.votes import VoteIgnored, parse_epoch, parse_vote
+from ipls.auditlog.cosignatures import VoteIgnored, parse_epoch, parse_vote
+from ipls.auditlog.errors import AuditFault
+from ipls.auditlog.listing import Listing, parse_page
 from ipls.server.auditor import auditor_app
 from ipls.server.log import log_app
 from ipls.store.errors import StoreError

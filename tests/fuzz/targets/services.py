@@ -6,6 +6,8 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from ipls.crypto.encoding import T
+from ipls.crypto.keys import public_key, sign
 from ipls.proto.directory.v1.directory_pb2 import OpenSessionRequest, SubmitUpdateResponse
 from ipls.proto.registration.v1 import registration_pb2
 from ipls.rpc.errors import ServiceError
@@ -15,9 +17,7 @@ from ipls.server.registration import RegistrationService
 from ipls.store.readers import ReaderStore
 from ipls.store.registration import RegistrationStore
 from ipls.trust.calls import session_digest
-from ipls.trust.encoding import T
 from ipls.trust.identity import encode_record
-from ipls.trust.keys import public_key, sign
 from tests.fuzz.target import LABEL, SEED, Target, folder, serialized, target
 from tests.trust.roots import NAMESPACE, NOW
 

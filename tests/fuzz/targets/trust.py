@@ -5,6 +5,8 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from ipls.crypto.encoding import T
+from ipls.crypto.keys import public_key, sign
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
 from ipls.proto.vault.v1.vault_pb2 import Bundle, SignedBundle
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
@@ -12,11 +14,9 @@ from ipls.proto.witness.v1.witness_pb2 import SignedProposal
 from ipls.trust import evidence
 from ipls.trust.bundle import verify_bundle
 from ipls.trust.chain import Version, follow
-from ipls.trust.encoding import T
 from ipls.trust.errors import TrustError
 from ipls.trust.heads import Head, verify_head
 from ipls.trust.identity import check_label, decode_record, encode_record
-from ipls.trust.keys import public_key, sign
 from ipls.trust.proposals import verify_proposal
 from ipls.trust.root import encode, parse
 from tests.fuzz.target import HEAD, ROOT, Target, serialized, target

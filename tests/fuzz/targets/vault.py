@@ -3,16 +3,16 @@
 from functools import cache
 from typing import Any, NamedTuple
 
+from ipls.crypto.keys import public_key
 from ipls.hsm.token import HsmToken
 from ipls.proto.vault.v1 import vault_pb2
-from ipls.session import transcript
-from ipls.session.errors import SessionRefused
-from ipls.trust.keys import public_key
+from ipls.vault.errors import SessionRefused
+from ipls.vault.session import transcript
 from tests.fuzz.target import ID, Target, folder, serialized, target
 from tests.hsm.rig import Owner, Rig, now_ms
 from tests.hsm.tokens import PIN
-from tests.session import rig as session
-from tests.session.rig import Core, Stream
+from tests.vault import rig as session
+from tests.vault.rig import Core, Stream
 
 
 class _Vault(NamedTuple):

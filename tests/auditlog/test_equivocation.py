@@ -1,0 +1,68 @@
+"""What is remembered of what was met: enough to convict, and no more, whatever others show."""
+
+from ipls.auditlog.equivocation import MAX_MET, Met
+from ipls.proto.trust.v1.evidence_pb2 import Evidence
+from ipls.proto.witness.v1.witness_pb2 import Proposal, SignedProposal
+from ipls.trust.evidence import encode, judge
+from ipls.trust.heads import Head
+from ipls.trust.proposals import sign_proposal
+from tests.trust.roots import NAMESPACE, NOW, PROPOSER, WITNESSES, signed, three_of
+
+A, B, C = WITNESSES
+ROOT = three_of(2)
+ONE, OTHER, THIRD = b"\x01" * 32, b"\x02" * 32, b"\x03" * 32
+
+
+def proposal(new_root: bytes, epoch: int, term: int = 1) -> SignedProposal:
+    made = Proposal(
+        namespace=NAMESPACE, term=term, epoch=epoch, old_root=bytes(32), new_root=new_root, blob_sha256=bytes(32)
+    )
+    return SignedProposal(proposal=made, signature=sign_proposal(PROPOSER, made), blob_size=9)
+
+
+def blamed(found: list[Evidence]) -> list[tuple[str, ...]]:
+    return [judge(ROOT, encode(evidence)).witnesses for evidence in found]
+
+
+def test_the_same_met_again_and_signed_anew_is_the_same_evidence() -> None:
+    met = Met(ROOT)
+    assert met.take(signed(Head(7, ONE), A, C)) == []
+    found = met.take(signed(Head(7, OTHER), A))
+    assert blamed(found) == [("w0",)]
+    for root in (OTHER, ONE):
+        assert met.take(signed(Head(7, root), A, time=NOW + 9)) == found
+    assert met.take(signed(Head(7, ONE), C, time=NOW + 9)) == []
+
+
+def test_a_third_root_of_a_convicted_witness_adds_nothing_but_convicts_another() -> None:
+    met = Met(ROOT)
+    met.take(signed(Head(7, ONE), A, B))
+    met.take(signed(Head(7, OTHER), A))
+    assert met.take(signed(Head(7, THIRD), A)) == []
+    assert met.at(7, THIRD).cosignatures == []
+    assert blamed(met.take(signed(Head(7, THIRD), A, B))) == [("w1",)]
+
+
+def test_what_is_nearest_is_remembered_whatever_else_is_shown() -> None:
+    near = 5000
+    met = Met(ROOT)
+    for epoch in (near - MAX_MET // 2 + 1, near):
+        met.take(signed(Head(epoch, ONE), A, B), near)
+        met.take_proposal(proposal(ONE, epoch), near)
+    for epoch in (*range(1, MAX_MET), *range(2**60, 2**60 + MAX_MET), *range(near + 1, near + MAX_MET)):
+        met.take(signed(Head(epoch, ONE), C), near)
+        met.take_proposal(proposal(ONE, epoch), near)
+    for epoch in (near - MAX_MET // 2 + 1, near):
+        assert blamed(met.take(signed(Head(epoch, OTHER), A, B), near)) == [("w0", "w1")]
+        assert blamed(met.take_proposal(proposal(OTHER, epoch), near)) == [()]
+    assert [met.at(epoch, ONE).cosignatures for epoch in (1, 2**60, near + MAX_MET - 1)] == [[], [], []]
+
+
+def test_a_directory_that_proposes_without_end_gives_one_file_an_epoch() -> None:
+    met = Met(ROOT)
+    assert met.take_proposal(proposal(ONE, 7), 7) == []
+    assert met.take_proposal(proposal(ONE, 7, term=2), 7) == []
+    found = met.take_proposal(proposal(OTHER, 7), 7)
+    assert blamed(found) == [()]
+    for n in range(3, 6):
+        assert met.take_proposal(proposal(bytes([n]) * 32, 7, term=n), 7) == found

@@ -1,0 +1,385 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from ipls.contacts.records import MAX_CARD
+from ipls.contacts.vcard import NO_BEGIN, NO_END, NO_NAME, TOO_LARGE, Card, Contact, Skipped, join, read, split
+
+ROOT = Path(__file__).parent.parent.parent
+ADA = b"BEGIN:VCARD\r\nVERSION:3.0\r\nFN:Ada\r\nEND:VCARD"
+BOB = b"begin:vcard\nversion:3.0\nfn:Bob\nend:vcard"
+
+
+def cards(data: bytes) -> list[bytes]:
+    """All of the address book, which must be nothing but cards."""
+    found = list(split(data))
+    assert all(isinstance(each, Card) for each in found), found
+    return [each.data for each in found if isinstance(each, Card)]
+
+
+def card(*lines: str, version: str = "3.0") -> bytes:
+    return "\r\n".join(["BEGIN:VCARD", f"VERSION:{version}", *lines, "END:VCARD"]).encode()
+
+
+# Cutting
+
+
+@pytest.mark.parametrize("between", [b"", b"\r\n", b"\n", b"\r", b" ", b"\n\n\r\n", b"\r\n\xef\xbb\xbf", b"\nwords\n"])
+def test_a_card_is_its_own_bytes(between: bytes):
+    assert cards(ADA + between + BOB) == [ADA, BOB]
+    assert cards(b"\xef\xbb\xbf" + ADA + between + BOB + between) == [ADA, BOB]
+
+
+def test_lines_are_counted_from_one_whatever_ends_them():
+    book = b"\r\n".join([ADA, BOB, b"", BOB.replace(b"\n", b"\r"), ADA, b"END:VCARD"])
+    assert [each.line for each in split(book)] == [1, 5, 10, 14, 18]
+
+
+@pytest.mark.parametrize("marker", ["Begin:vCard", "BEGIN : VCARD", "bEGIN:\tvcard", "BEGIN:VCARD   "])
+def test_markers_are_found_in_any_case_and_with_blanks(marker: str):
+    book = f"{marker}\nFN:Ada\n{marker.lower().replace('begin', 'End')}\n".encode()
+    assert cards(book) == [book.rstrip()]
+
+
+def test_a_whole_card_may_share_a_line():
+    assert cards(b"BEGIN:VCARD FN:Ada END:VCARD BEGIN:VCARDEND:VCARD\nBEGIN:VCARD\nEND:VCARD") == [
+        b"BEGIN:VCARD FN:Ada END:VCARD",
+        b"BEGIN:VCARDEND:VCARD",
+        b"BEGIN:VCARD\nEND:VCARD",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "NOTE:ends with END:VCARD",
+        "NOTE:BEGIN:VCARD\\nFN:Eve\\nEND:VCARD",
+        "NOTE:folded\r\n END:VCARD\r\n\tBEGIN:VCARD",
+        "NOTE:\r\n BEGIN:VCARD",
+        "END:VCARDS",
+        "BEGIN:VCARD-LIKE",
+        "BEGIN:VCALENDAR\r\nEND:VCALENDAR",
+        "item1.END:VCARD",
+        "NOTE;ENCODING=QUOTED-PRINTABLE:soft=\r\nBEGIN:VCARD\r\nTEL:1",
+        "NOTE;ENCODING=QUOTED-PRINTABLE:soft=\r\nEND:VCARD\r\nTEL:1",
+        "NOTE;quoted-printable:soft=\r\nEND:VCARD=0D=0A=\r\nBEGIN:VCARD=0D=0A=\r\nEND:VCARD",
+        "NOTE;CHARSET=UTF-8;\r\n ENCODING=QUOTED-PRINTABLE:soft= \r\nEND:VCARD\r\nTEL:1",
+        "NOTE;ENCODING=QUOTED-PRINTABLE:wrong end of line=\r\r\nEND:VCARD\r\nTEL:1",
+        "PHOTO;ENCODING=BASE64:\r\n END:VCARD\r\n BEGIN:VCARD\r\n",
+        "PHOTO;ENCODING=BASE64:\r\nENDVCARD\r\nBEGIN/VCARD==\r\n",
+        "AGENT:\r\nBEGIN:VCARD\r\nN:Nested\r\nEND:VCARD",
+        "AGENT;X=1:BEGIN:VCARD\r\nN:Nested\r\nitem1.AGENT:\r\n\r\nBEGIN:VCARD\r\nEND:VCARD\r\nEND:VCARD",
+        "AGENT:BEGIN:VCARD\\nFN:Nested\\nEND:VCARD\\n",
+        "AGENT:BEGIN:VCARD\r\n \\nFN:Nested\\nEND:VCARD\\n",
+        "AGENT:\r\n BEGIN:VCARD\\nFN:Nested\\nEND:VCARD\\n",
+    ],
+)
+def test_markers_inside_a_value_do_not_cut(text: str):
+    one = card("FN:Ada", text)
+    assert cards(join([one, ADA, one])) == [one, ADA, one]
+    assert read(one).name == "Ada"
+
+
+@pytest.mark.parametrize("after", [b"", b"\r\n" + ADA, b"\n\n\xef\xbb\xbf " + ADA, b"\r\n\r\n"])
+def test_a_soft_break_left_before_the_end_costs_no_card(after: bytes):
+    broken = card("N:Ada", "NOTE;ENCODING=QUOTED-PRINTABLE:cut off=", version="2.1")
+    assert cards(broken + after) == [broken, *cards(after)]
+
+
+def test_a_card_without_an_end_is_reported_and_the_rest_goes_on():
+    cut = b"BEGIN:VCARD\r\nVERSION:2.1\r\nNOTE;ENCODING=QUOTED-PRINTABLE:=\r\n"
+    assert list(split(cut + ADA + b"\r\n" + cut + cut)) == [
+        Skipped(1, NO_END),
+        Card(4, ADA),
+        Skipped(8, NO_END),
+        Skipped(11, NO_END),
+    ]
+
+
+def test_a_card_in_a_card_without_an_end_is_reported():
+    open_agent = b"BEGIN:VCARD\nAGENT:\nBEGIN:VCARD\nN:Nested\nEND:VCARD\n"
+    assert list(split(open_agent + ADA)) == [Skipped(1, NO_END), Card(6, ADA)]
+
+
+def test_a_card_without_a_beginning_is_reported():
+    assert list(split(b"FN:Half\nEND:VCARD\n" + ADA)) == [Skipped(2, NO_BEGIN), Card(3, ADA)]
+
+
+def test_a_card_over_the_limit_is_reported_and_one_at_the_limit_kept():
+    frame = len(b"BEGIN:VCARD\nPHOTO:\nEND:VCARD")
+    largest = b"BEGIN:VCARD\nPHOTO:" + b"x" * (MAX_CARD - frame) + b"\nEND:VCARD"
+    assert list(split(join([largest, largest.replace(b"x", b"xx", 1), ADA]))) == [
+        Card(1, largest),
+        Skipped(4, TOO_LARGE),
+        Card(7, ADA),
+    ]
+
+
+@pytest.mark.parametrize("data", [b"", b"\r\n", b"\xef\xbb\xbf", b"name,number\nAda,1\n", b"\0\xff" * 100])
+def test_what_has_no_card_gives_none(data: bytes):
+    assert list(split(data)) == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_utf_16_book_is_read_as_utf_8(encoding: str):
+    one = card("FN:Zoë 🎸")
+    book = ("\ufeff" + join([one, ADA]).decode()).encode(encoding)
+    assert cards(book) == [one, ADA]
+    assert cards(book + b"\0") == [one, ADA]
+    assert list(split(book[:-60] + "\ud83c".encode(encoding, "surrogatepass"))) == [Card(1, one), Skipped(5, NO_END)]
+
+
+PIECES = [
+    *(b"BEGIN:VCARD", b"END:VCARD", b"begin:vcard", b"VERSION:2.1", b"AGENT:", b"FN:Ada", b"TEL;X=1:+1"),
+    *(b"NOTE;ENCODING=QUOTED-PRINTABLE:a=", b"=", b";", b":", b" ", b"\t", b"x", b"\\n", b"\xff", b"\xef\xbb\xbf"),
+    *(b"\r\n", b"\r\n", b"\r\n", b"\n", b"\r"),
+]
+books = st.lists(st.sampled_from(PIECES), max_size=40).map(b"".join) | st.binary(max_size=200)
+
+
+@given(books)
+@example(b"BEGIN:VCARD\nA;QUOTED-PRINTABLE:=\nEND:VCARD\n\n\nBEGIN:VCARDEND:VCARDEND:VCARD")
+def test_an_export_gives_the_same_cards_again(book: bytes):
+    found = [each.data for each in split(book) if isinstance(each, Card)]
+    assert cards(join(found)) == found
+    for each in found:
+        assert each in book or book[:2] in (b"\xff\xfe", b"\xfe\xff")
+        assert read(each).name
+
+
+@given(st.lists(st.binary(min_size=1, max_size=60)))
+def test_cards_of_any_text_come_back_whole(notes: list[bytes]):
+    coded = ("=\r\n".join(f"={byte:02X}" for byte in note) for note in notes)
+    book = [card("NOTE;ENCODING=QUOTED-PRINTABLE:" + note, "FN:Ada") for note in coded]
+    assert cards(join(book)) == book
+
+
+def test_hostile_books_take_linear_time():
+    size = 200_000  # what took the square of it would run into the suite's time limit
+    for book in (
+        b"\n" * size,
+        b"BEGIN:VCARD\nAGENT:\n" * size,
+        b"BEGIN:VCARD\nA;QUOTED-PRINTABLE:=\n" + b"END:VCARD=\n" * size,
+        b"BEGIN:VCARD\nA;QUOTED-PRINTABLE:=\n" + b"END:VCARD\n\n\n=\n" * size,
+        b"BEGIN" + b" " * size + b"BEGIN:" + b" " * size,
+        b"BEGIN:VCARD\n" + b"a." * size + b"\nEND:VCARD",
+    ):
+        assert all(isinstance(each, Skipped | Card) for each in split(book))
+    for line in (
+        b'TEL;A="' + b'","' * size,
+        b"TEL;A=" + b"1," * 30_000 + b"=",
+        b"FN;CHARSET=punycode;QUOTED-PRINTABLE:" + b"a-" * 30_000,
+        b"N:" + b"\\" * 60_001,
+        b"FN:" + b";,\\" * 20_000,
+    ):
+        assert read(b"BEGIN:VCARD\n" + line + b"\nEND:VCARD").numbers == ()
+
+
+# Reading
+
+
+def contact(*lines: str, version: str = "3.0") -> Contact:
+    return read(card(*lines, version=version))
+
+
+@pytest.mark.parametrize(
+    ("lines", "name"),
+    [
+        (["FN:Ada Lovelace", "N:X;Y"], "Ada Lovelace"),
+        (["N:Lovelace;Ada;King,Noel;Lady;Countess", "FN:"], "Lady Ada King Noel Lovelace Countess"),
+        (["N:;;;;", "NICKNAME:Ada"], "Ada"),
+        (["ORG:Smith\\, Jones & Co.\\; Ltd;Field;;Lab"], "Smith, Jones & Co.; Ltd, Field, Lab"),
+        (["EMAIL;TYPE=INTERNET:ada@example.org"], "ada@example.org"),
+        (["TEL:+1 202-555-0100"], "+1 202-555-0100"),
+        (["NOTE:nothing to go by"], NO_NAME),
+        (["item1.FN;LANGUAGE=en:Ada"], "Ada"),
+        (['fn;x="a:b;c":Ada'], "Ada"),
+        (["FN:Smith, John; Jr\\n\\\\"], "Smith, John; Jr \\"),
+        (["FN:Ada\\"], "Ada\\"),
+        (["FN:A\r\n da\r\n\t Lovelace"], "Ada Lovelace"),
+        (["FN;ENCODING=b:QWRh"], "Ada"),
+        (["FN;ENCODING=b:Q", "N:Lovelace;Ada"], "Ada Lovelace"),
+        (["FN;CHARSET=no-such;ENCODING=QUOTED-PRINTABLE:Zo=C3=AB"], "Zoë"),
+        (["FN:\x1b[2JAda\x07\x9b \u202eevoL\u202c"], "[2JAda evoL"),
+        (["FN:👩‍👩‍👧‍👦 𠮷野 ΑΒΓ"], "👩‍👩‍👧‍👦 𠮷野 ΑΒΓ"),
+        (["FN" + ":x" * 40_000, "N:Short"], "Short"),
+        (["no colon at all", ":", ";;:", "=\x00", "FN:Ada"], "Ada"),
+    ],
+)
+def test_names(lines: list[str], name: str):
+    assert contact(*lines).name == name
+
+
+def test_names_in_other_encodings():
+    for charset, name in (("ISO-8859-1", "Müller"), ("Shift_JIS", "ソ表山"), ("KOI8-R", "Анна"), ("GBK", "王芳")):
+        raw = name.encode(charset)
+        line = f"FN;CHARSET={charset}".encode()
+        assert read(b"BEGIN:VCARD\n" + line + b":" + raw + b"\nEND:VCARD").name == name
+        quoted = "".join(f"={byte:02x}" for byte in raw).encode()
+        coded = line + b";ENCODING=QUOTED-PRINTABLE:=\n" + quoted
+        assert read(b"BEGIN:VCARD\n" + coded + b"\nEND:VCARD").name == name
+    assert read(b"BEGIN:VCARD\nFN:M\xfcller\nEND:VCARD").name == "Müller"
+    # A fold may part the bytes of one character.
+    assert read(b"BEGIN:VCARD\nVERSION:3.0\nFN:M\xc3\r\n \xbcller\nEND:VCARD").name == "Müller"
+
+
+def test_old_cards_fold_at_blanks_that_are_theirs():
+    assert contact("FN:Ada\r\n Lovelace", version="2.1").name == "Ada Lovelace"
+    assert contact("FN:Ada Love\r\n lace", version="4.0").name == "Ada Lovelace"
+
+
+@pytest.mark.parametrize(
+    ("lines", "numbers"),
+    [
+        ([], ()),
+        (["TEL:", "TEL;CELL: "], ()),
+        (["TEL;CELL;VOICE:+1 202-555-0100", "item1.TEL:0123", "A.TEL;PREF=1:0123"], ("+1 202-555-0100", "0123")),
+        (['TEL;VALUE=uri;TYPE="voice,home":tel:+1-202-555-0100;ext=7'], ("+1-202-555-0100;ext=7",)),
+        (["TEL:\u202a+1 202\u00a0555\u202c"], ("+1 202 555",)),
+        (["TEL;ENCODING=QUOTED-PRINTABLE:=2B1=\r\n202"], ("+1202",)),
+        (["X-TEL:1", "TELEX:2", "IMPP:tel:3"], ()),
+        (["AGENT:", "BEGIN:VCARD", "TEL:1", "END:VCARD", "TEL:2"], ("2",)),
+    ],
+)
+def test_numbers(lines: list[str], numbers: tuple[str, ...]):
+    assert contact(*lines).numbers == numbers
+
+
+IPHONE = """\
+BEGIN:VCARD
+VERSION:3.0
+PRODID:-//Apple Inc.//iPhone OS 17.1//EN
+N:O’Neill;Siobhán;;;
+FN:Siobhán O’Neill
+item1.ORG:Ærø Færgefart;
+item2.EMAIL;type=INTERNET;type=pref:siobhan@example.org
+item2.X-ABLabel:_$!<HomePage>!$_
+item3.TEL;type=pref:\u202a+353 20 915 0123\u202c
+item3.X-ABLabel:Mum’s
+TEL;type=CELL;type=VOICE:+44 7700 900123
+item4.ADR;type=HOME:;;1 High Street\\nFlat 2;Galway;;;Ireland
+PHOTO;ENCODING=b;TYPE=JPEG:/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAgGBgcGBQgHBwcJCQgKDBQ
+ NDAsLDBkSEw8UHRofHh0aHBwgJC4nICIsIxwcKDcpLDAxNDQ0Hyc5PTgyPC4zNDL/2wBDAQkJCQwLDBg=
+X-SOCIALPROFILE;type=twitter;x-user=siobhan:http://twitter.com/siobhan
+END:VCARD
+"""
+GOOGLE = """\
+BEGIN:VCARD
+VERSION:3.0
+FN:Dr. Łukasz Wójcik
+N:Wójcik;Łukasz;;Dr.;
+EMAIL;TYPE=INTERNET;TYPE=HOME:lukasz@example.org
+TEL;TYPE=CELL:+46701740601
+TEL;TYPE=WORK:+46 70 174 06 02
+item1.URL:http\\://www.google.com/profiles/1
+item1.X-ABLabel:PROFILE
+NOTE:first line\\nsecond\\, with a comma
+CATEGORIES:myContacts,Friends
+END:VCARD
+"""
+OUTLOOK = """\
+BEGIN:VCARD
+VERSION:2.1
+N;LANGUAGE=de;CHARSET=Windows-1252:M\xfcller;J\xf6rg;;Herr
+FN;CHARSET=Windows-1252:J\xf6rg M\xfcller
+ORG:Gro\xdfmann & S\xf6hne
+TEL;WORK;VOICE:+49 (30) 23125 001
+TEL;CELL;VOICE:+49 30 23125002
+ADR;WORK;PREF:;;Stra\xdfe 1;Berlin;;10115;Deutschland
+LABEL;WORK;PREF;ENCODING=QUOTED-PRINTABLE:Stra=DFe 1=0D=0A=
+10115 Berlin
+X-MS-OL-DEFAULT-POSTAL-ADDRESS:2
+X-MS-CARDPICTURE;TYPE=JPEG;ENCODING=BASE64:
+ /9j/4AAQSkZJRgABAQEAYABgAAD/2wBDAAYEBQYFBAYGBQYHBwYIChAKCgkJChQODwwQFxQY
+ GBcUFhYaHSUfGhsjHBYWICwgIyYnKSopGR8tMC0oMCUoKSj=
+
+X-MS-OL-DESIGN;CHARSET=utf-8:<card xmlns="http://schemas.microsoft.com/office/outlook/12/" ver="1.0"/>
+REV:20240101T000000Z
+END:VCARD
+"""
+NOKIA = """\
+BEGIN:VCARD
+VERSION:2.1
+N;CHARSET=UTF-8;ENCODING=QUOTED-PRINTABLE:=D0=98=D0=B2=D0=B0=D0=BD=D0=BE=D0=
+=B2=D0=B0;=D0=90=D0=BD=D0=BD=D0=B0
+TEL;PREF;VOICE:+79000000001
+TEL;CELL:+79000000002
+X-CLASS:private
+END:VCARD
+
+"""
+ANDROID = """\
+BEGIN:VCARD
+VERSION:2.1
+N;CHARSET=UTF-8;ENCODING=QUOTED-PRINTABLE:=F0=9F=8E=B8;=E5=A4=AA=E9=83=8E;;;
+FN;CHARSET=UTF-8;ENCODING=QUOTED-PRINTABLE:=E5=A4=AA=E9=83=8E=20=F0=9F=8E=B8
+X-PHONETIC-LAST-NAME;CHARSET=UTF-8;ENCODING=QUOTED-PRINTABLE:=E3=82=
+=AE=E3=82=BF
+TEL;CELL:090-0000-0000
+X-ANDROID-CUSTOM:vnd.android.cursor.item/nickname;Taro;1;;;;;;;;;;;;;
+PHOTO;ENCODING=BASE64;JPEG:/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAEBAQEBAQEBAQEB
+ AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=
+
+END:VCARD
+"""
+MODERN = """\
+BEGIN:VCARD
+VERSION:4.0
+KIND:individual
+FN;PREF=1;ALTID=1;LANGUAGE=jp:山田太郎
+FN;ALTID=1;LANGUAGE=en:Taro Yamada
+N;SORT-AS="Yamada,Taro":山田;太郎;;;
+TEL;VALUE=uri;PREF=1;TYPE="voice,home":tel:+81-90-0000-0000
+TEL;TYPE=cell:+81 90 0000 0001
+PHOTO:data:image/png;base64,iVBORw0KGgo=
+RELATED;TYPE=friend:urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6
+END:VCARD
+"""
+
+
+@pytest.mark.parametrize(
+    ("export", "encoding", "expected"),
+    [
+        (IPHONE, "utf-8", Contact("Siobhán O’Neill", ("+353 20 915 0123", "+44 7700 900123"))),
+        (GOOGLE, "utf-8", Contact("Dr. Łukasz Wójcik", ("+46701740601", "+46 70 174 06 02"))),
+        (OUTLOOK, "windows-1252", Contact("Jörg Müller", ("+49 (30) 23125 001", "+49 30 23125002"))),
+        (NOKIA, "utf-8", Contact("Анна Иванова", ("+79000000001", "+79000000002"))),
+        (ANDROID, "utf-8", Contact("太郎 🎸", ("090-0000-0000",))),
+        (MODERN, "utf-8", Contact("山田太郎", ("+81-90-0000-0000", "+81 90 0000 0001"))),
+    ],
+    ids=["iphone", "google", "outlook", "nokia", "android", "4.0"],
+)
+@pytest.mark.parametrize("ending", ["\r\n", "\n", "\r", "\r\r\n"])
+def test_exports_as_telephones_and_programs_write_them(export: str, encoding: str, expected: Contact, ending: str):
+    book = export.replace("\n", ending).encode(encoding)
+    one = book.rstrip()
+    assert cards(book * 3) == [one] * 3
+    assert read(one) == expected
+
+
+@given(st.binary(max_size=300))
+def test_no_property_condemns_its_card(line: bytes):
+    assert read(b"BEGIN:VCARD\n" + line + b"\nFN:Ada\nEND:VCARD").name == "Ada"
+
+
+# The bundled address book
+
+
+def test_the_bundled_address_book_is_fresh_and_all_cards(tmp_path: Path):
+    bundled = ROOT / "ipls/cli/data/addressbook.vcf"
+    fresh = tmp_path / "addressbook.vcf"
+    subprocess.run([sys.executable, ROOT / "scripts/addressbook", "--out", fresh], check=True, timeout=60)
+    book = bundled.read_bytes()
+    assert fresh.read_bytes() == book, "run scripts/addressbook and commit"
+    found = cards(book)
+    assert len(found) == len(set(found)) == 1000
+    assert len(book) < 1_000_000
+    contacts = [read(each) for each in found]
+    assert {len(each.numbers) for each in contacts} >= {0, 1, 2, 3}
+    assert max(len(each.name) for each in contacts) > 100
+    assert any("🎸" in each.name for each in contacts)
+    assert not any("\ufffd" in each.name or "=" in each.name for each in contacts)
