@@ -14,9 +14,9 @@ from ipls.client.directory import DirectoryReader
 from ipls.client.errors import RefusedError, TryLaterError
 from ipls.client.events import FrameSent, Report, VaultAccepted, silent
 from ipls.client.profile import BundleSeen, Profile
+from ipls.http.client import HttpClient, HttpTooLarge, HttpUnavailable
 from ipls.proto.vault.v1 import vault_pb2 as pb
 from ipls.rpc.errors import Ending
-from ipls.rpc.http import HttpClient, HttpTooLarge, HttpUnavailable
 from ipls.trust.bundle import MAX_SIGNED_BUNDLE, bundle_head, check_follows, predecessor, verify_bundle
 from ipls.trust.errors import BundleRefused, TrustError
 from ipls.trust.heads import Head

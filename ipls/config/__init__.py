@@ -1,6 +1,5 @@
 """`ipls.toml`: what each service of a deployment is told. Paths are relative to the file."""
 
-from ipls.config.logs import configure_logging
 from ipls.config.models import (
     BucketConfig,
     Config,
@@ -31,6 +30,7 @@ from ipls.config.models import (
     read_pin,
     read_secret,
 )
+from ipls.runtime.logging import configure_logging
 
 __all__ = [
     "BucketConfig",

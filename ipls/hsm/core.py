@@ -31,7 +31,7 @@ from ipls.hsm.rotation import Rotation, keep_rotated
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.vault.v1.core_pb2 import CoreRequest, CoreResponse, NeedsHistory, Ready, Refused
 from ipls.proto.witness.v1.head_pb2 import SignedHead
-from ipls.rpc.rooms import Room
+from ipls.rpc.half_open import Room
 from ipls.store.errors import DatabaseFailed
 from ipls.store.vault import open_vault_store
 from ipls.trust.errors import TrustError

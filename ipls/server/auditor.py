@@ -18,8 +18,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from ipls.clock import system_now_ms
+from ipls.http.client import HttpClient, HttpUnavailable
 from ipls.proto.witness.v1.head_pb2 import Cosignature
-from ipls.rpc.http import HttpClient, HttpUnavailable
 from ipls.store.errors import StoreError
 from ipls.store.witness import Signed, WitnessStore
 from ipls.trust.heads import CIPHERSUITE, timestamp

@@ -15,9 +15,9 @@ from ipls.auditlog.chain import check_proof
 from ipls.auditlog.cosignatures import VoteIgnored, parse_vote, quorum_head, signed_heads
 from ipls.auditlog.errors import AuditFault, AuditUnavailable
 from ipls.auditlog.listing import LogObject
+from ipls.http.client import HttpUnavailable
+from ipls.http.public_log import PublicReader
 from ipls.proto.witness.v1.head_pb2 import SignedHead
-from ipls.rpc.http import HttpUnavailable
-from ipls.rpc.public import PublicReader
 from ipls.server.encounters import Encounters
 from ipls.server.witness_keys import WitnessKeys
 from ipls.store.witness import WitnessStore

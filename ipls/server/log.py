@@ -22,8 +22,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from ipls.config import LogConfig
+from ipls.http.server import serving
 from ipls.rpc.server import until_signal
-from ipls.server.http import serving
 from ipls.server.log_store import open_log
 from ipls.store.errors import StoreError
 from ipls.store.log import Entry, LogStore

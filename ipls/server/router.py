@@ -27,7 +27,7 @@ from ipls.proto.vault.v1.vault_pb2_grpc import (
 )
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import Ending, ServiceError, remote_error
-from ipls.rpc.rooms import Room
+from ipls.rpc.half_open import Room
 from ipls.rpc.server import GrpcServer, Listener, run_until_signal
 from ipls.trust.bundle import shard_of
 

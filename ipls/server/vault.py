@@ -33,8 +33,8 @@ from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceServicer, add_VaultSe
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import ServiceError
+from ipls.rpc.half_open import Room
 from ipls.rpc.reads import read_history
-from ipls.rpc.rooms import Room
 from ipls.rpc.server import GrpcServer, Listener, run_until_signal
 from ipls.store.errors import StoreError
 from ipls.store.evidence import EvidenceFolder

@@ -16,6 +16,8 @@ from ipls.auditlog.errors import AuditError
 from ipls.clock import system_now_ms
 from ipls.config import WitnessConfig
 from ipls.hsm.signing import witness_signers
+from ipls.http.public_log import PublicReader
+from ipls.http.server import serving
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.proto.witness.v1.witness_pb2 import (
     GetStateRequest,
@@ -30,12 +32,10 @@ from ipls.proto.witness.v1.witness_pb2 import (
 from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceServicer, add_WitnessServiceServicer_to_server
 from ipls.rpc.channel import CHUNK, chunks
 from ipls.rpc.errors import ServiceError
-from ipls.rpc.public import PublicReader
 from ipls.rpc.server import GrpcServer, Listener, run_until_signal, until_signal
 from ipls.server.auditor import auditor_app, readable_at
 from ipls.server.catching_up import CatchUp
 from ipls.server.encounters import Encounters
-from ipls.server.http import serving
 from ipls.server.witness_keys import KeyExpired, WitnessKeys
 from ipls.store.errors import StoreError
 from ipls.store.evidence import EvidenceFolder

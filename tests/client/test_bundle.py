@@ -14,6 +14,7 @@ from ipls.client.directory import DirectoryReader
 from ipls.client.errors import RefusedError, TryLaterError
 from ipls.client.profile import Account, Profile
 from ipls.client.vault import Vault
+from ipls.http.server import serving
 from ipls.proto.vault.v1 import vault_pb2 as pb
 from ipls.proto.vault.v1.vault_pb2_grpc import (
     VaultServiceServicer,
@@ -21,7 +22,6 @@ from ipls.proto.vault.v1.vault_pb2_grpc import (
     add_VaultServiceServicer_to_server,
 )
 from ipls.rpc.errors import ServiceError
-from ipls.server.http import serving
 from ipls.server.log import log_app
 from ipls.store.log import FileLog
 from ipls.trust.bundle import sign_bundle

@@ -19,7 +19,7 @@ from ipls.auditlog.cosignatures import parse_vote
 from ipls.cli.deployment import free_ports
 from ipls.clock import system_now_ms
 from ipls.config import TokenConfig, load_trust_root
-from ipls.rpc.http import HttpClient, HttpUnavailable
+from ipls.http.client import HttpClient, HttpUnavailable
 from ipls.trust.root import Witness, WitnessKey
 from tests.e2e.running import IPLS, Deployment, ipls, running
 from tests.hsm.tokens import MODULES, as_configured, bare_token, pin_file

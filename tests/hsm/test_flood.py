@@ -8,7 +8,7 @@ from ipls.hsm.ahead import EphemeralsAhead
 from ipls.hsm.core import HELLOS
 from ipls.hsm.token import HsmToken
 from ipls.proto.vault.v1.vault_pb2 import SessionRequest, SessionResponse
-from ipls.rpc.rooms import Room
+from ipls.rpc.half_open import Room
 from ipls.vault.session import transcript
 from tests.hsm.rig import CoreProcess, Exchange, Owner, Rig, now_ms, running, running_core
 

@@ -13,7 +13,7 @@ import pytest
 from ipls.akd import EMPTY_ROOT
 from ipls.auditlog.cosignatures import count_votes
 from ipls.crypto.keys import public_key
-from ipls.rpc.http import HttpUnavailable
+from ipls.http.client import HttpUnavailable
 from ipls.server.auditor import auditor_app
 from ipls.server.witness import WitnessService
 from ipls.store.log import object_name

@@ -30,9 +30,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ipls.auditlog.errors import AuditUnavailable
+from ipls.http.client import HttpClient, HttpUnavailable
+from ipls.http.public_log import PublicReader
 from ipls.proto.witness.v1.witness_pb2 import ProposeRequest
-from ipls.rpc.http import HttpClient, HttpUnavailable
-from ipls.rpc.public import PublicReader
 from ipls.server.auditor import auditor_app
 from ipls.server.directory.errors import NoQuorum
 from ipls.server.directory.pruning import Pruner

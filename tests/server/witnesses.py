@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ipls.crypto.keys import SeedSigner
-from ipls.rpc.http import HttpClient
-from ipls.rpc.public import PublicReader
+from ipls.http.client import HttpClient
+from ipls.http.public_log import PublicReader
 from ipls.server.witness import WitnessService
 from ipls.server.witness_keys import WitnessKeys
 from ipls.store.evidence import EvidenceFolder

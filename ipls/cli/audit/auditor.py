@@ -16,9 +16,9 @@ from ipls.auditlog.listing import Listing, LogObject
 from ipls.cli.audit.index import Index
 from ipls.cli.audit.state import Kept
 from ipls.clock import system_now_ms
+from ipls.http.client import HttpClient, HttpUnavailable
+from ipls.http.public_log import PublicReader
 from ipls.proto.witness.v1.head_pb2 import SignedHead
-from ipls.rpc.http import HttpClient, HttpUnavailable
-from ipls.rpc.public import PublicReader
 from ipls.trust.evidence import encode, judge
 from ipls.trust.heads import Head
 from ipls.trust.limits import MAX_INT

@@ -11,9 +11,9 @@ from typing import Any
 import grpc
 
 from ipls.hsm.pipe import PipeError, framed, receive, receive_blocking
+from ipls.http.client import HttpClient, HttpTooLarge, HttpUnavailable
 from ipls.proto.registration.v1 import registration_pb2, registration_pb2_grpc
 from ipls.rpc.errors import ServiceError, remote_error, to_status
-from ipls.rpc.http import HttpClient, HttpTooLarge, HttpUnavailable
 from tests.fuzz.target import LABEL, Target, folder, serialized, target
 from tests.server.loopback import loopback
 

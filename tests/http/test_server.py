@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from ipls.server.http import MAX_CONNECTIONS, MAX_HEAD, serving
+from ipls.http.server import MAX_CONNECTIONS, MAX_HEAD, serving
 
 IDLE_S = 1
 WITHIN_S = 60

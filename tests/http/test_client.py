@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from ipls.rpc.http import HttpClient, HttpTooLarge, HttpUnavailable
+from ipls.http.client import HttpClient, HttpTooLarge, HttpUnavailable
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from ipls.auditlog.cosignatures import MAX_ANSWER, VoteIgnored, parse_epoch, par
 from ipls.auditlog.errors import AuditFault, AuditUnavailable
 from ipls.auditlog.listing import MAX_PAGE, Listing, LogObject, Page, parse_page
 from ipls.clock import system_now_ms
+from ipls.http.client import HttpClient, HttpTooLarge, HttpUnavailable
 from ipls.proto.witness.v1.head_pb2 import SignedHead
-from ipls.rpc.http import HttpClient, HttpTooLarge, HttpUnavailable
 from ipls.trust.root import TrustRoot, Witness
 
 PAUSES_S = (0.2, 1.0)
