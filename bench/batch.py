@@ -23,7 +23,7 @@ from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub, add
 from ipls.server.directory.cache import Proofs
 from ipls.server.directory.publisher import Announcements
 from ipls.server.directory.readers import Readers
-from ipls.server.directory.services import MAX_BATCH, DirectoryService
+from ipls.server.directory.service import MAX_BATCH, DirectoryService
 from ipls.store.directory import DirectoryStore, Made, Step, StoredHead
 from ipls.store.readers import ReaderStore
 

@@ -29,7 +29,7 @@ from ipls.rpc.reads import SESSION_METADATA, read_history
 from ipls.server.directory.cache import Proofs, SharedCache
 from ipls.server.directory.publisher import Announcements
 from ipls.server.directory.readers import Readers
-from ipls.server.directory.services import DirectoryService
+from ipls.server.directory.service import DirectoryService
 from ipls.store.directory import DirectoryStore, Made, Step, StoredHead
 from ipls.store.readers import ReaderStore
 from ipls.trust.calls import session_digest

@@ -39,8 +39,8 @@ from ipls.vault.session.client import ClientSession
 from ipls.vault.state.journal import STATE_BYTES
 from tests.hsm.rig import Owner, Rig, running
 from tests.hsm.tokens import PIN
-from tests.server import vault_process
-from tests.server.vault_process import Vault, running_vault
+from tests.server.vault import process
+from tests.server.vault.process import Vault, running_vault
 
 MARKS = "<!-- vault measured -->\n", "<!-- end of what the vault measured -->\n"
 CLIENTS = 2
@@ -67,7 +67,7 @@ def front(config: str) -> None:
         return await start(python, "-m", "bench.vault", "--core", config, *command, **options)
 
     asyncio.create_subprocess_exec = start_core
-    exec(vault_process.FRONT, {})
+    exec(process.FRONT, {})
 
 
 def count_anchors(config: Path) -> None:
@@ -337,7 +337,7 @@ async def running_bench(rig: Rig, workers: int, pool: ProcessPoolExecutor) -> As
     head = rig.directory.head()
     rig.directory.prove = cache(rig.directory.prove)  # a directory's cost is none of ours
     rig.directory.head = lambda **_: head
-    vault_process.FRONT = FRONT
+    process.FRONT = FRONT
     config = {"workers": workers, "daily_uses": 10**9, "max_half_open": 1024}
     async with running_vault(rig, config=config) as vault:
         place = Place(

@@ -31,8 +31,8 @@ from ipls.hsm.signing import witness_signers
 from ipls.proto.vault.v1.fleet_pb2 import Report
 from ipls.proto.vault.v1.vault_pb2 import Bundle, SignedBundle
 from ipls.proto.witness.v1.head_pb2 import Cosignature
-from ipls.server.log_store import open_log
 from ipls.store.log import bundle_name
+from ipls.store.log.opening import open_log
 from ipls.store.witness import WitnessStore
 from ipls.trust.bundle import (
     bundle_head,

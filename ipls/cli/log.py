@@ -15,7 +15,7 @@ def create_bucket(
     config: Annotated[Path, typer.Option("--config", help="The deployment's ipls.toml.")],
 ) -> None:
     """Make the buckets that directory.log names, readable by anyone, and try to break their lock; may be run again."""
-    from ipls.server.log_store import open_bucket
+    from ipls.store.log.opening import open_bucket
 
     where = load(config).directory.log
     if not isinstance(where, BucketConfig):

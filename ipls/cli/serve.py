@@ -23,8 +23,13 @@ from ipls.config import (
     load_witnesses,
 )
 from ipls.rpc.server import until_signal
-from ipls.server import contacts, directory, registration, router, vault, witness
-from ipls.server import log as audit_log
+from ipls.server import directory
+from ipls.server.contacts import service as contacts
+from ipls.server.log import service as audit_log
+from ipls.server.registration import service as registration
+from ipls.server.router import service as router
+from ipls.server.vault import service as vault
+from ipls.server.witness import service as witness
 
 Table = DirectoryConfig | LogConfig | VaultConfig | RouterConfig | ContactsConfig | RegistrationConfig
 

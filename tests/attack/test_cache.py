@@ -17,7 +17,7 @@ from ipls.akd import verify_absence, verify_history, verify_lookup
 from ipls.config import RedisConfig
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.rpc.errors import remote_error
-from ipls.server.directory import cache, service, services
+from ipls.server.directory import app, cache, service
 from ipls.server.directory.cache import Entry, SharedCache
 from ipls.trust.heads import verify_head
 from tests.server.directories import ALICE, BOB, NOW, Client, World, record
@@ -55,7 +55,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         return make(*arguments)
 
     for name in ("make_lookup", "make_history", "make_absence"):
-        monkeypatch.setattr(services, name, partial(counted, name, getattr(services, name)))
+        monkeypatch.setattr(service, name, partial(counted, name, getattr(service, name)))
     return made
 
 
@@ -242,7 +242,7 @@ async def test_reads_go_on_while_it_is_full(
 async def test_a_head_is_told_to_the_other_processes(
     world: World, redis: RedisServer, patient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "NOTICE_S", 3600)  # by the database they would learn of it an hour later
+    monkeypatch.setattr(app, "NOTICE_S", 3600)  # by the database they would learn of it an hour later
     async with world.witness(), sharing(world, redis) as publishing:
         await publishing.first_head()  # it has the lease
         async with sharing(world, redis) as reading:

@@ -14,7 +14,7 @@ import pytest
 from ipls.akd import EMPTY_ROOT, Publication
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.proto.witness.v1.witness_pb2 import GetStateRequest
-from ipls.server.auditor import auditor_app
+from ipls.server.witness.http import auditor_app
 from ipls.trust.errors import HeadRefused
 from ipls.trust.heads import Head, timestamp, verify_head
 from ipls.trust.limits import MAX_BLOB

@@ -23,7 +23,7 @@ from ipls.proto.directory.v1.directory_pb2_grpc import (
 from ipls.proto.witness.v1.witness_pb2 import GetStateResponse, ProposeRequest, ProposeResponse, WitnessState
 from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceServicer
 from ipls.rpc.channel import open_channel
-from ipls.server.directory.contradictions import Contradictions
+from ipls.server.directory.evidence import Contradictions
 from ipls.server.directory.witnesses import Witnesses
 from ipls.store.evidence import EvidenceFolder
 from ipls.trust.heads import Head

@@ -10,7 +10,7 @@ from ipls.akd import EMPTY_ROOT, Publication
 from ipls.auditlog.errors import AuditError
 from ipls.crypto.keys import public_key
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
-from ipls.server.auditor import auditor_app
+from ipls.server.witness.http import auditor_app
 from ipls.store.witness import init_witness_state
 from ipls.trust.errors import HeadRefused
 from ipls.trust.heads import signers, timestamp

@@ -10,10 +10,10 @@ import pytest
 
 from ipls.proto.registration.v1 import registration_pb2 as pb
 from ipls.rpc.errors import remote_error
-from ipls.server import registration
-from ipls.server.registration import MAX_HASHING
+from ipls.server.registration import service as registration
+from ipls.server.registration.service import MAX_HASHING
 from tests.server.directories import World
-from tests.server.test_registration import LABEL, OTHER, Registrar, both, failure
+from tests.server.registration.test_service import LABEL, OTHER, Registrar, both, failure
 
 FLOOD = 4 * MAX_HASHING
 

@@ -21,7 +21,7 @@ from ipls.proto.directory.v1.directory_pb2_grpc import (
     add_DirectoryServiceServicer_to_server,
 )
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
-from ipls.server.directory.services import DirectoryService
+from ipls.server.directory.service import DirectoryService
 from ipls.trust.chain import MAX_ANSWER
 from ipls.trust.root import WitnessKey
 from tests.server.loopback import loopback

@@ -13,7 +13,7 @@ import pytest
 from ipls.proto.vault.v1.vault_pb2 import SessionRequest
 from ipls.rpc.errors import Ending, remote_error
 from tests.hsm.rig import Exchange, Owner, Rig, now_ms
-from tests.server.vault_process import Vault, running_vault
+from tests.server.vault.process import Vault, running_vault
 
 KEY = bytes(range(32))
 PLACES = 32

@@ -22,7 +22,7 @@ from ipls.proto.vault.v1.vault_pb2_grpc import (
     add_VaultServiceServicer_to_server,
 )
 from ipls.rpc.errors import ServiceError
-from ipls.server.log import log_app
+from ipls.server.log.service import log_app
 from ipls.store.log import FileLog
 from ipls.trust.bundle import sign_bundle
 from ipls.trust.root import TrustRoot

@@ -13,7 +13,7 @@ from ipls.client.profile import Account, Profile
 from ipls.client.vault import Vault
 from ipls.clock import system_now_ms
 from tests.hsm.rig import Owner, Rig
-from tests.server.vault_process import running_vault
+from tests.server.vault.process import running_vault
 
 
 async def test_a_head_shown_by_the_vault_is_remembered(tmp_path: Path) -> None:

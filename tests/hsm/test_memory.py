@@ -15,7 +15,7 @@ from contextlib import aclosing
 from ipls.vault.session.client import ClientSession
 from tests.hsm.memory import search
 from tests.hsm.rig import Exchange, Owner, Rig, child, children
-from tests.server.vault_process import Vault, running_vault
+from tests.server.vault.process import Vault, running_vault
 
 KEY = secrets.token_bytes(32)
 SECRETS = [KEY, KEY[:16], KEY[16:]]

@@ -28,8 +28,8 @@ from ipls.proto.directory.v1.directory_pb2_grpc import (
     add_DirectoryServiceServicer_to_server,
 )
 from ipls.rpc.errors import RemoteError, ServiceError, remote_error
-from ipls.server.contacts import ContactsServicer, Limits
-from ipls.server.identities import Identities
+from ipls.server.contacts.identities import Identities
+from ipls.server.contacts.service import ContactsServicer, Limits
 from ipls.store.contacts import ContactsStore
 from ipls.trust.calls import call_digest
 from tests.hsm import rig

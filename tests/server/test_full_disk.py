@@ -14,7 +14,7 @@ from ipls.akd import verify_lookup
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.trust.heads import verify_head
 from tests.server.directories import ALICE, BOB, NOW, Client, World, record
-from tests.server.test_registration import failure
+from tests.server.registration.test_service import failure
 
 AS_ROOT = [] if os.getuid() == 0 else ["sudo", "-n"]
 SIZE = 3 << 20

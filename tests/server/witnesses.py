@@ -6,8 +6,8 @@ from pathlib import Path
 from ipls.crypto.keys import SeedSigner
 from ipls.http.client import HttpClient
 from ipls.http.public_log import PublicReader
-from ipls.server.witness import WitnessService
-from ipls.server.witness_keys import WitnessKeys
+from ipls.server.witness.keys import WitnessKeys
+from ipls.server.witness.service import WitnessService
 from ipls.store.evidence import EvidenceFolder
 from ipls.store.witness import WitnessStore
 from ipls.trust.root import TrustRoot

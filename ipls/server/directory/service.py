@@ -1,202 +1,355 @@
-"""The directory as a process: store, publisher and the two services on their ports.
-
-Any number of them serve from one database, on the same or other ports; one of them publishes at a time.
-"""
+"""The directory's two gRPC services, over the store and the publisher's announcements."""
 
 import asyncio
-import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any, NoReturn
+from asyncio import to_thread
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from functools import partial
+from typing import Any, NamedTuple, NoReturn
 
-import structlog
+from grpc import StatusCode
 
-from ipls.akd import DirectoryKey
-from ipls.clock import system_now_ms
-from ipls.config import ConfigError, DirectoryConfig, read_secret
-from ipls.crypto.keys import public_key
-from ipls.proto.directory.v1.directory_pb2 import DESCRIPTOR
-from ipls.proto.directory.v1.directory_pb2_grpc import (
-    add_DirectoryServiceServicer_to_server,
-    add_UpdateServiceServicer_to_server,
-)
+from ipls.akd import DirectoryKey, Version, make_absence, make_history, make_lookup, make_lookups
+from ipls.proto.directory.v1 import directory_pb2 as pb
+from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceServicer, UpdateServiceServicer
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
 from ipls.proto.witness.v1.head_pb2 import SignedHead
-from ipls.rpc.channel import open_channel
-from ipls.rpc.server import DRAIN_S, GrpcServer, Listener, until_signal
-from ipls.server.directory.cache import Proofs, SharedCache
-from ipls.server.directory.contradictions import Contradictions
-from ipls.server.directory.lease import LeaseKeeper
-from ipls.server.directory.pruning import Pruner
-from ipls.server.directory.publisher import RETRY_S, Announcements, Publisher
+from ipls.rpc.channel import CHUNK
+from ipls.rpc.errors import ServiceError
+from ipls.rpc.reads import MAX_VERSIONS, history_responses
+from ipls.server.directory.adoption import known_versions
+from ipls.server.directory.cache import Entry, Proofs
+from ipls.server.directory.publisher import Announcements
 from ipls.server.directory.readers import Readers
-from ipls.server.directory.services import DirectoryService, UpdateService
-from ipls.server.directory.witnesses import Witnesses
-from ipls.server.log_store import open_log
-from ipls.store.directory import DirectoryStore, News
-from ipls.store.evidence import EvidenceFolder
-from ipls.store.readers import ReaderStore
-from ipls.trust.heads import timestamp
-from ipls.trust.root import TrustRoot
+from ipls.store.directory import DirectoryStore, StoredHead
+from ipls.store.errors import StoreError
+from ipls.trust.chain import MAX_ANSWER
+from ipls.trust.errors import TrustError
+from ipls.trust.identity import check_label, decode_record
+from ipls.trust.root import parse
 
-log = structlog.get_logger()
+REQUEST_ID_BYTES = 16
 
-UPDATE_SERVICE = DESCRIPTOR.services_by_name["UpdateService"].full_name
-MESSAGING_ROLE = "messaging-service"
+MAX_BATCH = 64
+"""Labels in one lookup: their proofs, absences included, stay below gRPC's 4 MiB a message."""
 
-NOTICE_S = 0.1
-"""How often a process looks for what the others have done; one small query each time."""
+MAX_WATCHERS = 500
+"""Streams of heads at once: half of the calls that a server takes, so that reads and updates go on beside them."""
+
+MAX_LONG_HISTORIES = 8
+"""Histories over a message's size that are sent at once, each in memory until then."""
+LONG_HISTORY_S = 60.0
+
+_CODES = {
+    "REQUEST_ID_REUSED": StatusCode.ALREADY_EXISTS,
+    "QUEUE_FULL": StatusCode.UNAVAILABLE,
+    "QUOTA_EXCEEDED": StatusCode.RESOURCE_EXHAUSTED,
+    "TICKET_UNKNOWN": StatusCode.NOT_FOUND,
+    "VERSION_NEWEST": StatusCode.FAILED_PRECONDITION,
+    "EPOCH_PRUNED": StatusCode.OUT_OF_RANGE,
+    "VALUE_AWAITED": StatusCode.UNAVAILABLE,
+}
 
 
-class Directory:
-    """A running directory: `ports` are the public one and the update port; `publishing` ends only by failing."""
+def _refuse(error: StoreError) -> NoReturn:
+    if error.reason not in _CODES:
+        raise error
+    code = _CODES[error.reason]
+    raise ServiceError(code, error.reason, str(error), retry_after_s=error.retry_after_s) from error
 
-    def __init__(self, ports: list[int], publishing: asyncio.Task[None]) -> None:
-        self.ports = ports
-        self.publishing = publishing
+
+def _invalid(reason: str, message: str) -> ServiceError:
+    return ServiceError(StatusCode.INVALID_ARGUMENT, reason, message)
 
 
-@asynccontextmanager
-async def directory(
-    config: DirectoryConfig,
-    root: TrustRoot,
-    *,
-    versions: Sequence[SignedTrustRoot] = (),
-    now_ms: Callable[[], int] = system_now_ms,
-    retry_s: tuple[float, float] = RETRY_S,
-    grace_s: float = DRAIN_S,
-) -> AsyncIterator[Directory]:
-    """A directory that serves until the block ends. `versions` are those of the trust root after the pinned one; `root`
-    is the newest.
+class _Wanted(NamedTuple):
+    """How to make an answer; with an entry, one that may have been kept."""
 
-    Raises ConfigError (a key that is not the trust root's), StoreError DATABASE_FOREIGN, RuntimeError (a port taken).
+    entry: Entry | None
+    make: Callable[[], Any]
+
+
+Plan = Callable[[StoredHead], _Wanted]
+"""What is wanted, once the head is known that it is to be proved against."""
+
+
+class DirectoryService(DirectoryServiceServicer):
+    """Proved reads. Each answer is for one head, the newest or the one asked for, and carries it.
+
+    What asks for a label raises, besides what is named there: READ_SESSION_REQUIRED, READ_SESSION_INVALID,
+    READ_SESSION_EXPIRED, IDENTITY_SUPERSEDED, HISTORY_OF_ANOTHER, LABEL_QUOTA.
     """
-    key = DirectoryKey.from_seed(read_secret(config.vrf_key))
-    if key.public_key != root.vrf_public_key:
-        raise ConfigError(f"{config.vrf_key}: not the VRF key of the trust root", "VRF_KEY_FOREIGN")
-    proposal_seed = read_secret(config.proposal_key)
-    if public_key(proposal_seed) != root.proposal_key:
-        raise ConfigError(f"{config.proposal_key}: not the proposal key of the trust root", "PROPOSAL_KEY_FOREIGN")
-    async with AsyncExitStack() as stack:
-        store = DirectoryStore(config.database, root.namespace, key.public_key)
-        stack.callback(store.close)
-        channels = {
-            name: await stack.enter_async_context(open_channel(address, config.tls.ca))
-            for name, address in config.witnesses.items()
-        }
-        contradictions = Contradictions(root, store, EvidenceFolder(config.evidence))
-        witnesses = Witnesses(root, channels, proposal_seed, now_ms, contradictions.met)
-        stack.push_async_callback(witnesses.close)
-        publisher = Publisher(
-            store,
-            root,
-            key,
-            witnesses,
-            open_log(config.log),
-            Pruner(store, config, root.max_head_age_ms, now_ms),
-            max_updates=config.epoch_max_updates,
-            max_age_s=config.epoch_max_age_s,
-            now_ms=now_ms,
-            retry_s=retry_s,
-        )
-        tls = config.tls
-        server = GrpcServer(
-            [
-                Listener(config.listen, tls.certificate, tls.key),
-                Listener(config.internal_listen, tls.certificate, tls.key, client_ca=tls.ca),
-            ],
-            roles={UPDATE_SERVICE: MESSAGING_ROLE},
-            services=[service.full_name for service in DESCRIPTOR.services_by_name.values()],
-        )
-        updates = UpdateService(
-            store,
-            publisher.heads,
-            publisher.submitted,
-            daily_quota=config.daily_quota,
-            queue_max=config.queue_max,
-            now_ms=now_ms,
-        )
-        reader_store = ReaderStore(config.database.with_name(config.database.name + ".readers"))
-        stack.callback(reader_store.close)
-        readers = Readers(
-            store,
-            reader_store,
-            root.namespace,
-            daily_labels=config.daily_labels,
-            anonymous=config.anonymous_reads,
-            now_ms=now_ms,
-        )
-        stack.callback(readers.close)
-        shared = await _shared_cache(config, reader_store, store, publisher.heads, stack)
-        reads = DirectoryService(store, key, publisher.heads, readers, Proofs(shared), versions)
-        add_DirectoryServiceServicer_to_server(reads, server.grpc)
-        add_UpdateServiceServicer_to_server(updates, server.grpc)
-        ports = await server.start()
-        stack.push_async_callback(server.stop, grace_s)
-        noticing = asyncio.create_task(_notice(store, publisher))
-        stack.push_async_callback(_cancel, noticing)
-        lease = LeaseKeeper(store, config.lease_s)
-        stack.callback(lease.close)
-        publishing = asyncio.create_task(publisher.run(lease))
-        stack.push_async_callback(_cancel, publishing)
-        yield Directory(ports, publishing)
+
+    def __init__(
+        self,
+        store: DirectoryStore,
+        key: DirectoryKey,
+        heads: Announcements,
+        readers: Readers,
+        proofs: Proofs,
+        versions: Sequence[SignedTrustRoot] = (),
+    ) -> None:
+        """`versions` are those of the trust root after the pinned one."""
+        self._store = store
+        self._key = key
+        self._heads = heads
+        self._readers = readers
+        self._proofs = proofs
+        self._trust_roots = {parse(version.file).number: version for version in versions}
+        self._watchers = 0
+        self._long_histories = 0
+
+    async def OpenSession(self, request: pb.OpenSessionRequest, context: Any) -> pb.OpenSessionResponse:
+        """LABEL_INVALID, BODY_INVALID, KEY_INVALID, SIGNATURE_LENGTH, SIGNATURE_INVALID; READER_UNKNOWN,
+        READER_PENDING; CALL_STALE, CALL_REPLAYED, CALL_QUOTA, OPENINGS_BUSY.
+        """
+        return await self._readers.open(request)
+
+    async def Lookup(self, request: pb.LookupRequest, context: Any) -> pb.LookupResponse:
+        """LABEL_NOT_FOUND, VALUE_AWAITED, VALUE_ERASED, LABEL_INVALID; EPOCH_UNKNOWN, EPOCH_PRUNED,
+        DIRECTORY_NOT_READY."""
+        label = _checked_label(request.label)
+        head, proof = await self._proved(context, [label], partial(self._lookup, label), request.epoch)
+        return pb.LookupResponse(head=SignedHead.FromString(head.signed), proof=proof)
+
+    async def History(self, request: pb.HistoryRequest, context: Any) -> AsyncIterator[pb.HistoryResponse]:
+        """LABEL_NOT_FOUND, VALUE_AWAITED, VALUE_ERASED, LABEL_INVALID; EPOCH_UNKNOWN, EPOCH_PRUNED,
+        DIRECTORY_NOT_READY; HISTORY_TOO_LONG, HISTORIES_BUSY.
+        """
+        label = _checked_label(request.label)
+        plan = partial(self._history, label, request.most_recent)
+        head, proof = await self._proved(context, [label], plan, request.epoch, complete=request.most_recent != 1)
+        signed = SignedHead.FromString(head.signed)
+        if len(proof) <= CHUNK:
+            yield pb.HistoryResponse(head=signed, chunk=proof)
+            return
+        if self._long_histories >= MAX_LONG_HISTORIES:
+            raise ServiceError(StatusCode.UNAVAILABLE, "HISTORIES_BUSY", "too many long histories are being sent")
+        self._long_histories += 1
+        try:
+            async with asyncio.timeout(LONG_HISTORY_S):
+                for response in history_responses(signed, proof):
+                    yield response
+        except TimeoutError as e:
+            raise ServiceError(StatusCode.UNAVAILABLE, "HISTORIES_BUSY", "the history was read too slowly") from e
+        finally:
+            self._long_histories -= 1
+
+    async def BatchLookup(self, request: pb.BatchLookupRequest, context: Any) -> pb.BatchLookupResponse:
+        """BATCH_SIZE, VALUE_AWAITED, VALUE_ERASED, LABEL_INVALID, EPOCH_UNKNOWN, EPOCH_PRUNED, DIRECTORY_NOT_READY."""
+        if not 1 <= len(request.labels) <= MAX_BATCH:
+            raise _invalid("BATCH_SIZE", f"1 to {MAX_BATCH} labels at once")
+        labels = [_checked_label(label) for label in request.labels]
+        head, results = await self._proved(context, labels, partial(self._batch, labels), request.epoch)
+        return pb.BatchLookupResponse(head=SignedHead.FromString(head.signed), results=results)
+
+    async def Absence(self, request: pb.AbsenceRequest, context: Any) -> pb.AbsenceResponse:
+        """LABEL_PRESENT, VALUE_AWAITED, LABEL_INVALID, EPOCH_UNKNOWN, EPOCH_PRUNED, DIRECTORY_NOT_READY."""
+        label = _checked_label(request.label)
+        head, proof = await self._proved(context, [label], partial(self._absence, label), request.epoch)
+        return pb.AbsenceResponse(head=SignedHead.FromString(head.signed), proof=proof)
+
+    async def GetHead(self, request: pb.GetHeadRequest, context: Any) -> pb.GetHeadResponse:
+        """EPOCH_UNKNOWN, DIRECTORY_NOT_READY. Only the newest head's signatures are kept young."""
+        _, head = await self._heads_at(request.epoch)
+        return pb.GetHeadResponse(head=SignedHead.FromString(head.signed))
+
+    async def WatchHeads(self, request: pb.WatchHeadsRequest, context: Any) -> AsyncIterator[pb.WatchHeadsResponse]:
+        """The newest head, then each newer or renewed one; a reader slower than the epochs skips to the newest.
+
+        WATCHERS_FULL.
+        """
+        if self._watchers >= MAX_WATCHERS:
+            message = f"{MAX_WATCHERS} others watch: ask for the head instead"
+            raise ServiceError(StatusCode.RESOURCE_EXHAUSTED, "WATCHERS_FULL", message, retry_after_s=5)
+        self._watchers += 1
+        try:
+            sent: bytes | None = None
+            while True:
+                announced = self._heads.next
+                head = await to_thread(self._store.head)
+                if head and head.signed != sent:
+                    sent = head.signed
+                    yield pb.WatchHeadsResponse(head=SignedHead.FromString(sent))
+                await announced.wait()
+        finally:
+            self._watchers -= 1
+
+    async def TrustRoots(self, request: pb.TrustRootsRequest, context: Any) -> pb.TrustRootsResponse:
+        """What the witnesses signed, for anyone to check; a directory that was not restarted knows no newer ones."""
+        later = [version for number, version in self._trust_roots.items() if number > request.after_number]
+        return pb.TrustRootsResponse(versions=later[:MAX_ANSWER])
+
+    async def _proved(
+        self, context: Any, labels: Collection[bytes], plan: Plan, epoch: int, *, complete: bool = False
+    ) -> tuple[StoredHead, Any]:
+        """The head of `epoch` (0: the newest) and the answer against it, kept or made, if the caller may have it."""
+        reader = self._readers.reader(context)
+        while True:
+            newest, head = await self._heads_at(epoch)
+
+            def admit(newest: StoredHead = newest, head: StoredHead = head) -> _Wanted:
+                self._readers.allow(reader, labels, newest=newest.epoch, epoch=head.epoch, complete=complete)
+                self._store.check_kept(head.epoch)
+                return plan(head)
+
+            try:
+                entry, make = await to_thread(admit)
+                return head, await (self._proofs.get(entry, make) if entry else to_thread(make))
+            except StoreError as e:
+                if epoch or e.reason != "EPOCH_PRUNED":  # else the newest was replaced meanwhile: there is a newer one
+                    _refuse(e)
+
+    async def _heads_at(self, epoch: int) -> tuple[StoredHead, StoredHead]:
+        """The newest head, and that of `epoch` (0: the newest)."""
+        newest = await to_thread(self._store.head)
+        if newest is None:
+            raise ServiceError(
+                StatusCode.UNAVAILABLE, "DIRECTORY_NOT_READY", "the witnesses have not signed the first head yet"
+            )
+        if epoch > newest.epoch:
+            raise _epoch_unknown(epoch)
+        # The start is the one epoch that 0 can't name while others follow; nothing is in it.
+        return newest, await self._past_head(epoch) if 0 < epoch < newest.epoch else newest
+
+    async def _past_head(self, epoch: int) -> StoredHead:
+        """A head that a newer one follows: it does not change any more."""
+
+        def read() -> bytes:
+            head = self._store.head(epoch)
+            if head is None:
+                raise _epoch_unknown(epoch)
+            return head.encode()
+
+        return StoredHead.decode(await self._proofs.get(Entry("head", epoch, b"", b"", ()), read))
+
+    def _lookup(self, label: bytes, head: StoredHead) -> _Wanted:
+        versions = self._versions(label, head.epoch, 1)
+        make = partial(make_lookup, self._store, self._key, head.epoch, head.depth, label, versions[0])
+        return _Wanted(Entry("lookup", head.epoch, head.root_hash, label, versions), make)
+
+    def _history(self, label: bytes, most_recent: int, head: StoredHead) -> _Wanted:
+        versions = self._versions(label, head.epoch, min(most_recent, MAX_VERSIONS + 1) or MAX_VERSIONS + 1)
+        if len(versions) > MAX_VERSIONS:
+            raise ServiceError(
+                StatusCode.FAILED_PRECONDITION, "HISTORY_TOO_LONG", f"over {MAX_VERSIONS} versions: ask for fewer"
+            )
+        make = partial(make_history, self._store, self._key, head.epoch, head.depth, label, versions)
+        # What decides on an identity is asked for again and again; longer ones are large, and few ask for the same.
+        entry = Entry("history", head.epoch, head.root_hash, label, versions) if most_recent == 1 else None
+        return _Wanted(entry, make)
+
+    def _batch(self, labels: Sequence[bytes], head: StoredHead) -> _Wanted:
+        wanted = [(label, next(iter(self._shown(label, head.epoch, 1)), None)) for label in labels]
+
+        def make() -> list[pb.LookupResult]:
+            proofs = make_lookups(self._store, self._key, head.epoch, head.depth, wanted)
+            return [
+                pb.LookupResult(lookup=proof) if current else pb.LookupResult(absence=proof)
+                for (_, current), proof in zip(wanted, proofs, strict=True)
+            ]
+
+        return _Wanted(None, make)
+
+    def _absence(self, label: bytes, head: StoredHead) -> _Wanted:
+        if known_versions(self._store, self._key, label, head.epoch, 1):
+            raise ServiceError(StatusCode.FAILED_PRECONDITION, "LABEL_PRESENT", f"there is one at epoch {head.epoch}")
+        make = partial(make_absence, self._store, self._key, head.epoch, head.depth, label)
+        return _Wanted(Entry("absence", head.epoch, head.root_hash, label, ()), make)
+
+    def _versions(self, label: bytes, epoch: int, most_recent: int) -> tuple[Version, ...]:
+        versions = self._shown(label, epoch, most_recent)
+        if not versions:
+            raise ServiceError(StatusCode.NOT_FOUND, "LABEL_NOT_FOUND", f"no such label at epoch {epoch}")
+        return versions
+
+    def _shown(self, label: bytes, epoch: int, most_recent: int) -> tuple[Version, ...]:
+        """Newest first. At an epoch before its successor's an erased version is the newest: no checker takes that."""
+        versions = tuple(known_versions(self._store, self._key, label, epoch, most_recent))
+        if versions and not versions[0].value:
+            message = f"the value that was the newest at epoch {epoch} is erased: ask for a later epoch"
+            raise ServiceError(StatusCode.FAILED_PRECONDITION, "VALUE_ERASED", message)
+        return versions
 
 
-async def _shared_cache(
-    config: DirectoryConfig, readers: ReaderStore, store: DirectoryStore, heads: Announcements, stack: AsyncExitStack
-) -> SharedCache | None:
-    """The Redis that is configured, with heads announced through it, until the stack ends."""
-    if config.redis is None:
-        return None
-    shared = SharedCache(config.redis.url, readers.derived_key)
-    stack.push_async_callback(shared.close)
-    for task in (shared.follow(lambda epoch: heads.announce()), _announce(store, heads, shared)):
-        stack.push_async_callback(_cancel, asyncio.create_task(task))
-    return shared
+class UpdateService(UpdateServiceServicer):
+    """The queue's door. The server lets in the role `messaging-service` alone."""
+
+    def __init__(
+        self,
+        store: DirectoryStore,
+        heads: Announcements,
+        submitted: Callable[[], None],
+        *,
+        daily_quota: int,
+        queue_max: int,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._store = store
+        self._heads = heads
+        self._submitted = submitted
+        self._daily_quota = daily_quota
+        self._queue_max = queue_max
+        self._now_ms = now_ms
+
+    async def SubmitUpdate(self, request: pb.SubmitUpdateRequest, context: Any) -> pb.SubmitUpdateResponse:
+        """REQUEST_ID_INVALID, LABEL_INVALID, IDENTITY_RECORD_INVALID; REQUEST_ID_REUSED, QUEUE_FULL, QUOTA_EXCEEDED."""
+        if len(request.request_id) != REQUEST_ID_BYTES:
+            raise _invalid("REQUEST_ID_INVALID", f"a request id has {REQUEST_ID_BYTES} bytes")
+        label = _checked_label(request.label)
+        try:
+            decode_record(request.value)
+        except TrustError as e:
+            raise _invalid(e.reason, e.message) from e
+        try:
+            ticket = await to_thread(
+                self._store.submit,
+                request.request_id,
+                label,
+                request.value,
+                self._now_ms(),
+                daily_quota=self._daily_quota,
+                queue_max=self._queue_max,
+            )
+        except StoreError as e:
+            _refuse(e)
+        self._submitted()
+        return pb.SubmitUpdateResponse(ticket=ticket)
+
+    async def WatchUpdate(self, request: pb.WatchUpdateRequest, context: Any) -> AsyncIterator[pb.WatchUpdateResponse]:
+        """QUEUED at once while that is so, then PUBLISHED with the epoch, and the end. TICKET_UNKNOWN."""
+        queued = False
+        while True:
+            announced = self._heads.next
+            try:
+                epoch = await to_thread(self._store.published_at, request.ticket)
+            except StoreError as e:
+                _refuse(e)
+            if epoch is not None:
+                yield pb.WatchUpdateResponse(state=pb.WatchUpdateResponse.STATE_PUBLISHED, epoch=epoch)
+                return
+            if not queued:
+                queued = True
+                yield pb.WatchUpdateResponse(state=pb.WatchUpdateResponse.STATE_QUEUED)
+            await announced.wait()
+
+    async def EraseValues(self, request: pb.EraseValuesRequest, context: Any) -> pb.EraseValuesResponse:
+        """Durable when it returns. VERSION_NEWEST, LABEL_INVALID."""
+        label = _checked_label(request.label)
+        try:
+            return pb.EraseValuesResponse(
+                erased=await to_thread(self._store.erase_values, label, request.through_version)
+            )
+        except StoreError as e:
+            _refuse(e)
 
 
-async def _announce(store: DirectoryStore, heads: Announcements, shared: SharedCache) -> None:
-    """Tell the other processes of each head that this one learns of, for ever."""
-    told = b""
-    while True:
-        announced = heads.next
-        with suppress(sqlite3.OperationalError):  # a disk that fails shows elsewhere
-            head = await asyncio.to_thread(store.head)
-            if head and head.signed != told:
-                told = head.signed
-                shared.announce(head.epoch, max(map(timestamp, SignedHead.FromString(told).cosignatures)))
-        await announced.wait()
+def _epoch_unknown(epoch: int) -> ServiceError:
+    return ServiceError(StatusCode.NOT_FOUND, "EPOCH_UNKNOWN", f"no head of epoch {epoch} here")
 
 
-async def _notice(store: DirectoryStore, publisher: Publisher) -> NoReturn:
-    """Tell this process what others have done to the database: new heads, queued updates."""
-    seen = News(0, 0)
-    while True:
-        with suppress(sqlite3.OperationalError):  # a disk that fails shows elsewhere
-            now = await asyncio.to_thread(store.news)
-            if now.heads != seen.heads:
-                publisher.heads.announce()
-            if now.queued != seen.queued:
-                publisher.submitted()
-            seen = now
-        await asyncio.sleep(NOTICE_S)
-
-
-async def _cancel(task: asyncio.Task[Any]) -> None:
-    task.cancel()
-    await asyncio.wait([task])
-
-
-async def serve(config: DirectoryConfig, root: TrustRoot, versions: Sequence[SignedTrustRoot]) -> None:
-    """Serve until SIGTERM or SIGINT.
-
-    Raises as `directory` does; also PublisherStopped when publishing can't go on: then the process ends, since what its
-    database says may not be what the witnesses signed.
-    """
-    async with directory(config, root, versions=versions) as running:
-        log.info("serving", service="directory", ports=running.ports)
-        signal = asyncio.create_task(until_signal())
-        await asyncio.wait([signal, running.publishing], return_when=asyncio.FIRST_COMPLETED)
-        signal.cancel()
-        if running.publishing.done():
-            running.publishing.result()
+def _checked_label(label: bytes) -> bytes:
+    try:
+        check_label(label.decode("ascii"))
+    except (UnicodeDecodeError, TrustError) as e:
+        raise _invalid("LABEL_INVALID", "an account label is + and 1 to 15 digits") from e
+    return label

@@ -31,7 +31,7 @@ from ipls.crypto.keys import public_key, sign
 from ipls.hsm.pipe import PipeError
 from ipls.proto.contacts.v1 import contacts_pb2
 from ipls.rpc.errors import ServiceError
-from ipls.server.contacts import ContactsServicer, Limits
+from ipls.server.contacts.service import ContactsServicer, Limits
 from ipls.store.contacts import ContactsStore
 from ipls.trust.calls import call_digest
 from tests.fuzz.answers import answering, frames

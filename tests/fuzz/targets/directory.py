@@ -17,7 +17,7 @@ from ipls.server.directory.cache import Proofs
 from ipls.server.directory.epochs import prepare
 from ipls.server.directory.publisher import Announcements
 from ipls.server.directory.readers import Readers
-from ipls.server.directory.services import DirectoryService, UpdateService
+from ipls.server.directory.service import DirectoryService, UpdateService
 from ipls.store.directory import DirectoryStore, StoredHead
 from ipls.store.readers import ReaderStore
 from ipls.trust.calls import session_digest

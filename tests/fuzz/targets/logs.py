@@ -9,13 +9,13 @@ from starlette.applications import Starlette
 from ipls.auditlog.cosignatures import VoteIgnored, parse_epoch, parse_vote
 from ipls.auditlog.errors import AuditFault
 from ipls.auditlog.listing import Listing, parse_page
-from ipls.server.auditor import auditor_app
-from ipls.server.log import log_app
+from ipls.server.log.service import log_app
+from ipls.server.witness.http import auditor_app
 from ipls.store.errors import StoreError
 from ipls.store.log import FileLog, object_name
 from tests.attack.log import listing, name, vote
 from tests.fuzz.target import HEAD, Target, folder, target
-from tests.server.test_auditor import ROOT, make_world
+from tests.server.witness.test_http import ROOT, make_world
 from tests.trust.roots import NAMESPACE, NOW, WITNESSES, make_root
 
 

@@ -13,7 +13,7 @@ from ipls.proto.registration.v1 import registration_pb2
 from ipls.rpc.errors import ServiceError
 from ipls.rpc.reads import SESSION_METADATA
 from ipls.server.directory.readers import Readers
-from ipls.server.registration import RegistrationService
+from ipls.server.registration.service import RegistrationService
 from ipls.store.readers import ReaderStore
 from ipls.store.registration import RegistrationStore
 from ipls.trust.calls import session_digest

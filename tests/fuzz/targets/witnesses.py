@@ -23,7 +23,7 @@ from ipls.rpc.channel import chunks
 from ipls.rpc.errors import ServiceError
 from ipls.server.directory.errors import NoQuorum
 from ipls.server.directory.witnesses import WitnessClient
-from ipls.server.witness import WitnessService
+from ipls.server.witness.service import WitnessService
 from ipls.store.witness import init_witness_state
 from ipls.trust.evidence import from_heads
 from ipls.trust.proposals import sign_proposal

@@ -1,0 +1,300 @@
+"""The contact store: ciphertexts for accounts whose identity signed the call. It is trusted for availability only."""
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from ipls.clock import system_now_ms
+from ipls.config import ContactsConfig
+from ipls.crypto.keys import verify
+from ipls.proto.contacts.v1 import contacts_pb2 as pb
+from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceServicer, add_ContactsServiceServicer_to_server
+from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
+from ipls.rpc.channel import CHUNK, chunks, open_channel
+from ipls.rpc.errors import ServiceError
+from ipls.rpc.server import GrpcServer, Listener, run_until_signal
+from ipls.server.contacts.identities import Identities
+from ipls.store.contacts import ContactsStore, Manifest, RecordKey
+from ipls.store.errors import StoreError
+from ipls.trust.calls import CALL_WINDOW_MS, NONCE_BYTES, call_digest
+from ipls.trust.errors import TrustError
+from ipls.trust.identity import check_label
+from ipls.trust.limits import MAX_INT
+from ipls.trust.root import TrustRoot
+
+SERVICE = "ipls.contacts.v1.ContactsService"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one call and one account may ask for; sizes in bytes."""
+
+    record_sizes: frozenset[int] = frozenset(2**k + 28 for k in range(8, 22))
+    """Nonce, padded card, tag: nothing else is a record, so a card that nobody sealed is not one."""
+    manifest: int = (16 << 20) + 28
+    call_records: int = 2000
+    call_keys: int = 10_000
+    call: int = 16 << 20
+    """All ciphertexts of one call."""
+    calls: int = 2000
+    """Calls of an account whose nonces are still kept, about four minutes' worth."""
+    account_records: int = 700_000
+    """Two generations of what one manifest can name."""
+    account: int = 8 << 30
+    uploads: int = 32
+    """At once, of accounts that are known by then; each in memory until it is complete."""
+    account_uploads: int = 4
+    upload_s: float = 120.0
+
+
+_CODES = {
+    "CALL_STALE": grpc.StatusCode.UNAUTHENTICATED,
+    "CALL_REPLAYED": grpc.StatusCode.UNAUTHENTICATED,
+    "CALL_QUOTA": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "ACCOUNT_QUOTA": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "RECORD_ABSENT": grpc.StatusCode.NOT_FOUND,
+    "MANIFEST_CONFLICT": grpc.StatusCode.ABORTED,
+}
+
+Body = TypeVar("Body", bound=Message)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class _Upload(Protocol):
+    """PutRecordsRequest and SwapManifestRequest."""
+
+    call: pb.SignedCall
+    chunk: bytes
+
+    def WhichOneof(self, oneof_group: Any) -> Any: ...
+
+
+class ContactsServicer(ContactsServiceServicer):
+    """Every method: the call is signed, timely, new and by the account's identity; then its body is looked at."""
+
+    def __init__(
+        self,
+        store: ContactsStore,
+        identities: Identities,
+        root: TrustRoot,
+        *,
+        now_ms: Callable[[], int] = system_now_ms,
+        limits: Limits | None = None,
+    ) -> None:
+        self._store = store
+        self._identities = identities
+        self._namespace = root.namespace
+        self._now_ms = now_ms
+        self._limits = limits or Limits()
+        self._uploads = Counter[str]()
+
+    async def PutRecords(self, request_iterator: Any, context: Any) -> pb.PutRecordsResponse:
+        async with self._upload("PutRecords", request_iterator, pb.PutRecordsBody) as (label, body):
+            sizes = [record.size for record in body.records]
+            if not 1 <= len(sizes) <= self._limits.call_records or sum(sizes) > self._limits.call:
+                raise _invalid("CALL_TOO_LARGE", "too many records, or too large together, for one call")
+            if not self._limits.record_sizes.issuperset(sizes):
+                raise _invalid("RECORD_SIZE", "a record is a sealed power of two from 256 bytes to 2 MiB")
+            keys = [_key(record.key) for record in body.records]
+            data = await _collect(request_iterator, sum(sizes))
+            records = list(zip(keys, _cut(data, sizes), strict=True))
+            await asyncio.to_thread(_check_digests, records)
+            await self._run(
+                self._store.put,
+                label,
+                records,
+                max_records=self._limits.account_records,
+                max_bytes=self._limits.account,
+            )
+        return pb.PutRecordsResponse()
+
+    async def GetRecords(self, request: pb.GetRecordsRequest, context: Any) -> AsyncIterator[pb.GetRecordsResponse]:
+        label = request.call.label
+        body = await self._admit("GetRecords", request.call, pb.GetRecordsBody)
+        keys = [_key(key) for key in body.keys]
+        if not 1 <= len(keys) <= self._limits.call_records:
+            raise _invalid("CALL_TOO_LARGE", f"1 to {self._limits.call_records} records a call")
+        sizes = await self._run(self._store.sizes, label, keys)
+        yield pb.GetRecordsResponse(sizes=pb.RecordSizes(sizes=sizes))
+        for group in _groups(keys, sizes):
+            data = await self._run(self._store.read, label, group)
+            for chunk in chunks(data):
+                yield pb.GetRecordsResponse(chunk=chunk)
+
+    async def ListRecords(self, request: pb.ListRecordsRequest, context: Any) -> AsyncIterator[pb.ListRecordsResponse]:
+        label = request.call.label
+        await self._admit("ListRecords", request.call, pb.ListRecordsBody)
+        after: RecordKey | None = None
+        while page := await self._run(self._store.page, label, after=after, limit=self._limits.call_keys):
+            records = [pb.RecordSize(key=pb.RecordKey(**key._asdict()), size=size) for key, size in page]
+            yield pb.ListRecordsResponse(records=records)
+            after = page[-1][0]
+
+    async def DropRecords(self, request: pb.DropRecordsRequest, context: Any) -> pb.DropRecordsResponse:
+        body = await self._admit("DropRecords", request.call, pb.DropRecordsBody)
+        if len(body.keys) > self._limits.call_keys:
+            raise _invalid("CALL_TOO_LARGE", f"at most {self._limits.call_keys} records a call")
+        keys = [_key(key) for key in body.keys]
+        await self._run(self._store.drop, request.call.label, keys)
+        return pb.DropRecordsResponse()
+
+    async def GetManifest(self, request: pb.GetManifestRequest, context: Any) -> AsyncIterator[pb.GetManifestResponse]:
+        await self._admit("GetManifest", request.call, pb.GetManifestBody)
+        manifest = await self._run(self._store.manifest, request.call.label)
+        if manifest is None:
+            raise ServiceError(grpc.StatusCode.NOT_FOUND, "MANIFEST_ABSENT", "the account has stored nothing")
+        yield pb.GetManifestResponse(
+            header=pb.ManifestHeader(
+                generation=manifest.generation,
+                version=manifest.version,
+                check_value=manifest.check_value,
+                size=len(manifest.ciphertext),
+            )
+        )
+        for chunk in chunks(manifest.ciphertext):
+            yield pb.GetManifestResponse(chunk=chunk)
+
+    async def SwapManifest(self, request_iterator: Any, context: Any) -> pb.SwapManifestResponse:
+        async with self._upload("SwapManifest", request_iterator, pb.SwapManifestBody) as (label, body):
+            if body.size > self._limits.manifest:
+                raise _invalid("CALL_TOO_LARGE", "the manifest is too large")
+            if len(body.check_value) != 32 or not 1 <= body.generation <= MAX_INT or body.version > MAX_INT:
+                raise _invalid("BODY_INVALID", "a field of the manifest is out of its bounds")
+            data = await _collect(request_iterator, body.size)
+            if hashlib.sha256(data).digest() != body.digest:
+                raise _invalid("DIGEST_MISMATCH", "the data is not what the call was signed for")
+            manifest = Manifest(body.version, body.generation, body.check_value, data)
+            await self._run(self._store.swap, label, body.expected_version, manifest)
+        return pb.SwapManifestResponse()
+
+    async def _admit(self, method: str, call: pb.SignedCall, body: type[Body]) -> Body:
+        """The call's body, once the account's identity is known to have signed it, just now and for this method."""
+        try:
+            check_label(call.label)
+            if len(call.nonce) != NONCE_BYTES:
+                raise _invalid("BODY_INVALID", f"a nonce has {NONCE_BYTES} bytes")
+            digest = call_digest(
+                self._namespace, call.label, call.public_key, method, call.body, call.timestamp_ms, call.nonce
+            )
+            verify(call.public_key, digest, call.signature)
+        except TrustError as error:
+            raise ServiceError(grpc.StatusCode.UNAUTHENTICATED, error.reason, error.message) from error
+        await self._identities.check(call.label, call.public_key)
+        await self._run(
+            self._store.admit,
+            call.label,
+            call.nonce,
+            call.timestamp_ms,
+            now_ms=self._now_ms(),
+            window_ms=CALL_WINDOW_MS,
+            max_calls=self._limits.calls,
+        )
+        try:
+            return body.FromString(call.body)
+        except DecodeError as error:
+            raise _invalid("BODY_INVALID", "the call's body can't be read") from error
+
+    @asynccontextmanager
+    async def _upload(
+        self, method: str, requests: AsyncIterator[_Upload], body: type[Body]
+    ) -> AsyncIterator[tuple[str, Body]]:
+        """The account and the body that the stream begins with, and a place among the uploads, for a limited time.
+
+        Only who was admitted takes a place, and no account takes them all; without one it is refused at once.
+        """
+        limits, uploads = self._limits, self._uploads
+        try:
+            async with asyncio.timeout(limits.upload_s):
+                first = await anext(requests, None)
+                if first is None or first.WhichOneof("part") != "call":
+                    raise _invalid("BODY_INVALID", "a stream begins with its call")
+                label, admitted = first.call.label, await self._admit(method, first.call, body)
+                if uploads.total() >= limits.uploads or uploads[label] >= limits.account_uploads:
+                    raise ServiceError(grpc.StatusCode.UNAVAILABLE, "UPLOADS_BUSY", "too many uploads at once")
+                uploads[label] += 1
+                try:
+                    yield label, admitted
+                finally:
+                    uploads.subtract((label,))
+                    uploads += Counter()  # those at 0 go
+        except TimeoutError as error:
+            raise ServiceError(grpc.StatusCode.DEADLINE_EXCEEDED, "UPLOAD_TIME", "the upload took too long") from error
+
+    async def _run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """The database's work, off the event loop."""
+        try:
+            return await asyncio.to_thread(work, *args, **kwargs)
+        except StoreError as error:
+            code = _CODES[error.reason]
+            raise ServiceError(code, error.reason, str(error), retry_after_s=error.retry_after_s) from error
+
+
+async def _collect(requests: AsyncIterator[_Upload], size: int) -> bytes:
+    """The stream's chunks, together exactly `size` bytes."""
+    data = bytearray()
+    async for request in requests:
+        if request.WhichOneof("part") != "chunk" or not 1 <= len(request.chunk) <= CHUNK:
+            raise _invalid("CHUNK_INVALID", "after the call come chunks of 1 byte to 1 MiB")
+        data += request.chunk
+        if len(data) > size:
+            break
+    if len(data) != size:
+        raise _invalid("SIZE_MISMATCH", "more or less data than the call was signed for")
+    return bytes(data)
+
+
+def _key(key: pb.RecordKey) -> RecordKey:
+    if len(key.id) != 16 or len(key.digest) != 32 or not 1 <= key.generation <= MAX_INT:
+        raise _invalid("BODY_INVALID", "a field of a record's key is out of its bounds")
+    return RecordKey(key.generation, key.id, key.digest)
+
+
+def _cut(data: bytes, sizes: Iterable[int]) -> Iterator[bytes]:
+    at = 0
+    for size in sizes:
+        yield data[at : at + size]
+        at += size
+
+
+def _check_digests(records: Iterable[tuple[RecordKey, bytes]]) -> None:
+    if any(hashlib.sha256(ciphertext).digest() != key.digest for key, ciphertext in records):
+        raise _invalid("DIGEST_MISMATCH", "the data is not what the call was signed for")
+
+
+def _groups(keys: Iterable[RecordKey], sizes: Iterable[int]) -> Iterator[list[RecordKey]]:
+    """The keys in runs of about CHUNK bytes, so that a read holds no more in memory than that (or one record)."""
+    group: list[RecordKey] = []
+    total = 0
+    for key, size in zip(keys, sizes, strict=True):
+        if group and total + size > CHUNK:
+            yield group
+            group, total = [], 0
+        group.append(key)
+        total += size
+    yield group
+
+
+def _invalid(reason: str, message: str) -> ServiceError:
+    return ServiceError(grpc.StatusCode.INVALID_ARGUMENT, reason, message)
+
+
+async def serve(config: ContactsConfig, root: TrustRoot) -> None:
+    """Run the contact store until SIGTERM or SIGINT."""
+    server = GrpcServer([Listener(config.listen, config.tls.certificate, config.tls.key)], services=[SERVICE])
+    with closing(ContactsStore(config.database)) as store:
+        client = config.client
+        directory = open_channel(config.directory, client.ca, certificate=client.certificate, key=client.key)
+        async with directory as channel, asyncio.TaskGroup() as group:
+            identities = Identities(DirectoryServiceStub(channel), root)
+            following = group.create_task(identities.follow())
+            add_ContactsServiceServicer_to_server(ContactsServicer(store, identities, root), server.grpc)
+            await run_until_signal(server, "contacts")
+            following.cancel()

@@ -1,0 +1,344 @@
+"""The contact store's service, called as devices and thieves would."""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from ipls.client.contact_store import ContactStore, StoredManifest
+from ipls.client.errors import RefusedError, TryLaterError
+from ipls.client.profile import Account
+from ipls.crypto.keys import public_key, sign
+from ipls.proto.contacts.v1 import contacts_pb2 as pb
+from ipls.proto.contacts.v1.contacts_pb2_grpc import (
+    ContactsServiceStub,
+    add_ContactsServiceServicer_to_server,
+)
+from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
+from ipls.rpc.errors import RemoteError
+from ipls.server.contacts.identities import Identities
+from ipls.server.contacts.service import ContactsServicer, Limits
+from ipls.store.contacts import ContactsStore
+from ipls.trust.calls import call_digest
+from tests.hsm.rig import Owner
+from tests.server.contact_stores import (
+    ALICE,
+    BOB,
+    World,
+    answered,
+    invalid,
+    put,
+    record,
+    refused,
+    sizes_of,
+    unauthenticated,
+)
+from tests.server.loopback import loopback
+from tests.trust.roots import NOW
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@pytest.fixture
+async def stub(world: World) -> AsyncIterator[Any]:
+    async with world.running() as stub:
+        yield stub
+
+
+@pytest.fixture
+async def alice(world: World, stub: Any) -> Owner:
+    owner = Owner(ALICE)
+    await world.publish(owner)
+    return owner
+
+
+async def test_what_is_put_comes_back(world: World, stub: Any, alice: Owner) -> None:
+    device = world.device(stub, alice)
+    records = [record(n) for n in range(5)] + [record(9, (2 << 20) + 28)]
+    await device.put(records)
+    await device.put(records[:2])
+    assert await device.list() == {key for key, _ in records}
+    assert await device.get([key for key, _ in reversed(records)]) == [data for _, data in reversed(records)]
+    await device.drop([records[0][0]])
+    with pytest.raises(RefusedError, check=lambda e: e.reason == "RECORD_ABSENT"):
+        await device.get([records[0][0]])
+
+
+async def test_one_get_brings_as_much_as_a_call_carries(world: World, stub: Any, alice: Owner) -> None:
+    device = world.device(stub, alice)
+    records = [record(n, (2 << 20) + 28) for n in range(5)]
+    for each in records:
+        await device.put([each])
+    assert await device.get([key for key, _ in records]) == [data for _, data in records[:3]]
+    assert await device.get([key for key, _ in records[3:]]) == [data for _, data in records[3:]]
+
+
+async def test_a_manifest_is_swapped_once_per_version(world: World, stub: Any, alice: Owner) -> None:
+    device = world.device(stub, alice)
+    first = StoredManifest(1, 1, b"c" * 32, os.urandom(3 << 20))
+    assert await device.manifest() is None
+    await device.swap(first)
+    await device.swap(first)
+    assert await device.manifest() == first
+    with pytest.raises(RefusedError, check=lambda e: e.reason == "MANIFEST_CONFLICT"):
+        await device.swap(first._replace(ciphertext=b"another" * 50))
+
+
+async def test_another_account_sees_and_changes_nothing(world: World, stub: Any, alice: Owner) -> None:
+    bob = Owner(BOB)
+    await world.publish(bob)
+    await world.device(stub, alice).put([record(1)])
+    thief = world.device(stub, bob)
+    await thief.drop([record(1)[0]])
+    assert await thief.list() == set()
+    assert await world.device(stub, alice).get([record(1)[0]]) == [record(1)[1]]
+
+
+async def test_a_replayed_call_is_refused_also_after_a_restart(world: World) -> None:
+    owner = Owner(ALICE)
+    call = world.call(owner, "PutRecords", sizes_of(record(1)))
+    async with world.running() as stub:
+        await world.publish(owner)
+        await put(stub, call, record(1)[1])
+        with refused(unauthenticated, "CALL_REPLAYED"):
+            await put(stub, call, record(1)[1])
+    async with world.running() as stub:
+        with refused(unauthenticated, "CALL_REPLAYED"):
+            await put(stub, call, record(1)[1])
+
+
+@pytest.mark.parametrize("offset", [-120_000, 120_001])
+async def test_a_call_of_another_time_is_refused(world: World, stub: Any, alice: Owner, offset: int) -> None:
+    call = world.call(alice, "ListRecords", pb.ListRecordsBody(), NOW + offset)
+    with refused(unauthenticated, "CALL_STALE"):
+        await answered(stub.ListRecords(pb.ListRecordsRequest(call=call)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"label": BOB},
+        {"public_key": public_key(Owner(BOB).seed)},
+        {"body": sizes_of(record(2)).SerializeToString()},
+        {"timestamp_ms": NOW + 1},
+        {"nonce": bytes(16)},
+        {"signature": bytes(64)},
+        {"signature": bytes(63)},
+        {"public_key": b"\x01" + bytes(31)},
+        {"label": "491700000001"},
+    ],
+    ids=lambda changes: ",".join(changes),
+)
+async def test_a_call_with_an_edited_field_is_refused(
+    world: World, stub: Any, alice: Owner, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(RemoteError, check=lambda e: e.code is unauthenticated):
+        await put(stub, world.call(alice, "PutRecords", sizes_of(record(1)), **changes), record(1)[1])
+
+
+async def test_a_nonce_of_another_length_is_refused_though_signed(world: World, stub: Any, alice: Owner) -> None:
+    for nonce in (b"", bytes(15), bytes(17)):
+        call = world.call(alice, "ListRecords", pb.ListRecordsBody())
+        digest = call_digest(
+            world.root.namespace, call.label, call.public_key, "ListRecords", call.body, call.timestamp_ms, nonce
+        )
+        call.nonce, call.signature = nonce, sign(alice.seed, digest)
+        with refused(invalid, "BODY_INVALID"):
+            await answered(stub.ListRecords(pb.ListRecordsRequest(call=call)))
+
+
+async def test_a_call_is_for_one_method_and_one_namespace(world: World, stub: Any, alice: Owner) -> None:
+    with refused(unauthenticated, "SIGNATURE_INVALID"):
+        await put(stub, world.call(alice, "DropRecords", sizes_of(record(1))), record(1)[1])
+    account = Account(alice.label, alice.seed, 1, 1)
+    elsewhere = ContactStore(stub, "elsewhere", account, now_ms=lambda: NOW, patience_s=0)
+    with pytest.raises(RefusedError, check=lambda e: e.reason == "SIGNATURE_INVALID"):
+        await elsewhere.list()
+
+
+@pytest.mark.parametrize(
+    ("chunks", "reason"),
+    [
+        ([], "SIZE_MISMATCH"),
+        ([record(1)[1][:-1]], "SIZE_MISMATCH"),
+        ([record(1)[1], b"x"], "SIZE_MISMATCH"),
+        ([record(2)[1]], "DIGEST_MISMATCH"),
+        ([b"", record(1)[1]], "CHUNK_INVALID"),
+        ([bytes((1 << 20) + 1)], "CHUNK_INVALID"),
+    ],
+)
+async def test_data_that_is_not_what_was_signed_is_refused(
+    world: World, stub: Any, alice: Owner, chunks: Sequence[bytes], reason: str
+) -> None:
+    with refused(invalid, reason):
+        await put(stub, world.call(alice, "PutRecords", sizes_of(record(1))), *chunks)
+    assert await world.device(stub, alice).list() == set()
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (pb.PutRecordsBody(), "CALL_TOO_LARGE"),
+        (sizes_of(*(record(n) for n in range(2001))), "CALL_TOO_LARGE"),
+        (sizes_of(*(record(n, (2 << 20) + 28) for n in range(8))), "CALL_TOO_LARGE"),
+        (sizes_of(record(1, 288)), "RECORD_SIZE"),
+        (sizes_of(record(1, (4 << 20) + 28)), "RECORD_SIZE"),
+        (pb.PutRecordsBody(records=[pb.RecordSize(key=pb.RecordKey(generation=1, id=b"x"), size=284)]), "BODY_INVALID"),
+    ],
+    ids=["nothing", "too many", "too much", "a card that nobody sealed", "too large", "no key"],
+)
+async def test_a_put_out_of_bounds_is_refused(
+    world: World, stub: Any, alice: Owner, body: pb.PutRecordsBody, reason: str
+) -> None:
+    with refused(invalid, reason):
+        await put(stub, world.call(alice, "PutRecords", body))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"size": (16 << 20) + 29}, "CALL_TOO_LARGE"),
+        ({"check_value": bytes(31)}, "BODY_INVALID"),
+        ({"generation": 0}, "BODY_INVALID"),
+        ({"generation": 2**63}, "BODY_INVALID"),
+        ({"version": 2**63}, "BODY_INVALID"),
+        ({"digest": bytes(32)}, "DIGEST_MISMATCH"),
+        ({"size": 7}, "SIZE_MISMATCH"),
+    ],
+    ids=str,
+)
+async def test_a_manifest_out_of_bounds_is_refused(
+    world: World, stub: Any, alice: Owner, changes: dict[str, Any], reason: str
+) -> None:
+    data = b"sealed manifest"
+    fields = {"generation": 1, "version": 1, "check_value": bytes(32), "size": len(data)}
+    body = pb.SwapManifestBody(**{**fields, "digest": hashlib.sha256(data).digest(), **changes})
+    call = world.call(alice, "SwapManifest", body)
+    with refused(invalid, reason):
+        await answered(stub.SwapManifest(iter([pb.SwapManifestRequest(call=call), pb.SwapManifestRequest(chunk=data)])))
+    assert await world.device(stub, alice).manifest() is None
+
+
+async def test_more_keys_than_a_call_takes_are_refused(world: World, alice: Owner) -> None:
+    world.limits = Limits(call_records=2, call_keys=3)
+    keys = [pb.RecordKey(**record(n)[0]._asdict()) for n in range(4)]
+    async with world.running() as stub:
+        for asked in ([], keys[:3]):
+            call = world.call(alice, "GetRecords", pb.GetRecordsBody(keys=asked))
+            with refused(invalid, "CALL_TOO_LARGE"):
+                await answered(stub.GetRecords(pb.GetRecordsRequest(call=call)))
+        call = world.call(alice, "DropRecords", pb.DropRecordsBody(keys=keys))
+        with refused(invalid, "CALL_TOO_LARGE"):
+            await answered(stub.DropRecords(pb.DropRecordsRequest(call=call)))
+
+
+async def test_a_body_that_cannot_be_read_is_refused(world: World, stub: Any, alice: Owner) -> None:
+    with refused(invalid, "BODY_INVALID"):
+        await put(stub, world.call(alice, "PutRecords", b"\xff"))
+    with refused(invalid, "BODY_INVALID"):
+        await answered(stub.PutRecords(iter([pb.PutRecordsRequest(chunk=b"no call")])))
+
+
+async def test_an_account_has_a_quota(world: World) -> None:
+    world.limits = Limits(account_records=2, calls=3)
+    owner = Owner(ALICE)
+    async with world.running() as stub:
+        await world.publish(owner)
+        device = world.device(stub, owner)
+        await device.put([record(1), record(2)])
+        with pytest.raises(RefusedError, check=lambda e: e.reason == "ACCOUNT_QUOTA"):
+            await device.put([record(3)])
+        await device.list()
+        with pytest.raises(RefusedError, check=lambda e: e.reason == "CALL_QUOTA"):
+            await device.list()
+
+
+async def test_an_upload_that_does_not_end_is_ended(world: World) -> None:
+    world.limits = Limits(uploads=1, upload_s=0.1)
+    owner = Owner(ALICE)
+    async with world.running() as stub:
+        await world.publish(owner)
+        idle = stub.PutRecords()
+        await idle.write(pb.PutRecordsRequest(call=world.call(owner, "PutRecords", sizes_of(record(1)))))
+        with refused(grpc.StatusCode.DEADLINE_EXCEEDED, "UPLOAD_TIME"):
+            await answered(idle)
+        await world.device(stub, owner).put([record(1)])
+
+
+async def test_uploads_beyond_their_places_are_asked_to_come_again(world: World) -> None:
+    world.limits = Limits(uploads=1)
+    owner = Owner(ALICE)
+    async with world.running() as stub:
+        await world.publish(owner)
+        idle = stub.PutRecords()
+        await idle.write(pb.PutRecordsRequest(call=world.call(owner, "PutRecords", sizes_of(record(1)))))
+
+        async def put_until_refused() -> None:
+            while True:  # the idle one may not have its place yet
+                await world.device(stub, owner).put([record(1)])
+
+        with pytest.raises(TryLaterError, check=lambda e: e.reason == "UPLOADS_BUSY"):
+            await put_until_refused()
+        idle.cancel()
+
+
+async def test_who_is_not_known_takes_no_place_among_the_uploads(world: World) -> None:
+    world.limits = Limits(uploads=1)
+    owner, thief = Owner(ALICE), Owner(ALICE)
+    async with world.running() as stub:
+        await world.publish(owner)
+        silent, strange = stub.PutRecords(), stub.PutRecords()
+        await strange.write(pb.PutRecordsRequest(call=world.call(thief, "PutRecords", sizes_of(record(1)))))
+        await world.device(stub, owner).put([record(1)])
+        silent.cancel()
+        strange.cancel()
+
+
+async def test_no_account_takes_all_places_among_the_uploads(world: World) -> None:
+    world.limits = Limits(uploads=2, account_uploads=1)
+    greedy, owner = Owner(ALICE), Owner(BOB)
+    async with world.running() as stub:
+        await world.publish(greedy)
+        await world.publish(owner)
+        calls = [world.call(greedy, "PutRecords", sizes_of(record(1))) for _ in range(2)]
+        streams = [stub.PutRecords() for _ in calls]
+        for stream, call in zip(streams, calls, strict=True):
+            await stream.write(pb.PutRecordsRequest(call=call))
+        ended = [asyncio.ensure_future(answered(stream)) for stream in streams]
+        (first,), _ = await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
+        with refused(grpc.StatusCode.UNAVAILABLE, "UPLOADS_BUSY"):
+            await first
+        await world.device(stub, owner).put([record(1)])
+        for stream in streams:
+            stream.cancel()
+        await asyncio.wait(ended)
+
+
+async def test_plaintext_is_refused(world: World, tmp_path: Path) -> None:
+    addresses: list[str] = []
+
+    def add(server: grpc.aio.Server) -> None:
+        store = ContactsStore(tmp_path / "contacts.db")
+        identities = Identities(DirectoryServiceStub(grpc.aio.insecure_channel("127.0.0.1:1")), world.root)
+        add_ContactsServiceServicer_to_server(ContactsServicer(store, identities, world.root), server)
+        bind = server.add_secure_port
+
+        def bound(address: str, credentials: Any) -> int:
+            port = bind(address, credentials)
+            addresses.append(f"127.0.0.1:{port}")
+            return port
+
+        server.add_secure_port = bound
+
+    async with loopback(tmp_path, add), grpc.aio.insecure_channel(addresses[0]) as channel:
+        call = world.call(Owner(ALICE), "ListRecords", pb.ListRecordsBody())
+        with refused(grpc.StatusCode.UNAVAILABLE, "UNREACHABLE"):
+            await answered(ContactsServiceStub(channel).ListRecords(pb.ListRecordsRequest(call=call), timeout=20))

@@ -1,0 +1,431 @@
+"""The protocol between directory processes, their database, witnesses and log, explored by random deaths and restores.
+
+Everything that decides is the real code: `Publisher`, `Witnesses`, `DirectoryStore`, `WitnessService`, `WitnessStore`,
+`FileLog`. The network between directory and witnesses is simulated: it loses requests and replies, and delivers
+proposals late and again. Safety: no epoch gets two roots with k signatures, no epoch gets two heads, no object of the
+log is another than the head's. Liveness: whatever has happened, while k witnesses live that can agree, one process
+publishes the next epoch.
+
+    IPLS_MODEL_EXAMPLES=500 pytest tests/server/directory/test_protocol_model.py      # the longer run
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import grpc
+import httpx
+from grpc.aio import AioRpcError, Metadata
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from ipls.auditlog.errors import AuditUnavailable
+from ipls.http.client import HttpClient, HttpUnavailable
+from ipls.http.public_log import PublicReader
+from ipls.proto.witness.v1.witness_pb2 import ProposeRequest
+from ipls.server.directory.errors import NoQuorum
+from ipls.server.directory.pruning import Pruner
+from ipls.server.directory.publisher import Publisher
+from ipls.server.directory.witnesses import Witnesses
+from ipls.server.log.service import log_app
+from ipls.server.witness.http import auditor_app
+from ipls.server.witness.service import WitnessService
+from ipls.store.directory import DirectoryStore
+from ipls.store.errors import StoreError
+from ipls.store.fsck import Fsck
+from ipls.store.log import FileLog
+from tests.server.directories import NOW, PROPOSER, World, record
+from tests.server.witnesses import make_service, open_store
+
+N, K = 3, 2
+EXAMPLES = int(os.environ.get("IPLS_MODEL_EXAMPLES", "50"))
+STEPS = 25
+LABELS = [b"+49170%07d" % n for n in range(3)]
+
+
+class Crash(Exception):
+    """A directory process dies here."""
+
+
+class Fuse:
+    """Burns down with each durable step of a process; at its end the process dies."""
+
+    def __init__(self) -> None:
+        self.left = 0
+
+    def burn(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Crash
+
+
+class MortalStore(DirectoryStore):
+    """Dies after a commit."""
+
+    fuse = Fuse()
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        with super()._write() as db:
+            yield db
+        self.fuse.burn()
+
+
+class MortalLog(FileLog):
+    """Dies after a put."""
+
+    fuse = Fuse()
+
+    def put(self, name: str, blob: bytes) -> None:
+        super().put(name, blob)
+        self.fuse.burn()
+
+
+class Link:
+    """What stands for a stub: the way to one witness. `mood`: up, down, deaf (requests lost), mute (replies)."""
+
+    def __init__(self, service: WitnessService, sent: list[list[ProposeRequest]]) -> None:
+        self.service = service
+        self.mood = "up"
+        self._sent = sent
+
+    def _lost(self) -> AioRpcError:
+        return AioRpcError(grpc.StatusCode.UNAVAILABLE, Metadata(), Metadata())
+
+    async def GetState(self, request: Any, timeout: float) -> AsyncIterator[Any]:
+        if self.mood != "up":
+            raise self._lost()
+        async for answer in self.service.GetState(request, None):
+            yield answer
+
+    def Propose(self, requests: AsyncIterator[ProposeRequest], timeout: float) -> Any:
+        return Call(self._propose(requests))
+
+    async def _propose(self, requests: AsyncIterator[ProposeRequest]) -> AsyncIterator[Any]:
+        messages = [request async for request in requests]
+        self._sent.append(messages)
+        if self.mood in ("down", "deaf"):
+            raise self._lost()
+        answers = [answer async for answer in self.service.Propose(_stream(messages), None)]
+        if self.mood == "mute":
+            raise self._lost()
+        for answer in answers:
+            yield answer
+
+
+class Web(HttpClient):
+    """The log and the witnesses' addresses, without a network; a witness that is not up does not answer."""
+
+    def __init__(self, model: "Protocol") -> None:
+        super().__init__()
+        self._model = model
+        root = model.world.root
+        self._apps = {root.log_url: log_app(model.log)}
+        for witness, store in zip(root.witnesses, model.witnesses, strict=True):
+            self._apps[witness.url] = auditor_app(root, witness, store, self._readable, model.world.clock)
+
+    def _readable(self, name: str) -> bool:
+        return self._model.log.get(name) is not None
+
+    def get(self, url: str, *, limit: int) -> tuple[int, bytes]:
+        host = next(host for host in self._apps if url.startswith(host))
+        moods = dict(zip((w.url for w in self._model.world.root.witnesses), self._model.links, strict=True))
+        if host in moods and moods[host].mood != "up":
+            raise HttpUnavailable(host)
+        return self._model.loop.run_until_complete(self._get(host, url))
+
+    async def _get(self, host: str, url: str) -> tuple[int, bytes]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(self._apps[host])) as client:
+            answer = await client.get(url)
+        return answer.status_code, answer.content
+
+
+class Call:
+    """An open call, as gRPC gives it."""
+
+    def __init__(self, answers: AsyncIterator[Any]) -> None:
+        self._answers = answers
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self._answers
+
+    def add_done_callback(self, callback: Any) -> None:
+        pass
+
+    def cancel(self) -> None:
+        pass
+
+
+async def _stream(messages: list[ProposeRequest]) -> AsyncIterator[ProposeRequest]:
+    for message in messages:
+        yield message
+
+
+class Protocol(RuleBasedStateMachine):
+    """Three witnesses of which two are needed, two directory processes, backups of their database."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.folder = Path(tempfile.mkdtemp())
+        self.patch = patch("ipls.server.directory.witnesses.WitnessServiceStub", lambda link: link)
+        self.patch.start()
+        self.world = World(self.folder, witnesses=N, k=K)
+        self.sent: list[list[ProposeRequest]] = []
+        space = self.world.root.namespace
+        self.witnesses = [open_store(self.folder / f"witness{n}.db", space) for n in range(N)]
+        self.fuse = MortalStore.fuse = MortalLog.fuse = Fuse()
+        self.log = MortalLog(self.folder / "log")
+        public = PublicReader(self.world.root, http=Web(self), now_ms=self.world.clock, silent_s=0)
+        public.end()  # nothing is tried again: the rules do
+        self.links = [
+            Link(
+                make_service(
+                    self.world.root,
+                    f"w{n}",
+                    self.world.seeds[n],
+                    store,
+                    self.world.clock,
+                    self.folder / "evidence",
+                    public=public,
+                ),
+                self.sent,
+            )
+            for n, store in enumerate(self.witnesses)
+        ]
+        for link in self.links:
+            link.service.sign_start()  # as its process does first of all
+        self.database = self.folder / "directory.db"
+        self.processes: dict[int, tuple[Publisher, DirectoryStore]] = {}
+        self.backups: list[Path] = []
+        self.requests = 0
+        self.heads: dict[int, bytes] = {}
+        self.rows: dict[tuple[int, int], bytes] = {}
+
+    # What happens.
+
+    @rule(label=st.sampled_from(LABELS), value=st.integers(0, 3))
+    def submit(self, label: bytes, value: int) -> None:
+        """The messaging service queues an update, through any process."""
+        self.requests += 1
+        request = self.requests.to_bytes(16, "big")
+        with closing(self._store()) as store:
+            store.submit(request, label, record(value), NOW, daily_quota=10**6, queue_max=10**6)
+
+    @rule(process=st.integers(0, 1), takes_over=st.booleans(), fuse=st.integers(0, 6))
+    def work(self, process: int, takes_over: bool, fuse: int) -> None:
+        """A process makes a round, by the lease it had or took just now, and may die after any durable step."""
+        self.loop.run_until_complete(self._work(process, takes_over, fuse))
+
+    @rule(number=st.integers(0, N - 1), mood=st.sampled_from(["up", "down", "deaf", "mute"]))
+    def reach(self, number: int, mood: str) -> None:
+        self.links[number].mood = mood
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data(), number=st.integers(0, N - 1))
+    def deliver_late(self, data: st.DataObject, number: int) -> None:
+        """A proposal of any time arrives at any witness, again or for the first time."""
+        at = data.draw(st.integers(0, len(self.sent) - 1))
+        self.loop.run_until_complete(self._deliver(self.sent[at], number))
+
+    @precondition(lambda self: self.database.exists())
+    @rule()
+    def back_up(self) -> None:
+        path = self.folder / f"backup{len(self.backups)}.db"
+        path.unlink(missing_ok=True)
+        with closing(sqlite3.connect(self.database)) as source, closing(sqlite3.connect(path)) as target:
+            source.backup(target)
+        self.backups.append(path)
+
+    @rule(data=st.data())
+    def restore(self, data: st.DataObject) -> None:
+        """All processes die, and the database is put back, or lost; later backups were of another future."""
+        kept = data.draw(st.integers(0, len(self.backups)))
+        del self.backups[kept:]
+        self._put_back()
+
+    @rule(number=st.integers(0, N - 1))
+    def catch_up(self, number: int) -> None:
+        """What a witness that was away, or on a losing root, does by itself, from the log and what others signed."""
+        with contextlib.suppress(AuditUnavailable):
+            self.links[number].service.look()
+
+    @rule(data=st.data())
+    def publishes_while_a_quorum_lives(self, data: st.DataObject) -> None:
+        """Liveness: k witnesses that can agree, and one process."""
+        for link in self.links:
+            link.mood = "up"
+        self._catch_up(range(N))
+        dead = data.draw(st.sampled_from([None, *range(N)]))
+        lost = [number for number in range(N) if self._lost(number)]
+        assert len(lost) <= N - K
+        dead = lost[0] if lost else dead
+        alive = [number for number in range(N) if number != dead]
+        if dead is not None and not lost and not self._agree(alive):
+            dead = None
+        if dead is None:
+            alive = list(range(N))
+        else:
+            self.links[dead].mood = "down"
+        self._end(0)
+        self._end(1)
+        before = max(self.heads, default=-1)
+        for attempt in range(8):
+            self.requests += 1
+            with closing(self._store()) as store:
+                update = (self.requests.to_bytes(16, "big"), LABELS[0], record(10 + self.requests % 100))
+                store.submit(*update, NOW, daily_quota=10**6, queue_max=10**6)
+            self.loop.run_until_complete(self._work(attempt % 2, True, 0))
+            self._catch_up(alive)  # as a witness that refuses a proposal does, told by its head
+            self.note()
+            if max(self.heads, default=-1) > before:
+                return
+        raise AssertionError("k witnesses live, and no epoch came")
+
+    def _catch_up(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            self.catch_up(number)
+
+    # What must hold.
+
+    @invariant()
+    def note(self) -> None:
+        """No witness changes a row; no epoch gets two roots with k signatures, or two heads; the log is the head's."""
+        for number, witness in enumerate(self.witnesses):
+            for epoch in range(witness.state().epoch + 1):
+                row = witness.signed(epoch)
+                assert row is not None
+                assert self.rows.setdefault((number, epoch), row.root_hash) == row.root_hash
+        for epoch in {epoch for _, epoch in self.rows}:
+            self._quorum(epoch)
+        if self.database.exists():
+            with closing(self._store()) as store:
+                head = store.head()
+                step = store.unfinished_step()
+            if head:
+                assert self.heads.setdefault(head.epoch, head.root_hash) == head.root_hash
+                assert self._quorum(head.epoch) == head.root_hash
+                assert step is None or step.old_root == head.root_hash
+        names = [entry.name.split("/") for entry in self.log.list()]
+        assert len({epoch for epoch, *_ in names}) == len(names)
+        for epoch, old, new in names:
+            assert self._quorum(int(epoch)) == bytes.fromhex(new)
+            assert self._quorum(int(epoch) - 1) == bytes.fromhex(old)
+
+    def teardown(self) -> None:
+        self._end(0)
+        self._end(1)
+        for witness in self.witnesses:
+            witness.close()
+        if self.heads and self.database.exists():
+            with contextlib.suppress(StoreError):  # a lost database has no epoch yet
+                check = Fsck(self.database, self.world.root.namespace, self.world.key)
+                assert check.run(lambda *_: None).differences == []
+        self.loop.run_until_complete(self.loop.shutdown_default_executor())
+        self.loop.close()
+        self.patch.stop()
+        shutil.rmtree(self.folder)
+
+    # How.
+
+    def _store(self) -> DirectoryStore:
+        return DirectoryStore(self.database, self.world.root.namespace, self.world.key.public_key)
+
+    def _process(self, number: int) -> tuple[Publisher, DirectoryStore]:
+        if number not in self.processes:
+            root = self.world.root
+            store = MortalStore(self.database, root.namespace, self.world.key.public_key)
+            links: Any = {f"w{n}": link for n, link in enumerate(self.links)}
+            pruner = Pruner(store, self.world.config(), root.max_head_age_ms, self.world.clock)
+            self.processes[number] = (
+                Publisher(
+                    store,
+                    root,
+                    self.world.key,
+                    Witnesses(root, links, PROPOSER, self.world.clock),
+                    self.log,
+                    pruner,
+                    max_updates=100,
+                    max_age_s=0,
+                    now_ms=self.world.clock,
+                ),
+                store,
+            )
+        return self.processes[number]
+
+    async def _work(self, number: int, takes_over: bool, fuse: int) -> None:
+        publisher, store = self._process(number)
+        self.fuse.left = fuse
+        try:
+            if takes_over:
+                above = await publisher.ask()
+                publisher.lead(store.take_lease(store.lease(), above))
+            await publisher.advance()
+        except NoQuorum:
+            pass
+        except Crash:
+            self._end(number)
+        except StoreError as e:
+            if e.reason == "ROOT_UNREACHABLE":  # the operator puts an empty database there: all of it is adopted
+                del self.backups[:]
+                self._put_back()
+            elif e.reason != "LEASE_LOST":
+                raise
+        finally:
+            self.fuse.left = 0
+
+    def _end(self, number: int) -> None:
+        if number in self.processes:
+            self.processes.pop(number)[1].close()
+
+    def _put_back(self) -> None:
+        """The newest backup there is."""
+        self._end(0)
+        self._end(1)
+        for file in self.folder.glob("directory.db*"):
+            file.unlink()
+        if self.backups:
+            shutil.copy(self.backups[-1], self.database)
+
+    async def _deliver(self, messages: list[ProposeRequest], number: int) -> None:
+        async for _ in self.links[number].service.Propose(_stream(messages), None):
+            pass
+
+    def _quorum(self, epoch: int) -> bytes | None:
+        """The root that k witnesses have signed. The start is every witness's."""
+        counts = Counter(row.root_hash for witness in self.witnesses if (row := witness.signed(epoch)))
+        decided = [root for root, count in counts.items() if count >= K]
+        assert len(decided) <= 1
+        return decided[0] if decided else None
+
+    def _lost(self, number: int) -> bool:
+        """Whether the witness has signed another root than k others: it needs what brings it back."""
+        state = self.witnesses[number].state()
+        decided = self._quorum(state.epoch)
+        return decided is not None and decided != state.root_hash
+
+    def _agree(self, alive: list[int]) -> bool:
+        states = [self.witnesses[number].state() for number in alive]
+        newest = max(state.epoch for state in states)
+        return len({state.root_hash for state in states if state.epoch == newest}) == 1
+
+
+Protocol.TestCase.settings = settings(
+    max_examples=EXAMPLES,
+    stateful_step_count=STEPS,
+    deadline=None,
+    derandomize="IPLS_MODEL_EXAMPLES" not in os.environ,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.generate],  # a failure is a few steps long at most; the report must come soon
+)
+test_protocol = Protocol.TestCase

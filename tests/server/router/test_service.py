@@ -1,0 +1,197 @@
+"""Several vaults behind one address: each account at the vault of its shard, whatever becomes of the others."""
+
+import asyncio
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+import tomli_w
+
+from ipls.cli.deployment import free_ports
+from ipls.cli.health import until_serving
+from ipls.proto.vault.v1.vault_pb2 import GetBundleRequest, SessionRequest
+from ipls.rpc.channel import open_channel
+from ipls.rpc.errors import Ending, RemoteError, remote_error
+from ipls.trust.bundle import shard_of, verify_bundle
+from tests.hsm.fleet import another_host, write_bundle
+from tests.hsm.rig import Owner, Rig, now_ms
+from tests.server.vault.process import Vault, running_vault
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PLACES = 4
+
+
+class Fleet:
+    """Two vaults and their router."""
+
+    def __init__(self, vaults: list[Vault], router: Vault) -> None:
+        self.vaults = vaults
+        self.router = router
+        """To talk to as to a vault."""
+
+    def owner(self, shard: int) -> Owner:
+        """A new account of that shard, published."""
+        while True:
+            owner = Owner()
+            if shard_of(owner.label, len(self.vaults)) == shard:
+                self.router.rig.directory.publish(owner)
+                return owner
+
+
+@asynccontextmanager
+async def routed(folder: Path, vaults: list[Vault], addresses: list[str]) -> AsyncIterator[Vault]:
+    """A router's process, which knows the vaults by these addresses, by shard."""
+    rig = vaults[0].rig
+    [port] = free_ports(1)
+    address = f"127.0.0.1:{port}"
+    tls = {name: str(rig.folder / f"{file}.pem") for name, file in (("certificate", "server"), ("ca", "ca"))}
+    table = {
+        "listen": address,
+        "tls": tls | {"key": str(rig.folder / "server.key")},
+        "vaults": addresses,
+        "ca": tls["ca"],
+        "max_half_open": PLACES,
+    }
+    folder.mkdir()
+    config = folder / "router.toml"
+    config.write_text(tomli_w.dumps({"trust_root": str(rig.folder / "trust.toml"), "router": table}))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "ipls.cli.main", "serve", "router", "--config", str(config))
+    )
+    await until_serving("router", address, rig.folder / "ca.pem")
+    async with open_channel(address, rig.folder / "ca.pem") as channel:
+        try:
+            yield Vault(rig, vaults[0].directory, channel)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 0
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def fleet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
+    folder = tmp_path_factory.mktemp("fleet")
+    (folder / "0").mkdir()
+    first = Rig(folder / "0")
+    second = another_host(first, folder / "1", shard=1)
+    second.genesis()
+    write_bundle([(first, [0]), (second, [1])])
+    async with AsyncExitStack() as stack:
+        vaults = [await stack.enter_async_context(running_vault(rig)) for rig in (first, second)]
+        router = await stack.enter_async_context(routed(folder / "router", vaults, [first.address, second.address]))
+        yield Fleet(vaults, router)
+
+
+async def use(vault: Vault, owner: Owner) -> None:
+    """Stores a key and has it back, as a device does."""
+    key = secrets.token_bytes(32)
+
+    async def work(client: Any, exchange: Any) -> None:
+        listed = client.on_answer(await exchange(client.list_request()))
+        answer = client.on_answer(await exchange(client.store_request(listed.last_generation, bytes(16), key)))
+        assert client.on_answer(await exchange(client.retrieve_request())) == (answer.generation, key)
+
+    await vault.patiently(owner, work)
+
+
+async def refusal(vault: Vault, owner: Owner) -> tuple[grpc.StatusCode, str]:
+    async with vault.stream() as exchange:
+        with pytest.raises(RemoteError) as refused:
+            await vault.rig.open(owner, exchange, known_head=vault.rig.directory.head())
+    return refused.value.code, refused.value.reason
+
+
+async def test_accounts_of_all_shards_are_served_at_one_address(fleet: Fleet) -> None:
+    owners = [fleet.owner(shard) for shard in (0, 1, 0, 1)]
+    await asyncio.gather(*(use(fleet.router, owner) for owner in owners))
+    signed = (await fleet.router.stub.GetBundle(GetBundleRequest())).bundle
+    assert verify_bundle(fleet.router.rig.root, signed, now_ms=now_ms()) == fleet.router.rig.bundle
+
+
+@pytest.mark.parametrize("shard", [0, 1])
+async def test_a_vault_serves_no_account_of_another_shard(fleet: Fleet, shard: int) -> None:
+    """Its router is the adversary: the client holds it to the bundle, and so does the vault."""
+    owner, other = fleet.owner(shard), fleet.vaults[1 - shard]
+    failed = grpc.StatusCode.FAILED_PRECONDITION
+    assert await refusal(other, owner) == (failed, "VAULT_HSM_KEY_MISMATCH")
+    liar = Vault(other.rig, other.directory, other.channel)
+    liar.rig = object.__new__(Rig)
+    liar.rig.__dict__ |= other.rig.__dict__
+    liar.rig.bundle = type(other.rig.bundle).FromString(other.rig.bundle.SerializeToString())
+    hsms = liar.rig.bundle.hsms
+    hsms[0].shards[:], hsms[1].shards[:] = [1], [0]
+    assert await refusal(liar, owner) == (failed, "VAULT_WRONG_SHARD")
+
+
+async def test_refusals_come_through(fleet: Fleet) -> None:
+    owner = fleet.owner(1)
+    denied = grpc.StatusCode.PERMISSION_DENIED
+    for _ in range(10):
+        assert await refusal(fleet.router, Owner(owner.label)) == (denied, "VAULT_IDENTITY_MISMATCH")
+    async with fleet.router.stream() as exchange:
+        with pytest.raises(RemoteError) as refused:
+            await exchange(SessionRequest(m1=b"\xff"))
+    assert refused.value.reason == "MESSAGE_UNREADABLE"
+
+
+async def test_a_session_goes_on_at_no_other_vault(fleet: Fleet) -> None:
+    """Begun at one, its next frame at the other: as that one's first frame, and in the place of its own client's."""
+    owner = fleet.owner(0)
+    rig, other = fleet.vaults[0].rig, fleet.owner(1)
+    client, head = rig.client(owner, known_head=rig.directory.head()), rig.directory.head()
+    async with fleet.vaults[0].stream() as begun, fleet.vaults[1].stream() as elsewhere:
+        proof = client.on_hello(await begun(client.hello(now_ms())), now_ms())
+        with pytest.raises(RemoteError) as refused:
+            await elsewhere(proof)
+        assert refused.value.reason == "VAULT_OUT_OF_ORDER"
+        async with fleet.vaults[1].stream() as another:
+            await another(fleet.vaults[1].rig.client(other, known_head=head).hello(now_ms()))
+            with pytest.raises(RemoteError) as refused:
+                await another(proof)
+            assert refused.value.reason == "VAULT_TAG_INVALID"
+        client.on_confirmation(await begun(proof))
+
+
+async def test_a_dead_vault_is_away_and_the_others_serve(fleet: Fleet) -> None:
+    dead, alive = fleet.owner(1), fleet.owner(0)
+    vault = fleet.vaults[1]
+    await use(fleet.router, dead)
+    vault.front.kill()
+    await vault.front.wait()
+    assert await refusal(fleet.router, dead) == (grpc.StatusCode.UNAVAILABLE, "VAULT_AWAY")
+    await use(fleet.router, alive)
+    await fleet.router.stub.GetBundle(GetBundleRequest())
+    await vault.start()
+    await use(fleet.router, dead)
+
+
+async def test_silent_streams_make_room(fleet: Fleet) -> None:
+    async def reason(call: Any) -> str:
+        ending = Ending(call)
+        try:
+            await call.read()
+        except grpc.aio.AioRpcError as error:
+            return remote_error(ending.why(error)).reason
+        return ""
+
+    calls = [fleet.router.stub.Session() for _ in range(3 * PLACES)]
+    ends = [asyncio.create_task(reason(call)) for call in calls]
+    assert {await end for end in islice(asyncio.as_completed(ends), 2 * PLACES)} == {"VAULT_BUSY"}
+    await use(fleet.router, fleet.owner(0))
+    for either in (*calls, *ends):
+        either.cancel()
+    await asyncio.gather(*ends, return_exceptions=True)
+
+
+async def test_the_wrong_addresses_serve_nobody(fleet: Fleet, tmp_path: Path) -> None:
+    addresses = [vault.rig.address for vault in fleet.vaults]
+    async with routed(tmp_path / "swapped", fleet.vaults, addresses[::-1]) as swapped:
+        assert (await refusal(swapped, fleet.owner(0)))[1] == "VAULT_HSM_KEY_MISMATCH"
