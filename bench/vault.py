@@ -1,6 +1,6 @@
 """A vault beside its token's own limit: `python -m bench.vault --write` (three minutes; `--memory` takes some more).
 
-A whole vault (front, core, workers, notary, SoftHSM) is asked over gRPC by two client processes, in many sessions at
+A whole vault (front, core, workers, anchor_service, SoftHSM) is asked over gRPC by two client processes, in many sessions at
 once; then a bare loop does the same operations on the same token, and nothing else. The clients compete with the vault
 for the machine's cores.
 """
@@ -26,8 +26,9 @@ from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 
 from bench.directory import machine, write
 from ipls.clock import system_now_ms
-from ipls.hsm import core, notary, pipe
-from ipls.hsm.token import HsmToken
+from ipls.hsm import anchor_service, pipe
+from ipls.hsm.core import core
+from ipls.hsm.token.pkcs11 import HsmToken
 from ipls.proto.vault.v1.vault_pb2 import Bundle
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub
 from ipls.proto.witness.v1.head_pb2 import SignedHead
@@ -73,15 +74,15 @@ def front(config: str) -> None:
 def count_anchors(config: Path) -> None:
     """The core."""
     file = os.open(config.parent / "anchors", os.O_RDWR | os.O_CREAT)
-    replace, count = notary.NotaryProcess.replace, 0
+    replace, count = anchor_service.NotaryProcess.replace, 0
 
-    def counted(self: notary.NotaryProcess, *arguments: Any) -> None:
+    def counted(self: anchor_service.NotaryProcess, *arguments: Any) -> None:
         nonlocal count
         replace(self, *arguments)
         count += 1
         os.pwrite(file, count.to_bytes(8), 0)
 
-    notary.NotaryProcess.replace = counted
+    anchor_service.NotaryProcess.replace = counted
     asyncio.run(core.serve(config, *pipe.take_stdio()))
 
 

@@ -27,7 +27,7 @@ from ipls.config import (
     read_secret,
 )
 from ipls.crypto import keys
-from ipls.hsm.signing import witness_signers
+from ipls.hsm.token.signing import witness_signers
 from ipls.proto.vault.v1.fleet_pb2 import Report
 from ipls.proto.vault.v1.vault_pb2 import Bundle, SignedBundle
 from ipls.proto.witness.v1.head_pb2 import Cosignature
@@ -47,8 +47,8 @@ from ipls.trust.bundle import (
     sign_bundle,
     verify_bundle,
 )
+from ipls.trust.ceremony import check_card
 from ipls.trust.errors import BundleRefused, SignatureRefused
-from ipls.trust.report import check_card
 from ipls.trust.root import TrustRoot, parse
 
 app = typer.Typer(no_args_is_help=True, help="The next fleet bundle: draft, signatures, publication.")

@@ -15,11 +15,10 @@ from ipls.cli.files import replace, write_private
 from ipls.cli.hsm import PROFILES
 from ipls.clock import system_now_ms
 from ipls.config import ConfigError, load_core, load_trust_root, read_pin, read_secret
-from ipls.hsm import ceremony
-from ipls.hsm.module import usable
+from ipls.hsm.ceremony import steps as ceremony
+from ipls.hsm.token.module import usable
 from ipls.proto.vault.v1.fleet_pb2 import Card, Member, Officer, OfficerSignature, Report, SignedCard
-from ipls.trust.errors import ReportRefused
-from ipls.trust.report import (
+from ipls.trust.ceremony import (
     MAX_REPORT,
     Officers,
     check_card,
@@ -30,6 +29,7 @@ from ipls.trust.report import (
     parse_report,
     sign_report,
 )
+from ipls.trust.errors import ReportRefused
 from ipls.vault.session.profiles import HKDF_SHA256, SOFTHSM_AES_CBC
 
 app = typer.Typer(no_args_is_help=True, help="HSMs that share their keys: their cards, the ceremony, its report.")

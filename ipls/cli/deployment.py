@@ -25,9 +25,9 @@ from ipls.cli.keys import BUNDLE_LIFETIME_MS, DAY_MS, first_bundle
 from ipls.clock import system_now_ms
 from ipls.config import Config, ConfigError
 from ipls.crypto import keys
-from ipls.hsm.anchor import genesis
-from ipls.hsm.notary import TokenNotary
-from ipls.hsm.token import HsmToken, create_token
+from ipls.hsm.anchor_service import TokenNotary
+from ipls.hsm.state.anchor import genesis
+from ipls.hsm.token.pkcs11 import HsmToken, create_token
 from ipls.store.log import FileLog, bundle_name
 from ipls.store.vault import open_vault_store
 from ipls.store.witness import WitnessStore, init_witness_state

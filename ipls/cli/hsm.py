@@ -8,10 +8,10 @@ import typer
 from ipls.cli.console import emit, printable
 from ipls.cli.status import REFUSED
 from ipls.config import TokenConfig, load_core, read_pin
-from ipls.hsm.check import Finding, check_token
-from ipls.hsm.derivation import DERIVATIONS
-from ipls.hsm.module import usable
-from ipls.hsm.token import create_keys, token_at
+from ipls.hsm.token.check import Finding, check_token
+from ipls.hsm.token.derivation import DERIVATIONS
+from ipls.hsm.token.module import usable
+from ipls.hsm.token.pkcs11 import create_keys, token_at
 
 app = typer.Typer(no_args_is_help=True, help="A PKCS#11 token for the vault.")
 

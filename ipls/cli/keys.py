@@ -1,6 +1,6 @@
 """The first fleet bundle of a deployment on one machine."""
 
-from ipls.hsm.token import TokenKeys
+from ipls.hsm.token.pkcs11 import TokenKeys
 from ipls.proto.vault.v1 import vault_pb2
 from ipls.trust import bundle as bundles
 from ipls.trust.root import TrustRoot

@@ -10,7 +10,7 @@ import typer
 from ipls.cli.console import fail
 from ipls.cli.status import REFUSED
 from ipls.config import VaultConfig
-from ipls.hsm.notary import TokenNotary, open_notary
+from ipls.hsm.anchor_service import TokenNotary, open_notary
 from ipls.store.errors import DatabaseFailed
 from ipls.store.vault import VaultStore, open_vault_store
 

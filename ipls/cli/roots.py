@@ -10,11 +10,11 @@ from ipls.cli.console import fail
 from ipls.cli.opened import ConfigFile, opened
 from ipls.cli.status import REFUSED, USAGE
 from ipls.config import load_core, read_pin
-from ipls.hsm import replay
-from ipls.hsm.anchor import read_anchor
-from ipls.hsm.notary import TokenNotary
-from ipls.hsm.rotation import account_of
-from ipls.hsm.token import HsmToken
+from ipls.hsm.anchor_service import TokenNotary
+from ipls.hsm.core.rotation import account_of
+from ipls.hsm.state import replay
+from ipls.hsm.state.anchor import read_anchor
+from ipls.hsm.token.pkcs11 import HsmToken
 from ipls.store.vault import VaultStore
 from ipls.vault.state.trie import Trie
 

@@ -22,7 +22,7 @@ from ipls.config import (
     load_witnesses,
 )
 from ipls.crypto.keys import KEY_BYTES, Signer
-from ipls.hsm.signing import witness_signers
+from ipls.hsm.token.signing import witness_signers
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot, TrustChain
 from ipls.proto.witness.v1.head_pb2 import Cosignature
 from ipls.store.witness import WitnessStore

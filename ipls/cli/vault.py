@@ -15,10 +15,10 @@ from ipls.cli.roots import drop_root, roots
 from ipls.cli.status import REFUSED
 from ipls.clock import system_now_ms
 from ipls.config import PostgresConfig, load_core, load_trust_root
-from ipls.hsm import replay
-from ipls.hsm.anchor import genesis, read_anchor
-from ipls.hsm.handoff import hand_off, take_over
-from ipls.hsm.owner import Owner
+from ipls.hsm.state import replay
+from ipls.hsm.state.anchor import genesis, read_anchor
+from ipls.hsm.state.handoff import hand_off, take_over
+from ipls.hsm.state.owner import Owner
 from ipls.store.vault import open_vault_store
 from ipls.trust.bundle import verify_bundle
 from ipls.vault.session.transcript import hsm_key_id

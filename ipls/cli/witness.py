@@ -28,7 +28,7 @@ def key(
 
     A folder's token, SoftHSM's, is made if it is not there, and its PIN too. For a key in a file: ipls keys new.
     """
-    from ipls.hsm.signing import make_token_key
+    from ipls.hsm.token.signing import make_token_key
 
     witness = load_witnesses(config).named(name)
     if (token := witness.token) is None:

@@ -1,6 +1,6 @@
 """A worker of the vault's core: one thread, one open token, many sessions in turn.
 
-It is driven over its stdin and stdout by `ipls.hsm.core`, its parent, and ends when stdin does.
+It is driven over its stdin and stdout by `ipls.hsm.core.core`, its parent, and ends when stdin does.
 """
 
 from collections.abc import Callable, Generator
@@ -11,10 +11,10 @@ import structlog
 
 from ipls.config import load_core, load_trust_root
 from ipls.hsm import pipe
-from ipls.hsm.ahead import EphemeralsAhead
 from ipls.hsm.messages import Command, Ended, Opened, Report, decode, encode
 from ipls.hsm.process import main
-from ipls.hsm.token import HsmToken
+from ipls.hsm.token.ephemeral_pool import EphemeralsAhead
+from ipls.hsm.token.pkcs11 import HsmToken
 from ipls.vault.errors import SessionRefused
 from ipls.vault.session.effects import Effect, Send
 from ipls.vault.session.vault import vault_session

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ipls.hsm.anchor import genesis, read_anchor
+from ipls.hsm.state.anchor import genesis, read_anchor
 from ipls.store.errors import DatabaseFailed
 from ipls.vault.errors import SessionRefused
 from ipls.vault.history import Seen
 from ipls.vault.session.effects import Handshake, Retrieve
 from ipls.vault.state.journal import account_key
 from tests.attack.vault_state import OWNERS, Vault, looked_at, outcome, use, wrapped
-from tests.hsm.ledgers import MemoryNotary, perform
+from tests.hsm.state_stores import MemoryNotary, perform
 from tests.store.postgres import PostgresServer
 from tests.store.vault_databases import BACKENDS, COLLISION, Database, SqliteDatabase, new_database
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-from ipls.hsm.accounts import Accounts
-from ipls.hsm.anchor import Notary
-from ipls.hsm.ledger import Ledger
+from ipls.hsm.core.accounts import Accounts
+from ipls.hsm.state.anchor import Notary
+from ipls.hsm.state.store import Ledger
 from ipls.proto.vault.v1.vault_pb2 import HistoryAnswer
 from ipls.store.errors import DatabaseFailed
 from ipls.trust.identity import Identity
@@ -15,7 +15,7 @@ from ipls.vault.errors import SessionRefused
 from ipls.vault.history import Seen, follow
 from ipls.vault.limits import Limits
 from ipls.vault.session.effects import Handshake, History, List, Operation, Result, Retrieve, Store, StoredRecord
-from tests.hsm.ledgers import MemoryNotary, new_ledger, perform
+from tests.hsm.state_stores import MemoryNotary, new_ledger, perform
 from tests.store.vault_databases import Database
 
 ME = Identity(bytes(32), 1, 1)

@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 from ipls.cli import deployment
 from ipls.cli.main import app
 from ipls.config import load_core
-from ipls.hsm.ledger import Ledger
-from ipls.hsm.notary import open_notary
+from ipls.hsm.anchor_service import open_notary
+from ipls.hsm.state.store import Ledger
 from ipls.store.errors import StoreError
 from ipls.store.vault import open_vault_store
 from ipls.vault.errors import SessionRefused
 from ipls.vault.state.journal import other_key
-from tests.hsm.ledgers import perform
+from tests.hsm.state_stores import perform
 from tests.store.postgres import PostgresDatabase, PostgresServer
 
 KEYS = [other_key("test", number) for number in range(600)]

@@ -1,6 +1,6 @@
-"""The vault's core and its notary, each killing itself (SIGKILL) at a named point when a file of that name is there.
+"""The vault's core and its anchor_service, each killing itself (SIGKILL) at a named point when a file of that name is there.
 
-`python dying.py CONFIG core` runs the core, `python dying.py CONFIG` the notary, which that core starts: the file is
+`python dying.py CONFIG core` runs the core, `python dying.py CONFIG` the anchor_service, which that core starts: the file is
 looked for, and removed, in CONFIG's folder.
 """
 
@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ipls.hsm import core, notary, pipe
-from ipls.hsm.token import HsmToken
+from ipls.hsm import anchor_service, pipe
+from ipls.hsm.core import core
+from ipls.hsm.token.pkcs11 import HsmToken
 from ipls.store.vault import Changes, VaultStore
 
 IN_CORE = "before the transaction", "after the transaction", "after the anchor"
@@ -48,20 +49,20 @@ class Session:
 
 
 def dying_core() -> None:
-    append, replace = VaultStore.append, notary.NotaryProcess.replace
+    append, replace = VaultStore.append, anchor_service.NotaryProcess.replace
 
     def dying_append(self: VaultStore, changes: Changes) -> None:
         reach("before the transaction")
         append(self, changes)
         reach("after the transaction")
 
-    def dying_replace(self: notary.NotaryProcess, *arguments: Any) -> None:
+    def dying_replace(self: anchor_service.NotaryProcess, *arguments: Any) -> None:
         replace(self, *arguments)
         reach("after the anchor")
 
     VaultStore.append = dying_append
-    notary.NotaryProcess.replace = dying_replace
-    notary.COMMAND = (__file__,)
+    anchor_service.NotaryProcess.replace = dying_replace
+    anchor_service.COMMAND = (__file__,)
     asyncio.run(core.serve(CONFIG, *pipe.take_stdio()))
 
 
@@ -76,7 +77,7 @@ def dying_notary() -> None:
         reach("behind the anchor")
 
     HsmToken.replace_anchor = dying_replace
-    notary.run(CONFIG, *pipe.take_stdio())
+    anchor_service.run(CONFIG, *pipe.take_stdio())
 
 
 if __name__ == "__main__":

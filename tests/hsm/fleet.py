@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pkcs11 import Attribute, Mechanism, MechanismFlag, ObjectClass
 
-from ipls.hsm import module
-from ipls.hsm.token import HsmToken, TokenKeys, make_pair, token_at
+from ipls.hsm.token import module
+from ipls.hsm.token.pkcs11 import HsmToken, TokenKeys, make_pair, token_at
 from ipls.proto.vault.v1.vault_pb2 import Bundle, Hsm
 from ipls.trust.bundle import bundle_head
 from tests.hsm.rig import Rig

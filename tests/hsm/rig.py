@@ -33,9 +33,10 @@ from ipls.cli.deployment import free_ports
 from ipls.cli.keys import DAY_MS, first_bundle
 from ipls.config import PostgresConfig, load_core
 from ipls.crypto.keys import public_key
-from ipls.hsm import pipe, replay
-from ipls.hsm.anchor import genesis, read_anchor
-from ipls.hsm.notary import TokenNotary, open_notary
+from ipls.hsm import pipe
+from ipls.hsm.anchor_service import TokenNotary, open_notary
+from ipls.hsm.state import replay
+from ipls.hsm.state.anchor import genesis, read_anchor
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.vault.v1.core_pb2 import CoreRequest, CoreResponse, HistoryHandIn
 from ipls.proto.vault.v1.vault_pb2 import Bundle, SessionRequest, SessionResponse, SignedBundle
@@ -285,7 +286,7 @@ async def running_core(rig: Rig, *command: str) -> AsyncIterator[CoreProcess]:
     """`command` is what Python runs as the core."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *(command or ("-m", "ipls.hsm.core", str(rig.config_path))),
+        *(command or ("-m", "ipls.hsm.core.core", str(rig.config_path))),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -307,7 +308,7 @@ def children(pid: int) -> list[int]:
 
 
 def running(pid: int, module: str) -> list[int]:
-    """The children that run this module: of a core `ipls.hsm.worker` or `ipls.hsm.notary`."""
+    """The children that run this module: of a core `ipls.hsm.worker` or `ipls.hsm.anchor_service`."""
     found = []
     for each in children(pid):
         with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile

@@ -6,8 +6,8 @@ from pathlib import Path
 import tomli_w
 
 from ipls.config import TokenConfig
-from ipls.hsm import module, softhsm
-from ipls.hsm.token import TokenKeys, create_keys, create_token
+from ipls.hsm.token import module, softhsm
+from ipls.hsm.token.pkcs11 import TokenKeys, create_keys, create_token
 from ipls.vault.session.profiles import HKDF_SHA256
 
 PIN = "1234567890"

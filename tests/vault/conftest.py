@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from ipls.hsm.ledger import Ledger
-from ipls.hsm.token import HsmToken
+from ipls.hsm.state.store import Ledger
+from ipls.hsm.token.pkcs11 import HsmToken
 from ipls.vault.session.client import ClientSession
-from tests.hsm.ledgers import new_ledger
 from tests.hsm.rig import Owner, Rig
+from tests.hsm.state_stores import new_ledger
 from tests.hsm.tokens import MODULES, PIN
 from tests.vault.rig import Core, Stream, handshake
 

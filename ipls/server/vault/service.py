@@ -17,7 +17,7 @@ import structlog
 
 from ipls.config import VaultConfig
 from ipls.hsm import pipe
-from ipls.hsm.heads import MAX_SIGNED_HEAD
+from ipls.hsm.core.heads import MAX_SIGNED_HEAD
 from ipls.proto.directory.v1.directory_pb2 import HistoryRequest, WatchHeadsRequest
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
@@ -168,7 +168,7 @@ class CoreLink:
             # In a session of its own, so that a terminal's Ctrl-C ends the front alone, and the front the core.
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-m", "ipls.hsm.core", str(self._config_path)),
+                *("-m", "ipls.hsm.core.core", str(self._config_path)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 start_new_session=True,

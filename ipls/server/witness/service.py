@@ -15,7 +15,7 @@ from ipls.akd import AkdError, verify_append_only
 from ipls.auditlog.errors import AuditError
 from ipls.clock import system_now_ms
 from ipls.config import WitnessConfig
-from ipls.hsm.signing import witness_signers
+from ipls.hsm.token.signing import witness_signers
 from ipls.http.public_log import PublicReader
 from ipls.http.server import serving
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead

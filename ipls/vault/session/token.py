@@ -1,4 +1,4 @@
-"""What the vault's side of a session asks of an HSM token; `ipls.hsm.token` is the PKCS#11 one.
+"""What the vault's side of a session asks of an HSM token; `ipls.hsm.token.pkcs11` is the PKCS#11 one.
 
 A token and all that it hands out belong to one thread. No secret key ever leaves it in plaintext.
 """

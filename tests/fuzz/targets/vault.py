@@ -4,7 +4,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from ipls.crypto.keys import public_key
-from ipls.hsm.token import HsmToken
+from ipls.hsm.token.pkcs11 import HsmToken
 from ipls.proto.vault.v1 import vault_pb2
 from ipls.vault.errors import SessionRefused
 from ipls.vault.session import transcript

@@ -75,13 +75,13 @@ class Vault:
         await self.channel.channel_ready()
 
     def core(self) -> int:
-        return child(self.front.pid, "ipls.hsm.core")
+        return child(self.front.pid, "ipls.hsm.core.core")
 
     def worker(self) -> int:
         return child(self.core(), "ipls.hsm.worker")
 
     def notary(self) -> int:
-        return child(self.core(), "ipls.hsm.notary")
+        return child(self.core(), "ipls.hsm.anchor_service")
 
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[Exchange]:

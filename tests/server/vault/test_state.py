@@ -11,7 +11,7 @@ import grpc
 import pytest
 from pkcs11 import Attribute, ObjectClass
 
-from ipls.hsm.token import HsmToken
+from ipls.hsm.token.pkcs11 import HsmToken
 from ipls.rpc.errors import RemoteError
 from ipls.vault.state.journal import account_key
 from tests.hsm.rig import Owner, Rig

@@ -9,7 +9,7 @@ import pytest
 
 from ipls.akd import EMPTY_ROOT
 from ipls.crypto.keys import SeedSigner, Signer
-from ipls.hsm.signing import SigningToken, make_token_key
+from ipls.hsm.token.signing import SigningToken, make_token_key
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.server.witness.keys import KeyExpired, Late, WitnessKeys
 from ipls.store.errors import StoreError

@@ -11,16 +11,16 @@ from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ipls.hsm.heads import HeadKeeper
-from ipls.hsm.ledger import Ledger
+from ipls.hsm.core.heads import HeadKeeper
+from ipls.hsm.state.store import Ledger
 from ipls.proto.vault.v1 import vault_pb2 as pb
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.vault.errors import SessionRefused, refusing
 from ipls.vault.session import client as client_module
 from ipls.vault.session import transcript
 from ipls.vault.session.client import ClientSession
-from tests.hsm.ledgers import perform
 from tests.hsm.rig import Owner, Rig, now_ms
+from tests.hsm.state_stores import perform
 from tests.vault.changes import bit_flips, changes
 from tests.vault.refusals import FalseVault, operation_refused, refused
 from tests.vault.rig import Core, Stream, handshake

@@ -5,7 +5,7 @@ import secrets
 
 import pytest
 
-from ipls.hsm.token import HsmChannel
+from ipls.hsm.token.pkcs11 import HsmChannel
 from ipls.proto.vault.v1 import vault_pb2 as pb
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.trust.heads import Head

@@ -1,0 +1,61 @@
+"""The accounts in the ledger, and the count of releases of them all."""
+
+from collections.abc import Callable
+
+from ipls.hsm.state.store import Ledger
+from ipls.proto.vault.v1.vault_pb2 import HistoryAnswer, HistoryEntry
+from ipls.trust.identity import Identity
+from ipls.vault.account import Account, Times, apply
+from ipls.vault.errors import SessionRefused
+from ipls.vault.history import MAX_ENTRIES, Seen
+from ipls.vault.limits import Limits, Releases
+from ipls.vault.session.effects import History, Operation, Result
+from ipls.vault.state.journal import account_key, other_key
+
+_RELEASES = other_key("releases")
+
+
+class Accounts:
+    """What a session commits. For works of the ledger."""
+
+    def __init__(self, ledger: Ledger, times: Callable[[], Times], limits: Limits) -> None:
+        self._ledger = ledger
+        self._times = times
+        self._limits = limits
+
+    def commit(self, label: str, identity: Identity, operation: Operation) -> Result:
+        """See `ipls.vault.session.effects.Commit`. Raises SessionRefused, and the account stays as it was; DatabaseFailed."""
+        key = account_key(label)
+        record, counted = self._ledger.get(key), self._ledger.get(_RELEASES)
+        before = Account.decode(record) if record else None
+        present = Releases.decode(counted) if counted else Releases()
+        account, releases, result, use = apply(before, present, identity, operation, self._times(), self._limits)
+        if releases != present:  # first: if the account can't be put, one too many is counted, never one too few
+            self._ledger.put(_RELEASES, releases.encode())
+        if record != account.encode():
+            self._ledger.put(key, account.encode(), use=use)
+        if isinstance(operation, History):
+            assert isinstance(result, HistoryAnswer)
+            result.entries.extend(self._history(key, Seen(result.length, result.chain_head), operation.from_))
+        return result
+
+    def _history(self, key: bytes, whole: Seen, first: int) -> list[HistoryEntry]:
+        """At most MAX_ENTRIES uses from number `first` on; all behind are read too, as they must lead to the end."""
+        first = max(first, 1)
+        if first > whole.length:
+            return []
+        seen, found = Seen(), list[HistoryEntry]()
+        for entry in self._ledger.uses(key, max(first - 1, 1)):
+            use = entry.history
+            if use is not None and use.number < first:
+                # Where the chain stood is not verified: from no other place it leads to the end.
+                seen = Seen(use.number, Account.decode(entry.record).chain_head)
+                continue
+            if use is None or use.number != seen.length + 1:
+                break
+            seen = seen.extended(use)
+            if len(found) < MAX_ENTRIES:
+                found.append(use)
+        if seen != whole:
+            raise SessionRefused("VAULT_DATABASE_EDITED", "the account's access history is not as it was written")
+        return found

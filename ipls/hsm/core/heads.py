@@ -1,0 +1,156 @@
+"""The directory heads that the vault judges by (the vault spec, Policy), and with them its clock."""
+
+import struct
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from typing import NamedTuple
+
+from ipls.clock import system_now_ms
+from ipls.hsm.state.store import Ledger
+from ipls.proto.trust.v1.evidence_pb2 import Evidence
+from ipls.proto.witness.v1.head_pb2 import SignedHead
+from ipls.store.evidence import MAX_FILES
+from ipls.trust.errors import HeadRefused
+from ipls.trust.evidence import encode, from_heads
+from ipls.trust.heads import quorum_timestamp, verify_head
+from ipls.trust.root import TrustRoot
+from ipls.vault.account import Times
+from ipls.vault.errors import SessionRefused
+from ipls.vault.state.journal import Highest, other_key
+
+MAX_SIGNED_HEAD = 16 * 1024
+"""Bytes: room for 64 signatures. The head goes out in every m2, which must stay a frame whatever a client hands in."""
+
+
+_TIMESTAMP = struct.Struct(">Q")
+
+
+class _Accepted(NamedTuple):
+    """An accepted head, and the time (ms) that a quorum of its signatures reaches."""
+
+    signed: SignedHead
+    timestamp_ms: int
+
+    def encode(self) -> bytes:
+        return _TIMESTAMP.pack(self.timestamp_ms) + self.signed.SerializeToString()
+
+    @classmethod
+    def decode(cls, record: bytes) -> "_Accepted":
+        return cls(SignedHead.FromString(record[_TIMESTAMP.size :]), *_TIMESTAMP.unpack_from(record))
+
+
+class HeadKeeper:
+    """Accepts heads durably, never one below the highest, never two roots for one epoch. For works of the ledger."""
+
+    def __init__(
+        self,
+        root: TrustRoot,
+        ledger: Ledger,
+        host_clock: Callable[[], int] = system_now_ms,
+        tell: Callable[[Evidence], None] = lambda evidence: None,
+    ) -> None:
+        """`tell` is called with evidence once it is kept, in the ledger's thread."""
+        self._root = root
+        self._ledger = ledger
+        self._host_clock = host_clock
+        self._tell = tell
+        self._newest: _Accepted | None = None
+        self._verified = b""  # the record of the head whose signatures were found to hold under this root
+
+    def now_ms(self) -> int:
+        """The later of the host's clock and the highest timestamp ever accepted: a host can't turn it back."""
+        return max(self._host_clock(), self._ledger.highest.timestamp_ms)
+
+    def times(self) -> Times:
+        """By which accounts are judged."""
+        return Times(self.now_ms(), self._ledger.highest.timestamp_ms)
+
+    def offer(self, signed: SignedHead) -> None:
+        """Accepts `signed` if it is newer than the newest accepted; one that is not is checked and left.
+
+        Raises TrustError as `verify_head`; HeadRefused HEAD_FORK if its epoch was accepted with another root. Of a
+        witness that signed both, quorum or not, the evidence is kept first.
+        """
+        if signed.ByteSize() > MAX_SIGNED_HEAD:
+            raise HeadRefused("HEAD_ENCODING", f"a signed head over {MAX_SIGNED_HEAD} bytes")
+        now_ms = self.now_ms()
+        record = self._ledger.get(other_key("head", signed.epoch))
+        accepted = _Accepted.decode(record) if record else None
+        if accepted is not None:
+            self._keep(from_heads(self._root, accepted.signed, signed))
+        # Without its age: a head of the past is no use but proves a fork as well as any.
+        head = verify_head(self._root, signed, now_ms=now_ms, check_age=False)
+        if accepted is not None and accepted.signed.root_hash != head.root_hash:
+            raise HeadRefused("HEAD_FORK", f"the witnesses signed two roots for epoch {head.epoch}")
+        highest = self._ledger.highest
+        if highest.any and head.epoch < highest.epoch:
+            return
+        try:
+            timestamp_ms = quorum_timestamp(self._root, signed, now_ms=now_ms)
+        except HeadRefused:
+            if accepted is not None:
+                return  # the same head as ours with signatures too old to be worth keeping
+            raise
+        if accepted is None or timestamp_ms > accepted.timestamp_ms:
+            newest = _Accepted(signed, timestamp_ms)
+            self._ledger.put(
+                other_key("head", head.epoch),
+                newest.encode(),
+                highest=Highest(*head, max(timestamp_ms, highest.timestamp_ms)),
+            )
+            self._go_by(newest)
+
+    def _keep(self, met: list[Evidence]) -> None:
+        """As with files of it, there is an end to how much."""
+        for evidence in met:
+            kept = self.evidence()
+            if evidence not in kept and len(kept) < MAX_FILES:
+                self._ledger.put(other_key("evidence", len(kept)), encode(evidence))
+            self._ledger.then(partial(self._tell, evidence))
+
+    def evidence(self) -> list[Evidence]:
+        """All that is kept."""
+        records = (self._ledger.get(other_key("evidence", number)) for number in count())
+        return [Evidence.FromString(record) for record in iter(lambda: next(records), None)]
+
+    def judge_by(self, client_head: SignedHead | None = None) -> SignedHead:
+        """The head to judge by now: the higher of the vault's own and the client's, of accepted age.
+
+        Raises SessionRefused VAULT_NO_HEAD before the first head, TrustError for a head that does not hold.
+        """
+        if client_head is not None:
+            self.offer(client_head)
+        highest = self._ledger.highest
+        if not highest.any:
+            raise SessionRefused("VAULT_NO_HEAD", "the vault has seen no head of the directory yet")
+        record = self._ledger.get(other_key("head", highest.epoch))
+        assert record
+        newest = _Accepted.decode(record)
+        now_ms = self.now_ms()
+        if record != self._verified:
+            verify_head(self._root, newest.signed, now_ms=now_ms)
+            self._verified = record
+        self._check_age(newest, now_ms)
+        self._go_by(newest)
+        return newest.signed
+
+    def _go_by(self, newest: _Accepted) -> None:
+        def go_by() -> None:
+            self._newest = newest
+
+        self._ledger.then(go_by)
+
+    def standing(self) -> int:
+        """The epoch of the newest head that is durable, once one was judged by; from any thread.
+
+        Raises HeadRefused HEAD_TOO_OLD, TrustRootRefused where it may not be judged by any more.
+        """
+        assert self._newest
+        self._check_age(self._newest, self.now_ms())
+        return self._newest.signed.epoch
+
+    def _check_age(self, newest: _Accepted, now_ms: int) -> None:
+        if newest.timestamp_ms < now_ms - self._root.max_head_age_ms:
+            raise HeadRefused("HEAD_TOO_OLD", "the newest head is older than the maximum head age")
+        self._root.check_expiry(now_ms)

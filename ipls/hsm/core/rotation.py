@@ -1,0 +1,129 @@
+"""Storage-root rotation: what lies under an older root is wrapped anew under the newest, inside the token.
+
+All that there is to know of how far it has come are the root ids in the accounts themselves: killed anywhere, it goes
+on by another walk. docs/protocol/ceremony.md.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import structlog
+
+from ipls.hsm.state.store import Ledger
+from ipls.hsm.token.pkcs11 import Record
+from ipls.vault.account import Account, Generation
+from ipls.vault.errors import SessionRefused
+from ipls.vault.session.transcript import record_digest
+
+log = structlog.get_logger()
+
+PAGE = 32
+"""Records looked at in a step: it takes some 50 ms, in which no session is answered."""
+PAUSE_S = 0.1
+"""Between two steps: service goes first."""
+LOOK_EVERY_S = 60.0
+"""How often the token is looked at for a newer storage root."""
+
+
+class Rewrap(NamedTuple):
+    """A contact key as it lies in the database, where that is, and where it is to go."""
+
+    wrapped: bytes
+    old: Record
+    new: Record
+
+
+class Wrapper(Protocol):
+    """Who has the storage roots: `ipls.hsm.anchor_service`. Raises SessionRefused VAULT_NOTARY_LOST."""
+
+    def root_ids(self) -> list[bytes]:
+        """Of all storage roots that are in the token now, the newest first."""
+
+    def rewrap(self, each: Sequence[Rewrap]) -> list[bytes | None]:
+        """What each is under its new record's key; None where its old one does not unwrap it, or has no root here."""
+
+
+class Step(NamedTuple):
+    """What a step came to."""
+
+    last: bytes | None  # the last record's key; None: there are no more
+    wrapped: int  # so many keys lie under the newest root now
+    left: int  # and so many could not be wrapped anew
+
+
+class Rotation:
+    """For works of the ledger."""
+
+    def __init__(self, ledger: Ledger, wrapper: Wrapper) -> None:
+        self._ledger = ledger
+        self._wrapper = wrapper
+
+    def root_ids(self) -> list[bytes]:
+        """See `Wrapper`."""
+        return self._wrapper.root_ids()
+
+    def step(self, root_id: bytes, after: bytes) -> Step:
+        """Wraps anew under `root_id` what some accounts after that record have under others. Raises as `Ledger.get`."""
+        keys, wrapped, left = self._ledger.keys(after, PAGE), 0, 0
+        for key in keys:
+            account = account_of(self._ledger.get(key))
+            old = [g for g in account.generations if g.root_id != root_id] if account else []
+            if account is None or not old:
+                continue
+            new = dict(zip(old, self._wrapper.rewrap([_rewrap(key, g, root_id) for g in old]), strict=True))
+            done = {g: g._replace(root_id=root_id, wrapped=blob) for g, blob in new.items() if blob is not None}
+            if done:
+                generations = tuple(done.get(g, g) for g in account.generations)
+                self._ledger.put(key, account._replace(generations=generations).encode())
+            wrapped, left = wrapped + len(done), left + len(old) - len(done)
+        return Step(keys[-1] if keys else None, wrapped, left)
+
+
+async def keep_rotated(
+    rotation: Rotation,
+    durably: Callable[[Callable[[], Any]], Awaitable[Any]],
+    renew_workers: Callable[[bytes], Awaitable[None]],
+) -> None:
+    """Walks through all accounts whenever the token has a newer storage root than before, and at the start.
+
+    `durably` performs a work of the ledger. `renew_workers` returns when none stores under another root than this one.
+    """
+    done = b""
+    while True:
+        try:
+            newest, *older = await durably(rotation.root_ids)
+            if newest != done and older:
+                await renew_workers(newest)
+                await _rotate(rotation, durably, newest)
+            done = newest
+        except SessionRefused as refused:
+            log.error("storage root rotation interrupted", reason=refused.reason, error=refused.message)
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+async def _rotate(rotation: Rotation, durably: Callable[[Callable[[], Any]], Awaitable[Any]], root_id: bytes) -> None:
+    after, wrapped, left = b"", 0, 0
+    while True:
+        step: Step = await durably(partial(rotation.step, root_id, after))
+        wrapped, left = wrapped + step.wrapped, left + step.left
+        if step.last is None:
+            break
+        after = step.last
+        await asyncio.sleep(PAUSE_S)
+    log.info("storage root rotated", root_id=root_id.hex(), wrapped=wrapped, left=left)
+
+
+def account_of(record: bytes | None) -> Account | None:
+    """The account that a record is; None for one of another kind, whose form no account has."""
+    try:
+        account = Account.decode(record or b"")
+    except SessionRefused:
+        return None
+    return account if account.encode() == record else None
+
+
+def _rewrap(key: bytes, g: Generation, root_id: bytes) -> Rewrap:
+    old, new = (Record(each, record_digest(each, key, g.number, g.store_id)) for each in (g.root_id, root_id))
+    return Rewrap(g.wrapped, old, new)

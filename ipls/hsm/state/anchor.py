@@ -1,0 +1,76 @@
+"""The anchor: what the token says of the vault's state (the vault spec, State)."""
+
+import secrets
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from ipls.store.vault import VaultStore
+from ipls.vault.errors import SessionRefused
+from ipls.vault.state.journal import STATE_BYTES, State, anchor_digest, first_state
+
+
+class Notary(Protocol):
+    """Who holds the log key and a shard's anchor: `ipls.hsm.anchor_service`. Raises SessionRefused VAULT_NOTARY_LOST."""
+
+    @property
+    def shard(self) -> int:
+        """Which one."""
+
+    def hsm_key_id(self) -> bytes:
+        """The token's, by which the fleet bundle and a hand-off name it."""
+
+    def macs(self, digests: Sequence[bytes]) -> list[bytes]:
+        """The log key's HMAC-SHA-256 over each 32-byte digest; the newest one's, where there are several."""
+
+    def holds(self, digests: Sequence[bytes], macs: Sequence[bytes]) -> list[bool]:
+        """Whether each is such an HMAC over its digest, by any log key that the token has."""
+
+    def first_log_key(self) -> int:
+        """The number of the oldest log key that the token has: above 1 in one that came to the fleet later."""
+
+    def anchors(self) -> list[bytes]:
+        """What lies in the token as the anchor: one value, two after a crash, none before genesis."""
+
+    def replace(self, expected: Sequence[bytes], new: bytes) -> None:
+        """Puts an anchor in the place of exactly those expected. Raises SessionRefused VAULT_ANCHOR_MOVED."""
+
+
+class Anchor(NamedTuple):
+    """What the token holds: the state of the highest sequence, and all values there, which the next one replaces."""
+
+    state: State
+    values: Sequence[bytes]
+
+
+def read_anchor(notary: Notary) -> Anchor:
+    """Raises SessionRefused VAULT_ANCHOR_MISSING; VAULT_ANCHOR_MOVED for two of one sequence: two vaults wrote them."""
+    values = notary.anchors()
+    digests, macs = [anchor_digest(value[:STATE_BYTES]) for value in values], [value[STATE_BYTES:] for value in values]
+    # One that a kill left unfinished was never waited for.
+    whole = [value for value, holds in zip(values, notary.holds(digests, macs), strict=True) if holds]
+    states = sorted({State.decode(value[:STATE_BYTES]) for value in whole}, key=lambda state: state.sequence)
+    if not states or states[-1].shard != notary.shard:
+        raise SessionRefused("VAULT_ANCHOR_MISSING", "the token holds no anchor of this vault")
+    if len(states) > 1 and states[-1].sequence == states[-2].sequence:
+        raise SessionRefused("VAULT_ANCHOR_MOVED", "the token holds two anchors of one sequence")
+    return Anchor(states[-1], values)
+
+
+def write_anchor(notary: Notary, expected: Sequence[bytes], state: State) -> Anchor:
+    """Raises SessionRefused VAULT_ANCHOR_MOVED."""
+    encoded = state.encode()
+    [mac] = notary.macs([anchor_digest(encoded)])
+    notary.replace(expected, encoded + mac)
+    return Anchor(state, [encoded + mac])
+
+
+def genesis(store: VaultStore, notary: Notary) -> None:
+    """The first anchor, over an empty database. Nothing else makes an anchor where there is none.
+
+    Raises SessionRefused VAULT_ANCHOR_EXISTS, VAULT_DATABASE_NOT_EMPTY.
+    """
+    if notary.anchors():
+        raise SessionRefused("VAULT_ANCHOR_EXISTS", "the token holds an anchor; nothing makes another one")
+    if store.last() is not None:
+        raise SessionRefused("VAULT_DATABASE_NOT_EMPTY", "the database has a log; a new vault begins with none")
+    write_anchor(notary, [], first_state(notary.shard, secrets.token_bytes(32)))

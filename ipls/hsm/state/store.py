@@ -1,0 +1,182 @@
+"""The vault's state, believed where the anchor vouches for it (the vault spec, State).
+
+All that must not be forged or rolled back is a record: accounts, accepted heads, the bundle's number, evidence. Records
+lie in the database, with the trie over them and the log of every write. The order of a write: entry and rows in one
+transaction, then the anchor, then the answer. Many share one transaction and one anchor.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+
+from google.protobuf.message import DecodeError
+
+from ipls.hsm.state import replay
+from ipls.hsm.state.anchor import Anchor, Notary, read_anchor, write_anchor
+from ipls.hsm.state.owner import check_owner
+from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
+from ipls.store.errors import DatabaseFailed
+from ipls.store.vault import Changes, VaultStore
+from ipls.trust.errors import TrustError
+from ipls.vault.errors import SessionRefused
+from ipls.vault.state.journal import NO_RECORD, Entry, Highest, State, entry_hash
+from ipls.vault.state.trie import EMPTY_ROOT, Trie, digest_of
+
+Work = Callable[[], object]
+
+
+class Ledger:
+    """The state of one shard. One thread at a time; all but `perform` is for the works that it does."""
+
+    def __init__(self, store: VaultStore, notary: Notary) -> None:
+        self._store = store
+        self._notary = notary
+        self._anchor: Anchor | None = None  # None: what token and database hold is yet to be compared
+        self._written = 0  # the highest sequence that this process anchored
+        self._begin(State(notary.shard, 0, bytes(32), EMPTY_ROOT))
+
+    def perform(self, works: Sequence[Work]) -> list[object]:
+        """Does `works` in their order; what each returned or raised, when all that they put is durable and anchored.
+
+        A work that raises keeps what it put before. Where the state can't be read, kept or anchored, that error
+        (SessionRefused, DatabaseFailed) is the outcome of every work, and what they put may have come to be.
+        """
+        try:
+            self._begin(self._current())
+            outcomes = [_outcome(work) for work in works]
+            self._commit()
+        except (SessionRefused, DatabaseFailed) as error:
+            self._anchor = None
+            return [error] * len(works)
+        for callback in self._callbacks:
+            callback()
+        return outcomes
+
+    def _begin(self, state: State) -> None:
+        self._state = state
+        self._trie = Trie(state.records_root, self._store.nodes)
+        self._records: dict[bytes, bytes | None] = {}  # as read or put
+        self._changed: dict[bytes, bytes] = {}
+        self._entries: list[Entry] = []
+        self._encoded: list[bytes] = []
+        self._callbacks: list[Callable[[], None]] = []
+
+    # For works
+
+    @property
+    def shard(self) -> int:
+        """Its number."""
+        return self._notary.shard
+
+    @property
+    def highest(self) -> Highest:
+        """The highest head and timestamp accepted."""
+        return self._state.highest
+
+    def get(self, key: bytes) -> bytes | None:
+        """The record of this key, None if there is none.
+
+        Raises SessionRefused VAULT_DATABASE_EDITED; DatabaseFailed.
+        """
+        if key not in self._records:
+            digest, record = self._trie.get(key), self._store.record(key)
+            if digest is None:
+                record = None  # a row that this vault never wrote
+            else:
+                replay.check_record(key, record, digest)
+            self._records[key] = record
+        return self._records[key]
+
+    def put(
+        self, key: bytes, record: bytes, *, use: HistoryEntry | None = None, highest: Highest | None = None
+    ) -> None:
+        """Writes the record of this key. Raises as `get`, and nothing is put then."""
+        before = self._trie.get(key)
+        self._trie.put(key, digest_of(key, record))
+        entry = Entry(
+            sequence=self._state.sequence + 1,
+            previous=self._state.chain_head,
+            key=key,
+            before=before or NO_RECORD,
+            records_root=self._trie.root,
+            highest=highest or self._state.highest,
+            record=record,
+            use=use.SerializeToString(deterministic=True) if use is not None else b"",
+        )
+        encoded = entry.encode()
+        self._state = State(self.shard, entry.sequence, entry_hash(encoded), entry.records_root, entry.highest)
+        self._entries.append(entry)
+        self._encoded.append(encoded)
+        self._records[key] = self._changed[key] = record
+
+    def keys(self, after: bytes, count: int) -> list[bytes]:
+        """Of the next `count` records whose keys are above that one, ascending. Raises as `get`."""
+        return [leaf.key for leaf in islice(self._trie.leaves(after), count)]
+
+    def uses(self, key: bytes, first: int) -> Iterator[Entry]:
+        """The entries that added to an account's history, from that number on.
+
+        Of the database's nothing is verified but their form (SessionRefused VAULT_LOG_BROKEN): the account's record has
+        the history's length and chain head.
+        """
+        number = first
+        while rows := self._store.uses(key, number, replay.PAGE):
+            yield from (Entry.decode(row.entry) for row in rows)
+            number = (rows[-1].use_number or number) + 1
+        for entry in self._entries:
+            if entry.key == key and (use := entry.history) is not None and use.number >= first:
+                yield entry
+
+    def check(self) -> Iterator[None]:
+        """A walk through the whole database (`ipls.hsm.state.replay.check`), a step a work, other works in between."""
+        return replay.check(self._store, self._notary, self._anchored)
+
+    def then(self, callback: Callable[[], None]) -> None:
+        """Calls it when what was put is durable and anchored."""
+        self._callbacks.append(callback)
+
+    # Token and database
+
+    def _current(self) -> State:
+        """The anchored state, which the database bears out. Raises SessionRefused with the check that failed."""
+        if self._anchor is not None:
+            state, last = self._anchor.state, self._store.last()
+            head = (last.sequence, entry_hash(last.entry)) if last else (0, state.chain_head)
+            if head == (state.sequence, state.chain_head):
+                return state
+        self._anchor = anchor = read_anchor(self._notary)
+        if anchor.state.sequence < self._written:
+            raise SessionRefused("VAULT_ANCHOR_MOVED", "the token holds an older anchor than this vault wrote")
+        # Before what follows in the log is looked at: the next owner's entries bear the fleet's HMAC too.
+        replay.check_anchored(self._store, anchor.state)
+        check_owner(self._store, self._notary, anchor.state)
+        state = replay.catch_up(self._store, self._notary, anchor.state)
+        Trie(state.records_root, self._store.nodes).get(NO_RECORD)  # its root is there
+        if state != anchor.state:
+            self._write_anchor(anchor, state)
+        check_owner(self._store, self._notary, state)
+        return state
+
+    def _commit(self) -> None:
+        if not self._entries:
+            return
+        assert self._anchor
+        rows = [replay.log_row(*each, b"") for each in zip(self._entries, self._encoded, strict=True)]
+        macs = replay.log_macs(self._notary, rows)
+        signed = [row._replace(mac=mac) for row, mac in zip(rows, macs, strict=True)]
+        self._store.append(Changes(signed, self._changed, self._trie.changed))
+        self._write_anchor(self._anchor, self._state)
+
+    def _anchored(self) -> State:
+        assert self._anchor
+        return self._anchor.state
+
+    def _write_anchor(self, replaced: Anchor, state: State) -> None:
+        self._anchor = write_anchor(self._notary, replaced.values, state)
+        self._written = state.sequence
+
+
+def _outcome(work: Work) -> object:
+    try:
+        return work()
+    except (SessionRefused, TrustError, OSError, DecodeError) as error:
+        return error

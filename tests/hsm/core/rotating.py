@@ -1,0 +1,30 @@
+"""The vault's core, which looks for a newer storage root all the time, and may kill itself (SIGKILL) on the way.
+
+`python rotating.py CONFIG [STEP]`: it dies after so many steps of a rotation's walk, each of one record.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+from ipls.config import configure_logging
+from ipls.hsm import pipe
+from ipls.hsm.core import core, rotation
+from ipls.hsm.core.rotation import Rotation, Step
+
+if __name__ == "__main__":
+    rotation.LOOK_EVERY_S, rotation.PAUSE_S, rotation.PAGE = 0.01, 0, 1
+    steps, step = [int(place) for place in sys.argv[2:]], Rotation.step
+
+    def dying_step(self: Rotation, root_id: bytes, after: bytes) -> Step:
+        if steps:
+            steps[0] -= 1
+            if steps[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, root_id, after)
+
+    Rotation.step = dying_step
+    configure_logging()
+    asyncio.run(core.serve(Path(sys.argv[1]), *pipe.take_stdio()))

@@ -1,0 +1,150 @@
+"""The heads that the vault accepts, and its clock."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ipls.hsm.core.heads import HeadKeeper
+from ipls.hsm.state.store import Ledger
+from ipls.proto.trust.v1.evidence_pb2 import Evidence
+from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
+from ipls.trust.errors import HeadRefused
+from ipls.trust.evidence import encode, judge
+from ipls.trust.heads import Head
+from ipls.vault.errors import SessionRefused
+from tests.hsm.state_stores import new_ledger, perform
+from tests.trust.roots import HOUR, NOW, THIEF, WITNESSES, signed, three_of
+
+ROOT = three_of()
+ONE, OTHER_ONE, TWO = Head(1, b"1" * 32), Head(1, b"x" * 32), Head(2, b"2" * 32)
+MINUTE = 60_000
+
+
+class Clock:
+    ms = NOW
+
+    def __call__(self) -> int:
+        return self.ms
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+class Heads:
+    """A keeper whose every call is a work of its own."""
+
+    def __init__(self, ledger: Ledger, clock: Clock, tell: Callable[[Evidence], None] = lambda evidence: None) -> None:
+        self.ledger = ledger
+        self._keeper = HeadKeeper(ROOT, ledger, clock, tell)
+
+    def offer(self, signed: SignedHead) -> None:
+        perform(self.ledger, lambda: self._keeper.offer(signed))
+
+    def judge_by(self, signed: SignedHead | None = None) -> SignedHead:
+        return perform(self.ledger, lambda: self._keeper.judge_by(signed))
+
+    def now_ms(self) -> int:
+        return perform(self.ledger, self._keeper.now_ms)
+
+    def evidence(self) -> list[Evidence]:
+        return perform(self.ledger, self._keeper.evidence)
+
+
+@pytest.fixture
+def heads(tmp_path: Path, clock: Clock) -> Iterator[Heads]:
+    with new_ledger(tmp_path / "vault.db") as ledger:
+        yield Heads(ledger, clock)
+
+
+def by_two(head: Head, time: int = NOW) -> SignedHead:
+    return signed(head, *WITNESSES[:2], time=time)
+
+
+def test_no_head_no_service(heads: Heads) -> None:
+    with pytest.raises(SessionRefused) as refusal:
+        heads.judge_by()
+    assert refusal.value.reason == "VAULT_NO_HEAD"
+
+
+def test_the_higher_head_is_judged_by(heads: Heads) -> None:
+    assert heads.judge_by(by_two(ONE)).epoch == 1
+    assert heads.judge_by(by_two(TWO)).epoch == 2
+    assert heads.judge_by(by_two(ONE)).epoch == 2
+
+
+def test_newer_signatures_of_the_same_head_replace_older_ones(heads: Heads, clock: Clock) -> None:
+    heads.offer(by_two(ONE))
+    clock.ms += 2 * HOUR
+    with pytest.raises(HeadRefused) as refusal:
+        heads.judge_by()
+    assert refusal.value.reason == "HEAD_TOO_OLD"
+    renewed = by_two(ONE, clock.ms)
+    assert heads.judge_by(renewed) == renewed
+    # The client's own may be older, as long as the vault's is not.
+    assert heads.judge_by(by_two(ONE, NOW)) == renewed
+
+
+def test_one_witness_cant_make_the_vault_hold_on_to_an_expiring_head(heads: Heads, clock: Clock) -> None:
+    """It signs as far ahead as it may, and a client joins that with another's signature of an hour ago."""
+    expiring = signed(ONE, WITNESSES[0], time=NOW + MINUTE)
+    expiring.cosignatures.extend(signed(ONE, WITNESSES[1], time=NOW - HOUR).cosignatures)
+    fresh = by_two(ONE)
+    assert heads.judge_by(expiring) == expiring
+    assert heads.judge_by(fresh) == fresh
+    clock.ms += 1
+    assert heads.judge_by() == fresh
+
+
+def test_a_host_cant_turn_the_clock_back(heads: Heads, clock: Clock) -> None:
+    heads.offer(by_two(ONE, NOW))
+    clock.ms = NOW - 90 * MINUTE
+    for keeper in (heads, Heads(heads.ledger, clock)):  # nor by a restart
+        assert keeper.now_ms() == NOW
+        with pytest.raises(HeadRefused) as refusal:
+            keeper.offer(by_two(TWO, NOW - 80 * MINUTE))
+        assert refusal.value.reason == "HEAD_TOO_OLD"
+
+
+def found(heads: Heads) -> list[tuple[str, tuple[str, ...]]]:
+    findings = [judge(ROOT, encode(evidence)) for evidence in heads.evidence()]
+    return [(finding.kind, finding.witnesses) for finding in findings]
+
+
+def test_of_two_roots_the_second_is_evidence(heads: Heads, clock: Clock) -> None:
+    told: list[Evidence] = []
+    heads.offer(by_two(ONE))
+    heads.offer(by_two(TWO))
+    clock.ms += 2 * HOUR
+    for keeper in (heads, Heads(heads.ledger, clock, told.append)):
+        with pytest.raises(HeadRefused) as refusal:  # also when it is below the highest, and too old to be judged by
+            keeper.offer(by_two(OTHER_ONE))
+        assert refusal.value.reason == "HEAD_FORK"
+    assert found(heads) == [("two_heads", ("w0", "w1"))]
+    assert told == heads.evidence()
+
+
+def test_a_witness_that_signed_both_is_found_without_a_quorum(heads: Heads) -> None:
+    heads.offer(by_two(ONE))
+    with pytest.raises(HeadRefused) as refusal:
+        heads.offer(signed(OTHER_ONE, WITNESSES[0], THIEF))
+    assert refusal.value.reason == "HEAD_KEY_UNPINNED"
+    assert found(heads) == [("two_signatures", ("w0",))]
+
+
+def test_what_no_witness_signed_twice_is_no_evidence(heads: Heads) -> None:
+    heads.offer(by_two(ONE))
+    for fork in (signed(OTHER_ONE, WITNESSES[2]), signed(OTHER_ONE, THIEF), signed(Head(2**64 - 1, b""), THIEF)):
+        with pytest.raises(HeadRefused):
+            heads.offer(fork)
+    assert heads.evidence() == []
+
+
+def test_a_head_cant_be_stuffed_until_it_fits_no_frame(heads: Heads) -> None:
+    stuffed = by_two(ONE)
+    stuffed.cosignatures.append(Cosignature(message=bytes(20_000)))
+    with pytest.raises(HeadRefused) as refusal:
+        heads.offer(stuffed)
+    assert refusal.value.reason == "HEAD_ENCODING"

@@ -1,0 +1,198 @@
+"""The ledger: what is acknowledged is durable and anchored, whatever fails in between; many writes share one anchor."""
+
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from queue import SimpleQueue
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ipls.hsm.state.store import Ledger
+from ipls.store.errors import DatabaseFailed
+from ipls.store.vault import Changes, Server, VaultStore
+from ipls.vault.errors import SessionRefused
+from ipls.vault.state.journal import Highest, other_key
+from tests.hsm.state_stores import Dying, Fuse, Killed, MemoryNotary, new_ledger, perform
+from tests.store.postgres import PostgresServer
+
+KEYS = [other_key("test", number) for number in range(5)]
+
+
+def putting(ledger: Ledger, key: bytes, record: bytes) -> Callable[[], bytes]:
+    def work() -> bytes:
+        ledger.put(key, record)
+        return record
+
+    return work
+
+
+Step = tuple[list[tuple[bytes, bytes]], str | None, int]
+STEPS: st.SearchStrategy[list[Step]] = st.lists(
+    st.tuples(
+        st.lists(st.tuples(st.sampled_from(KEYS), st.binary(max_size=3)), max_size=4),
+        st.sampled_from(["store", "notary", None]),
+        st.integers(0, 2),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(STEPS)
+def test_any_order_of_writes_and_deaths_loses_nothing_acknowledged(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[Step]
+) -> None:
+    """A batch is acknowledged whole, or it has come to be whole or not at all."""
+    write_and_die(tmp_path_factory.mktemp("ledger") / "vault.db", steps)
+
+
+@settings(max_examples=12)
+@given(STEPS)
+def test_nor_in_postgresql(postgres: PostgresServer, steps: list[Step]) -> None:
+    write_and_die(postgres.new().place, steps)
+
+
+def write_and_die(database: Path | Server, steps: list[Step]) -> None:
+    token = MemoryNotary()
+    with new_ledger(database, token) as first:
+        store = first._store
+        model: dict[bytes, bytes] = {}
+        ledger, fuses = _restarted(store, token)
+        for puts, victim, left in steps:
+            if victim is not None:
+                fuses[victim].left = left
+            after = model | dict(puts)
+            try:
+                assert ledger.perform([putting(ledger, *put) for put in puts]) == [record for _, record in puts]
+                model = after
+            except Killed:
+                ledger, fuses = _restarted(store, token)
+                records = perform(ledger, lambda ledger=ledger: [ledger.get(key) for key in KEYS])
+                found = {key: record for key, record in zip(KEYS, records, strict=True) if record is not None}
+                assert found in (model, after)
+                model = found
+            fuses["store"].left = fuses["notary"].left = None
+        walk = ledger.check()
+        while perform(ledger, lambda: next(walk, True)) is None:
+            pass
+
+
+def _restarted(store: VaultStore, token: MemoryNotary) -> tuple[Ledger, dict[str, Fuse]]:
+    fuses = {"store": Fuse(), "notary": Fuse()}
+    return Ledger(Dying(store, fuses["store"]), Dying(token, fuses["notary"])), fuses
+
+
+def test_nothing_acknowledged_is_lost_when_the_databases_server_is_killed_again_and_again(
+    postgres: PostgresServer,
+) -> None:
+    """In the middle of a batch wherever it may be, and the ledger goes on by itself."""
+    answers: SimpleQueue[None] = SimpleQueue()
+    over = threading.Event()
+    acknowledged: dict[bytes, bytes] = {}
+    failed: list[object] = []
+
+    def write() -> None:
+        number = 0
+        while not over.is_set():
+            puts = {key: secrets.token_bytes(8) for key in KEYS[number % 5 :]}
+            while True:
+                outcomes = ledger.perform([putting(ledger, *put) for put in puts.items()])
+                if outcomes == list(puts.values()):
+                    break
+                failed.append(outcomes[0])
+            acknowledged.update(puts)
+            answers.put(None)
+            number += 1
+
+    with new_ledger(postgres.new().place) as ledger:
+        writer = threading.Thread(target=write)
+        writer.start()
+        for _ in range(5):
+            for _ in range(secrets.randbelow(20)):
+                answers.get()
+            postgres.kill()
+            postgres.start()
+        over.set()
+        writer.join()
+        assert {key: perform(ledger, lambda key=key: ledger.get(key)) for key in acknowledged} == acknowledged
+        walk = ledger.check()
+        while perform(ledger, lambda: next(walk, True)) is None:
+            pass
+    assert failed
+    assert all(isinstance(each, DatabaseFailed) for each in failed)
+
+
+class Counting(MemoryNotary):
+    anchors_written = 0
+
+    def replace(self, expected: Sequence[bytes], new: bytes) -> None:
+        super().replace(expected, new)
+        self.anchors_written += 1
+
+
+def test_works_that_wait_together_share_one_transaction_and_one_anchor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    appended: list[Changes] = []
+    notary = Counting()
+    with new_ledger(tmp_path / "vault.db", notary) as ledger:
+        append = VaultStore.append
+        monkeypatch.setattr(VaultStore, "append", lambda self, each: (appended.append(each), append(self, each)))
+        before = notary.anchors_written
+        works = [putting(ledger, other_key("many", number), b"%d" % number) for number in range(100)]
+        assert ledger.perform(works) == [b"%d" % number for number in range(100)]
+        assert [len(changes.log) for changes in appended] == [100]
+        assert notary.anchors_written == before + 1
+        ledger.perform([lambda: ledger.get(KEYS[0])])
+        assert (len(appended), notary.anchors_written) == (1, before + 1)  # a reader writes nothing
+
+
+def test_what_one_work_raises_is_its_own(tmp_path: Path) -> None:
+    with new_ledger(tmp_path / "vault.db") as ledger:
+        refused = SessionRefused("VAULT_GENERATION_CONFLICT", "no")
+
+        def refuse() -> None:
+            raise refused
+
+        assert ledger.perform([putting(ledger, KEYS[0], b"a"), refuse, putting(ledger, KEYS[1], b"b")]) == [
+            b"a",
+            refused,
+            b"b",
+        ]
+        assert perform(ledger, lambda: (ledger.get(KEYS[0]), ledger.get(KEYS[1]))) == (b"a", b"b")
+
+
+def test_later_works_see_what_earlier_ones_put(tmp_path: Path) -> None:
+    with new_ledger(tmp_path / "vault.db") as ledger:
+        assert ledger.perform([putting(ledger, KEYS[0], b"a"), lambda: ledger.get(KEYS[0])]) == [b"a", b"a"]
+
+
+@pytest.mark.parametrize("part", ["store", "notary"])
+def test_a_callback_waits_for_the_anchor(tmp_path: Path, part: str) -> None:
+    token, called = MemoryNotary(), list[str]()
+    with new_ledger(tmp_path / "vault.db", token) as first:
+        ledger, fuses = _restarted(first._store, token)
+
+        def work() -> None:
+            ledger.put(KEYS[0], b"a")
+            ledger.then(lambda: called.append("called"))
+
+        fuses[part].left = 0
+        with pytest.raises(Killed):
+            ledger.perform([work])
+        assert called == []
+        ledger, _ = _restarted(first._store, token)
+        ledger.perform([work])
+        assert called == ["called"]
+
+
+def test_the_highest_head_lies_in_the_anchor(tmp_path: Path) -> None:
+    token = MemoryNotary()
+    with new_ledger(tmp_path / "vault.db", token) as ledger:
+        highest = Highest(7, b"r" * 32, 1234)
+        perform(ledger, lambda: ledger.put(KEYS[0], b"a", highest=highest))
+        again = Ledger(ledger._store, token)
+        assert perform(again, lambda: again.highest) == highest
