@@ -9,10 +9,10 @@ from typing import Annotated, NamedTuple
 import typer
 from google.protobuf.message import DecodeError
 
-from ipls.cli.ceremony import read_report, signed_report
 from ipls.cli.console import printable
 from ipls.cli.dates import date
 from ipls.cli.files import replace, write_private
+from ipls.cli.fleet import read_report, signed_report
 from ipls.cli.keys import BUNDLE_LIFETIME_MS
 from ipls.cli.trust import ConfigFile, read_signature, signer_for, write_signature
 from ipls.clock import system_now_ms

@@ -88,7 +88,7 @@ def init(
     witnesses: Annotated[int, typer.Option(min=1, max=16, help="How many; more than half of them make a quorum.")] = 1,
 ) -> None:
     """Make keys, token, certificates, trust root and ipls.toml for a new deployment."""
-    from ipls.cli import deployment
+    from ipls.admin import deployment
 
     deployment.create(folder, namespace, witnesses=witnesses, port=port)
     print(f"{folder} is ready. Next: ipls serve all --config {shlex.quote(str(folder / 'ipls.toml'))}")
@@ -109,8 +109,8 @@ def serve(
     """Run one service, or all of them, until SIGTERM or Ctrl-C."""
     import asyncio
 
+    from ipls.admin.deployment import SERVICES
     from ipls.cli import serve as serving
-    from ipls.cli.deployment import SERVICES
 
     services = (*SERVICES, "router")
     if service not in (*services, "all"):

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
 
-from ipls.cli.health import check_free
-from ipls.cli.supervisor import Supervisor
+from ipls.admin.health import check_free
+from ipls.admin.supervisor import Supervisor
 from ipls.config import (
     ConfigError,
     ContactsConfig,

@@ -16,13 +16,13 @@ from ipls.akd import AkdError, Version, verify_history, verify_lookup
 from ipls.auditlog.chain import beginning, check_proof
 from ipls.auditlog.errors import AuditError, AuditFault
 from ipls.auditlog.listing import parse_name
-from ipls.cli.audit.auditor import MAX_OBJECT
+from ipls.auditor.walker import MAX_OBJECT
 from ipls.cli.bundle import described
-from ipls.cli.conformance import ConformanceError, check_proofs, replay_vectors
 from ipls.cli.console import emit, fail, printable
 from ipls.cli.status import REFUSED
 from ipls.clock import system_now_ms
 from ipls.config import load_trust_root
+from ipls.conformance.replay import ConformanceError, check_proofs, replay_vectors
 from ipls.proto.trust.v1.proof_pb2 import LabelProof
 from ipls.proto.vault.v1.vault_pb2 import SignedBundle
 from ipls.trust.bundle import MAX_SIGNED_BUNDLE, countersigners, predecessor, verify_bundle

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from ipls.cli.audit import auditor, command
+from ipls.auditor import walker as auditor
+from ipls.cli.audit import command
 from ipls.crypto.keys import public_key
 from ipls.proto.akd.v1.akd_pb2 import SingleAppendOnlyProof
 from ipls.trust.evidence import judge

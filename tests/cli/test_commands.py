@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import tomli_w
 
+from ipls.admin.deployment import create
 from ipls.akd import EMPTY_ROOT, DirectoryKey
-from ipls.cli.deployment import create
 from ipls.config import ConfigError, load, load_trust_root, read_secret
 from ipls.server.directory.epochs import prepare
 from ipls.store.directory import DirectoryStore, StoredHead
@@ -90,7 +90,7 @@ def test_a_killed_init_is_no_deployment_and_nothing_is_written_over_it(tmp_path:
     code = f"""
 import os, signal, sys
 from pathlib import Path
-import ipls.cli.deployment as deployment
+import ipls.admin.deployment as deployment
 deployment.{step} = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 deployment.create(Path(sys.argv[1]), "test.ipls", port=0)
 """

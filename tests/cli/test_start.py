@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ipls.cli.health import check_free
+from ipls.admin.health import check_free
 from ipls.config import ConfigError
 
 VECTORS = Path(__file__).parent.parent / "vectors/whatsapp_v1.jsonl"

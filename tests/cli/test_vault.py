@@ -10,7 +10,7 @@ import pytest
 import tomli_w
 from typer.testing import CliRunner
 
-from ipls.cli import deployment
+from ipls.admin import deployment
 from ipls.cli.main import app
 from ipls.config import load_core
 from ipls.hsm.anchor_service import open_notary

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tests.cli.test_conformance import EPOCH, GENESIS, HISTORY, KEY, LINES, LOOKUP, VECTORS, file_of
+from tests.conformance.test_replay import EPOCH, GENESIS, HISTORY, KEY, LINES, LOOKUP, VECTORS, file_of
 from tests.e2e.running import ipls
 
 REFUSED_LINES = [KEY, LOOKUP, {**HISTORY, "root": GENESIS["root"]}, EPOCH, b"no json", LOOKUP]

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 
-from ipls.cli import deployment
-from ipls.cli.health import until_serving
+from ipls.admin import deployment
+from ipls.admin.health import until_serving
 from ipls.client.device import Device
 from ipls.client.events import Event, Step
 from ipls.config import load

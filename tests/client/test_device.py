@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ipls.cli import deployment
+from ipls.admin import deployment
 from ipls.client.approvals import Approval, ApprovalRequest
 from ipls.client.device import Device
 from ipls.client.errors import ClientError, ProfileError

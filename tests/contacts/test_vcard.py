@@ -370,7 +370,7 @@ def test_no_property_condemns_its_card(line: bytes):
 
 
 def test_the_bundled_address_book_is_fresh_and_all_cards(tmp_path: Path):
-    bundled = ROOT / "ipls/cli/data/addressbook.vcf"
+    bundled = ROOT / "ipls/demo/data/addressbook.vcf"
     fresh = tmp_path / "addressbook.vcf"
     subprocess.run([sys.executable, ROOT / "scripts/addressbook", "--out", fresh], check=True, timeout=60)
     book = bundled.read_bytes()

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import tomli_w
 
+from ipls.admin.deployment import free_ports
 from ipls.auditlog.cosignatures import parse_vote
-from ipls.cli.deployment import free_ports
 from ipls.clock import system_now_ms
 from ipls.config import TokenConfig, load_trust_root
 from ipls.http.client import HttpClient, HttpUnavailable

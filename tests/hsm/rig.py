@@ -14,6 +14,8 @@ from typing import Any
 
 import tomli_w
 
+from ipls.admin.certificates import Authority
+from ipls.admin.deployment import free_ports
 from ipls.akd import (
     EMPTY_ROOT,
     DirectoryKey,
@@ -28,8 +30,6 @@ from ipls.akd import (
 from ipls.akd.keys import Place
 from ipls.akd.tiles import Entry
 from ipls.akd.tree import insert
-from ipls.cli.certificates import Authority
-from ipls.cli.deployment import free_ports
 from ipls.cli.keys import DAY_MS, first_bundle
 from ipls.config import PostgresConfig, load_core
 from ipls.crypto.keys import public_key

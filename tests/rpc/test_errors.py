@@ -10,7 +10,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from ipls.cli.certificates import Authority
+from ipls.admin.certificates import Authority
 from ipls.proto.registration.v1 import registration_pb2 as pb
 from ipls.proto.registration.v1.registration_pb2_grpc import (
     RegistrationServiceServicer,

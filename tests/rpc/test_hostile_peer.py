@@ -10,7 +10,7 @@ import pytest
 from google.protobuf import any_pb2
 from google.rpc import status_pb2
 
-from ipls.cli.certificates import Authority
+from ipls.admin.certificates import Authority
 from ipls.proto.registration.v1 import registration_pb2 as pb
 from ipls.proto.registration.v1.registration_pb2_grpc import RegistrationServiceStub
 from ipls.rpc.channel import open_channel

@@ -7,9 +7,9 @@ from typing import Any
 
 import grpc
 
+from ipls.admin.certificates import Authority
+from ipls.admin.deployment import free_ports
 from ipls.akd import EMPTY_ROOT, DirectoryKey
-from ipls.cli.certificates import Authority
-from ipls.cli.deployment import free_ports
 from ipls.config import DirectoryConfig, TlsFiles
 from ipls.crypto.keys import public_key
 from ipls.proto.directory.v1 import directory_pb2 as pb

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import grpc
 
-from ipls.cli.certificates import Authority
+from ipls.admin.certificates import Authority
 from ipls.rpc.channel import open_channel
 from ipls.rpc.server import GrpcServer, Listener
 from tests.trust.roots import NAMESPACE

@@ -12,7 +12,7 @@ from typing import Any
 
 import boto3
 
-from ipls.cli.deployment import free_ports
+from ipls.admin.deployment import free_ports
 from ipls.store.log.s3 import Bucket, S3Log
 
 ACCESS, SECRET = "ipls-test", "a-secret-of-the-tests"

@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 
-from ipls.cli.deployment import free_ports
+from ipls.admin.deployment import free_ports
 from ipls.config import PostgresConfig
 from ipls.store.vault import VaultStore, open_vault_store
 

@@ -7,15 +7,15 @@ from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
+from ipls.admin.deployment import create
 from ipls.auditlog.chain import Position
+from ipls.auditor.state import Kept, load_kept, save_kept
 from ipls.cli import verify
-from ipls.cli.audit.state import Kept, load_kept, save_kept
-from ipls.cli.conformance import ConformanceError, check_proofs, replay_vectors
-from ipls.cli.deployment import create
 from ipls.cli.status import REFUSED
 from ipls.client.device import Device
 from ipls.client.errors import ProfileError
 from ipls.config import ConfigError, load, load_core, load_witnesses
+from ipls.conformance.replay import ConformanceError, check_proofs, replay_vectors
 from ipls.proto.trust.v1.proof_pb2 import LabelProof
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.trust.root import encode

@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ipls.cli import ceremony as command
+from ipls.cli import fleet as command
 from ipls.cli.main import main
 from ipls.hsm.ceremony import steps as ceremony
 from ipls.hsm.token import softhsm

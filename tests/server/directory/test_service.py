@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
+from ipls.admin.certificates import Authority
 from ipls.akd import (
     EMPTY_ROOT,
     ProofRefused,
@@ -17,7 +18,6 @@ from ipls.akd import (
     verify_history,
     verify_lookup,
 )
-from ipls.cli.certificates import Authority
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub, UpdateServiceStub
 from ipls.proto.witness.v1.head_pb2 import SignedHead

@@ -15,8 +15,8 @@ import pytest
 import pytest_asyncio
 import tomli_w
 
-from ipls.cli.deployment import free_ports
-from ipls.cli.health import until_serving
+from ipls.admin.deployment import free_ports
+from ipls.admin.health import until_serving
 from ipls.proto.vault.v1.vault_pb2 import GetBundleRequest, SessionRequest
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import Ending, RemoteError, remote_error

@@ -11,8 +11,8 @@ from pathlib import Path
 import grpc
 import pytest
 
+from ipls.admin.certificates import Authority
 from ipls.akd import EMPTY_ROOT, Publication
-from ipls.cli.certificates import Authority
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.proto.witness.v1.witness_pb2 import GetStateRequest, ProposeRequest, ProposeResponse, WitnessState
 from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceStub

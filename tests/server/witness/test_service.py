@@ -7,8 +7,8 @@ from pathlib import Path
 import grpc
 import pytest
 
+from ipls.admin.certificates import Authority
 from ipls.akd import EMPTY_ROOT
-from ipls.cli.certificates import Authority
 from ipls.config import ConfigError, TlsFiles, WitnessConfig
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.proto.witness.v1.witness_pb2 import (

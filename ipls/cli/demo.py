@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from ipls.cli.demo import servers
-from ipls.cli.demo.narrator import Narrator
-from ipls.cli.demo.story import Story
 from ipls.config import load_trust_root
+from ipls.demo import servers
+from ipls.demo.reporter import Narrator
+from ipls.demo.story import Story
 
 ADDRESS_BOOK = "data/addressbook.vcf"
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import tomli_w
 
+from ipls.admin.certificates import Authority
 from ipls.akd import EMPTY_ROOT, DirectoryKey
-from ipls.cli.certificates import Authority
 from ipls.cli.files import replace, write_private
 from ipls.cli.keys import BUNDLE_LIFETIME_MS, DAY_MS, first_bundle
 from ipls.clock import system_now_ms

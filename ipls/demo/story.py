@@ -6,11 +6,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ipls.cli.demo.narrator import Narrator
-from ipls.cli.demo.thefts import Refusal, Thief
 from ipls.cli.outbox import code_from
 from ipls.client import events
 from ipls.client.device import Device
+from ipls.demo.attacks import Refusal, Thief
+from ipls.demo.reporter import Narrator
 from ipls.proto.vault.v1.vault_pb2 import SessionRequest
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 

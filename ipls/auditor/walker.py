@@ -13,8 +13,8 @@ from ipls.auditlog.cosignatures import count_votes, signed_heads
 from ipls.auditlog.equivocation import Met
 from ipls.auditlog.errors import AuditError, AuditFault, AuditUnavailable
 from ipls.auditlog.listing import Listing, LogObject
-from ipls.cli.audit.index import Index
-from ipls.cli.audit.state import Kept
+from ipls.auditor.index import Index
+from ipls.auditor.state import Kept
 from ipls.clock import system_now_ms
 from ipls.http.client import HttpClient, HttpUnavailable
 from ipls.http.public_log import PublicReader

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import structlog
 
-from ipls.cli.deployment import addresses_of, processes_of, write_endpoints
-from ipls.cli.health import check_free, until_serving
+from ipls.admin.deployment import addresses_of, processes_of, write_endpoints
+from ipls.admin.health import check_free, until_serving
 from ipls.config import ConfigError, load, load_trust_root
 
 log = structlog.get_logger()

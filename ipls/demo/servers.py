@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ipls.cli import deployment
+from ipls.admin import deployment
 from ipls.cli.files import replace
 from ipls.config import ConfigError
 

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 import grpc
 import tomli_w
 
+from ipls.admin.deployment import free_ports
 from ipls.akd import DirectoryKey
-from ipls.cli.demo.servers import endpoints
-from ipls.cli.deployment import free_ports
 from ipls.client.vault import FrameStream
 from ipls.clock import system_now_ms
 from ipls.config import DirectoryConfig, load, load_trust_root, read_secret
 from ipls.crypto.keys import public_key
+from ipls.demo.servers import endpoints
 from ipls.proto.vault.v1 import vault_pb2
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub
 from ipls.proto.witness.v1.head_pb2 import SignedHead

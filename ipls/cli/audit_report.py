@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ipls.auditlog.chain import Position, beginning
 from ipls.auditlog.errors import AuditError, AuditUnavailable
-from ipls.cli.audit.auditor import Step
-from ipls.cli.audit.state import Kept, save_kept
+from ipls.auditor.state import Kept, save_kept
+from ipls.auditor.walker import Step
 from ipls.cli.console import emit
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.witness.v1.head_pb2 import SignedHead

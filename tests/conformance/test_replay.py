@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ipls.cli.conformance import ConformanceError, check_proofs, replay_vectors
+from ipls.conformance.replay import ConformanceError, check_proofs, replay_vectors
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "whatsapp_v1.jsonl"
 LINES: list[dict[str, Any]] = [json.loads(line) for line in VECTORS.read_text().splitlines()]

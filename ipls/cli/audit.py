@@ -14,8 +14,8 @@ from ipls.clock import system_now_ms
 from ipls.trust.limits import MAX_INT
 
 if TYPE_CHECKING:
-    from ipls.cli.audit.auditor import Auditor
-    from ipls.cli.audit.run import Run
+    from ipls.auditor.walker import Auditor
+    from ipls.cli.audit_report import Run
 
 
 def command(
@@ -41,9 +41,9 @@ def command(
 
     Exit 1 at the first fault, which is named with its epoch; 3 if the log or too many witnesses do not answer.
     """
-    from ipls.cli.audit.auditor import Auditor
-    from ipls.cli.audit.run import Run
-    from ipls.cli.audit.state import default_path, load_kept
+    from ipls.auditor.state import default_path, load_kept
+    from ipls.auditor.walker import Auditor
+    from ipls.cli.audit_report import Run
     from ipls.config import load_trust_root
     from ipls.store.evidence import EvidenceFolder
 
@@ -78,7 +78,7 @@ def command(
 
 def _catch_up(auditor: "Auditor", run: "Run", *, bar: bool = False, tell: bool = False) -> None:
     """Everything that the log has by now. Raises AuditError."""
-    from ipls.cli.audit.progress import Bar
+    from ipls.cli.audit_progress import Bar
 
     newest = auditor.newest()
     listed = auditor.index.last - run.at.epoch
