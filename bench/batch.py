@@ -20,11 +20,11 @@ from ipls import akd
 from ipls.clock import system_now_ms
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub, add_DirectoryServiceServicer_to_server
-from ipls.server.directory.cache import Proofs
-from ipls.server.directory.publisher import Announcements
-from ipls.server.directory.readers import Readers
+from ipls.server.directory.cache import ProofCache
+from ipls.server.directory.publisher import HeadNotifier
+from ipls.server.directory.readers import ReadAuthorizer
 from ipls.server.directory.service import MAX_BATCH, DirectoryService
-from ipls.store.directory import DirectoryStore, Made, Step, StoredHead
+from ipls.store.directory import DirectoryStore, EpochRow, PreparedEpoch, StoredHead
 from ipls.store.readers import ReaderStore
 
 ROUNDS = 15
@@ -50,19 +50,21 @@ def published(store: DirectoryStore, key: akd.DirectoryKey, labels: Sequence[byt
     updates = [akd.Update(label, os.urandom(33), None) for label in labels]
     publication = akd.publish(store, key, 0, akd.EMPTY_ROOT, 0, updates)
     assert publication is not None
-    step = Step(EPOCH, publication.old_root, publication.new_root, (), publication.blob)
+    step = EpochRow(EPOCH, publication.old_root, publication.new_root, (), publication.blob)
     store.insert_step(term, step)
-    store.commit(term, step, Made(publication), b"")
+    store.commit(term, step, PreparedEpoch(publication), b"")
     return publication
 
 
-def readers_of(store: DirectoryStore, folder: Path) -> Readers:
+def readers_of(store: DirectoryStore, folder: Path) -> ReadAuthorizer:
     """Anyone may read."""
     states = ReaderStore(folder / "readers.db")
-    return Readers(store, states, "bench.ipls", daily_labels=1, anonymous=True, now_ms=system_now_ms)
+    return ReadAuthorizer(store, states, "bench.ipls", daily_labels=1, anonymous=True, now_ms=system_now_ms)
 
 
-async def compare(store: DirectoryStore, readers: Readers, key: akd.DirectoryKey, publication: akd.Publication) -> None:
+async def compare(
+    store: DirectoryStore, readers: ReadAuthorizer, key: akd.DirectoryKey, publication: akd.Publication
+) -> None:
     async def made_singly(some: Versions) -> None:
         for label, version in some:
             akd.make_lookup(store, key, EPOCH, publication.depth, label, version)
@@ -78,7 +80,7 @@ async def compare(store: DirectoryStore, readers: Readers, key: akd.DirectoryKey
         await reads.BatchLookup(pb.BatchLookupRequest(labels=[label for label, _ in some]))
 
     server = grpc.aio.server()
-    service = DirectoryService(store, key, Announcements(), readers, Proofs(None))
+    service = DirectoryService(store, key, HeadNotifier(), readers, ProofCache(None))
     add_DirectoryServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

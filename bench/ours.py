@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ipls import akd
-from ipls.store.directory import DirectoryStore, Made, Queued, Step, StoredHead
+from ipls.store.directory import DirectoryStore, EpochRow, PendingUpdate, PreparedEpoch, StoredHead
 from ipls.store.log import FileLog, object_name
 
 VRF_SEED = bytes.fromhex("c9afa9d845ba75166b5c215767b1d6934e50c3db36e89b127b8a622b120f6721")
@@ -60,15 +60,15 @@ class Side:
 
     def publish(self, first: int, count: int, version: int) -> Result:
         """All that a directory does for an epoch but to queue the updates and to ask the witnesses."""
-        batch = [Queued(n, label_of(n), value_of(n, version)) for n in range(first, first + count)]
+        batch = [PendingUpdate(n, label_of(n), value_of(n, version)) for n in range(first, first + count)]
         started = time.perf_counter()
         updates = [akd.Update(q.label, q.value, self._current(q.label)) for q in batch]
         made = akd.publish(self._store, self._key, self._head.epoch, self._head.root_hash, self._head.depth, updates)
         assert made is not None
-        step = Step(made.epoch, made.old_root, made.new_root, tuple(batch), made.blob)
+        step = EpochRow(made.epoch, made.old_root, made.new_root, tuple(batch), made.blob)
         self._store.insert_step(self._term, step)
         self._log.put(object_name(step.epoch, step.old_root, step.new_root), step.blob)
-        self._head, self._old_root = self._store.commit(self._term, step, Made(made), b""), made.old_root
+        self._head, self._old_root = self._store.commit(self._term, step, PreparedEpoch(made), b""), made.old_root
         return {"seconds": time.perf_counter() - started, "root": made.new_root.hex()}
 
     def lookup(self, number: int) -> Result:

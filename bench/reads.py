@@ -26,11 +26,11 @@ from ipls.crypto.keys import public_key, sign
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub, add_DirectoryServiceServicer_to_server
 from ipls.rpc.reads import SESSION_METADATA, read_history
-from ipls.server.directory.cache import Proofs, SharedCache
-from ipls.server.directory.publisher import Announcements
-from ipls.server.directory.readers import Readers
+from ipls.server.directory.cache import ProofCache, RedisProofCache
+from ipls.server.directory.publisher import HeadNotifier
+from ipls.server.directory.readers import ReadAuthorizer
 from ipls.server.directory.service import DirectoryService
-from ipls.store.directory import DirectoryStore, Made, Step, StoredHead
+from ipls.store.directory import DirectoryStore, EpochRow, PreparedEpoch, StoredHead
 from ipls.store.readers import ReaderStore
 from ipls.trust.calls import session_digest
 from ipls.trust.identity import encode_record
@@ -50,9 +50,9 @@ def publish(store: DirectoryStore, key: akd.DirectoryKey, updates: Sequence[akd.
     assert head is not None
     made = akd.publish(store, key, head.epoch, head.root_hash, head.depth, updates)
     assert made is not None
-    step, term = Step(made.epoch, made.old_root, made.new_root, (), made.blob), store.lease().term
+    step, term = EpochRow(made.epoch, made.old_root, made.new_root, (), made.blob), store.lease().term
     store.insert_step(term, step)
-    store.commit(term, step, Made(made), b"")
+    store.commit(term, step, PreparedEpoch(made), b"")
 
 
 def fill(store: DirectoryStore, key: akd.DirectoryKey, labels: Sequence[bytes]) -> None:
@@ -69,10 +69,10 @@ async def serve(folder: Path, name: str) -> None:
     """One directory process; ends with its standard input."""
     key = akd.DirectoryKey.from_seed(SEED)
     store, states = DirectoryStore(folder / "directory.db", NAMESPACE, key.public_key), ReaderStore(folder / "readers")
-    readers = Readers(store, states, NAMESPACE, daily_labels=10**6, anonymous=False, now_ms=system_now_ms)
-    shared = SharedCache(f"unix://{folder}/redis", states.derived_key) if name != "alone" else None
+    readers = ReadAuthorizer(store, states, NAMESPACE, daily_labels=10**6, anonymous=False, now_ms=system_now_ms)
+    shared = RedisProofCache(f"unix://{folder}/redis", states.derived_key) if name != "alone" else None
     server = grpc.aio.server()
-    service = DirectoryService(store, key, Announcements(), readers, Proofs(shared))
+    service = DirectoryService(store, key, HeadNotifier(), readers, ProofCache(shared))
     add_DirectoryServiceServicer_to_server(service, server)
     server.add_insecure_port(f"unix:{folder}/{name}")
     await server.start()

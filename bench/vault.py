@@ -1,8 +1,8 @@
 """A vault beside its token's own limit: `python -m bench.vault --write` (three minutes; `--memory` takes some more).
 
-A whole vault (front, core, workers, anchor_service, SoftHSM) is asked over gRPC by two client processes, in many sessions at
-once; then a bare loop does the same operations on the same token, and nothing else. The clients compete with the vault
-for the machine's cores.
+A whole vault (front, core, workers, anchor service, SoftHSM) is asked over gRPC by two client processes, in many
+sessions at once; then a bare loop does the same operations on the same token, and nothing else. The clients compete
+with the vault for the machine's cores.
 """
 
 import argparse
@@ -74,15 +74,15 @@ def front(config: str) -> None:
 def count_anchors(config: Path) -> None:
     """The core."""
     file = os.open(config.parent / "anchors", os.O_RDWR | os.O_CREAT)
-    replace, count = anchor_service.NotaryProcess.replace, 0
+    replace, count = anchor_service.AnchorServiceProcess.replace, 0
 
-    def counted(self: anchor_service.NotaryProcess, *arguments: Any) -> None:
+    def counted(self: anchor_service.AnchorServiceProcess, *arguments: Any) -> None:
         nonlocal count
         replace(self, *arguments)
         count += 1
         os.pwrite(file, count.to_bytes(8), 0)
 
-    anchor_service.NotaryProcess.replace = counted
+    anchor_service.AnchorServiceProcess.replace = counted
     asyncio.run(core.serve(config, *pipe.take_stdio()))
 
 
@@ -229,16 +229,16 @@ def bare(token: Path, kind: str, batch: float, shard: int, begin: float) -> tupl
                 secret = private.exchange(ec.ECDH(), transcript.check_point(ephemeral.point))
                 key = profiles.derive(opened.profile, secret, transcript.session_key_input("c2v wrap", h2))
                 blob = aes_key_wrap(key, digest)
-                wrapped = channel.store(blob, opened.root_id, record)
+                wrapped = channel.store(blob, opened.storage_key_id, record)
                 channel.mac_c2v(digest)
                 entry()
                 channel.mac_v2c(digest)
                 for step in range(REQUESTS):
                     channel.mac_c2v(digest)
                     if step and kind == "retrieve":
-                        channel.retrieve(wrapped, opened.root_id, record)
+                        channel.retrieve(wrapped, opened.storage_key_id, record)
                     elif step % ROTATION != 1:
-                        channel.store(blob, opened.root_id, record)
+                        channel.store(blob, opened.storage_key_id, record)
                     if step:
                         entry()
                     channel.mac_v2c(digest)

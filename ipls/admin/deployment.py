@@ -25,7 +25,7 @@ from ipls.cli.keys import BUNDLE_LIFETIME_MS, DAY_MS, first_bundle
 from ipls.clock import system_now_ms
 from ipls.config import Config, ConfigError
 from ipls.crypto import keys
-from ipls.hsm.anchor_service import TokenNotary
+from ipls.hsm.anchor_service import TokenAnchorService
 from ipls.hsm.state.anchor import genesis
 from ipls.hsm.token.pkcs11 import HsmToken, create_token
 from ipls.store.log import FileLog, bundle_name
@@ -171,7 +171,7 @@ def _fill(folder: Path, namespace: str, witnesses: list[str], port: int, max_hea
         closing(open_vault_store(folder / "data/vault.db")) as database,
         closing(HsmToken.open(folder / "token", pin)) as token,
     ):
-        genesis(database, TokenNotary(token, 0))
+        genesis(database, TokenAnchorService(token, 0))
     bundle = first_bundle(trust, hsm, seeds["operator"], now_ms=now_ms, lifetime_ms=BUNDLE_LIFETIME_MS)
     for name in witnesses:
         cosignature = countersign(keys.SeedSigner(seeds[name]), trust, bundle, now_ms)

@@ -8,7 +8,7 @@ from ipls.akd.hashing import STALE_COMMITMENT
 from ipls.akd.keys import DirectoryKey, Place
 from ipls.akd.labels import Node
 from ipls.akd.messages import AppendOnly, decode_append_only, encode_append_only
-from ipls.akd.tiles import Entry, Row, TileReader
+from ipls.akd.tiles import Row, Subtree, TileReader
 from ipls.akd.tree import Insertion, insert
 from ipls.akd.versions import Version
 
@@ -38,17 +38,19 @@ class Publication(NamedTuple):
     superseded: list[tuple[bytes, int]]
 
 
-def make_leaves(key: DirectoryKey, versions: Sequence[tuple[bytes, Version]]) -> list[Entry]:
+def make_leaves(key: DirectoryKey, versions: Sequence[tuple[bytes, Version]]) -> list[Subtree]:
     """The leaves that the given versions of labels put into the tree, each at its own version's epoch."""
     fresh = key.locate([Place(label, True, made.version) for label, made in versions])
     renewed = [(label, made) for label, made in versions if made.version > 1]
     stale = key.locate([Place(label, False, made.version - 1) for label, made in renewed])
     opened = [(node, made.version, made.value) for node, (_, made) in zip(fresh, versions, strict=True)]
     leaves = [
-        Entry(node, made.epoch, commitment)
+        Subtree(node, made.epoch, commitment)
         for node, (_, made), commitment in zip(fresh, versions, key.commit(opened), strict=True)
     ]
-    return leaves + [Entry(node, made.epoch, STALE_COMMITMENT) for node, (_, made) in zip(stale, renewed, strict=True)]
+    return leaves + [
+        Subtree(node, made.epoch, STALE_COMMITMENT) for node, (_, made) in zip(stale, renewed, strict=True)
+    ]
 
 
 def publish(
@@ -86,13 +88,13 @@ def publish(
 
 def republish(
     reader: TileReader, epoch: int, root_hash: bytes, depth: int, blob: bytes
-) -> tuple[Publication, list[Entry]]:
+) -> tuple[Publication, list[Subtree]]:
     """The publication after `epoch` that a verified SingleAppendOnlyProof is of, and the leaves that it inserts.
 
     Its versions are not known. Raises PublishError as `publish`, and LEAF_EXISTS.
     """
     following = epoch + 1
-    leaves = [Entry(node.label, following, node.value) for node in decode_append_only(blob).inserted]
+    leaves = [Subtree(node.label, following, node.value) for node in decode_append_only(blob).inserted]
     insertion = _insert(reader, epoch, root_hash, leaves)
     publication = Publication(
         epoch=following,
@@ -107,7 +109,7 @@ def republish(
     return publication, leaves
 
 
-def _insert(reader: TileReader, epoch: int, root_hash: bytes, leaves: Sequence[Entry]) -> Insertion:
+def _insert(reader: TileReader, epoch: int, root_hash: bytes, leaves: Sequence[Subtree]) -> Insertion:
     try:
         insertion = insert(reader, epoch, leaves)
     except AkdError as error:

@@ -13,8 +13,8 @@ from ipls.akd.labels import Node
 from ipls.akd.tiles import (
     BUCKET_LEAVES,
     STEP,
-    Entry,
     Row,
+    Subtree,
     Tile,
     by_slot,
     decode_tile,
@@ -49,7 +49,7 @@ class Grown(NamedTuple):
 
     epoch: int
     tile: Tile
-    entry: Entry
+    entry: Subtree
 
     def encode(self, level: int) -> bytes:
         """The body of the tile's row; `level` is the prefix's."""
@@ -60,7 +60,7 @@ def _grown(epoch: int, tile: Tile, node: Node) -> Grown:
     return Grown(
         epoch,
         tile,
-        tile.entries[0] if len(tile.entries) == 1 and tile.is_bucket else Entry(node.label, epoch, node.value),
+        tile.entries[0] if len(tile.entries) == 1 and tile.is_bucket else Subtree(node.label, epoch, node.value),
     )
 
 
@@ -70,12 +70,12 @@ def decode_grown(row: Row) -> Grown:
     return _grown(row.epoch, tile, top_node(tile))
 
 
-def _bucket(epoch: int, leaves: list[Entry]) -> Grown:
+def _bucket(epoch: int, leaves: list[Subtree]) -> Grown:
     gaps, node = fold([leaf.node() for leaf in leaves], [None] * (len(leaves) - 1))
     return _grown(epoch, Tile(True, leaves, gaps), node)
 
 
-def grow_leaves(level: int, leaves: Sequence[Entry], kept: Kept, rows: dict[Key, bytes]) -> list[Grown]:
+def grow_leaves(level: int, leaves: Sequence[Subtree], kept: Kept, rows: dict[Key, bytes]) -> list[Grown]:
     """All that stood beneath one prefix of `level` bits at the kept epochs, oldest first.
 
     `leaves` are all that stand there at `kept.head`, sorted by label. The rows that must be stored beneath the prefix's
@@ -120,6 +120,6 @@ def rebuilt_root(grown: Sequence[Grown], epoch: int) -> bytes:
     return root_hash(root_node(top_node(state.tile))) if state else EMPTY_ROOT
 
 
-def bucket_body(level: int, leaves: Sequence[Entry]) -> bytes:
+def bucket_body(level: int, leaves: Sequence[Subtree]) -> bytes:
     """The body of a tile of 2 to 16 leaves, sorted by label."""
     return _bucket(0, list(leaves)).encode(level)

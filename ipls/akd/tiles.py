@@ -41,7 +41,7 @@ class TileReader(Protocol):
         ...
 
 
-class Entry(NamedTuple):
+class Subtree(NamedTuple):
     """A leaf (label of 256 bits; insertion epoch, commitment) or a subtree (its node; epoch of its tile, value)."""
 
     label: Label
@@ -60,7 +60,7 @@ class Tile(NamedTuple):
     """A decoded tile: entries sorted by label, and the interior value at each gap between neighbours."""
 
     is_bucket: bool
-    entries: list[Entry]
+    entries: list[Subtree]
     gaps: list[bytes]
 
 
@@ -78,7 +78,7 @@ def slot(bits: int, level: int) -> int:
     return bits >> BITS - STEP - level & (1 << STEP) - 1
 
 
-def by_slot(level: int, entries: Sequence[Entry]) -> Iterator[tuple[int, int]]:
+def by_slot(level: int, entries: Sequence[Subtree]) -> Iterator[tuple[int, int]]:
     """The (start, end) of each run of sorted entries that take the same 4-bit step from `level`."""
     start = 0
     for end in range(1, len(entries) + 1):
@@ -128,7 +128,7 @@ def decode_tile(row: Row) -> Tile:
     values = [body[i : i + 32] for i in range(at, len(body), 32)]
     epoch_mask = (1 << _EPOCH_BITS) - 1
     entries = [
-        Entry(label, head & epoch_mask, value) for label, head, value in zip(labels, heads, values, strict=False)
+        Subtree(label, head & epoch_mask, value) for label, head, value in zip(labels, heads, values, strict=False)
     ]
     return Tile(kind == 1, entries, values[count:])
 

@@ -14,8 +14,8 @@ from ipls.akd.tiles import (
     BUCKET_LEAVES,
     EMPTY_TILE,
     STEP,
-    Entry,
     Row,
+    Subtree,
     Tile,
     TileReader,
     by_slot,
@@ -45,7 +45,7 @@ class Insertion(NamedTuple):
     depth: int
 
 
-def insert(reader: TileReader, epoch: int, leaves: Sequence[Entry]) -> Insertion:
+def insert(reader: TileReader, epoch: int, leaves: Sequence[Subtree]) -> Insertion:
     """Puts new leaves (at least one) into the tree of `epoch`; reads once a level.
 
     Raises AkdError LEAF_EXISTS where a leaf's place is taken, TILE_MISSING, TILE_CORRUPT.
@@ -67,7 +67,7 @@ def insert(reader: TileReader, epoch: int, leaves: Sequence[Entry]) -> Insertion
 class _Item(NamedTuple):
     """An entry of a tile being built; `before` is the interior value at the gap before it in the old tile."""
 
-    entry: Entry
+    entry: Subtree
     changed: bool
     before: bytes | None
 
@@ -79,7 +79,7 @@ def _items(tile: Tile) -> list[_Item]:
 class _Growth:
     """One insertion at work: the old tiles on the new leaves' paths, and what is written."""
 
-    def __init__(self, reader: TileReader, epoch: int, leaves: Sequence[Entry]) -> None:
+    def __init__(self, reader: TileReader, epoch: int, leaves: Sequence[Subtree]) -> None:
         self.rows: list[Row] = []
         self.superseded: list[tuple[bytes, int]] = []
         self.unchanged: list[Node] = []
@@ -90,7 +90,7 @@ class _Growth:
             rows = reader.read(wanted.keys(), epoch)
             if level and len(rows) < len(wanted):
                 raise AkdError("TILE_MISSING", "a tile that its parent names is not in the store")
-            below: dict[bytes, Sequence[Entry]] = {}
+            below: dict[bytes, Sequence[Subtree]] = {}
             for prefix, row in rows.items():
                 tile = self.tiles[prefix] = decode_tile(row)
                 self._stored[prefix] = row.epoch
@@ -101,7 +101,7 @@ class _Growth:
                         below[tile_prefix(group[start].label.bits, level + STEP)] = group[start:end]
             level, wanted = level + STEP, below
 
-    def grow(self, level: int, old: Tile, leaves: Sequence[Entry]) -> Entry:
+    def grow(self, level: int, old: Tile, leaves: Sequence[Subtree]) -> Subtree:
         """Writes the tile at `level` that holds `old` and `leaves` (at least one), and what changes beneath it.
 
         Returns the subtree entry that stands for the tile in its parent.
@@ -129,12 +129,12 @@ class _Growth:
             items[step] = _Item(entry, True, None)
         return self._write(level, False, [items[step] for step in sorted(items)])
 
-    def _child(self, level: int, entry: Entry) -> Tile:
+    def _child(self, level: int, entry: Subtree) -> Tile:
         if entry.is_leaf:
             return Tile(True, [entry], [])
         return self.tiles.get(tile_prefix(entry.label.bits, level + STEP), EMPTY_TILE)
 
-    def _write(self, level: int, is_bucket: bool, items: Sequence[_Item]) -> Entry:
+    def _write(self, level: int, is_bucket: bool, items: Sequence[_Item]) -> Subtree:
         """Stores a tile of which at least one item changed, keeping the interior values that still hold."""
         nodes = [item.entry.node() for item in items]
         known, unchanged = _left_alone(nodes, [item.before for item in items[1:]], [item.changed for item in items])
@@ -142,14 +142,16 @@ class _Growth:
         gaps, top = fold(nodes, known)
         return self._store(level, Tile(is_bucket, [item.entry for item in items], gaps), top)
 
-    def _store(self, level: int, tile: Tile, top: Node | None = None) -> Entry:
+    def _store(self, level: int, tile: Tile, top: Node | None = None) -> Subtree:
         label, value = top or top_node(tile)
         prefix = tile_prefix(label.bits, level)
         epoch = max(entry.epoch for entry in tile.entries)
         self.rows.append(Row(prefix, epoch, encode_tile(level, tile)))
         if prefix in self._stored:
             self.superseded.append((prefix, self._stored[prefix]))
-        return tile.entries[0] if label.length == BITS else Entry(label, epoch, value)  # a lone leaf: in the root tile
+        return (
+            tile.entries[0] if label.length == BITS else Subtree(label, epoch, value)
+        )  # a lone leaf: in the root tile
 
 
 def _left_alone(

@@ -21,11 +21,11 @@ MAX_ANSWER = 64 * 1024
 """Bytes of a witness's answer."""
 
 
-class VoteIgnored(Exception):
+class CosignatureInvalid(Exception):
     """An answer that is no signature of this witness on this epoch; its text says why."""
 
 
-class Vote(NamedTuple):
+class VerifiedCosignature(NamedTuple):
     """A signature that holds: the root hash, its time in ms, and the signature as it travels with a head."""
 
     root_hash: bytes
@@ -38,48 +38,48 @@ def parse_epoch(answer: bytes) -> int:
     return _integer(_table(answer), "epoch")
 
 
-def parse_vote(root: TrustRoot, witness: Witness, epoch: int, answer: bytes, now_ms: int) -> Vote:
+def parse_cosignature(root: TrustRoot, witness: Witness, epoch: int, answer: bytes, now_ms: int) -> VerifiedCosignature:
     """What the witness signed for the epoch, from its `audits/E`. Raises VoteIgnored."""
     fields = _table(answer)
     if fields.get("namespace") != root.namespace or _integer(fields, "epoch") != epoch:
-        raise VoteIgnored("the answer is about another namespace or epoch")
+        raise CosignatureInvalid("the answer is about another namespace or epoch")
     if CIPHERSUITE not in (fields.get("ciphersuite"), fields.get("version")):
-        raise VoteIgnored("the signature is of another kind")
+        raise CosignatureInvalid("the signature is of another kind")
     time_ms, key_id = _integer(fields, "timestamp"), _integer(fields, "key_id")
     digest, signature = _hex(fields, "digest", 32), _hex(fields, "signature", 64)
     keys = [key for key in witness.keys if key.public_key[-1] == key_id and key.covers(time_ms)]
     if not keys:
-        raise VoteIgnored("the trust root pins no such key for it, good at the signature's time")
+        raise CosignatureInvalid("the trust root pins no such key for it, good at the signature's time")
     if time_ms > now_ms + MAX_AHEAD_MS:
-        raise VoteIgnored("the signature's time is over two minutes ahead of the clock")
+        raise CosignatureInvalid("the signature's time is over two minutes ahead of the clock")
     message = signature_message(root.namespace, epoch, digest, time_ms)
     if fields.get("serialized_message") not in (None, message.hex()):
-        raise VoteIgnored("the signed message is not the answer's")
+        raise CosignatureInvalid("the signed message is not the answer's")
     key = keys[0].public_key
     try:
         verify(key, message, signature)
     except TrustError as e:
-        raise VoteIgnored(e.message) from e
-    return Vote(digest, time_ms, Cosignature(message=message, public_key=key, signature=signature))
+        raise CosignatureInvalid(e.message) from e
+    return VerifiedCosignature(digest, time_ms, Cosignature(message=message, public_key=key, signature=signature))
 
 
 def signed_heads(root: TrustRoot, epoch: int, answers: Mapping[str, bytes | None], now_ms: int) -> list[SignedHead]:
-    """Each head of an epoch that a witness signed, with all signatures on it; `answers` as `count_votes` has them."""
-    votes: dict[bytes, list[Cosignature]] = {}
+    """Each head of an epoch that a witness signed, with all signatures on it; `answers` as in `count_cosignatures`."""
+    by_root: dict[bytes, list[Cosignature]] = {}
     for witness in root.witnesses:
         answer = answers.get(witness.name)
         if answer is not None:
-            with suppress(VoteIgnored):
-                vote = parse_vote(root, witness, epoch, answer, now_ms)
-                votes.setdefault(vote.root_hash, []).append(vote.cosignature)
+            with suppress(CosignatureInvalid):
+                verified = parse_cosignature(root, witness, epoch, answer, now_ms)
+                by_root.setdefault(verified.root_hash, []).append(verified.cosignature)
     return [
         SignedHead(epoch=epoch, root_hash=root_hash, cosignatures=cosignatures)
-        for root_hash, cosignatures in votes.items()
+        for root_hash, cosignatures in by_root.items()
     ]
 
 
 def quorum_head(root: TrustRoot, epoch: int, answers: Mapping[str, bytes | None], now_ms: int) -> SignedHead | None:
-    """The head of an epoch that k witnesses signed, by `answers` as `count_votes` has them.
+    """The head of an epoch that k witnesses signed, by `answers` as `count_cosignatures` has them.
 
     There is one at most: k are a majority, and a witness has one answer.
     """
@@ -87,7 +87,7 @@ def quorum_head(root: TrustRoot, epoch: int, answers: Mapping[str, bytes | None]
     return next((head for head in heads if len(head.cosignatures) >= root.k), None)
 
 
-def count_votes(root: TrustRoot, head: Head, answers: Mapping[str, bytes | None], now_ms: int) -> dict[str, int]:
+def count_cosignatures(root: TrustRoot, head: Head, answers: Mapping[str, bytes | None], now_ms: int) -> dict[str, int]:
     """The names of the witnesses that signed exactly this head, k at least, each with its signature's time (ms).
 
     `answers` has each witness's `audits/E` by its name, None for one that has none, nothing for one that did not
@@ -101,13 +101,15 @@ def count_votes(root: TrustRoot, head: Head, answers: Mapping[str, bytes | None]
         if answer is None:
             continue
         try:
-            vote = parse_vote(root, witness, head.epoch, answer, now_ms)
-        except VoteIgnored as e:
+            verified = parse_cosignature(root, witness, head.epoch, answer, now_ms)
+        except CosignatureInvalid as e:
             why = f"{witness.name}: {e}"
             continue
-        if vote.root_hash != head.root_hash:
-            raise AuditFault("AUDIT_FORK", f"{witness.name} signed another root, {vote.root_hash.hex()}", head.epoch)
-        counted[witness.name] = vote.time_ms
+        if verified.root_hash != head.root_hash:
+            raise AuditFault(
+                "AUDIT_FORK", f"{witness.name} signed another root, {verified.root_hash.hex()}", head.epoch
+            )
+        counted[witness.name] = verified.time_ms
     if len(counted) >= root.k:
         return counted
     silent = [witness.name for witness in root.witnesses if witness.name not in answers]
@@ -118,20 +120,20 @@ def count_votes(root: TrustRoot, head: Head, answers: Mapping[str, bytes | None]
 
 def _table(answer: bytes) -> dict[str, Any]:
     if len(answer) > MAX_ANSWER:
-        raise VoteIgnored("the answer is too long")
+        raise CosignatureInvalid("the answer is too long")
     try:
         fields = json.loads(answer)
     except (ValueError, RecursionError) as e:
-        raise VoteIgnored("the answer is not JSON") from e
+        raise CosignatureInvalid("the answer is not JSON") from e
     if not isinstance(fields, dict):
-        raise VoteIgnored("the answer is not an object")
+        raise CosignatureInvalid("the answer is not an object")
     return fields
 
 
 def _integer(fields: dict[str, Any], name: str) -> int:
     value = fields.get(name)
     if type(value) is not int or not 0 <= value <= MAX_INT:  # exact: a bool is an int to isinstance
-        raise VoteIgnored(f"{name} is not an integer in its range")
+        raise CosignatureInvalid(f"{name} is not an integer in its range")
     return value
 
 
@@ -142,5 +144,5 @@ def _hex(fields: dict[str, Any], name: str, length: int) -> bytes:
     except ValueError:
         data = b""
     if len(data) != length:
-        raise VoteIgnored(f"{name} is not {length} bytes in hex")
+        raise CosignatureInvalid(f"{name} is not {length} bytes in hex")
     return data

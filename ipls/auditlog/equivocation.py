@@ -11,13 +11,13 @@ from ipls.trust.evidence import bare, from_heads, from_proposals
 from ipls.trust.limits import MAX_INT
 from ipls.trust.root import TrustRoot
 
-MAX_MET = 1000
+MAX_EPOCHS = 1000
 """Epochs, of heads and of proposals."""
 
 _T = TypeVar("_T")
 
 
-class Met:
+class EquivocationDetector:
     """Of each epoch, what proves that somebody signed two roots for it; a third is not kept.
 
     Of more epochs than MAX_MET those go that are farthest from the one named `near`; without one, the lowest. Nothing
@@ -69,5 +69,5 @@ def _head(epoch: int, root_hash: bytes, signatures: Mapping[bytes, Cosignature])
 
 
 def _bound(kept: dict[int, _T], near: int) -> None:
-    if len(kept) > MAX_MET:
+    if len(kept) > MAX_EPOCHS:
         del kept[max(min(kept), max(kept), key=lambda epoch: abs(epoch - near))]

@@ -10,14 +10,14 @@ from google.protobuf.message import DecodeError
 from ipls.auditlog.chain import Position
 from ipls.cli.files import replace
 from ipls.config import ConfigError
-from ipls.crypto.encoding import T
+from ipls.crypto.encoding import tagged_hash
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.trust.root import TrustRoot
 
 
 def _key(root: TrustRoot) -> str:
     """What must be the same for a position to go on from."""
-    return T("ipls/audit/v1 state", root.namespace, root.log_url, root.start_epoch, root.start_root).hex()
+    return tagged_hash("ipls/audit/v1 state", root.namespace, root.log_url, root.start_epoch, root.start_root).hex()
 
 
 def default_path(root: TrustRoot) -> Path:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from ipls.auditlog.chain import Position, beginning, check_proof
-from ipls.auditlog.cosignatures import count_votes, signed_heads
-from ipls.auditlog.equivocation import Met
+from ipls.auditlog.cosignatures import count_cosignatures, signed_heads
+from ipls.auditlog.equivocation import EquivocationDetector
 from ipls.auditlog.errors import AuditError, AuditFault, AuditUnavailable
 from ipls.auditlog.listing import Listing, LogObject
 from ipls.auditor.index import Index
@@ -33,7 +33,7 @@ MAX_GROWTH = 100_000
 _LOOK_S = 0.25
 
 
-class Step(NamedTuple):
+class VerifiedEpoch(NamedTuple):
     """An epoch that holds: where the walk is now, and the time (ms) of each counted witness's signature."""
 
     position: Position
@@ -57,7 +57,7 @@ class Auditor:
         self._public = PublicReader(root, http=http, now_ms=now_ms)
         self._now_ms = now_ms
         self._memory = _Budget(MAX_IN_FLIGHT)
-        self._met = Met(root)
+        self._detector = EquivocationDetector(root)
         self._meeting = threading.Lock()
 
     def newest(self) -> dict[str, Head]:
@@ -113,12 +113,12 @@ class Auditor:
 
     def signed(self, position: Position) -> SignedHead:
         """What the witnesses signed of a position that the walk has reached."""
-        return self._met.at(position.epoch, position.root_hash)
+        return self._detector.at(position.epoch, position.root_hash)
 
     def begin_at(self, first: int) -> Position:
         """Where an audit from epoch `first` begins: the root before it, as the witnesses signed it.
 
-        Raises AuditError, as `count_votes`; AUDIT_HOLE, AUDIT_NOT_YET if the log doesn't have it.
+        Raises AuditError, as `count_cosignatures`; AUDIT_HOLE, AUDIT_NOT_YET if the log doesn't have it.
         """
         if first == self._root.start_epoch + 1:
             return beginning(self._root)
@@ -127,7 +127,7 @@ class Auditor:
             raise AuditUnavailable("AUDIT_NOT_YET", "the log has not come so far", first - 1)
         if before is None:
             raise AuditFault("AUDIT_HOLE", "the log has no object for it", first - 1)
-        self._votes(Head(before.epoch, before.new_root))
+        self._cosigners(Head(before.epoch, before.new_root))
         return Position(before.epoch, before.new_root, bytes(32))
 
     def steps(self, position: Position) -> Iterator[LogObject]:
@@ -147,7 +147,7 @@ class Auditor:
 
     def walk(
         self, position: Position, steps: Iterator[LogObject], look: Callable[[], None] = lambda: None
-    ) -> Iterator[Step]:
+    ) -> Iterator[VerifiedEpoch]:
         """Check the steps, several at a time, and give them in order. `look` is called now and then while it waits.
 
         Raises AuditError at the first that does not hold; all before it do.
@@ -168,7 +168,7 @@ class Auditor:
                     return
                 step, checked = waiting.popleft()
                 position = position.after(step)
-                yield Step(position, _result(checked, look))
+                yield VerifiedEpoch(position, _result(checked, look))
         finally:
             self._public.end()
             pool.shutdown(cancel_futures=True)
@@ -187,12 +187,12 @@ class Auditor:
     def _check(self, step: LogObject) -> dict[str, int]:
         with self._memory.taken(min(step.size, MAX_OBJECT)):
             check_proof(step, self._public.object(step, MAX_OBJECT))
-        return self._votes(Head(step.epoch, step.new_root))
+        return self._cosigners(Head(step.epoch, step.new_root))
 
-    def _votes(self, head: Head) -> dict[str, int]:
+    def _cosigners(self, head: Head) -> dict[str, int]:
         answers = self._public.answers(head.epoch)
         self._meet(*self._answered(head.epoch, answers))
-        return count_votes(self._root, head, answers, self._now_ms())
+        return count_cosignatures(self._root, head, answers, self._now_ms())
 
     def _answered(self, epoch: int, answers: Mapping[str, bytes | None]) -> list[SignedHead]:
         return signed_heads(self._root, epoch, answers, self._now_ms())
@@ -200,7 +200,7 @@ class Auditor:
     def _meet(self, *heads: SignedHead) -> None:
         """Raises AuditFault AUDIT_FORK, with the evidence, if a witness signed another root for an epoch before."""
         with self._meeting:
-            evidence = [found for head in heads for found in self._met.take(head)]
+            evidence = [found for head in heads for found in self._detector.take(head)]
         if evidence:
             text = judge(self._root, encode(evidence[0])).text
             raise AuditFault("AUDIT_FORK", text, heads[0].epoch, evidence)

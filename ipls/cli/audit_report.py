@@ -9,7 +9,7 @@ from pathlib import Path
 from ipls.auditlog.chain import Position, beginning
 from ipls.auditlog.errors import AuditError, AuditUnavailable
 from ipls.auditor.state import Kept, save_kept
-from ipls.auditor.walker import Step
+from ipls.auditor.walker import VerifiedEpoch
 from ipls.cli.console import emit
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.witness.v1.head_pb2 import SignedHead
@@ -48,7 +48,7 @@ class Run:
         self.at = self._from = self._saved = position
         self._looked = self._started = time.monotonic()
 
-    def take(self, step: Step, *, tell: bool) -> None:
+    def take(self, step: VerifiedEpoch, *, tell: bool) -> None:
         """One more epoch holds; `tell` of it now."""
         self.at = step.position
         self._signed.update(step.signed.keys())

@@ -47,7 +47,7 @@ from ipls.trust.bundle import (
     sign_bundle,
     verify_bundle,
 )
-from ipls.trust.ceremony import check_card
+from ipls.trust.ceremony import check_descriptor
 from ipls.trust.errors import BundleRefused, SignatureRefused
 from ipls.trust.root import TrustRoot, parse
 
@@ -158,7 +158,7 @@ def next_bundle(config: Config, operator_key: Path, *, now_ms: int, fleet: Fleet
 
 def _put_fleet(bundle: Bundle, fleet: Fleet, root: TrustRoot, now_ms: int) -> None:
     """All HSMs of the report in the place of those in use; who has no shard is there to be handed one."""
-    cards = [check_card(member.card) for member in fleet.report.members]
+    cards = [check_descriptor(member.card) for member in fleet.report.members]
     if unknown := set(fleet.shards) - {card.name for card in cards}:
         raise ConfigError(f"the report has no HSM {min(unknown)}", "HSM_UNKNOWN")
     since, shards = {hsm.public_key: hsm.not_before_ms for hsm in bundle.hsms}, shard_count(bundle)

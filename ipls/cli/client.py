@@ -14,10 +14,10 @@ from rich.progress import Progress
 
 from ipls.cli.console import emit
 from ipls.cli.outbox import code_from
-from ipls.cli.uses import WARNING, days, told, when
+from ipls.cli.uses import WARNING, days, describe, when
 from ipls.client import events
 from ipls.client.approvals import Approval, ApprovalRequest, parse_approver
-from ipls.client.calls import PATIENCE_S
+from ipls.client.calls import RETRY_FOR_S
 from ipls.client.device import Device
 from ipls.client.errors import ProfileError
 from ipls.client.registration import CodeSource
@@ -82,11 +82,11 @@ class _Reporter:
                 if origin == "foreign" and version not in self._warned:
                     self._warned.add(version)
                     self._say(f"WARNING: identity version {version} (epoch {epoch}) was not made by this device")
-            case events.KeyUse():
-                self._say(told(event))
+            case events.AccessEntry():
+                self._say(describe(event))
             case events.EvidenceMet(text, file):
                 self._say(f"EVIDENCE: {text}; {file or 'its file could not be written'}")
-            case events.Step(name, _, count):
+            case events.JourneyStep(name, _, count):
                 self._say(name + (f" ({count})" if count else ""))
 
     def _say(self, text: str) -> None:
@@ -99,10 +99,10 @@ def _run(
     endpoints: Path | None = None,
     *,
     quiet: bool = False,
-    patience_s: float = PATIENCE_S,
+    retry_for_s: float = RETRY_FOR_S,
 ) -> Result:
     async def run(report: events.Report) -> Result:
-        async with Device.open(folder, endpoints, report=report, patience_s=patience_s) as device:
+        async with Device.open(folder, endpoints, report=report, retry_for_s=retry_for_s) as device:
             return await work(device)
 
     if quiet:
@@ -140,7 +140,7 @@ def register(
     ] = None,
     profile: Name = "default",
     home: Home = HOME,
-    patience: Patience = PATIENCE_S,
+    patience: Patience = RETRY_FOR_S,
     as_json: Json = False,
 ) -> None:
     """Make an identity key and have it published under the number; returns once the directory proves it."""
@@ -161,25 +161,27 @@ def register(
 
     source: CodeSource = given if code is not None else code_from(outbox) if outbox else typed
     account = _run(
-        _folder(home, profile), lambda device: device.register(number, source), endpoints, patience_s=patience
+        _folder(home, profile), lambda device: device.register(number, source), endpoints, retry_for_s=patience
     )
     value = {"version": account.version, "epoch": account.epoch}
     _say(f"registered: identity version {account.version}, published in epoch {account.epoch}", value, as_json)
 
 
 @app.command()
-def store(profile: Name = "default", home: Home = HOME, patience: Patience = PATIENCE_S, as_json: Json = False) -> None:
+def store(
+    profile: Name = "default", home: Home = HOME, patience: Patience = RETRY_FOR_S, as_json: Json = False
+) -> None:
     """Contact key to the vault, encrypted contacts to the contact store."""
-    stored = _run(_folder(home, profile), Device.store, patience_s=patience)
+    stored = _run(_folder(home, profile), Device.store, retry_for_s=patience)
     _say(f"stored: {stored.contacts} contacts, {stored.written} of them sent now", stored._asdict(), as_json)
 
 
 @app.command()
 def restore(
-    profile: Name = "default", home: Home = HOME, patience: Patience = PATIENCE_S, as_json: Json = False
+    profile: Name = "default", home: Home = HOME, patience: Patience = RETRY_FOR_S, as_json: Json = False
 ) -> None:
     """Everything back on a newly registered device; then the contact key is rotated."""
-    restored = _run(_folder(home, profile), Device.restore, patience_s=patience)
+    restored = _run(_folder(home, profile), Device.restore, retry_for_s=patience)
     rotated = "; the contact key was rotated" if restored.rotated else ""
     if restored.rotated:
         print(WARNING, file=sys.stderr)
@@ -188,10 +190,10 @@ def restore(
 
 @app.command()
 def monitor(
-    profile: Name = "default", home: Home = HOME, patience: Patience = PATIENCE_S, as_json: Json = False
+    profile: Name = "default", home: Home = HOME, patience: Patience = RETRY_FOR_S, as_json: Json = False
 ) -> None:
     """Check the own complete identity history; exit 1 if a version in it is not this device's doing."""
-    versions = _run(_folder(home, profile), Device.monitor, patience_s=patience)
+    versions = _run(_folder(home, profile), Device.monitor, retry_for_s=patience)
     for v in versions:
         value = {"version": v.version, "epoch": v.epoch, "public_key": v.public_key.hex(), "origin": v.origin}
         key = f"key {v.public_key.hex()[:16]}…" if v.public_key else "key erased"
@@ -210,15 +212,15 @@ def history(
     save: Annotated[
         Path | None, typer.Option(help="Also write the proof of the own identities, for `ipls verify history`.")
     ] = None,
-    patience: Patience = PATIENCE_S,
+    patience: Patience = RETRY_FOR_S,
     as_json: Json = False,
 ) -> None:
     """Every use of the account's keys in the vault, whoever's; exit 1 if an identity that is not ours had one."""
-    uses = _run(_folder(home, profile), Device.uses, patience_s=patience)
+    uses = _run(_folder(home, profile), Device.uses, retry_for_s=patience)
     if save:
         _write(save, _local(_folder(home, profile), Device.history_proof))
     for use in uses:
-        _say(told(use), asdict(use) | {"approver": use.approver.hex()}, as_json)
+        _say(describe(use), asdict(use) | {"approver": use.approver.hex()}, as_json)
     if any(use.origin == "foreign" and use.operation == "retrieve" for use in uses):
         print(WARNING, file=sys.stderr)
         raise typer.Exit(1)
@@ -230,11 +232,11 @@ def lookup(
     save: Annotated[Path | None, typer.Option(help="The file to write, for `ipls verify lookup`.")] = None,
     profile: Name = "default",
     home: Home = HOME,
-    patience: Patience = PATIENCE_S,
+    patience: Patience = RETRY_FOR_S,
     as_json: Json = False,
 ) -> None:
     """What a lookup of an account shows. It is no proof that there is no newer key: decide on nothing by it."""
-    version, proof = _run(_folder(home, profile), lambda device: device.lookup(number), patience_s=patience)
+    version, proof = _run(_folder(home, profile), lambda device: device.lookup(number), retry_for_s=patience)
     if save:
         _write(save, proof)
     value = {"version": version.version, "epoch": version.epoch, "value": version.value.hex()}
@@ -327,10 +329,10 @@ def export(
 
 @vault_app.command("show")
 def show_vault(
-    profile: Name = "default", home: Home = HOME, patience: Patience = PATIENCE_S, as_json: Json = False
+    profile: Name = "default", home: Home = HOME, patience: Patience = RETRY_FOR_S, as_json: Json = False
 ) -> None:
     """The generations that are kept, the change delay, and the devices that may approve."""
-    held = _run(_folder(home, profile), Device.vault_settings, patience_s=patience)
+    held = _run(_folder(home, profile), Device.vault_settings, retry_for_s=patience)
     numbers = [g.generation for g in held.generations]
     value = {
         "generations": numbers,
@@ -358,13 +360,13 @@ def delay(
     wait: Annotated[float, typer.Argument(metavar="DAYS", min=0, max=30, help="0 to 30; parts of days too.")],
     profile: Name = "default",
     home: Home = HOME,
-    patience: Patience = PATIENCE_S,
+    patience: Patience = RETRY_FOR_S,
     as_json: Json = False,
 ) -> None:
     """Have whoever registers this number next wait so long for the key. Longer is at once, shorter when the present
     delay has passed."""
     delay_ms = round(wait * DAY_MS)
-    effective_ms = _run(_folder(home, profile), lambda device: device.set_change_delay(delay_ms), patience_s=patience)
+    effective_ms = _run(_folder(home, profile), lambda device: device.set_change_delay(delay_ms), retry_for_s=patience)
     value = {"change_delay_ms": delay_ms, "effective_ms": effective_ms}
     _say(f"a new identity waits {days(delay_ms)}, as of {when(effective_ms)}", value, as_json)
 
@@ -373,13 +375,13 @@ def delay(
 def delete(
     profile: Name = "default",
     home: Home = HOME,
-    patience: Patience = PATIENCE_S,
+    patience: Patience = RETRY_FOR_S,
     yes: Annotated[bool, typer.Option("--yes", help="Without asking.")] = False,
 ) -> None:
     """Have the vault let this account's keys go. This phone keeps its contacts; no other one can restore them."""
     if not yes and not typer.confirm("What is stored can't be restored then. Let all keys go?"):
         raise typer.Exit(1)
-    _run(_folder(home, profile), Device.delete_keys, patience_s=patience)
+    _run(_folder(home, profile), Device.delete_keys, retry_for_s=patience)
     print("the keys are let go; `ipls client store` begins anew")
 
 
@@ -394,11 +396,11 @@ def trust(
     key: Annotated[str, typer.Argument(help="The line that `vault key` shows on the other device.")],
     profile: Name = "default",
     home: Home = HOME,
-    patience: Patience = PATIENCE_S,
+    patience: Patience = RETRY_FOR_S,
 ) -> None:
     """Let a device approve later identities of this number. Only a device that you hold: it takes the delay's place."""
     approver = parse_approver(key)
-    _run(_folder(home, profile), lambda device: device.add_approver(approver), patience_s=patience)
+    _run(_folder(home, profile), lambda device: device.add_approver(approver), retry_for_s=patience)
     print("this device may approve from now on")
 
 
@@ -407,18 +409,18 @@ def distrust(
     key: Annotated[str, typer.Argument(help="As `vault show` lists it.")],
     profile: Name = "default",
     home: Home = HOME,
-    patience: Patience = PATIENCE_S,
+    patience: Patience = RETRY_FOR_S,
 ) -> None:
     """Let a device approve no more."""
     approver = parse_approver(key)
-    _run(_folder(home, profile), lambda device: device.remove_approver(approver), patience_s=patience)
+    _run(_folder(home, profile), lambda device: device.remove_approver(approver), retry_for_s=patience)
     print("this device may not approve any more")
 
 
 @vault_app.command()
-def request(profile: Name = "default", home: Home = HOME, patience: Patience = PATIENCE_S) -> None:
+def request(profile: Name = "default", home: Home = HOME, patience: Patience = RETRY_FOR_S) -> None:
     """On the device that waits: the line for a device that may approve."""
-    print(_run(_folder(home, profile), Device.approval_request, patience_s=patience))
+    print(_run(_folder(home, profile), Device.approval_request, retry_for_s=patience))
 
 
 @vault_app.command()
@@ -437,11 +439,11 @@ def approve(
     approval: Annotated[str, typer.Argument(help="The line that `vault sign` shows on the device that approves.")],
     profile: Name = "default",
     home: Home = HOME,
-    patience: Patience = PATIENCE_S,
+    patience: Patience = RETRY_FOR_S,
 ) -> None:
     """On the device that waits: hand the approval to the vault, then `restore`."""
     signed = Approval.parse(approval)
-    _run(_folder(home, profile), lambda device: device.approve(signed), patience_s=patience)
+    _run(_folder(home, profile), lambda device: device.approve(signed), retry_for_s=patience)
     print("approved: this device need not wait any longer")
 
 

@@ -12,7 +12,7 @@ import typer
 
 from ipls.config import load_trust_root
 from ipls.demo import servers
-from ipls.demo.reporter import Narrator
+from ipls.demo.reporter import Reporter
 from ipls.demo.story import Story
 
 ADDRESS_BOOK = "data/addressbook.vcf"
@@ -37,7 +37,7 @@ def command(
     # Whatever asks us to end, the servers and the temporary folder go first.
     for number in servers.ENDING:
         signal.signal(number, servers.interrupt)
-    narrator = Narrator(as_json=as_json)
+    narrator = Reporter(as_json=as_json)
     narrator.chapter("Keys, token, certificates, and eight servers, each a process of its own")
     with servers.running(keep) as folder:
         for name, service in servers.endpoints(folder)["services"].items():

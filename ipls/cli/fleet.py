@@ -21,15 +21,15 @@ from ipls.proto.vault.v1.fleet_pb2 import Card, Member, Officer, OfficerSignatur
 from ipls.trust.ceremony import (
     MAX_REPORT,
     Officers,
-    check_card,
-    check_cards,
+    check_descriptor,
+    check_descriptors,
     check_officers,
-    check_report,
+    check_transcript,
     encode,
-    parse_report,
-    sign_report,
+    parse_transcript,
+    sign_transcript,
 )
-from ipls.trust.errors import ReportRefused
+from ipls.trust.errors import CeremonyRefused
 from ipls.vault.session.profiles import HKDF_SHA256, SOFTHSM_AES_CBC
 
 app = typer.Typer(no_args_is_help=True, help="HSMs that share their keys: their cards, the ceremony, its report.")
@@ -59,7 +59,7 @@ def prepare(
     with usable():
         signed = ceremony.prepare(token, read_pin(settings.vault.pin), namespace, name or file.stem, chosen)
     replace(file, encode(signed))
-    print("\n".join(_described(check_card(signed))))
+    print("\n".join(_described(check_descriptor(signed))))
 
 
 @app.command()
@@ -99,10 +99,10 @@ def _hold(file: Path, cards: Sequence[Path], config: Path, officers: Path, previ
     root = load_trust_root(settings.trust_root)
     group = read_officers(officers, development=root.development)
     signed = [_read(SignedCard, path) for path in cards]
-    checked = [check_card(card) for card in signed]
-    check_cards(checked, root.namespace)
+    checked = [check_descriptor(card) for card in signed]
+    check_descriptors(checked, root.namespace)
     with usable():
-        rotated = None if previous is None else parse_report(previous).root_id
+        rotated = None if previous is None else parse_transcript(previous).root_id
         made = ceremony.make(settings.vault.token, read_pin(settings.vault.pin), checked, rotated)
     for card, parcel in zip(checked, made.parcels, strict=True):
         path = file.with_name(f"{file.name}.{card.name}.parcel")
@@ -114,7 +114,7 @@ def _hold(file: Path, cards: Sequence[Path], config: Path, officers: Path, previ
         time_ms=system_now_ms(),
         previous=b"" if previous is None else hashlib.sha256(previous).digest(),
         maker=made.maker,
-        root_id=made.root_id,
+        root_id=made.storage_key_id,
         root_check=made.root_check,
         log_check=made.log_check,
         members=[
@@ -125,7 +125,7 @@ def _hold(file: Path, cards: Sequence[Path], config: Path, officers: Path, previ
         officers=group.officers,
     )
     data = encode(report)
-    parse_report(data)
+    parse_transcript(data)
     replace(file, data)
     print("\n".join(described(report, data)))
 
@@ -138,9 +138,9 @@ def sign(
 ) -> None:
     """As an officer: look at the report, and sign it. The signature goes to a file beside it."""
     data = read_report(file)
-    report = parse_report(data)
+    report = parse_transcript(data)
     print("\n".join(described(report, data)))
-    signature = sign_report(read_secret(officer), data)
+    signature = sign_transcript(read_secret(officer), data)
     if not yes and not typer.confirm("Is this what you saw done, and are these the keys that each HSM showed?"):
         raise typer.Exit(1)
     path = file.with_name(f"{file.name}.{signature.public_key.hex()[:8]}.sig")
@@ -179,7 +179,7 @@ def join(
 def signed_report(trust_root: Path, file: Path, officers: Path, signatures: Sequence[Path]) -> Report:
     """The report, of the trust root's namespace, that m of these officers signed. Raises ReportRefused, ConfigError."""
     root = load_trust_root(trust_root)
-    return check_report(
+    return check_transcript(
         read_report(file),
         [_read(OfficerSignature, path) for path in signatures],
         read_officers(officers, development=root.development),
@@ -219,7 +219,7 @@ def described(report: Report, data: bytes) -> list[str]:
         f"    log key {report.log_check.hex()}",
     ]
     for member in report.members:
-        lines += ["  " + line for line in _described(check_card(member.card))]
+        lines += ["  " + line for line in _described(check_descriptor(member.card))]
         lines.append(f"    parcel {member.parcel_hash.hex()}")
     lines.append(f"  {report.m} of these officers have to sign:")
     return lines + [f"    {printable(officer.name)} {officer.public_key.hex()}" for officer in report.officers]
@@ -244,4 +244,4 @@ def _read(kind: type[_M], path: Path) -> _M:
     try:
         return kind.FromString(path.read_bytes())
     except DecodeError as error:
-        raise ReportRefused("REPORT_INVALID", f"{path}: not a {kind.__name__}") from error
+        raise CeremonyRefused("REPORT_INVALID", f"{path}: not a {kind.__name__}") from error

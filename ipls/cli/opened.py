@@ -10,7 +10,7 @@ import typer
 from ipls.cli.console import fail
 from ipls.cli.status import REFUSED
 from ipls.config import VaultConfig
-from ipls.hsm.anchor_service import TokenNotary, open_notary
+from ipls.hsm.anchor_service import TokenAnchorService, open_anchor_service
 from ipls.store.errors import DatabaseFailed
 from ipls.store.vault import VaultStore, open_vault_store
 
@@ -18,11 +18,14 @@ ConfigFile = Annotated[Path, typer.Option("--config", help="The deployment's ipl
 
 
 @contextmanager
-def opened(vault: VaultConfig) -> Iterator[tuple[VaultStore, TokenNotary]]:
+def offline_vault(vault: VaultConfig) -> Iterator[tuple[VaultStore, TokenAnchorService]]:
     """Database and token. Raises StoreError VAULT_RUNNING."""
     try:
-        with closing(open_vault_store(vault.database, wait=False)) as store, open_notary(vault) as notary:
-            yield store, notary
+        with (
+            closing(open_vault_store(vault.database, wait=False)) as store,
+            open_anchor_service(vault) as anchor_service,
+        ):
+            yield store, anchor_service
     except DatabaseFailed as error:
         name = vault.database if isinstance(vault.database, Path) else "the vault's database"
         fail(f"{name} can't be read: {error}", error.reason, REFUSED)

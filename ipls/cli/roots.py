@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from ipls.cli.console import fail
-from ipls.cli.opened import ConfigFile, opened
+from ipls.cli.opened import ConfigFile, offline_vault
 from ipls.cli.status import REFUSED, USAGE
 from ipls.config import load_core, read_pin
-from ipls.hsm.anchor_service import TokenNotary
+from ipls.hsm.anchor_service import TokenAnchorService
 from ipls.hsm.core.rotation import account_of
 from ipls.hsm.state import replay
 from ipls.hsm.state.anchor import read_anchor
@@ -22,10 +22,10 @@ from ipls.vault.state.trie import Trie
 def roots(config: ConfigFile) -> None:
     """List the storage roots in the token, the newest first, and how many stored keys need each. The vault is off."""
     vault = load_core(config).vault
-    with opened(vault) as (store, notary):
-        needed = _needed(store, notary)
-        for root_id in notary.root_ids():
-            print(f"{root_id.hex()}  {needed[root_id]} keys")
+    with offline_vault(vault) as (store, anchor_service):
+        needed = _needed(store, anchor_service)
+        for storage_key_id in anchor_service.storage_key_ids():
+            print(f"{storage_key_id.hex()}  {needed[storage_key_id]} keys")
 
 
 def drop_root(
@@ -43,12 +43,12 @@ def drop_root(
     except ValueError:
         root = b""
     for vault in vaults:
-        with opened(vault) as (store, notary):
-            if root not in notary.root_ids():
+        with offline_vault(vault) as (store, anchor_service):
+            if root not in anchor_service.storage_key_ids():
                 fail(f"the token has no storage root {root_id}", "ROOT_UNKNOWN", USAGE)
-            if root == notary.root_ids()[0]:
+            if root == anchor_service.storage_key_ids()[0]:
                 fail("it is the newest one, under which vaults store", "ROOT_IN_USE", REFUSED)
-            if needed := _needed(store, notary)[root]:
+            if needed := _needed(store, anchor_service)[root]:
                 fail(f"{needed} stored keys of shard {vault.shard} need it: run the vault", "ROOT_IN_USE", REFUSED)
     token = HsmToken.open(vaults[0].token, read_pin(vaults[0].pin))
     try:
@@ -60,13 +60,13 @@ def drop_root(
     print(f"the storage root {root_id} is destroyed in this HSM")
 
 
-def _needed(store: VaultStore, notary: TokenNotary) -> Counter[bytes]:
+def _needed(store: VaultStore, anchor_service: TokenAnchorService) -> Counter[bytes]:
     """How many stored keys lie under each root; every record as the anchor has it. Raises SessionRefused."""
-    state = replay.catch_up(store, notary, read_anchor(notary).state)
+    state = replay.catch_up(store, anchor_service, read_anchor(anchor_service).state)
     found: Counter[bytes] = Counter()
     for leaf in Trie(state.records_root, store.nodes).leaves():
         record = store.record(leaf.key)
         replay.check_record(leaf.key, record, leaf.digest)
         if account := account_of(record):
-            found.update(g.root_id for g in account.generations)
+            found.update(g.storage_key_id for g in account.generations)
     return found

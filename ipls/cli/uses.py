@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from ipls.client.events import KeyUse
+from ipls.client.events import AccessEntry
 from ipls.vault.limits import DAY_MS
 
 _WHAT = {
@@ -24,7 +24,7 @@ WARNING = (
 )
 
 
-def told(use: KeyUse) -> str:
+def describe(use: AccessEntry) -> str:
     """One use: when, what, by which identity."""
     what = _WHAT.get(use.operation, use.operation).format(
         generation=use.generation, delay=days(use.delay_ms), approver=f"key {use.approver.hex()[:16]}…"

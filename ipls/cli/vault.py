@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from ipls.cli.bundle import read_bundle
 from ipls.cli.console import fail
 from ipls.cli.files import replace
-from ipls.cli.opened import ConfigFile, opened
+from ipls.cli.opened import ConfigFile, offline_vault
 from ipls.cli.roots import drop_root, roots
 from ipls.cli.status import REFUSED
 from ipls.clock import system_now_ms
@@ -34,17 +34,17 @@ def begin(config: ConfigFile) -> None:
 
     A token that has one keeps it. Without its anchor a database is worth nothing: no command takes it up again.
     """
-    with opened(load_core(config).vault) as (store, notary):
-        genesis(store, notary)
+    with offline_vault(load_core(config).vault) as (store, anchor_service):
+        genesis(store, anchor_service)
     print("the token holds an anchor; the vault may start")
 
 
 @app.command()
 def check(config: ConfigFile) -> None:
     """Compare every row of the database with what the token's anchor vouches for; exit 1 at the first that differs."""
-    with opened(load_core(config).vault) as (store, notary):
-        state = replay.catch_up(store, notary, read_anchor(notary).state)
-        for _ in replay.check(store, notary, lambda: state):
+    with offline_vault(load_core(config).vault) as (store, anchor_service):
+        state = replay.catch_up(store, anchor_service, read_anchor(anchor_service).state)
+        for _ in replay.check(store, anchor_service, lambda: state):
             pass
     print(f"all is as the log of {state.sequence} entries has it, and the log as the anchor has it")
 
@@ -61,8 +61,11 @@ def recover(
     All that its log proves, and nothing else; if a part of the log is lost or edited, nothing comes back.
     """
     place = _named(damaged, config)
-    with opened(load_core(config).vault) as (store, notary), closing(open_vault_store(place, wait=False)) as source:
-        state = replay.recover(source, store, notary)
+    with (
+        offline_vault(load_core(config).vault) as (store, anchor_service),
+        closing(open_vault_store(place, wait=False)) as source,
+    ):
+        state = replay.recover(source, store, anchor_service)
     print(f"recovered {state.sequence} entries of the log, and what they make")
 
 
@@ -82,8 +85,8 @@ def give(
     if hsm is None:
         fail(f"bundle {moved.number} has no shard {core.vault.shard}", "BUNDLE_NO_SHARD", REFUSED)
     to = Owner(hsm_key_id(hsm.public_key), moved.number)
-    with opened(core.vault) as (store, notary):
-        replace(file, hand_off(store, notary, to))
+    with offline_vault(core.vault) as (store, anchor_service):
+        replace(file, hand_off(store, anchor_service, to))
     print(f"shard {core.vault.shard} is the HSM's {to.hsm_key_id.hex()} now; {file} lets it take over")
 
 
@@ -97,8 +100,8 @@ def take(
     Interrupted: run it again.
     """
     vault = load_core(config).vault
-    with opened(vault) as (store, notary):
-        state = take_over(store, notary, file.read_bytes())
+    with offline_vault(vault) as (store, anchor_service):
+        state = take_over(store, anchor_service, file.read_bytes())
     print(f"this HSM goes on with shard {state.shard} after entry {state.sequence}; the vault may start")
 
 

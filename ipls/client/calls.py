@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 CALL_S = 60.0
 """Deadline of one call."""
-PATIENCE_S = 30.0
+RETRY_FOR_S = 30.0
 """How long what is UNAVAILABLE is asked again."""
 
 _FIRST_PAUSE_S = 0.1
@@ -22,12 +22,12 @@ _LONGEST_PAUSE_S = 2.0
 _LATER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
-async def retrying(call: Callable[[], Awaitable[Result]], patience_s: float = PATIENCE_S) -> Result:
+async def retrying(call: Callable[[], Awaitable[Result]], retry_for_s: float = RETRY_FOR_S) -> Result:
     """`await call()`, again while it answers UNAVAILABLE; for calls that may be made twice.
 
     Raises RefusedError with the service's reason, TryLaterError once patience is at its end.
     """
-    end = time.monotonic() + patience_s
+    end = time.monotonic() + retry_for_s
     pause = _FIRST_PAUSE_S
     while True:
         try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 
-from ipls.client.calls import CALL_S, PATIENCE_S, retrying
+from ipls.client.calls import CALL_S, RETRY_FOR_S, retrying
 from ipls.client.errors import RefusedError
 from ipls.client.profile import Account
 from ipls.contacts.records import MAX_CARD, MAX_MANIFEST
@@ -75,13 +75,13 @@ class ContactStore:
         account: Account,
         *,
         now_ms: Callable[[], int],
-        patience_s: float = PATIENCE_S,
+        retry_for_s: float = RETRY_FOR_S,
     ) -> None:
         self._stub = stub
         self._namespace = namespace
         self._account = account
         self._now_ms = now_ms
-        self._patience_s = patience_s
+        self._retry_for_s = retry_for_s
 
     async def put(self, records: Sequence[tuple[RecordKey, bytes]]) -> None:
         """Store ciphertexts, at most a batch; they are durable when this returns."""
@@ -185,7 +185,7 @@ class ContactStore:
         await self._retrying(lambda: self._stub.SwapManifest(requests(), timeout=CALL_S))
 
     async def _retrying(self, call: Callable[[], Awaitable[Result]]) -> Result:
-        return await retrying(call, self._patience_s)
+        return await retrying(call, self._retry_for_s)
 
     def _sign(self, method: str, body: Message) -> pb.SignedCall:
         data, nonce, now_ms = body.SerializeToString(), os.urandom(NONCE_BYTES), self._now_ms()

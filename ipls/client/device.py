@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, Self
 
 from ipls.akd import Version
 from ipls.client.approvals import Approval, ApprovalRequest
-from ipls.client.calls import PATIENCE_S
+from ipls.client.calls import RETRY_FOR_S
 from ipls.client.contact_store import ContactStore
 from ipls.client.directory import DirectoryReader, History
 from ipls.client.errors import ProfileError, RefusedError
-from ipls.client.events import IdentityChange, KeyUse, Report, silent
+from ipls.client.events import AccessEntry, IdentityChange, Report, silent
 from ipls.client.profile import (
     Account,
     ApproverKey,
@@ -92,14 +92,14 @@ class Device:
     """
 
     def __init__(
-        self, profile: Profile, pinned: Pinned, *, report: Report, now_ms: Callable[[], int], patience_s: float
+        self, profile: Profile, pinned: Pinned, *, report: Report, now_ms: Callable[[], int], retry_for_s: float
     ) -> None:
         self._profile = profile
         self._root = profile.trust_root.root
         self._addresses: dict[str, str] = json.loads(pinned.addresses)
         self._report = report
         self._now_ms = now_ms
-        self._patience_s = patience_s
+        self._retry_for_s = retry_for_s
         self._stack = AsyncExitStack()
 
     @classmethod
@@ -110,7 +110,7 @@ class Device:
         *,
         report: Report = silent,
         now_ms: Callable[[], int] = system_now_ms,
-        patience_s: float = PATIENCE_S,
+        retry_for_s: float = RETRY_FOR_S,
     ) -> Self:
         """The profile in `folder`. `endpoints` (a deployment's endpoints.json) makes it, pinning the trust root; later
         it only says anew where the services are.
@@ -123,7 +123,7 @@ class Device:
         profile = Profile(folder)
         try:
             pinned = _pin(profile, given)
-            return cls(profile, pinned, report=report, now_ms=now_ms, patience_s=patience_s)
+            return cls(profile, pinned, report=report, now_ms=now_ms, retry_for_s=retry_for_s)
         except BaseException:  # Ctrl-C and cancellation too
             profile.close()
             raise
@@ -142,7 +142,7 @@ class Device:
     def _judge_by(self, root: TrustRoot) -> None:
         """Make what talks to the services, anew when there is another version of the trust root."""
         self._root = root
-        common: dict[str, Any] = {"patience_s": self._patience_s}
+        common: dict[str, Any] = {"patience_s": self._retry_for_s}
         observed: dict[str, Any] = common | {"report": self._report}
         timed: dict[str, Any] = observed | {"now_ms": self._now_ms}
         profile, channels = self._profile, self._channels
@@ -224,7 +224,7 @@ class Device:
                 self._report(use)
         return restored
 
-    async def uses(self) -> list[KeyUse]:
+    async def uses(self) -> list[AccessEntry]:
         """Every use of the account in the vault, oldest first, checked to continue what was shown before.
 
         Raises RefusedError VAULT_HISTORY_REWRITTEN.
@@ -233,15 +233,15 @@ class Device:
         await self._new_uses()
         return self._known_uses()
 
-    async def _new_uses(self) -> list[KeyUse]:
+    async def _new_uses(self) -> list[AccessEntry]:
         seen = self._profile.uses_seen
         self._profile.add_uses(await self._vault.run(lambda session: session.history(seen)))
         return self._known_uses()[seen.length :]
 
-    def _known_uses(self) -> list[KeyUse]:
+    def _known_uses(self) -> list[AccessEntry]:
         origins = {version.version: version.origin for version in self._profile.versions()}
         return [
-            KeyUse(
+            AccessEntry(
                 use.number,
                 use.time_ms,
                 use.operation,
@@ -384,7 +384,7 @@ class Device:
     def _sync(self) -> Sync:
         account = self._profile.account
         store = ContactStore(
-            self._contacts, self._root.namespace, account, now_ms=self._now_ms, patience_s=self._patience_s
+            self._contacts, self._root.namespace, account, now_ms=self._now_ms, retry_for_s=self._retry_for_s
         )
         return Sync(self._profile, self._vault, store, report=self._report)
 

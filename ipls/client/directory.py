@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from ipls.akd import AkdError, Version, shown_leaves, verify_absence, verify_history, verify_lookup
-from ipls.client.calls import CALL_S, PATIENCE_S
+from ipls.client.calls import CALL_S, RETRY_FOR_S
 from ipls.client.errors import ClientError, RefusedError, TryLaterError
 from ipls.client.events import EvidenceMet, HeadChecked, HistoryChecked, Report
 from ipls.client.profile import Profile, ProvedHistory
@@ -57,14 +57,14 @@ class DirectoryReader:
         *,
         now_ms: Callable[[], int],
         report: Report,
-        patience_s: float = PATIENCE_S,
+        retry_for_s: float = RETRY_FOR_S,
     ) -> None:
         self._stub = stub
         self._root = root
         self._profile = profile
         self._now_ms = now_ms
         self._report = report
-        self._session = ReadSession(stub, root.namespace, now_ms=now_ms, patience_s=patience_s)
+        self._session = ReadSession(stub, root.namespace, now_ms=now_ms, retry_for_s=retry_for_s)
 
     def observe(self, signed: SignedHead) -> Head:
         """Check a head, never below the highest seen nor another root for its epoch; remember it as the highest."""

@@ -55,7 +55,7 @@ class EvidenceMet:
 
 
 @dataclass(frozen=True)
-class KeyUse:
+class AccessEntry:
     """One entry of the vault's access history: an operation on the account, at `time_ms`, in a session of an identity
     version that was published in `epoch`. `generation`, `delay_ms` and `approver` are 0 or empty where it is about
     none; `origin` is the version's, as in `profile.KnownVersion`."""
@@ -91,7 +91,7 @@ class FrameSent:
 
 
 @dataclass(frozen=True)
-class Step:
+class JourneyStep:
     """A step of a journey is done, and durable: a journey cut off here goes on from here."""
 
     name: Literal[
@@ -127,11 +127,11 @@ Event = (
     | HeadChecked
     | HistoryChecked
     | IdentityChange
-    | KeyUse
+    | AccessEntry
     | EvidenceMet
     | VaultAccepted
     | FrameSent
-    | Step
+    | JourneyStep
     | Progress
 )
 Report = Callable[[Event], None]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import grpc
 
-from ipls.client.calls import CALL_S, PATIENCE_S, retrying
+from ipls.client.calls import CALL_S, RETRY_FOR_S, retrying
 from ipls.crypto.keys import public_key, sign
 from ipls.proto.directory.v1.directory_pb2 import OpenSessionRequest
 from ipls.rpc.errors import remote_error
@@ -38,12 +38,12 @@ class ReadSession:
         namespace: str,
         *,
         now_ms: Callable[[], int],
-        patience_s: float = PATIENCE_S,
+        retry_for_s: float = RETRY_FOR_S,
     ) -> None:
         self._stub = stub
         self._namespace = namespace
         self._now_ms = now_ms
-        self._patience_s = patience_s
+        self._retry_for_s = retry_for_s
         self._opened: tuple[Credentials, bytes] | None = None
 
     async def ask(self, reader: Credentials, call: Callable[[Metadata], Awaitable[Result]]) -> Result:
@@ -62,7 +62,7 @@ class ReadSession:
             self._opened = None
             return await call(await self._metadata(reader))
 
-        return await retrying(attempt, self._patience_s)
+        return await retrying(attempt, self._retry_for_s)
 
     async def _metadata(self, reader: Credentials) -> Metadata:
         if self._opened is None or self._opened[0] != reader:

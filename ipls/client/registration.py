@@ -6,12 +6,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from ipls.client.calls import CALL_S, PATIENCE_S, retrying
+from ipls.client.calls import CALL_S, RETRY_FOR_S, retrying
 from ipls.client.directory import DirectoryReader, History
 from ipls.client.errors import ProfileError, RefusedError, TryLaterError
-from ipls.client.events import Report, Step
+from ipls.client.events import JourneyStep, Report
 from ipls.client.profile import Account, KnownVersion, Profile, ProvedHistory, Registration
-from ipls.crypto.encoding import T
+from ipls.crypto.encoding import tagged_hash
 from ipls.crypto.keys import public_key, sign
 from ipls.proto.registration.v1 import registration_pb2 as pb
 from ipls.trust.errors import TrustError
@@ -40,14 +40,14 @@ class Registrar:
         directory: DirectoryReader,
         *,
         report: Report,
-        patience_s: float = PATIENCE_S,
+        retry_for_s: float = RETRY_FOR_S,
     ) -> None:
         self._stub = stub
         self._namespace = namespace
         self._profile = profile
         self._directory = directory
         self._report = report
-        self._patience_s = patience_s
+        self._retry_for_s = retry_for_s
 
     async def register(self, label: str, code_source: CodeSource) -> Account:
         """Put a new key into the directory under `label`; returns when the own complete history ends in it.
@@ -82,7 +82,7 @@ class Registrar:
             request = request._replace(code=(await code_source(request.request_id)).strip())
             self._profile.put(request)
         record = encode_record(public_key(request.seed))
-        digest = T("ipls/registration/v1 request", self._namespace, request.label, record, request.request_id)
+        digest = tagged_hash("ipls/registration/v1 request", self._namespace, request.label, record, request.request_id)
         try:
             response = await self._call(
                 self._stub.Register,
@@ -100,14 +100,14 @@ class Registrar:
             raise
         request = request._replace(ticket=response.ticket)
         self._profile.put(request)
-        self._report(Step("registration sent"))
+        self._report(JourneyStep("registration sent"))
         return request
 
     async def _call(self, method: Callable[..., Awaitable[Answer]], message: object) -> Answer:
         async def call() -> Answer:
             return await method(message, timeout=CALL_S)
 
-        return await retrying(call, self._patience_s)
+        return await retrying(call, self._retry_for_s)
 
     async def _published(self, ticket: bytes) -> int:
         """The epoch that the ticket's update came in, once it is signed and public."""
@@ -120,13 +120,13 @@ class Registrar:
                     return response.epoch
             return None
 
-        epoch = await retrying(watch, self._patience_s)
+        epoch = await retrying(watch, self._retry_for_s)
         if epoch is None:
             raise TryLaterError("REGISTRATION_PENDING", "the registration is queued; its epoch is not signed yet")
         return epoch
 
     async def _proved(self, request: Registration, epoch: int) -> History:
-        end = time.monotonic() + self._patience_s
+        end = time.monotonic() + self._retry_for_s
         while (history := await self._directory.own_history(request.label, request.seed)).head.epoch < epoch:
             if time.monotonic() > end:
                 raise TryLaterError("REGISTRATION_PENDING", "the directory's newest head is below the promised epoch")
@@ -149,7 +149,7 @@ class Registrar:
             if self._profile.contact_keys():  # another identity may have got hold of them
                 self._profile.put(self._profile.progress._replace(rotate=True))
             self._profile.remove(Registration)
-        self._report(Step("registered"))
+        self._report(JourneyStep("registered"))
         return account
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ipls.client.contact_store import BATCH_KEYS, BATCH_RECORDS, ContactStore, RecordKey, StoredManifest, batches
 from ipls.client.errors import ProfileError, RefusedError
-from ipls.client.events import Progress, Report, Step
+from ipls.client.events import JourneyStep, Progress, Report
 from ipls.client.profile import Contact, ContactKey, ManifestSeen, Profile, Swap
 from ipls.client.vault import Vault, VaultSession
 from ipls.contacts import records
@@ -82,7 +82,7 @@ class Sync:
         with self._profile.transaction():
             self._profile.put(ManifestSeen(manifest.generation, manifest.version, _contents(manifest.records)))
             self._profile.put(progress._replace(rotate=rotate))
-        self._report(Step("records restored", manifest.generation, len(manifest.records)))
+        self._report(JourneyStep("records restored", manifest.generation, len(manifest.records)))
         if self._profile.unfinished:
             await self.push()
         seen = self._profile.manifest
@@ -102,13 +102,13 @@ class Sync:
             with self._profile.transaction():
                 self._profile.put_key(key)
                 self._profile.put(self._profile.progress._replace(rotate=False))
-            self._report(Step("key made", key.generation))
+            self._report(JourneyStep("key made", key.generation))
         return key if key.confirmed else await self._confirm(key)
 
     async def _confirm(self, key: ContactKey) -> ContactKey:
         async def store(session: VaultSession) -> None:
             await session.store(key.generation - 1, key.store_id, key.contact_key)
-            self._report(Step("key stored", key.generation))
+            self._report(JourneyStep("key stored", key.generation))
             if await session.retrieve(key.generation) != key.contact_key:
                 raise RefusedError("KEY_READ_BACK", "the vault gave back another key than the one stored")
 
@@ -121,7 +121,7 @@ class Sync:
             raise
         confirmed = key._replace(confirmed=True)
         self._profile.put_key(confirmed)
-        self._report(Step("key read back", key.generation))
+        self._report(JourneyStep("key read back", key.generation))
         return confirmed
 
     async def _pull_key(self) -> _Held:
@@ -141,7 +141,7 @@ class Sync:
         key = own or ContactKey(stored.generation, contact_key, b"", True)
         self._profile.put_key(key)
         if own is None:
-            self._report(Step("key retrieved", key.generation))
+            self._report(JourneyStep("key retrieved", key.generation))
         author = next((g.identity_version for g in listing.generations if g.generation == key.generation), 0)
         newer = any(
             k.generation > key.generation for k in self._profile.contact_keys()
@@ -196,7 +196,7 @@ class Sync:
         sealed = records.seal_manifest(key.contact_key, self._account.label, manifest)
         check = records.check_value(key.contact_key)
         self._profile.put(Swap(manifest.generation, manifest.version, check, sealed, contents))
-        self._report(Step("manifest made", key.generation, len(entries)))
+        self._report(JourneyStep("manifest made", key.generation, len(entries)))
         await self._finish_swap()
         if self._profile.manifest.version != manifest.version:
             raise _restore_first()
@@ -220,7 +220,7 @@ class Sync:
             self._profile.put(ManifestSeen(swap.generation, swap.version, swap.contents))
             self._profile.put(self._profile.progress._replace(tidy=True))
             self._profile.remove(Swap)
-        self._report(Step("manifest swapped", swap.generation))
+        self._report(JourneyStep("manifest swapped", swap.generation))
 
     # Records
 
@@ -238,7 +238,7 @@ class Sync:
                 )
             done += len(batch)
             self._report(Progress("storing", done, len(missing)))
-        self._report(Step("records stored", key.generation, done))
+        self._report(JourneyStep("records stored", key.generation, done))
         return done
 
     def _sealed(self, key: ContactKey, contacts: Iterable[Contact]) -> Iterator[tuple[RecordKey, bytes]]:
@@ -278,7 +278,7 @@ class Sync:
         """Drop what the newest manifest replaced: keys in the vault and here, records in the store."""
         if any(k.generation < key.generation for k in self._profile.contact_keys()):
             await self._vault.run(lambda session: session.finish_rotation(key.generation))
-            self._report(Step("rotation finished", key.generation))
+            self._report(JourneyStep("rotation finished", key.generation))
         named = {RecordKey(key.generation, contact.id, contact.digest) for contact in self._profile.contacts()}
         orphans = sorted(await self._store.list() - named)
         for at in range(0, len(orphans), BATCH_KEYS):
@@ -286,7 +286,7 @@ class Sync:
         with self._profile.transaction():
             self._profile.drop_keys_below(key.generation)
             self._profile.put(self._profile.progress._replace(tidy=False))
-        self._report(Step("old records dropped", key.generation, len(orphans)))
+        self._report(JourneyStep("old records dropped", key.generation, len(orphans)))
 
 
 def _restore_first() -> ProfileError:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ipls.client.calls import CALL_S, PATIENCE_S, retrying
+from ipls.client.calls import CALL_S, RETRY_FOR_S, retrying
 from ipls.client.errors import RefusedError
 from ipls.client.events import Report, TrustRootFollowed
 from ipls.client.profile import Profile
@@ -27,13 +27,13 @@ class TrustRoots:
         *,
         now_ms: Callable[[], int],
         report: Report,
-        patience_s: float = PATIENCE_S,
+        retry_for_s: float = RETRY_FOR_S,
     ) -> None:
         self._stub = stub
         self._profile = profile
         self._now_ms = now_ms
         self._report = report
-        self._patience_s = patience_s
+        self._retry_for_s = retry_for_s
 
     async def follow(self) -> TrustRoot:
         """The newest version, kept for good: no lower one is ever used again. A directory that has none above the one
@@ -62,7 +62,7 @@ class TrustRoots:
         async def call() -> TrustRootsResponse:
             return await self._stub.TrustRoots(TrustRootsRequest(after_number=number), timeout=CALL_S)
 
-        return (await retrying(call, self._patience_s)).versions
+        return (await retrying(call, self._retry_for_s)).versions
 
 
 def _refused(error: TrustError) -> RefusedError:

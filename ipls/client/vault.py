@@ -9,7 +9,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from ipls.client.approvals import Approval
-from ipls.client.calls import CALL_S, PATIENCE_S, retrying
+from ipls.client.calls import CALL_S, RETRY_FOR_S, retrying
 from ipls.client.directory import DirectoryReader
 from ipls.client.errors import RefusedError, TryLaterError
 from ipls.client.events import FrameSent, Report, VaultAccepted, silent
@@ -133,7 +133,7 @@ class Vault:
         *,
         now_ms: Callable[[], int],
         report: Report,
-        patience_s: float = PATIENCE_S,
+        retry_for_s: float = RETRY_FOR_S,
     ) -> None:
         self._stub = stub
         self._root = root
@@ -141,7 +141,7 @@ class Vault:
         self._directory = directory
         self._now_ms = now_ms
         self._report = report
-        self._patience_s = patience_s
+        self._retry_for_s = retry_for_s
         self._http = HttpClient()
 
     async def run(self, work: Callable[[VaultSession], Awaitable[Result]]) -> Result:
@@ -155,7 +155,7 @@ class Vault:
                 stream.close()
 
         try:
-            return await retrying(attempt, self._patience_s)
+            return await retrying(attempt, self._retry_for_s)
         except (SessionRefused, TrustError) as error:
             raise RefusedError(error.reason, f"vault: {error.message}") from error
 

@@ -3,7 +3,7 @@
 import hashlib
 
 
-def T(domain: str, *fields: bytes | str | int) -> bytes:
+def tagged_hash(domain: str, *fields: bytes | str | int) -> bytes:
     """SHA-256(lp(domain) || lp(x1) || ...), lp(b) = u64(len(b)) || b, as 32 bytes.
 
     `domain` is ASCII; an int is a u64, big-endian; a str is UTF-8. Flags are 0 or 1, so a bool does as an int.

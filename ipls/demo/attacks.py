@@ -55,7 +55,7 @@ class Refusal:
     message: str
 
 
-class Thief:
+class OperatorAttack:
     """The operator against the account `label` of the deployment in `folder`."""
 
     def __init__(self, folder: Path, label: str) -> None:

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from ipls.cli.console import emit
-from ipls.cli.uses import told
+from ipls.cli.uses import describe
 from ipls.client import events
 
 
-class Narrator:
+class Reporter:
     """Tells what happens as it happens. Text goes to standard output; with `as_json` it goes to standard error."""
 
     def __init__(self, *, as_json: bool) -> None:
@@ -67,8 +67,8 @@ class Narrator:
                     f"• identity version {version}, published in epoch {epoch}: "
                     f"{public_key.hex()[:16]}…, {whose.get(origin, origin)}"
                 )
-            case events.KeyUse():
-                self.say(f"• {told(event)}")
+            case events.AccessEntry():
+                self.say(f"• {describe(event)}")
             case events.EvidenceMet(text, _):
                 self.say(f"• evidence: {text}")
             case events.VaultAccepted():
@@ -78,7 +78,7 @@ class Narrator:
                     f"{event.identity_version} (epoch {event.identity_epoch}) and a signature by that key"
                 )
                 self._checked("vault", text, event.epoch, event.root_hash)
-            case events.Step(name, generation, count):
+            case events.JourneyStep(name, generation, count):
                 details = [f"generation {generation}"] if generation else []
                 details += [f"{count} records"] if count else []
                 self.say(f"• {name}" + (f" ({', '.join(details)})" if details else ""))

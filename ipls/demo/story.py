@@ -9,8 +9,8 @@ from typing import Any
 from ipls.cli.outbox import code_from
 from ipls.client import events
 from ipls.client.device import Device
-from ipls.demo.attacks import Refusal, Thief
-from ipls.demo.reporter import Narrator
+from ipls.demo.attacks import OperatorAttack, Refusal
+from ipls.demo.reporter import Reporter
 from ipls.proto.vault.v1.vault_pb2 import SessionRequest
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 
@@ -21,11 +21,11 @@ THEFTS = 3
 class Story:
     """Tells it once, to `narrator`, in the deployment in `folder` with the address book `source`."""
 
-    def __init__(self, folder: Path, source: bytes, narrator: Narrator) -> None:
+    def __init__(self, folder: Path, source: bytes, narrator: Reporter) -> None:
         self._folder = folder
         self._source = source
         self._narrator = narrator
-        self._thief = Thief(folder, NUMBER)
+        self._thief = OperatorAttack(folder, NUMBER)
         self._frames: list[SessionRequest] = []
         self._cards: list[bytes] = []
         self._restored: list[bytes] = []

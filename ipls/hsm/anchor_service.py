@@ -1,7 +1,7 @@
-"""The notary: who holds the log key and writes the anchor, one at a time.
+"""The anchor service: who holds the log key and writes the anchor, one at a time.
 
-A core has it as a process of its own: `python -m ipls.hsm.anchor_service CONFIG` opens the token and is asked over its stdin
-and stdout by its parent. It ends when stdin does.
+A core has it as a process of its own: `python -m ipls.hsm.anchor_service CONFIG` opens the token and is asked over its
+stdin and stdout by its parent. It ends when stdin does.
 """
 
 import pickle
@@ -30,7 +30,7 @@ MAX_ANCHORS = 20_000
 """That one process writes, and keys that it wraps anew: SoftHSM leaks some 300 bytes with each."""
 
 
-class TokenNotary:
+class TokenAnchorService:
     """`ipls.hsm.state.anchor.Notary`, and `ipls.hsm.core.rotation.Wrapper`, in the process that has the token open."""
 
     def __init__(self, token: HsmToken, shard: int) -> None:
@@ -53,9 +53,9 @@ class TokenNotary:
         """See `Notary`."""
         return self._token.first_log_key
 
-    def root_ids(self) -> list[bytes]:
+    def storage_key_ids(self) -> list[bytes]:
         """See `Wrapper`."""
-        return self._token.root_ids()
+        return self._token.storage_key_ids()
 
     def rewrap(self, each: Sequence[Rewrap]) -> list[bytes | None]:
         """See `Wrapper`."""
@@ -78,13 +78,13 @@ class TokenNotary:
 
 
 @contextmanager
-def open_notary(vault: VaultConfig) -> Iterator[TokenNotary]:
+def open_anchor_service(vault: VaultConfig) -> Iterator[TokenAnchorService]:
     """On the vault's token, in this process. Raises OSError, pkcs11.PKCS11Error."""
     with closing(HsmToken.open(vault.token, vault.pin.read_text().strip())) as token:
-        yield TokenNotary(token, vault.shard)
+        yield TokenAnchorService(token, vault.shard)
 
 
-class NotaryProcess:
+class AnchorServiceProcess:
     """The process as its parent sees it: started when it is needed, and again after its death. One thread at a time.
 
     Its methods raise SessionRefused VAULT_NOTARY_LOST when it has died, whose work may be done or not then.
@@ -118,10 +118,10 @@ class NotaryProcess:
         number: int = self._ask("first_log_key")
         return number
 
-    def root_ids(self) -> list[bytes]:
+    def storage_key_ids(self) -> list[bytes]:
         """See `Wrapper`."""
-        root_ids: list[bytes] = self._ask("root_ids")
-        return root_ids
+        storage_key_ids: list[bytes] = self._ask("root_ids")
+        return storage_key_ids
 
     def rewrap(self, each: Sequence[Rewrap]) -> list[bytes | None]:
         """See `Wrapper`."""
@@ -188,11 +188,11 @@ class NotaryProcess:
 
 def run(config_path: Path, source: BinaryIO, sink: BinaryIO) -> None:
     """Opens the token and answers until `source` ends."""
-    with open_notary(load_core(config_path).vault) as notary:
+    with open_anchor_service(load_core(config_path).vault) as anchor_service:
         while (question := pipe.receive_blocking(source)) is not None:
             what, *arguments = pickle.loads(question)  # noqa: S301  # from the parent alone
             try:
-                answer = (False, getattr(notary, what)(*arguments))
+                answer = (False, getattr(anchor_service, what)(*arguments))
             except SessionRefused as refused:
                 answer = (True, (refused.reason, refused.message))
             sink.write(pipe.framed(pickle.dumps(answer)))

@@ -24,7 +24,7 @@ class Opened(NamedTuple):
 
     hsm_key_id: bytes
     profile: str
-    root_id: bytes = b""
+    storage_key_id: bytes = b""
     """The storage root that it stores under."""
 
 

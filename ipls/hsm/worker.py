@@ -13,7 +13,7 @@ from ipls.config import load_core, load_trust_root
 from ipls.hsm import pipe
 from ipls.hsm.messages import Command, Ended, Opened, Report, decode, encode
 from ipls.hsm.process import main
-from ipls.hsm.token.ephemeral_pool import EphemeralsAhead
+from ipls.hsm.token.ephemeral_pool import EphemeralPool
 from ipls.hsm.token.pkcs11 import HsmToken
 from ipls.vault.errors import SessionRefused
 from ipls.vault.session.effects import Effect, Send
@@ -77,13 +77,13 @@ def run(config_path: Path, source: BinaryIO, sink: BinaryIO) -> None:
     config = load_core(config_path)
     root = load_trust_root(config.trust_root)
     pin = config.vault.pin.read_text().strip()
-    token = EphemeralsAhead(HsmToken.open(config.vault.token, pin), EPHEMERALS)
+    token = EphemeralPool(HsmToken.open(config.vault.token, pin), EPHEMERALS)
 
     def report(content: Report) -> None:
         sink.write(pipe.framed(encode(content)))
 
     worker = Worker(lambda: vault_session(token, root), report)
-    report(Report(0, Opened(token.hsm_key_id, token.profile, token.root_id)))
+    report(Report(0, Opened(token.hsm_key_id, token.profile, token.storage_key_id)))
     while True:
         while not pipe.waiting(source) and token.prepare():
             pass

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from urllib.parse import urlencode
 
-from ipls.auditlog.cosignatures import MAX_ANSWER, VoteIgnored, parse_epoch, parse_vote
+from ipls.auditlog.cosignatures import MAX_ANSWER, CosignatureInvalid, parse_cosignature, parse_epoch
 from ipls.auditlog.errors import AuditFault, AuditUnavailable
 from ipls.auditlog.listing import MAX_PAGE, Listing, LogObject, Page, parse_page
 from ipls.clock import system_now_ms
@@ -53,9 +53,9 @@ class PublicReader:
             answer = self._ask(witness, f"audits/{epoch}")
             if answer is None:
                 return None
-            vote = parse_vote(self._root, witness, epoch, answer, self._now_ms())
-            return SignedHead(epoch=epoch, root_hash=vote.root_hash, cosignatures=[vote.cosignature])
-        except VoteIgnored:
+            verified = parse_cosignature(self._root, witness, epoch, answer, self._now_ms())
+            return SignedHead(epoch=epoch, root_hash=verified.root_hash, cosignatures=[verified.cosignature])
+        except CosignatureInvalid:
             return None  # a bare claim
 
     def answers(self, epoch: int) -> dict[str, bytes | None]:

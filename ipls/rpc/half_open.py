@@ -5,7 +5,7 @@ from typing import Generic, TypeVar
 Guest = TypeVar("Guest")
 
 
-class Room(Generic[Guest]):
+class HalfOpenTable(Generic[Guest]):
     """Holds so many and no more: who comes when it is full takes the place of the one that has been there longest.
 
     Whoever only sits is out first, so that one who goes on at once gets through.
@@ -15,7 +15,7 @@ class Room(Generic[Guest]):
         self._places = places
         self._guests: dict[Guest, None] = {}
 
-    def enter(self, guest: Guest) -> Guest | None:
+    def admit(self, guest: Guest) -> Guest | None:
         """Who had to leave for it, if anybody."""
         self._guests[guest] = None
         if len(self._guests) <= self._places:

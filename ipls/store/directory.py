@@ -82,7 +82,7 @@ INSERT OR IGNORE INTO lease VALUES (1, 0, 0, 0, 0);
 """
 
 
-class Queued(NamedTuple):
+class PendingUpdate(NamedTuple):
     """An update that waits for its epoch."""
 
     seq: int
@@ -98,7 +98,7 @@ class Lease(NamedTuple):
     held: bool
 
 
-class News(NamedTuple):
+class ChangeCounters(NamedTuple):
     """Numbers that differ once there is a new or renewed head or a settled ticket; once an update was queued."""
 
     heads: int
@@ -113,7 +113,7 @@ class Leaf(NamedTuple):
     stored: bytes
 
 
-class Step(NamedTuple):
+class EpochRow(NamedTuple):
     """An epoch's row: what was proposed for `epoch`, and is proposed again until it is signed.
 
     An adopted one, which a witness had signed and this database lacked, has no batch.
@@ -122,11 +122,11 @@ class Step(NamedTuple):
     epoch: int
     old_root: bytes
     new_root: bytes
-    batch: tuple[Queued, ...]
+    batch: tuple[PendingUpdate, ...]
     blob: bytes
 
 
-class Made(NamedTuple):
+class PreparedEpoch(NamedTuple):
     """What an epoch brings beside its head: of an adopted one the leaves to be `awaited`.
 
     Leaves at the positions in `revealed` are no longer awaited: their versions are in the publication.
@@ -163,17 +163,17 @@ class Waiting(NamedTuple):
     oldest_ms: int
 
 
-def _encode_batch(batch: Sequence[Queued]) -> bytes:
+def _encode_batch(batch: Sequence[PendingUpdate]) -> bytes:
     return b"".join(_QUEUED.pack(q.seq, len(q.label), len(q.value)) + q.label + q.value for q in batch)
 
 
-def _decode_batch(data: bytes) -> tuple[Queued, ...]:
+def _decode_batch(data: bytes) -> tuple[PendingUpdate, ...]:
     batch, at = [], 0
     while at < len(data):
         seq, label_size, value_size = _QUEUED.unpack_from(data, at)
         at += _QUEUED.size
         label, value = data[at : at + label_size], data[at + label_size : at + label_size + value_size]
-        batch.append(Queued(seq, label, value))
+        batch.append(PendingUpdate(seq, label, value))
         at += label_size + value_size
     return tuple(batch)
 
@@ -254,10 +254,10 @@ class DirectoryStore:
                 raise StoreError("LEASE_LOST", f"term {term} has ended: another process publishes")
             yield db
 
-    def news(self) -> News:
+    def news(self) -> ChangeCounters:
         """Cheap enough to be asked many times a second."""
         (row,) = self._rows("SELECT news, (SELECT coalesce(max(seq), 0) FROM queue) FROM lease")
-        return News(*row)
+        return ChangeCounters(*row)
 
     # The queue.
 
@@ -309,13 +309,13 @@ class DirectoryStore:
         """Whether an update of the label to this value waits for its epoch."""
         return bool(self._rows("SELECT 1 FROM queue WHERE epoch IS NULL AND label = ? AND value = ?", (label, value)))
 
-    def next_batch(self, size: int) -> list[Queued]:
+    def next_batch(self, size: int) -> list[PendingUpdate]:
         """Each label's oldest waiting update, at most `size`, oldest first."""
         query = """SELECT min(seq) AS first, label, value FROM queue WHERE epoch IS NULL
                    GROUP BY label ORDER BY first LIMIT ?"""
-        return [Queued(*row) for row in self._rows(query, (size,))]
+        return [PendingUpdate(*row) for row in self._rows(query, (size,))]
 
-    def settle(self, term: int, updates: Sequence[Queued], epoch: int) -> None:
+    def settle(self, term: int, updates: Sequence[PendingUpdate], epoch: int) -> None:
         """Resolve the tickets of updates that change nothing at `epoch`."""
         with self._lead(term, news=True) as db:
             db.executemany("UPDATE queue SET epoch = ? WHERE seq = ?", [(epoch, q.seq) for q in updates])
@@ -324,7 +324,7 @@ class DirectoryStore:
 
     # These raise StoreError LEASE_LOST, as every write that has a term.
 
-    def insert_step(self, term: int, step: Step) -> None:
+    def insert_step(self, term: int, step: EpochRow) -> None:
         """Write the epoch's row. Raises StoreError STEP_EXISTS if the epoch has one, STEP_GAP if not head + 1."""
         with self._lead(term) as db:
             (head,) = db.execute("SELECT max(epoch) FROM head").fetchone()
@@ -334,12 +334,12 @@ class DirectoryStore:
             if not db.execute("INSERT OR IGNORE INTO step VALUES (?, ?, ?, ?, ?)", row).rowcount:
                 raise StoreError("STEP_EXISTS", f"epoch {step.epoch} has its row already")
 
-    def unfinished_step(self) -> Step | None:
+    def unfinished_step(self) -> EpochRow | None:
         """The row above the newest head, if there is one."""
         for epoch, old_root, new_root, batch, blob in self._rows(
             "SELECT * FROM step WHERE epoch = (SELECT max(epoch) + 1 FROM head)"
         ):
-            return Step(epoch, old_root, new_root, _decode_batch(batch), blob)
+            return EpochRow(epoch, old_root, new_root, _decode_batch(batch), blob)
         return None
 
     def commit_start(self, term: int, head: StoredHead) -> None:
@@ -349,7 +349,7 @@ class DirectoryStore:
                 raise StoreError("HEAD_EXISTS", "this directory has started already")
             db.execute("INSERT INTO head VALUES (?, ?, ?, ?)", head)
 
-    def commit(self, term: int, step: Step, made: Made, signed: bytes) -> StoredHead:
+    def commit(self, term: int, step: EpochRow, made: PreparedEpoch, signed: bytes) -> StoredHead:
         """Make the step's epoch the newest: tiles, versions, awaited leaves, tickets and head at once."""
         publication = made.publication
         head = StoredHead(step.epoch, step.new_root, publication.depth, signed)
@@ -368,7 +368,7 @@ class DirectoryStore:
     def reveal(
         self,
         term: int,
-        found: Iterable[tuple[Queued, int]],
+        found: Iterable[tuple[PendingUpdate, int]],
         versions: Iterable[tuple[bytes, Version]],
         positions: Iterable[bytes],
     ) -> None:

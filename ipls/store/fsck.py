@@ -25,7 +25,7 @@ from ipls.akd.rebuild import (
     grow_leaves,
     rebuilt_root,
 )
-from ipls.akd.tiles import BUCKET_LEAVES, STEP, Entry, decode_tile, tile_prefix
+from ipls.akd.tiles import BUCKET_LEAVES, STEP, Subtree, decode_tile, tile_prefix
 from ipls.store.errors import StoreError
 from ipls.store.sqlite import connect, transaction
 
@@ -200,7 +200,7 @@ class Fsck:
                     "UPDATE run SET label = ?, version = ?, leaves_done = leaves_done + ?", (*rows[-1][:2], len(rows))
                 )
 
-    def _as_stored(self, leaf: Entry) -> Entry:
+    def _as_stored(self, leaf: Subtree) -> Subtree:
         """An erased version's leaf with the commitment in the tree: only the head's root still vouches for it."""
         query = "SELECT * FROM tile WHERE prefix = ? AND epoch <= ? ORDER BY epoch DESC LIMIT 1"
         for level in _LEVELS:
@@ -258,10 +258,12 @@ class Fsck:
                 "UPDATE run SET parts_done = parts_done + 1, tiles = tiles + ?, depth = max(depth, ?)", (tiles, depth)
             )
 
-    def _leaves(self, first: int, last: int, limit: int = -1) -> list[Entry]:
+    def _leaves(self, first: int, last: int, limit: int = -1) -> list[Subtree]:
         query = "SELECT position, epoch, stored FROM leaf WHERE position BETWEEN ? AND ? ORDER BY position LIMIT ?"
         rows = self._state.execute(query, (_position(first), _position(last), limit))
-        return [Entry(Label(int.from_bytes(position, "big"), BITS), epoch, stored) for position, epoch, stored in rows]
+        return [
+            Subtree(Label(int.from_bytes(position, "big"), BITS), epoch, stored) for position, epoch, stored in rows
+        ]
 
     def _grown(self, level: int, index: int) -> list[Grown]:
         prefix = tile_prefix(index << BITS - level, level)

@@ -71,7 +71,7 @@ SIGNED_TOGETHER = 256
 """Epochs from the log that are signed in one transaction."""
 
 
-class Step(NamedTuple):
+class ProposedEpoch(NamedTuple):
     """What a proposal asks to be signed: `new_root` as the root of `epoch`. Roots have 32 bytes.
 
     `proposal` is the encoded SignedProposal, kept with the epoch it is first signed for.
@@ -102,7 +102,7 @@ class State(NamedTuple):
     proposal: bytes = b""
     head: bytes | None = None
 
-    def is_next(self, step: Step) -> bool:
+    def is_next(self, step: ProposedEpoch) -> bool:
         """Whether `step` is the successor, whose proof is yet to be verified; False if it is the newest epoch again.
 
         Raises StoreError, for a step that may never be signed whatever its proof: WITNESS_TERM, WITNESS_FORK,
@@ -237,7 +237,7 @@ class WitnessStore:
                 )
             self._raise_mark()
 
-    def sign(self, step: Step, blob: bytes, now_ms: int, cosign: Callable[[int], bytes]) -> bytes:
+    def sign(self, step: ProposedEpoch, blob: bytes, now_ms: int, cosign: Callable[[int], bytes]) -> bytes:
         """The encoded Cosignature on a verified step, or on the newest epoch anew, durable.
 
         `cosign(time_ms)` makes it, at the later of `now_ms` and the newest signature's time; if it raises, nothing has

@@ -9,7 +9,7 @@ import hashlib
 from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf.message import DecodeError
 
-from ipls.crypto.encoding import T
+from ipls.crypto.encoding import tagged_hash
 from ipls.crypto.keys import Signer, sign, verify
 from ipls.proto.vault.v1.vault_pb2 import Bundle, Hsm, SignedBundle
 from ipls.proto.witness.v1.head_pb2 import Cosignature
@@ -174,7 +174,7 @@ def _check_point(point: bytes) -> None:
 
 
 def _digest(data: bytes) -> bytes:
-    return T("ipls/fleet/v1 bundle", data)
+    return tagged_hash("ipls/fleet/v1 bundle", data)
 
 
 def _invalid(message: str) -> BundleRefused:

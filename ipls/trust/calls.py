@@ -2,7 +2,7 @@
 
 import hashlib
 
-from ipls.crypto.encoding import T
+from ipls.crypto.encoding import tagged_hash
 
 CALL_WINDOW_MS = 2 * 60 * 1000
 """How far a call's time may lie from the service's clock, either way."""
@@ -15,9 +15,9 @@ def call_digest(
 ) -> bytes:
     """The 32 bytes under a contact-store call's signature; `method` is the bare name, e.g. `PutRecords`."""
     body_hash = hashlib.sha256(body).digest()
-    return T("ipls/contacts/v1 call", namespace, label, public_key, method, body_hash, timestamp_ms, nonce)
+    return tagged_hash("ipls/contacts/v1 call", namespace, label, public_key, method, body_hash, timestamp_ms, nonce)
 
 
 def session_digest(namespace: str, label: str, public_key: bytes, timestamp_ms: int, nonce: bytes) -> bytes:
     """The 32 bytes under the signature that opens a session of reads at the directory."""
-    return T("ipls/directory/v1 session", namespace, label, public_key, timestamp_ms, nonce)
+    return tagged_hash("ipls/directory/v1 session", namespace, label, public_key, timestamp_ms, nonce)

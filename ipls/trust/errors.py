@@ -40,7 +40,7 @@ class IdentityRefused(TrustError):
     pass
 
 
-class ReportRefused(TrustError):
+class CeremonyRefused(TrustError):
     pass
 
 

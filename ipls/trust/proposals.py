@@ -1,6 +1,6 @@
 """What the directory's proposal key signs, so that nobody else can move a witness."""
 
-from ipls.crypto.encoding import T
+from ipls.crypto.encoding import tagged_hash
 from ipls.crypto.keys import sign, verify
 from ipls.proto.witness.v1.witness_pb2 import Proposal, SignedProposal
 from ipls.trust.errors import SignatureRefused
@@ -24,4 +24,4 @@ def verify_proposal(public: bytes, signed: SignedProposal) -> Proposal:
 
 
 def _digest(p: Proposal) -> bytes:
-    return T("ipls/witness/v1 proposal", p.namespace, p.term, p.epoch, p.old_root, p.new_root, p.blob_sha256)
+    return tagged_hash("ipls/witness/v1 proposal", p.namespace, p.term, p.epoch, p.old_root, p.new_root, p.blob_sha256)

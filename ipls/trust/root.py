@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import tomli_w
 
-from ipls.crypto.encoding import T
+from ipls.crypto.encoding import tagged_hash
 from ipls.crypto.keys import check_public_key
 from ipls.trust.errors import SignatureRefused, TrustRootRefused
 from ipls.trust.limits import MAX_COSIGNATURES, MAX_INT
@@ -70,7 +70,7 @@ class TrustRoot:
     def policy_digest(self) -> bytes:
         """32 bytes by which a vault and its client see that they judge by the same rules (the vault spec, Policy)."""
         witnesses = sorted(self.witnesses, key=lambda w: w.keys[0].public_key)
-        return T(
+        return tagged_hash(
             "ipls/vault/v1 policy",
             self.namespace,
             self.vrf_public_key,
@@ -79,7 +79,7 @@ class TrustRoot:
             self.start_epoch,
             int(self.development),
             *(
-                T(
+                tagged_hash(
                     "ipls/vault/v1 witness",
                     *(f for k in w.keys for f in (k.public_key, k.not_before_ms, k.not_after_ms)),
                 )

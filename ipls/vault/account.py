@@ -30,7 +30,7 @@ class Generation(NamedTuple):
 
     number: int
     store_id: bytes  # 16 bytes
-    root_id: bytes  # 16 bytes: the storage root that derives the wrapping key
+    storage_key_id: bytes  # 16 bytes: the storage root that derives the wrapping key
     wrapped: bytes  # 40 bytes
     identity_version: int
     identity_epoch: int
@@ -151,7 +151,7 @@ def apply(
         case effects.Retrieve(number):
             _check_let_in(account)
             g = _find(account, number)
-            record = effects.StoredRecord(g.number, g.store_id, g.root_id, g.wrapped)
+            record = effects.StoredRecord(g.number, g.store_id, g.storage_key_id, g.wrapped)
             if max(g.identity_version, account.released_version) < identity.version:
                 releases = releases.and_one_more(witness_ms, limits)
                 account = account._replace(released_version=identity.version)
@@ -265,7 +265,13 @@ def _store(account: Account, identity: Identity, operation: effects.Store, now_m
     if len(account.generations) >= MAX_ALL_GENERATIONS:
         raise SessionRefused("VAULT_TOO_MANY_GENERATIONS", "finish a rotation; what others stored goes 30 days later")
     stored = Generation(
-        number, operation.store_id, operation.root_id, operation.wrapped, identity.version, identity.epoch, now_ms
+        number,
+        operation.store_id,
+        operation.storage_key_id,
+        operation.wrapped,
+        identity.version,
+        identity.epoch,
+        now_ms,
     )
     older = tuple(g._replace(superseded_ms=g.superseded_ms or now_ms) for g in account.generations)
     return account._replace(

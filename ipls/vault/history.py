@@ -6,7 +6,7 @@ sees at any later time whether what it is shown continues them (the vault spec, 
 
 from typing import NamedTuple
 
-from ipls.crypto.encoding import T
+from ipls.crypto.encoding import tagged_hash
 from ipls.proto.vault.v1.vault_pb2 import HistoryAnswer, HistoryEntry
 from ipls.vault.errors import SessionRefused
 
@@ -22,7 +22,7 @@ class Seen(NamedTuple):
 
     def extended(self, entry: HistoryEntry) -> "Seen":
         """After one more entry, whose number is not looked at."""
-        head = T(
+        head = tagged_hash(
             "ipls/vault/v1 history",
             self.chain_head,
             entry.number,

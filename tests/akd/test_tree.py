@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ipls.akd import EMPTY_ROOT, AkdError, MemoryTiles, Row
 from ipls.akd.labels import BITS, Label
-from ipls.akd.tiles import Entry, decode_tile, encode_tile
+from ipls.akd.tiles import Subtree, decode_tile, encode_tile
 from ipls.akd.tree import Insertion, changes, insert, read_paths
 from tests.attack import directory
 
@@ -27,19 +27,19 @@ def commitment(bits: int) -> bytes:
     return directory.digest(bits.to_bytes(32, "big"))
 
 
-def epochs_of(story: list[list[int]]) -> list[list[Entry]]:
+def epochs_of(story: list[list[int]]) -> list[list[Subtree]]:
     """The story's leaves epoch by epoch, each position where it first stands."""
     seen: set[int] = set()
-    epochs: list[list[Entry]] = []
+    epochs: list[list[Subtree]] = []
     for positions in story:
         new = [bits for bits in positions if bits not in seen]
         seen.update(new)
         if new:
-            epochs.append([Entry(Label(bits, BITS), len(epochs) + 1, commitment(bits)) for bits in new])
+            epochs.append([Subtree(Label(bits, BITS), len(epochs) + 1, commitment(bits)) for bits in new])
     return epochs
 
 
-def grow(epochs: list[list[Entry]]) -> tuple[MemoryTiles, list[Insertion]]:
+def grow(epochs: list[list[Subtree]]) -> tuple[MemoryTiles, list[Insertion]]:
     tiles, insertions = MemoryTiles(), []
     for epoch, leaves in enumerate(epochs):
         insertions.append(insert(tiles, epoch, leaves))
@@ -47,12 +47,12 @@ def grow(epochs: list[list[Entry]]) -> tuple[MemoryTiles, list[Insertion]]:
     return tiles, insertions
 
 
-def rebuilt(leaves: list[Entry]) -> list[Row]:
+def rebuilt(leaves: list[Subtree]) -> list[Row]:
     """The rows of a tree made of all its leaves at once, each with its own epoch."""
     return sorted(insert(MemoryTiles(), 0, leaves).rows)
 
 
-def naive(leaves: list[Entry]) -> directory.Tree:
+def naive(leaves: list[Subtree]) -> directory.Tree:
     return directory.Tree(
         [
             directory.Node(
@@ -71,7 +71,7 @@ def test_rows_are_a_function_of_the_leaves(story: list[list[int]]) -> None:
     epochs = epochs_of(story)
     tiles, insertions = grow(epochs)
     ever: set[Row] = set()
-    leaves: list[Entry] = []
+    leaves: list[Subtree] = []
     for epoch, insertion in enumerate(insertions, 1):
         leaves += epochs[epoch - 1]
         newest = rebuilt(leaves)
@@ -90,7 +90,7 @@ def test_rows_are_a_function_of_the_leaves(story: list[list[int]]) -> None:
 def test_roots_and_steps_are_those_of_a_plain_trie(story: list[list[int]]) -> None:
     epochs = epochs_of(story)
     _, insertions = grow(epochs)
-    leaves: list[Entry] = []
+    leaves: list[Subtree] = []
     root = EMPTY_ROOT
     for epoch, insertion in enumerate(insertions, 1):
         leaves += epochs[epoch - 1]
@@ -128,7 +128,7 @@ def test_paths_at_every_epoch(story: list[list[int]], absent: int) -> None:
     epochs = epochs_of(story)
     tiles, insertions = grow(epochs)
     depth = max(insertion.depth for insertion in insertions)
-    leaves: list[Entry] = []
+    leaves: list[Subtree] = []
     for epoch in range(1, len(epochs) + 1):
         leaves += epochs[epoch - 1]
         tree = naive(leaves)
@@ -152,9 +152,9 @@ class CountingTiles(MemoryTiles):
         return super().read(prefixes, epoch)
 
 
-def many(count: int, epoch: int = 1) -> list[Entry]:
+def many(count: int, epoch: int = 1) -> list[Subtree]:
     positions = [int.from_bytes(directory.digest(b"%d" % i), "big") for i in range(count)]
-    return [Entry(Label(bits, BITS), epoch, commitment(bits)) for bits in positions]
+    return [Subtree(Label(bits, BITS), epoch, commitment(bits)) for bits in positions]
 
 
 def test_all_levels_of_all_paths_in_one_read() -> None:

@@ -45,7 +45,7 @@ class Victim:
         """One more epoch of the world's, which the two others sign."""
         made = (chain or self.world.chain).step(*labels)
         self.world.put(made.epoch, made.old_root, made.new_root, made.blob)
-        del self.world.votes[OWN][made.epoch]
+        del self.world.cosigned[OWN][made.epoch]
         self.world.newest[OWN] = 0
         return made
 
@@ -66,7 +66,7 @@ class Victim:
     def look(self, hint: SignedHead | None = None) -> str | None:
         """Once at the public world; the reason why it did not come through."""
         try:
-            self.service.catching_up.look(hint)
+            self.service.follower.poll(hint)
         except (AuditError, StoreError) as e:
             return e.reason
         return None

@@ -21,7 +21,7 @@ LATER = 2**62
 Answer = tuple[int, bytes]
 
 
-def vote(seed: bytes, epoch: int, root_hash: bytes, *, time: int = NOW, namespace: str = NAMESPACE) -> dict[str, Any]:
+def answer(seed: bytes, epoch: int, root_hash: bytes, *, time: int = NOW, namespace: str = NAMESPACE) -> dict[str, Any]:
     """As `audits/E` has it."""
     made = cosign(seed, namespace, epoch, root_hash, time)
     return {
@@ -48,7 +48,7 @@ class World:
     url: str = ""
     k: int = 2
     objects: dict[str, bytes] = field(default_factory=dict)
-    votes: list[dict[int, dict[str, Any]]] = field(default_factory=lambda: [{}, {}, {}])
+    cosigned: list[dict[int, dict[str, Any]]] = field(default_factory=lambda: [{}, {}, {}])
     newest: list[int] = field(default_factory=lambda: [0, 0, 0])
     answers: dict[str, Any] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
@@ -64,7 +64,7 @@ class World:
     def put(self, epoch: int, old: bytes, new: bytes, blob: bytes) -> None:
         self.objects[name(epoch, old, new)] = blob
         for i, seed in enumerate(WITNESSES):
-            self.votes[i][epoch] = vote(seed, epoch, new)
+            self.cosigned[i][epoch] = answer(seed, epoch, new)
             self.newest[i] = epoch
 
     def name_of(self, epoch: int) -> str:
@@ -105,7 +105,7 @@ class World:
         what = rest.removeprefix(f"namespaces/{NAMESPACE}/")
         if what == "last-verified-epoch" and self.newest[int(i)]:
             return 200, json.dumps({"epoch": self.newest[int(i)]}).encode()
-        found = self.votes[int(i)].get(int(what.removeprefix("audits/"))) if what.startswith("audits/") else None
+        found = self.cosigned[int(i)].get(int(what.removeprefix("audits/"))) if what.startswith("audits/") else None
         return (404, b"") if found is None else (200, json.dumps(found).encode())
 
     def list(self, query: dict[str, str]) -> Answer:

@@ -18,7 +18,7 @@ from ipls.config import RedisConfig
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.rpc.errors import remote_error
 from ipls.server.directory import app, cache, service
-from ipls.server.directory.cache import Entry, SharedCache
+from ipls.server.directory.cache import CacheKey, RedisProofCache
 from ipls.trust.heads import verify_head
 from tests.server.directories import ALICE, BOB, NOW, Client, World, record
 from tests.server.redis_server import RedisServer, ScriptedRedis, redis_server
@@ -258,7 +258,7 @@ def secrets(name: str) -> bytes:
 
 
 async def test_announcements_of_others_and_repeated_ones_wake_nobody(redis: RedisServer, patient: None) -> None:
-    ours, others = SharedCache(redis.url, secrets), SharedCache(redis.url, lambda name: bytes(32))
+    ours, others = RedisProofCache(redis.url, secrets), RedisProofCache(redis.url, lambda name: bytes(32))
     heard = asyncio.Queue[int]()
     following = asyncio.create_task(ours.follow(heard.put_nowait))
     assert await heard.get() == 0  # it listens
@@ -300,8 +300,8 @@ async def test_what_no_redis_says_is_a_miss_and_it_is_asked_again(
     monkeypatch.setattr(cache, "PAUSE_S", 0)
     redis = ScriptedRedis(said)
     async with await asyncio.start_unix_server(redis.serve, tmp_path / "redis"):
-        asking, following = (SharedCache(f"unix://{tmp_path / 'redis'}", secrets) for _ in range(2))
-        assert await asking.get(Entry("lookup", 1, bytes(32), ALICE, ())) is None
+        asking, following = (RedisProofCache(f"unix://{tmp_path / 'redis'}", secrets) for _ in range(2))
+        assert await asking.get(CacheKey("lookup", 1, bytes(32), ALICE, ())) is None
         redis.again.clear()
         heard, again = asyncio.create_task(following.follow(lambda _: None)), asyncio.create_task(redis.again.wait())
         for _ in range(3):
@@ -320,8 +320,8 @@ async def test_more_calls_than_it_may_have_are_not_waited_for(redis: RedisServer
     """While it answers nothing, what is over the bound is a miss at once, and so is all that follows a failure."""
     monkeypatch.setattr(cache, "TIMEOUT_S", 2)
     monkeypatch.setattr(cache, "PAUSE_S", 600)
-    shared = SharedCache(redis.url, secrets)
-    entry = Entry("lookup", 1, bytes(32), ALICE, ())
+    shared = RedisProofCache(redis.url, secrets)
+    entry = CacheKey("lookup", 1, bytes(32), ALICE, ())
     redis.stop()
     waiting = [asyncio.create_task(shared.get(entry)) for _ in range(cache.MAX_CALLS)]
     await asyncio.sleep(0)

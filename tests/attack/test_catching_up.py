@@ -19,7 +19,7 @@ from ipls.trust.errors import HeadRefused
 from ipls.trust.heads import Head, timestamp, verify_head
 from ipls.trust.limits import MAX_BLOB
 from tests.attack.catching_up import OWN, Victim, quorums
-from tests.attack.log import listing, name, public_world, vote
+from tests.attack.log import answer, listing, name, public_world
 from tests.server.chains import Chain, proposal, renewal
 from tests.trust.roots import HOUR, NAMESPACE, NOW, THIEF, WITNESSES, make_root, signed
 
@@ -211,7 +211,7 @@ async def test_an_outsiders_valid_successor_in_the_log_without_a_quorum_is_left(
     before = victim.state()
     forged = victim.world.chain.fork().step(b"outsider")
     victim.world.objects[name(2, forged.old_root, forged.new_root)] = forged.blob
-    victim.world.votes[0][2] = vote(WITNESSES[0], 2, forged.new_root)  # one of two: no quorum
+    victim.world.cosigned[0][2] = answer(WITNESSES[0], 2, forged.new_root)  # one of two: no quorum
     victim.world.newest[0] = 2
     assert victim.look() is None
     assert victim.state() == before
@@ -425,7 +425,7 @@ async def test_everything_from_a_backup_is_noticed_by_what_its_own_address_shows
     """The machine that the copy was taken of still runs."""
     assert await victim.live(victim.publish()) == "cosignature"
     second = victim.publish()
-    victim.world.votes[OWN][2] = vote(WITNESSES[OWN], 2, second.new_root)
+    victim.world.cosigned[OWN][2] = answer(WITNESSES[OWN], 2, second.new_root)
     assert victim.look() == "WITNESS_RESTORED"
     assert await victim.live(second) == "WITNESS_RESTORED"
 

@@ -9,7 +9,7 @@ from ipls.crypto.keys import public_key
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.trust.heads import Head
 from tests.attack.catching_up import Victim, quorums
-from tests.attack.log import public_world, vote
+from tests.attack.log import answer, public_world
 from tests.server.chains import Chain, proposal
 from tests.trust.roots import NAMESPACE, THIEF, WITNESSES, signed
 
@@ -75,7 +75,7 @@ async def polled(victim: Victim, head: SignedHead) -> None:
     keys = [cosignature.public_key for cosignature in head.cosignatures]
     for i, seed in enumerate(WITNESSES[:2]):
         if public_key(seed) in keys:
-            victim.world.votes[i][head.epoch] = vote(seed, *Head(head.epoch, head.root_hash))
+            victim.world.cosigned[i][head.epoch] = answer(seed, *Head(head.epoch, head.root_hash))
     assert victim.look() in ("AUDIT_FORK", None)
 
 

@@ -23,7 +23,7 @@ from ipls.proto.directory.v1.directory_pb2_grpc import (
 from ipls.proto.witness.v1.witness_pb2 import GetStateResponse, ProposeRequest, ProposeResponse, WitnessState
 from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceServicer
 from ipls.rpc.channel import open_channel
-from ipls.server.directory.evidence import Contradictions
+from ipls.server.directory.evidence import EvidenceRecorder
 from ipls.server.directory.witnesses import Witnesses
 from ipls.store.evidence import EvidenceFolder
 from ipls.trust.heads import Head
@@ -70,7 +70,7 @@ async def meets(world: World, witness: TwoFaced) -> list[Path]:
         world.witness(0, witness),
         open_channel(address, world.ca) as channel,
     ):
-        met = Contradictions(world.root, store, folder).met
+        met = EvidenceRecorder(world.root, store, folder).met
         witnesses = Witnesses(world.root, {"w0": channel}, PROPOSER, world.clock, met)
         await witnesses.states()
         await witnesses.close()
@@ -184,7 +184,7 @@ async def test_a_device_that_meets_the_lie_can_convince_anyone(
     with closing(Profile(tmp_path / "phone")) as profile:
         async with loopback(tmp_path, lambda s: add_DirectoryServiceServicer_to_server(shown, s)) as channel:
             stub = DirectoryServiceStub(channel)
-            reader = DirectoryReader(stub, root, profile, now_ms=lambda: NOW, report=lambda event: None, patience_s=0)
+            reader = DirectoryReader(stub, root, profile, now_ms=lambda: NOW, report=lambda event: None, retry_for_s=0)
             history = await reader.own_history(ALICE.decode(), seed(100))
             profile.add_leaves(history.leaves)
             profile.put(ProvedHistory(history.proof))

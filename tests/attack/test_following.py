@@ -15,7 +15,7 @@ from ipls.store.witness import init_witness_state
 from ipls.trust.errors import HeadRefused
 from ipls.trust.heads import signers, timestamp
 from ipls.trust.root import Witness, WitnessKey
-from tests.attack.log import World, name, public_world, vote
+from tests.attack.log import World, answer, name, public_world
 from tests.server.chains import Chain
 from tests.server.witnesses import make_service, open_store
 from tests.trust.evidence import Proved, proved
@@ -46,11 +46,11 @@ class Follower:
 
     def sign(self, made: Publication, *times: int) -> None:
         for i, time in enumerate(times):
-            self.world.votes[i][made.epoch] = vote(WITNESSES[i], made.epoch, made.new_root, time=time)
+            self.world.cosigned[i][made.epoch] = answer(WITNESSES[i], made.epoch, made.new_root, time=time)
 
     def look(self) -> str | None:
         try:
-            self.service.catching_up.look()
+            self.service.follower.poll()
         except AuditError as e:
             return e.reason
         return None
@@ -114,7 +114,7 @@ def test_what_no_quorum_signed_or_no_proof_bears_out_it_does_not_sign(follower: 
     assert follower.look() is None
     forged = follower.world.chain.fork().step(b"outsider")
     follower.world.objects[name(2, forged.old_root, forged.new_root)] = forged.blob
-    follower.world.votes[0][2], follower.world.newest[0] = vote(WITNESSES[0], 2, forged.new_root), 2
+    follower.world.cosigned[0][2], follower.world.newest[0] = answer(WITNESSES[0], 2, forged.new_root), 2
     assert follower.look() is None
     assert follower.store.state().root_hash == first.new_root
     follower.world.objects.popitem()

@@ -54,7 +54,7 @@ def used(database: Database) -> Vault:
 
 def start(vault: Vault) -> object:
     with vault.running() as state:
-        return outcome(lambda: perform(state.ledger, lambda: None))
+        return outcome(lambda: perform(state.state_store, lambda: None))
 
 
 def walk(vault: Vault) -> object:
@@ -97,11 +97,11 @@ def test_yesterdays_backup_is_refused_under_a_running_vault(vault: Vault) -> Non
 
 def test_an_older_anchor_is_refused_under_a_running_vault(vault: Vault) -> None:
     """Token and database of yesterday: a start can't tell, which is why the token must be a device."""
-    yesterday, values = vault.copy(), list(vault.notary.values)
+    yesterday, values = vault.copy(), list(vault.anchor_service.values)
     with vault.running() as state:
         use(state, [ALICE])
         vault.put_back(yesterday.database)
-        vault.notary.values = values
+        vault.anchor_service.values = values
         assert outcome(lambda: state.key(ALICE)) == "VAULT_ANCHOR_MOVED"
 
 
@@ -249,7 +249,7 @@ def test_what_another_shard_wrote_is_refused(vault: Vault, tmp_path: Path) -> No
         assert outcome(lambda: state.key(ALICE)) == "VAULT_DATABASE_EDITED"
     other.database, database = vault.database, other.database
     assert start(other) == "VAULT_DATABASE_FORKED"
-    other.database, other.notary.values = database, vault.notary.values
+    other.database, other.anchor_service.values = database, vault.anchor_service.values
     assert start(other) == "VAULT_ANCHOR_MISSING"
 
 
@@ -337,18 +337,18 @@ def test_no_bit_of_the_file_can_be_changed(honest: Vault, data: st.DataObject) -
 
 
 def test_without_its_anchor_there_is_no_service_and_no_new_beginning(vault: Vault) -> None:
-    vault.notary.values = []
+    vault.anchor_service.values = []
     assert start(vault) == "VAULT_ANCHOR_MISSING"
     with vault.running() as state:
         assert outcome(lambda: state.key(ALICE)) == "VAULT_ANCHOR_MISSING"
-        store = state.ledger._store
-        assert outcome(lambda: genesis(store, vault.notary)) == "VAULT_DATABASE_NOT_EMPTY"
+        store = state.state_store._store
+        assert outcome(lambda: genesis(store, vault.anchor_service)) == "VAULT_DATABASE_NOT_EMPTY"
 
 
 def test_an_anchor_taken_away_under_a_running_vault_ends_its_service(vault: Vault) -> None:
     with vault.running() as state:
         assert state.key(ALICE) == wrapped(ALICE, 1)
-        vault.notary.values = []
+        vault.anchor_service.values = []
         assert outcome(lambda: state.key(ALICE)) == "VAULT_ANCHOR_MOVED"
         assert outcome(lambda: state.key(ALICE)) == "VAULT_ANCHOR_MISSING"
         assert outcome(lambda: state.history(ALICE)) == "VAULT_ANCHOR_MISSING"
@@ -356,27 +356,29 @@ def test_an_anchor_taken_away_under_a_running_vault_ends_its_service(vault: Vaul
 
 def test_a_token_has_one_genesis(vault: Vault, tmp_path: Path) -> None:
     with vault.running(database=SqliteDatabase(tmp_path / "empty.db")) as state:
-        store = state.ledger._store
-        assert outcome(lambda: genesis(store, vault.notary)) == "VAULT_ANCHOR_EXISTS"
+        store = state.state_store._store
+        assert outcome(lambda: genesis(store, vault.anchor_service)) == "VAULT_ANCHOR_EXISTS"
         assert outcome(lambda: state.do(ALICE, Handshake())) == "VAULT_DATABASE_BEHIND"
 
 
 def test_no_bit_of_the_anchor_can_be_changed(vault: Vault) -> None:
-    [anchor] = vault.notary.values
+    [anchor] = vault.anchor_service.values
     for bit in range(8 * len(anchor)):
-        vault.notary.values = [anchor[: bit // 8] + bytes([anchor[bit // 8] ^ 1 << bit % 8]) + anchor[bit // 8 + 1 :]]
-        assert outcome(lambda: read_anchor(vault.notary)) == "VAULT_ANCHOR_MISSING"
+        vault.anchor_service.values = [
+            anchor[: bit // 8] + bytes([anchor[bit // 8] ^ 1 << bit % 8]) + anchor[bit // 8 + 1 :]
+        ]
+        assert outcome(lambda: read_anchor(vault.anchor_service)) == "VAULT_ANCHOR_MISSING"
 
 
 def test_an_anchor_of_another_shard_or_token_is_none(vault: Vault) -> None:
-    vault.notary.shard = 1
-    assert outcome(lambda: read_anchor(vault.notary)) == "VAULT_ANCHOR_MISSING"
+    vault.anchor_service.shard = 1
+    assert outcome(lambda: read_anchor(vault.anchor_service)) == "VAULT_ANCHOR_MISSING"
 
     class OtherToken(MemoryNotary):
         key = b"another log key"
 
     other = OtherToken()
-    other.values = vault.notary.values
+    other.values = vault.anchor_service.values
     assert outcome(lambda: read_anchor(other)) == "VAULT_ANCHOR_MISSING"
 
 
@@ -385,7 +387,7 @@ def test_two_anchors_of_one_sequence_are_two_vaults(vault: Vault) -> None:
     for each, label in ((vault, ALICE), (other, BOB)):
         with each.running() as state:
             state.do(label, Handshake())
-    vault.notary.values += other.notary.values
+    vault.anchor_service.values += other.anchor_service.values
     assert start(vault) == "VAULT_ANCHOR_MOVED"
 
 
@@ -404,7 +406,7 @@ class Failing(MemoryNotary):
 @pytest.mark.parametrize("reason", ["VAULT_NOTARY_LOST", "VAULT_ANCHOR_MOVED"])
 def test_no_key_leaves_whose_entry_is_not_anchored(vault: Vault, reason: str) -> None:
     failing = Failing()
-    failing.values = vault.notary.values
+    failing.values = vault.anchor_service.values
 
     def fault() -> None:
         raise SessionRefused(reason, "the anchor can't be written")
@@ -425,7 +427,7 @@ def test_no_key_leaves_whose_entry_is_not_durable(vault: Vault, monkeypatch: pyt
         def full(changes: object) -> None:
             raise DatabaseFailed("database or disk is full")
 
-        monkeypatch.setattr(state.ledger._store, "append", full)
+        monkeypatch.setattr(state.state_store._store, "append", full)
         assert outcome(lambda: state.do(ALICE, Retrieve(0))) == "not a database"
         monkeypatch.undo()
         assert state.history(ALICE) == before

@@ -5,8 +5,8 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 from ipls.hsm.core.accounts import Accounts
-from ipls.hsm.state.anchor import Notary
-from ipls.hsm.state.store import Ledger
+from ipls.hsm.state.anchor import AnchorService
+from ipls.hsm.state.store import StateStore
 from ipls.proto.vault.v1.vault_pb2 import HistoryAnswer
 from ipls.store.errors import DatabaseFailed
 from ipls.trust.identity import Identity
@@ -26,12 +26,12 @@ NOW = 1_700_000_000_000
 class State:
     """The ledger of a running vault, with one operation a work."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
-        self.accounts = Accounts(ledger, lambda: Times(NOW, NOW), Limits())
+    def __init__(self, state_store: StateStore) -> None:
+        self.state_store = state_store
+        self.accounts = Accounts(state_store, lambda: Times(NOW, NOW), Limits())
 
     def do(self, label: str, operation: Operation) -> Result:
-        return perform(self.ledger, lambda: self.accounts.commit(label, ME, operation))
+        return perform(self.state_store, lambda: self.accounts.commit(label, ME, operation))
 
     def store(self, label: str, number: int) -> None:
         self.do(label, Store(number - 1, bytes([number]) * 16, bytes(16), wrapped(label, number)))
@@ -49,8 +49,8 @@ class State:
 
     def check(self) -> None:
         """The walk through everything, to its end."""
-        steps = self.ledger.check()
-        while perform(self.ledger, lambda: next(steps, True)) is None:
+        steps = self.state_store.check()
+        while perform(self.state_store, lambda: next(steps, True)) is None:
             pass
 
 
@@ -72,27 +72,27 @@ class Vault:
 
     def __init__(self, database: Database, shard: int = 0) -> None:
         self.database = database
-        self.notary = MemoryNotary()
-        self.notary.shard = shard
-        with new_ledger(database.place, self.notary) as ledger:
-            state = State(ledger)
+        self.anchor_service = MemoryNotary()
+        self.anchor_service.shard = shard
+        with new_ledger(database.place, self.anchor_service) as state_store:
+            state = State(state_store)
             for label in OWNERS[:-1]:
                 state.do(label, Handshake())
                 state.store(label, 1)
                 assert state.key(label) == wrapped(label, 1)
 
     @contextmanager
-    def running(self, notary: Notary | None = None, database: Database | None = None) -> Iterator[State]:
+    def running(self, anchor_service: AnchorService | None = None, database: Database | None = None) -> Iterator[State]:
         with closing((database or self.database).open()) as store:
-            yield State(Ledger(store, notary or self.notary))
+            yield State(StateStore(store, anchor_service or self.anchor_service))
 
     def copy(self) -> "Vault":
         """Another host's, with a token of the same content."""
         copy = object.__new__(Vault)
         copy.database = self.database.copy()
-        copy.notary = MemoryNotary()
-        copy.notary.shard = self.notary.shard
-        copy.notary.values = list(self.notary.values)
+        copy.anchor_service = MemoryNotary()
+        copy.anchor_service.shard = self.anchor_service.shard
+        copy.anchor_service.values = list(self.anchor_service.values)
         return copy
 
     def edit(self, statement: str, *values: object) -> None:
@@ -119,7 +119,7 @@ def outcome(attempt: Callable[[], object]) -> object:
 
 def looked_at(state: State) -> dict[str, object]:
     """What a start finds, and what every account is answered; by what adds nothing to the log."""
-    found: dict[str, object] = {"start": outcome(lambda: perform(state.ledger, lambda: None))}
+    found: dict[str, object] = {"start": outcome(lambda: perform(state.state_store, lambda: None))}
     for label in OWNERS:
         listing = outcome(lambda label=label: state.do(label, List()))
         history = outcome(lambda label=label: state.do(label, History(1)))

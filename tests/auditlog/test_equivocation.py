@@ -1,6 +1,6 @@
 """What is remembered of what was met: enough to convict, and no more, whatever others show."""
 
-from ipls.auditlog.equivocation import MAX_MET, Met
+from ipls.auditlog.equivocation import MAX_EPOCHS, EquivocationDetector
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.witness.v1.witness_pb2 import Proposal, SignedProposal
 from ipls.trust.evidence import encode, judge
@@ -25,7 +25,7 @@ def blamed(found: list[Evidence]) -> list[tuple[str, ...]]:
 
 
 def test_the_same_met_again_and_signed_anew_is_the_same_evidence() -> None:
-    met = Met(ROOT)
+    met = EquivocationDetector(ROOT)
     assert met.take(signed(Head(7, ONE), A, C)) == []
     found = met.take(signed(Head(7, OTHER), A))
     assert blamed(found) == [("w0",)]
@@ -35,7 +35,7 @@ def test_the_same_met_again_and_signed_anew_is_the_same_evidence() -> None:
 
 
 def test_a_third_root_of_a_convicted_witness_adds_nothing_but_convicts_another() -> None:
-    met = Met(ROOT)
+    met = EquivocationDetector(ROOT)
     met.take(signed(Head(7, ONE), A, B))
     met.take(signed(Head(7, OTHER), A))
     assert met.take(signed(Head(7, THIRD), A)) == []
@@ -45,21 +45,21 @@ def test_a_third_root_of_a_convicted_witness_adds_nothing_but_convicts_another()
 
 def test_what_is_nearest_is_remembered_whatever_else_is_shown() -> None:
     near = 5000
-    met = Met(ROOT)
-    for epoch in (near - MAX_MET // 2 + 1, near):
+    met = EquivocationDetector(ROOT)
+    for epoch in (near - MAX_EPOCHS // 2 + 1, near):
         met.take(signed(Head(epoch, ONE), A, B), near)
         met.take_proposal(proposal(ONE, epoch), near)
-    for epoch in (*range(1, MAX_MET), *range(2**60, 2**60 + MAX_MET), *range(near + 1, near + MAX_MET)):
+    for epoch in (*range(1, MAX_EPOCHS), *range(2**60, 2**60 + MAX_EPOCHS), *range(near + 1, near + MAX_EPOCHS)):
         met.take(signed(Head(epoch, ONE), C), near)
         met.take_proposal(proposal(ONE, epoch), near)
-    for epoch in (near - MAX_MET // 2 + 1, near):
+    for epoch in (near - MAX_EPOCHS // 2 + 1, near):
         assert blamed(met.take(signed(Head(epoch, OTHER), A, B), near)) == [("w0", "w1")]
         assert blamed(met.take_proposal(proposal(OTHER, epoch), near)) == [()]
-    assert [met.at(epoch, ONE).cosignatures for epoch in (1, 2**60, near + MAX_MET - 1)] == [[], [], []]
+    assert [met.at(epoch, ONE).cosignatures for epoch in (1, 2**60, near + MAX_EPOCHS - 1)] == [[], [], []]
 
 
 def test_a_directory_that_proposes_without_end_gives_one_file_an_epoch() -> None:
-    met = Met(ROOT)
+    met = EquivocationDetector(ROOT)
     assert met.take_proposal(proposal(ONE, 7), 7) == []
     assert met.take_proposal(proposal(ONE, 7, term=2), 7) == []
     found = met.take_proposal(proposal(OTHER, 7), 7)

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipls.auditlog.cosignatures import VoteIgnored, parse_epoch, parse_vote
+from ipls.auditlog.cosignatures import CosignatureInvalid, parse_cosignature, parse_epoch
 from ipls.auditlog.errors import AuditFault
 from ipls.auditlog.listing import MAX_PAGE, Listing, LogObject, Page, parse_page
-from tests.attack.log import listing, vote
+from tests.attack.log import answer, listing
 from tests.trust.roots import NOW, WITNESSES, make_root
 
 ROOT = make_root()
-VOTE = vote(WITNESSES[0], 5, b"\x01" * 32)
+VOTE = answer(WITNESSES[0], 5, b"\x01" * 32)
 PAGE = listing([("1/" + "ab" * 32 + "/" + "cd" * 32, 9), ("2/" + "cd" * 32 + "/" + "ef" * 32, 9)], 1)
 JSON: st.SearchStrategy[Any] = st.recursive(
     st.none()
@@ -35,7 +35,7 @@ QUIET = settings(deadline=None)
 def test_bytes(data: bytes) -> None:
     with suppress(AuditFault):
         parse_page(data)
-    with suppress(VoteIgnored):
+    with suppress(CosignatureInvalid):
         parse_epoch(data)
 
 
@@ -50,8 +50,8 @@ def test_a_changed_page(at: int, put: bytes, cut: int) -> None:
 @QUIET
 @given(st.dictionaries(st.sampled_from(sorted(VOTE)), JSON, min_size=1))
 def test_a_changed_vote_counts_for_nothing_else(changes: dict[str, Any]) -> None:
-    with suppress(VoteIgnored):
-        signed = parse_vote(ROOT, ROOT.witnesses[0], 5, json.dumps({**VOTE, **changes}).encode(), NOW)
+    with suppress(CosignatureInvalid):
+        signed = parse_cosignature(ROOT, ROOT.witnesses[0], 5, json.dumps({**VOTE, **changes}).encode(), NOW)
         assert signed[:2] == (b"\x01" * 32, NOW)
 
 

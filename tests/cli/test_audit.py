@@ -19,7 +19,7 @@ from ipls.cli.audit import command
 from ipls.crypto.keys import public_key
 from ipls.proto.akd.v1.akd_pb2 import SingleAppendOnlyProof
 from ipls.trust.evidence import judge
-from tests.attack.log import World, listing, name, public_world, vote
+from tests.attack.log import World, answer, listing, name, public_world
 from tests.e2e.running import IPLS
 from tests.server.chains import Chain
 from tests.trust.roots import NOW, THIEF, WITNESSES
@@ -89,8 +89,8 @@ def test_a_second_run_goes_on_where_the_first_ended(world: World, audit: Audit) 
 def test_from_begins_at_a_root_that_the_witnesses_signed(world: World, audit: Audit) -> None:
     status, report = audit(first=5)
     assert (status, report["first"], report["last"]) == (0, 5, EPOCHS)
-    for votes in world.votes:
-        del votes[4]
+    for cosigned in world.cosigned:
+        del cosigned[4]
     refused(audit, "AUDIT_UNSIGNED", 4, first=5)
 
 
@@ -132,7 +132,7 @@ def test_an_early_end_that_one_witness_alone_tells_of(world: World, audit: Audit
 
 def test_a_newest_epoch_that_is_claimed_but_not_signed_is_no_fault(world: World, audit: Audit) -> None:
     world.newest[0] = 10**9
-    world.votes[0][10**9] = vote(THIEF, 10**9, bytes(32))
+    world.cosigned[0][10**9] = answer(THIEF, 10**9, bytes(32))
     assert audit()[0] == 0
 
 
@@ -169,25 +169,25 @@ def test_a_proof_of_another_step_and_one_that_is_none(world: World, audit: Audit
 
 
 def test_an_unsigned_root(world: World, audit: Audit) -> None:
-    for votes in world.votes[:2]:
-        del votes[4]
+    for cosigned in world.cosigned[:2]:
+        del cosigned[4]
     refused(audit, "AUDIT_UNSIGNED", 4)
 
 
 def test_k_signatures_are_enough(world: World, audit: Audit) -> None:
-    del world.votes[0][4]
+    del world.cosigned[0][4]
     status, report = audit()
     assert (status, report["signed"]) == (0, {"w0": EPOCHS - 1, "w1": EPOCHS, "w2": EPOCHS})
 
 
 def test_a_witness_that_signed_another_root_for_an_epoch(world: World, audit: Audit) -> None:
-    world.votes[2][4] = vote(WITNESSES[2], 4, b"\x07" * 32)
+    world.cosigned[2][4] = answer(WITNESSES[2], 4, b"\x07" * 32)
     refused(audit, "AUDIT_FORK", 4)
 
 
 def test_a_witness_that_shows_another_root_for_an_epoch_already_walked(world: World, audit: Audit) -> None:
     assert audit()[0] == 0
-    world.votes[2][EPOCHS] = vote(WITNESSES[2], EPOCHS, b"\x07" * 32)
+    world.cosigned[2][EPOCHS] = answer(WITNESSES[2], EPOCHS, b"\x07" * 32)
     report = refused(audit, "AUDIT_FORK", EPOCHS)
     assert proven(world, report) == [("two_signatures", ("w2",), EPOCHS)]
 
@@ -199,14 +199,14 @@ def proven(world: World, report: dict[str, Any]) -> list[tuple[str, tuple[str, .
 
 
 def test_a_root_that_one_witness_alone_signed_blames_nobody(world: World, audit: Audit) -> None:
-    world.votes[2][4] = vote(WITNESSES[2], 4, b"\x07" * 32)
+    world.cosigned[2][4] = answer(WITNESSES[2], 4, b"\x07" * 32)
     assert refused(audit, "AUDIT_FORK", 4)["evidence"] == []
 
 
 def test_a_witness_that_signs_again_what_it_signed_otherwise_is_convicted(world: World, audit: Audit) -> None:
     """Its newest epoch it shows with one root, then, asked for the same epoch, with the log's."""
-    honest = world.votes[2][EPOCHS]
-    shown = iter([vote(WITNESSES[2], EPOCHS, b"\x07" * 32), honest, honest, honest])
+    honest = world.cosigned[2][EPOCHS]
+    shown = iter([answer(WITNESSES[2], EPOCHS, b"\x07" * 32), honest, honest, honest])
     path = f"/w2/namespaces/test.ipls/audits/{EPOCHS}"
     world.answers[path] = lambda: (200, json.dumps(next(shown)).encode())
     report = refused(audit, "AUDIT_FORK", EPOCHS)
@@ -231,14 +231,14 @@ def test_witnesses_that_signed_a_rewritten_log_are_convicted(world: World, audit
 def test_a_fault_is_told_also_where_its_evidence_can_not_be_written(world: World, audit: Audit, tmp_path: Path) -> None:
     (tmp_path / "evidence").write_bytes(b"in the way")
     assert audit()[0] == 0
-    world.votes[2][EPOCHS] = vote(WITNESSES[2], EPOCHS, b"\x07" * 32)
+    world.cosigned[2][EPOCHS] = answer(WITNESSES[2], EPOCHS, b"\x07" * 32)
     assert refused(audit, "AUDIT_FORK", EPOCHS)["evidence"] == []
 
 
 def test_a_key_that_the_auditor_itself_serves_is_not_asked_for(world: World, audit: Audit) -> None:
     for i in (0, 1):
         for epoch in (5, 6):
-            world.votes[i][epoch] |= vote(THIEF, epoch, bytes.fromhex(world.votes[i][epoch]["digest"]))
+            world.cosigned[i][epoch] |= answer(THIEF, epoch, bytes.fromhex(world.cosigned[i][epoch]["digest"]))
         keys = {"keys": [{"public_key": public_key(THIEF).hex(), "not_before": 0}], "logs": []}
         world.answers[f"/w{i}/info"] = (200, json.dumps(keys).encode())
     refused(audit, "AUDIT_UNSIGNED", 5)
@@ -264,8 +264,8 @@ def test_a_key_that_the_auditor_itself_serves_is_not_asked_for(world: World, aud
 def test_an_answer_that_is_not_this_signature_does_not_count(
     world: World, audit: Audit, change: dict[str, Any]
 ) -> None:
-    for votes in world.votes[:2]:
-        votes[4] = votes[4] | change
+    for cosigned in world.cosigned[:2]:
+        cosigned[4] = cosigned[4] | change
     refused(audit, "AUDIT_UNSIGNED", 4)
 
 
@@ -555,8 +555,8 @@ def test_follow_tells_of_each_new_epoch_until_the_first_fault(world: World, tmp_
     world.answers.clear()
     world.grow(1)
     assert json.loads(process.stdout.readline())["epoch"] == EPOCHS + 2
-    for votes in world.votes[:2]:
-        votes[EPOCHS + 3] = {}
+    for cosigned in world.cosigned[:2]:
+        cosigned[EPOCHS + 3] = {}
     made = world.chain.step()
     world.objects[name(made.epoch, made.old_root, made.new_root)] = made.blob
     out, _ = process.communicate(timeout=120)

@@ -8,7 +8,7 @@ import pytest
 from ipls.clock import system_now_ms
 from ipls.proto.vault.v1.vault_pb2 import Bundle, SignedBundle
 from ipls.trust.bundle import verify_bundle
-from ipls.trust.ceremony import encode, sign_report
+from ipls.trust.ceremony import encode, sign_transcript
 from tests.cli.test_bundle import bundle, folder, in_use, made, root, sign  # noqa: F401
 from tests.hsm.fleets import officers_table
 from tests.trust.bundles import point
@@ -21,7 +21,7 @@ def fleet(folder: Path) -> Path:  # noqa: F811
     data = encode(report())
     (folder / "report.pb").write_bytes(data)
     for number, secret in enumerate(OFFICERS):
-        (folder / f"{number}.sig").write_bytes(encode(sign_report(secret, data)))
+        (folder / f"{number}.sig").write_bytes(encode(sign_transcript(secret, data)))
     names = [officer.name for officer in GROUP.officers]
     (folder / "officers.toml").write_text(officers_table(2, **dict(zip(names, OFFICERS, strict=True))))
     return folder

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from ipls.admin import deployment
 from ipls.cli.main import app
 from ipls.config import load_core
-from ipls.hsm.anchor_service import open_notary
-from ipls.hsm.state.store import Ledger
+from ipls.hsm.anchor_service import open_anchor_service
+from ipls.hsm.state.store import StateStore
 from ipls.store.errors import StoreError
 from ipls.store.vault import open_vault_store
 from ipls.vault.errors import SessionRefused
@@ -34,17 +34,17 @@ def config(tmp_path: Path) -> Path:
 
 def write(config: Path, count: int = len(KEYS)) -> None:
     vault = load_core(config).vault
-    with closing(open_vault_store(vault.database)) as store, open_notary(vault) as notary:
-        ledger = Ledger(store, notary)
+    with closing(open_vault_store(vault.database)) as store, open_anchor_service(vault) as anchor_service:
+        state_store = StateStore(store, anchor_service)
         for first in range(0, count, 100):
-            perform(ledger, lambda first=first: [ledger.put(key, key) for key in KEYS[first : first + 100]])
+            perform(state_store, lambda first=first: [state_store.put(key, key) for key in KEYS[first : first + 100]])
 
 
 def read(config: Path) -> list[bytes | None]:
     vault = load_core(config).vault
-    with closing(open_vault_store(vault.database)) as store, open_notary(vault) as notary:
-        ledger = Ledger(store, notary)
-        return perform(ledger, lambda: [ledger.get(key) for key in KEYS])
+    with closing(open_vault_store(vault.database)) as store, open_anchor_service(vault) as anchor_service:
+        state_store = StateStore(store, anchor_service)
+        return perform(state_store, lambda: [state_store.get(key) for key in KEYS])
 
 
 def run(command: str, config: Path, *arguments: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from ipls.admin import deployment
 from ipls.admin.health import until_serving
 from ipls.client.device import Device
-from ipls.client.events import Event, Step
+from ipls.client.events import Event, JourneyStep
 from ipls.config import load
 from ipls.store.contacts import ContactsStore
 from ipls.store.vault import open_vault_store
@@ -138,7 +138,7 @@ class Deployment:
         """Run the journey and crash right after the step; whether it came to it."""
 
         def report(event: Event) -> None:
-            if isinstance(event, Step) and event.name == step:
+            if isinstance(event, JourneyStep) and event.name == step:
                 raise Crash
 
         with suppress(Crash):

@@ -16,7 +16,16 @@ from ipls.admin import deployment
 from ipls.client.approvals import Approval, ApprovalRequest
 from ipls.client.device import Device
 from ipls.client.errors import ClientError, ProfileError
-from ipls.client.events import Event, HeadChecked, HistoryChecked, IdentityChange, KeyUse, Progress, Step, VaultAccepted
+from ipls.client.events import (
+    AccessEntry,
+    Event,
+    HeadChecked,
+    HistoryChecked,
+    IdentityChange,
+    JourneyStep,
+    Progress,
+    VaultAccepted,
+)
 from ipls.client.vault import VaultSession
 from ipls.store.contacts import Manifest
 from ipls.vault.limits import DAY_MS
@@ -45,7 +54,7 @@ async def test_a_lost_phone_is_restored_on_another(world: Deployment) -> None:
     kinds = {type(event) for event in events}
     assert {HeadChecked, HistoryChecked, VaultAccepted} <= kinds
     assert [(e.version, e.origin) for e in events if isinstance(e, IdentityChange)] == [(1, "earlier"), (2, "own")]
-    names = [event.name for event in events if isinstance(event, Step)]
+    names = [event.name for event in events if isinstance(event, JourneyStep)]
     assert names == [
         "key retrieved",
         "records restored",
@@ -70,12 +79,16 @@ async def test_every_use_of_the_key_is_shown(world: Deployment) -> None:
     owner = await world.registered(label)
     async with world.device(owner, events.append) as device:
         await device.restore()
-        released = [(use.generation, use.identity_version, use.origin) for use in events if isinstance(use, KeyUse)]
+        released = [
+            (use.generation, use.identity_version, use.origin) for use in events if isinstance(use, AccessEntry)
+        ]
         # Read back by the first phone; taken, and read back after its rotation, by the second; and by this one.
         assert released == [(1, 1, "earlier"), (1, 2, "earlier"), (2, 2, "earlier"), (2, 3, "own"), (3, 3, "own")]
         uses = await device.uses()
     assert [use.number for use in uses] == list(range(1, len(uses) + 1))
-    assert [use for use in uses if use.operation == "retrieve"] == [use for use in events if isinstance(use, KeyUse)]
+    assert [use for use in uses if use.operation == "retrieve"] == [
+        use for use in events if isinstance(use, AccessEntry)
+    ]
     assert {use.operation for use in uses} == {"handshake", "store", "retrieve", "finish_rotation"}
 
 
@@ -252,7 +265,7 @@ async def test_a_contact_store_killed_at_any_moment_loses_nothing(world: Deploym
     steps = itertools.count()
 
     def report(event: Event) -> None:
-        if isinstance(event, Step | Progress) and (delay := fatal.get(next(steps))) is not None:
+        if isinstance(event, JourneyStep | Progress) and (delay := fatal.get(next(steps))) is not None:
             asyncio.get_running_loop().call_later(delay, world.kill, "contacts")
 
     profile = await world.registered(label)

@@ -216,7 +216,7 @@ class Denier(DirectoryServiceServicer):
         root = three_of(vrf_public_key=self.server.public_key, start_root=EMPTY_ROOT)
         async with loopback(folder, lambda s: add_DirectoryServiceServicer_to_server(self, s)) as channel:
             stub = DirectoryServiceStub(channel)
-            reader = DirectoryReader(stub, root, profile, now_ms=lambda: NOW, report=lambda event: None, patience_s=0)
+            reader = DirectoryReader(stub, root, profile, now_ms=lambda: NOW, report=lambda event: None, retry_for_s=0)
             with pytest.raises(ClientError) as caught:
                 await reader.own_history(ALICE.decode(), seed(100))
         return caught.value

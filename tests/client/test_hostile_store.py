@@ -40,7 +40,7 @@ class Hostile:
 def store(*responses: Any) -> ContactStore:
     account = Account("+491701234567", bytes(32), 1, 1)
     stub: Any = Hostile(*responses)
-    return ContactStore(stub, "test.ipls", account, now_ms=lambda: 0, patience_s=0)
+    return ContactStore(stub, "test.ipls", account, now_ms=lambda: 0, retry_for_s=0)
 
 
 async def test_a_listing_without_end_is_refused() -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nacl.bindings import crypto_core_ed25519_add
 
-from ipls.crypto.encoding import T
+from ipls.crypto.encoding import tagged_hash
 from ipls.crypto.keys import check_public_key, public_key, sign, verify
 from ipls.trust.errors import SignatureRefused
 from tests.trust.points import NON_CANONICAL, SMALL_ORDER
@@ -18,12 +18,12 @@ def test_T_is_the_hash_of_its_length_prefixed_fields() -> None:
     expected = hashlib.sha256(
         b"\0\0\0\0\0\0\0\x01d" + b"\0\0\0\0\0\0\0\x02ab" + b"\0\0\0\0\0\0\0\x08" + bytes(7) + b"\x05"
     )
-    assert T("d", "ab", 5) == expected.digest()
+    assert tagged_hash("d", "ab", 5) == expected.digest()
 
 
 @given(st.lists(st.binary(max_size=4), max_size=4), st.lists(st.binary(max_size=4), max_size=4))
 def test_different_fields_hash_differently(a: list[bytes], b: list[bytes]) -> None:
-    assert (T("d", *a) == T("d", *b)) == (a == b)
+    assert (tagged_hash("d", *a) == tagged_hash("d", *b)) == (a == b)
 
 
 def test_an_honest_signature_holds() -> None:

@@ -16,7 +16,7 @@ import pytest
 import tomli_w
 
 from ipls.admin.deployment import free_ports
-from ipls.auditlog.cosignatures import parse_vote
+from ipls.auditlog.cosignatures import parse_cosignature
 from ipls.clock import system_now_ms
 from ipls.config import TokenConfig, load_trust_root
 from ipls.http.client import HttpClient, HttpUnavailable
@@ -69,7 +69,7 @@ def test_a_witness_that_stood_still_is_not_waited_for_and_catches_up_by_itself(d
         os.kill(third, signal.SIGCONT)
     for epoch in range(1, newest + 1):
         roots = {
-            parse_vote(root, w, epoch, until(w.url, root.namespace, epoch), system_now_ms()).root_hash
+            parse_cosignature(root, w, epoch, until(w.url, root.namespace, epoch), system_now_ms()).root_hash
             for w in root.witnesses
         }
         assert len(roots) == 1
@@ -122,9 +122,9 @@ def test_an_outsider_with_the_trust_root_alone_witnesses_the_log_with_a_key_in_a
     with outsiders(tmp_path):
         url = f"http://127.0.0.1:{port}"
         answer = until(url, root.namespace, 1)
-    vote = parse_vote(root, own, 1, answer, system_now_ms())
+    vote = parse_cosignature(root, own, 1, answer, system_now_ms())
     first = root.witnesses[0]
-    theirs = parse_vote(root, first, 1, until(first.url, root.namespace, 1), system_now_ms())
+    theirs = parse_cosignature(root, first, 1, until(first.url, root.namespace, 1), system_now_ms())
     assert vote.root_hash == theirs.root_hash
     (tmp_path / "witness.db").rename(tmp_path / "lost.db")
     again = ipls("witness", "genesis", "--config", config)

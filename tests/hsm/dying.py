@@ -1,7 +1,8 @@
-"""The vault's core and its anchor_service, each killing itself (SIGKILL) at a named point when a file of that name is there.
+"""The vault's core and its anchor service, each killing itself (SIGKILL) at a named point when a file of that name is
+there.
 
-`python dying.py CONFIG core` runs the core, `python dying.py CONFIG` the anchor_service, which that core starts: the file is
-looked for, and removed, in CONFIG's folder.
+`python dying.py CONFIG core` runs the core, `python dying.py CONFIG` the anchor service, which that core starts: the
+file is looked for, and removed, in CONFIG's folder.
 """
 
 import asyncio
@@ -49,19 +50,19 @@ class Session:
 
 
 def dying_core() -> None:
-    append, replace = VaultStore.append, anchor_service.NotaryProcess.replace
+    append, replace = VaultStore.append, anchor_service.AnchorServiceProcess.replace
 
     def dying_append(self: VaultStore, changes: Changes) -> None:
         reach("before the transaction")
         append(self, changes)
         reach("after the transaction")
 
-    def dying_replace(self: anchor_service.NotaryProcess, *arguments: Any) -> None:
+    def dying_replace(self: anchor_service.AnchorServiceProcess, *arguments: Any) -> None:
         replace(self, *arguments)
         reach("after the anchor")
 
     VaultStore.append = dying_append
-    anchor_service.NotaryProcess.replace = dying_replace
+    anchor_service.AnchorServiceProcess.replace = dying_replace
     anchor_service.COMMAND = (__file__,)
     asyncio.run(core.serve(CONFIG, *pipe.take_stdio()))
 

@@ -28,13 +28,13 @@ from ipls.akd import (
     publish,
 )
 from ipls.akd.keys import Place
-from ipls.akd.tiles import Entry
+from ipls.akd.tiles import Subtree
 from ipls.akd.tree import insert
 from ipls.cli.keys import DAY_MS, first_bundle
 from ipls.config import PostgresConfig, load_core
 from ipls.crypto.keys import public_key
 from ipls.hsm import pipe
-from ipls.hsm.anchor_service import TokenNotary, open_notary
+from ipls.hsm.anchor_service import TokenAnchorService, open_anchor_service
 from ipls.hsm.state import replay
 from ipls.hsm.state.anchor import genesis, read_anchor
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
@@ -100,7 +100,7 @@ class Directory:
         label, value = owner.label.encode(), encode_record(public_key(owner.seed))
         [leaf] = self._key.locate([Place(label, True, version)])
         [commitment] = self._key.commit([(leaf, version, value)])
-        insertion = insert(self._tiles, self.epoch, [Entry(leaf, self.epoch + 1, commitment)])
+        insertion = insert(self._tiles, self.epoch, [Subtree(leaf, self.epoch + 1, commitment)])
         self._tiles.write(insertion.rows)
         self.epochs.append((insertion.new_root, max(self.epochs[-1][1], insertion.depth)))
         planted = Version(version, self.epoch, value)
@@ -161,19 +161,19 @@ class Rig:
 
     def genesis(self) -> None:
         """Of the vault, over an empty database."""
-        with closing(open_vault_store(self.database)) as store, self.notary() as notary:
-            genesis(store, notary)
+        with closing(open_vault_store(self.database)) as store, self.anchor_service() as anchor_service:
+            genesis(store, anchor_service)
 
     def check(self) -> None:
         """Every row is as the anchor has it. Only while no core runs."""
-        with closing(open_vault_store(self.database, wait=False)) as store, self.notary() as notary:
-            state = replay.catch_up(store, notary, read_anchor(notary).state)
-            for _ in replay.check(store, notary, lambda: state):
+        with closing(open_vault_store(self.database, wait=False)) as store, self.anchor_service() as anchor_service:
+            state = replay.catch_up(store, anchor_service, read_anchor(anchor_service).state)
+            for _ in replay.check(store, anchor_service, lambda: state):
                 pass
 
-    def notary(self) -> AbstractContextManager[TokenNotary]:
+    def anchor_service(self) -> AbstractContextManager[TokenAnchorService]:
         """In this process. Closes any other token of the module."""
-        return open_notary(load_core(self.config_path).vault)
+        return open_anchor_service(load_core(self.config_path).vault)
 
     def configure(self, **changes: Any) -> None:
         vault = {

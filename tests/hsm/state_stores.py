@@ -6,8 +6,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ipls.hsm.state.anchor import Notary, genesis
-from ipls.hsm.state.store import Ledger
+from ipls.hsm.state.anchor import AnchorService, genesis
+from ipls.hsm.state.store import StateStore
 from ipls.store.vault import Changes, Server, open_vault_store
 from ipls.vault.errors import SessionRefused
 
@@ -84,17 +84,17 @@ class Dying:
 
 
 @contextmanager
-def new_ledger(database: Path | Server, notary: Notary | None = None) -> Iterator[Ledger]:
+def new_ledger(database: Path | Server, anchor_service: AnchorService | None = None) -> Iterator[StateStore]:
     """After its genesis."""
-    notary = notary or MemoryNotary()
+    anchor_service = anchor_service or MemoryNotary()
     with closing(open_vault_store(database)) as store:
-        genesis(store, notary)
-        yield Ledger(store, notary)
+        genesis(store, anchor_service)
+        yield StateStore(store, anchor_service)
 
 
-def perform(ledger: Ledger, work: Callable[[], T]) -> T:
+def perform(state_store: StateStore, work: Callable[[], T]) -> T:
     """One work's result. Raises what it raised."""
-    [outcome] = ledger.perform([work])
+    [outcome] = state_store.perform([work])
     if isinstance(outcome, Exception):
         raise outcome
     return outcome

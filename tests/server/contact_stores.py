@@ -115,7 +115,7 @@ class World:
 
     def device(self, stub: Any, owner: Owner, now_ms: int = NOW) -> ContactStore:
         account = Account(owner.label, owner.seed, 1, 1)
-        return ContactStore(stub, self.root.namespace, account, now_ms=lambda: now_ms, patience_s=0)
+        return ContactStore(stub, self.root.namespace, account, now_ms=lambda: now_ms, retry_for_s=0)
 
     def call(
         self, owner: Owner, method: str, body: Message | bytes, now_ms: int = NOW, /, **changes: Any

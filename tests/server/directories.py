@@ -24,7 +24,7 @@ from ipls.server.directory.epochs import prepare
 from ipls.server.directory.pruning import Pruner
 from ipls.server.directory.publisher import Publisher
 from ipls.server.directory.witnesses import Witnesses
-from ipls.store.directory import DirectoryStore, Step
+from ipls.store.directory import DirectoryStore, EpochRow
 from ipls.store.log import FileLog, LogStore
 from ipls.store.witness import init_witness_state
 from ipls.trust.identity import encode_record
@@ -187,7 +187,7 @@ class Driven(Publisher):
         above = await self.ask()
         self.lead(self._store.take_lease(self._store.lease(), above))
 
-    def prepare(self) -> Step | None:
+    def prepare(self) -> EpochRow | None:
         """The next epoch's row, written and no more."""
         prepared = prepare(self._store, self._key, self._term, 10)
         return prepared and prepared[0]

@@ -43,7 +43,7 @@ from ipls.akd import (
 from ipls.akd.keys import Place
 from ipls.akd.labels import Label
 from ipls.server.directory.epochs import prepare, recompute, write_object
-from ipls.store.directory import DirectoryStore, Made, Step, StoredHead
+from ipls.store.directory import DirectoryStore, EpochRow, PreparedEpoch, StoredHead
 from ipls.store.errors import StoreError
 from ipls.store.log import FileLog
 
@@ -174,9 +174,9 @@ class DirectoryMachine(RuleBasedStateMachine):
         self.model = Model()
         self.log = FileLog(Path(self._folder.name) / "log")
         self.store = self._open(Path(self._folder.name) / "0")
-        self.step: Step | None = None  # the row above the head, and which of `known` are in it
+        self.step: EpochRow | None = None  # the row above the head, and which of `known` are in it
         self.batch: list[int] = []
-        self.made: Made | None = None  # forgotten in a crash
+        self.made: PreparedEpoch | None = None  # forgotten in a crash
         self.logged = False
 
     def _open(self, folder: Path) -> DirectoryStore:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ipls.akd import EMPTY_ROOT, Publication, Row, Version
-from ipls.store.directory import DAY_MS, DirectoryStore, Leaf, Lease, Made, Queued, Step, StoredHead
+from ipls.store.directory import DAY_MS, DirectoryStore, EpochRow, Leaf, Lease, PendingUpdate, PreparedEpoch, StoredHead
 from ipls.store.errors import StoreError
 
 NAMESPACE, VRF_KEY = "test.ipls", b"v" * 32
@@ -48,13 +48,13 @@ def submit(
     return store.submit(digest(name)[:16], label, value, now_ms, daily_quota=daily_quota, queue_max=queue_max)
 
 
-def step_of(store: DirectoryStore, *batch: Queued) -> Step:
+def step_of(store: DirectoryStore, *batch: PendingUpdate) -> EpochRow:
     head = store.head()
     assert head is not None
-    return Step(head.epoch + 1, head.root_hash, digest(head.epoch + 1), batch, b"blob" * 1000)
+    return EpochRow(head.epoch + 1, head.root_hash, digest(head.epoch + 1), batch, b"blob" * 1000)
 
 
-def made(step: Step, rows: list[Row] | None = None, version: int = 1) -> Made:
+def made(step: EpochRow, rows: list[Row] | None = None, version: int = 1) -> PreparedEpoch:
     publication = Publication(
         epoch=step.epoch,
         old_root=step.old_root,
@@ -65,7 +65,7 @@ def made(step: Step, rows: list[Row] | None = None, version: int = 1) -> Made:
         versions=[(q.label, Version(version, step.epoch, q.value)) for q in step.batch],
         superseded=[(b"\0", step.epoch - 1)],
     )
-    return Made(publication)
+    return PreparedEpoch(publication)
 
 
 def lead(store: DirectoryStore) -> int:
@@ -81,7 +81,7 @@ def start(store: DirectoryStore) -> None:
     store.commit_start(lead(store), StoredHead(0, EMPTY_ROOT, 0, b"signed 0"))
 
 
-def publish(store: DirectoryStore, rows: list[Row] | None = None, version: int = 1) -> Step:
+def publish(store: DirectoryStore, rows: list[Row] | None = None, version: int = 1) -> EpochRow:
     step = step_of(store, *store.next_batch(100))
     store.insert_step(term(store), step)
     store.commit(term(store), step, made(step, rows, version), b"signed")
@@ -273,7 +273,7 @@ def test_a_batch_has_each_labels_oldest_update(store: DirectoryStore) -> None:
 
 def test_an_epoch_has_one_row_for_ever(store: DirectoryStore, path: Path) -> None:
     with refused("STEP_GAP"):
-        store.insert_step(lead(store), Step(1, EMPTY_ROOT, digest(1), (), b""))
+        store.insert_step(lead(store), EpochRow(1, EMPTY_ROOT, digest(1), (), b""))
     start(store)
     submit(store, 1)
     step = step_of(store, *store.next_batch(10))
@@ -442,4 +442,4 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert store.take_lease(store.lease()) == 43
     assert store.published_at(bytes.fromhex(ticket)) is None
     step = store.unfinished_step()
-    assert step == Step(1, EMPTY_ROOT, b"n" * 32, (Queued(1, ALICE, b"key"),), b"blob")
+    assert step == EpochRow(1, EMPTY_ROOT, b"n" * 32, (PendingUpdate(1, ALICE, b"key"),), b"blob")

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from ipls.store.errors import StoreError
-from ipls.store.log import Entry, LogStore, object_name
+from ipls.store.log import LogStore, ObjectInfo, object_name
 from ipls.store.log.s3 import S3Log
 from tests.store.gateway import Gateway
 from tests.store.logs import NAME, NEW, OLD, OTHER, S3, denied, names, refused
@@ -245,4 +245,4 @@ def test_a_listing_goes_on_over_pages(bucket: S3) -> None:
     store = bucket.open()
     assert names(store, limit=5000) == many
     assert names(store, limit=1001) == many[:1001]
-    assert isinstance(store.list(limit=1)[0], Entry)
+    assert isinstance(store.list(limit=1)[0], ObjectInfo)

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from ipls.store.errors import StoreError
-from ipls.store.witness import State, Step, WitnessStore, init_witness_state
+from ipls.store.witness import ProposedEpoch, State, WitnessStore, init_witness_state
 from ipls.trust.heads import Head
 from tests.server.witnesses import open_store
 from tests.trust.roots import NAMESPACE, NOW, make_root
 
 R0, R1, R2, FORK = (bytes([i]) * 32 for i in (0, 1, 2, 9))
-FIRST = Step(5, 1, R0, R1)
+FIRST = ProposedEpoch(5, 1, R0, R1)
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def cosign(time_ms: int) -> bytes:
     return b"signed at %d" % time_ms
 
 
-def refused(store: WitnessStore, step: Step) -> str:
+def refused(store: WitnessStore, step: ProposedEpoch) -> str:
     before = store.state()
     with pytest.raises(StoreError) as e:
         store.sign(step, b"blob", NOW, cosign)
@@ -87,45 +87,45 @@ def test_it_is_durable_before_it_leaves(path: Path, store: WitnessStore) -> None
 def test_only_the_successor_is_signed(store: WitnessStore) -> None:
     store.sign(FIRST, b"blob", NOW, cosign)
     for step, reason in (
-        (Step(5, 1, R0, FORK), "WITNESS_FORK"),
-        (Step(5, 1, R1, FORK), "WITNESS_FORK"),
-        (Step(5, 2, FORK, R2), "WITNESS_FORK"),
-        (Step(5, 3, R1, R2), "WITNESS_GAP"),
-        (Step(5, 0, R0, R0), "WITNESS_BEHIND"),
-        (Step(5, 0, R0, FORK), "WITNESS_BEHIND"),
-        (Step(2**63, 2, R1, R2), "WITNESS_GAP"),
+        (ProposedEpoch(5, 1, R0, FORK), "WITNESS_FORK"),
+        (ProposedEpoch(5, 1, R1, FORK), "WITNESS_FORK"),
+        (ProposedEpoch(5, 2, FORK, R2), "WITNESS_FORK"),
+        (ProposedEpoch(5, 3, R1, R2), "WITNESS_GAP"),
+        (ProposedEpoch(5, 0, R0, R0), "WITNESS_BEHIND"),
+        (ProposedEpoch(5, 0, R0, FORK), "WITNESS_BEHIND"),
+        (ProposedEpoch(2**63, 2, R1, R2), "WITNESS_GAP"),
     ):
         assert refused(store, step) == reason
-    store.sign(Step(5, 2, R1, R2), b"next", NOW, cosign)
+    store.sign(ProposedEpoch(5, 2, R1, R2), b"next", NOW, cosign)
 
 
 def test_only_the_start_itself_is_signed_without_a_step(store: WitnessStore) -> None:
-    assert refused(store, Step(1, 0, FORK, FORK)) == "WITNESS_FORK"
-    store.sign(Step(1, 0, R0, R0), b"", NOW, cosign)
+    assert refused(store, ProposedEpoch(1, 0, FORK, FORK)) == "WITNESS_FORK"
+    store.sign(ProposedEpoch(1, 0, R0, R0), b"", NOW, cosign)
     assert (store.state().epoch, store.state().root_hash, store.state().cosignature) == (0, R0, cosign(NOW))
 
 
 def test_terms_never_fall_and_a_refused_one_raises_nothing(store: WitnessStore) -> None:
     store.sign(FIRST, b"blob", NOW, cosign)
-    assert refused(store, Step(4, 2, R1, R2)) == "WITNESS_TERM"
-    assert refused(store, Step(99, 3, R1, R2)) == "WITNESS_GAP"
-    store.sign(Step(7, 1, R1, R1), b"", NOW, cosign)
+    assert refused(store, ProposedEpoch(4, 2, R1, R2)) == "WITNESS_TERM"
+    assert refused(store, ProposedEpoch(99, 3, R1, R2)) == "WITNESS_GAP"
+    store.sign(ProposedEpoch(7, 1, R1, R1), b"", NOW, cosign)
     assert store.state().term == 7
-    assert refused(store, Step(6, 2, R1, R2)) == "WITNESS_TERM"
+    assert refused(store, ProposedEpoch(6, 2, R1, R2)) == "WITNESS_TERM"
 
 
 def test_times_never_fall(store: WitnessStore) -> None:
     store.sign(FIRST, b"blob", NOW, cosign)
     assert store.sign(FIRST, b"blob", NOW - 1000, cosign) == cosign(NOW)
-    assert store.sign(Step(5, 2, R1, R2), b"", NOW - 1000, cosign) == cosign(NOW)
-    assert store.sign(Step(5, 2, R1, R2), b"", NOW + 1, cosign) == cosign(NOW + 1)
+    assert store.sign(ProposedEpoch(5, 2, R1, R2), b"", NOW - 1000, cosign) == cosign(NOW)
+    assert store.sign(ProposedEpoch(5, 2, R1, R2), b"", NOW + 1, cosign) == cosign(NOW + 1)
 
 
 def test_the_newest_again_keeps_its_blob_and_older_blobs_go(store: WitnessStore) -> None:
     store.sign(FIRST, b"blob", NOW, cosign)
     store.sign(FIRST, b"", NOW, cosign)
     assert store.state().blob == b"blob"
-    store.sign(Step(5, 2, R1, R2), b"next", NOW, cosign)
+    store.sign(ProposedEpoch(5, 2, R1, R2), b"next", NOW, cosign)
     assert store.state().blob == b"next"
 
 
@@ -133,7 +133,7 @@ def test_a_blob_is_in_memory_once_however_many_read_it(store: WitnessStore, path
     store.sign(FIRST, bytes(1000), NOW, cosign)
     assert store.state().blob is store.state().blob
     with closing(open_store(path, NAMESPACE)) as another:
-        another.sign(Step(5, 2, R1, R2), b"next", NOW, cosign)
+        another.sign(ProposedEpoch(5, 2, R1, R2), b"next", NOW, cosign)
     assert store.state().blob == b"next"
 
 
@@ -155,7 +155,7 @@ def test_of_racing_processes_one_wins(path: Path) -> None:
         store = open_store(path, NAMESPACE)
         barrier.wait()
         try:
-            store.sign(Step(1, 1, R0, bytes([i + 1]) * 32), b"", NOW, cosign)
+            store.sign(ProposedEpoch(1, 1, R0, bytes([i + 1]) * 32), b"", NOW, cosign)
             outcomes.append("signed")
         except StoreError as e:
             outcomes.append(e.reason)
@@ -181,8 +181,8 @@ def test_every_signature_is_kept_with_its_row(path: Path, store: WitnessStore) -
         lambda epoch, root_hash, at_ms: (at_ms, b"%d %s %d" % (epoch, root_hash[:1].hex().encode(), at_ms))
     )
     store.sign(FIRST._replace(proposal=b"asked"), b"blob", NOW + 1, cosign)
-    store.sign(Step(5, 2, R1, R2, b"first"), b"next", NOW + 2, cosign)
-    store.sign(Step(5, 2, R1, R2, b"again"), b"", NOW + 3, cosign)
+    store.sign(ProposedEpoch(5, 2, R1, R2, b"first"), b"next", NOW + 2, cosign)
+    store.sign(ProposedEpoch(5, 2, R1, R2, b"again"), b"", NOW + 3, cosign)
     again = open_store(path, NAMESPACE)
     assert again.signed(0) == (0, b"", R0, b"0 00 0", 0, b"")
     assert again.signed(1) == (1, R0, R1, cosign(NOW + 1), NOW + 1, b"asked")
@@ -250,7 +250,7 @@ def test_what_waits_to_be_signed_follows_what_is_here_and_does_not_end_below(sto
         assert e.value.reason == "WITNESS_GAP"
     store.pull(1, R0, FORK, b"blob")
     store.sign(FIRST, b"blob", NOW, cosign)
-    store.sign(Step(5, 2, R1, R2), b"blob", NOW, cosign)
+    store.sign(ProposedEpoch(5, 2, R1, R2), b"blob", NOW, cosign)
     before = store.state()
     with pytest.raises(StoreError) as e:
         store.sign_pulled(b"head", lambda epoch, root_hash, last_ms: (last_ms, b"signed"))

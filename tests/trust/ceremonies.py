@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from ipls.crypto.keys import public_key
 from ipls.proto.vault.v1.fleet_pb2 import Card, Member, Officer, Report, SignedCard
-from ipls.trust.ceremony import Officers, card_digest, encode
+from ipls.trust.ceremony import Officers, descriptor_digest, encode
 from tests.trust.bundles import point
 from tests.trust.roots import NAMESPACE, NOW, seed
 
@@ -30,7 +30,7 @@ def signed_card(number: int, *, signer: int | None = None, **changes: Any) -> Si
     }
     card = encode(Card(**{**fields, **changes}))
     key = ec.derive_private_key(signer or number, ec.SECP256R1())
-    r, s = decode_dss_signature(key.sign(card_digest(card), ec.ECDSA(Prehashed(SHA256()))))
+    r, s = decode_dss_signature(key.sign(descriptor_digest(card), ec.ECDSA(Prehashed(SHA256()))))
     return SignedCard(card=card, signature=r.to_bytes(32, "big") + s.to_bytes(32, "big"))
 
 

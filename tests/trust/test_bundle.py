@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipls.crypto.encoding import T
+from ipls.crypto.encoding import tagged_hash
 from ipls.crypto.keys import sign
 from ipls.proto.vault.v1.vault_pb2 import Bundle, SignedBundle
 from ipls.proto.witness.v1.head_pb2 import SignedHead
@@ -30,7 +30,7 @@ SEEN = bundle_head(FIRST)
 
 def operator_signs(data: bytes) -> SignedBundle:
     """Whatever it is: `sign_bundle` would refuse to."""
-    return SignedBundle(bundle=data, operator_signature=sign(OPERATOR, T("ipls/fleet/v1 bundle", data)))
+    return SignedBundle(bundle=data, operator_signature=sign(OPERATOR, tagged_hash("ipls/fleet/v1 bundle", data)))
 
 
 def refused(signed: SignedBundle, root: TrustRoot | None = None, now_ms: int = NOW, seen: Head | None = None) -> str:

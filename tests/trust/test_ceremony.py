@@ -8,26 +8,26 @@ from ipls.crypto.keys import public_key, sign
 from ipls.proto.vault.v1.fleet_pb2 import Officer, OfficerSignature, Report, SignedCard
 from ipls.trust.ceremony import (
     Officers,
-    check_card,
+    check_descriptor,
     check_officers,
-    check_report,
+    check_transcript,
     encode,
-    parse_report,
-    sign_report,
+    parse_transcript,
+    sign_transcript,
 )
-from ipls.trust.errors import ReportRefused, TrustError
+from ipls.trust.errors import CeremonyRefused, TrustError
 from tests.trust.bundles import point
 from tests.trust.ceremonies import GROUP, OFFICERS, report, signed_card
 from tests.trust.roots import NAMESPACE, THIEF
 
 DATA = encode(report())
-SIGNED = [sign_report(secret, DATA) for secret in OFFICERS]
+SIGNED = [sign_transcript(secret, DATA) for secret in OFFICERS]
 
 
 def checked(data: bytes, *signatures: OfficerSignature, officers: Officers = GROUP, **changes: Any) -> str:
     """ "" or the reason of the refusal."""
     try:
-        check_report(data, signatures, officers, **{"namespace": NAMESPACE, "development": False, **changes})
+        check_transcript(data, signatures, officers, **{"namespace": NAMESPACE, "development": False, **changes})
     except TrustError as refused:
         return refused.reason
     return ""
@@ -47,15 +47,15 @@ def test_fewer_one_twice_and_strangers_are_not() -> None:
     assert (
         checked(DATA, one, OfficerSignature(public_key=two.public_key, signature=one.signature)) == "SIGNATURE_INVALID"
     )
-    with pytest.raises(ReportRefused) as refused:
-        sign_report(THIEF, DATA)
+    with pytest.raises(CeremonyRefused) as refused:
+        sign_transcript(THIEF, DATA)
     assert refused.value.reason == "OFFICER_UNKNOWN"
 
 
 def test_a_signature_on_a_report_is_one_on_nothing_else() -> None:
     secret, other = OFFICERS[:2]
     bare = OfficerSignature(public_key=public_key(secret), signature=sign(secret, DATA))
-    assert checked(DATA, bare, sign_report(other, DATA)) == "SIGNATURE_INVALID"
+    assert checked(DATA, bare, sign_transcript(other, DATA)) == "SIGNATURE_INVALID"
 
 
 def test_no_bit_of_a_signed_report_can_be_flipped() -> None:
@@ -91,8 +91,8 @@ def test_another_encoding_is_none() -> None:
     ],
 )
 def test_reports_that_nobody_would_make(changes: dict[str, Any], reason: str) -> None:
-    with pytest.raises(ReportRefused) as refused:
-        parse_report(encode(report(**changes)))
+    with pytest.raises(CeremonyRefused) as refused:
+        parse_transcript(encode(report(**changes)))
     assert refused.value.reason == reason
 
 
@@ -107,8 +107,8 @@ def test_reports_that_nobody_would_make(changes: dict[str, Any], reason: str) ->
     ],
 )
 def test_cards_that_are_no_fleet(second: SignedCard) -> None:
-    with pytest.raises(ReportRefused) as refused:
-        parse_report(encode(report(signed_card(1), second)))
+    with pytest.raises(CeremonyRefused) as refused:
+        parse_transcript(encode(report(signed_card(1), second)))
     assert refused.value.reason == "FLEET_CARDS_DIFFER"
 
 
@@ -125,8 +125,8 @@ def test_cards_that_are_no_fleet(second: SignedCard) -> None:
     ],
 )
 def test_a_card_that_its_fleet_key_did_not_sign_or_is_none(changes: dict[str, Any]) -> None:
-    with pytest.raises(ReportRefused) as refused:
-        check_card(signed_card(1, **changes))
+    with pytest.raises(CeremonyRefused) as refused:
+        check_descriptor(signed_card(1, **changes))
     assert refused.value.reason == "CARD_INVALID"
 
 
@@ -135,17 +135,17 @@ def test_no_bit_of_a_card_can_be_flipped() -> None:
     for at in range(len(card.card)):
         flipped = bytearray(card.card)
         flipped[at] ^= 1
-        with pytest.raises(ReportRefused):
-            check_card(SignedCard(card=bytes(flipped), signature=card.signature))
+        with pytest.raises(CeremonyRefused):
+            check_descriptor(SignedCard(card=bytes(flipped), signature=card.signature))
 
 
 def test_a_development_fleet_may_have_one_officer() -> None:
     alone = Officers(1, GROUP.officers[:1])
     check_officers(alone, development=True)
-    with pytest.raises(ReportRefused):
+    with pytest.raises(CeremonyRefused):
         check_officers(alone, development=False)
     data = encode(report(development=True, m=1, officers=alone.officers))
-    signature = sign_report(OFFICERS[0], data)
+    signature = sign_transcript(OFFICERS[0], data)
     assert checked(data, signature, officers=alone, development=True) == ""
     assert checked(data, signature, officers=alone) == "REPORT_DEVELOPMENT"
 

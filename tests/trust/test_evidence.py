@@ -38,7 +38,7 @@ HEAD, OTHER = Head(7, b"\x07" * 32), Head(7, b"\x08" * 32)
 LABEL = b"+15555550100"
 
 
-def vote(by: bytes, head: Head = HEAD, *, namespace: str = NAMESPACE, time: int = NOW) -> Cosignature:
+def answer(by: bytes, head: Head = HEAD, *, namespace: str = NAMESPACE, time: int = NOW) -> Cosignature:
     return cosign(by, namespace, *head, time)
 
 
@@ -107,7 +107,7 @@ def refused(evidence: Evidence | bytes, root: TrustRoot = ROOT) -> str:
 
 @pytest.mark.parametrize("namespace", [NAMESPACE, f"{NAMESPACE}/trust", f"{NAMESPACE}/fleet"])
 def test_two_signatures_of_one_witness_name_it(namespace: str) -> None:
-    evidence = two_signatures(vote(B, namespace=namespace), vote(B, OTHER, namespace=namespace, time=NOW - YEAR))
+    evidence = two_signatures(answer(B, namespace=namespace), answer(B, OTHER, namespace=namespace, time=NOW - YEAR))
     finding = judge(ROOT, encode(evidence))
     assert (finding.kind, finding.witnesses, finding.namespace, finding.epoch) == (
         "two_signatures",
@@ -143,18 +143,18 @@ def test_a_leaf_that_changed_or_went_shows_a_directory_that_does_not_only_append
 def test_a_witness_is_one_whatever_its_key_and_its_key_must_be_good_at_the_time() -> None:
     keys = WitnessKey(public_key(A), NOW - YEAR, NOW), WitnessKey(public_key(seed(30)), NOW, NOW + YEAR)
     root = three_of(2, witnesses=(Witness("w0", "https://w0.example", keys), *ROOT.witnesses[1:]))
-    evidence = two_signatures(vote(A, time=NOW - 1), vote(seed(30), OTHER))
+    evidence = two_signatures(answer(A, time=NOW - 1), answer(seed(30), OTHER))
     assert judge(root, encode(evidence)).witnesses == ("w0",)
-    assert refused(two_signatures(vote(A, time=NOW), vote(seed(30), OTHER)), root) == "HEAD_KEY_EXPIRED"
+    assert refused(two_signatures(answer(A, time=NOW), answer(seed(30), OTHER)), root) == "HEAD_KEY_EXPIRED"
 
 
 def test_evidence_outlives_the_trust_root_and_every_clock() -> None:
     root = three_of(2, expires_ms=1)
-    assert judge(root, encode(two_signatures(vote(A), vote(A, OTHER)))).witnesses == ("w0",)
+    assert judge(root, encode(two_signatures(answer(A), answer(A, OTHER)))).witnesses == ("w0",)
 
 
 def test_the_same_pair_is_the_same_evidence_whichever_came_first() -> None:
-    assert two_signatures(vote(A), vote(A, OTHER)) == two_signatures(vote(A, OTHER), vote(A))
+    assert two_signatures(answer(A), answer(A, OTHER)) == two_signatures(answer(A, OTHER), answer(A))
     assert two_heads(signed(HEAD, A, B), signed(OTHER, A, B)) == two_heads(signed(OTHER, A, B), signed(HEAD, A, B))
     one, other = proposal(b"\x01" * 32), proposal(b"\x02" * 32)
     assert two_proposals(one, other) == two_proposals(other, one)
@@ -196,17 +196,17 @@ def test_what_two_heads_prove_together() -> None:
 @pytest.mark.parametrize(
     ("one", "other", "reason"),
     [
-        (vote(A), vote(A), "EVIDENCE_SAME"),
-        (vote(A), vote(A, time=NOW + 1), "EVIDENCE_SAME"),  # signed anew with the present time, as it may be
-        (vote(A), vote(B, OTHER), "EVIDENCE_OTHER_WITNESS"),
-        (vote(A), vote(A, Head(8, OTHER.root_hash)), "EVIDENCE_OTHER_EPOCH"),
-        (vote(A), vote(A, OTHER, namespace=f"{NAMESPACE}/trust"), "EVIDENCE_OTHER_NAMESPACE"),
-        (vote(A, namespace="x"), vote(A, OTHER, namespace="x"), "EVIDENCE_OTHER_NAMESPACE"),
-        (vote(A), vote(THIEF, OTHER), "HEAD_KEY_UNPINNED"),
-        (vote(A), vote(PROPOSER, OTHER), "HEAD_KEY_UNPINNED"),
-        (vote(A), vote(A, OTHER, time=NOW + YEAR), "HEAD_KEY_EXPIRED"),
-        (vote(A), Cosignature(), "EVIDENCE_OTHER_NAMESPACE"),
-        (vote(A), Cosignature(message=b"\xff"), "EVIDENCE_ENCODING"),
+        (answer(A), answer(A), "EVIDENCE_SAME"),
+        (answer(A), answer(A, time=NOW + 1), "EVIDENCE_SAME"),  # signed anew with the present time, as it may be
+        (answer(A), answer(B, OTHER), "EVIDENCE_OTHER_WITNESS"),
+        (answer(A), answer(A, Head(8, OTHER.root_hash)), "EVIDENCE_OTHER_EPOCH"),
+        (answer(A), answer(A, OTHER, namespace=f"{NAMESPACE}/trust"), "EVIDENCE_OTHER_NAMESPACE"),
+        (answer(A, namespace="x"), answer(A, OTHER, namespace="x"), "EVIDENCE_OTHER_NAMESPACE"),
+        (answer(A), answer(THIEF, OTHER), "HEAD_KEY_UNPINNED"),
+        (answer(A), answer(PROPOSER, OTHER), "HEAD_KEY_UNPINNED"),
+        (answer(A), answer(A, OTHER, time=NOW + YEAR), "HEAD_KEY_EXPIRED"),
+        (answer(A), Cosignature(), "EVIDENCE_OTHER_NAMESPACE"),
+        (answer(A), Cosignature(message=b"\xff"), "EVIDENCE_ENCODING"),
     ],
     ids=range(11),
 )
@@ -215,15 +215,15 @@ def test_framed_signatures(one: Cosignature, other: Cosignature, reason: str) ->
 
 
 def test_a_namespace_that_is_no_text() -> None:
-    evidence = two_signatures(vote(A), Cosignature(message=b"\x12\x02\xff\xff"))
+    evidence = two_signatures(answer(A), Cosignature(message=b"\x12\x02\xff\xff"))
     assert refused(evidence) in ("EVIDENCE_ENCODING", "EVIDENCE_OTHER_NAMESPACE")
 
 
 def test_a_signature_put_under_another_message_or_key() -> None:
-    one, other = vote(A), vote(A, OTHER)
+    one, other = answer(A), answer(A, OTHER)
     other.signature = one.signature
     assert refused(two_signatures(one, other)) == "SIGNATURE_INVALID"
-    other = vote(B, OTHER)
+    other = answer(B, OTHER)
     other.public_key = public_key(A)
     assert refused(two_signatures(one, other)) == "SIGNATURE_INVALID"
 
@@ -319,7 +319,7 @@ def test_a_node_that_is_no_leaf_may_change() -> None:
 
 
 REAL = {
-    "two_signatures": two_signatures(vote(A), vote(A, OTHER)),
+    "two_signatures": two_signatures(answer(A), answer(A, OTHER)),
     "two_heads": two_heads(signed(HEAD, A, B), signed(OTHER, B, C)),
     "two_proposals": two_proposals(proposal(b"\x01" * 32), proposal(b"\x02" * 32)),
     "changed": rewrite(LIE.earlier, LIE.membership, LIE.changed_head, now=LIE.changed),
@@ -362,7 +362,7 @@ def test_junk_is_refused_with_our_own_error(junk: bytes) -> None:
 
 
 def test_evidence_larger_than_any_may_be_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = encode(two_signatures(vote(A), vote(A, Head(7, b"\x08" * 32))))
+    real = encode(two_signatures(answer(A), answer(A, Head(7, b"\x08" * 32))))
     assert judge(ROOT, real).witnesses
     monkeypatch.setattr("ipls.trust.evidence.MAX_EVIDENCE", len(real) - 1)
     assert refused(real) == "EVIDENCE_ENCODING"

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from ipls.crypto.encoding import T
+from ipls.crypto.encoding import tagged_hash
 from ipls.crypto.keys import public_key, sign
 from ipls.proto.witness.v1.witness_pb2 import Proposal, SignedProposal
 from ipls.trust.errors import SignatureRefused
@@ -35,7 +35,7 @@ def test_a_signed_proposal_is_accepted() -> None:
 
 
 def test_what_is_signed_is_the_spec_s_digest() -> None:
-    assert sign(PROPOSER, T("ipls/witness/v1 proposal", *FIELDS.values())) == SIGNATURE
+    assert sign(PROPOSER, tagged_hash("ipls/witness/v1 proposal", *FIELDS.values())) == SIGNATURE
 
 
 @pytest.mark.parametrize(

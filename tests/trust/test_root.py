@@ -8,7 +8,7 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipls.crypto.encoding import T
+from ipls.crypto.encoding import tagged_hash
 from ipls.crypto.keys import public_key
 from ipls.trust.errors import TrustRootRefused
 from ipls.trust.root import MAX_FILE, TrustRoot, Witness, WitnessKey, encode, parse
@@ -125,11 +125,11 @@ def test_expiry() -> None:
 def test_the_policy_digest_is_the_one_in_the_vault_spec() -> None:
     root = three_of()
     lines = sorted(
-        (k.public_key, T("ipls/vault/v1 witness", k.public_key, k.not_before_ms, k.not_after_ms))
+        (k.public_key, tagged_hash("ipls/vault/v1 witness", k.public_key, k.not_before_ms, k.not_after_ms))
         for w in root.witnesses
         for k in w.keys
     )
-    assert root.policy_digest == T(
+    assert root.policy_digest == tagged_hash(
         "ipls/vault/v1 policy",
         root.namespace,
         root.vrf_public_key,

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ipls.hsm.state.store import Ledger
+from ipls.hsm.state.store import StateStore
 from ipls.hsm.token.pkcs11 import HsmToken
 from ipls.vault.session.client import ClientSession
 from tests.hsm.rig import Owner, Rig
@@ -34,9 +34,9 @@ def owner(rig: Rig) -> Owner:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with new_ledger(tmp_path / "vault.db") as ledger:
-        yield ledger
+def state_store(tmp_path: Path) -> Iterator[StateStore]:
+    with new_ledger(tmp_path / "vault.db") as state_store:
+        yield state_store
 
 
 @pytest.fixture

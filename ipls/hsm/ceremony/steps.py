@@ -31,7 +31,7 @@ from ipls.hsm.token.pkcs11 import (
     create_folder,
     held,
     make_pair,
-    new_root_id,
+    new_storage_key_id,
     only,
     point_of,
     purposes,
@@ -40,15 +40,15 @@ from ipls.hsm.token.pkcs11 import (
 )
 from ipls.proto.vault.v1.fleet_pb2 import Card, Parcel, Report, SignedCard
 from ipls.trust.ceremony import (
-    card_digest,
-    check_card,
+    check_descriptor,
+    descriptor_digest,
     encode,
     log_check_input,
-    open_parcel,
-    parcel_key_input,
+    open_wrapped_keys,
     root_check_input,
+    wrapping_key_input,
 )
-from ipls.trust.errors import ReportRefused
+from ipls.trust.errors import CeremonyRefused
 
 _PAIRS = (
     (FLEET, MechanismFlag.SIGN, Mechanism.ECDSA),
@@ -58,10 +58,10 @@ _WRAP = Mechanism.AES_KEY_WRAP
 _UNUSABLE = pkcs11.PKCS11Error, AttributeError  # the latter: python-pkcs11's, of a key without the capability
 
 
-class Made(NamedTuple):
+class FleetKeys(NamedTuple):
     """The shared keys as a report names them, and the encoded parcels in the order of the cards."""
 
-    root_id: bytes
+    storage_key_id: bytes
     root_check: bytes
     log_check: bytes
     maker: bytes
@@ -94,12 +94,12 @@ def prepare(place: Path | TokenConfig, pin: str, namespace: str, name: str, prof
         )
         encoded = encode(card)
         fleet = only(session, ObjectClass.PRIVATE_KEY, FLEET)
-        signed = SignedCard(card=encoded, signature=fleet.sign(card_digest(encoded), mechanism=Mechanism.ECDSA))
-    check_card(signed)  # what a faulty token makes is of no use to anybody
+        signed = SignedCard(card=encoded, signature=fleet.sign(descriptor_digest(encoded), mechanism=Mechanism.ECDSA))
+    check_descriptor(signed)  # what a faulty token makes is of no use to anybody
     return signed
 
 
-def make(place: Path | TokenConfig, pin: str, cards: Sequence[Card], rotated: bytes | None = None) -> Made:
+def make(place: Path | TokenConfig, pin: str, cards: Sequence[Card], rotated: bytes | None = None) -> FleetKeys:
     """Makes storage root and log key, and a parcel of them for each card; the token keeps nothing of it.
 
     `rotated` is the id of those that they come after, which must be the token's newest. Raises ConfigError
@@ -111,23 +111,23 @@ def make(place: Path | TokenConfig, pin: str, cards: Sequence[Card], rotated: by
             raise ConfigError("the token's newest storage root or log key is another one", "TOKEN_KEY_EXISTS")
         own = _own(session, cards)
         derivation = by_profile(own.profile)
-        root_id = new_root_id(1 if rotated is None else root_number(rotated) + 1)
+        storage_key_id = new_storage_key_id(1 if rotated is None else root_number(rotated) + 1)
         keys = [held_keys.enter_context(held(_extractable(session, each))) for each in purposes(derivation)]
-        parcels = [encode(_parcel(session, derivation, root_id, keys, card)) for card in cards]
-        root, log_key = (_check(derivation, *each, root_id) for each in _with(purposes(derivation), keys))
-        return Made(root_id, root, log_key, own.public_key, parcels)
+        parcels = [encode(_parcel(session, derivation, storage_key_id, keys, card)) for card in cards]
+        root, log_key = (_check(derivation, *each, storage_key_id) for each in _with(purposes(derivation), keys))
+        return FleetKeys(storage_key_id, root, log_key, own.public_key, parcels)
 
 
 def join(place: Path | TokenConfig, pin: str, report: Report, parcel: bytes) -> None:
     """Takes storage root and log key out of the token's parcel, and keeps them when they are those of the report.
 
     `report` is one that the officers signed. Once more does no harm; what a killed run left is made whole. Raises
-    ReportRefused CARD_OTHER_TOKEN, FLEET_KEYS_DIFFER, as `open_parcel`; ConfigError TOKEN_KEY_EXISTS where the token
-    has other such keys, TOKEN_KEY_EXTRACTABLE; pkcs11.PKCS11Error.
+    ReportRefused CARD_OTHER_TOKEN, FLEET_KEYS_DIFFER, as `open_wrapped_keys`; ConfigError TOKEN_KEY_EXISTS where the
+    token has other such keys, TOKEN_KEY_EXTRACTABLE; pkcs11.PKCS11Error.
     """
     with _opened(place, pin) as (library, session):
-        own = _own(session, [check_card(member.card) for member in report.members])
-        opened = open_parcel(report, parcel, own.public_key)
+        own = _own(session, [check_descriptor(member.card) for member in report.members])
+        opened = open_wrapped_keys(report, parcel, own.public_key)
         number = root_number(report.root_id)
         if any(key.id != report.root_id and root_number(key.id) >= number for key in labelled(session, (ROOT, LOG))):
             raise ConfigError("the token has another storage root or log key, not an older one", "TOKEN_KEY_EXISTS")
@@ -162,16 +162,16 @@ def _take(
             check_hidden(key)
             return
         key.destroy()  # a killed run's, half written: of this very id, and the parcel has it whole
-    data = parcel_key_input(purpose.label, parcel.ephemeral, own.transport_key, parcel.root_id)
+    data = wrapping_key_input(purpose.label, parcel.ephemeral, own.transport_key, parcel.root_id)
     wrapping = derivation.derive(secret, data, KeyType.AES, MechanismFlag.UNWRAP, _WRAP)
     with held(wrapping):
         try:
             with held(_unwrap(wrapping, purpose, blob)) as key:
                 right = _holds(derivation, purpose, key, parcel.root_id, expected)
         except UNWRAP_REFUSED:
-            raise ReportRefused("PARCEL_INVALID", "the parcel does not open with the token's transport key") from None
+            raise CeremonyRefused("PARCEL_INVALID", "the parcel does not open with the token's transport key") from None
         if not right:
-            raise ReportRefused("FLEET_KEYS_DIFFER", "the parcel has other keys than the report vouches for")
+            raise CeremonyRefused("FLEET_KEYS_DIFFER", "the parcel has other keys than the report vouches for")
         _unwrap(wrapping, purpose, blob, label=purpose.label, id=parcel.root_id, store=True)
 
 
@@ -198,27 +198,27 @@ def _extractable(session: Any, purpose: Purpose) -> Any:
     )
 
 
-def _parcel(session: Any, derivation: Derivation, root_id: bytes, keys: Sequence[Any], card: Card) -> Parcel:
+def _parcel(session: Any, derivation: Derivation, storage_key_id: bytes, keys: Sequence[Any], card: Card) -> Parcel:
     public, private = make_pair(session, MechanismFlag.DERIVE, Mechanism.ECDH1_DERIVE)
     with held(public), held(private), held(agree(private, derivation, card.transport_key)) as secret:
         ephemeral, blobs = point_of(public), []
         for purpose, key in _with(purposes(derivation), keys):
-            data = parcel_key_input(purpose.label, ephemeral, card.transport_key, root_id)
+            data = wrapping_key_input(purpose.label, ephemeral, card.transport_key, storage_key_id)
             with held(derivation.derive(secret, data, KeyType.AES, MechanismFlag.WRAP, _WRAP)) as wrapping:
                 blobs.append(wrapping.wrap_key(key, mechanism=_WRAP))
     root, log_key = blobs
-    return Parcel(public_key=card.public_key, ephemeral=ephemeral, root_id=root_id, root=root, log_key=log_key)
+    return Parcel(public_key=card.public_key, ephemeral=ephemeral, root_id=storage_key_id, root=root, log_key=log_key)
 
 
 def _with(each: Sequence[Purpose], keys: Sequence[Any]) -> Iterator[tuple[Purpose, Any]]:
     return zip(each, keys, strict=True)
 
 
-def _check(derivation: Derivation, purpose: Purpose, key: Any, root_id: bytes) -> bytes:
+def _check(derivation: Derivation, purpose: Purpose, key: Any, storage_key_id: bytes) -> bytes:
     """The key's check value, 32 bytes."""
     if purpose.label == LOG:
-        return _mac(key, log_check_input(root_id))
-    data = root_check_input(root_id)
+        return _mac(key, log_check_input(storage_key_id))
+    data = root_check_input(storage_key_id)
     made = derivation.derive(key, data, KeyType.GENERIC_SECRET, MechanismFlag.SIGN, Mechanism.SHA256_HMAC)
     with held(made):
         return _mac(made, data)
@@ -229,9 +229,9 @@ def _mac(key: Any, data: bytes) -> bytes:
     return value
 
 
-def _holds(derivation: Derivation, purpose: Purpose, key: Any, root_id: bytes, expected: bytes) -> bool:
+def _holds(derivation: Derivation, purpose: Purpose, key: Any, storage_key_id: bytes, expected: bytes) -> bool:
     try:
-        return hmac.compare_digest(_check(derivation, purpose, key, root_id), expected)
+        return hmac.compare_digest(_check(derivation, purpose, key, storage_key_id), expected)
     except _UNUSABLE:
         return False
 
@@ -242,7 +242,7 @@ def _own(session: Any, cards: Sequence[Card]) -> Card:
     for card in cards:
         if [card.public_key, card.transport_key] == points:
             return card
-    raise ReportRefused("CARD_OTHER_TOKEN", "no card is this token's")
+    raise CeremonyRefused("CARD_OTHER_TOKEN", "no card is this token's")
 
 
 def _make_pair(session: Any, label: str, use: MechanismFlag, mechanism: Mechanism) -> None:

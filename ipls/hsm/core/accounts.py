@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ipls.hsm.state.store import Ledger
+from ipls.hsm.state.store import StateStore
 from ipls.proto.vault.v1.vault_pb2 import HistoryAnswer, HistoryEntry
 from ipls.trust.identity import Identity
 from ipls.vault.account import Account, Times, apply
@@ -18,22 +18,22 @@ _RELEASES = other_key("releases")
 class Accounts:
     """What a session commits. For works of the ledger."""
 
-    def __init__(self, ledger: Ledger, times: Callable[[], Times], limits: Limits) -> None:
-        self._ledger = ledger
+    def __init__(self, state_store: StateStore, times: Callable[[], Times], limits: Limits) -> None:
+        self._state_store = state_store
         self._times = times
         self._limits = limits
 
     def commit(self, label: str, identity: Identity, operation: Operation) -> Result:
-        """See `ipls.vault.session.effects.Commit`. Raises SessionRefused, and the account stays as it was; DatabaseFailed."""
+        """See `effects.Commit`. Raises SessionRefused, and the account stays as it was; DatabaseFailed."""
         key = account_key(label)
-        record, counted = self._ledger.get(key), self._ledger.get(_RELEASES)
+        record, counted = self._state_store.get(key), self._state_store.get(_RELEASES)
         before = Account.decode(record) if record else None
         present = Releases.decode(counted) if counted else Releases()
         account, releases, result, use = apply(before, present, identity, operation, self._times(), self._limits)
         if releases != present:  # first: if the account can't be put, one too many is counted, never one too few
-            self._ledger.put(_RELEASES, releases.encode())
+            self._state_store.put(_RELEASES, releases.encode())
         if record != account.encode():
-            self._ledger.put(key, account.encode(), use=use)
+            self._state_store.put(key, account.encode(), use=use)
         if isinstance(operation, History):
             assert isinstance(result, HistoryAnswer)
             result.entries.extend(self._history(key, Seen(result.length, result.chain_head), operation.from_))
@@ -45,7 +45,7 @@ class Accounts:
         if first > whole.length:
             return []
         seen, found = Seen(), list[HistoryEntry]()
-        for entry in self._ledger.uses(key, max(first - 1, 1)):
+        for entry in self._state_store.uses(key, max(first - 1, 1)):
             use = entry.history
             if use is not None and use.number < first:
                 # Where the chain stood is not verified: from no other place it leads to the end.

@@ -5,7 +5,7 @@ import struct
 from pathlib import Path
 
 from ipls.hsm.messages import Opened
-from ipls.hsm.state.store import Ledger
+from ipls.hsm.state.store import StateStore
 from ipls.proto.vault.v1.vault_pb2 import Bundle, SignedBundle
 from ipls.trust.bundle import bundle_head, hsm_for, shard_count, shard_of, verify_bundle
 from ipls.trust.heads import Head
@@ -20,9 +20,9 @@ _RECORD = struct.Struct(">Q32sI")  # number, digest, the fleet's shards
 class BundleKeeper:
     """Reads the file at each check, and judges what is new in it. For works of the ledger."""
 
-    def __init__(self, root: TrustRoot, ledger: Ledger, path: Path) -> None:
+    def __init__(self, root: TrustRoot, state_store: StateStore, path: Path) -> None:
         self._root = root
-        self._ledger = ledger
+        self._state_store = state_store
         self._path = path
         self._file = b""
         self._bundle = Bundle()
@@ -40,7 +40,7 @@ class BundleKeeper:
         if number is not None and number > bundle.number:
             raise SessionRefused("VAULT_BUNDLE_BEHIND", f"the vault has bundle {bundle.number} yet; try again")
         hsm = hsm_for(bundle, label, now_ms=now_ms)
-        if shard_of(label, shard_count(bundle)) != self._ledger.shard:
+        if shard_of(label, shard_count(bundle)) != self._state_store.shard:
             raise SessionRefused("VAULT_WRONG_SHARD", "the account is of another shard than this vault's")
         if hashlib.sha256(hsm.public_key).digest() != token.hsm_key_id:
             raise SessionRefused("VAULT_WRONG_SHARD", "the fleet's bundle gives this account to another HSM")
@@ -51,7 +51,7 @@ class BundleKeeper:
         file = self._path.read_bytes()
         if file == self._file and now_ms < min(self._bundle.expires_ms, self._root.expires_ms):
             return self._bundle
-        signed, record = SignedBundle.FromString(file), self._ledger.get(_KEY)
+        signed, record = SignedBundle.FromString(file), self._state_store.get(_KEY)
         number, digest, shards = _RECORD.unpack(record) if record else (0, b"", 0)
         seen = Head(number, digest) if record else None
         # One that is further on than the next is taken: a quorum never signs what does not continue.
@@ -59,8 +59,8 @@ class BundleKeeper:
         if shards not in (0, shard_count(bundle)):
             raise SessionRefused("VAULT_SHARDS_CHANGED", f"the fleet has {shards} shards, and accounts stay in theirs")
         if (newest := bundle_head(signed)) != seen:
-            self._ledger.put(_KEY, _RECORD.pack(*newest, shard_count(bundle)))
-        self._ledger.then(lambda: self._go_by(file, bundle))
+            self._state_store.put(_KEY, _RECORD.pack(*newest, shard_count(bundle)))
+        self._state_store.on_commit(lambda: self._go_by(file, bundle))
         return bundle
 
     def _go_by(self, file: bytes, bundle: Bundle) -> None:

@@ -1,9 +1,9 @@
 """The vault's core: policy, accounts, and the worker processes that hold the token. It opens nothing on the network
 but, where its database is a PostgreSQL server's, the connection to that.
 
-`python -m ipls.hsm.core.core CONFIG` reads its own configuration and speaks CoreRequest and CoreResponse on stdin and stdout
-with the front, which it does not trust. It ends when stdin does. A session runs in one worker (`ipls.hsm.worker`); what
-it asks for is done here, where all that is durable has its one writer.
+`python -m ipls.hsm.core.core CONFIG` reads its own configuration and speaks CoreRequest and CoreResponse on stdin and
+stdout with the front, which it does not trust. It ends when stdin does. A session runs in one worker
+(`ipls.hsm.worker`); what it asks for is done here, where all that is durable has its one writer.
 """
 
 import asyncio
@@ -20,18 +20,18 @@ from google.protobuf.message import DecodeError
 
 from ipls.config import CoreConfig, load_core, load_trust_root
 from ipls.hsm import pipe
-from ipls.hsm.anchor_service import NotaryProcess
+from ipls.hsm.anchor_service import AnchorServiceProcess
 from ipls.hsm.core.accounts import Accounts
 from ipls.hsm.core.bundles import BundleKeeper
 from ipls.hsm.core.heads import HeadKeeper
 from ipls.hsm.core.rotation import Rotation, keep_rotated
 from ipls.hsm.messages import Command, Ended, Opened, decode, encode
 from ipls.hsm.process import main
-from ipls.hsm.state.store import Ledger, Work
+from ipls.hsm.state.store import StateStore, Transaction
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.vault.v1.core_pb2 import CoreRequest, CoreResponse, NeedsHistory, Ready, Refused
 from ipls.proto.witness.v1.head_pb2 import SignedHead
-from ipls.rpc.half_open import Room
+from ipls.rpc.half_open import HalfOpenTable
 from ipls.store.errors import DatabaseFailed
 from ipls.store.vault import open_vault_store
 from ipls.trust.errors import TrustError
@@ -90,7 +90,7 @@ class WorkerProcess:
         self._reports: dict[int, asyncio.Queue[Effect | Ended]] = {}
         self.opened = asyncio.Event()
         """Its token is open."""
-        self.worn = asyncio.Event()
+        self.draining = asyncio.Event()
         """It takes few more sessions, or none: time for another one."""
         self.retired = asyncio.Event()
         """It takes no more sessions, and ends with its last."""
@@ -98,7 +98,7 @@ class WorkerProcess:
         """It answers no more."""
         self.ended = asyncio.Event()
         """Its process has ended."""
-        self.root_id = b""
+        self.storage_key_id = b""
         """The storage root that it stores under, once its token is open."""
 
     @classmethod
@@ -124,7 +124,7 @@ class WorkerProcess:
         self.command(session, "open")
         self._left -= 1
         if self._left <= self._spare:
-            self.worn.set()
+            self.draining.set()
         if self._left == 0:
             self.retire()
 
@@ -145,7 +145,7 @@ class WorkerProcess:
 
     def retire(self) -> None:
         """Lets the sessions that it has run to their end, then ends the process."""
-        self.worn.set()
+        self.draining.set()
         self.retired.set()
         self._end_if_idle()
 
@@ -167,7 +167,7 @@ class WorkerProcess:
         for session in tuple(self._unanswered):
             self._have_answered(session)
         self.lost = True
-        self.worn.set()
+        self.draining.set()
         self.retired.set()
         await self._process.wait()
         self.ended.set()
@@ -177,7 +177,7 @@ class WorkerProcess:
         while (message := await pipe.receive(self._process.stdout)) is not None:
             session, content = decode(message)
             if isinstance(content, Opened):
-                self.root_id = content.root_id
+                self.storage_key_id = content.storage_key_id
                 self.opened.set()
                 on_open(content)
                 continue
@@ -203,20 +203,20 @@ class Core:
         config_path: Path,
         config: CoreConfig,
         root: TrustRoot,
-        ledger: Ledger,
+        state_store: StateStore,
         rotation: Rotation,
         sink: asyncio.StreamWriter,
     ) -> None:
         self._config_path = config_path
         self._vault = config.vault
-        self._ledger = ledger
+        self._state_store = state_store
         self._rotation = rotation
-        self._heads = HeadKeeper(root, ledger, tell=self._tell)
-        self._bundles = BundleKeeper(root, ledger, config.vault.bundle)
+        self._heads = HeadKeeper(root, state_store, tell=self._tell)
+        self._bundles = BundleKeeper(root, state_store, config.vault.bundle)
         limits = Limits(config.vault.daily_uses, config.vault.hourly_releases)
-        self._accounts = Accounts(ledger, self._heads.times, limits)
+        self._accounts = Accounts(state_store, self._heads.times, limits)
         self._thread = ThreadPoolExecutor(1)  # the ledger and what lies in it belong to this thread
-        self._works: list[tuple[Work, asyncio.Future[Any]]] = []
+        self._works: list[tuple[Transaction, asyncio.Future[Any]]] = []
         self._performing: asyncio.Task[None] | None = None
         self._broken: SessionRefused | None = None  # what the walk through the database found
         self._sink = sink
@@ -226,8 +226,8 @@ class Core:
         self._sessions: dict[int, asyncio.Task[None]] = {}
         # A session waits for its turn, is answered and half-open, then proven.
         self._turns = asyncio.Semaphore(HELLOS * config.vault.workers)
-        self._waiting = Room[int](config.vault.max_half_open)
-        self._half_open = Room[int](config.vault.max_half_open)
+        self._waiting = HalfOpenTable[int](config.vault.max_half_open)
+        self._half_open = HalfOpenTable[int](config.vault.max_half_open)
         self._proven: set[int] = set()
         self._limits: dict[int, asyncio.Timeout] = {}
         self._highest_session = 0
@@ -274,17 +274,17 @@ class Core:
                 self._workers[slot] = worker
                 if before is not None:
                     before.retire()
-                await worker.worn.wait()
+                await worker.draining.wait()
             if worker.lost and not worker.opened.is_set():
                 log.error("vault worker failed to start", slot=slot)
                 await asyncio.sleep(WORKER_RESTART_S)
 
-    async def _renew_workers(self, root_id: bytes) -> None:
+    async def _renew_workers(self, storage_key_id: bytes) -> None:
         """Until none runs that stores under another storage root: those that do run their sessions to the end."""
         for worker in tuple(self._draining.values()):
             await _any(worker.opened, worker.retired)
-            if worker.root_id != root_id:
-                worker.worn.set()
+            if worker.storage_key_id != storage_key_id:
+                worker.draining.set()
                 await worker.ended.wait()
 
     def _on_open(self, token: Opened) -> None:
@@ -306,7 +306,7 @@ class Core:
                 await asyncio.sleep(CHECK_EVERY_S)
 
     async def _check_all(self) -> None:
-        steps, over = self._ledger.check(), False
+        steps, over = self._state_store.check(), False
         while not over:
             over = await self._durably(partial(next, steps, True)) is True
             await asyncio.sleep(CHECK_PAUSE_S)
@@ -360,7 +360,7 @@ class Core:
         task = self._sessions[session] = asyncio.create_task(self._serve(session, inbox))
         # Not at the end of the task: one that is cancelled at once never starts.
         task.add_done_callback(lambda task: self._forget(session, task))
-        self._give_up(self._waiting.enter(session))
+        self._give_up(self._waiting.admit(session))
 
     def _give_up(self, session: int | None) -> None:
         """Ends a session that had to make room."""
@@ -387,7 +387,7 @@ class Core:
                 worker.open(session)
                 try:
                     self._waiting.leave(session)
-                    self._give_up(self._half_open.enter(session))
+                    self._give_up(self._half_open.admit(session))
                     ended = await self._drive(session, worker, inbox)
                 finally:
                     worker.close(session)
@@ -485,10 +485,10 @@ class Core:
         finally:
             self._performing = None
 
-    async def _perform_batch(self, batch: list[tuple[Work, asyncio.Future[Any]]]) -> None:
+    async def _perform_batch(self, batch: list[tuple[Transaction, asyncio.Future[Any]]]) -> None:
         try:
             works = [work for work, _ in batch]
-            outcomes = await self._loop.run_in_executor(self._thread, self._ledger.perform, works)
+            outcomes = await self._loop.run_in_executor(self._thread, self._state_store.perform, works)
         except Exception as error:  # a fault of ours must end the sessions that it met, and no others
             outcomes = [error] * len(batch)
         for (_, future), outcome in zip(batch, outcomes, strict=True):
@@ -533,10 +533,10 @@ async def serve(config_path: Path, source: BinaryIO, sink: BinaryIO) -> None:
     reader, writer = await _connect(source, sink)
     with (
         closing(open_vault_store(config.vault.database)) as store,
-        closing(NotaryProcess(config_path, config.vault.shard, store.lock)) as notary,
+        closing(AnchorServiceProcess(config_path, config.vault.shard, store.lock)) as anchor_service,
     ):
-        ledger = Ledger(store, notary)
-        await Core(config_path, config, root, ledger, Rotation(ledger, notary), writer).run(reader)
+        state_store = StateStore(store, anchor_service)
+        await Core(config_path, config, root, state_store, Rotation(state_store, anchor_service), writer).run(reader)
 
 
 def run(config_path: Path, source: BinaryIO, sink: BinaryIO) -> None:

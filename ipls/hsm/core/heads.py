@@ -7,7 +7,7 @@ from itertools import count
 from typing import NamedTuple
 
 from ipls.clock import system_now_ms
-from ipls.hsm.state.store import Ledger
+from ipls.hsm.state.store import StateStore
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.store.evidence import MAX_FILES
@@ -46,13 +46,13 @@ class HeadKeeper:
     def __init__(
         self,
         root: TrustRoot,
-        ledger: Ledger,
+        state_store: StateStore,
         host_clock: Callable[[], int] = system_now_ms,
         tell: Callable[[Evidence], None] = lambda evidence: None,
     ) -> None:
         """`tell` is called with evidence once it is kept, in the ledger's thread."""
         self._root = root
-        self._ledger = ledger
+        self._state_store = state_store
         self._host_clock = host_clock
         self._tell = tell
         self._newest: _Accepted | None = None
@@ -60,11 +60,11 @@ class HeadKeeper:
 
     def now_ms(self) -> int:
         """The later of the host's clock and the highest timestamp ever accepted: a host can't turn it back."""
-        return max(self._host_clock(), self._ledger.highest.timestamp_ms)
+        return max(self._host_clock(), self._state_store.highest.timestamp_ms)
 
     def times(self) -> Times:
         """By which accounts are judged."""
-        return Times(self.now_ms(), self._ledger.highest.timestamp_ms)
+        return Times(self.now_ms(), self._state_store.highest.timestamp_ms)
 
     def offer(self, signed: SignedHead) -> None:
         """Accepts `signed` if it is newer than the newest accepted; one that is not is checked and left.
@@ -75,7 +75,7 @@ class HeadKeeper:
         if signed.ByteSize() > MAX_SIGNED_HEAD:
             raise HeadRefused("HEAD_ENCODING", f"a signed head over {MAX_SIGNED_HEAD} bytes")
         now_ms = self.now_ms()
-        record = self._ledger.get(other_key("head", signed.epoch))
+        record = self._state_store.get(other_key("head", signed.epoch))
         accepted = _Accepted.decode(record) if record else None
         if accepted is not None:
             self._keep(from_heads(self._root, accepted.signed, signed))
@@ -83,7 +83,7 @@ class HeadKeeper:
         head = verify_head(self._root, signed, now_ms=now_ms, check_age=False)
         if accepted is not None and accepted.signed.root_hash != head.root_hash:
             raise HeadRefused("HEAD_FORK", f"the witnesses signed two roots for epoch {head.epoch}")
-        highest = self._ledger.highest
+        highest = self._state_store.highest
         if highest.any and head.epoch < highest.epoch:
             return
         try:
@@ -94,7 +94,7 @@ class HeadKeeper:
             raise
         if accepted is None or timestamp_ms > accepted.timestamp_ms:
             newest = _Accepted(signed, timestamp_ms)
-            self._ledger.put(
+            self._state_store.put(
                 other_key("head", head.epoch),
                 newest.encode(),
                 highest=Highest(*head, max(timestamp_ms, highest.timestamp_ms)),
@@ -106,12 +106,12 @@ class HeadKeeper:
         for evidence in met:
             kept = self.evidence()
             if evidence not in kept and len(kept) < MAX_FILES:
-                self._ledger.put(other_key("evidence", len(kept)), encode(evidence))
-            self._ledger.then(partial(self._tell, evidence))
+                self._state_store.put(other_key("evidence", len(kept)), encode(evidence))
+            self._state_store.on_commit(partial(self._tell, evidence))
 
     def evidence(self) -> list[Evidence]:
         """All that is kept."""
-        records = (self._ledger.get(other_key("evidence", number)) for number in count())
+        records = (self._state_store.get(other_key("evidence", number)) for number in count())
         return [Evidence.FromString(record) for record in iter(lambda: next(records), None)]
 
     def judge_by(self, client_head: SignedHead | None = None) -> SignedHead:
@@ -121,10 +121,10 @@ class HeadKeeper:
         """
         if client_head is not None:
             self.offer(client_head)
-        highest = self._ledger.highest
+        highest = self._state_store.highest
         if not highest.any:
             raise SessionRefused("VAULT_NO_HEAD", "the vault has seen no head of the directory yet")
-        record = self._ledger.get(other_key("head", highest.epoch))
+        record = self._state_store.get(other_key("head", highest.epoch))
         assert record
         newest = _Accepted.decode(record)
         now_ms = self.now_ms()
@@ -139,7 +139,7 @@ class HeadKeeper:
         def go_by() -> None:
             self._newest = newest
 
-        self._ledger.then(go_by)
+        self._state_store.on_commit(go_by)
 
     def standing(self) -> int:
         """The epoch of the newest head that is durable, once one was judged by; from any thread.

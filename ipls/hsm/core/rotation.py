@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import structlog
 
-from ipls.hsm.state.store import Ledger
+from ipls.hsm.state.store import StateStore
 from ipls.hsm.token.pkcs11 import Record
 from ipls.vault.account import Account, Generation
 from ipls.vault.errors import SessionRefused
@@ -38,14 +38,14 @@ class Rewrap(NamedTuple):
 class Wrapper(Protocol):
     """Who has the storage roots: `ipls.hsm.anchor_service`. Raises SessionRefused VAULT_NOTARY_LOST."""
 
-    def root_ids(self) -> list[bytes]:
+    def storage_key_ids(self) -> list[bytes]:
         """Of all storage roots that are in the token now, the newest first."""
 
     def rewrap(self, each: Sequence[Rewrap]) -> list[bytes | None]:
         """What each is under its new record's key; None where its old one does not unwrap it, or has no root here."""
 
 
-class Step(NamedTuple):
+class RotationProgress(NamedTuple):
     """What a step came to."""
 
     last: bytes | None  # the last record's key; None: there are no more
@@ -56,29 +56,36 @@ class Step(NamedTuple):
 class Rotation:
     """For works of the ledger."""
 
-    def __init__(self, ledger: Ledger, wrapper: Wrapper) -> None:
-        self._ledger = ledger
+    def __init__(self, state_store: StateStore, wrapper: Wrapper) -> None:
+        self._state_store = state_store
         self._wrapper = wrapper
 
-    def root_ids(self) -> list[bytes]:
+    def storage_key_ids(self) -> list[bytes]:
         """See `Wrapper`."""
-        return self._wrapper.root_ids()
+        return self._wrapper.storage_key_ids()
 
-    def step(self, root_id: bytes, after: bytes) -> Step:
-        """Wraps anew under `root_id` what some accounts after that record have under others. Raises as `Ledger.get`."""
-        keys, wrapped, left = self._ledger.keys(after, PAGE), 0, 0
+    def step(self, storage_key_id: bytes, after: bytes) -> RotationProgress:
+        """Wraps anew under `storage_key_id` what some accounts after that record have under others.
+
+        Raises as `StateStore.get`.
+        """
+        keys, wrapped, left = self._state_store.keys(after, PAGE), 0, 0
         for key in keys:
-            account = account_of(self._ledger.get(key))
-            old = [g for g in account.generations if g.root_id != root_id] if account else []
+            account = account_of(self._state_store.get(key))
+            old = [g for g in account.generations if g.storage_key_id != storage_key_id] if account else []
             if account is None or not old:
                 continue
-            new = dict(zip(old, self._wrapper.rewrap([_rewrap(key, g, root_id) for g in old]), strict=True))
-            done = {g: g._replace(root_id=root_id, wrapped=blob) for g, blob in new.items() if blob is not None}
+            new = dict(zip(old, self._wrapper.rewrap([_rewrap(key, g, storage_key_id) for g in old]), strict=True))
+            done = {
+                g: g._replace(storage_key_id=storage_key_id, wrapped=blob)
+                for g, blob in new.items()
+                if blob is not None
+            }
             if done:
                 generations = tuple(done.get(g, g) for g in account.generations)
-                self._ledger.put(key, account._replace(generations=generations).encode())
+                self._state_store.put(key, account._replace(generations=generations).encode())
             wrapped, left = wrapped + len(done), left + len(old) - len(done)
-        return Step(keys[-1] if keys else None, wrapped, left)
+        return RotationProgress(keys[-1] if keys else None, wrapped, left)
 
 
 async def keep_rotated(
@@ -93,7 +100,7 @@ async def keep_rotated(
     done = b""
     while True:
         try:
-            newest, *older = await durably(rotation.root_ids)
+            newest, *older = await durably(rotation.storage_key_ids)
             if newest != done and older:
                 await renew_workers(newest)
                 await _rotate(rotation, durably, newest)
@@ -103,16 +110,18 @@ async def keep_rotated(
         await asyncio.sleep(LOOK_EVERY_S)
 
 
-async def _rotate(rotation: Rotation, durably: Callable[[Callable[[], Any]], Awaitable[Any]], root_id: bytes) -> None:
+async def _rotate(
+    rotation: Rotation, durably: Callable[[Callable[[], Any]], Awaitable[Any]], storage_key_id: bytes
+) -> None:
     after, wrapped, left = b"", 0, 0
     while True:
-        step: Step = await durably(partial(rotation.step, root_id, after))
+        step: RotationProgress = await durably(partial(rotation.step, storage_key_id, after))
         wrapped, left = wrapped + step.wrapped, left + step.left
         if step.last is None:
             break
         after = step.last
         await asyncio.sleep(PAUSE_S)
-    log.info("storage root rotated", root_id=root_id.hex(), wrapped=wrapped, left=left)
+    log.info("storage root rotated", storage_key_id=storage_key_id.hex(), wrapped=wrapped, left=left)
 
 
 def account_of(record: bytes | None) -> Account | None:
@@ -124,6 +133,8 @@ def account_of(record: bytes | None) -> Account | None:
     return account if account.encode() == record else None
 
 
-def _rewrap(key: bytes, g: Generation, root_id: bytes) -> Rewrap:
-    old, new = (Record(each, record_digest(each, key, g.number, g.store_id)) for each in (g.root_id, root_id))
+def _rewrap(key: bytes, g: Generation, storage_key_id: bytes) -> Rewrap:
+    old, new = (
+        Record(each, record_digest(each, key, g.number, g.store_id)) for each in (g.storage_key_id, storage_key_id)
+    )
     return Rewrap(g.wrapped, old, new)

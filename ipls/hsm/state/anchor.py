@@ -9,8 +9,8 @@ from ipls.vault.errors import SessionRefused
 from ipls.vault.state.journal import STATE_BYTES, State, anchor_digest, first_state
 
 
-class Notary(Protocol):
-    """Who holds the log key and a shard's anchor: `ipls.hsm.anchor_service`. Raises SessionRefused VAULT_NOTARY_LOST."""
+class AnchorService(Protocol):
+    """Who holds the log key and a shard's anchor. Raises SessionRefused VAULT_NOTARY_LOST."""
 
     @property
     def shard(self) -> int:
@@ -42,35 +42,35 @@ class Anchor(NamedTuple):
     values: Sequence[bytes]
 
 
-def read_anchor(notary: Notary) -> Anchor:
+def read_anchor(anchor_service: AnchorService) -> Anchor:
     """Raises SessionRefused VAULT_ANCHOR_MISSING; VAULT_ANCHOR_MOVED for two of one sequence: two vaults wrote them."""
-    values = notary.anchors()
+    values = anchor_service.anchors()
     digests, macs = [anchor_digest(value[:STATE_BYTES]) for value in values], [value[STATE_BYTES:] for value in values]
     # One that a kill left unfinished was never waited for.
-    whole = [value for value, holds in zip(values, notary.holds(digests, macs), strict=True) if holds]
+    whole = [value for value, holds in zip(values, anchor_service.holds(digests, macs), strict=True) if holds]
     states = sorted({State.decode(value[:STATE_BYTES]) for value in whole}, key=lambda state: state.sequence)
-    if not states or states[-1].shard != notary.shard:
+    if not states or states[-1].shard != anchor_service.shard:
         raise SessionRefused("VAULT_ANCHOR_MISSING", "the token holds no anchor of this vault")
     if len(states) > 1 and states[-1].sequence == states[-2].sequence:
         raise SessionRefused("VAULT_ANCHOR_MOVED", "the token holds two anchors of one sequence")
     return Anchor(states[-1], values)
 
 
-def write_anchor(notary: Notary, expected: Sequence[bytes], state: State) -> Anchor:
+def write_anchor(anchor_service: AnchorService, expected: Sequence[bytes], state: State) -> Anchor:
     """Raises SessionRefused VAULT_ANCHOR_MOVED."""
     encoded = state.encode()
-    [mac] = notary.macs([anchor_digest(encoded)])
-    notary.replace(expected, encoded + mac)
+    [mac] = anchor_service.macs([anchor_digest(encoded)])
+    anchor_service.replace(expected, encoded + mac)
     return Anchor(state, [encoded + mac])
 
 
-def genesis(store: VaultStore, notary: Notary) -> None:
+def genesis(store: VaultStore, anchor_service: AnchorService) -> None:
     """The first anchor, over an empty database. Nothing else makes an anchor where there is none.
 
     Raises SessionRefused VAULT_ANCHOR_EXISTS, VAULT_DATABASE_NOT_EMPTY.
     """
-    if notary.anchors():
+    if anchor_service.anchors():
         raise SessionRefused("VAULT_ANCHOR_EXISTS", "the token holds an anchor; nothing makes another one")
     if store.last() is not None:
         raise SessionRefused("VAULT_DATABASE_NOT_EMPTY", "the database has a log; a new vault begins with none")
-    write_anchor(notary, [], first_state(notary.shard, secrets.token_bytes(32)))
+    write_anchor(anchor_service, [], first_state(anchor_service.shard, secrets.token_bytes(32)))

@@ -5,55 +5,55 @@ sign: who holds the hand-off has no second vault.
 """
 
 from ipls.hsm.state import replay
-from ipls.hsm.state.anchor import Notary, read_anchor, write_anchor
+from ipls.hsm.state.anchor import AnchorService, read_anchor, write_anchor
 from ipls.hsm.state.owner import OWNER, OWNER_BYTES, Owner, handed_off, handed_to
-from ipls.hsm.state.store import Ledger
+from ipls.hsm.state.store import StateStore
 from ipls.store.vault import VaultStore
 from ipls.vault.errors import SessionRefused
 from ipls.vault.state.journal import STATE_BYTES, State, handoff_digest
 
 
-def hand_off(store: VaultStore, notary: Notary, to: Owner) -> bytes:
+def hand_off(store: VaultStore, anchor_service: AnchorService, to: Owner) -> bytes:
     """Ends this token's service of its shard, for good, and signs it over to `to`; the same bytes when done again.
 
     Raises SessionRefused VAULT_HANDOFF_REFUSED for a hand-off to itself, VAULT_HANDED_OFF if it is another's already,
-    and as `Ledger.perform`.
+    and as `StateStore.perform`.
     """
-    if to.hsm_key_id == notary.hsm_key_id():
+    if to.hsm_key_id == anchor_service.hsm_key_id():
         raise SessionRefused("VAULT_HANDOFF_REFUSED", "the bundle leaves the shard with this HSM")
-    ledger = Ledger(store, notary)
-    [outcome] = ledger.perform([lambda: ledger.put(OWNER, to.encode())])
+    state_store = StateStore(store, anchor_service)
+    [outcome] = state_store.perform([lambda: state_store.put(OWNER, to.encode())])
     if isinstance(outcome, Exception) and getattr(outcome, "reason", "") != "VAULT_HANDED_OFF":
         raise outcome
-    state = read_anchor(notary).state
+    state = read_anchor(anchor_service).state
     found = handed_to(store, state)
     assert found is not None
     if found != to:
         raise handed_off(state.shard, found)
     content = state.encode() + to.encode()
-    [mac] = notary.macs([handoff_digest(content)])
+    [mac] = anchor_service.macs([handoff_digest(content)])
     return content + mac
 
 
-def take_over(store: VaultStore, notary: Notary, handoff: bytes) -> State:
+def take_over(store: VaultStore, anchor_service: AnchorService, handoff: bytes) -> State:
     """Makes the old token's last anchor this one's, if the hand-off names it and the database leads there.
 
     Done again it changes nothing. Raises SessionRefused VAULT_HANDOFF_REFUSED; VAULT_ANCHOR_EXISTS where this token's
     own anchor is not older; and as `replay.check_anchored` for another database.
     """
     content, mac = handoff[: STATE_BYTES + OWNER_BYTES], handoff[STATE_BYTES + OWNER_BYTES :]
-    if notary.holds([handoff_digest(content)], [mac]) != [True]:
+    if anchor_service.holds([handoff_digest(content)], [mac]) != [True]:
         raise SessionRefused("VAULT_HANDOFF_REFUSED", "no token of this fleet signed the hand-off")
     state, to = State.decode(content[:STATE_BYTES]), Owner.decode(content[STATE_BYTES:])
-    if (state.shard, to.hsm_key_id) != (notary.shard, notary.hsm_key_id()):
+    if (state.shard, to.hsm_key_id) != (anchor_service.shard, anchor_service.hsm_key_id()):
         raise SessionRefused("VAULT_HANDOFF_REFUSED", "the hand-off is of another shard, or to another HSM")
     replay.check_anchored(store, state)
-    values = notary.anchors()
+    values = anchor_service.anchors()
     if values:  # it had the shard before, or this was done
-        own = read_anchor(notary).state
+        own = read_anchor(anchor_service).state
         if own == state:
             return state
         if own.sequence >= state.sequence:
             raise SessionRefused("VAULT_ANCHOR_EXISTS", "the token has an anchor of its own that is not older")
-    write_anchor(notary, values, state)
+    write_anchor(anchor_service, values, state)
     return state

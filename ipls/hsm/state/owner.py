@@ -3,10 +3,10 @@
 import struct
 from typing import NamedTuple
 
-from ipls.hsm.state.anchor import Notary
+from ipls.hsm.state.anchor import AnchorService
 from ipls.store.vault import VaultStore
 from ipls.vault.errors import SessionRefused
-from ipls.vault.state.journal import Entry, State, other_key
+from ipls.vault.state.journal import JournalEntry, State, other_key
 
 OWNER = other_key("owner")
 _RECORD = struct.Struct(">32sQ")
@@ -32,14 +32,14 @@ class Owner(NamedTuple):
 def handed_to(store: VaultStore, state: State) -> Owner | None:
     """Whom the log's entry of this state hands the shard to, if that is what it does. The entry must be verified."""
     rows = store.log(state.sequence, 1) if state.sequence else []
-    entry = Entry.decode(rows[0].entry) if rows else None
+    entry = JournalEntry.decode(rows[0].entry) if rows else None
     return Owner.decode(entry.record) if entry and entry.key == OWNER else None
 
 
-def check_owner(store: VaultStore, notary: Notary, state: State) -> None:
+def check_owner(store: VaultStore, anchor_service: AnchorService, state: State) -> None:
     """Raises SessionRefused VAULT_HANDED_OFF where that is another token: such an entry is the last that one writes."""
     to = handed_to(store, state)
-    if to is not None and to.hsm_key_id != notary.hsm_key_id():
+    if to is not None and to.hsm_key_id != anchor_service.hsm_key_id():
         raise handed_off(state.shard, to)
 
 

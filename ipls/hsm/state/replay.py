@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from ipls.hsm.state.anchor import Notary, read_anchor
+from ipls.hsm.state.anchor import AnchorService, read_anchor
 from ipls.store.vault import Changes, LogRow, VaultStore
 from ipls.vault.errors import SessionRefused
-from ipls.vault.state.journal import NO_RECORD, Entry, State, entry_digest, entry_hash
+from ipls.vault.state.journal import NO_RECORD, JournalEntry, State, entry_digest, entry_hash
 from ipls.vault.state.trie import EMPTY_ROOT, Trie, digest_of
 
 PAGE = 256
@@ -18,22 +18,24 @@ class Followed(NamedTuple):
     """A verified entry, the row that it was read from, and the state after it."""
 
     row: LogRow
-    entry: Entry
+    entry: JournalEntry
     state: State
 
 
-def follow(store: VaultStore, notary: Notary, state: State, vouched: int = 0) -> Iterator[list[Followed]]:
+def follow(
+    store: VaultStore, anchor_service: AnchorService, state: State, vouched: int = 0
+) -> Iterator[list[Followed]]:
     """What continues `state` in the log, page by page. Up to the entry `vouched` it may bear any HMAC.
 
     Raises SessionRefused VAULT_LOG_BROKEN; DatabaseFailed.
     """
     while rows := store.log(state.sequence + 1, PAGE):
         page = []
-        holding = notary.holds(log_digests(notary, rows), [row.mac for row in rows])
+        holding = anchor_service.holds(log_digests(anchor_service, rows), [row.mac for row in rows])
         for row, holds in zip(rows, holding, strict=True):
             if not holds and row.sequence > vouched:
                 raise SessionRefused("VAULT_LOG_BROKEN", f"entry {row.sequence} of the log is not this vault's")
-            entry = Entry.decode(row.entry)
+            entry = JournalEntry.decode(row.entry)
             if row != log_row(entry, row.entry, row.mac):
                 raise SessionRefused("VAULT_LOG_BROKEN", f"entry {row.sequence} of the log stands in another's place")
             state = state.followed_by(entry)
@@ -41,26 +43,26 @@ def follow(store: VaultStore, notary: Notary, state: State, vouched: int = 0) ->
         yield page
 
 
-def follow_whole(store: VaultStore, notary: Notary, anchored: State) -> Iterator[list[Followed]]:
+def follow_whole(store: VaultStore, anchor_service: AnchorService, anchored: State) -> Iterator[list[Followed]]:
     """As `follow`, from the first entry on, whatever that one says of what was before it.
 
     The caller sees that it leads to what is anchored. So a token that came to the fleet later needs no HMAC of keys
     that it never had.
     """
-    vouched = anchored.sequence if notary.first_log_key() > 1 else 0
+    vouched = anchored.sequence if anchor_service.first_log_key() > 1 else 0
     first = store.log(1, 1)
-    beginning = Entry.decode(first[0].entry).previous if first else NO_RECORD
-    return follow(store, notary, State(notary.shard, 0, beginning, EMPTY_ROOT), vouched)
+    beginning = JournalEntry.decode(first[0].entry).previous if first else NO_RECORD
+    return follow(store, anchor_service, State(anchor_service.shard, 0, beginning, EMPTY_ROOT), vouched)
 
 
-def catch_up(store: VaultStore, notary: Notary, anchored: State) -> State:
+def catch_up(store: VaultStore, anchor_service: AnchorService, anchored: State) -> State:
     """The state at the log's end: the anchored one, or further on where the last entries were not anchored.
 
     Raises SessionRefused VAULT_DATABASE_BEHIND, VAULT_DATABASE_FORKED, VAULT_LOG_BROKEN; DatabaseFailed.
     """
     check_anchored(store, anchored)
     state = anchored
-    for page in follow(store, notary, anchored):
+    for page in follow(store, anchor_service, anchored):
         state = page[-1].state
     return state
 
@@ -84,14 +86,14 @@ def check_anchored(store: VaultStore, anchored: State) -> None:
         )
 
 
-def check(store: VaultStore, notary: Notary, anchored: Callable[[], State]) -> Iterator[None]:
+def check(store: VaultStore, anchor_service: AnchorService, anchored: Callable[[], State]) -> Iterator[None]:
     """Compares all that the database holds with what the anchor vouches for, a page a step: the log, then the records.
 
     `anchored` is what the log leads to now: it may move from step to step. Raises SessionRefused VAULT_LOG_BROKEN,
     VAULT_DATABASE_EDITED; DatabaseFailed.
     """
     state = None
-    for page in follow_whole(store, notary, anchored()):
+    for page in follow_whole(store, anchor_service, anchored()):
         state = page[-1].state
         yield
     if state != anchored() and (state or anchored().sequence):
@@ -110,7 +112,7 @@ def check_record(key: bytes, record: bytes | None, digest: bytes) -> None:
         raise SessionRefused("VAULT_DATABASE_EDITED", "a record is not the one that was written")
 
 
-def recover(source: VaultStore, target: VaultStore, notary: Notary) -> State:
+def recover(source: VaultStore, target: VaultStore, anchor_service: AnchorService) -> State:
     """Makes the database again, in an empty one, from the log in another: all that the log proves and nothing else.
 
     The log must reach what the anchor names. All of it is there afterwards or nothing. Raises SessionRefused
@@ -118,15 +120,17 @@ def recover(source: VaultStore, target: VaultStore, notary: Notary) -> State:
     """
     if target.last() is not None:
         raise SessionRefused("VAULT_DATABASE_NOT_EMPTY", "the database to recover into has a log")
-    anchored = read_anchor(notary).state
+    anchored = read_anchor(anchor_service).state
     check_anchored(source, anchored)
-    target.append_all(_replayed(source, target, notary, anchored))
-    return catch_up(target, notary, anchored)
+    target.append_all(_replayed(source, target, anchor_service, anchored))
+    return catch_up(target, anchor_service, anchored)
 
 
-def _replayed(source: VaultStore, target: VaultStore, notary: Notary, anchored: State) -> Iterator[Changes]:
+def _replayed(
+    source: VaultStore, target: VaultStore, anchor_service: AnchorService, anchored: State
+) -> Iterator[Changes]:
     root = EMPTY_ROOT
-    for page in follow_whole(source, notary, anchored):
+    for page in follow_whole(source, anchor_service, anchored):
         trie, records = Trie(root, target.nodes), dict[bytes, bytes]()
         for _, entry, _ in page:
             before = trie.get(entry.key) or NO_RECORD
@@ -138,17 +142,17 @@ def _replayed(source: VaultStore, target: VaultStore, notary: Notary, anchored: 
         yield Changes([row for row, _, _ in page], records, trie.changed)
 
 
-def log_row(entry: Entry, encoded: bytes, mac: bytes) -> LogRow:
+def log_row(entry: JournalEntry, encoded: bytes, mac: bytes) -> LogRow:
     """Where an entry lies."""
     use = entry.history
     return LogRow(entry.sequence, encoded, mac, entry.key, use.number if use is not None else None)
 
 
-def log_macs(notary: Notary, rows: Sequence[LogRow]) -> list[bytes]:
+def log_macs(anchor_service: AnchorService, rows: Sequence[LogRow]) -> list[bytes]:
     """What the rows' HMACs must be."""
-    return notary.macs(log_digests(notary, rows))
+    return anchor_service.macs(log_digests(anchor_service, rows))
 
 
-def log_digests(notary: Notary, rows: Sequence[LogRow]) -> list[bytes]:
+def log_digests(anchor_service: AnchorService, rows: Sequence[LogRow]) -> list[bytes]:
     """What they are over."""
-    return [entry_digest(notary.shard, row.entry) for row in rows]
+    return [entry_digest(anchor_service.shard, row.entry) for row in rows]

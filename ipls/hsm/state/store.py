@@ -11,30 +11,30 @@ from itertools import islice
 from google.protobuf.message import DecodeError
 
 from ipls.hsm.state import replay
-from ipls.hsm.state.anchor import Anchor, Notary, read_anchor, write_anchor
+from ipls.hsm.state.anchor import Anchor, AnchorService, read_anchor, write_anchor
 from ipls.hsm.state.owner import check_owner
 from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
 from ipls.store.errors import DatabaseFailed
 from ipls.store.vault import Changes, VaultStore
 from ipls.trust.errors import TrustError
 from ipls.vault.errors import SessionRefused
-from ipls.vault.state.journal import NO_RECORD, Entry, Highest, State, entry_hash
+from ipls.vault.state.journal import NO_RECORD, Highest, JournalEntry, State, entry_hash
 from ipls.vault.state.trie import EMPTY_ROOT, Trie, digest_of
 
-Work = Callable[[], object]
+Transaction = Callable[[], object]
 
 
-class Ledger:
+class StateStore:
     """The state of one shard. One thread at a time; all but `perform` is for the works that it does."""
 
-    def __init__(self, store: VaultStore, notary: Notary) -> None:
+    def __init__(self, store: VaultStore, anchor_service: AnchorService) -> None:
         self._store = store
-        self._notary = notary
+        self._anchor_service = anchor_service
         self._anchor: Anchor | None = None  # None: what token and database hold is yet to be compared
         self._written = 0  # the highest sequence that this process anchored
-        self._begin(State(notary.shard, 0, bytes(32), EMPTY_ROOT))
+        self._begin(State(anchor_service.shard, 0, bytes(32), EMPTY_ROOT))
 
-    def perform(self, works: Sequence[Work]) -> list[object]:
+    def perform(self, works: Sequence[Transaction]) -> list[object]:
         """Does `works` in their order; what each returned or raised, when all that they put is durable and anchored.
 
         A work that raises keeps what it put before. Where the state can't be read, kept or anchored, that error
@@ -56,7 +56,7 @@ class Ledger:
         self._trie = Trie(state.records_root, self._store.nodes)
         self._records: dict[bytes, bytes | None] = {}  # as read or put
         self._changed: dict[bytes, bytes] = {}
-        self._entries: list[Entry] = []
+        self._entries: list[JournalEntry] = []
         self._encoded: list[bytes] = []
         self._callbacks: list[Callable[[], None]] = []
 
@@ -65,7 +65,7 @@ class Ledger:
     @property
     def shard(self) -> int:
         """Its number."""
-        return self._notary.shard
+        return self._anchor_service.shard
 
     @property
     def highest(self) -> Highest:
@@ -92,7 +92,7 @@ class Ledger:
         """Writes the record of this key. Raises as `get`, and nothing is put then."""
         before = self._trie.get(key)
         self._trie.put(key, digest_of(key, record))
-        entry = Entry(
+        entry = JournalEntry(
             sequence=self._state.sequence + 1,
             previous=self._state.chain_head,
             key=key,
@@ -112,7 +112,7 @@ class Ledger:
         """Of the next `count` records whose keys are above that one, ascending. Raises as `get`."""
         return [leaf.key for leaf in islice(self._trie.leaves(after), count)]
 
-    def uses(self, key: bytes, first: int) -> Iterator[Entry]:
+    def uses(self, key: bytes, first: int) -> Iterator[JournalEntry]:
         """The entries that added to an account's history, from that number on.
 
         Of the database's nothing is verified but their form (SessionRefused VAULT_LOG_BROKEN): the account's record has
@@ -120,7 +120,7 @@ class Ledger:
         """
         number = first
         while rows := self._store.uses(key, number, replay.PAGE):
-            yield from (Entry.decode(row.entry) for row in rows)
+            yield from (JournalEntry.decode(row.entry) for row in rows)
             number = (rows[-1].use_number or number) + 1
         for entry in self._entries:
             if entry.key == key and (use := entry.history) is not None and use.number >= first:
@@ -128,9 +128,9 @@ class Ledger:
 
     def check(self) -> Iterator[None]:
         """A walk through the whole database (`ipls.hsm.state.replay.check`), a step a work, other works in between."""
-        return replay.check(self._store, self._notary, self._anchored)
+        return replay.check(self._store, self._anchor_service, self._anchored)
 
-    def then(self, callback: Callable[[], None]) -> None:
+    def on_commit(self, callback: Callable[[], None]) -> None:
         """Calls it when what was put is durable and anchored."""
         self._callbacks.append(callback)
 
@@ -143,17 +143,17 @@ class Ledger:
             head = (last.sequence, entry_hash(last.entry)) if last else (0, state.chain_head)
             if head == (state.sequence, state.chain_head):
                 return state
-        self._anchor = anchor = read_anchor(self._notary)
+        self._anchor = anchor = read_anchor(self._anchor_service)
         if anchor.state.sequence < self._written:
             raise SessionRefused("VAULT_ANCHOR_MOVED", "the token holds an older anchor than this vault wrote")
         # Before what follows in the log is looked at: the next owner's entries bear the fleet's HMAC too.
         replay.check_anchored(self._store, anchor.state)
-        check_owner(self._store, self._notary, anchor.state)
-        state = replay.catch_up(self._store, self._notary, anchor.state)
+        check_owner(self._store, self._anchor_service, anchor.state)
+        state = replay.catch_up(self._store, self._anchor_service, anchor.state)
         Trie(state.records_root, self._store.nodes).get(NO_RECORD)  # its root is there
         if state != anchor.state:
             self._write_anchor(anchor, state)
-        check_owner(self._store, self._notary, state)
+        check_owner(self._store, self._anchor_service, state)
         return state
 
     def _commit(self) -> None:
@@ -161,7 +161,7 @@ class Ledger:
             return
         assert self._anchor
         rows = [replay.log_row(*each, b"") for each in zip(self._entries, self._encoded, strict=True)]
-        macs = replay.log_macs(self._notary, rows)
+        macs = replay.log_macs(self._anchor_service, rows)
         signed = [row._replace(mac=mac) for row, mac in zip(rows, macs, strict=True)]
         self._store.append(Changes(signed, self._changed, self._trie.changed))
         self._write_anchor(self._anchor, self._state)
@@ -171,11 +171,11 @@ class Ledger:
         return self._anchor.state
 
     def _write_anchor(self, replaced: Anchor, state: State) -> None:
-        self._anchor = write_anchor(self._notary, replaced.values, state)
+        self._anchor = write_anchor(self._anchor_service, replaced.values, state)
         self._written = state.sequence
 
 
-def _outcome(work: Work) -> object:
+def _outcome(work: Transaction) -> object:
     try:
         return work()
     except (SessionRefused, TrustError, OSError, DecodeError) as error:

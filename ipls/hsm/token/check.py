@@ -349,33 +349,33 @@ class _Checker:
         with _session(token) as (channel, keys):
             for mac, key in ((channel.mac_c2v, keys[0]), (channel.mac_v2c, keys[1])):
                 _expect(mac(_DIGEST) == transcript.hmac_sha256(key, _DIGEST), "a session's MAC key is another")
-            wrapped = channel.store(aes_key_wrap(keys[2], _CONTACT_KEY), token.root_id, _RECORD)
+            wrapped = channel.store(aes_key_wrap(keys[2], _CONTACT_KEY), token.storage_key_id, _RECORD)
             _expect(
-                aes_key_unwrap(keys[3], channel.retrieve(wrapped, token.root_id, _RECORD)) == _CONTACT_KEY,
+                aes_key_unwrap(keys[3], channel.retrieve(wrapped, token.storage_key_id, _RECORD)) == _CONTACT_KEY,
                 "another key came back",
             )
 
     def _moved(self, token: HsmToken) -> None:
         with _session(token) as (channel, keys):
-            wrapped = channel.store(aes_key_wrap(keys[2], _CONTACT_KEY), token.root_id, _RECORD)
-            _session_refuses(lambda: channel.retrieve(wrapped, token.root_id, _OTHER_RECORD))
-            _session_refuses(lambda: channel.store(aes_key_wrap(keys[3], _CONTACT_KEY), token.root_id, _RECORD))
+            wrapped = channel.store(aes_key_wrap(keys[2], _CONTACT_KEY), token.storage_key_id, _RECORD)
+            _session_refuses(lambda: channel.retrieve(wrapped, token.storage_key_id, _OTHER_RECORD))
+            _session_refuses(lambda: channel.store(aes_key_wrap(keys[3], _CONTACT_KEY), token.storage_key_id, _RECORD))
 
     def _leak(self, token: HsmToken) -> None:
         before = self._objects()
         for _ in range(3):
             with _session(token) as (channel, keys):
-                wrapped = channel.store(aes_key_wrap(keys[2], _CONTACT_KEY), token.root_id, _RECORD)
-                channel.retrieve(wrapped, token.root_id, _RECORD)
-                _session_refuses(partial(channel.retrieve, wrapped, token.root_id, _OTHER_RECORD))
+                wrapped = channel.store(aes_key_wrap(keys[2], _CONTACT_KEY), token.storage_key_id, _RECORD)
+                channel.retrieve(wrapped, token.storage_key_id, _RECORD)
+                _session_refuses(partial(channel.retrieve, wrapped, token.storage_key_id, _OTHER_RECORD))
         left = self._objects() - before
         _expect(left == 0, f"{left} objects are left")
 
     def _retrieves(self, token: HsmToken) -> str:
         with _session(token) as (channel, keys):
-            wrapped = channel.store(aes_key_wrap(keys[2], _CONTACT_KEY), token.root_id, _RECORD)
+            wrapped = channel.store(aes_key_wrap(keys[2], _CONTACT_KEY), token.storage_key_id, _RECORD)
             before = _memory()
-            rounds, rate = _loop(lambda: channel.retrieve(wrapped, token.root_id, _RECORD))
+            rounds, rate = _loop(lambda: channel.retrieve(wrapped, token.storage_key_id, _RECORD))
             grown = max(0, _memory() - before) // rounds
         return f"{rate:.0f} a second; this process grew by {grown} bytes with each"
 

@@ -5,7 +5,7 @@ from collections import deque
 from ipls.vault.session.token import Ephemeral, Token
 
 
-class EphemeralsAhead:
+class EphemeralPool:
     """A token (`ipls.vault.session.token.Token`) that has key pairs ready. Each is given out once."""
 
     def __init__(self, token: Token, places: int) -> None:
@@ -14,7 +14,7 @@ class EphemeralsAhead:
         self._ready: deque[Ephemeral] = deque()
         self.hsm_key_id = token.hsm_key_id
         self.public_point = token.public_point
-        self.root_id = token.root_id
+        self.storage_key_id = token.storage_key_id
         self.profile = token.profile
 
     def prepare(self) -> bool:
@@ -28,9 +28,9 @@ class EphemeralsAhead:
         """See `Token`."""
         return self._token.sign(digest)
 
-    def root_ids(self) -> list[bytes]:
+    def storage_key_ids(self) -> list[bytes]:
         """See `Token`."""
-        return self._token.root_ids()
+        return self._token.storage_key_ids()
 
     def ephemeral(self) -> Ephemeral:
         """See `Token`: one that is ready, else a fresh one."""

@@ -45,7 +45,7 @@ class TokenKeys(NamedTuple):
 class Record(NamedTuple):
     """Where a stored key lies: the 32 bytes that its wrapping key is derived from under one of the storage roots."""
 
-    root_id: bytes
+    storage_key_id: bytes
     digest: bytes
 
 
@@ -95,7 +95,7 @@ class HsmToken:
         self._session = session
         self._fleet = only(session, ObjectClass.PRIVATE_KEY, prefix + FLEET)
         self._roots = Roots(session, prefix + ROOT)
-        self.root_id = self._roots.newest
+        self.storage_key_id = self._roots.newest
         self._derivation = self._roots.derivation
         self.profile = self._derivation.profile
         self._logs = _newest_first(session, prefix + LOG)
@@ -126,13 +126,13 @@ class HsmToken:
         with held(public):
             return HsmEphemeral(self._roots, private, point_of(public))
 
-    def root_ids(self) -> list[bytes]:
+    def storage_key_ids(self) -> list[bytes]:
         """See `Token`."""
         return self._roots.ids()
 
-    def drop_root(self, root_id: bytes) -> None:
+    def drop_root(self, storage_key_id: bytes) -> None:
         """Destroys a storage root, for good. Raises SessionRefused VAULT_ROOT_MISSING."""
-        self._roots.drop(root_id)
+        self._roots.drop(storage_key_id)
 
     def rewrap(self, wrapped: bytes, record: Record, new: Record) -> bytes:
         """A record's contact key, wrapped under another record's key instead.
@@ -247,16 +247,16 @@ class HsmChannel:
         """See `Channel`."""
         return _mac(self._v2c_mac, digest)
 
-    def store(self, blob: bytes, root_id: bytes, record: bytes) -> bytes:
+    def store(self, blob: bytes, storage_key_id: bytes, record: bytes) -> bytes:
         """See `Channel`."""
         with _unwrapped(self._c2v_wrap, blob, "VAULT_BLOB_REFUSED") as contact_key:
-            wrapping = self._roots.record_key(Record(root_id, record), MechanismFlag.WRAP)
+            wrapping = self._roots.record_key(Record(storage_key_id, record), MechanismFlag.WRAP)
             with held(wrapping):
                 return _wrap(wrapping, contact_key)
 
-    def retrieve(self, wrapped: bytes, root_id: bytes, record: bytes) -> bytes:
+    def retrieve(self, wrapped: bytes, storage_key_id: bytes, record: bytes) -> bytes:
         """See `Channel`."""
-        unwrapping = self._roots.record_key(Record(root_id, record), MechanismFlag.UNWRAP)
+        unwrapping = self._roots.record_key(Record(storage_key_id, record), MechanismFlag.UNWRAP)
         with held(unwrapping), _unwrapped(unwrapping, wrapped, "VAULT_RECORD_REFUSED") as contact_key:
             return _wrap(self._v2c_wrap, contact_key)
 
@@ -279,24 +279,24 @@ class Roots:
 
     def record_key(self, record: Record, use: MechanismFlag) -> Any:
         """The key that wraps a record. Raises SessionRefused VAULT_ROOT_MISSING."""
-        root = self._root(record.root_id)
+        root = self._root(record.storage_key_id)
         return self.derivation.derive(root, record.digest, KeyType.AES, use, Mechanism.AES_KEY_WRAP)
 
     def ids(self) -> list[bytes]:
         """Of all that are there now, the newest first."""
         return [root.id for root in self._look()]
 
-    def drop(self, root_id: bytes) -> None:
+    def drop(self, storage_key_id: bytes) -> None:
         """See `HsmToken.drop_root`."""
-        self._root(root_id).destroy()
+        self._root(storage_key_id).destroy()
         self._look()
 
-    def _root(self, root_id: bytes) -> Any:
-        if root_id not in self._by_id:
+    def _root(self, storage_key_id: bytes) -> Any:
+        if storage_key_id not in self._by_id:
             self._look()
-        if root_id not in self._by_id:
+        if storage_key_id not in self._by_id:
             raise SessionRefused("VAULT_ROOT_MISSING", "the record lies under a storage root that the HSM lacks")
-        return self._by_id[root_id]
+        return self._by_id[storage_key_id]
 
     def _look(self) -> list[Any]:
         found = _newest_first(self._session, self._label)
@@ -430,27 +430,27 @@ def make_keys(session: Any, profile: str, prefix: str = "") -> None:
     """The four keys of a vault that is a fleet by itself, `prefix` before their labels. Raises pkcs11.PKCS11Error."""
     make_pair(session, MechanismFlag.SIGN, Mechanism.ECDSA, prefix + FLEET)
     make_pair(session, MechanismFlag.DERIVE, Mechanism.ECDH1_DERIVE, prefix + TRANSPORT)
-    root_id = new_root_id(1)
+    storage_key_id = new_storage_key_id(1)
     for purpose in purposes(by_profile(profile)):
         session.generate_key(
             purpose.kind,
             256,
             store=True,
             label=prefix + purpose.label,
-            id=root_id,
+            id=storage_key_id,
             capabilities=purpose.use,
             template=hidden(purpose.mechanism),
         )
 
 
-def new_root_id(number: int) -> bytes:
+def new_storage_key_id(number: int) -> bytes:
     """What names the storage root of this number, and the log key made with it: the newest has the highest."""
     return number.to_bytes(8, "big") + secrets.token_bytes(_ROOT_ID_RANDOM_BYTES)
 
 
-def root_number(root_id: bytes) -> int:
+def root_number(storage_key_id: bytes) -> int:
     """The inverse."""
-    return int.from_bytes(root_id[:8], "big")
+    return int.from_bytes(storage_key_id[:8], "big")
 
 
 class Purpose(NamedTuple):

@@ -14,29 +14,29 @@ from ipls.akd.keys import Place
 from ipls.akd.labels import Label
 from ipls.akd.publish import make_leaves
 from ipls.server.directory.errors import NoQuorum, PublisherStopped
-from ipls.store.directory import DirectoryStore, Leaf, Queued
+from ipls.store.directory import DirectoryStore, Leaf, PendingUpdate
 from ipls.store.errors import StoreError
 
 
-def choose_root(votes: Mapping[str, bytes | None], ours: set[bytes], n: int, k: int) -> bytes | None:
+def choose_root(signed_roots: Mapping[str, bytes | None], ours: set[bytes], n: int, k: int) -> bytes | None:
     """The root to be taken for the epoch after the head, None if it has none yet.
 
-    `votes` has, of each witness that answers, the root that it signed for the epoch, None if it signed none; `ours`
-    are the roots that this directory has proposed once, the only ones to be taken: a witness can sign anything. A
-    root that may have k signatures already, with those of witnesses that don't answer, goes before any other.
-    Raises NoQuorum WITNESSES_SPLIT while several may (then neither can get on without those that don't answer), and
+    `signed_roots` has, of each witness that answers, the root that it signed for the epoch, None if it signed none;
+    `ours` are the roots that this directory has proposed once, the only ones to be taken: a witness can sign anything.
+    A root that may have k signatures already, with those of witnesses that don't answer, goes before any other. Raises
+    NoQuorum WITNESSES_SPLIT while several may (then neither can get on without those that don't answer), and
     PublisherStopped ROOT_UNREACHABLE if none can get k any more.
     """
-    silent = n - len(votes)
-    signed = Counter(root for root in votes.values() if root is not None)
+    silent = n - len(signed_roots)
+    signed = Counter(root for root in signed_roots.values() if root is not None)
     candidates = [root for root in signed if root in ours]
     if not candidates:
         return None
     decided = [root for root in candidates if signed[root] + silent >= k]
     if len(decided) > 1:
         raise NoQuorum("WITNESSES_SPLIT", "witnesses signed different roots; the others must answer first")
-    open_votes = silent + sum(root is None for root in votes.values())
-    possible = decided or [root for root in candidates if signed[root] + open_votes >= k]
+    open_signatures = silent + sum(root is None for root in signed_roots.values())
+    possible = decided or [root for root in candidates if signed[root] + open_signatures >= k]
     if not possible:
         raise root_unreachable()
     return max(possible, key=lambda root: (signed[root], root))
@@ -50,7 +50,7 @@ def root_unreachable() -> PublisherStopped:
     )
 
 
-class Found(NamedTuple):
+class ResolvedUpdate(NamedTuple):
     """What stands before a queued update, which says the label's newest version.
 
     `skipped` are adopted versions whose values the update does not bring: they count as erased. `there` is an adopted
@@ -70,7 +70,7 @@ class Found(NamedTuple):
         return [(self.update.label, version) for version in (*self.skipped, *filter(None, [self.there]))]
 
 
-def find(store: DirectoryStore, key: DirectoryKey, batch: Sequence[Queued], epoch: int) -> list[Found]:
+def find(store: DirectoryStore, key: DirectoryKey, batch: Sequence[PendingUpdate], epoch: int) -> list[ResolvedUpdate]:
     """Of each update what there is at `epoch`, the newest."""
     awaits = store.awaits(epoch)
     found = []
@@ -84,7 +84,7 @@ def find(store: DirectoryStore, key: DirectoryKey, batch: Sequence[Queued], epoc
             else:
                 current = Version(number, leaf.epoch, b"")
                 skipped.append(current)
-        found.append(Found(Update(queued.label, queued.value, current), skipped, there))
+        found.append(ResolvedUpdate(Update(queued.label, queued.value, current), skipped, there))
     return found
 
 

@@ -24,15 +24,15 @@ from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.channel import open_channel
 from ipls.rpc.server import DRAIN_S, GrpcServer, Listener, until_signal
-from ipls.server.directory.cache import Proofs, SharedCache
-from ipls.server.directory.evidence import Contradictions
+from ipls.server.directory.cache import ProofCache, RedisProofCache
+from ipls.server.directory.evidence import EvidenceRecorder
 from ipls.server.directory.lease import LeaseKeeper
 from ipls.server.directory.pruning import Pruner
-from ipls.server.directory.publisher import RETRY_S, Announcements, Publisher
-from ipls.server.directory.readers import Readers
+from ipls.server.directory.publisher import RETRY_S, HeadNotifier, Publisher
+from ipls.server.directory.readers import ReadAuthorizer
 from ipls.server.directory.service import DirectoryService, UpdateService
 from ipls.server.directory.witnesses import Witnesses
-from ipls.store.directory import DirectoryStore, News
+from ipls.store.directory import ChangeCounters, DirectoryStore
 from ipls.store.evidence import EvidenceFolder
 from ipls.store.log.opening import open_log
 from ipls.store.readers import ReaderStore
@@ -84,7 +84,7 @@ async def directory(
             name: await stack.enter_async_context(open_channel(address, config.tls.ca))
             for name, address in config.witnesses.items()
         }
-        contradictions = Contradictions(root, store, EvidenceFolder(config.evidence))
+        contradictions = EvidenceRecorder(root, store, EvidenceFolder(config.evidence))
         witnesses = Witnesses(root, channels, proposal_seed, now_ms, contradictions.met)
         stack.push_async_callback(witnesses.close)
         publisher = Publisher(
@@ -118,7 +118,7 @@ async def directory(
         )
         reader_store = ReaderStore(config.database.with_name(config.database.name + ".readers"))
         stack.callback(reader_store.close)
-        readers = Readers(
+        readers = ReadAuthorizer(
             store,
             reader_store,
             root.namespace,
@@ -128,7 +128,7 @@ async def directory(
         )
         stack.callback(readers.close)
         shared = await _shared_cache(config, reader_store, store, publisher.heads, stack)
-        reads = DirectoryService(store, key, publisher.heads, readers, Proofs(shared), versions)
+        reads = DirectoryService(store, key, publisher.heads, readers, ProofCache(shared), versions)
         add_DirectoryServiceServicer_to_server(reads, server.grpc)
         add_UpdateServiceServicer_to_server(updates, server.grpc)
         ports = await server.start()
@@ -143,19 +143,19 @@ async def directory(
 
 
 async def _shared_cache(
-    config: DirectoryConfig, readers: ReaderStore, store: DirectoryStore, heads: Announcements, stack: AsyncExitStack
-) -> SharedCache | None:
+    config: DirectoryConfig, readers: ReaderStore, store: DirectoryStore, heads: HeadNotifier, stack: AsyncExitStack
+) -> RedisProofCache | None:
     """The Redis that is configured, with heads announced through it, until the stack ends."""
     if config.redis is None:
         return None
-    shared = SharedCache(config.redis.url, readers.derived_key)
+    shared = RedisProofCache(config.redis.url, readers.derived_key)
     stack.push_async_callback(shared.close)
     for task in (shared.follow(lambda epoch: heads.announce()), _announce(store, heads, shared)):
         stack.push_async_callback(_cancel, asyncio.create_task(task))
     return shared
 
 
-async def _announce(store: DirectoryStore, heads: Announcements, shared: SharedCache) -> None:
+async def _announce(store: DirectoryStore, heads: HeadNotifier, shared: RedisProofCache) -> None:
     """Tell the other processes of each head that this one learns of, for ever."""
     told = b""
     while True:
@@ -170,7 +170,7 @@ async def _announce(store: DirectoryStore, heads: Announcements, shared: SharedC
 
 async def _notice(store: DirectoryStore, publisher: Publisher) -> NoReturn:
     """Tell this process what others have done to the database: new heads, queued updates."""
-    seen = News(0, 0)
+    seen = ChangeCounters(0, 0)
     while True:
         with suppress(sqlite3.OperationalError):  # a disk that fails shows elsewhere
             now = await asyncio.to_thread(store.news)

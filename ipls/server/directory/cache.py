@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 
 from ipls.akd import Version
-from ipls.crypto.encoding import T
+from ipls.crypto.encoding import tagged_hash
 
 log = structlog.get_logger()
 
@@ -42,7 +42,7 @@ MIN_BETWEEN_S = 0.005
 _TAG_BYTES = 32
 
 
-class Entry(NamedTuple):
+class CacheKey(NamedTuple):
     """All that a proof depends on; so it is found for this very root, and for these values only.
 
     The versions, newest first, are the database's: what was erased there since is not found any more.
@@ -55,7 +55,7 @@ class Entry(NamedTuple):
     versions: tuple[Version, ...]
 
 
-class SharedCache:
+class RedisProofCache:
     """Redis, for all processes over one database, whose secret `derived_key` gives. Methods raise nothing.
 
     Numbers don't lie in it: an entry's name is a MAC. After a failure it is left alone for a while, so that a Redis
@@ -85,7 +85,7 @@ class SharedCache:
         with suppress(Exception):
             await self._redis.aclose()
 
-    async def get(self, entry: Entry) -> bytes | None:
+    async def get(self, entry: CacheKey) -> bytes | None:
         """What was put for this entry by a process of this directory, or None."""
         name = self._name(entry)
         # No more than an entry can have, whatever lies there. A connection whose answer came too late is closed, and
@@ -96,7 +96,7 @@ class SharedCache:
         proof = found[_TAG_BYTES:]
         return proof if hmac.compare_digest(found[:_TAG_BYTES], self._tag(name, proof)) else None
 
-    def put(self, entry: Entry, proof: bytes) -> None:
+    def put(self, entry: CacheKey, proof: bytes) -> None:
         """Keep a proof, some time from now or not at all."""
         if len(self._putting) < MAX_CALLS:
             name = self._name(entry)
@@ -158,23 +158,25 @@ class SharedCache:
         finally:
             self._calls -= 1
 
-    def _name(self, entry: Entry) -> bytes:
+    def _name(self, entry: CacheKey) -> bytes:
         versions = [field for version in entry.versions for field in version]
-        fields = T("ipls/directory/v1 entry", entry.kind, entry.epoch, entry.root_hash, entry.label, *versions)
+        fields = tagged_hash(
+            "ipls/directory/v1 entry", entry.kind, entry.epoch, entry.root_hash, entry.label, *versions
+        )
         return hmac.digest(self._names, fields, "sha256")
 
     def _tag(self, name: bytes, proof: bytes) -> bytes:
         return hmac.digest(self._tags, name + proof, "sha256")
 
 
-class Proofs:
+class ProofCache:
     """Hot proofs, from the nearest place that has them."""
 
-    def __init__(self, shared: SharedCache | None) -> None:
+    def __init__(self, shared: RedisProofCache | None) -> None:
         self._shared = shared
-        self._kept: OrderedDict[Entry, bytes] = OrderedDict()
+        self._kept: OrderedDict[CacheKey, bytes] = OrderedDict()
 
-    async def get(self, entry: Entry, make: Callable[[], bytes]) -> bytes:
+    async def get(self, entry: CacheKey, make: Callable[[], bytes]) -> bytes:
         """The proof that `make` makes, in a thread if it must. Raises what it raises."""
         proof = self._kept.get(entry)
         if proof is None and self._shared:

@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 
 from ipls.akd import AkdError, DirectoryKey, publish, republish, verify_append_only
-from ipls.server.directory.adoption import Found, find, position, positions
+from ipls.server.directory.adoption import ResolvedUpdate, find, position, positions
 from ipls.server.directory.errors import PublisherStopped
-from ipls.store.directory import DirectoryStore, Leaf, Made, Step, StoredHead
+from ipls.store.directory import DirectoryStore, EpochRow, Leaf, PreparedEpoch, StoredHead
 from ipls.store.errors import StoreError
 from ipls.store.log import LogStore, object_name
 
 
-def prepare(store: DirectoryStore, key: DirectoryKey, term: int, max_updates: int) -> tuple[Step, Made] | None:
+def prepare(
+    store: DirectoryStore, key: DirectoryKey, term: int, max_updates: int
+) -> tuple[EpochRow, PreparedEpoch] | None:
     """Write the row of the epoch after the newest head, from at most `max_updates` waiting updates, one a label.
 
     Updates that change nothing are settled at the present epoch, those that bring an adopted leaf's value at the
@@ -32,24 +34,24 @@ def prepare(store: DirectoryStore, key: DirectoryKey, term: int, max_updates: in
             made = _make(store, key, head, found)
             assert made is not None, "every update of the batch changes its label"
             new = made.publication
-            step = Step(new.epoch, new.old_root, new.new_root, tuple(batch), new.blob)
+            step = EpochRow(new.epoch, new.old_root, new.new_root, tuple(batch), new.blob)
             store.insert_step(term, step)
             return step, made
     return None
 
 
-def adopt(store: DirectoryStore, term: int, head: StoredHead, new_root: bytes, blob: bytes) -> Step:
+def adopt(store: DirectoryStore, term: int, head: StoredHead, new_root: bytes, blob: bytes) -> EpochRow:
     """Write the row of the epoch after `head` from a blob that witnesses signed.
 
     Raises AkdError if the blob doesn't prove the step, StoreError LEASE_LOST.
     """
-    step = Step(head.epoch + 1, head.root_hash, new_root, (), blob)
+    step = EpochRow(head.epoch + 1, head.root_hash, new_root, (), blob)
     verify_append_only(step.old_root, step.new_root, step.epoch, step.blob)
     store.insert_step(term, step)
     return step
 
 
-def recompute(store: DirectoryStore, key: DirectoryKey, step: Step) -> Made:
+def recompute(store: DirectoryStore, key: DirectoryKey, step: EpochRow) -> PreparedEpoch:
     """The epoch of a row written before, e.g. by a process that died.
 
     Raises PublisherStopped TREE_CORRUPT, and STEP_DIFFERS if it comes out otherwise: proposing that would be a fork.
@@ -69,28 +71,30 @@ def recompute(store: DirectoryStore, key: DirectoryKey, step: Step) -> Made:
     return made
 
 
-def _make(store: DirectoryStore, key: DirectoryKey, head: StoredHead, found: Sequence[Found]) -> Made | None:
+def _make(
+    store: DirectoryStore, key: DirectoryKey, head: StoredHead, found: Sequence[ResolvedUpdate]
+) -> PreparedEpoch | None:
     try:
         new = publish(store, key, head.epoch, head.root_hash, head.depth, [each.update for each in found])
     except AkdError as e:
         raise _corrupt(head, e) from e
     skipped = [version for each in found for version in each.shown()]
-    return new and Made(new._replace(versions=[*skipped, *new.versions]), revealed=positions(key, skipped))
+    return new and PreparedEpoch(new._replace(versions=[*skipped, *new.versions]), revealed=positions(key, skipped))
 
 
-def _remake(store: DirectoryStore, head: StoredHead, step: Step) -> Made:
+def _remake(store: DirectoryStore, head: StoredHead, step: EpochRow) -> PreparedEpoch:
     try:
         new, leaves = republish(store, head.epoch, head.root_hash, head.depth, step.blob)
     except AkdError as e:
         raise _corrupt(head, e) from e
-    return Made(new, awaited=[Leaf(position(leaf.label), leaf.epoch, leaf.stored) for leaf in leaves])
+    return PreparedEpoch(new, awaited=[Leaf(position(leaf.label), leaf.epoch, leaf.stored) for leaf in leaves])
 
 
 def _corrupt(head: StoredHead, error: AkdError) -> PublisherStopped:
     return PublisherStopped("TREE_CORRUPT", f"the stored tree of epoch {head.epoch} is damaged: {error}")
 
 
-def write_object(log: LogStore, step: Step) -> None:
+def write_object(log: LogStore, step: EpochRow) -> None:
     """Put the signed step into the log, durably; one there already will do if it proves the same step.
 
     Raises OSError (tried again later) and PublisherStopped if the epoch's object is another, or there can be none.

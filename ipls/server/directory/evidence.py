@@ -13,7 +13,7 @@ from ipls.trust.root import TrustRoot
 log = structlog.get_logger()
 
 
-class Contradictions:
+class EvidenceRecorder:
     """Files go to `folder`; anyone can check them (docs/protocol/evidence.md)."""
 
     def __init__(self, root: TrustRoot, store: DirectoryStore, folder: EvidenceFolder) -> None:

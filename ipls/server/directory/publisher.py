@@ -21,7 +21,7 @@ from ipls.server.directory.errors import NoQuorum, PublisherStopped
 from ipls.server.directory.lease import LeaseKeeper
 from ipls.server.directory.pruning import Pruner
 from ipls.server.directory.witnesses import RENEWALS, Witnesses
-from ipls.store.directory import DirectoryStore, Made, Step, StoredHead
+from ipls.store.directory import DirectoryStore, EpochRow, PreparedEpoch, StoredHead
 from ipls.store.errors import StoreError
 from ipls.store.log import LogStore, object_name
 from ipls.trust.errors import HeadRefused
@@ -37,7 +37,7 @@ MAX_STATED_TERM = 2**62
 """A witness's term is its word alone: one that lies must not use up the terms there are."""
 
 
-class Announcements:
+class HeadNotifier:
     """Wakes those who wait for the next head. Take `next` before reading the state it may change."""
 
     def __init__(self) -> None:
@@ -84,9 +84,9 @@ class Publisher:
         self._term = 0
         self._ahead = 0
         self._signed_ms = 0
-        self._made: Made | None = None
+        self._made: PreparedEpoch | None = None
         self._submitted = asyncio.Event()
-        self.heads = Announcements()
+        self.heads = HeadNotifier()
 
     def submitted(self) -> None:
         """Updates were queued."""
@@ -163,7 +163,7 @@ class Publisher:
         self.heads.announce()
         return head
 
-    async def _adopt(self, head: StoredHead) -> Step | None:
+    async def _adopt(self, head: StoredHead) -> EpochRow | None:
         """The row of the next epoch, made of what witnesses have signed; None if there is nothing to be adopted.
 
         A row made from the queue instead would be a second one for its epoch.
@@ -171,13 +171,13 @@ class Publisher:
         epoch = head.epoch + 1
         if self._ahead < epoch:
             return None
-        votes, ours = await self._witnesses.votes(epoch, head.root_hash)
-        root = choose_root(votes, ours, len(self._root.witnesses), self._root.k)
+        signed, ours = await self._witnesses.signed_roots(epoch, head.root_hash)
+        root = choose_root(signed, ours, len(self._root.witnesses), self._root.k)
         if root is None:  # a witness's word alone
             self._ahead = head.epoch
             return None
         there = await to_thread(self._log.get, object_name(epoch, head.root_hash, root))
-        holders = [name for name, vote in votes.items() if vote == root]
+        holders = [name for name, theirs in signed.items() if theirs == root]
         for blob in [there] if there else await self._witnesses.blobs(epoch, root, holders):
             with suppress(AkdError):
                 step = await to_thread(adopt, self._store, self._term, head, root, blob)
@@ -185,7 +185,7 @@ class Publisher:
                 return step
         raise NoQuorum("STEP_UNAVAILABLE", f"epoch {epoch} lies neither in the log nor with a witness that answers")
 
-    async def _finish(self, step: Step) -> StoredHead:
+    async def _finish(self, step: EpochRow) -> StoredHead:
         """Signatures, then the log, then the head: the log may lead the head by one, never lag."""
         if self._made is None or self._made.publication.epoch != step.epoch:
             self._made = await to_thread(recompute, self._store, self._key, step)

@@ -50,7 +50,7 @@ class Reader(NamedTuple):
 NOBODY = Reader(b"", 0)
 
 
-class Readers:
+class ReadAuthorizer:
     """The rules of reading. Any process over the same database takes a session that another has opened.
 
     A token is the account's label, the version of the key that opened it and the end of its time, under a MAC whose key

@@ -17,9 +17,9 @@ from ipls.rpc.channel import CHUNK
 from ipls.rpc.errors import ServiceError
 from ipls.rpc.reads import MAX_VERSIONS, history_responses
 from ipls.server.directory.adoption import known_versions
-from ipls.server.directory.cache import Entry, Proofs
-from ipls.server.directory.publisher import Announcements
-from ipls.server.directory.readers import Readers
+from ipls.server.directory.cache import CacheKey, ProofCache
+from ipls.server.directory.publisher import HeadNotifier
+from ipls.server.directory.readers import ReadAuthorizer
 from ipls.store.directory import DirectoryStore, StoredHead
 from ipls.store.errors import StoreError
 from ipls.trust.chain import MAX_ANSWER
@@ -64,7 +64,7 @@ def _invalid(reason: str, message: str) -> ServiceError:
 class _Wanted(NamedTuple):
     """How to make an answer; with an entry, one that may have been kept."""
 
-    entry: Entry | None
+    entry: CacheKey | None
     make: Callable[[], Any]
 
 
@@ -83,9 +83,9 @@ class DirectoryService(DirectoryServiceServicer):
         self,
         store: DirectoryStore,
         key: DirectoryKey,
-        heads: Announcements,
-        readers: Readers,
-        proofs: Proofs,
+        heads: HeadNotifier,
+        readers: ReadAuthorizer,
+        proofs: ProofCache,
         versions: Sequence[SignedTrustRoot] = (),
     ) -> None:
         """`versions` are those of the trust root after the pinned one."""
@@ -220,12 +220,12 @@ class DirectoryService(DirectoryServiceServicer):
                 raise _epoch_unknown(epoch)
             return head.encode()
 
-        return StoredHead.decode(await self._proofs.get(Entry("head", epoch, b"", b"", ()), read))
+        return StoredHead.decode(await self._proofs.get(CacheKey("head", epoch, b"", b"", ()), read))
 
     def _lookup(self, label: bytes, head: StoredHead) -> _Wanted:
         versions = self._versions(label, head.epoch, 1)
         make = partial(make_lookup, self._store, self._key, head.epoch, head.depth, label, versions[0])
-        return _Wanted(Entry("lookup", head.epoch, head.root_hash, label, versions), make)
+        return _Wanted(CacheKey("lookup", head.epoch, head.root_hash, label, versions), make)
 
     def _history(self, label: bytes, most_recent: int, head: StoredHead) -> _Wanted:
         versions = self._versions(label, head.epoch, min(most_recent, MAX_VERSIONS + 1) or MAX_VERSIONS + 1)
@@ -235,7 +235,7 @@ class DirectoryService(DirectoryServiceServicer):
             )
         make = partial(make_history, self._store, self._key, head.epoch, head.depth, label, versions)
         # What decides on an identity is asked for again and again; longer ones are large, and few ask for the same.
-        entry = Entry("history", head.epoch, head.root_hash, label, versions) if most_recent == 1 else None
+        entry = CacheKey("history", head.epoch, head.root_hash, label, versions) if most_recent == 1 else None
         return _Wanted(entry, make)
 
     def _batch(self, labels: Sequence[bytes], head: StoredHead) -> _Wanted:
@@ -254,7 +254,7 @@ class DirectoryService(DirectoryServiceServicer):
         if known_versions(self._store, self._key, label, head.epoch, 1):
             raise ServiceError(StatusCode.FAILED_PRECONDITION, "LABEL_PRESENT", f"there is one at epoch {head.epoch}")
         make = partial(make_absence, self._store, self._key, head.epoch, head.depth, label)
-        return _Wanted(Entry("absence", head.epoch, head.root_hash, label, ()), make)
+        return _Wanted(CacheKey("absence", head.epoch, head.root_hash, label, ()), make)
 
     def _versions(self, label: bytes, epoch: int, most_recent: int) -> tuple[Version, ...]:
         versions = self._shown(label, epoch, most_recent)
@@ -277,7 +277,7 @@ class UpdateService(UpdateServiceServicer):
     def __init__(
         self,
         store: DirectoryStore,
-        heads: Announcements,
+        heads: HeadNotifier,
         submitted: Callable[[], None],
         *,
         daily_quota: int,

@@ -229,12 +229,12 @@ class Witnesses:
         """The states of at least k witnesses, of all that answer soon, by their names. Raises NoQuorum."""
         return await self._gather({name: client.state() for name, client in self._clients.items()})
 
-    async def votes(self, epoch: int, old_root: bytes) -> tuple[dict[str, bytes | None], set[bytes]]:
+    async def signed_roots(self, epoch: int, old_root: bytes) -> tuple[dict[str, bytes | None], set[bytes]]:
         """The root that each witness that answers has signed for `epoch`, None for none; at least k answer.
 
         And those of the roots that this directory proposed itself, from `old_root`. Raises NoQuorum.
         """
-        answers = await self._gather({name: self._vote(client, epoch) for name, client in self._clients.items()})
+        answers = await self._gather({name: self._state_at(client, epoch) for name, client in self._clients.items()})
         key = public_key(self._seed)
         ours = {
             state.root_hash
@@ -244,7 +244,7 @@ class Witnesses:
         return {name: state and state.root_hash for name, state in answers.items()}, ours
 
     @staticmethod
-    async def _vote(client: WitnessClient, epoch: int) -> WitnessState | None:
+    async def _state_at(client: WitnessClient, epoch: int) -> WitnessState | None:
         state = await client.state()
         if state.epoch < epoch:
             return None

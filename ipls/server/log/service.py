@@ -25,7 +25,7 @@ from ipls.config import LogConfig
 from ipls.http.server import serving
 from ipls.rpc.server import until_signal
 from ipls.store.errors import StoreError
-from ipls.store.log import Entry, LogStore
+from ipls.store.log import LogStore, ObjectInfo
 from ipls.store.log.opening import open_log
 
 log = structlog.get_logger()
@@ -156,11 +156,11 @@ def _folder(name: str, prefix: str, delimiter: str) -> str | None:
     return None if end < 0 else name[: end + 1]
 
 
-def _modified(entry: Entry) -> datetime:
+def _modified(entry: ObjectInfo) -> datetime:
     return datetime.fromtimestamp(entry.modified_ms // 1000, UTC)
 
 
-def _unmet(headers: Headers, entry: Entry) -> int:
+def _unmet(headers: Headers, entry: ObjectInfo) -> int:
     """412 or 304 where a condition does not hold, else 0; in the order of RFC 9110, 13.2.2."""
     if "if-match" in headers:
         if not _names(headers["if-match"], entry, weak=False):
@@ -175,7 +175,7 @@ def _unmet(headers: Headers, entry: Entry) -> int:
     return 0
 
 
-def _names(tags: str, entry: Entry, *, weak: bool) -> bool:
+def _names(tags: str, entry: ObjectInfo, *, weak: bool) -> bool:
     """Whether a list of entity tags has the object's, or is `*`; a weak one counts in a weak comparison only."""
     return tags.strip() == "*" or any(tag == entry.tag and (weak or not w) for w, tag in _TAG.findall(tags))
 
@@ -189,7 +189,7 @@ def _time(text: str | None) -> datetime | None:
     return time.replace(tzinfo=time.tzinfo or UTC)
 
 
-def _range(request: Request, entry: Entry) -> range | None:
+def _range(request: Request, entry: ObjectInfo) -> range | None:
     """The bytes that are asked for; None if there are none of these. Whatever is not one plain range means all."""
     whole = range(entry.size)
     match = _RANGE.fullmatch(request.headers.get("range", ""))
@@ -203,7 +203,7 @@ def _range(request: Request, entry: Entry) -> range | None:
     return whole[int(first) : int(last) + 1 if last else None] or None
 
 
-def _if_range(headers: Headers, entry: Entry) -> bool:
+def _if_range(headers: Headers, entry: ObjectInfo) -> bool:
     """Whether a range is wanted of the object as it is: by its strong tag, or by its exact time."""
     condition = headers.get("if-range")
     return condition is None or condition == f'"{entry.tag}"' or _time(condition) == _modified(entry)

@@ -19,7 +19,7 @@ from grpc import StatusCode
 
 from ipls.clock import system_now_ms
 from ipls.config import RegistrationConfig
-from ipls.crypto.encoding import T
+from ipls.crypto.encoding import tagged_hash
 from ipls.crypto.keys import verify
 from ipls.proto.directory.v1.directory_pb2 import SubmitUpdateRequest, WatchUpdateRequest, WatchUpdateResponse
 from ipls.proto.directory.v1.directory_pb2_grpc import UpdateServiceStub
@@ -56,7 +56,7 @@ _CODES = {
 }
 
 
-class NumberVerifier(Protocol):
+class CodeSender(Protocol):
     """Shows that a person holds a number, by what only the number's holder will read."""
 
     async def deliver(self, request_id: bytes, label: str, code: str) -> None:
@@ -64,7 +64,7 @@ class NumberVerifier(Protocol):
         ...
 
 
-class Outbox:
+class FileCodeSender:
     """The development verifier: sends nothing, but shows each code on the terminal and in a file of mode 0600.
 
     A line is the request id in hex and the code; the number stands nowhere.
@@ -119,7 +119,7 @@ class RegistrationService(RegistrationServiceServicer):
         self,
         store: RegistrationStore,
         namespace: str,
-        verifier: NumberVerifier,
+        verifier: CodeSender,
         directory: grpc.aio.Channel,
         *,
         codes_per_hour: int,
@@ -172,7 +172,7 @@ class RegistrationService(RegistrationServiceServicer):
         _check_names(request.label, request.request_id)
         label, request_id, record = request.label, request.request_id, request.identity_record
         try:
-            digest = T("ipls/registration/v1 request", self._namespace, label, record, request_id)
+            digest = tagged_hash("ipls/registration/v1 request", self._namespace, label, record, request_id)
             verify(decode_record(record), digest, request.signature)
         except TrustError as e:
             raise ServiceError(StatusCode.INVALID_ARGUMENT, e.reason, e.message) from e
@@ -243,7 +243,7 @@ async def registration(
         service = RegistrationService(
             store,
             root.namespace,
-            Outbox(config.outbox),
+            FileCodeSender(config.outbox),
             directory,
             codes_per_hour=config.codes_per_hour,
             now_ms=now_ms,

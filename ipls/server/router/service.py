@@ -27,7 +27,7 @@ from ipls.proto.vault.v1.vault_pb2_grpc import (
 )
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import Ending, ServiceError, remote_error
-from ipls.rpc.half_open import Room
+from ipls.rpc.half_open import HalfOpenTable
 from ipls.rpc.server import GrpcServer, Listener, run_until_signal
 from ipls.trust.bundle import shard_of
 
@@ -47,7 +47,7 @@ class Router(VaultServiceServicer):
     def __init__(self, vaults: Sequence["VaultServiceAsyncStub"], config: RouterConfig) -> None:
         self._vaults = vaults
         self._config = config
-        self._silent = Room[asyncio.Future[None]](config.max_half_open)
+        self._silent = HalfOpenTable[asyncio.Future[None]](config.max_half_open)
 
     async def GetBundle(self, request: GetBundleRequest, context: "BundleContext") -> GetBundleResponse:
         """Of the first vault that has one: all have the same. Raises ServiceError."""
@@ -86,7 +86,7 @@ class Router(VaultServiceServicer):
         """None if the client sends nothing. Raises ServiceError where it is silent too long, or has to make room."""
         reading = asyncio.ensure_future(anext(requests, None))
         pushed_out = asyncio.get_running_loop().create_future()
-        if longest := self._silent.enter(pushed_out):
+        if longest := self._silent.admit(pushed_out):
             longest.set_result(None)
         try:
             await asyncio.wait(

@@ -33,7 +33,7 @@ from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceServicer, add_VaultSe
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import ServiceError
-from ipls.rpc.half_open import Room
+from ipls.rpc.half_open import HalfOpenTable
 from ipls.rpc.reads import read_history
 from ipls.rpc.server import GrpcServer, Listener, run_until_signal
 from ipls.store.errors import StoreError
@@ -113,7 +113,7 @@ def service_error(reason: str, message: str) -> ServiceError:
 class CoreSession:
     """One stream's end of the pipe."""
 
-    def __init__(self, core: "CoreLink") -> None:
+    def __init__(self, core: "CoreProcess") -> None:
         self._core = core
         self._number = 0
         # The core answers what it is handed and ends a session once: that bounds the queue.
@@ -148,7 +148,7 @@ class CoreSession:
             await self._core.send(CoreRequest(session=self._number, closed=Closed()))
 
 
-class CoreLink:
+class CoreProcess:
     """The core as the front sees it. `run` starts it, and again whenever it dies; its sessions then end UNAVAILABLE."""
 
     def __init__(self, config_path: Path, evidence: EvidenceFolder) -> None:
@@ -247,14 +247,14 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-class VaultFront(VaultServiceServicer):
+class VaultGateway(VaultServiceServicer):
     """Sessions and the bundle."""
 
-    def __init__(self, core: CoreLink, directory: "DirectoryServiceAsyncStub", config: VaultConfig) -> None:
+    def __init__(self, core: CoreProcess, directory: "DirectoryServiceAsyncStub", config: VaultConfig) -> None:
         self._core = core
         self._directory = directory
         self._config = config
-        self._silent = Room[CoreSession](config.max_half_open)
+        self._silent = HalfOpenTable[CoreSession](config.max_half_open)
 
     async def follow_heads(self) -> None:
         """Hands the directory's heads to the core, for ever; it judges them."""
@@ -280,7 +280,7 @@ class VaultFront(VaultServiceServicer):
     ) -> AsyncIterator[SessionResponse]:
         """One session, frame by frame: the client's next is read when the last was answered. Raises ServiceError."""
         session = CoreSession(self._core)
-        if longest := self._silent.enter(session):
+        if longest := self._silent.admit(session):
             longest.refuse("VAULT_BUSY", "more streams are silent than the vault bears; try again")
         reading = asyncio.create_task(self._read(requests, session))
         try:
@@ -341,16 +341,16 @@ class VaultFront(VaultServiceServicer):
 async def serve(config: VaultConfig) -> None:
     """Runs front and core until SIGTERM or SIGINT; the port opens when the core is up.
 
-    Raises OSError, RuntimeError; ServiceError as `CoreLink.run`.
+    Raises OSError, RuntimeError; ServiceError as `CoreProcess.run`.
     """
     listener = Listener(config.listen, config.tls.certificate, config.tls.key)
     server = GrpcServer([listener], services=["ipls.vault.v1.VaultService"])
-    core = CoreLink(config.core_config, EvidenceFolder(config.evidence))
+    core = CoreProcess(config.core_config, EvidenceFolder(config.evidence))
     client = config.client
     directory = open_channel(config.directory, client.ca, certificate=client.certificate, key=client.key)
     try:
         async with directory as channel, asyncio.TaskGroup() as group:
-            front = VaultFront(core, DirectoryServiceStub(channel), config)
+            front = VaultGateway(core, DirectoryServiceStub(channel), config)
             add_VaultServiceServicer_to_server(front, server.grpc)
             tasks = [group.create_task(core.run()), group.create_task(front.follow_heads())]
             await core.ready.wait()

@@ -4,7 +4,7 @@ import threading
 
 import structlog
 
-from ipls.auditlog.equivocation import Met
+from ipls.auditlog.equivocation import EquivocationDetector
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.proto.witness.v1.witness_pb2 import SignedProposal
@@ -18,7 +18,7 @@ from ipls.trust.root import TrustRoot
 log = structlog.get_logger()
 
 
-class Encounters:
+class EvidenceRecorder:
     """Of one witness. Files go to `folder`; anyone can check them (docs/protocol/evidence.md).
 
     The proposals that it signed it knows always, all else since it started. For any thread.
@@ -28,7 +28,7 @@ class Encounters:
         self._root = root
         self._store = store
         self._folder = folder
-        self._met = Met(root)
+        self._detector = EquivocationDetector(root)
         self._meeting = threading.Lock()
 
     def head(self, head: SignedHead) -> None:
@@ -38,7 +38,7 @@ class Encounters:
         held = holding(self._root, head)
         newest = self._store.state().epoch
         with self._meeting:
-            found = self._met.take(held, newest)
+            found = self._detector.take(held, newest)
         self._keep(found)
 
     def proposal(self, signed: SignedProposal) -> None:
@@ -47,8 +47,8 @@ class Encounters:
         newest = self._store.state().epoch
         with self._meeting:
             if row is not None and row.proposal:
-                self._met.take_proposal(SignedProposal.FromString(row.proposal), newest)
-            found = self._met.take_proposal(signed, newest)
+                self._detector.take_proposal(SignedProposal.FromString(row.proposal), newest)
+            found = self._detector.take_proposal(signed, newest)
         self._keep(found)
 
     def _keep(self, found: list[Evidence]) -> None:

@@ -12,13 +12,13 @@ import structlog
 from google.protobuf.message import Message
 
 from ipls.auditlog.chain import check_proof
-from ipls.auditlog.cosignatures import VoteIgnored, parse_vote, quorum_head, signed_heads
+from ipls.auditlog.cosignatures import CosignatureInvalid, parse_cosignature, quorum_head, signed_heads
 from ipls.auditlog.errors import AuditFault, AuditUnavailable
 from ipls.auditlog.listing import LogObject
 from ipls.http.client import HttpUnavailable
 from ipls.http.public_log import PublicReader
 from ipls.proto.witness.v1.head_pb2 import SignedHead
-from ipls.server.witness.evidence import Encounters
+from ipls.server.witness.evidence import EvidenceRecorder
 from ipls.server.witness.keys import WitnessKeys
 from ipls.store.witness import WitnessStore
 from ipls.trust.errors import TrustError
@@ -32,7 +32,7 @@ MAX_LOST = 1000
 """Epochs, from the newest down, in which another root than the quorum's may have been signed."""
 
 
-class CatchUp:
+class LogFollower:
     """Of one witness; a `follower` makes its newest signature as young as the quorum's."""
 
     def __init__(
@@ -41,7 +41,7 @@ class CatchUp:
         keys: WitnessKeys,
         store: WitnessStore,
         public: PublicReader,
-        encounters: Encounters,
+        recorder: EvidenceRecorder,
         now_ms: Callable[[], int],
         *,
         follower: bool = False,
@@ -50,12 +50,12 @@ class CatchUp:
         self._keys = keys
         self._store = store
         self._public = public
-        self._encounters = encounters
+        self._recorder = recorder
         self._now_ms = now_ms
         self._follower = follower
         self._stopped = False
 
-    def look(self, hint: SignedHead | None = None) -> None:
+    def poll(self, hint: SignedHead | None = None) -> None:
         """Catch up with the highest head that a quorum signed, of `hint` (unchecked) and those that witnesses show.
 
         Raises AuditError if the log does not lead there, or does not answer; StoreError WITNESS_RESTORED.
@@ -69,7 +69,7 @@ class CatchUp:
         if self._follower and reached_ms < state.time_ms:
             return  # times never fall: until that head is signed anew
         if (head.epoch, head.root_hash) != (state.epoch, state.root_hash):
-            self._pull(head)
+            self._fetch(head)
             while self._store.sign_pulled(_encode(head), self._sign_late):
                 self._check_running()
             log.info("caught up", epoch=head.epoch)
@@ -113,8 +113,8 @@ class CatchUp:
         for epoch in sorted(shown, reverse=True):
             answers = self._public.answers(epoch)
             for head in signed_heads(self._root, epoch, answers, self._now_ms()):
-                self._encounters.head(head)
-            self._check_own_vote(epoch, answers.get(self._keys.witness.name))
+                self._recorder.head(head)
+            self._check_own_signature(epoch, answers.get(self._keys.witness.name))
             if quorums := quorum_head(self._root, epoch, answers, self._now_ms()):
                 return quorums
         return hint if hint is not None and hint.epoch >= newest and self._is_quorums(hint) else None
@@ -126,18 +126,18 @@ class CatchUp:
             return -1
         if head is None:
             return -1
-        self._encounters.head(head)
+        self._recorder.head(head)
         return head.epoch
 
-    def _check_own_vote(self, epoch: int, answer: bytes | None) -> None:
+    def _check_own_signature(self, epoch: int, answer: bytes | None) -> None:
         """What this witness's own address shows: another process with the same keys, if it is not this one."""
         if answer is None:
             return
         try:
-            vote = parse_vote(self._root, self._keys.witness, epoch, answer, self._now_ms())
-        except VoteIgnored:
+            verified = parse_cosignature(self._root, self._keys.witness, epoch, answer, self._now_ms())
+        except CosignatureInvalid:
             return
-        self._store.saw(epoch, vote.root_hash, vote.time_ms)
+        self._store.saw(epoch, verified.root_hash, verified.time_ms)
 
     def _is_quorums(self, head: SignedHead) -> bool:
         try:
@@ -146,7 +146,7 @@ class CatchUp:
             return False
         return len(head.root_hash) == 32 and head.epoch <= MAX_INT
 
-    def _pull(self, head: SignedHead) -> None:
+    def _fetch(self, head: SignedHead) -> None:
         """Verify every step up to the head, and keep it."""
         waiting = self._store.pulled()
         if waiting is not None and waiting.last > head.epoch:

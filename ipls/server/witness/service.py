@@ -33,13 +33,13 @@ from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceServicer, add_W
 from ipls.rpc.channel import CHUNK, chunks
 from ipls.rpc.errors import ServiceError
 from ipls.rpc.server import GrpcServer, Listener, run_until_signal, until_signal
-from ipls.server.witness.evidence import Encounters
-from ipls.server.witness.follower import CatchUp
+from ipls.server.witness.evidence import EvidenceRecorder
+from ipls.server.witness.follower import LogFollower
 from ipls.server.witness.http import auditor_app, readable_at
 from ipls.server.witness.keys import KeyExpired, WitnessKeys
 from ipls.store.errors import StoreError
 from ipls.store.evidence import EvidenceFolder
-from ipls.store.witness import Signed, State, Step, WitnessStore
+from ipls.store.witness import ProposedEpoch, Signed, State, WitnessStore
 from ipls.trust.errors import TrustError
 from ipls.trust.heads import Head
 from ipls.trust.limits import MAX_BLOB, MAX_INT
@@ -90,8 +90,8 @@ class WitnessService(WitnessServiceServicer):
         self._keys = keys
         self._root = root
         self._store = store
-        self._encounters = Encounters(root, store, evidence)
-        self.catching_up = CatchUp(root, keys, store, public, self._encounters, now_ms, follower=follower)
+        self._recorder = EvidenceRecorder(root, store, evidence)
+        self.follower = LogFollower(root, keys, store, public, self._recorder, now_ms, follower=follower)
         self._now_ms = now_ms
         self._judging = asyncio.Lock()
         self._streams = 0
@@ -129,7 +129,7 @@ class WitnessService(WitnessServiceServicer):
         log.info("signed", epoch=step.epoch)
         return ProposeResponse(cosignature=Cosignature.FromString(cosignature))
 
-    async def _admit(self, signed: SignedProposal) -> Step:
+    async def _admit(self, signed: SignedProposal) -> ProposedEpoch:
         """The step, if its blob is worth reading."""
         try:
             proposal = verify_proposal(self._root.proposal_key, signed)
@@ -139,11 +139,11 @@ class WitnessService(WitnessServiceServicer):
             raise _Refused("WITNESS_OTHER_NAMESPACE", "this witness does not serve that namespace")
         if max(proposal.term, proposal.epoch) > MAX_INT:
             raise _Refused("PROPOSAL_INVALID", "term or epoch is out of range")
-        step = Step(proposal.term, proposal.epoch, proposal.old_root, proposal.new_root, _without_head(signed))
-        await asyncio.to_thread(self._encounters.proposal, signed)
-        await asyncio.to_thread(self._encounters.head, signed.head)
+        step = ProposedEpoch(proposal.term, proposal.epoch, proposal.old_root, proposal.new_root, _without_head(signed))
+        await asyncio.to_thread(self._recorder.proposal, signed)
+        await asyncio.to_thread(self._recorder.head, signed.head)
         try:
-            await asyncio.to_thread(self.catching_up.check_own, signed.head)
+            await asyncio.to_thread(self.follower.check_own, signed.head)
             await self._is_next(step)
         except StoreError as e:
             if e.reason in ("WITNESS_GAP", "WITNESS_FORK"):
@@ -152,20 +152,20 @@ class WitnessService(WitnessServiceServicer):
             raise _Refused(e.reason, str(e)) from e
         return step
 
-    async def _is_next(self, step: Step) -> bool:
+    async def _is_next(self, step: ProposedEpoch) -> bool:
         """Raises StoreError."""
         return (await asyncio.to_thread(self._store.state)).is_next(step)
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Catch up once, with the head of the proposal that found this witness behind, too. Raises as CatchUp.look."""
-        self.catching_up.look(self._hint)
+        self.follower.poll(self._hint)
 
     async def catch_up(self, every_s: float) -> NoReturn:
         """Follow the log until cancelled: when a proposal finds this witness behind, and every `every_s` seconds."""
         while True:
             self._behind.clear()
             try:
-                await asyncio.to_thread(self.look)
+                await asyncio.to_thread(self.poll)
             except (AuditError, StoreError, TrustError) as e:
                 log.warning("not caught up", reason=e.reason, why=str(e))
             except (OSError, sqlite3.OperationalError) as e:  # a full disk
@@ -174,7 +174,7 @@ class WitnessService(WitnessServiceServicer):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._behind.wait(), every_s)
 
-    async def _judge(self, proposal: Proposal, step: Step, blob: bytes) -> bytes:
+    async def _judge(self, proposal: Proposal, step: ProposedEpoch, blob: bytes) -> bytes:
         """The encoded Cosignature, durable."""
         async with self._judging:
             if await asyncio.to_thread(lambda: hashlib.sha256(blob).digest()) != proposal.blob_sha256:
@@ -195,7 +195,7 @@ class WitnessService(WitnessServiceServicer):
 
     def stop(self) -> None:
         """Let a look at the log end soon."""
-        self.catching_up.stop()
+        self.follower.stop()
 
     def sign_start(self) -> None:
         """See that the start is signed: auditors check the first epoch with the signature of the one before it.
@@ -278,7 +278,7 @@ def _refusal(epoch: int, refused: _Refused) -> ProposeResponse:
 
 
 @contextlib.asynccontextmanager
-async def _catching_up(service: WitnessService, every_s: float) -> AsyncIterator[None]:
+async def _following(service: WitnessService, every_s: float) -> AsyncIterator[None]:
     running = asyncio.create_task(service.catch_up(every_s))
     try:
         yield
@@ -300,7 +300,7 @@ async def serve(config: WitnessConfig, root: TrustRoot) -> None:
         service = WitnessService(root, keys, store, public, EvidenceFolder(config.evidence), follower=follower)
         await asyncio.to_thread(service.sign_start)
         app = auditor_app(root, keys.witness, store, readable_at(root.log_url))
-        async with serving(app, config.http_listen), _catching_up(service, config.catch_up_every_s):
+        async with serving(app, config.http_listen), _following(service, config.catch_up_every_s):
             if config.listen is None or config.tls is None:
                 log.info("serving", service="witness", name=config.name, pull_only=True)
                 await until_signal()

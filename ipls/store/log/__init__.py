@@ -6,7 +6,7 @@ contract    what every backend gives          files    a folder
                                               s3       a bucket with Object Lock (not imported here: it is slow to load)
 """
 
-from ipls.store.log.contract import Entry, LogStore, bundle_name, object_name
+from ipls.store.log.contract import LogStore, ObjectInfo, bundle_name, object_name
 from ipls.store.log.files import FileLog
 
-__all__ = ["Entry", "FileLog", "LogStore", "bundle_name", "object_name"]
+__all__ = ["FileLog", "LogStore", "ObjectInfo", "bundle_name", "object_name"]

@@ -10,7 +10,7 @@ _NAME = re.compile(r"([1-9][0-9]{0,18})/([0-9a-f]{64})/([0-9a-f]{64})")
 _BUNDLE = re.compile(r"fleet/[1-9][0-9]{0,18}")
 
 
-class Entry(NamedTuple):
+class ObjectInfo(NamedTuple):
     """An object as it is listed: name, size in bytes, time of writing (ms since 1970, in whole seconds, by the store's
     clock); `tag`, printable ASCII without quotes, would be another for other bytes."""
 
@@ -77,10 +77,10 @@ class LogStore(ABC):
         """The `length` (from 1) bytes from `offset` on, fewer at the object's end; None if it isn't there."""
 
     @abstractmethod
-    def stat(self, name: str) -> Entry | None:
+    def stat(self, name: str) -> ObjectInfo | None:
         """What a listing says of an object; None if it isn't there."""
 
     @abstractmethod
-    def list(self, *, start_after: str = "", prefix: str = "", limit: int = 1000) -> "list[Entry]":
+    def list(self, *, start_after: str = "", prefix: str = "", limit: int = 1000) -> "list[ObjectInfo]":
         """The first `limit` steps whose names begin with `prefix` and are greater than `start_after`, in the order of
         their names' bytes (so 1, 10, 11, 2). Neither string need be a name; both are printable ASCII."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from ipls.clock import system_now_ms
 from ipls.store.errors import StoreError
 from ipls.store.files import sync
-from ipls.store.log.contract import Entry, LogStore, is_bundle, parse_name
+from ipls.store.log.contract import LogStore, ObjectInfo, is_bundle, parse_name
 
 _EPOCH = re.compile(r"[1-9][0-9]{0,18}")
 _SETTLED_MS = 2000
@@ -101,13 +101,13 @@ class FileLog(LogStore):
         except FileNotFoundError:
             return None
 
-    def stat(self, name: str) -> Entry | None:
+    def stat(self, name: str) -> ObjectInfo | None:
         try:
             stat = self._path(name).stat()
         except FileNotFoundError:
             return None
         tag = hashlib.sha256(f"{name} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()
-        return Entry(name, stat.st_size, stat.st_mtime_ns // 1_000_000_000 * 1000, tag)
+        return ObjectInfo(name, stat.st_size, stat.st_mtime_ns // 1_000_000_000 * 1000, tag)
 
     def _path(self, name: str) -> Path:
         return self._folder / name if is_bundle(name) else self._folder.joinpath(*parse_name(name))
@@ -123,8 +123,8 @@ class FileLog(LogStore):
                 self._read_at_ns = changed_ns if settled else -1
             return self._starts
 
-    def list(self, *, start_after: str = "", prefix: str = "", limit: int = 1000) -> list[Entry]:
-        entries: list[Entry] = []
+    def list(self, *, start_after: str = "", prefix: str = "", limit: int = 1000) -> list[ObjectInfo]:
+        entries: list[ObjectInfo] = []
         starts = self._sorted_starts()
         # All of an epoch's names lie between its start and the next: pass those below the last start that is not above.
         first = max(bisect_right(starts, max(start_after, prefix)) - 1, 0)
@@ -137,7 +137,7 @@ class FileLog(LogStore):
                     entries.append(entry)
         return entries
 
-    def _entry(self, start: str) -> Entry:
+    def _entry(self, start: str) -> ObjectInfo:
         (old,) = os.listdir(self._folder / start)
         (new,) = os.listdir(self._folder / start / old)
         entry = self.stat(f"{start}{old}/{new}")

@@ -23,7 +23,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ipls.store.errors import StoreError
-from ipls.store.log.contract import Entry, LogStore, is_bundle, parse_name
+from ipls.store.log.contract import LogStore, ObjectInfo, is_bundle, parse_name
 
 MAX_OBJECT = 128 * 1024 * 1024
 """Bytes of an object that are read: more than any step has."""
@@ -172,7 +172,7 @@ class S3Log(LogStore):
             raise OSError("the log's bucket answers with more bytes than asked for")
         return bytes(blob)
 
-    def stat(self, name: str) -> Entry | None:
+    def stat(self, name: str) -> ObjectInfo | None:
         head = self._head(self._where(name), name)
         return head and _entry(name, head["ContentLength"], head)
 
@@ -184,9 +184,9 @@ class S3Log(LogStore):
                 return None
             raise _error(e) from e
 
-    def list(self, *, start_after: str = "", prefix: str = "", limit: int = 1000) -> list[Entry]:
+    def list(self, *, start_after: str = "", prefix: str = "", limit: int = 1000) -> list[ObjectInfo]:
         """As the contract says; a key that is no object's name is listed too, as every auditor sees it."""
-        entries: list[Entry] = []
+        entries: list[ObjectInfo] = []
         while len(entries) < limit:
             page = self._page(entries[-1].name if entries else start_after, prefix, limit - len(entries))
             entries += [_entry(each["Key"], each["Size"], each) for each in page.get("Contents", [])]
@@ -316,8 +316,8 @@ def _error(error: ClientError) -> Exception:
     return StoreError("LOG_REFUSED", message) if _code(error) in _NEVER else OSError(message)
 
 
-def _entry(name: str, size: int, answer: Any) -> Entry:
-    return Entry(name, size, int(answer["LastModified"].timestamp()) * 1000, answer["ETag"].strip('"'))
+def _entry(name: str, size: int, answer: Any) -> ObjectInfo:
+    return ObjectInfo(name, size, int(answer["LastModified"].timestamp()) * 1000, answer["ETag"].strip('"'))
 
 
 def _public(bucket: str) -> str:

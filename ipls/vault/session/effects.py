@@ -1,7 +1,7 @@
 """What a vault session asks of the process that runs it.
 
-The session is a generator (`ipls.vault.session.vault`): it yields one of `Effect` and is sent the answer named with each, or
-has `SessionRefused` thrown into it. It does no I/O and knows no clock.
+The session is a generator (`ipls.vault.session.vault`): it yields one of `Effect` and is sent the answer named with
+each, or has `SessionRefused` thrown into it. It does no I/O and knows no clock.
 """
 
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ class Store:
 
     expected_generation: int
     store_id: bytes
-    root_id: bytes
+    storage_key_id: bytes
     wrapped: bytes
 
 
@@ -148,11 +148,11 @@ Operation = (
 
 @dataclass(frozen=True)
 class StoredRecord:
-    """A contact key as it lies in the database: AES-KW under the record's key, derived from storage root `root_id`."""
+    """A contact key as it lies in the database: AES-KW under the record's key, derived from that storage key."""
 
     generation: int
     store_id: bytes
-    root_id: bytes
+    storage_key_id: bytes
     wrapped: bytes
 
 

@@ -15,13 +15,13 @@ class Channel(Protocol):
     def mac_v2c(self, digest: bytes) -> bytes:
         """HMAC-SHA-256 (32 bytes) by `v2c mac`."""
 
-    def store(self, blob: bytes, root_id: bytes, record: bytes) -> bytes:
+    def store(self, blob: bytes, storage_key_id: bytes, record: bytes) -> bytes:
         """Unwraps a 40-byte AES-KW blob under `c2v wrap` and wraps it (40 bytes) under the key of a record.
 
         `record` is the record's 32-byte T. Raises SessionRefused VAULT_BLOB_REFUSED, VAULT_ROOT_MISSING.
         """
 
-    def retrieve(self, wrapped: bytes, root_id: bytes, record: bytes) -> bytes:
+    def retrieve(self, wrapped: bytes, storage_key_id: bytes, record: bytes) -> bytes:
         """The reverse, under `v2c wrap`.
 
         Raises SessionRefused VAULT_RECORD_REFUSED when it is not that record's, VAULT_ROOT_MISSING.
@@ -48,13 +48,13 @@ class Token(Protocol):
 
     hsm_key_id: bytes  # SHA-256 of public_point
     public_point: bytes  # the fleet key's, 65 bytes
-    root_id: bytes  # names the storage root that what is stored goes under, 16 bytes
+    storage_key_id: bytes  # names the storage root that what is stored goes under, 16 bytes
     profile: str  # how it derives (`ipls.vault.session.profiles`); its storage root fits no other
 
     def sign(self, digest: bytes) -> bytes:
         """ECDSA P-256 by the fleet key over a 32-byte digest: r||s, 64 bytes."""
 
-    def root_ids(self) -> list[bytes]:
+    def storage_key_ids(self) -> list[bytes]:
         """Of all storage roots that are there now, the newest first."""
 
     def ephemeral(self) -> Ephemeral:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from google.protobuf.message import DecodeError, Message
 
-from ipls.crypto.encoding import T
+from ipls.crypto.encoding import tagged_hash
 from ipls.vault.errors import SessionRefused
 
 VERSION = 1
@@ -42,12 +42,12 @@ def hsm_key_id(public_point: bytes) -> bytes:
 
 def server_digest(m1: bytes, m2: bytes) -> bytes:
     """What the fleet key signs."""
-    return T(_DOMAIN + "server", m1, m2)
+    return tagged_hash(_DOMAIN + "server", m1, m2)
 
 
 def key_exchange_hash(m1: bytes, m2: bytes, sig2: bytes) -> bytes:
     """h2."""
-    return T(_DOMAIN + "keys", m1, m2, sig2)
+    return tagged_hash(_DOMAIN + "keys", m1, m2, sig2)
 
 
 def session_key_input(name: str, h2: bytes) -> bytes:
@@ -56,52 +56,52 @@ def session_key_input(name: str, h2: bytes) -> bytes:
     The name is inside the hash: of an encryption PKCS#11 keeps the leading bytes, and a name behind a hash would not
     matter.
     """
-    return T(_DOMAIN + name, h2)
+    return tagged_hash(_DOMAIN + name, h2)
 
 
 def client_statement(m1: bytes, m2: bytes, sig2: bytes, label: str, identity_key: bytes) -> bytes:
     """What the identity key signs."""
-    return f"{_DOMAIN}client\0".encode() + T(_DOMAIN + "client", m1, m2, sig2, label, identity_key)
+    return f"{_DOMAIN}client\0".encode() + tagged_hash(_DOMAIN + "client", m1, m2, sig2, label, identity_key)
 
 
 def client_confirm_digest(h2: bytes, m3: bytes) -> bytes:
     """What tag3 is over, by `c2v mac`."""
-    return T(_DOMAIN + "client confirm", h2, m3)
+    return tagged_hash(_DOMAIN + "client confirm", h2, m3)
 
 
 def session_hash(h2: bytes, m3: bytes, tag3: bytes) -> bytes:
     """h3."""
-    return T(_DOMAIN + "session", h2, m3, tag3)
+    return tagged_hash(_DOMAIN + "session", h2, m3, tag3)
 
 
 def confirm_digest(h3: bytes, identity_version: int, epoch: int) -> bytes:
     """What the confirmation's tag is over, by `v2c mac`."""
-    return T(_DOMAIN + "confirm", h3, identity_version, epoch)
+    return tagged_hash(_DOMAIN + "confirm", h3, identity_version, epoch)
 
 
 def request_digest(h3: bytes, seq: int, body: bytes) -> bytes:
     """What a request's tag is over, by `c2v mac`; the body as sent, sealed."""
-    return T(_DOMAIN + "request", h3, seq, body)
+    return tagged_hash(_DOMAIN + "request", h3, seq, body)
 
 
 def answer_digest(h3: bytes, seq: int, request_body: bytes, answer_body: bytes) -> bytes:
     """What an answer's tag is over, by `v2c mac`; both bodies as sent, sealed."""
-    return T(_DOMAIN + "answer", h3, seq, request_body, answer_body)
+    return tagged_hash(_DOMAIN + "answer", h3, seq, request_body, answer_body)
 
 
-def record_digest(root_id: bytes, account: bytes, generation: int, store_id: bytes) -> bytes:
+def record_digest(storage_key_id: bytes, account: bytes, generation: int, store_id: bytes) -> bytes:
     """The 32 bytes that the record's wrapping key is derived from under the storage root, by the HSM's profile.
 
     `account` is SHA-256(label), which the vault keeps: it wraps records anew without their owners.
     """
-    return T(_DOMAIN + "record", root_id, account, generation, store_id)
+    return tagged_hash(_DOMAIN + "record", storage_key_id, account, generation, store_id)
 
 
 def approval_statement(
     namespace: str, label: str, identity_version: int, identity_key: bytes, approver: bytes
 ) -> bytes:
     """What a device signs to let an identity version in before its change delay is over; good for that one only."""
-    digest = T(_DOMAIN + "approve", namespace, label, identity_version, identity_key, approver)
+    digest = tagged_hash(_DOMAIN + "approve", namespace, label, identity_version, identity_key, approver)
     return f"{_DOMAIN}approve\0".encode() + digest
 
 

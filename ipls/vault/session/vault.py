@@ -199,33 +199,33 @@ def _store(
     if request.expected_generation >= MAX_INT:
         raise SessionRefused("VAULT_GENERATION_CONFLICT", "no account has that many generations")
     try:
-        return (yield from _store_under(token.root_id, channel, label, identity, request))
+        return (yield from _store_under(token.storage_key_id, channel, label, identity, request))
     except SessionRefused as refused:
         if refused.reason != "VAULT_GENERATION_CONFLICT":
             raise
         # It may repeat a store that lies under another root: from before a rotation, or wrapped anew by it.
-        for root_id in token.root_ids():
-            if root_id != token.root_id:
+        for storage_key_id in token.storage_key_ids():
+            if storage_key_id != token.storage_key_id:
                 with suppress(SessionRefused):
-                    return (yield from _store_under(root_id, channel, label, identity, request))
+                    return (yield from _store_under(storage_key_id, channel, label, identity, request))
         raise
 
 
 def _store_under(
-    root_id: bytes, channel: Channel, label: str, identity: Identity, request: pb.StoreRequest
+    storage_key_id: bytes, channel: Channel, label: str, identity: Identity, request: pb.StoreRequest
 ) -> Steps[pb.VaultAnswer]:
     generation = request.expected_generation + 1
-    record = transcript.record_digest(root_id, account_key(label), generation, request.store_id)
-    wrapped = channel.store(request.blob, root_id, record)
-    operation = effects.Store(request.expected_generation, request.store_id, root_id, wrapped)
+    record = transcript.record_digest(storage_key_id, account_key(label), generation, request.store_id)
+    wrapped = channel.store(request.blob, storage_key_id, record)
+    operation = effects.Store(request.expected_generation, request.store_id, storage_key_id, wrapped)
     return pb.VaultAnswer(store=(yield effects.Commit(label, identity, operation)))
 
 
 def _retrieve(channel: Channel, label: str, identity: Identity, request: pb.RetrieveRequest) -> Steps[pb.VaultAnswer]:
     # The blob is made after the use of the key is on record.
     stored = yield effects.Commit(label, identity, effects.Retrieve(request.generation))
-    record = transcript.record_digest(stored.root_id, account_key(label), stored.generation, stored.store_id)
-    blob = channel.retrieve(stored.wrapped, stored.root_id, record)
+    record = transcript.record_digest(stored.storage_key_id, account_key(label), stored.generation, stored.store_id)
+    blob = channel.retrieve(stored.wrapped, stored.storage_key_id, record)
     return pb.VaultAnswer(retrieve=pb.RetrieveAnswer(generation=stored.generation, blob=blob))
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from ipls.crypto.encoding import T
+from ipls.crypto.encoding import tagged_hash
 from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
 from ipls.vault.errors import SessionRefused
 from ipls.vault.state.trie import EMPTY_ROOT
@@ -55,7 +55,7 @@ class State(NamedTuple):
         *fields, epoch, root_hash, timestamp_ms = _STATE.unpack(data)
         return cls._make((*fields, Highest(epoch, root_hash, timestamp_ms)))
 
-    def followed_by(self, entry: "Entry") -> "State":
+    def followed_by(self, entry: "JournalEntry") -> "State":
         """After one more entry. Raises SessionRefused VAULT_LOG_BROKEN if it does not continue the log."""
         if (entry.sequence, entry.previous) != (self.sequence + 1, self.chain_head):
             raise SessionRefused("VAULT_LOG_BROKEN", f"the log is not continued after entry {self.sequence}")
@@ -65,7 +65,7 @@ class State(NamedTuple):
 STATE_BYTES = _STATE.size
 
 
-class Entry(NamedTuple):
+class JournalEntry(NamedTuple):
     """One write."""
 
     sequence: int
@@ -83,7 +83,7 @@ class Entry(NamedTuple):
         return b"".join((header, _LENGTH.pack(len(self.record)), self.record, _LENGTH.pack(len(self.use)), self.use))
 
     @classmethod
-    def decode(cls, data: bytes) -> "Entry":
+    def decode(cls, data: bytes) -> "JournalEntry":
         """The inverse. Raises SessionRefused VAULT_LOG_BROKEN."""
         try:
             *fields, epoch, root_hash, timestamp_ms = _ENTRY.unpack_from(data)
@@ -118,28 +118,28 @@ def _take(data: bytes) -> tuple[bytes, bytes]:
 
 
 def entry_hash(encoded: bytes) -> bytes:
-    """`Entry.hash` of an encoded one."""
-    return T("ipls/vault/v1 entry", encoded)
+    """`JournalEntry.hash` of an encoded one."""
+    return tagged_hash("ipls/vault/v1 entry", encoded)
 
 
 def entry_digest(shard: int, encoded: bytes) -> bytes:
     """What an entry's HMAC is over."""
-    return T("ipls/vault/v1 log", shard, encoded)
+    return tagged_hash("ipls/vault/v1 log", shard, encoded)
 
 
 def anchor_digest(state: bytes) -> bytes:
     """What an anchor's HMAC is over."""
-    return T("ipls/vault/v1 anchor", state)
+    return tagged_hash("ipls/vault/v1 anchor", state)
 
 
 def handoff_digest(handoff: bytes) -> bytes:
     """What a hand-off's HMAC is over."""
-    return T("ipls/vault/v1 hand-off", handoff)
+    return tagged_hash("ipls/vault/v1 hand-off", handoff)
 
 
 def first_state(shard: int, nonce: bytes) -> State:
     """The state before the first entry. A random nonce of 32 bytes sets its log apart from any other."""
-    return State(shard, 0, T("ipls/vault/v1 genesis", shard, nonce), EMPTY_ROOT)
+    return State(shard, 0, tagged_hash("ipls/vault/v1 genesis", shard, nonce), EMPTY_ROOT)
 
 
 def account_key(label: str) -> bytes:
@@ -149,4 +149,4 @@ def account_key(label: str) -> bytes:
 
 def other_key(kind: str, *name: int) -> bytes:
     """Under which the vault's other records stand: the head of an epoch, the newest bundle, a piece of evidence."""
-    return T("ipls/vault/v1 record key", kind, *name)
+    return tagged_hash("ipls/vault/v1 record key", kind, *name)

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ipls.crypto.encoding import T
+from ipls.crypto.encoding import tagged_hash
 from ipls.vault.errors import SessionRefused
 
 FETCH = 8
@@ -33,12 +33,12 @@ Load = Callable[[Sequence[bytes]], Mapping[bytes, bytes]]
 
 def digest_of(key: bytes, record: bytes) -> bytes:
     """What the trie holds for a record. The key is in it: under another one it is not the same record."""
-    return T("ipls/vault/v1 record leaf", key, record)
+    return tagged_hash("ipls/vault/v1 record leaf", key, record)
 
 
 def node_hash(body: bytes) -> bytes:
     """The hash of a node in its parent, or the trie's root."""
-    return T("ipls/vault/v1 node", body)
+    return tagged_hash("ipls/vault/v1 node", body)
 
 
 def encode(node: Node) -> bytes:

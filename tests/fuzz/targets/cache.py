@@ -8,23 +8,23 @@ from unittest.mock import patch
 
 from ipls.akd import Version
 from ipls.server.directory import cache
-from ipls.server.directory.cache import Entry, SharedCache
+from ipls.server.directory.cache import CacheKey, RedisProofCache
 from tests.fuzz.target import HEAD, LABEL, Target, folder, target
 from tests.server.redis_server import ScriptedRedis
 from tests.trust.roots import NOW
 
-_ENTRY = Entry("lookup", 7, HEAD.root_hash, LABEL.encode(), (Version(1, 7, b"value"),))
+_ENTRY = CacheKey("lookup", 7, HEAD.root_hash, LABEL.encode(), (Version(1, 7, b"value"),))
 
 
 class _Absent(Exception):
     """What was said counts as nothing."""
 
 
-def _shared(path: object) -> SharedCache:
-    return SharedCache(f"unix://{path}", lambda purpose: purpose.encode())
+def _shared(path: object) -> RedisProofCache:
+    return RedisProofCache(f"unix://{path}", lambda purpose: purpose.encode())
 
 
-def _told(use: Callable[[SharedCache, ScriptedRedis], Coroutine[Any, Any, object]], *seeds: bytes) -> Target:
+def _told(use: Callable[[RedisProofCache, ScriptedRedis], Coroutine[Any, Any, object]], *seeds: bytes) -> Target:
     """Each input is what a Redis says to a cache, which waits for it, however slow the machine."""
     path = folder() / "redis"
 
@@ -50,7 +50,7 @@ def _() -> Target:
     shared = _shared("none")
     entry = shared._tag(shared._name(_ENTRY), b"proof") + b"proof"
 
-    async def get(shared: SharedCache, _: ScriptedRedis) -> None:
+    async def get(shared: RedisProofCache, _: ScriptedRedis) -> None:
         found = await shared.get(_ENTRY)
         if found is None:
             raise _Absent
@@ -65,7 +65,7 @@ def _() -> Target:
     message = stamp + hmac.digest(_shared("none")._heads_key, stamp, "sha256")
     pushed = b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$%d\r\n%s\r\n" % (len(message), message)
 
-    async def follow(shared: SharedCache, redis: ScriptedRedis) -> None:
+    async def follow(shared: RedisProofCache, redis: ScriptedRedis) -> None:
         heard: list[int] = []
         following, again = asyncio.create_task(shared.follow(heard.append)), asyncio.create_task(redis.again.wait())
         await asyncio.wait([following, again], return_when=asyncio.FIRST_COMPLETED)

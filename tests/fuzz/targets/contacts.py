@@ -223,7 +223,7 @@ def _() -> Target:
             GetRecords=answering(contacts_pb2.GetRecordsResponse, io.BytesIO(data)),
             GetManifest=answering(contacts_pb2.GetManifestResponse, io.BytesIO(data)),
         )
-        store = ContactStore(stub, NAMESPACE, account, now_ms=lambda: NOW, patience_s=0)
+        store = ContactStore(stub, NAMESPACE, account, now_ms=lambda: NOW, retry_for_s=0)
         try:
             assert asyncio.run(store.get([wanted])) == [_RECORD]
         except RefusedError:

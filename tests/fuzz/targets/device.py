@@ -53,7 +53,7 @@ def _reading(
             "History": answering(pb.HistoryResponse, stream),
         }
         stub: Any = SimpleNamespace(**{**offered, **methods})
-        reader = DirectoryReader(stub, SERVED_ROOT, profile, now_ms=lambda: NOW, report=lambda _: None, patience_s=0)
+        reader = DirectoryReader(stub, SERVED_ROOT, profile, now_ms=lambda: NOW, report=lambda _: None, retry_for_s=0)
         try:
             expected(asyncio.run(ask(reader)))
         finally:
@@ -128,7 +128,7 @@ def _() -> Target:
             kept.append(Profile(folder() / "phone"))
             kept[0].put(Pinned(PINNED.file, b"", "{}"))
         stub: Any = SimpleNamespace(TrustRoots=answering_once(pb.TrustRootsResponse, io.BytesIO(data)))
-        roots = TrustRoots(stub, kept[0], now_ms=lambda: NOW, report=lambda _: None, patience_s=0)
+        roots = TrustRoots(stub, kept[0], now_ms=lambda: NOW, report=lambda _: None, retry_for_s=0)
         try:
             assert asyncio.run(roots.follow()) in honest
         finally:

@@ -13,10 +13,10 @@ from ipls.crypto.keys import public_key, sign
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.rpc.errors import ServiceError
 from ipls.rpc.reads import SESSION_METADATA
-from ipls.server.directory.cache import Proofs
+from ipls.server.directory.cache import ProofCache
 from ipls.server.directory.epochs import prepare
-from ipls.server.directory.publisher import Announcements
-from ipls.server.directory.readers import Readers
+from ipls.server.directory.publisher import HeadNotifier
+from ipls.server.directory.readers import ReadAuthorizer
 from ipls.server.directory.service import DirectoryService, UpdateService
 from ipls.store.directory import DirectoryStore, StoredHead
 from ipls.store.readers import ReaderStore
@@ -65,8 +65,8 @@ def _serve() -> Served:
         step, made = prepared
         head = signed(Head(step.epoch, step.new_root), *WITNESSES)
         store.commit(term, step, made, head.SerializeToString())
-    heads = Announcements()
-    readers = Readers(
+    heads = HeadNotifier()
+    readers = ReadAuthorizer(
         store,
         ReaderStore(place / "readers.db"),
         NAMESPACE,
@@ -74,7 +74,7 @@ def _serve() -> Served:
         anonymous=False,
         now_ms=lambda: NOW,
     )
-    reads = DirectoryService(store, KEY, heads, readers, Proofs(None), VERSIONS)
+    reads = DirectoryService(store, KEY, heads, readers, ProofCache(None), VERSIONS)
     updates = UpdateService(store, heads, lambda: None, daily_quota=10**9, queue_max=10**9, now_ms=lambda: NOW)
     digest = session_digest(NAMESPACE, LABEL, public_key(SEED), NOW, ID)
     opening = pb.OpenSessionRequest(

@@ -6,14 +6,14 @@ from typing import Any
 
 from starlette.applications import Starlette
 
-from ipls.auditlog.cosignatures import VoteIgnored, parse_epoch, parse_vote
+from ipls.auditlog.cosignatures import CosignatureInvalid, parse_cosignature, parse_epoch
 from ipls.auditlog.errors import AuditFault
 from ipls.auditlog.listing import Listing, parse_page
 from ipls.server.log.service import log_app
 from ipls.server.witness.http import auditor_app
 from ipls.store.errors import StoreError
 from ipls.store.log import FileLog, object_name
-from tests.attack.log import listing, name, vote
+from tests.attack.log import answer, listing, name
 from tests.fuzz.target import HEAD, Target, folder, target
 from tests.server.witness.test_http import ROOT, make_world
 from tests.trust.roots import NAMESPACE, NOW, WITNESSES, make_root
@@ -33,13 +33,13 @@ def _() -> Target:
 @target("witness's answer")
 def _() -> Target:
     root = make_root()
-    seed = json.dumps(vote(WITNESSES[0], *HEAD)).encode()
+    seed = json.dumps(answer(WITNESSES[0], *HEAD)).encode()
 
     def run(data: bytes) -> None:
         parse_epoch(data)
-        assert parse_vote(root, root.witnesses[0], 7, data, NOW)[:2] == (HEAD.root_hash, NOW)
+        assert parse_cosignature(root, root.witnesses[0], 7, data, NOW)[:2] == (HEAD.root_hash, NOW)
 
-    return Target(run, (VoteIgnored,), (seed,))
+    return Target(run, (CosignatureInvalid,), (seed,))
 
 
 @target("object name")

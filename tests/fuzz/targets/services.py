@@ -6,13 +6,13 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from ipls.crypto.encoding import T
+from ipls.crypto.encoding import tagged_hash
 from ipls.crypto.keys import public_key, sign
 from ipls.proto.directory.v1.directory_pb2 import OpenSessionRequest, SubmitUpdateResponse
 from ipls.proto.registration.v1 import registration_pb2
 from ipls.rpc.errors import ServiceError
 from ipls.rpc.reads import SESSION_METADATA
-from ipls.server.directory.readers import Readers
+from ipls.server.directory.readers import ReadAuthorizer
 from ipls.server.registration.service import RegistrationService
 from ipls.store.readers import ReaderStore
 from ipls.store.registration import RegistrationStore
@@ -51,7 +51,7 @@ def _() -> Target:
         now_ms=lambda: NOW,
     )
     asyncio.run(service.RequestCode(registration_pb2.RequestCodeRequest(label=LABEL, request_id=request_id), None))
-    digest = T("ipls/registration/v1 request", NAMESPACE, LABEL, record, request_id)
+    digest = tagged_hash("ipls/registration/v1 request", NAMESPACE, LABEL, record, request_id)
     seed = registration_pb2.RegisterRequest(
         label=LABEL, request_id=request_id, code=codes[0], identity_record=record, signature=sign(SEED, digest)
     )
@@ -62,11 +62,11 @@ def _() -> Target:
     return Target(run, (ServiceError, DecodeError), serialized(seed), weight=4)
 
 
-def _readers() -> Readers:
+def _readers() -> ReadAuthorizer:
     """Of a directory in which every key is the first of every account."""
     directory: Any = SimpleNamespace(version_of=lambda *_: 1)
     store = ReaderStore(folder() / "readers.db")
-    return Readers(directory, store, NAMESPACE, daily_labels=9, anonymous=False, now_ms=lambda: NOW)
+    return ReadAuthorizer(directory, store, NAMESPACE, daily_labels=9, anonymous=False, now_ms=lambda: NOW)
 
 
 def _opening(nonce: bytes) -> OpenSessionRequest:

@@ -5,7 +5,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from ipls.crypto.encoding import T
+from ipls.crypto.encoding import tagged_hash
 from ipls.crypto.keys import public_key, sign
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
 from ipls.proto.vault.v1.vault_pb2 import Bundle, SignedBundle
@@ -99,7 +99,7 @@ def _() -> Target:
 @target("fleet bundle, signed")
 def _() -> Target:
     def run(data: bytes) -> None:
-        signature = sign(OPERATOR, T("ipls/fleet/v1 bundle", data))
+        signature = sign(OPERATOR, tagged_hash("ipls/fleet/v1 bundle", data))
         bent = countersigned(SignedBundle(bundle=data, operator_signature=signature))
         assert isinstance(verify_bundle(make_root(), bent, now_ms=NOW), Bundle)
 

@@ -13,7 +13,7 @@ from ipls.hsm.token.derivation import by_profile
 from ipls.hsm.token.module import hidden
 from ipls.hsm.token.pkcs11 import purposes
 from ipls.proto.vault.v1.fleet_pb2 import Report
-from ipls.trust.ceremony import parse_report
+from ipls.trust.ceremony import parse_transcript
 from tests.hsm.ceremony.test_steps import kept, opened, session_of
 from tests.hsm.fleets import Fleet, Host
 
@@ -57,7 +57,7 @@ def test_genesis(tmp_path: Path) -> None:
     places = deaths(folder, "genesis", report, *fleet.cards, "--config", host.config, "--officers", fleet.officers)
     assert {"after _extractable", "after _parcel", "before write_private", "after replace"} <= set(places)
     parcels = [path.read_bytes() for path in sorted(folder.glob("*.parcel"))]
-    members = parse_report(report.read_bytes()).members
+    members = parse_transcript(report.read_bytes()).members
     assert [hashlib.sha256(parcel).digest() for parcel in parcels] == [member.parcel_hash for member in members]
     assert kept(host) == []
 
@@ -71,7 +71,7 @@ def test_join(tmp_path: Path) -> None:
     assert places.count("after _unwrap") == 4  # two keys, each looked at first
     assert kept(host) == ["log", "storage root"]
     with opened(host) as token:
-        assert token.root_id == Report.FromString(fleet.report.read_bytes()).root_id
+        assert token.storage_key_id == Report.FromString(fleet.report.read_bytes()).storage_key_id
 
 
 @pytest.mark.parametrize("label", ["storage root", "log"])
@@ -88,7 +88,7 @@ def test_a_key_that_a_killed_join_left_half_written(label: str, tmp_path: Path) 
             256,
             store=True,
             label=label,
-            id=report.root_id,
+            id=report.storage_key_id,
             capabilities=purpose.use,
             template=hidden(purpose.mechanism),
         )

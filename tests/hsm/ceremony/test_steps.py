@@ -56,12 +56,12 @@ def opened(host: Host) -> "closing[HsmToken]":
 def stored(host: Host, record: bytes) -> bytes:
     """The contact key, stored by a session."""
     with opened(host) as token, agreed(token) as (channel, keys):
-        return channel.store(aes_key_wrap(keys[2], KEY), token.root_id, record)
+        return channel.store(aes_key_wrap(keys[2], KEY), token.storage_key_id, record)
 
 
 def retrieved(host: Host, wrapped: bytes, record: bytes) -> bytes:
     with opened(host) as token, agreed(token) as (channel, keys):
-        return aes_key_unwrap(keys[3], channel.retrieve(wrapped, token.root_id, record))
+        return aes_key_unwrap(keys[3], channel.retrieve(wrapped, token.storage_key_id, record))
 
 
 @contextmanager
@@ -84,11 +84,15 @@ def test_tokens_that_joined_share_storage_root_and_log_key(name: str, tmp_path: 
     for host in (first, second, first):
         assert fleet.join(host, *signatures).startswith("the HSM has the fleet's keys")
     with opened(first) as token:
-        root_id, mac, points = token.root_id, token.log_mac(DIGEST), {token.public_point, token.transport_point}
+        storage_key_id, mac, points = (
+            token.storage_key_id,
+            token.log_mac(DIGEST),
+            {token.public_point, token.transport_point},
+        )
     with opened(second) as token:
-        assert (token.root_id, token.log_mac(DIGEST)) == (root_id, mac)
+        assert (token.storage_key_id, token.log_mac(DIGEST)) == (storage_key_id, mac)
         assert len({token.public_point, token.transport_point, *points}) == 4
-    record = transcript.record_digest(root_id, bytes(32), 1, bytes(16))
+    record = transcript.record_digest(storage_key_id, bytes(32), 1, bytes(16))
     assert retrieved(second, stored(first, record), record) == KEY
 
 
@@ -242,13 +246,17 @@ def test_a_parcel_that_is_not_the_reports(fleet: Fleet, untouched: Host) -> None
     signatures = fleet.sign("Anna", "Carla")
     for changed in (
         stolen_parcel(fleet, parcel.public_key, parcel.root_id),
-        Parcel(public_key=parcel.public_key, ephemeral=parcel.ephemeral, root_id=parcel.root_id, root=parcel.log_key),
+        Parcel(
+            public_key=parcel.public_key, ephemeral=parcel.ephemeral, storage_key_id=parcel.root_id, root=parcel.log_key
+        ),
     ):
         fleet.parcel(untouched).write_bytes(changed.SerializeToString(deterministic=True))
         assert fleet.join(untouched, *signatures) == "PARCEL_INVALID"
 
 
-def stolen_parcel(fleet: Fleet, target: bytes, root_id: bytes, root: bytes = KEY, log_key: bytes = KEY) -> Parcel:
+def stolen_parcel(
+    fleet: Fleet, target: bytes, storage_key_id: bytes, root: bytes = KEY, log_key: bytes = KEY
+) -> Parcel:
     """As anybody can make one who knows the token's card."""
     report = Report.FromString(fleet.report.read_bytes())
     card = next(c for m in report.members if (c := Card.FromString(m.card.card)).public_key == target)
@@ -257,10 +265,10 @@ def stolen_parcel(fleet: Fleet, target: bytes, root_id: bytes, root: bytes = KEY
     shared = private.exchange(ec.ECDH(), transcript.check_point(card.transport_key))
     blobs = {}
     for use, key in (("storage root", root), ("log", log_key)):
-        data = reports.parcel_key_input(use, ephemeral, card.transport_key, root_id)
+        data = reports.wrapping_key_input(use, ephemeral, card.transport_key, storage_key_id)
         blobs[use] = aes_key_wrap(profiles.derive(card.profile, shared, data), key)
     return Parcel(
-        public_key=target, ephemeral=ephemeral, root_id=root_id, root=blobs["storage root"], log_key=blobs["log"]
+        public_key=target, ephemeral=ephemeral, root_id=storage_key_id, root=blobs["storage root"], log_key=blobs["log"]
     )
 
 
@@ -392,12 +400,12 @@ def test_a_rotations_keys_lie_beside_the_old_ones_and_a_new_hsm_has_them_alone(t
     for host in (old, new, old):
         assert later.join(host, *signed).startswith("the HSM has the fleet's keys")
     assert (kept(old), kept(new)) == (["log", "log", "storage root", "storage root"], ["log", "storage root"])
-    first, second = (Report.FromString(each.report.read_bytes()).root_id for each in (fleet, later))
+    first, second = (Report.FromString(each.report.read_bytes()).storage_key_id for each in (fleet, later))
     with opened(old) as token:
-        mac, root_ids, first_log_key = token.log_mac(DIGEST), token.root_ids(), token.first_log_key
+        mac, storage_key_ids, first_log_key = token.log_mac(DIGEST), token.storage_key_ids(), token.first_log_key
     with opened(new) as token:
-        assert (token.log_mac(DIGEST), token.root_ids(), token.first_log_key) == (mac, [second], 2)
-    assert (root_ids, first_log_key) == ([second, first], 1)
+        assert (token.log_mac(DIGEST), token.storage_key_ids(), token.first_log_key) == (mac, [second], 2)
+    assert (storage_key_ids, first_log_key) == ([second, first], 1)
     record = transcript.record_digest(second, bytes(32), 1, bytes(16))
     assert retrieved(new, stored(old, record), record) == KEY
 
@@ -406,14 +414,14 @@ def test_a_record_is_wrapped_anew_only_where_both_roots_are(tmp_path: Path) -> N
     fleet = Fleet(tmp_path, 1)
     (old,), signatures = fleet.hosts, fleet.held()
     fleet.join(old, *signatures)
-    first = Report.FromString(fleet.report.read_bytes()).root_id
+    first = Report.FromString(fleet.report.read_bytes()).storage_key_id
     record = Record(first, transcript.record_digest(first, bytes(32), 1, bytes(16)))
     wrapped = stored(old, record.digest)
     new = Host(tmp_path, "h9")
     later = fleet.rotate(new)
     for host in (old, new):
         later.join(host, *later.sign("Anna", "Berta"))
-    second = Report.FromString(later.report.read_bytes()).root_id
+    second = Report.FromString(later.report.read_bytes()).storage_key_id
     moved = Record(second, transcript.record_digest(second, bytes(32), 1, bytes(16)))
     with opened(old) as token:
         again = token.rewrap(wrapped, record, moved)

@@ -12,18 +12,18 @@ from pathlib import Path
 from ipls.config import configure_logging
 from ipls.hsm import pipe
 from ipls.hsm.core import core, rotation
-from ipls.hsm.core.rotation import Rotation, Step
+from ipls.hsm.core.rotation import Rotation, RotationProgress
 
 if __name__ == "__main__":
     rotation.LOOK_EVERY_S, rotation.PAUSE_S, rotation.PAGE = 0.01, 0, 1
     steps, step = [int(place) for place in sys.argv[2:]], Rotation.step
 
-    def dying_step(self: Rotation, root_id: bytes, after: bytes) -> Step:
+    def dying_step(self: Rotation, storage_key_id: bytes, after: bytes) -> RotationProgress:
         if steps:
             steps[0] -= 1
             if steps[0] < 0:
                 os.kill(os.getpid(), signal.SIGKILL)
-        return step(self, root_id, after)
+        return step(self, storage_key_id, after)
 
     Rotation.step = dying_step
     configure_logging()

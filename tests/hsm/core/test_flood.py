@@ -1,14 +1,14 @@
-"""Whoever opens handshakes without end, at the core: who goes on at once gets through, who only sits makes room."""
+"""Whoever opens handshakes without end, at the core: who goes on at once gets through, who only sits makes table."""
 
 import os
 import signal
 from contextlib import closing
 
 from ipls.hsm.core.core import HELLOS
-from ipls.hsm.token.ephemeral_pool import EphemeralsAhead
+from ipls.hsm.token.ephemeral_pool import EphemeralPool
 from ipls.hsm.token.pkcs11 import HsmToken
 from ipls.proto.vault.v1.vault_pb2 import SessionRequest, SessionResponse
-from ipls.rpc.half_open import Room
+from ipls.rpc.half_open import HalfOpenTable
 from ipls.vault.session import transcript
 from tests.hsm.rig import CoreProcess, Exchange, Owner, Rig, now_ms, running, running_core
 
@@ -147,7 +147,7 @@ async def test_the_next_worker_is_ready_before_one_is_used_up(rig: Rig) -> None:
 
 
 def test_key_pairs_made_ahead_are_each_used_once_and_go_with_the_token(rig: Rig) -> None:
-    with closing(EphemeralsAhead(HsmToken.open(rig.folder / "token", "1234567890"), 3)) as token:
+    with closing(EphemeralPool(HsmToken.open(rig.folder / "token", "1234567890"), 3)) as token:
         assert [token.prepare() for _ in range(5)] == [True, True, True, False, False]
         made = [token.ephemeral() for _ in range(5)]  # two of them fresh
         assert len({ephemeral.point for ephemeral in made}) == 5
@@ -158,8 +158,8 @@ def test_key_pairs_made_ahead_are_each_used_once_and_go_with_the_token(rig: Rig)
 
 
 def test_a_room_is_left_by_who_has_been_there_longest() -> None:
-    room = Room[str](2)
-    assert [room.enter(guest) for guest in "abc"] == [None, None, "a"]
-    room.leave("b")
-    room.leave("b")
-    assert [room.enter(guest) for guest in "de"] == [None, "c"]
+    table = HalfOpenTable[str](2)
+    assert [table.admit(guest) for guest in "abc"] == [None, None, "a"]
+    table.leave("b")
+    table.leave("b")
+    assert [table.admit(guest) for guest in "de"] == [None, "c"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ipls.hsm.core.heads import HeadKeeper
-from ipls.hsm.state.store import Ledger
+from ipls.hsm.state.store import StateStore
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.trust.errors import HeadRefused
@@ -36,27 +36,29 @@ def clock() -> Clock:
 class Heads:
     """A keeper whose every call is a work of its own."""
 
-    def __init__(self, ledger: Ledger, clock: Clock, tell: Callable[[Evidence], None] = lambda evidence: None) -> None:
-        self.ledger = ledger
-        self._keeper = HeadKeeper(ROOT, ledger, clock, tell)
+    def __init__(
+        self, state_store: StateStore, clock: Clock, tell: Callable[[Evidence], None] = lambda evidence: None
+    ) -> None:
+        self.state_store = state_store
+        self._keeper = HeadKeeper(ROOT, state_store, clock, tell)
 
     def offer(self, signed: SignedHead) -> None:
-        perform(self.ledger, lambda: self._keeper.offer(signed))
+        perform(self.state_store, lambda: self._keeper.offer(signed))
 
     def judge_by(self, signed: SignedHead | None = None) -> SignedHead:
-        return perform(self.ledger, lambda: self._keeper.judge_by(signed))
+        return perform(self.state_store, lambda: self._keeper.judge_by(signed))
 
     def now_ms(self) -> int:
-        return perform(self.ledger, self._keeper.now_ms)
+        return perform(self.state_store, self._keeper.now_ms)
 
     def evidence(self) -> list[Evidence]:
-        return perform(self.ledger, self._keeper.evidence)
+        return perform(self.state_store, self._keeper.evidence)
 
 
 @pytest.fixture
 def heads(tmp_path: Path, clock: Clock) -> Iterator[Heads]:
-    with new_ledger(tmp_path / "vault.db") as ledger:
-        yield Heads(ledger, clock)
+    with new_ledger(tmp_path / "vault.db") as state_store:
+        yield Heads(state_store, clock)
 
 
 def by_two(head: Head, time: int = NOW) -> SignedHead:
@@ -101,7 +103,7 @@ def test_one_witness_cant_make_the_vault_hold_on_to_an_expiring_head(heads: Head
 def test_a_host_cant_turn_the_clock_back(heads: Heads, clock: Clock) -> None:
     heads.offer(by_two(ONE, NOW))
     clock.ms = NOW - 90 * MINUTE
-    for keeper in (heads, Heads(heads.ledger, clock)):  # nor by a restart
+    for keeper in (heads, Heads(heads.state_store, clock)):  # nor by a restart
         assert keeper.now_ms() == NOW
         with pytest.raises(HeadRefused) as refusal:
             keeper.offer(by_two(TWO, NOW - 80 * MINUTE))
@@ -118,7 +120,7 @@ def test_of_two_roots_the_second_is_evidence(heads: Heads, clock: Clock) -> None
     heads.offer(by_two(ONE))
     heads.offer(by_two(TWO))
     clock.ms += 2 * HOUR
-    for keeper in (heads, Heads(heads.ledger, clock, told.append)):
+    for keeper in (heads, Heads(heads.state_store, clock, told.append)):
         with pytest.raises(HeadRefused) as refusal:  # also when it is below the highest, and too old to be judged by
             keeper.offer(by_two(OTHER_ONE))
         assert refusal.value.reason == "HEAD_FORK"

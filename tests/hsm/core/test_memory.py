@@ -77,8 +77,8 @@ async def test_the_idle_core_holds_neither_the_contact_key_nor_a_half(rig: Rig) 
         # Steps of sessions are done in turn: when this one is answered the last is over.
         await vault.patiently(owner, list_it)
         core = vault.core()
-        notary = child(core, "ipls.hsm.anchor_service")
+        anchor_service = child(core, "ipls.hsm.anchor_service")
         for pid in (core, *children(core)):
             environment, heap, *found = search(pid, [canary.encode(), rig.root.vrf_public_key, *SECRETS])
-            assert (environment, heap) == (True, pid != notary)  # which reads no trust root
+            assert (environment, heap) == (True, pid != anchor_service)  # which reads no trust root
             assert found == [False, False, False]

@@ -18,11 +18,11 @@ from ipls.hsm.core import rotation
 from ipls.hsm.core.rotation import Rewrap, Rotation, account_of
 from ipls.hsm.state import replay
 from ipls.hsm.state.anchor import read_anchor
-from ipls.hsm.state.store import Ledger
+from ipls.hsm.state.store import StateStore
 from ipls.hsm.token import module
 from ipls.hsm.token.derivation import by_profile
 from ipls.hsm.token.module import hidden
-from ipls.hsm.token.pkcs11 import HsmToken, new_root_id, purposes, token_at
+from ipls.hsm.token.pkcs11 import HsmToken, new_storage_key_id, purposes, token_at
 from ipls.store.vault import open_vault_store
 from ipls.vault.account import Account, Generation
 from ipls.vault.errors import SessionRefused
@@ -33,7 +33,7 @@ from tests.hsm.state_stores import MemoryNotary, new_ledger, perform
 from tests.hsm.tokens import MODULES, PIN
 
 ROTATING = str(Path(__file__).parent / "rotating.py")
-OLD, NEW = new_root_id(1), new_root_id(2)
+OLD, NEW = new_storage_key_id(1), new_storage_key_id(2)
 KEY = bytes(range(32))
 
 
@@ -46,7 +46,7 @@ class Wrapping:
     def __init__(self) -> None:
         self.given: list[Rewrap] = []
 
-    def root_ids(self) -> list[bytes]:
+    def storage_key_ids(self) -> list[bytes]:
         return [NEW, OLD]
 
     def rewrap(self, each: Sequence[Rewrap]) -> list[bytes | None]:
@@ -54,8 +54,8 @@ class Wrapping:
         return [None if one.wrapped == bytes(40) else b"new".ljust(40) for one in each]
 
 
-def stored(number: int, root_id: bytes = OLD, wrapped: bytes = b"old".ljust(40)) -> Generation:
-    return Generation(number, bytes([number]) * 16, root_id, wrapped, 1, 1, 1000)
+def stored(number: int, storage_key_id: bytes = OLD, wrapped: bytes = b"old".ljust(40)) -> Generation:
+    return Generation(number, bytes([number]) * 16, storage_key_id, wrapped, 1, 1, 1000)
 
 
 def accounts(count: int) -> dict[bytes, Account]:
@@ -63,11 +63,11 @@ def accounts(count: int) -> dict[bytes, Account]:
     return {account_key(f"+49{number}"): mixed for number in range(count)}
 
 
-def walked(ledger: Ledger, wrapper: Wrapping) -> tuple[int, int]:
+def walked(state_store: StateStore, wrapper: Wrapping) -> tuple[int, int]:
     """How many it wrapped, and how many it left."""
-    walk, after, wrapped, left = Rotation(ledger, wrapper), b"", 0, 0
+    walk, after, wrapped, left = Rotation(state_store, wrapper), b"", 0, 0
     while True:
-        step = perform(ledger, lambda: walk.step(NEW, after))  # noqa: B023  # called in this very turn
+        step = perform(state_store, lambda: walk.step(NEW, after))  # noqa: B023  # called in this very turn
         wrapped, left = wrapped + step.wrapped, left + step.left
         if step.last is None:
             return wrapped, left
@@ -76,34 +76,34 @@ def walked(ledger: Ledger, wrapper: Wrapping) -> tuple[int, int]:
 
 def test_every_key_under_an_older_root_is_wrapped_anew_and_nothing_else_changes(tmp_path: Path) -> None:
     before, other = accounts(2 * rotation.PAGE + 1), other_key("bundle")
-    with new_ledger(tmp_path / "vault.db") as ledger:
-        perform(ledger, lambda: [ledger.put(key, account.encode()) for key, account in before.items()])
-        perform(ledger, lambda: ledger.put(other, b"\x03" * 40))
+    with new_ledger(tmp_path / "vault.db") as state_store:
+        perform(state_store, lambda: [state_store.put(key, account.encode()) for key, account in before.items()])
+        perform(state_store, lambda: state_store.put(other, b"\x03" * 40))
         wrapper = Wrapping()
-        assert walked(ledger, wrapper) == (2 * len(before), 0)
+        assert walked(state_store, wrapper) == (2 * len(before), 0)
         for key, account in before.items():
-            after = Account.decode(perform(ledger, lambda key=key: ledger.get(key)))
-            assert [(g.root_id, g.wrapped[:3]) for g in after.generations] == [
+            after = Account.decode(perform(state_store, lambda key=key: state_store.get(key)))
+            assert [(g.storage_key_id, g.wrapped[:3]) for g in after.generations] == [
                 (NEW, b"new"),
                 (NEW, b"old"),  # it lay there already
                 (NEW, b"new"),
             ]
             kept = zip(after.generations, account.generations, strict=True)
-            generations = tuple(g._replace(root_id=old.root_id, wrapped=old.wrapped) for g, old in kept)
+            generations = tuple(g._replace(storage_key_id=old.storage_key_id, wrapped=old.wrapped) for g, old in kept)
             assert after._replace(generations=generations) == account
-        assert perform(ledger, lambda: ledger.get(other)) == b"\x03" * 40
-        assert walked(ledger, wrapper) == (0, 0)
+        assert perform(state_store, lambda: state_store.get(other)) == b"\x03" * 40
+        assert walked(state_store, wrapper) == (0, 0)
         assert len(wrapper.given) == 2 * len(before)
 
 
 def test_what_does_not_unwrap_is_left_as_it_is(tmp_path: Path) -> None:
     key, account = account_key("+491"), Account(generations=(stored(1, wrapped=bytes(40)), stored(2)))
-    with new_ledger(tmp_path / "vault.db") as ledger:
-        perform(ledger, lambda: ledger.put(key, account.encode()))
-        assert walked(ledger, Wrapping()) == (1, 1)
-        after = Account.decode(perform(ledger, lambda: ledger.get(key)))
+    with new_ledger(tmp_path / "vault.db") as state_store:
+        perform(state_store, lambda: state_store.put(key, account.encode()))
+        assert walked(state_store, Wrapping()) == (1, 1)
+        after = Account.decode(perform(state_store, lambda: state_store.get(key)))
         assert after.generations[0] == account.generations[0]
-        assert walked(ledger, Wrapping()) == (0, 1)
+        assert walked(state_store, Wrapping()) == (0, 1)
 
 
 @pytest.mark.parametrize("record", [b"", b"\x03", b"\x03" * 40, b"\x03" * 203, Account().encode()[:-1]])
@@ -116,7 +116,7 @@ def test_another_record_is_no_account(record: bytes) -> None:
 
 def add_root(place: Path | TokenConfig, profile: str, number: int = 2) -> bytes:
     """As a join leaves them: another storage root and log key beside those that are there; their id."""
-    where, root_id = token_at(place), new_root_id(number)
+    where, storage_key_id = token_at(place), new_storage_key_id(number)
     library = module.initialise(where)
     with module.open_session(where, library, PIN) as session:
         for purpose in purposes(by_profile(profile)):
@@ -125,12 +125,12 @@ def add_root(place: Path | TokenConfig, profile: str, number: int = 2) -> bytes:
                 256,
                 store=True,
                 label=purpose.label,
-                id=root_id,
+                id=storage_key_id,
                 capabilities=purpose.use,
                 template=hidden(purpose.mechanism),
             )
     library.finalize()
-    return root_id
+    return storage_key_id
 
 
 class Vault:
@@ -189,15 +189,15 @@ def lying_under(rig: Rig) -> dict[bytes, int]:
     """How many keys lie under each root, in a database that is whole."""
     vault = load_core(rig.config_path).vault
     found: dict[bytes, int] = {}
-    with closing(open_vault_store(vault.database)) as store, rig.notary() as notary:
-        state = replay.catch_up(store, notary, read_anchor(notary).state)
-        for _ in replay.check(store, notary, lambda: state):
+    with closing(open_vault_store(vault.database)) as store, rig.anchor_service() as anchor_service:
+        state = replay.catch_up(store, anchor_service, read_anchor(anchor_service).state)
+        for _ in replay.check(store, anchor_service, lambda: state):
             pass
-        ledger = Ledger(store, notary)
-        for key in perform(ledger, lambda: ledger.keys(b"", 1000)):
+        state_store = StateStore(store, anchor_service)
+        for key in perform(state_store, lambda: state_store.keys(b"", 1000)):
             if account := account_of(store.record(key)):
                 for g in account.generations:
-                    found[g.root_id] = found.get(g.root_id, 0) + 1
+                    found[g.storage_key_id] = found.get(g.storage_key_id, 0) + 1
     return found
 
 
@@ -216,17 +216,17 @@ async def test_a_vault_wraps_all_anew_while_it_serves(name: str, tmp_path: Path)
         for owner, store_id in zip(owners, ids, strict=True):
             assert await store(running, owner, store_id, KEY) == 1
         session, exchange = await running.session(owners[0])  # it stays with the old worker
-        root_id = await asyncio.to_thread(add_root, rig.token, rig.tokens.profile)
+        storage_key_id = await asyncio.to_thread(add_root, rig.token, rig.tokens.profile)
         assert session.on_answer(await exchange(session.retrieve_request())) == (1, KEY)
         assert session.on_answer(await exchange(session.store_request(0, ids[0], KEY))).generation == 1
         running.core.close()
         told = await running.said("storage root rotated")
-        assert (told["root_id"], told["wrapped"], told["left"]) == (root_id.hex(), 3, 0)
+        assert (told["root_id"], told["wrapped"], told["left"]) == (storage_key_id.hex(), 3, 0)
         for owner, store_id in zip(owners, ids, strict=True):
             assert await retrieve(running, owner) == KEY
             assert await store(running, owner, store_id, KEY) == 1  # a repeat still is one
             assert await store(running, owner, secrets.token_bytes(16), KEY, 1) == 2
-    assert lying_under(rig) == {root_id: 6}
+    assert lying_under(rig) == {storage_key_id: 6}
 
 
 async def test_killed_anywhere_it_goes_on_by_itself(rig: Rig) -> None:
@@ -234,21 +234,21 @@ async def test_killed_anywhere_it_goes_on_by_itself(rig: Rig) -> None:
     async with vault(rig) as running:
         for owner in owners:
             await store(running, owner, secrets.token_bytes(16), KEY)
-    root_id, before = add_root(rig.token, rig.tokens.profile), 0
+    storage_key_id, before = add_root(rig.token, rig.tokens.profile), 0
     for step in (0, 2, 4):  # some of the records are no accounts
         with pytest.raises(EOFError):
             async with vault(rig, step) as running:
                 await running.said("storage root rotated")
         under = lying_under(rig)
         assert sum(under.values()) == 3
-        assert before <= under.get(root_id, 0) <= step
-        before = under.get(root_id, 0)
+        assert before <= under.get(storage_key_id, 0) <= step
+        before = under.get(storage_key_id, 0)
     async with vault(rig) as running:
         told = await running.said("storage root rotated")
         assert told["wrapped"] == 3 - before
         for owner in owners:
             assert await retrieve(running, owner) == KEY
-    assert lying_under(rig) == {root_id: 3}
+    assert lying_under(rig) == {storage_key_id: 3}
 
 
 async def test_a_repeat_of_a_store_from_before_the_rotation(rig: Rig) -> None:
@@ -292,7 +292,7 @@ async def test_an_old_root_is_destroyed_when_nothing_needs_it(private: Rig) -> N
     async with vault(rig) as running:
         await store(running, owner, secrets.token_bytes(16), KEY)
     with closing(HsmToken.open(rig.token, PIN)) as token:
-        old = token.root_id
+        old = token.storage_key_id
     new = add_root(rig.token, rig.tokens.profile)
     assert run("roots", *config).split() == [new.hex(), "0", "keys", old.hex(), "1", "keys"]
     assert "ROOT_IN_USE" in run("drop-root", old.hex(), *config)
@@ -310,7 +310,7 @@ async def test_an_old_root_is_destroyed_when_nothing_needs_it(private: Rig) -> N
 async def test_an_old_root_stays_while_the_token_has_another_shard(private: Rig) -> None:
     rig = private
     with closing(HsmToken.open(rig.token, PIN)) as token:
-        old = token.root_id
+        old = token.storage_key_id
         token.replace_anchor(5, [], b"another shard's")
     add_root(rig.token, rig.tokens.profile)
     config = ("--config", rig.config_path)
@@ -343,49 +343,49 @@ class Keys(MemoryNotary):
         return super().macs(digests)
 
 
-def write(ledger: Ledger, count: int) -> None:
+def write(state_store: StateStore, count: int) -> None:
     for number in range(count):
-        perform(ledger, lambda number=number: ledger.put(other_key("test", number), b"record"))
+        perform(state_store, lambda number=number: state_store.put(other_key("test", number), b"record"))
 
 
-def checked(make: Callable[[], Ledger]) -> str:
+def checked(make: Callable[[], StateStore]) -> str:
     """Opens, walks through all of it, writes: "" or the reason of a refusal."""
     try:
-        ledger = make()
-        perform(ledger, lambda: None)
-        for _ in ledger.check():
+        state_store = make()
+        perform(state_store, lambda: None)
+        for _ in state_store.check():
             pass
-        write(ledger, 1)
+        write(state_store, 1)
     except SessionRefused as refused:
         return refused.reason
     return ""
 
 
 def test_older_entries_hold_by_their_key_and_newer_ones_bear_the_newest(tmp_path: Path) -> None:
-    notary = Keys(1)
-    with new_ledger(tmp_path / "vault.db", notary) as ledger:
-        write(ledger, 3)
-        notary.numbers = [1, 2]
-        write(ledger, 3)
+    anchor_service = Keys(1)
+    with new_ledger(tmp_path / "vault.db", anchor_service) as state_store:
+        write(state_store, 3)
+        anchor_service.numbers = [1, 2]
+        write(state_store, 3)
     with closing(open_vault_store(tmp_path / "vault.db")) as store:
-        assert checked(lambda: Ledger(store, notary)) == ""
-        notary.numbers = [1]  # one that did not join
-        assert checked(lambda: Ledger(store, notary)) == "VAULT_ANCHOR_MISSING"
-        notary.numbers = [3]
-        assert checked(lambda: Ledger(store, notary)) == "VAULT_ANCHOR_MISSING"
+        assert checked(lambda: StateStore(store, anchor_service)) == ""
+        anchor_service.numbers = [1]  # one that did not join
+        assert checked(lambda: StateStore(store, anchor_service)) == "VAULT_ANCHOR_MISSING"
+        anchor_service.numbers = [3]
+        assert checked(lambda: StateStore(store, anchor_service)) == "VAULT_ANCHOR_MISSING"
 
 
 def test_a_token_that_came_later_checks_an_older_log_by_its_chain(tmp_path: Path) -> None:
-    notary = Keys(1)
-    with new_ledger(tmp_path / "vault.db", notary) as ledger:
-        write(ledger, 3)
-        notary.numbers = [1, 2]
-        write(ledger, 1)
-    notary.numbers = [2]
+    anchor_service = Keys(1)
+    with new_ledger(tmp_path / "vault.db", anchor_service) as state_store:
+        write(state_store, 3)
+        anchor_service.numbers = [1, 2]
+        write(state_store, 1)
+    anchor_service.numbers = [2]
     database = tmp_path / "vault.db"
     with closing(open_vault_store(database)) as store:
-        assert checked(lambda: Ledger(store, notary)) == ""
+        assert checked(lambda: StateStore(store, anchor_service)) == ""
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("UPDATE log SET entry = zeroblob(length(entry)) WHERE sequence = 2")
     with closing(open_vault_store(database)) as store:
-        assert checked(lambda: Ledger(store, notary)) == "VAULT_LOG_BROKEN"
+        assert checked(lambda: StateStore(store, anchor_service)) == "VAULT_LOG_BROKEN"

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from ipls.hsm.anchor_service import NotaryProcess, TokenNotary
-from ipls.hsm.state.store import Ledger
+from ipls.hsm.anchor_service import AnchorServiceProcess, TokenAnchorService
+from ipls.hsm.state.store import StateStore
 from ipls.store.errors import StoreError
 from ipls.store.vault import open_vault_store
 from ipls.vault.errors import SessionRefused
@@ -155,21 +155,21 @@ async def test_of_two_vaults_on_one_token_exactly_one_goes_on(module: str, tmp_p
 
 
 @pytest.fixture(params=MODULES)
-def notary(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TokenNotary]:
-    with Rig(tmp_path, request.param).notary() as notary:
-        yield notary
+def anchor_service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TokenAnchorService]:
+    with Rig(tmp_path, request.param).anchor_service() as anchor_service:
+        yield anchor_service
 
 
-def test_an_anchor_takes_the_place_of_those_expected_and_of_no_other(notary: TokenNotary) -> None:
-    [first] = notary.anchors()
-    notary.replace([first], b"second")
+def test_an_anchor_takes_the_place_of_those_expected_and_of_no_other(anchor_service: TokenAnchorService) -> None:
+    [first] = anchor_service.anchors()
+    anchor_service.replace([first], b"second")
     for expected in ([first], [], [b"second", first]):
         with pytest.raises(SessionRefused) as refusal:
-            notary.replace(expected, b"third")
+            anchor_service.replace(expected, b"third")
         assert refusal.value.reason == "VAULT_ANCHOR_MOVED"
-        assert notary.anchors() == [b"second"]
-    notary.replace([b"second"], b"third")
-    assert notary.anchors() == [b"third"]
+        assert anchor_service.anchors() == [b"second"]
+    anchor_service.replace([b"second"], b"third")
+    assert anchor_service.anchors() == [b"third"]
 
 
 def test_a_notary_is_replaced_after_its_number_of_anchors(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,22 +185,22 @@ def test_a_notary_is_replaced_after_its_number_of_anchors(rig: Rig, monkeypatch:
     monkeypatch.setattr("subprocess.Popen", counted)
     with (
         closing(open_vault_store(rig.folder / "vault.db")) as store,
-        closing(NotaryProcess(rig.config_path, 0, store.lock)) as notary,
+        closing(AnchorServiceProcess(rig.config_path, 0, store.lock)) as anchor_service,
     ):
-        ledger = Ledger(store, notary)
+        state_store = StateStore(store, anchor_service)
         for number in range(5):
-            perform(ledger, lambda number=number: ledger.put(other_key("test", number), b""))
+            perform(state_store, lambda number=number: state_store.put(other_key("test", number), b""))
     assert len(started) == 3
 
 
 def test_a_notary_at_work_keeps_the_next_core_waiting(rig: Rig) -> None:
     """Its own core was killed: what it writes now must not meet another's."""
     store = open_vault_store(rig.folder / "vault.db")
-    notary = NotaryProcess(rig.config_path, 0, store.lock)
-    notary.anchors()
+    anchor_service = AnchorServiceProcess(rig.config_path, 0, store.lock)
+    anchor_service.anchors()
     store.close()  # as the core's death does
     with pytest.raises(StoreError) as refusal:
         open_vault_store(rig.folder / "vault.db", wait=False)
     assert refusal.value.reason == "VAULT_RUNNING"
-    notary.close()
+    anchor_service.close()
     open_vault_store(rig.folder / "vault.db", wait=False).close()

@@ -9,7 +9,7 @@ import pytest
 
 from ipls.hsm.state.handoff import hand_off, take_over
 from ipls.hsm.state.owner import Owner
-from ipls.hsm.state.store import Ledger
+from ipls.hsm.state.store import StateStore
 from ipls.store.vault import VaultStore, open_vault_store
 from ipls.vault.errors import SessionRefused
 from ipls.vault.state.journal import other_key
@@ -23,13 +23,13 @@ class Host:
     """A token, and the database that its operator gives it."""
 
     def __init__(self, name: str, database: Path) -> None:
-        self.notary = MemoryNotary()
-        self.notary.key_id = name.encode().ljust(32)
+        self.anchor_service = MemoryNotary()
+        self.anchor_service.key_id = name.encode().ljust(32)
         self.database = database
 
     @property
     def owner(self) -> Owner:
-        return Owner(self.notary.key_id, 2)
+        return Owner(self.anchor_service.key_id, 2)
 
     @contextmanager
     def store(self) -> Iterator[VaultStore]:
@@ -39,16 +39,18 @@ class Host:
     def serve(self, record: bytes = b"more") -> object:
         """What its vault answers: the record that was there, or the reason why it serves nothing."""
         with self.store() as store:
-            ledger = Ledger(store, self.notary)
-            return outcome(lambda: perform(ledger, lambda: (ledger.get(KEY), ledger.put(KEY, record))[0]))
+            state_store = StateStore(store, self.anchor_service)
+            return outcome(
+                lambda: perform(state_store, lambda: (state_store.get(KEY), state_store.put(KEY, record))[0])
+            )
 
     def hand_to(self, other: "Host") -> bytes:
         with self.store() as store:
-            return hand_off(store, self.notary, other.owner)
+            return hand_off(store, self.anchor_service, other.owner)
 
     def take(self, handoff: bytes) -> object:
         with self.store() as store:
-            return outcome(lambda: take_over(store, self.notary, handoff))
+            return outcome(lambda: take_over(store, self.anchor_service, handoff))
 
     def copy(self, folder: Path) -> Path:
         """The database as it is now, in a folder of its own."""
@@ -61,8 +63,8 @@ class Host:
 def old(tmp_path: Path) -> Host:
     """Whose vault wrote a record."""
     host = Host("old", tmp_path / "vault.db")
-    with new_ledger(host.database, host.notary) as ledger:
-        perform(ledger, lambda: ledger.put(KEY, b"first"))
+    with new_ledger(host.database, host.anchor_service) as state_store:
+        perform(state_store, lambda: state_store.put(KEY, b"first"))
     return host
 
 
@@ -103,12 +105,12 @@ def test_killed_at_any_step_one_of_them_serves_and_the_same_commands_end_it(old:
 
     def run(host: Host, work: Any) -> Any:
         with host.store() as store:
-            return work(Dying(store, fuse), Dying(host.notary, fuse))
+            return work(Dying(store, fuse), Dying(host.anchor_service, fuse))
 
     def whole() -> None:
         nonlocal handoff
-        handoff = run(old, lambda store, notary: hand_off(store, notary, new.owner))
-        run(new, lambda store, notary: take_over(store, notary, handoff))
+        handoff = run(old, lambda store, anchor_service: hand_off(store, anchor_service, new.owner))
+        run(new, lambda store, anchor_service: take_over(store, anchor_service, handoff))
 
     killed = False
     try:
@@ -120,7 +122,7 @@ def test_killed_at_any_step_one_of_them_serves_and_the_same_commands_end_it(old:
         serving = [
             host
             for host in (old, new)
-            if not isinstance(Ledger(store, host.notary).perform([lambda: None])[0], Exception)
+            if not isinstance(StateStore(store, host.anchor_service).perform([lambda: None])[0], Exception)
         ]
     assert len(serving) <= 1
     assert (serving == [old]) == (left == 0)
@@ -141,7 +143,7 @@ def test_a_hand_off_is_good_for_the_token_and_the_shard_that_it_names(old: Host,
     handoff = old.hand_to(new)
     third = Host("third", old.database)
     assert third.take(handoff) == "VAULT_HANDOFF_REFUSED"
-    new.notary.shard = 1
+    new.anchor_service.shard = 1
     assert new.take(handoff) == "VAULT_HANDOFF_REFUSED"
     assert old.take(handoff) == "VAULT_HANDOFF_REFUSED"
 
@@ -152,9 +154,14 @@ def test_no_bit_of_a_hand_off_can_be_changed(old: Host, new: Host) -> None:
         for bit in range(8 * len(handoff)):
             edited = bytearray(handoff)
             edited[bit // 8] ^= 1 << bit % 8
-            assert outcome(lambda edited=edited: take_over(store, new.notary, edited)) == "VAULT_HANDOFF_REFUSED"
+            assert (
+                outcome(lambda edited=edited: take_over(store, new.anchor_service, edited)) == "VAULT_HANDOFF_REFUSED"
+            )
         for size in range(len(handoff)):
-            assert outcome(lambda size=size: take_over(store, new.notary, handoff[:size])) == "VAULT_HANDOFF_REFUSED"
+            assert (
+                outcome(lambda size=size: take_over(store, new.anchor_service, handoff[:size]))
+                == "VAULT_HANDOFF_REFUSED"
+            )
 
 
 def test_another_fleets_hand_off_is_none(old: Host, new: Host) -> None:
@@ -162,8 +169,8 @@ def test_another_fleets_hand_off_is_none(old: Host, new: Host) -> None:
         key = b"another log key"
 
     handoff = old.hand_to(new)
-    new.notary, key_id = OtherFleet(), new.notary.key_id
-    new.notary.key_id = key_id
+    new.anchor_service, key_id = OtherFleet(), new.anchor_service.key_id
+    new.anchor_service.key_id = key_id
     assert new.take(handoff) == "VAULT_HANDOFF_REFUSED"
 
 
@@ -174,9 +181,9 @@ def test_an_older_or_another_database_is_not_taken_over(old: Host, new: Host, tm
     assert new.take(handoff) == "VAULT_DATABASE_BEHIND"
     assert new.serve() == "VAULT_ANCHOR_MISSING"  # nothing has come of it
     other = Host("old", tmp_path / "other.db")
-    with new_ledger(other.database, other.notary) as ledger:
+    with new_ledger(other.database, other.anchor_service) as state_store:
         for _ in range(2):
-            perform(ledger, lambda: ledger.put(KEY, b"another life"))
+            perform(state_store, lambda: state_store.put(KEY, b"another life"))
     new.database = other.database
     assert new.take(handoff) == "VAULT_DATABASE_FORKED"
 
@@ -203,7 +210,7 @@ def test_a_hand_back_that_was_not_anchored_is_none_of_the_old_tokens(old: Host, 
     backup = new.copy(tmp_path / "backup")
     fuse = Fuse(2)
     with new.store() as store, pytest.raises(Killed):
-        hand_off(Dying(store, fuse), Dying(new.notary, fuse), old.owner)
+        hand_off(Dying(store, fuse), Dying(new.anchor_service, fuse), old.owner)
     assert old.serve() == "VAULT_HANDED_OFF"
     new.database = backup
     assert new.serve() == b"first"
@@ -212,5 +219,5 @@ def test_a_hand_back_that_was_not_anchored_is_none_of_the_old_tokens(old: Host, 
 
 def test_a_vault_hands_its_shard_to_another_alone(old: Host) -> None:
     with old.store() as store:
-        assert outcome(lambda: hand_off(store, old.notary, old.owner)) == "VAULT_HANDOFF_REFUSED"
+        assert outcome(lambda: hand_off(store, old.anchor_service, old.owner)) == "VAULT_HANDOFF_REFUSED"
     assert old.serve() == b"first"

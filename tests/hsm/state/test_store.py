@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ipls.hsm.state.store import Ledger
+from ipls.hsm.state.store import StateStore
 from ipls.store.errors import DatabaseFailed
 from ipls.store.vault import Changes, Server, VaultStore
 from ipls.vault.errors import SessionRefused
@@ -21,9 +21,9 @@ from tests.store.postgres import PostgresServer
 KEYS = [other_key("test", number) for number in range(5)]
 
 
-def putting(ledger: Ledger, key: bytes, record: bytes) -> Callable[[], bytes]:
+def putting(state_store: StateStore, key: bytes, record: bytes) -> Callable[[], bytes]:
     def work() -> bytes:
-        ledger.put(key, record)
+        state_store.put(key, record)
         return record
 
     return work
@@ -60,29 +60,31 @@ def write_and_die(database: Path | Server, steps: list[Step]) -> None:
     with new_ledger(database, token) as first:
         store = first._store
         model: dict[bytes, bytes] = {}
-        ledger, fuses = _restarted(store, token)
+        state_store, fuses = _restarted(store, token)
         for puts, victim, left in steps:
             if victim is not None:
                 fuses[victim].left = left
             after = model | dict(puts)
             try:
-                assert ledger.perform([putting(ledger, *put) for put in puts]) == [record for _, record in puts]
+                assert state_store.perform([putting(state_store, *put) for put in puts]) == [
+                    record for _, record in puts
+                ]
                 model = after
             except Killed:
-                ledger, fuses = _restarted(store, token)
-                records = perform(ledger, lambda ledger=ledger: [ledger.get(key) for key in KEYS])
+                state_store, fuses = _restarted(store, token)
+                records = perform(state_store, lambda state_store=state_store: [state_store.get(key) for key in KEYS])
                 found = {key: record for key, record in zip(KEYS, records, strict=True) if record is not None}
                 assert found in (model, after)
                 model = found
             fuses["store"].left = fuses["notary"].left = None
-        walk = ledger.check()
-        while perform(ledger, lambda: next(walk, True)) is None:
+        walk = state_store.check()
+        while perform(state_store, lambda: next(walk, True)) is None:
             pass
 
 
-def _restarted(store: VaultStore, token: MemoryNotary) -> tuple[Ledger, dict[str, Fuse]]:
+def _restarted(store: VaultStore, token: MemoryNotary) -> tuple[StateStore, dict[str, Fuse]]:
     fuses = {"store": Fuse(), "notary": Fuse()}
-    return Ledger(Dying(store, fuses["store"]), Dying(token, fuses["notary"])), fuses
+    return StateStore(Dying(store, fuses["store"]), Dying(token, fuses["notary"])), fuses
 
 
 def test_nothing_acknowledged_is_lost_when_the_databases_server_is_killed_again_and_again(
@@ -99,7 +101,7 @@ def test_nothing_acknowledged_is_lost_when_the_databases_server_is_killed_again_
         while not over.is_set():
             puts = {key: secrets.token_bytes(8) for key in KEYS[number % 5 :]}
             while True:
-                outcomes = ledger.perform([putting(ledger, *put) for put in puts.items()])
+                outcomes = state_store.perform([putting(state_store, *put) for put in puts.items()])
                 if outcomes == list(puts.values()):
                     break
                 failed.append(outcomes[0])
@@ -107,7 +109,7 @@ def test_nothing_acknowledged_is_lost_when_the_databases_server_is_killed_again_
             answers.put(None)
             number += 1
 
-    with new_ledger(postgres.new().place) as ledger:
+    with new_ledger(postgres.new().place) as state_store:
         writer = threading.Thread(target=write)
         writer.start()
         for _ in range(5):
@@ -117,9 +119,9 @@ def test_nothing_acknowledged_is_lost_when_the_databases_server_is_killed_again_
             postgres.start()
         over.set()
         writer.join()
-        assert {key: perform(ledger, lambda key=key: ledger.get(key)) for key in acknowledged} == acknowledged
-        walk = ledger.check()
-        while perform(ledger, lambda: next(walk, True)) is None:
+        assert {key: perform(state_store, lambda key=key: state_store.get(key)) for key in acknowledged} == acknowledged
+        walk = state_store.check()
+        while perform(state_store, lambda: next(walk, True)) is None:
             pass
     assert failed
     assert all(isinstance(each, DatabaseFailed) for each in failed)
@@ -137,62 +139,67 @@ def test_works_that_wait_together_share_one_transaction_and_one_anchor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     appended: list[Changes] = []
-    notary = Counting()
-    with new_ledger(tmp_path / "vault.db", notary) as ledger:
+    anchor_service = Counting()
+    with new_ledger(tmp_path / "vault.db", anchor_service) as state_store:
         append = VaultStore.append
         monkeypatch.setattr(VaultStore, "append", lambda self, each: (appended.append(each), append(self, each)))
-        before = notary.anchors_written
-        works = [putting(ledger, other_key("many", number), b"%d" % number) for number in range(100)]
-        assert ledger.perform(works) == [b"%d" % number for number in range(100)]
+        before = anchor_service.anchors_written
+        works = [putting(state_store, other_key("many", number), b"%d" % number) for number in range(100)]
+        assert state_store.perform(works) == [b"%d" % number for number in range(100)]
         assert [len(changes.log) for changes in appended] == [100]
-        assert notary.anchors_written == before + 1
-        ledger.perform([lambda: ledger.get(KEYS[0])])
-        assert (len(appended), notary.anchors_written) == (1, before + 1)  # a reader writes nothing
+        assert anchor_service.anchors_written == before + 1
+        state_store.perform([lambda: state_store.get(KEYS[0])])
+        assert (len(appended), anchor_service.anchors_written) == (1, before + 1)  # a reader writes nothing
 
 
 def test_what_one_work_raises_is_its_own(tmp_path: Path) -> None:
-    with new_ledger(tmp_path / "vault.db") as ledger:
+    with new_ledger(tmp_path / "vault.db") as state_store:
         refused = SessionRefused("VAULT_GENERATION_CONFLICT", "no")
 
         def refuse() -> None:
             raise refused
 
-        assert ledger.perform([putting(ledger, KEYS[0], b"a"), refuse, putting(ledger, KEYS[1], b"b")]) == [
+        assert state_store.perform(
+            [putting(state_store, KEYS[0], b"a"), refuse, putting(state_store, KEYS[1], b"b")]
+        ) == [
             b"a",
             refused,
             b"b",
         ]
-        assert perform(ledger, lambda: (ledger.get(KEYS[0]), ledger.get(KEYS[1]))) == (b"a", b"b")
+        assert perform(state_store, lambda: (state_store.get(KEYS[0]), state_store.get(KEYS[1]))) == (b"a", b"b")
 
 
 def test_later_works_see_what_earlier_ones_put(tmp_path: Path) -> None:
-    with new_ledger(tmp_path / "vault.db") as ledger:
-        assert ledger.perform([putting(ledger, KEYS[0], b"a"), lambda: ledger.get(KEYS[0])]) == [b"a", b"a"]
+    with new_ledger(tmp_path / "vault.db") as state_store:
+        assert state_store.perform([putting(state_store, KEYS[0], b"a"), lambda: state_store.get(KEYS[0])]) == [
+            b"a",
+            b"a",
+        ]
 
 
 @pytest.mark.parametrize("part", ["store", "notary"])
 def test_a_callback_waits_for_the_anchor(tmp_path: Path, part: str) -> None:
     token, called = MemoryNotary(), list[str]()
     with new_ledger(tmp_path / "vault.db", token) as first:
-        ledger, fuses = _restarted(first._store, token)
+        state_store, fuses = _restarted(first._store, token)
 
         def work() -> None:
-            ledger.put(KEYS[0], b"a")
-            ledger.then(lambda: called.append("called"))
+            state_store.put(KEYS[0], b"a")
+            state_store.on_commit(lambda: called.append("called"))
 
         fuses[part].left = 0
         with pytest.raises(Killed):
-            ledger.perform([work])
+            state_store.perform([work])
         assert called == []
-        ledger, _ = _restarted(first._store, token)
-        ledger.perform([work])
+        state_store, _ = _restarted(first._store, token)
+        state_store.perform([work])
         assert called == ["called"]
 
 
 def test_the_highest_head_lies_in_the_anchor(tmp_path: Path) -> None:
     token = MemoryNotary()
-    with new_ledger(tmp_path / "vault.db", token) as ledger:
+    with new_ledger(tmp_path / "vault.db", token) as state_store:
         highest = Highest(7, b"r" * 32, 1234)
-        perform(ledger, lambda: ledger.put(KEYS[0], b"a", highest=highest))
-        again = Ledger(ledger._store, token)
+        perform(state_store, lambda: state_store.put(KEYS[0], b"a", highest=highest))
+        again = StateStore(state_store._store, token)
         assert perform(again, lambda: again.highest) == highest

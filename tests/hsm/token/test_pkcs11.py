@@ -126,8 +126,8 @@ def test_both_sides_derive_four_different_keys(token: HsmToken) -> None:
     assert len(set(keys)) == 4
     assert channel.mac_c2v(DIGEST) == hmac.digest(c2v_mac, DIGEST, "sha256")
     assert channel.mac_v2c(DIGEST) == hmac.digest(v2c_mac, DIGEST, "sha256")
-    wrapped = channel.store(aes_key_wrap(c2v_wrap, KEY), token.root_id, RECORD)
-    assert aes_key_unwrap(v2c_wrap, channel.retrieve(wrapped, token.root_id, RECORD)) == KEY
+    wrapped = channel.store(aes_key_wrap(c2v_wrap, KEY), token.storage_key_id, RECORD)
+    assert aes_key_unwrap(v2c_wrap, channel.retrieve(wrapped, token.storage_key_id, RECORD)) == KEY
     channel.close()
 
 
@@ -146,23 +146,31 @@ def test_every_key_changes_with_any_bit_of_the_transcript(token: HsmToken) -> No
         assert channel.mac_c2v(DIGEST) != hmac.digest(before[0], DIGEST, "sha256")
         assert channel.mac_v2c(DIGEST) != hmac.digest(before[1], DIGEST, "sha256")
         with pytest.raises(SessionRefused):
-            channel.store(aes_key_wrap(before[2], KEY), token.root_id, RECORD)
-        wrapped = channel.store(aes_key_wrap(keys[2], KEY), token.root_id, RECORD)
-        assert channel.retrieve(wrapped, token.root_id, RECORD) != aes_key_wrap(before[3], KEY)
+            channel.store(aes_key_wrap(before[2], KEY), token.storage_key_id, RECORD)
+        wrapped = channel.store(aes_key_wrap(keys[2], KEY), token.storage_key_id, RECORD)
+        assert channel.retrieve(wrapped, token.storage_key_id, RECORD) != aes_key_wrap(before[3], KEY)
         channel.close()
     assert len(seen) == 4 * len(range(0, 256, 5))
 
 
 def test_a_record_moved_elsewhere_does_not_unwrap(token: HsmToken) -> None:
     channel, keys = agreed(token)
-    place: dict[str, Any] = {"root_id": token.root_id, "account": b"a" * 32, "generation": 3, "store_id": b"s" * 16}
-    wrapped = channel.store(aes_key_wrap(keys[2], KEY), token.root_id, transcript.record_digest(**place))
+    place: dict[str, Any] = {
+        "root_id": token.storage_key_id,
+        "account": b"a" * 32,
+        "generation": 3,
+        "store_id": b"s" * 16,
+    }
+    wrapped = channel.store(aes_key_wrap(keys[2], KEY), token.storage_key_id, transcript.record_digest(**place))
     moves: dict[str, Any] = {"root_id": bytes(16), "account": b"b" * 32, "generation": 4, "store_id": b"t" * 16}
     for field, elsewhere in moves.items():
         with pytest.raises(SessionRefused) as refused:
-            channel.retrieve(wrapped, token.root_id, transcript.record_digest(**{**place, field: elsewhere}))
+            channel.retrieve(wrapped, token.storage_key_id, transcript.record_digest(**{**place, field: elsewhere}))
         assert refused.value.reason == "VAULT_RECORD_REFUSED"
-    assert aes_key_unwrap(keys[3], channel.retrieve(wrapped, token.root_id, transcript.record_digest(**place))) == KEY
+    assert (
+        aes_key_unwrap(keys[3], channel.retrieve(wrapped, token.storage_key_id, transcript.record_digest(**place)))
+        == KEY
+    )
     channel.close()
 
 
@@ -173,7 +181,7 @@ def test_keys_of_other_lengths_are_refused(token: HsmToken, size: int) -> None:
     blob = aes_key_wrap(keys[2], bytes(size))
     assert len(blob) == size + 8
     with pytest.raises(SessionRefused) as refused:
-        channel.store(blob, token.root_id, RECORD)
+        channel.store(blob, token.storage_key_id, RECORD)
     assert refused.value.reason == "VAULT_BLOB_REFUSED"
     channel.close()
 
@@ -181,7 +189,7 @@ def test_keys_of_other_lengths_are_refused(token: HsmToken, size: int) -> None:
 def test_a_blob_wrapped_for_the_other_direction_is_refused(token: HsmToken) -> None:
     channel, keys = agreed(token)
     with pytest.raises(SessionRefused):
-        channel.store(aes_key_wrap(keys[3], KEY), token.root_id, RECORD)
+        channel.store(aes_key_wrap(keys[3], KEY), token.storage_key_id, RECORD)
     channel.close()
 
 
@@ -191,11 +199,11 @@ def test_all_that_a_session_made_is_destroyed(token: HsmToken, observed: Callabl
     assert before == [2, 2, 2]
     channel, keys = agreed(token)
     assert [len(observed(kind)) for kind in kinds] == [6, 2, 2]
-    wrapped = channel.store(aes_key_wrap(keys[2], KEY), token.root_id, RECORD)
-    channel.retrieve(wrapped, token.root_id, RECORD)
+    wrapped = channel.store(aes_key_wrap(keys[2], KEY), token.storage_key_id, RECORD)
+    channel.retrieve(wrapped, token.storage_key_id, RECORD)
     for refused in (
-        lambda: channel.store(bytes(40), token.root_id, RECORD),
-        lambda: channel.retrieve(bytes(40), token.root_id, RECORD),
+        lambda: channel.store(bytes(40), token.storage_key_id, RECORD),
+        lambda: channel.retrieve(bytes(40), token.storage_key_id, RECORD),
     ):
         with pytest.raises(SessionRefused):
             refused()
@@ -241,7 +249,9 @@ def test_the_contact_key_is_sensitive_and_can_only_be_wrapped(token: HsmToken, m
 
     monkeypatch.setattr(token_module, "_wrap", spy)
     channel, keys = agreed(token)
-    channel.retrieve(channel.store(aes_key_wrap(keys[2], KEY), token.root_id, RECORD), token.root_id, RECORD)
+    channel.retrieve(
+        channel.store(aes_key_wrap(keys[2], KEY), token.storage_key_id, RECORD), token.storage_key_id, RECORD
+    )
     channel.close()
     assert seen == [(True, True, False)] * 2
 

@@ -159,7 +159,7 @@ async def test_a_call_is_for_one_method_and_one_namespace(world: World, stub: An
     with refused(unauthenticated, "SIGNATURE_INVALID"):
         await put(stub, world.call(alice, "DropRecords", sizes_of(record(1))), record(1)[1])
     account = Account(alice.label, alice.seed, 1, 1)
-    elsewhere = ContactStore(stub, "elsewhere", account, now_ms=lambda: NOW, patience_s=0)
+    elsewhere = ContactStore(stub, "elsewhere", account, now_ms=lambda: NOW, retry_for_s=0)
     with pytest.raises(RefusedError, check=lambda e: e.reason == "SIGNATURE_INVALID"):
         await elsewhere.list()
 

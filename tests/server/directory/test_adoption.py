@@ -23,7 +23,7 @@ from ipls.server.directory.errors import NoQuorum, PublisherStopped
 from ipls.server.directory.witnesses import Witnesses
 from ipls.store.directory import DirectoryStore
 from ipls.store.fsck import Fsck
-from ipls.store.witness import Step as Signing
+from ipls.store.witness import ProposedEpoch as Signing
 from ipls.trust.heads import signers, verify_head
 from tests.server.directories import ALICE, BOB, NOW, PROPOSER, Client, World, record
 from tests.server.witnesses import open_store
@@ -295,7 +295,7 @@ R, S, T = b"r" * 32, b"s" * 32, b"t" * 32
 
 
 @pytest.mark.parametrize(
-    ("votes", "n", "k", "chosen"),
+    ("signed_roots", "n", "k", "chosen"),
     [
         ({"a": None, "b": None}, 3, 2, None),
         ({"a": R, "b": None, "c": None}, 3, 2, R),
@@ -310,15 +310,15 @@ R, S, T = b"r" * 32, b"s" * 32, b"t" * 32
     ],
 )
 def test_the_root_that_can_still_get_a_quorum_is_chosen(
-    votes: dict[str, bytes | None], n: int, k: int, chosen: bytes | str | None
+    signed_roots: dict[str, bytes | None], n: int, k: int, chosen: bytes | str | None
 ) -> None:
     ours = {R, S} if chosen is None else {R, S, T}
     if isinstance(chosen, str):
         with pytest.raises((NoQuorum, PublisherStopped)) as caught:
-            choose_root(votes, ours, n, k)
+            choose_root(signed_roots, ours, n, k)
         assert caught.value.reason == chosen
     else:
-        assert choose_root(votes, ours, n, k) == chosen
+        assert choose_root(signed_roots, ours, n, k) == chosen
 
 
 async def test_witnesses_that_no_root_can_satisfy_stop_the_publisher(tmp_path: Path) -> None:

@@ -258,7 +258,7 @@ class Protocol(RuleBasedStateMachine):
     def catch_up(self, number: int) -> None:
         """What a witness that was away, or on a losing root, does by itself, from the log and what others signed."""
         with contextlib.suppress(AuditUnavailable):
-            self.links[number].service.look()
+            self.links[number].service.poll()
 
     @rule(data=st.data())
     def publishes_while_a_quorum_lives(self, data: st.DataObject) -> None:

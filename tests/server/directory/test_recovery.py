@@ -19,7 +19,7 @@ from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.server.directory.epochs import recompute
 from ipls.server.directory.errors import NoQuorum, PublisherStopped
 from ipls.server.directory.witnesses import Witnesses
-from ipls.store.directory import DirectoryStore, Queued, Step
+from ipls.store.directory import DirectoryStore, EpochRow, PendingUpdate
 from ipls.store.errors import StoreError
 from ipls.store.log import FileLog, object_name
 from ipls.trust.heads import timestamp, verify_head
@@ -230,7 +230,7 @@ async def test_a_row_that_cannot_be_made_again_is_not_proposed(world: World) -> 
     async with world.witness(), world.publisher() as (publisher, store, witnesses):
         await publisher.take_over()
         await publisher.advance()
-        row = Step(1, EMPTY_ROOT, b"n" * 32, (Queued(1, ALICE, record(1)),), b"blob")
+        row = EpochRow(1, EMPTY_ROOT, b"n" * 32, (PendingUpdate(1, ALICE, record(1)),), b"blob")
         store.insert_step(store.lease().term, row)
         with pytest.raises(PublisherStopped) as caught:
             await publisher.advance()
@@ -248,9 +248,9 @@ async def test_a_row_over_a_damaged_tree_is_not_made_again(world: World) -> None
         async with world.publisher() as (_, store, _):
             head = store.head()
             assert head is not None
-            for batch in ((Queued(1, ALICE, record(2)),), ()):
+            for batch in ((PendingUpdate(1, ALICE, record(2)),), ()):
                 with pytest.raises(PublisherStopped) as caught:
-                    recompute(store, world.key, Step(2, head.root_hash, b"n" * 32, batch, b"blob"))
+                    recompute(store, world.key, EpochRow(2, head.root_hash, b"n" * 32, batch, b"blob"))
                 assert caught.value.reason == "TREE_CORRUPT"
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from ipls.server.log.service import PIECE, log_app
 from ipls.store.errors import StoreError
-from ipls.store.log import Entry, FileLog, LogStore, object_name
+from ipls.store.log import FileLog, LogStore, ObjectInfo, object_name
 
 OLD, NEW = b"\x01" * 32, b"\x02" * 32
 EMPTY, LARGE = 3, 9
@@ -285,8 +285,8 @@ async def test_a_folder_is_told_once_however_the_pages_cut_it() -> None:
     names = [object_name(epoch, OLD, bytes([each]) * 32) for epoch in (1, 2) for each in (1, 2, 3)]
 
     class Twice(Away):
-        def list(self, *, start_after: str = "", prefix: str = "", limit: int = 1000) -> list[Entry]:
-            return [Entry(each, 1, 0, "tag") for each in names if each > start_after][:limit]
+        def list(self, *, start_after: str = "", prefix: str = "", limit: int = 1000) -> list[ObjectInfo]:
+            return [ObjectInfo(each, 1, 0, "tag") for each in names if each > start_after][:limit]
 
     transport = httpx.ASGITransport(log_app(Twice(OSError())))
     async with httpx.AsyncClient(transport=transport, base_url="http://log") as client:
@@ -350,7 +350,8 @@ async def test_a_store_that_does_not_answer_is_503(error: Exception) -> None:
 def test_the_service_serves_until_told_to_stop(tmp_path: Path) -> None:
     FileLog(tmp_path).put(name(1), b"blob")
     program = (
-        "import asyncio, pathlib, structlog, sys; from ipls.config import LogConfig; from ipls.server.log.service import serve;"
+        "import asyncio, pathlib, structlog, sys; from ipls.config import LogConfig;"
+        "from ipls.server.log.service import serve;"
         "structlog.configure(processors=[structlog.processors.JSONRenderer()]);"
         "asyncio.run(serve(LogConfig(listen='127.0.0.1:0', objects=pathlib.Path(sys.argv[1]))))"
     )

@@ -9,13 +9,13 @@ import grpc
 import pytest
 
 from ipls.config import RegistrationConfig, TlsFiles
-from ipls.crypto.encoding import T
+from ipls.crypto.encoding import tagged_hash
 from ipls.crypto.keys import public_key, sign
 from ipls.proto.registration.v1 import registration_pb2 as pb
 from ipls.proto.registration.v1.registration_pb2_grpc import RegistrationServiceStub
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import RemoteError, remote_error
-from ipls.server.registration.service import Outbox, registration
+from ipls.server.registration.service import FileCodeSender, registration
 from ipls.store.registration import CODE_LIFE_MS
 from ipls.trust.identity import encode_record
 from tests.server.directories import Client, World, seed
@@ -43,7 +43,7 @@ class Registrar:
 
     def request(self, code: str, request: int = 1, label: str = LABEL, key: bytes = KEY) -> pb.RegisterRequest:
         request_id, record = request.to_bytes(16, "big"), encode_record(public_key(key))
-        digest = T("ipls/registration/v1 request", self.world.root.namespace, label, record, request_id)
+        digest = tagged_hash("ipls/registration/v1 request", self.world.root.namespace, label, record, request_id)
         return pb.RegisterRequest(
             label=label, request_id=request_id, code=code, identity_record=record, signature=sign(key, digest)
         )
@@ -162,7 +162,9 @@ async def test_the_key_that_is_registered_signs_all_of_the_request(world: World)
         thief = encode_record(public_key(seed(66)))
         honest = device.request(code)
         flipped = bytes([honest.signature[0] ^ 1]) + honest.signature[1:]
-        elsewhere = T("ipls/registration/v1 request", "other", LABEL, honest.identity_record, honest.request_id)
+        elsewhere = tagged_hash(
+            "ipls/registration/v1 request", "other", LABEL, honest.identity_record, honest.request_id
+        )
         for changes, reason in [
             ({"identity_record": thief}, "SIGNATURE_INVALID"),
             ({"signature": flipped}, "SIGNATURE_INVALID"),
@@ -240,7 +242,7 @@ async def test_a_full_disk_sends_no_code(world: World, monkeypatch: pytest.Monke
     async def fail(*_: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(Outbox, "deliver", fail)
+    monkeypatch.setattr(FileCodeSender, "deliver", fail)
     async with registrar(world, "127.0.0.1:1") as device:
         request = pb.RequestCodeRequest(label=LABEL, request_id=bytes(16))
         error = await failure(device.stub.RequestCode(request))

@@ -47,7 +47,7 @@ VICTIMS: dict[str, tuple[int, Callable[[Vault], int]]] = {
     "front": (1, lambda vault: vault.front.pid),
     "core": (2, Vault.core),
     "worker": (8, Vault.worker),
-    "notary": (9, Vault.notary),
+    "notary": (9, Vault.anchor_service),
 }
 """How often each is hit, in proportion to what its start costs."""
 DATABASE_WEIGHT = 8

@@ -80,7 +80,7 @@ class Vault:
     def worker(self) -> int:
         return child(self.core(), "ipls.hsm.worker")
 
-    def notary(self) -> int:
+    def anchor_service(self) -> int:
         return child(self.core(), "ipls.hsm.anchor_service")
 
     @asynccontextmanager

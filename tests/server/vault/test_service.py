@@ -165,9 +165,12 @@ def killing(exchange: Exchange, pid: int, step: int) -> Exchange:
 async def store_while_dying(vault: Vault, owner: Owner, victim: str, step: int, keys: list[bytes]) -> None:
     """Stores the last of `keys` while the victim dies, again afterwards, and reads all of them."""
     request = len(keys) - 1, secrets.token_bytes(16), keys[-1]
-    pid = {"front": lambda: vault.front.pid, "core": vault.core, "worker": vault.worker, "notary": vault.notary}[
-        victim
-    ]()
+    pid = {
+        "front": lambda: vault.front.pid,
+        "core": vault.core,
+        "worker": vault.worker,
+        "notary": vault.anchor_service,
+    }[victim]()
     gone = ended(pid)
     async with vault.stream() as exchange:
         exchange = killing(exchange, pid, step)

@@ -11,13 +11,13 @@ import httpx
 import pytest
 
 from ipls.akd import EMPTY_ROOT
-from ipls.auditlog.cosignatures import count_votes
+from ipls.auditlog.cosignatures import count_cosignatures
 from ipls.crypto.keys import public_key
 from ipls.http.client import HttpUnavailable
 from ipls.server.witness.http import auditor_app
 from ipls.server.witness.service import WitnessService
 from ipls.store.log import object_name
-from ipls.store.witness import Step, WitnessStore, init_witness_state
+from ipls.store.witness import ProposedEpoch, WitnessStore, init_witness_state
 from ipls.trust.heads import Head
 from ipls.trust.root import TrustRoot
 from tests.server.chains import Chain
@@ -78,7 +78,7 @@ class World:
     def sign(self, *, published: bool = True) -> None:
         """One more epoch."""
         made = self.chain.step()
-        step = Step(1, made.epoch, made.old_root, made.new_root)
+        step = ProposedEpoch(1, made.epoch, made.old_root, made.new_root)
 
         def by_witness(at_ms: int) -> bytes:
             return cosign(WITNESSES[0], NAMESPACE, step.epoch, step.new_root, at_ms).SerializeToString()
@@ -130,7 +130,7 @@ async def test_the_keys_are_the_trust_roots_and_told_apart_by_their_last_byte(tm
 
 
 async def test_every_signature_is_served_from_the_start_on(world: World) -> None:
-    start = Step(1, 0, EMPTY_ROOT, EMPTY_ROOT)
+    start = ProposedEpoch(1, 0, EMPTY_ROOT, EMPTY_ROOT)
     world.store.sign(
         start, b"", NOW, lambda at_ms: cosign(WITNESSES[0], NAMESPACE, 0, EMPTY_ROOT, at_ms).SerializeToString()
     )
@@ -142,7 +142,7 @@ async def test_every_signature_is_served_from_the_start_on(world: World) -> None
         assert (status, audit["epoch"]) == (200, epoch)
         roots.append(bytes.fromhex(audit["digest"]))
         head = Head(epoch, roots[-1])
-        assert count_votes(ROOT, head, {"w1": json.dumps(audit).encode()}, NOW) == {"w1": NOW}
+        assert count_cosignatures(ROOT, head, {"w1": json.dumps(audit).encode()}, NOW) == {"w1": NOW}
     assert roots[1] == EMPTY_ROOT
     assert roots[4] == world.chain.root
     _, last = await world.get(f"{NS}/last-verified-epoch")

@@ -13,7 +13,7 @@ from ipls.hsm.token.signing import SigningToken, make_token_key
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.server.witness.keys import KeyExpired, Late, WitnessKeys
 from ipls.store.errors import StoreError
-from ipls.store.witness import Step, init_witness_state
+from ipls.store.witness import ProposedEpoch, init_witness_state
 from ipls.trust.errors import HeadRefused
 from ipls.trust.heads import Head, signers, timestamp
 from ipls.trust.limits import MAX_AHEAD_MS
@@ -121,11 +121,11 @@ def test_the_second_key_signs_no_second_root_and_no_earlier_time(rotation: Rotat
     made, other = Chain().step(b"a"), Chain().step(b"b")
     old, new = rotation.keys(rotation.old), rotation.keys(rotation.new)
     now = NOW + HOUR + HOUR // 2
-    step = Step(1, 1, made.old_root, made.new_root)
+    step = ProposedEpoch(1, 1, made.old_root, made.new_root)
     store.sign(step, made.blob, now, lambda at_ms: old.cosign(Head(1, made.new_root), at_ms))
     with pytest.raises(StoreError) as e:
         store.sign(
-            Step(1, 1, other.old_root, other.new_root),
+            ProposedEpoch(1, 1, other.old_root, other.new_root),
             other.blob,
             now,
             lambda at_ms: new.cosign(Head(1, other.new_root), at_ms),

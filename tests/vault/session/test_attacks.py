@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ipls.hsm.core.heads import HeadKeeper
-from ipls.hsm.state.store import Ledger
+from ipls.hsm.state.store import StateStore
 from ipls.proto.vault.v1 import vault_pb2 as pb
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.vault.errors import SessionRefused, refusing
@@ -273,14 +273,16 @@ class TestThief:
         core.head = rig.directory.publish(Owner(label="+4930444444"))
         client.on_answer(stream.exchange(client.list_request()))
 
-    def test_a_head_grown_too_old_serves_no_request(self, core: Core, rig: Rig, owner: Owner, ledger: Ledger) -> None:
+    def test_a_head_grown_too_old_serves_no_request(
+        self, core: Core, rig: Rig, owner: Owner, state_store: StateStore
+    ) -> None:
         """A witness that is kept from signing anew: age is asked for at every request."""
         clock = [now_ms()]
-        heads = HeadKeeper(rig.root, ledger, lambda: clock[0])
+        heads = HeadKeeper(rig.root, state_store, lambda: clock[0])
 
         def judge_by(client_head: SignedHead | None) -> SignedHead:
             with refusing():
-                return perform(ledger, lambda: heads.judge_by(client_head))
+                return perform(state_store, lambda: heads.judge_by(client_head))
 
         def standing() -> int:
             with refusing():
@@ -295,7 +297,7 @@ class TestThief:
         clock[0] += rig.root.max_head_age_ms + 1
         assert refused(lambda: streams[0].exchange(clients[0].list_request())) == "HEAD_TOO_OLD"
         assert refused(lambda: core.stream().exchange(rig.client(owner).hello(now_ms()))) == "HEAD_TOO_OLD"
-        perform(ledger, lambda: heads.offer(rig.directory.head(time=clock[0])))
+        perform(state_store, lambda: heads.offer(rig.directory.head(time=clock[0])))
         clients[1].on_answer(streams[1].exchange(clients[1].list_request()))
 
     def test_another_label_in_the_statement(self, core: Core, rig: Rig, owner: Owner) -> None:
@@ -361,7 +363,7 @@ class TestSwappedRecords:
     ) -> None:
         session.on_answer(stream.exchange(session.store_request(0, STORE_ID, KEY)))
         account = core.accounts[owner.label]
-        moved = account.generations[0]._replace(root_id=bytes(16))
+        moved = account.generations[0]._replace(storage_key_id=bytes(16))
         core.accounts[owner.label] = account._replace(generations=(moved,))
         request = session.retrieve_request()
         assert operation_refused(lambda: session.on_answer(stream.exchange(request))) == "VAULT_ROOT_MISSING"

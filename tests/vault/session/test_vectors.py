@@ -12,7 +12,7 @@ from ipls.trust.root import TrustRoot, Witness, WitnessKey
 from ipls.vault.history import Seen
 from ipls.vault.session import transcript
 from ipls.vault.state import journal
-from ipls.vault.state.journal import NO_RECORD, Entry, Highest, State
+from ipls.vault.state.journal import NO_RECORD, Highest, JournalEntry, State
 from ipls.vault.state.trie import EMPTY_ROOT, Trie, digest_of
 from tests.trust.roots import make_root
 
@@ -52,7 +52,10 @@ def session(i: SimpleNamespace) -> Iterator[tuple[str, bytes]]:
     yield "confirmation", transcript.hmac_sha256(i.v2c_mac, confirmation)
     bodies = transcript.Bodies.derive(i.kem_secret, h2, h3)
     yield from requests(i, bodies, h3)
-    yield "input of record", transcript.record_digest(i.root_id, journal.account_key(i.label), i.generation, i.store_id)
+    yield (
+        "input of record",
+        transcript.record_digest(i.storage_key_id, journal.account_key(i.label), i.generation, i.store_id),
+    )
     approved = transcript.approval_statement(i.namespace, i.label, i.identity_version, i.identity_key, i.approver)
     yield "what an approver signs", approved
 
@@ -100,7 +103,7 @@ def state(i: SimpleNamespace) -> Iterator[tuple[str, bytes]]:
     first = journal.first_state(s.shard, s.genesis_nonce)
     yield "genesis", first.chain_head
     highest = Highest(**s.highest)
-    entry = Entry(1, first.chain_head, key, NO_RECORD, trie.root, highest, s.record, b"")
+    entry = JournalEntry(1, first.chain_head, key, NO_RECORD, trie.root, highest, s.record, b"")
     yield "entry", entry.encode()
     yield "entry hash", entry.hash
     yield "entry HMAC", mac(journal.entry_digest(s.shard, entry.encode()))
