@@ -10,11 +10,11 @@ import structlog
 from ipls.admin.deployment import addresses_of, processes_of, write_endpoints
 from ipls.admin.health import check_free, until_serving
 from ipls.config import ConfigError, load, load_trust_root
+from ipls.runtime.restart import RestartPolicy
 
 log = structlog.get_logger()
 
 STOP_S = 10.0
-BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
 class Supervisor:
@@ -100,13 +100,12 @@ class Supervisor:
         await serving
 
     async def _keep(self, name: str) -> None:
-        deaths = 0
+        policy = RestartPolicy()
         while True:
             started = asyncio.get_running_loop().time()
             code = await self._processes[name].wait()
-            deaths = 0 if asyncio.get_running_loop().time() - started > 60 else deaths + 1
             log.warning("service died, starting it again", service=name, status=code)
-            await asyncio.sleep(BACKOFF_S[min(deaths, len(BACKOFF_S)) - 1])
+            await asyncio.sleep(policy.pause_s(asyncio.get_running_loop().time() - started))
             await self._launch(name)
             self._write_endpoints()
 
