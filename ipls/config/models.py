@@ -5,8 +5,19 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 from google.protobuf.message import DecodeError
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from ipls.address import parse_address
 from ipls.clock import system_now_ms
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot, TrustChain
 from ipls.trust.chain import Version, walk
@@ -20,6 +31,15 @@ class ConfigError(Exception):
     def __init__(self, message: str, reason: str = "CONFIG_INVALID") -> None:
         super().__init__(message)
         self.reason = reason
+
+
+def _address(value: str) -> str:
+    parse_address(value)
+    return value
+
+
+Address = Annotated[str, AfterValidator(_address)]
+"""host:port or [IPv6]:port"""
 
 
 class _Model(BaseModel):
@@ -56,8 +76,8 @@ class RedisConfig(_Model):
 
 
 class DirectoryConfig(_Model):
-    listen: str
-    internal_listen: str
+    listen: Address
+    internal_listen: Address
     """The port for services, mTLS: updates, and reads without a quota."""
     tls: TlsFiles
     database: Path
@@ -65,7 +85,7 @@ class DirectoryConfig(_Model):
     proposal_key: Path
     log: Path | BucketConfig
     """The audit log's objects: a folder, or a table for S3."""
-    witnesses: dict[str, str]
+    witnesses: dict[str, Address]
     """Address of each witness by its name in the trust root."""
     evidence: Path = Path("data/evidence")
     """The folder in which it keeps what it meets: files to be published (docs/protocol/evidence.md)."""
@@ -115,9 +135,9 @@ class WitnessTokenConfig(_Model):
 
 
 class WitnessConfig(_Model):
-    listen: str | None = None
+    listen: Address | None = None
     """Where the directory proposes. A pull-only witness has none, and no `tls`."""
-    http_listen: str
+    http_listen: Address
     """The auditor's interface, plain HTTP: the witness's URL in the trust root leads here."""
     tls: TlsFiles | None = None
     name: str
@@ -149,7 +169,7 @@ class WitnessConfig(_Model):
 
 
 class LogConfig(_Model):
-    listen: str
+    listen: Address
     """Plain HTTP: everything in it is public and checked by its reader."""
     objects: Path | BucketConfig
 
@@ -175,9 +195,9 @@ class PostgresConfig(_Model):
 
 
 class VaultConfig(_Model):
-    listen: str
+    listen: Address
     tls: TlsFiles
-    directory: str
+    directory: Address
     """The directory's port for services."""
     client: TlsFiles
     """The certificate that it is asked with, of the role `reader`."""
@@ -214,9 +234,9 @@ class VaultConfig(_Model):
 
 
 class RouterConfig(_Model):
-    listen: str
+    listen: Address
     tls: TlsFiles
-    vaults: tuple[str, ...] = Field(min_length=1)
+    vaults: tuple[Address, ...] = Field(min_length=1)
     """Their addresses, by the number of the shard that each keeps."""
     ca: Path
     """That their certificates come from."""
@@ -236,9 +256,9 @@ class CoreConfig(_Model):
 
 
 class ContactsConfig(_Model):
-    listen: str
+    listen: Address
     tls: TlsFiles
-    directory: str
+    directory: Address
     """The directory's port for services."""
     client: TlsFiles
     """The certificate that it is asked with, of the role `reader`."""
@@ -246,9 +266,9 @@ class ContactsConfig(_Model):
 
 
 class RegistrationConfig(_Model):
-    listen: str
+    listen: Address
     tls: TlsFiles
-    directory: str
+    directory: Address
     """The directory's port for services."""
     client: TlsFiles
     """The messaging service's certificate."""

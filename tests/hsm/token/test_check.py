@@ -194,7 +194,14 @@ def test_the_command_says_plainly_whether_a_vault_can_run(
 def test_the_command_makes_a_vaults_keys_and_checks_the_vaults_own_token(kryoptic: Path, tmp_path: Path) -> None:
     place = kryoptic_token(kryoptic, tmp_path / "token")
     tls = {"certificate": "c", "key": "k", "ca": "a"}
-    vault = {"listen": "x", "tls": tls, "directory": "x", "client": tls, "database": "d", "bundle": "b"}
+    vault = {
+        "listen": "localhost:1",
+        "tls": tls,
+        "directory": "localhost:2",
+        "client": tls,
+        "database": "d",
+        "bundle": "b",
+    }
     vault |= {"token": as_configured(place), "pin": str(pin_file(tmp_path))}
     config = tmp_path / "ipls.toml"
     config.write_text(tomli_w.dumps({"trust_root": "t", "vault": vault}))

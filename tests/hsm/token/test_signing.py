@@ -97,7 +97,7 @@ def test_a_token_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_no_pin_is_made_for_a_token_that_has_one(keys: Keys, tmp_path: Path) -> None:
     """It would be the wrong one."""
     token = {"place": as_configured(keys.place), "pin": "pin", "keys": ["third"]}
-    table = {"name": "w1", "http_listen": "x", "database": "w.db", "watermark": "w.mark", "token": token}
+    table = {"name": "w1", "http_listen": "localhost:1", "database": "w.db", "watermark": "w.mark", "token": token}
     config = tmp_path / "witness.toml"
     config.write_text(tomli_w.dumps({"trust_root": "trust.toml", "witnesses": [table]}))
     result = CliRunner().invoke(app, ["key", "--config", str(config), "--label", "third"])

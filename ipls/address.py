@@ -1,0 +1,32 @@
+"""Where a service listens or is asked: `host:port`, or `[IPv6]:port`."""
+
+import ipaddress
+import re
+
+_FORM = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+(?:%\w+)?)\]|(?P<host>[\w.-]+)):(?P<port>[0-9]{1,5})", re.ASCII)
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Host (without brackets) and port, 0 to 65535. Raises ValueError, which quotes nothing."""
+    form = _FORM.fullmatch(text)
+    if form is None or int(form["port"]) > 65535 or (form["v6"] and not _is_ipv6(form["v6"])):
+        raise ValueError("not an address: host:port, or [IPv6]:port")
+    return form["v6"] or form["host"], int(form["port"])
+
+
+def reachable(listen: str) -> str:
+    """Where this machine asks what listens there: on the loopback if it is every interface. Raises ValueError."""
+    host, port = parse_address(listen)
+    if host == "0.0.0.0":  # noqa: S104  # nothing is bound here
+        return f"127.0.0.1:{port}"
+    if ":" in host and ipaddress.IPv6Address(host).is_unspecified:
+        return f"[::1]:{port}"
+    return listen
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
