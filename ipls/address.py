@@ -24,6 +24,11 @@ def reachable(listen: str) -> str:
     return listen
 
 
+def cannot_listen(address: str) -> str:
+    """What a server says that can't listen there."""
+    return f"can't listen at {address}: the port is taken, or the host is not this machine's"
+
+
 def _is_ipv6(text: str) -> bool:
     try:
         ipaddress.IPv6Address(text)

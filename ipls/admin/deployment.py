@@ -18,6 +18,7 @@ from typing import Any
 
 import tomli_w
 
+from ipls.address import reachable
 from ipls.admin.certificates import Authority
 from ipls.akd import EMPTY_ROOT, DirectoryKey
 from ipls.cli.files import replace, write_private
@@ -69,7 +70,7 @@ def port_names(witnesses: int) -> list[str]:
 
 
 def addresses_of(config: Config) -> dict[str, str]:
-    """host:port of every port, by its name in endpoints.json."""
+    """The address of every port, by its name in endpoints.json; a pull-only witness has that of its HTTP port alone."""
     addresses = {
         "directory": config.directory.listen,
         "updates": config.directory.internal_listen,
@@ -244,11 +245,12 @@ def _config(addresses: dict[str, str], witnesses: list[str]) -> dict[str, Any]:
 
 
 def write_endpoints(folder: Path, namespace: str, addresses: dict[str, str], pids: dict[str, int]) -> None:
-    """`endpoints.json`: where other programs find the services; pids only of those that run."""
+    """`endpoints.json`: where other programs find the services; pids only of those that run. Raises OSError."""
     services: dict[str, dict[str, object]] = {}
     for name, address in addresses.items():
         http = name == "log" or name.startswith("auditor")
-        entry: dict[str, object] = {"address": f"http://{address}" if http else address}
+        asked = reachable(address)
+        entry: dict[str, object] = {"address": f"http://{asked}" if http else asked}
         pid = pids.get("directory" if name == "updates" else name.replace("auditor", "witness"))
         if pid is not None:
             entry["pid"] = pid

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import structlog
 
-from ipls.admin.deployment import addresses_of, processes_of, write_endpoints
-from ipls.admin.health import check_free, until_serving
+from ipls.admin.deployment import addresses_of, auditor_of, processes_of, write_endpoints
+from ipls.admin.health import check_free, until_listening, until_serving
 from ipls.config import ConfigError, load, load_trust_root
 from ipls.runtime.restart import RestartPolicy
 
@@ -89,7 +89,7 @@ class Supervisor:
             )
 
     async def _until_serving(self, name: str) -> None:
-        serving = asyncio.create_task(until_serving(name, self._addresses[name], self._ca))
+        serving = asyncio.create_task(self._answers(name))
         ended = asyncio.create_task(self._processes[name].wait())
         await asyncio.wait((serving, ended), return_when=asyncio.FIRST_COMPLETED)
         ended.cancel()
@@ -98,6 +98,14 @@ class Supervisor:
             last = (self._folder / "logs" / f"{name}.log").read_text(errors="replace").strip().splitlines()[-1:]
             raise ConfigError(f"{name} did not start: {''.join(last)}", "SERVICE_DID_NOT_START")
         await serving
+
+    async def _answers(self, name: str) -> None:
+        if name == "log":
+            await until_listening(self._addresses[name])
+        elif name not in self._addresses:  # a pull-only witness
+            await until_listening(self._addresses[auditor_of(name)])
+        else:
+            await until_serving(self._addresses[name], self._ca)
 
     async def _keep(self, name: str) -> None:
         policy = RestartPolicy()

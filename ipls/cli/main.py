@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command, get_group
 
+from ipls.address import parse_address
 from ipls.akd import AkdError
 from ipls.cli.console import fail
 from ipls.cli.status import REFUSED, UNAVAILABLE, USAGE
@@ -122,6 +123,11 @@ def serve(
     ports = {port: at for port, at in (("listen", listen), ("internal_listen", internal_listen)) if at is not None}
     if ports and service != "directory":
         raise typer.BadParameter("only a directory's ports are named", param_hint="--listen, --internal-listen")
+    for port, address in ports.items():
+        try:
+            parse_address(address)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint=f"--{port.replace('_', '-')}") from error
     configure_logging(log_level)
     if stop_at_eof:
         serving.stop_at_eof()

@@ -72,6 +72,8 @@ def serve_one(name: str, config_file: Path, ports: Mapping[str, str]) -> None:
         raise ConfigError(f"{config_file}: there is no table [{name}]")
     table = table.model_copy(update=ports)
     check_free(name, table.listen)
+    if isinstance(table, DirectoryConfig):
+        check_free(name, table.internal_listen)
     asyncio.run(_service(table, config.trust_root))
 
 
@@ -82,7 +84,8 @@ def serve_witness(name: str | None, config_file: Path) -> None:
     """
     config = load_witnesses(config_file)
     chosen = config.named(name)
-    check_free(chosen.name, chosen.listen or chosen.http_listen)
+    for address in filter(None, (chosen.listen, chosen.http_listen)):
+        check_free(chosen.name, address)
     asyncio.run(witness.serve(chosen, load_trust_root(config.trust_root)))
 
 

@@ -10,6 +10,8 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ipls.address import cannot_listen, parse_address
+
 MAX_CONNECTIONS = 128
 """More are answered 503 and closed."""
 MAX_HEAD = 16 * 1024
@@ -79,11 +81,12 @@ class _Protocol(H11Protocol):
 
 @asynccontextmanager
 async def serving(app: Starlette, listen: str, *, idle_s: int = IDLE_S) -> AsyncIterator[int]:
-    """Serve at `host:port` while the block runs, then drain; gives the bound port. Raises OSError if it is taken."""
-    host, _, port = listen.rpartition(":")
-    listener = socket.create_server(
-        (host.strip("[]"), int(port)), family=socket.AF_INET6 if "[" in host else socket.AF_INET
-    )
+    """Serve at `listen` while the block runs, then drain; gives the bound port. Raises OSError if it can't be bound."""
+    host, port = parse_address(listen)
+    try:
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise OSError(cannot_listen(listen)) from error
     config = uvicorn.Config(
         app,
         http=_Protocol,

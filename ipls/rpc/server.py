@@ -15,6 +15,7 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from ipls.address import cannot_listen
 from ipls.rpc.errors import ServiceError, to_status
 
 log = structlog.get_logger()
@@ -165,7 +166,7 @@ class GrpcServer:
         self._listeners = listeners
 
     async def start(self) -> list[int]:
-        """Bind and serve; returns the bound ports, in the listeners' order. Raises RuntimeError if one is taken."""
+        """Bind and serve; returns the bound ports, in the listeners' order. Raises OSError if one can't be bound."""
         ports = []
         for listener in self._listeners:
             credentials = grpc.ssl_server_credentials(
@@ -173,7 +174,10 @@ class GrpcServer:
                 listener.client_ca.read_bytes() if listener.client_ca else None,
                 require_client_auth=listener.client_ca is not None,
             )
-            ports.append(self.grpc.add_secure_port(listener.address, credentials))
+            try:
+                ports.append(self.grpc.add_secure_port(listener.address, credentials))
+            except RuntimeError as error:
+                raise OSError(cannot_listen(listener.address)) from error
         await self.grpc.start()
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         return ports

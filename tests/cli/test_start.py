@@ -1,6 +1,7 @@
 """How the command begins and ends: ports that are taken, a reader that has enough."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ipls.admin.deployment import create
 from ipls.admin.health import check_free
 from ipls.config import ConfigError
 
@@ -30,3 +32,81 @@ def test_a_reader_that_has_enough_ends_the_command_without_a_word() -> None:
     ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert (ended.returncode, ended.stderr) == (1, "")
+
+
+def ipls(*arguments: str) -> tuple[int, str]:
+    """The exit status of a command that does not start, and what it says."""
+    command = [sys.executable, "-m", "ipls.cli.main", *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    return ended.returncode, ended.stderr
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of no running service."""
+    folder = tmp_path_factory.mktemp("deployment") / "ipls"
+    create(folder, "test.ipls", port=0)
+    return folder
+
+
+def listening(deployment: Path, key: str, address: str) -> str:
+    """A copy of ipls.toml in which this key, wherever it stands, has this address."""
+    config = deployment / "other.toml"
+    config.write_text(
+        re.sub(f'^({key}) = ".*"', rf'\1 = "{address}"', (deployment / "ipls.toml").read_text(), flags=re.M)
+    )
+    return str(config)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_a_port_is_taken_whatever_the_host_is_called(host: str) -> None:
+    family, *_, where = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+    with socket.create_server(where, family=family) as taken:
+        address = f"{f'[{host}]' if ':' in host else host}:{taken.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=f"the log .* {re.escape(address)}"):
+            check_free("the log", address)
+    check_free("the log", address)
+
+
+@pytest.mark.parametrize(
+    ("key", "service"),
+    [
+        ("listen", "directory"),
+        ("internal_listen", "directory"),
+        ("listen", "log"),
+        ("listen", "witness"),
+        ("http_listen", "witness"),
+    ],
+)
+def test_a_service_whose_port_is_taken_says_so_in_a_line(deployment: Path, key: str, service: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        status, said = ipls("serve", service, "--config", listening(deployment, key, address))
+    line = f"ipls: {service} did not start: somebody listens on {address} already [SERVICE_DID_NOT_START]\n"
+    assert (status, said) == (2, line)
+
+
+@pytest.mark.parametrize(
+    ("key", "service"),
+    [("listen", "directory"), ("internal_listen", "directory"), ("listen", "log"), ("http_listen", "witness")],
+)
+def test_a_service_that_is_to_listen_where_it_can_t_says_so_in_a_line(deployment: Path, key: str, service: str) -> None:
+    elsewhere = "192.0.2.1:7400"  # of the addresses for documents
+    status, said = ipls("serve", service, "--config", listening(deployment, key, elsewhere))
+    line = f"ipls: can't listen at {elsewhere}: the port is taken, or the host is not this machine's [IO]\n"
+    assert (status, said) == (1, line)
+
+
+@pytest.mark.parametrize("service", ["all", "log", "witness"])
+def test_an_address_without_a_port_is_one_line_with_its_key(deployment: Path, service: str) -> None:
+    config = listening(deployment, "(?:http_)?listen", "localhost")
+    status, said = ipls("serve", service, "--config", config)
+    assert (status, said.count("\n")) == (2, 1)
+    assert re.search(r"listen: .*not an address: .* \[CONFIG_INVALID\]\n", said)
+
+
+@pytest.mark.parametrize("option", ["--listen", "--internal-listen"])
+def test_an_address_without_a_port_is_no_option(deployment: Path, option: str) -> None:
+    status, said = ipls("serve", "directory", "--config", str(deployment / "ipls.toml"), option, "localhost")
+    assert status == 2
+    assert f"Invalid value for {option}: not an address" in " ".join(said.replace("│", "").split())

@@ -95,7 +95,7 @@ class Deployment:
     async def _until_serving(self) -> None:
         addresses = deployment.addresses_of(self.config)
         for name in PROCESSES:
-            await until_serving(name, addresses[name], self.folder / "tls/ca.pem")
+            await until_serving(addresses[name], self.folder / "tls/ca.pem")
 
     @contextmanager
     def contacts_database(self) -> Iterator[ContactsStore]:

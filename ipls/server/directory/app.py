@@ -69,7 +69,8 @@ async def directory(
     """A directory that serves until the block ends. `versions` are those of the trust root after the pinned one; `root`
     is the newest.
 
-    Raises ConfigError (a key that is not the trust root's), StoreError DATABASE_FOREIGN, RuntimeError (a port taken).
+    Raises ConfigError (a key that is not the trust root's), StoreError DATABASE_FOREIGN, OSError (a port that
+    can't be bound).
     """
     key = DirectoryKey.from_seed(read_secret(config.vrf_key))
     if key.public_key != root.vrf_public_key:

@@ -228,7 +228,7 @@ async def registration(
     now_ms: Callable[[], int] = system_now_ms,
     grace_s: float = DRAIN_S,
 ) -> AsyncIterator[int]:
-    """The service, on the port that is yielded, until the block ends. Raises RuntimeError if the port is taken."""
+    """The service, on the port that is yielded, until the block ends. Raises OSError if the port can't be bound."""
     async with AsyncExitStack() as stack:
         store = RegistrationStore(config.database)
         stack.callback(store.close)

@@ -123,7 +123,7 @@ def _away() -> ServiceError:
 
 
 async def serve(config: RouterConfig) -> None:
-    """Runs until SIGTERM or SIGINT. Raises OSError, RuntimeError."""
+    """Runs until SIGTERM or SIGINT. Raises OSError."""
     server = GrpcServer(
         [Listener(config.listen, config.tls.certificate, config.tls.key)], services=["ipls.vault.v1.VaultService"]
     )

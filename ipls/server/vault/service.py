@@ -341,7 +341,7 @@ class VaultGateway(VaultServiceServicer):
 async def serve(config: VaultConfig) -> None:
     """Runs front and core until SIGTERM or SIGINT; the port opens when the core is up.
 
-    Raises OSError, RuntimeError; ServiceError as `CoreProcess.run`.
+    Raises OSError; ServiceError as `CoreProcess.run`.
     """
     listener = Listener(config.listen, config.tls.certificate, config.tls.key)
     server = GrpcServer([listener], services=["ipls.vault.v1.VaultService"])

@@ -67,7 +67,7 @@ async def routed(folder: Path, vaults: list[Vault], addresses: list[str]) -> Asy
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "ipls.cli.main", "serve", "router", "--config", str(config))
     )
-    await until_serving("router", address, rig.folder / "ca.pem")
+    await until_serving(address, rig.folder / "ca.pem")
     async with open_channel(address, rig.folder / "ca.pem") as channel:
         try:
             yield Vault(rig, vaults[0].directory, channel)
