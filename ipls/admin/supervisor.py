@@ -46,7 +46,10 @@ class Supervisor:
         return {name: process.pid for name, process in self._processes.items() if process.returncode is None}
 
     async def start(self, report: Callable[[str], None] = lambda name: None) -> None:
-        """Start every service and wait until each serves; `report` hears of each. Raises ConfigError if one can't."""
+        """Start every service and wait until each serves; `report` hears of each.
+
+        Raises ConfigError if one can't, OSError if `endpoints.json` can't be written.
+        """
         for name, address in self._addresses.items():
             check_free(name, address)
         for name in self._commands:
@@ -61,7 +64,7 @@ class Supervisor:
                 wait.cancel()
             await self.stop()
             raise
-        self._write_endpoints()
+        write_endpoints(self._folder, self._namespace, self._addresses, self.pids)
         self._keepers = [asyncio.create_task(self._keep(name)) for name in self._commands]
 
     async def stop(self) -> None:
@@ -70,9 +73,10 @@ class Supervisor:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
         await asyncio.gather(*(self._end(process) for process in self._processes.values()))
-        write_endpoints(self._folder, self._namespace, self._addresses, {})
+        self._note_pids()
 
     async def _launch(self, name: str) -> None:
+        """Raises OSError."""
         arguments = ["-m", "ipls.cli.main", "serve", *self._commands[name], "--config", str(self._config_file)]
         with (self._folder / "logs" / f"{name}.log").open("ab") as output:
             self._processes[name] = await asyncio.create_subprocess_exec(
@@ -114,11 +118,19 @@ class Supervisor:
             code = await self._processes[name].wait()
             log.warning("service died, starting it again", service=name, status=code)
             await asyncio.sleep(policy.pause_s(asyncio.get_running_loop().time() - started))
-            await self._launch(name)
-            self._write_endpoints()
+            try:
+                await self._launch(name)
+            except OSError as error:  # no more memory, processes or files: as if it had died at once
+                log.warning("service not started", service=name, why=str(error))
+            else:
+                self._note_pids()
 
-    def _write_endpoints(self) -> None:
-        write_endpoints(self._folder, self._namespace, self._addresses, self.pids)
+    def _note_pids(self) -> None:
+        """Write `endpoints.json` anew. Where the disk refuses it, the next time this is called will do."""
+        try:
+            write_endpoints(self._folder, self._namespace, self._addresses, self.pids)
+        except OSError as error:
+            log.warning("endpoints.json not written", why=str(error))
 
     @staticmethod
     async def _end(process: asyncio.subprocess.Process) -> None:

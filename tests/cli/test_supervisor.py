@@ -1,17 +1,23 @@
-"""A supervised deployment: which addresses and witnesses it can have."""
+"""A supervised deployment: which addresses and witnesses it can have, and what keeps its services alive."""
 
+import asyncio
 import json
+import os
+import select
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import structlog
 
 from ipls.admin.deployment import create, free_ports
 from ipls.admin.health import until_listening
 from ipls.admin.supervisor import Supervisor
 from ipls.config import load, load_trust_root
 from ipls.store.witness import init_witness_state
+from tests.e2e.running import children, command_line
 
 
 @asynccontextmanager
@@ -83,3 +89,52 @@ key = "keys/operator.key"
             "pid": supervisor.pids["witness-2"],
         }
         assert "witness-2" not in services(folder)
+
+
+def pid_of(service: str) -> int:
+    """Of the one child of this process that runs the service now."""
+    (pid,) = (pid for pid in children(os.getpid()) if f"serve {service} " in command_line(pid))
+    return pid
+
+
+def kill(pid: int) -> None:
+    """Returns once it is dead and has let its port go."""
+    watched = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    select.select([watched], [], [])
+    os.close(watched)
+
+
+async def test_what_the_disk_refuses_leaves_a_service_kept_alive(tmp_path: Path) -> None:
+    async with supervised(tmp_path / "ipls"):
+        address = load(tmp_path / "ipls/ipls.toml").log.listen
+        endpoints = tmp_path / "ipls/endpoints.json"
+        endpoints.unlink()
+        (endpoints / "in the way").mkdir(parents=True)  # nothing takes its place
+        for _ in range(2):
+            kill(pid_of("log"))
+            await until_listening(address)
+
+
+async def test_a_service_that_could_not_be_started_is_tried_again(tmp_path: Path) -> None:
+    tried = asyncio.Event()
+
+    def hear(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        if event["event"] == "service not started":
+            tried.set()
+        raise structlog.DropEvent
+
+    async with supervised(tmp_path / "ipls"):
+        address = load(tmp_path / "ipls/ipls.toml").log.listen
+        log = tmp_path / "ipls/logs/log.log"
+        log.unlink()
+        log.mkdir()  # it can't be opened
+        before = structlog.get_config()
+        structlog.configure(processors=[hear])
+        try:
+            kill(pid_of("log"))
+            await tried.wait()
+        finally:
+            structlog.configure(**before)
+        log.rmdir()
+        await until_listening(address)
