@@ -1,8 +1,10 @@
 """How every process logs."""
 
+import contextlib
 import logging
 import os
 import sys
+from typing import TextIO, cast
 
 import structlog
 from structlog.typing import Processor
@@ -10,6 +12,18 @@ from structlog.typing import Processor
 _INHERITED = "IPLS_LOG_LEVEL"
 _timestamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
 _render = structlog.processors.JSONRenderer()
+
+
+class _StandardError:
+    """Lets go what can't be written, as the standard library's handlers do: a full disk under a log ends no service."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
 
 
 def configure_logging(level: str | None = None) -> None:
@@ -24,7 +38,7 @@ def configure_logging(level: str | None = None) -> None:
     structlog.configure(
         processors=[*processors, _render],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _StandardError())),
     )
     libraries = logging.StreamHandler(sys.stderr)
     libraries.setFormatter(
