@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from ipls.address import parse_address
 from ipls.akd import Version
 from ipls.client.approvals import Approval, ApprovalRequest
 from ipls.client.calls import RETRY_FOR_S
@@ -450,6 +451,8 @@ def _read_endpoints(path: Path) -> Pinned:
     try:
         endpoints = json.loads(path.read_bytes())
         addresses = {name: str(endpoints["services"][name]["address"]) for name in SERVICES}
+        for address in addresses.values():
+            parse_address(address)
         trust_root = (path.parent / endpoints["trust_root"]).read_bytes()
         ca = (path.parent / endpoints["ca_file"]).read_bytes()
         parse(trust_root)

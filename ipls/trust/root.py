@@ -259,7 +259,8 @@ def _no_repeat(what: str, values: list[Any]) -> None:
 def _is_url(text: str) -> bool:
     try:
         url = urlsplit(text)
-        return url.scheme in ("http", "https") and bool(url.hostname) and text.isascii() and text.isprintable()
+        whole = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        return whole and text.isascii() and text.isprintable()
     except ValueError:
         return False
 

@@ -1,10 +1,12 @@
 """A profile that the disk does not give or take ends in one line, not in a traceback."""
 
+import json
 import sqlite3
 from pathlib import Path
 
 import pytest
 
+from ipls.client.device import Device
 from ipls.client.errors import ProfileError
 from tests.client.deployment import Deployment, book
 
@@ -40,3 +42,16 @@ async def test_what_the_disk_refuses_is_a_profile_error_and_changes_nothing(worl
 def refuse_writes(profile: Path, sql: str) -> None:
     with sqlite3.connect(profile / "profile.db") as db:
         db.execute(sql)
+
+
+@pytest.mark.parametrize("address", ["localhost", "::1:7400", "", None])
+def test_endpoints_with_an_address_that_is_none_are_refused(
+    world: Deployment, tmp_path: Path, address: str | None
+) -> None:
+    endpoints = json.loads((world.folder / "endpoints.json").read_text())
+    endpoints["services"]["vault"]["address"] = address
+    file = tmp_path / "endpoints.json"
+    file.write_text(json.dumps(endpoints))
+    with pytest.raises(ProfileError, check=lambda error: error.reason == "ENDPOINTS_INVALID"):
+        Device.open(tmp_path / "phone", file)
+    assert not (tmp_path / "phone").exists()

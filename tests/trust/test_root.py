@@ -67,6 +67,8 @@ def test_an_unknown_field_is_refused_at_any_depth() -> None:
         {"log_url": "ftp://log.example"},
         {"log_url": "http://"},
         {"log_url": "http://[::1"},
+        {"log_url": "http://localhost:http"},
+        {"log_url": "http://localhost:65536"},
         {"operator_key": SMALL_ORDER[0]},
         {"proposal_key": SMALL_ORDER[4]},
         {"vrf_public_key": SMALL_ORDER[1]},
