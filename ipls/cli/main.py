@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -73,10 +74,24 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Identity Proof Linked Storage.",
 )
 keys_app = typer.Typer(cls=_Keys, no_args_is_help=True, help="The operator's ceremonies.")
 app.add_typer(keys_app, name="keys")
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"ipls {version('ipls')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Identity Proof Linked Storage."""
 
 
 @app.command()

@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,9 @@ def test_an_address_without_a_port_is_no_option(deployment: Path, option: str) -
     status, said = ipls("serve", "directory", "--config", str(deployment / "ipls.toml"), option, "localhost")
     assert status == 2
     assert f"Invalid value for {option}: not an address" in " ".join(said.replace("│", "").split())
+
+
+def test_it_says_its_version() -> None:
+    project = tomllib.loads((Path(__file__).parent.parent.parent / "pyproject.toml").read_text())["project"]
+    ended = subprocess.run([sys.executable, "-m", "ipls.cli.main", "--version"], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"ipls {project['version']}\n", "")
