@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from ipls.cli.files import write_private
 from ipls.rpc.server import ROLE_PREFIX
+from ipls.store.files import PUBLIC, write_new
 
 LIFETIME = datetime.timedelta(days=365)
 
@@ -61,6 +61,6 @@ class Authority:
     def _write(self, name: str, key: ec.EllipticCurvePrivateKey, builder: x509.CertificateBuilder) -> None:
         certificate = builder.sign(self._key, hashes.SHA256())
         pem = serialization.Encoding.PEM
-        (self._folder / f"{name}.pem").write_bytes(certificate.public_bytes(pem))
+        write_new(self._folder / f"{name}.pem", certificate.public_bytes(pem), mode=PUBLIC)
         encoded = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        write_private(self._folder / f"{name}.key", encoded)
+        write_new(self._folder / f"{name}.key", encoded)

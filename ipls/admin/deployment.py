@@ -21,7 +21,6 @@ import tomli_w
 from ipls.address import reachable
 from ipls.admin.certificates import Authority
 from ipls.akd import EMPTY_ROOT, DirectoryKey
-from ipls.cli.files import replace, write_private
 from ipls.cli.keys import BUNDLE_LIFETIME_MS, DAY_MS, first_bundle
 from ipls.clock import system_now_ms
 from ipls.config import Config, ConfigError
@@ -29,6 +28,7 @@ from ipls.crypto import keys
 from ipls.hsm.anchor_service import TokenAnchorService
 from ipls.hsm.state.anchor import genesis
 from ipls.hsm.token.pkcs11 import HsmToken, create_token
+from ipls.store.files import PUBLIC, replace, write_new
 from ipls.store.log import FileLog, bundle_name
 from ipls.store.vault import open_vault_store
 from ipls.store.witness import WitnessStore, init_witness_state
@@ -120,7 +120,7 @@ def _fill(folder: Path, namespace: str, witnesses: list[str], port: int, max_hea
         (folder / name).mkdir(mode=0o700)
     seeds = {name: secrets.token_bytes(32) for name in ("vrf", "proposal", "operator", *witnesses)}
     for name, seed in seeds.items():
-        write_private(folder / f"keys/{name}.key", seed.hex().encode() + b"\n")
+        write_new(folder / f"keys/{name}.key", seed.hex().encode() + b"\n")
     authority = Authority(folder / "tls", namespace)
     for service in ("directory", *witnesses, "vault", "contacts", "registration"):
         authority.issue_server(service)
@@ -161,12 +161,12 @@ def _fill(folder: Path, namespace: str, witnesses: list[str], port: int, max_hea
         start_root=EMPTY_ROOT,
         development=True,
     )
-    (folder / "trust.toml").write_bytes(root.encode(trust))
+    write_new(folder / "trust.toml", root.encode(trust), mode=PUBLIC)
     for name in witnesses:
         init_witness_state(folder / f"data/{name}.db", trust)
 
     pin = secrets.token_hex(16)
-    write_private(folder / "keys/token.pin", pin.encode() + b"\n")
+    write_new(folder / "keys/token.pin", pin.encode() + b"\n")
     hsm = create_token(folder / "token", pin)
     with (
         closing(open_vault_store(folder / "data/vault.db")) as database,
@@ -181,10 +181,10 @@ def _fill(folder: Path, namespace: str, witnesses: list[str], port: int, max_hea
             store.sign_document(fleet_namespace(trust), bundle_head(bundle), b"", partial(bytes, encoded))
         bundle.cosignatures.append(cosignature)
     FileLog(folder / "data/log").put(bundle_name(1), bundle.SerializeToString())
-    replace(folder / "bundle.pb", bundle.SerializeToString())
+    replace(folder / "bundle.pb", bundle.SerializeToString(), mode=PUBLIC)
     write_endpoints(folder, namespace, addresses, {})
     # Last: a folder with this file is a whole deployment.
-    replace(folder / "ipls.toml", tomli_w.dumps(_config(addresses, witnesses)).encode())
+    replace(folder / "ipls.toml", tomli_w.dumps(_config(addresses, witnesses)).encode(), mode=PUBLIC)
 
 
 def _config(addresses: dict[str, str], witnesses: list[str]) -> dict[str, Any]:
@@ -261,4 +261,4 @@ def write_endpoints(folder: Path, namespace: str, addresses: dict[str, str], pid
         "ca_file": str(folder / "tls/ca.pem"),
         "services": services,
     }
-    replace(folder / "endpoints.json", json.dumps(endpoints, indent=1).encode() + b"\n")
+    replace(folder / "endpoints.json", json.dumps(endpoints, indent=1).encode() + b"\n", mode=PUBLIC)

@@ -8,10 +8,10 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError
 
 from ipls.auditlog.chain import Position
-from ipls.cli.files import replace
 from ipls.config import ConfigError
 from ipls.crypto.encoding import tagged_hash
 from ipls.proto.witness.v1.head_pb2 import SignedHead
+from ipls.store.files import PUBLIC, replace
 from ipls.trust.root import TrustRoot
 
 
@@ -61,4 +61,4 @@ def save_kept(path: Path, root: TrustRoot, kept: Kept) -> None:
         "trail": kept.position.trail.hex(),
         "signed": kept.signed.SerializeToString().hex(),
     }
-    replace(path, json.dumps(fields).encode() + b"\n")
+    replace(path, json.dumps(fields).encode() + b"\n", mode=PUBLIC)

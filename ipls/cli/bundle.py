@@ -11,7 +11,6 @@ from google.protobuf.message import DecodeError
 
 from ipls.cli.console import printable
 from ipls.cli.dates import date
-from ipls.cli.files import replace, write_private
 from ipls.cli.fleet import read_report, signed_report
 from ipls.cli.keys import BUNDLE_LIFETIME_MS
 from ipls.cli.trust import ConfigFile, read_signature, signer_for, write_signature
@@ -31,6 +30,7 @@ from ipls.hsm.token.signing import witness_signers
 from ipls.proto.vault.v1.fleet_pb2 import Report
 from ipls.proto.vault.v1.vault_pb2 import Bundle, SignedBundle
 from ipls.proto.witness.v1.head_pb2 import Cosignature
+from ipls.store.files import PUBLIC, replace, write_new
 from ipls.store.log import bundle_name
 from ipls.store.log.opening import open_log
 from ipls.store.witness import WitnessStore
@@ -79,7 +79,7 @@ def draft(
     elif report or officers or signature or hsm:
         raise typer.BadParameter("takes --officers, and --signature and --hsm as often", param_hint="--report")
     signed = next_bundle(settings, key, now_ms=now_ms, fleet=fleet)
-    write_private(file, signed.SerializeToString())
+    write_new(file, signed.SerializeToString())
     print("\n".join(described(parse_bundle(signed.bundle))))
 
 
@@ -234,7 +234,7 @@ def put_in_use(config: Config, signed: SignedBundle, *, now_ms: int) -> Bundle:
     log, name = open_log(config.directory.log), bundle_name(bundle.number)
     if seen is None or bundle.number > seen.epoch or log.get(name) is None:
         log.put(name, signed.SerializeToString())
-        replace(config.vault.bundle, signed.SerializeToString())
+        replace(config.vault.bundle, signed.SerializeToString(), mode=PUBLIC)
     return bundle
 
 

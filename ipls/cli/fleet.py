@@ -11,13 +11,13 @@ from google.protobuf.message import DecodeError, Message
 
 from ipls.cli.console import printable
 from ipls.cli.dates import date
-from ipls.cli.files import replace, write_private
 from ipls.cli.hsm import PROFILES
 from ipls.clock import system_now_ms
 from ipls.config import ConfigError, load_core, load_trust_root, read_pin, read_secret
 from ipls.hsm.ceremony import steps as ceremony
 from ipls.hsm.token.module import usable
 from ipls.proto.vault.v1.fleet_pb2 import Card, Member, Officer, OfficerSignature, Report, SignedCard
+from ipls.store.files import PUBLIC, replace, write_new
 from ipls.trust.ceremony import (
     MAX_REPORT,
     Officers,
@@ -58,7 +58,7 @@ def prepare(
     namespace = load_trust_root(settings.trust_root).namespace
     with usable():
         signed = ceremony.prepare(token, read_pin(settings.vault.pin), namespace, name or file.stem, chosen)
-    replace(file, encode(signed))
+    replace(file, encode(signed), mode=PUBLIC)
     print("\n".join(_described(check_descriptor(signed))))
 
 
@@ -107,7 +107,7 @@ def _hold(file: Path, cards: Sequence[Path], config: Path, officers: Path, previ
     for card, parcel in zip(checked, made.parcels, strict=True):
         path = file.with_name(f"{file.name}.{card.name}.parcel")
         path.unlink(missing_ok=True)  # a killed run's: no report names it
-        write_private(path, parcel)
+        write_new(path, parcel)
     report = Report(
         namespace=root.namespace,
         development=root.development,
@@ -126,7 +126,7 @@ def _hold(file: Path, cards: Sequence[Path], config: Path, officers: Path, previ
     )
     data = encode(report)
     parse_transcript(data)
-    replace(file, data)
+    replace(file, data, mode=PUBLIC)
     print("\n".join(described(report, data)))
 
 
@@ -144,7 +144,7 @@ def sign(
     if not yes and not typer.confirm("Is this what you saw done, and are these the keys that each HSM showed?"):
         raise typer.Exit(1)
     path = file.with_name(f"{file.name}.{signature.public_key.hex()[:8]}.sig")
-    replace(path, encode(signature))
+    replace(path, encode(signature), mode=PUBLIC)
     print(f"{path}: give this to the operator")
 
 

@@ -164,11 +164,11 @@ def keys_new(
     """
     import secrets
 
-    from ipls.cli.files import write_private
     from ipls.crypto.keys import public_key
+    from ipls.store.files import write_new
 
     seed = secrets.token_bytes(32)
-    write_private(file, seed.hex().encode() + b"\n")
+    write_new(file, seed.hex().encode() + b"\n")
     print(public_key(seed).hex())
 
 

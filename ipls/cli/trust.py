@@ -10,8 +10,6 @@ from typing import Annotated
 import typer
 from google.protobuf.message import DecodeError
 
-from ipls.cli.files import replace as replace_file
-from ipls.cli.files import write_private
 from ipls.clock import system_now_ms
 from ipls.config import (
     ConfigError,
@@ -25,6 +23,8 @@ from ipls.crypto.keys import KEY_BYTES, Signer
 from ipls.hsm.token.signing import witness_signers
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot, TrustChain
 from ipls.proto.witness.v1.head_pb2 import Cosignature
+from ipls.store.files import PUBLIC, write_new
+from ipls.store.files import replace as replace_file
 from ipls.store.witness import WitnessStore
 from ipls.trust.chain import Version, cosign_version, follow, successor
 from ipls.trust.errors import TrustRootRefused
@@ -82,7 +82,7 @@ def draft(
         operator_key=_key(operator_key, "--operator-key") if operator_key else root.operator_key,
         proposal_key=_key(proposal_key, "--proposal-key") if proposal_key else root.proposal_key,
     )
-    write_private(file, encode(new))
+    write_new(file, encode(new))
     _show(root, new)
 
 
@@ -141,7 +141,7 @@ def publish(
         signed = SignedTrustRoot(file=data, cosignatures=[read_signature(path) for path in signatures])
         follow(old, signed, system_now_ms())
         chain = TrustChain(versions=[*load_trust_chain(trust_root), signed])
-        replace_file(chain_file(trust_root), chain.SerializeToString())
+        replace_file(chain_file(trust_root), chain.SerializeToString(), mode=PUBLIC)
     number = Version.parse(data).root.number
     print(f"version {number} is the newest in {chain_file(trust_root)}; docs/operations.md has the order of restarts")
 
@@ -181,7 +181,7 @@ def _check_start(store: WitnessStore, old: TrustRoot, new: TrustRoot) -> None:
 def write_signature(file: Path, name: str, signature: Cosignature) -> None:
     """Into a file beside the one that was signed."""
     path = file.with_name(f"{file.name}.{name}-{signature.public_key.hex()[:8]}.sig")
-    replace_file(path, signature.SerializeToString())
+    replace_file(path, signature.SerializeToString(), mode=PUBLIC)
     print(f"{path}: give this to the operator")
 
 

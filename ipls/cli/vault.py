@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 from ipls.cli.bundle import read_bundle
 from ipls.cli.console import fail
-from ipls.cli.files import replace
 from ipls.cli.opened import ConfigFile, offline_vault
 from ipls.cli.roots import drop_root, roots
 from ipls.cli.status import REFUSED
@@ -19,6 +18,7 @@ from ipls.hsm.state import replay
 from ipls.hsm.state.anchor import genesis, read_anchor
 from ipls.hsm.state.handoff import hand_off, take_over
 from ipls.hsm.state.owner import Owner
+from ipls.store.files import PUBLIC, replace
 from ipls.store.vault import open_vault_store
 from ipls.trust.bundle import verify_bundle
 from ipls.vault.session.transcript import hsm_key_id
@@ -86,7 +86,7 @@ def give(
         fail(f"bundle {moved.number} has no shard {core.vault.shard}", "BUNDLE_NO_SHARD", REFUSED)
     to = Owner(hsm_key_id(hsm.public_key), moved.number)
     with offline_vault(core.vault) as (store, anchor_service):
-        replace(file, hand_off(store, anchor_service, to))
+        replace(file, hand_off(store, anchor_service, to), mode=PUBLIC)
     print(f"shard {core.vault.shard} is the HSM's {to.hsm_key_id.hex()} now; {file} lets it take over")
 
 

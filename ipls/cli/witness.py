@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ipls.cli.files import write_private
 from ipls.config import ConfigError, load_trust_root, load_witnesses, read_pin
+from ipls.store.files import write_new
 from ipls.store.witness import init_witness_state
 
 app = typer.Typer(no_args_is_help=True, help="A witness's key in a token, and its beginning.")
@@ -34,7 +34,7 @@ def key(
     if (token := witness.token) is None:
         raise ConfigError(f"{config}: witness {witness.name} has no token")
     if isinstance(token.place, Path) and not token.place.exists() and not token.pin.exists():
-        write_private(token.pin, secrets.token_hex(16).encode() + b"\n")
+        write_new(token.pin, secrets.token_hex(16).encode() + b"\n")
     print(make_token_key(token.place, read_pin(token.pin), label).hex())
 
 

@@ -17,6 +17,7 @@ from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
 from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.store.evidence import EvidenceFolder
+from ipls.store.files import replace
 from ipls.store.sqlite import connect, transaction
 from ipls.trust.chain import Version
 from ipls.trust.root import parse
@@ -228,10 +229,7 @@ class Profile:
 
     def pin(self, pinned: Pinned) -> None:
         """Bind the profile; the CA also goes to `ca_file`, where channels read it."""
-        fresh = self.ca_file.with_suffix(".new")
-        fresh.touch(mode=0o600)
-        fresh.write_bytes(pinned.ca)
-        fresh.replace(self.ca_file)
+        replace(self.ca_file, pinned.ca)
         self.put(pinned)
 
     def trust_roots(self) -> list[bytes]:

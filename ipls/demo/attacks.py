@@ -34,6 +34,7 @@ from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import RemoteError, remote_error
 from ipls.server.directory.epochs import prepare
 from ipls.store.directory import DirectoryStore
+from ipls.store.files import write_new
 from ipls.trust.bundle import verify_bundle
 from ipls.trust.identity import encode_record
 from ipls.trust.root import TrustRoot
@@ -130,7 +131,7 @@ class OperatorAttack:
         }
         (fork / "log").mkdir()
         config = self._config.model_copy(update={"directory": self._config.directory.model_copy(update=changes)})
-        (fork / "ipls.toml").write_text(tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)))
+        write_new(fork / "ipls.toml", tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)).encode())
         return config.directory
 
     def _publish_in(self, config: DirectoryConfig, epoch: int) -> bytes:

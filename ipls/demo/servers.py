@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ipls.admin import deployment
-from ipls.cli.files import replace
 from ipls.config import ConfigError
+from ipls.store.files import replace
 
 NAMESPACE = "demo.ipls"
 WITNESSES = 3

@@ -1,13 +1,11 @@
 """Evidence kept as files, each named by its SHA-256: a folder to be published, mailed, copied."""
 
 import hashlib
-import os
-import secrets
 from pathlib import Path
 
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.store.errors import StoreError
-from ipls.store.files import sync
+from ipls.store.files import PUBLIC, replace, sync
 from ipls.trust.evidence import encode
 
 MAX_FILES = 1000
@@ -27,9 +25,10 @@ class EvidenceFolder:
         """
         data = encode(evidence)
         path = self._folder / f"{hashlib.sha256(data).hexdigest()}.evidence"
-        if not path.exists():
+        if path.exists():
+            sync(self._folder)  # who wrote it may not have come to that
+        else:
             self._write(path, data)
-        sync(self._folder)
         return path
 
     def _write(self, path: Path, data: bytes) -> None:
@@ -37,12 +36,7 @@ class EvidenceFolder:
         sync(self._folder.parent)
         if len(list(self._folder.iterdir())) >= MAX_FILES:  # what a crash left counts too
             raise StoreError("EVIDENCE_FULL", f"{self._folder} holds {MAX_FILES} files")
-        draft = path.with_name(f".{secrets.token_hex(8)}")
-        with draft.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        replace(path, data, mode=PUBLIC)
 
     def files(self) -> list[Path]:
         """What is kept, by name."""

@@ -1,7 +1,14 @@
-"""Files that survive a loss of power."""
+"""Files that survive a loss of power: whole or not there, and for their owner alone unless they are public."""
 
 import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+PRIVATE = 0o600
+PUBLIC = 0o644
+"""The mode of what anybody may read: certificates, trust roots, signatures, addresses. The umask may take from it."""
 
 
 def sync(path: Path) -> None:
@@ -11,3 +18,48 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_new(path: Path, data: bytes, *, mode: int = PRIVATE) -> None:
+    """Create a file, durable when this returns. Raises FileExistsError where anything is, OSError: then there is none.
+
+    A crash may leave a draft beside it, under a name that begins with a dot.
+    """
+    with _draft(path, data, mode) as draft:
+        try:
+            os.link(draft, path)
+        except PermissionError:  # a file system without links, as on a USB stick
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+            draft.replace(path)
+    sync(path.parent)
+
+
+def replace(path: Path, data: bytes, *, mode: int = PRIVATE) -> None:
+    """Put a file in the place of what `path` holds, or leads to, if anything; durable when this returns.
+
+    Its mode is `mode`, whatever the old one's was. Raises OSError: what was there is there then. A crash may leave a
+    draft beside it, under a name that begins with a dot.
+    """
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
+    with _draft(path, data, mode) as draft:
+        draft.replace(path)
+    sync(path.parent)
+
+
+@contextmanager
+def _draft(path: Path, data: bytes, mode: int) -> Iterator[Path]:
+    """The data, durable, in a file beside `path`; gone after the block. What the system refuses names `path`."""
+    draft = path.with_name(f".{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        yield draft
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        with suppress(OSError):
+            draft.unlink()

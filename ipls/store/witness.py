@@ -16,14 +16,13 @@ be called from any thread and, over one file, from any process.
 """
 
 import json
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from ipls.store.errors import StoreError
-from ipls.store.files import sync
+from ipls.store.files import replace
 from ipls.store.log import object_name
 from ipls.store.sqlite import connect, transaction
 from ipls.trust.heads import Head
@@ -442,14 +441,7 @@ class WitnessStore:
 
 def _write_mark(path: Path, mark: tuple[int, int, int]) -> None:
     """(term, epoch, time in ms), durable."""
-    draft = path.with_name(path.name + ".new")
-    draft.touch(mode=0o600)
-    with draft.open("wb") as file:
-        file.write(json.dumps(mark).encode())
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    sync(path.parent)
+    replace(path, json.dumps(mark).encode())
 
 
 def init_witness_state(path: Path, root: TrustRoot) -> None:

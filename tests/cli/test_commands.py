@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 import tomli_w
@@ -18,7 +19,7 @@ from ipls.akd import EMPTY_ROOT, DirectoryKey
 from ipls.config import ConfigError, load, load_trust_root, read_secret
 from ipls.server.directory.epochs import prepare
 from ipls.store.directory import DirectoryStore, StoredHead
-from tests.e2e.running import ipls
+from tests.e2e.running import IPLS, ipls
 
 NOW_MS = 1_800_000_000_000
 BOOK = (
@@ -90,6 +91,7 @@ def test_a_killed_init_is_no_deployment_and_nothing_is_written_over_it(tmp_path:
     code = f"""
 import os, signal, sys
 from pathlib import Path
+from typing import IO
 import ipls.admin.deployment as deployment
 deployment.{step} = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 deployment.create(Path(sys.argv[1]), "test.ipls", port=0)
@@ -155,6 +157,47 @@ def test_contacts_in_and_out_without_a_server(folder: Path, tmp_path: Path) -> N
     assert out.read_bytes().startswith(b"BEGIN:VCARD\r\nVERSION:3.0\r\nFN:Ana Mu\xc3\xb1oz\r\n")
     profile = tmp_path / "home/profiles/default"
     assert [path for path in profile.rglob("*") if stat.S_IMODE(path.stat().st_mode) & 0o077] == []
+
+
+@pytest.fixture(scope="module")
+def home(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """The option for a profile with two contacts."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "book.vcf").write_bytes(BOOK)
+    endpoints = ("--endpoints", folder / "endpoints.json")
+    imported = ipls("client", "contacts", "import", home / "book.vcf", *endpoints, "--home", home)
+    assert imported.returncode == 0, imported.stderr
+    return "--home", home
+
+
+def test_an_export_over_a_file_that_others_read_is_read_by_them_no_more(home: tuple[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out.vcf"
+    out.write_bytes(b"an older book")
+    out.chmod(0o644)
+    (tmp_path / "link.vcf").symlink_to(out)
+    with out.open("rb") as reader:
+        assert ipls("client", "contacts", "export", tmp_path / "link.vcf", *home).returncode == 0
+        assert reader.read() == b"an older book"  # who had it open sees nothing of the new one
+    assert (tmp_path / "link.vcf").is_symlink()
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    assert out.read_bytes().startswith(b"BEGIN:VCARD")
+
+
+def test_an_export_into_a_pipe_or_an_open_file_goes_there(home: tuple[str, Path], tmp_path: Path) -> None:
+    def export(to: object, output: int | IO[bytes]) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen([*IPLS, "client", "contacts", "export", str(to), *home], stdout=output)
+
+    book, _ = export("-", subprocess.PIPE).communicate()
+    assert book.startswith(b"BEGIN:VCARD")
+    assert export("/dev/stdout", subprocess.PIPE).communicate() == (book, None)
+    with (tmp_path / "out").open("w+b") as out:
+        assert export("/dev/stdout", out).wait() == 0
+        assert out.read() == book
+    os.mkfifo(tmp_path / "pipe")
+    with export(tmp_path / "pipe", subprocess.DEVNULL) as child:
+        assert (tmp_path / "pipe").read_bytes() == book
+    assert child.returncode == 0
+    assert (tmp_path / "pipe").is_fifo()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 
 from ipls.config import TokenConfig
 from ipls.hsm.token import module
-from ipls.store.files import sync
+from ipls.store.files import replace, sync
 
 MODULE = Path("/usr/lib/softhsm/libsofthsm2.so")
 
@@ -53,6 +53,4 @@ def _write_conf(where: Path, token: Path) -> None:
     """The file that names a token's folder, which SoftHSM wants in full; made before what it names."""
     (where / "objects").mkdir(mode=0o700, exist_ok=True)
     text = f"directories.tokendir = {token.absolute() / 'objects'}\nobjectstore.backend = file\nlog.level = ERROR\n"
-    path = where / "softhsm2.conf"
-    path.touch(mode=0o600)
-    path.write_text(text)
+    replace(where / "softhsm2.conf", text.encode())

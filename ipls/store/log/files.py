@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ipls.clock import system_now_ms
 from ipls.store.errors import StoreError
-from ipls.store.files import sync
+from ipls.store.files import PUBLIC, sync, write_new
 from ipls.store.log.contract import LogStore, ObjectInfo, is_bundle, parse_name
 
 _EPOCH = re.compile(r"[1-9][0-9]{0,18}")
@@ -53,16 +53,8 @@ class FileLog(LogStore):
 
     def _put_bundle(self, path: Path, blob: bytes) -> None:
         path.parent.mkdir(exist_ok=True)
-        draft = self._folder / f".fleet-{secrets.token_hex(8)}"
-        try:
-            with open(draft, "xb") as file:
-                file.write(blob)
-                file.flush()
-                os.fsync(file.fileno())
-            with contextlib.suppress(FileExistsError):
-                os.link(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
+        with contextlib.suppress(FileExistsError):
+            write_new(path, blob, mode=PUBLIC)
         sync(path.parent)
         sync(self._folder)
         if path.read_bytes() != blob:
@@ -72,11 +64,7 @@ class FileLog(LogStore):
         draft = self._folder / f".{target.name}-{secrets.token_hex(8)}"
         try:
             (draft / old).mkdir(parents=True)
-            with open(draft / old / new, "xb") as file:
-                file.write(blob)
-                file.flush()
-                os.fsync(file.fileno())
-            sync(draft / old)
+            write_new(draft / old / new, blob, mode=PUBLIC)
             sync(draft)
             os.rename(draft, target)
         except OSError:
