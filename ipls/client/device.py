@@ -200,8 +200,11 @@ class Device:
         return self._profile.versions()
 
     async def lookup(self, label: str) -> tuple[Version, bytes]:
-        """The version of any account that a lookup shows, and the proof as a file for `ipls verify lookup`."""
-        return await self._directory.lookup(_checked(label))
+        """Follow the trust root; the version of any account that a lookup shows, and the proof as a file for
+        `ipls verify lookup`."""
+        checked = _checked(label)
+        await self._follow_trust_root()
+        return await self._directory.lookup(checked)
 
     def history_proof(self) -> bytes:
         """The last own history that held, as a file for `ipls verify history`. Raises ProfileError NOT_REGISTERED."""

@@ -41,7 +41,7 @@ def new_version(folder: Path) -> None:
 
 async def test_devices_follow_a_new_version_and_go_on_under_it(world: Deployment) -> None:
     label, cards = world.label(), book(5)
-    profile = await world.stored(label, cards)
+    profile, other = await world.stored(label, cards), await world.registered(world.label())
     new_version(world.folder)
     for name in ("witness", "vault", "directory", "contacts"):
         world.kill(name)
@@ -55,6 +55,12 @@ async def test_devices_follow_a_new_version_and_go_on_under_it(world: Deployment
     assert isinstance(events[0], TrustRootFollowed)
     assert isinstance(events[1], HeadChecked)
     assert events.count(TrustRootFollowed(2)) == 1
+
+    # A lookup is by a head that the witness signed with its new key.
+    await world.registered(world.label())
+    async with world.device(other) as device:
+        version, _ = await device.lookup(label)
+        assert (version.version, device.status().trust_root) == (1, 2)
 
     # A later file may be named to who has followed to it, and to a new phone.
     endpoints = world.folder / "endpoints.json"
