@@ -101,7 +101,6 @@ class Device:
         self._report = report
         self._now_ms = now_ms
         self._retry_for_s = retry_for_s
-        self._stack = AsyncExitStack()
 
     @classmethod
     def open(
@@ -125,19 +124,28 @@ class Device:
         try:
             pinned = _pin(profile, given)
             return cls(profile, pinned, report=report, now_ms=now_ms, retry_for_s=retry_for_s)
-        except BaseException:  # Ctrl-C and cancellation too
+        except BaseException as error:  # Ctrl-C and cancellation too
             profile.close()
+            if isinstance(error, sqlite3.Error | OSError):
+                raise storage_error(error) from error
             raise
 
     async def __aenter__(self) -> Self:
-        self._stack.callback(self._profile.close)
-        channels = {}
-        for name in SERVICES:
-            channel = open_channel(self._addresses[name], self._profile.ca_file)
-            channels[name] = await self._stack.enter_async_context(channel)
-        self._channels = channels
-        self._contacts = ContactsServiceStub(channels["contacts"])
-        self._judge_by(self._root)
+        """Raises ProfileError PROFILE_STORAGE; the profile is closed then."""
+        async with AsyncExitStack() as stack:
+            stack.callback(self._profile.close)
+            channels = {}
+            for name in SERVICES:
+                try:
+                    channel = open_channel(self._addresses[name], self._profile.ca_file)
+                except OSError as error:
+                    message = f"{error.filename}: {error.strerror}; name the endpoints.json to have it written anew"
+                    raise ProfileError("PROFILE_STORAGE", message) from error
+                channels[name] = await stack.enter_async_context(channel)
+            self._channels = channels
+            self._contacts = ContactsServiceStub(channels["contacts"])
+            self._judge_by(self._root)
+            self._stack = stack.pop_all()
         return self
 
     def _judge_by(self, root: TrustRoot) -> None:

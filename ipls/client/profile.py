@@ -8,7 +8,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -173,27 +173,27 @@ class Profile:
 
     def __init__(self, folder: Path) -> None:
         """Open, or create, the profile in `folder`. Raises ProfileError PROFILE_BUSY, PROFILE_STORAGE."""
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.ca_file = folder / "ca.pem"
         self.evidence = EvidenceFolder(folder / "evidence")
-        self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise ProfileError("PROFILE_BUSY", "another command is using this profile; wait for it to end") from None
-        try:
-            self._db = connect(folder / "profile.db")
-            self._db.execute("PRAGMA secure_delete=ON")
-            self._db.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            os.close(self._lock)
-            raise storage_error(error) from error
+        with ExitStack() as stack:
+            try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                stack.callback(os.close, lock)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._db = stack.enter_context(closing(connect(folder / "profile.db")))
+                self._db.execute("PRAGMA secure_delete=ON")
+                self._db.executescript(_SCHEMA)
+            except BlockingIOError:
+                busy = "another command is using this profile; wait for it to end"
+                raise ProfileError("PROFILE_BUSY", busy) from None
+            except (sqlite3.Error, OSError) as error:
+                raise storage_error(error) from error
+            self._stack = stack.pop_all()
 
     def close(self) -> None:
         """Let the next command in."""
-        self._db.close()
-        os.close(self._lock)
+        self._stack.close()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -353,8 +353,9 @@ class Profile:
         )
 
 
-def storage_error(error: sqlite3.Error) -> ProfileError:
-    """What SQLite reports of a profile: a full disk, a file that is none of its own. It quotes no contents."""
+def storage_error(error: sqlite3.Error | OSError) -> ProfileError:
+    """What SQLite or the system reports of a profile: a full disk, a file that is none of its own, or is not there. It
+    quotes no contents."""
     return ProfileError("PROFILE_STORAGE", f"the profile can't be read or written: {error}")
 
 

@@ -39,6 +39,48 @@ async def test_what_the_disk_refuses_is_a_profile_error_and_changes_nothing(worl
         assert len(device.cards()) == 2
 
 
+async def test_a_profile_without_its_ca_is_refused_and_whole_again_with_the_endpoints(world: Deployment) -> None:
+    profile = world.profile()
+    async with world.device(profile) as device:
+        device.import_cards(book(2))
+    (profile / "ca.pem").unlink()
+    for _ in range(2):  # not busy the second time
+        with pytest.raises(ProfileError, match=r"ca\.pem", check=lambda error: error.reason == "PROFILE_STORAGE"):
+            async with Device.open(profile):
+                pass
+    async with world.device(profile) as device:
+        assert len(device.cards()) == 2
+    async with Device.open(profile) as device:
+        assert len(device.cards()) == 2
+
+
+@pytest.mark.parametrize("name", ["lock", "profile.db", "ca.pem"])
+async def test_what_can_not_be_opened_is_let_go_of(world: Deployment, name: str) -> None:
+    profile = world.profile()
+    (profile / name).mkdir(parents=True)
+    for _ in range(2):
+        with pytest.raises(ProfileError, check=lambda error: error.reason == "PROFILE_STORAGE"):
+            async with world.device(profile):
+                pass
+    (profile / name).rmdir()
+    async with world.device(profile) as device:
+        assert device.cards() == []
+
+
+async def test_a_profile_that_has_no_place_is_refused(world: Deployment) -> None:
+    with pytest.raises(ProfileError, check=lambda error: error.reason == "PROFILE_STORAGE"):
+        Device.open(world.folder / "trust.toml/phone", world.folder / "endpoints.json")
+
+
+async def test_a_profile_of_another_schema_is_refused_and_let_go_of(world: Deployment) -> None:
+    profile = world.profile()
+    profile.mkdir()
+    refuse_writes(profile, "CREATE TABLE pinned (one INTEGER)")
+    for _ in range(2):
+        with pytest.raises(ProfileError, check=lambda error: error.reason == "PROFILE_STORAGE"):
+            Device.open(profile, world.folder / "endpoints.json")
+
+
 def refuse_writes(profile: Path, sql: str) -> None:
     with sqlite3.connect(profile / "profile.db") as db:
         db.execute(sql)
