@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import structlog
 
-from ipls.config import VaultConfig, load_core
+from ipls.config import VaultConfig, load_core, read_pin
 from ipls.hsm import pipe
 from ipls.hsm.core.rotation import Rewrap
 from ipls.hsm.process import main
@@ -79,8 +79,8 @@ class TokenAnchorService:
 
 @contextmanager
 def open_anchor_service(vault: VaultConfig) -> Iterator[TokenAnchorService]:
-    """On the vault's token, in this process. Raises OSError, pkcs11.PKCS11Error."""
-    with closing(HsmToken.open(vault.token, vault.pin.read_text().strip())) as token:
+    """On the vault's token, in this process. Raises ConfigError, pkcs11.PKCS11Error."""
+    with closing(HsmToken.open(vault.token, read_pin(vault.pin))) as token:
         yield TokenAnchorService(token, vault.shard)
 
 

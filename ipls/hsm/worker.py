@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import structlog
 
-from ipls.config import load_core, load_trust_root
+from ipls.config import load_core, load_trust_root, read_pin
 from ipls.hsm import pipe
 from ipls.hsm.messages import Command, Ended, Opened, Report, decode, encode
 from ipls.hsm.process import main
@@ -76,7 +76,7 @@ def run(config_path: Path, source: BinaryIO, sink: BinaryIO) -> None:
     """Opens the token and serves until `source` ends; while nobody asks, it makes key pairs ahead."""
     config = load_core(config_path)
     root = load_trust_root(config.trust_root)
-    pin = config.vault.pin.read_text().strip()
+    pin = read_pin(config.vault.pin)
     token = EphemeralPool(HsmToken.open(config.vault.token, pin), EPHEMERALS)
 
     def report(content: Report) -> None:

@@ -108,14 +108,39 @@ deployment.create(Path(sys.argv[1]), "test.ipls", port=0)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == left
 
 
-def test_a_key_that_others_can_read_is_refused(folder: Path) -> None:
-    key = folder / "keys/witness.key"
-    key.chmod(0o644)
-    served = ipls("serve", "witness", "--config", folder / "ipls.toml")
-    key.chmod(0o600)
+@pytest.mark.parametrize(
+    ("service", "key"),
+    [
+        ("witness", "keys/witness.key"),
+        ("witness", "tls/witness.key"),
+        ("directory", "keys/vrf.key"),
+        ("directory", "keys/proposal.key"),
+        ("directory", "tls/directory.key"),
+        ("vault", "tls/vault.key"),
+        ("vault", "tls/vault-reader.key"),
+        ("contacts", "tls/contacts.key"),
+        ("contacts", "tls/contacts-reader.key"),
+        ("registration", "tls/registration.key"),
+        ("registration", "tls/messaging-service.key"),
+    ],
+)
+def test_a_key_that_others_can_read_is_refused(folder: Path, service: str, key: str) -> None:
+    (folder / key).chmod(0o644)
+    served = ipls("serve", service, "--config", folder / "ipls.toml")
+    (folder / key).chmod(0o600)
     assert served.returncode == 2
     assert served.stderr.count("\n") == 1
+    assert key in served.stderr
     assert served.stderr.endswith("[KEY_FILE_OPEN]\n")
+
+
+def test_a_pin_that_others_can_read_is_refused_by_the_vault_and_by_what_opens_its_token(folder: Path) -> None:
+    (folder / "keys/token.pin").chmod(0o644)
+    config = ("--config", folder / "ipls.toml")
+    ended = [ipls("serve", "vault", *config), ipls("hsm", "check", *config), ipls("vault", "check", *config)]
+    (folder / "keys/token.pin").chmod(0o600)
+    assert [each.returncode for each in ended] == [1, 2, 2]
+    assert all(each.stderr.endswith("[KEY_FILE_OPEN]\n") for each in ended)
 
 
 @pytest.mark.parametrize(

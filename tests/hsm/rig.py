@@ -41,6 +41,7 @@ from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.vault.v1.core_pb2 import CoreRequest, CoreResponse, HistoryHandIn
 from ipls.proto.vault.v1.vault_pb2 import Bundle, SessionRequest, SessionResponse, SignedBundle
 from ipls.proto.witness.v1.head_pb2 import SignedHead
+from ipls.store.files import write_new
 from ipls.store.vault import open_vault_store
 from ipls.trust import root as trust_root
 from ipls.trust.bundle import bundle_head, sign_bundle, verify_bundle
@@ -142,7 +143,7 @@ class Rig:
         )
         self.directory = Directory()
         self.token, self.tokens = vault_token(token, folder / "token")
-        (folder / "pin").write_text(f"{PIN}\n")
+        write_new(folder / "pin", f"{PIN}\n".encode())
         (folder / "trust.toml").write_bytes(trust_root.encode(self.root))
         self.signed_bundle: SignedBundle | None = None
         self.write_bundle()

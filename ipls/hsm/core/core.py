@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Literal, TypeVar
 import structlog
 from google.protobuf.message import DecodeError
 
-from ipls.config import CoreConfig, load_core, load_trust_root
+from ipls.config import ConfigError, CoreConfig, check_private, load_core, load_trust_root
 from ipls.hsm import pipe
 from ipls.hsm.anchor_service import AnchorServiceProcess
 from ipls.hsm.core.accounts import Accounts
@@ -236,15 +236,17 @@ class Core:
     async def run(self, source: asyncio.StreamReader) -> None:
         """Serves until `source` ends. Raises PipeError or DecodeError if the front breaks the framing.
 
-        Serves nothing, and tells the front why, if anchor and database do not bear each other out.
+        Serves nothing, and tells the front why, if anchor and database do not bear each other out, or others can read
+        the token's PIN.
         """
         self._loop = asyncio.get_running_loop()
         try:
+            check_private(self._vault.pin)
             for evidence in await self._durably(self._heads.evidence):
                 self._write(CoreResponse(session=0, evidence=evidence))
-        except SessionRefused as refused:
-            log.error("vault does not start", reason=refused.reason, error=refused.message)
-            self._refuse(0, refused.reason, refused.message)
+        except (ConfigError, SessionRefused) as refused:
+            log.error("vault does not start", reason=refused.reason, error=str(refused))
+            self._refuse(0, refused.reason, str(refused))
             return
         keepers = [asyncio.create_task(self._keep_worker(slot)) for slot in range(self._vault.workers)]
         keepers.append(asyncio.create_task(self._keep_checking()))

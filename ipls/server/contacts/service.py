@@ -17,10 +17,11 @@ from ipls.crypto.keys import verify
 from ipls.proto.contacts.v1 import contacts_pb2 as pb
 from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceServicer, add_ContactsServiceServicer_to_server
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
-from ipls.rpc.channel import CHUNK, chunks, open_channel
+from ipls.rpc.channel import CHUNK, chunks
 from ipls.rpc.errors import ServiceError
-from ipls.rpc.server import GrpcServer, Listener, run_until_signal
+from ipls.rpc.server import GrpcServer, run_until_signal
 from ipls.server.contacts.identities import Identities
+from ipls.server.tls import mtls_channel, tls_listener
 from ipls.store.contacts import ContactsStore, Manifest, RecordKey
 from ipls.store.errors import StoreError
 from ipls.trust.calls import CALL_WINDOW_MS, NONCE_BYTES, call_digest
@@ -288,10 +289,9 @@ def _invalid(reason: str, message: str) -> ServiceError:
 
 async def serve(config: ContactsConfig, root: TrustRoot) -> None:
     """Run the contact store until SIGTERM or SIGINT."""
-    server = GrpcServer([Listener(config.listen, config.tls.certificate, config.tls.key)], services=[SERVICE])
+    server = GrpcServer([tls_listener(config.listen, config.tls)], services=[SERVICE])
     with closing(ContactsStore(config.database)) as store:
-        client = config.client
-        directory = open_channel(config.directory, client.ca, certificate=client.certificate, key=client.key)
+        directory = mtls_channel(config.directory, config.client)
         async with directory as channel, asyncio.TaskGroup() as group:
             identities = Identities(DirectoryServiceStub(channel), root)
             following = group.create_task(identities.follow())

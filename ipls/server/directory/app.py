@@ -23,7 +23,7 @@ from ipls.proto.directory.v1.directory_pb2_grpc import (
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.channel import open_channel
-from ipls.rpc.server import DRAIN_S, GrpcServer, Listener, until_signal
+from ipls.rpc.server import DRAIN_S, GrpcServer, until_signal
 from ipls.server.directory.cache import ProofCache, RedisProofCache
 from ipls.server.directory.evidence import EvidenceRecorder
 from ipls.server.directory.lease import LeaseKeeper
@@ -32,6 +32,7 @@ from ipls.server.directory.publisher import RETRY_S, HeadNotifier, Publisher
 from ipls.server.directory.readers import ReadAuthorizer
 from ipls.server.directory.service import DirectoryService, UpdateService
 from ipls.server.directory.witnesses import Witnesses
+from ipls.server.tls import mtls_listener, tls_listener
 from ipls.store.directory import ChangeCounters, DirectoryStore
 from ipls.store.evidence import EvidenceFolder
 from ipls.store.log.opening import open_log
@@ -69,8 +70,8 @@ async def directory(
     """A directory that serves until the block ends. `versions` are those of the trust root after the pinned one; `root`
     is the newest.
 
-    Raises ConfigError (a key that is not the trust root's), StoreError DATABASE_FOREIGN, OSError (a port that
-    can't be bound).
+    Raises ConfigError (a key or a witness that is not the trust root's), StoreError DATABASE_FOREIGN, OSError (a port
+    that can't be bound).
     """
     key = DirectoryKey.from_seed(read_secret(config.vrf_key))
     if key.public_key != root.vrf_public_key:
@@ -100,11 +101,10 @@ async def directory(
             now_ms=now_ms,
             retry_s=retry_s,
         )
-        tls = config.tls
         server = GrpcServer(
             [
-                Listener(config.listen, tls.certificate, tls.key),
-                Listener(config.internal_listen, tls.certificate, tls.key, client_ca=tls.ca),
+                tls_listener(config.listen, config.tls),
+                mtls_listener(config.internal_listen, config.tls),
             ],
             roles={UPDATE_SERVICE: MESSAGING_ROLE},
             services=[service.full_name for service in DESCRIPTOR.services_by_name.values()],

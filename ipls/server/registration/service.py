@@ -28,9 +28,9 @@ from ipls.proto.registration.v1.registration_pb2_grpc import (
     RegistrationServiceServicer,
     add_RegistrationServiceServicer_to_server,
 )
-from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import ServiceError, remote_error
-from ipls.rpc.server import DRAIN_S, GrpcServer, Listener, until_signal
+from ipls.rpc.server import DRAIN_S, GrpcServer, until_signal
+from ipls.server.tls import mtls_channel, tls_listener
 from ipls.store.errors import StoreError
 from ipls.store.registration import CodeHash, RegistrationStore
 from ipls.trust.errors import TrustError
@@ -232,12 +232,9 @@ async def registration(
     async with AsyncExitStack() as stack:
         store = RegistrationStore(config.database)
         stack.callback(store.close)
-        client = config.client
-        directory = await stack.enter_async_context(
-            open_channel(config.directory, client.ca, certificate=client.certificate, key=client.key)
-        )
+        directory = await stack.enter_async_context(mtls_channel(config.directory, config.client))
         server = GrpcServer(
-            [Listener(config.listen, config.tls.certificate, config.tls.key)],
+            [tls_listener(config.listen, config.tls)],
             services=[pb.DESCRIPTOR.services_by_name["RegistrationService"].full_name],
         )
         service = RegistrationService(

@@ -28,7 +28,8 @@ from ipls.proto.vault.v1.vault_pb2_grpc import (
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import Ending, ServiceError, remote_error
 from ipls.rpc.half_open import HalfOpenTable
-from ipls.rpc.server import GrpcServer, Listener, run_until_signal
+from ipls.rpc.server import GrpcServer, run_until_signal
+from ipls.server.tls import tls_listener
 from ipls.trust.bundle import shard_of
 
 if TYPE_CHECKING:
@@ -124,9 +125,7 @@ def _away() -> ServiceError:
 
 async def serve(config: RouterConfig) -> None:
     """Runs until SIGTERM or SIGINT. Raises OSError."""
-    server = GrpcServer(
-        [Listener(config.listen, config.tls.certificate, config.tls.key)], services=["ipls.vault.v1.VaultService"]
-    )
+    server = GrpcServer([tls_listener(config.listen, config.tls)], services=["ipls.vault.v1.VaultService"])
     async with AsyncExitStack() as stack:
         channels = [await stack.enter_async_context(open_channel(address, config.ca)) for address in config.vaults]
         router = Router([VaultServiceStub(channel) for channel in channels], config)

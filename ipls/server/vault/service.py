@@ -31,11 +31,11 @@ from ipls.proto.vault.v1.vault_pb2 import (
 )
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceServicer, add_VaultServiceServicer_to_server
 from ipls.proto.witness.v1.head_pb2 import SignedHead
-from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import ServiceError
 from ipls.rpc.half_open import HalfOpenTable
 from ipls.rpc.reads import read_history
-from ipls.rpc.server import GrpcServer, Listener, run_until_signal
+from ipls.rpc.server import GrpcServer, run_until_signal
+from ipls.server.tls import mtls_channel, tls_listener
 from ipls.store.errors import StoreError
 from ipls.store.evidence import EvidenceFolder
 from ipls.vault.session.transcript import MAX_FRAME
@@ -343,11 +343,10 @@ async def serve(config: VaultConfig) -> None:
 
     Raises OSError; ServiceError as `CoreProcess.run`.
     """
-    listener = Listener(config.listen, config.tls.certificate, config.tls.key)
+    listener = tls_listener(config.listen, config.tls)
     server = GrpcServer([listener], services=["ipls.vault.v1.VaultService"])
     core = CoreProcess(config.core_config, EvidenceFolder(config.evidence))
-    client = config.client
-    directory = open_channel(config.directory, client.ca, certificate=client.certificate, key=client.key)
+    directory = mtls_channel(config.directory, config.client)
     try:
         async with directory as channel, asyncio.TaskGroup() as group:
             front = VaultGateway(core, DirectoryServiceStub(channel), config)

@@ -32,7 +32,8 @@ from ipls.proto.witness.v1.witness_pb2 import (
 from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceServicer, add_WitnessServiceServicer_to_server
 from ipls.rpc.channel import CHUNK, chunks
 from ipls.rpc.errors import ServiceError
-from ipls.rpc.server import GrpcServer, Listener, run_until_signal, until_signal
+from ipls.rpc.server import GrpcServer, run_until_signal, until_signal
+from ipls.server.tls import tls_listener
 from ipls.server.witness.evidence import EvidenceRecorder
 from ipls.server.witness.follower import LogFollower
 from ipls.server.witness.http import auditor_app, readable_at
@@ -290,7 +291,8 @@ async def _following(service: WitnessService, every_s: float) -> AsyncIterator[N
 
 async def serve(config: WitnessConfig, root: TrustRoot) -> None:
     """Serve until SIGTERM or SIGINT. Raises ConfigError, and StoreError WITNESS_NO_GENESIS without a state."""
-    follower = config.listen is None
+    listener = tls_listener(config.listen, config.tls) if config.listen and config.tls else None
+    follower = listener is None
     with (
         witness_signers(config) as signers,
         contextlib.closing(WitnessStore(config.database, root.namespace, config.watermark)) as store,
@@ -301,11 +303,10 @@ async def serve(config: WitnessConfig, root: TrustRoot) -> None:
         await asyncio.to_thread(service.sign_start)
         app = auditor_app(root, keys.witness, store, readable_at(root.log_url))
         async with serving(app, config.http_listen), _following(service, config.catch_up_every_s):
-            if config.listen is None or config.tls is None:
+            if listener is None:
                 log.info("serving", service="witness", name=config.name, pull_only=True)
                 await until_signal()
             else:
-                listener = Listener(config.listen, config.tls.certificate, config.tls.key)
                 server = GrpcServer([listener], services=["ipls.witness.v1.WitnessService"])
                 add_WitnessServiceServicer_to_server(service, server.grpc)
                 await run_until_signal(server, "witness")

@@ -78,6 +78,11 @@ async def test_it_does_not_start_on_a_token_without_its_anchor(rig: Rig) -> None
     assert "VAULT_ANCHOR_MISSING" in await ends(rig)
 
 
+async def test_it_does_not_start_with_a_pin_that_others_can_read(rig: Rig) -> None:
+    (rig.folder / "pin").chmod(0o640)
+    assert "KEY_FILE_OPEN" in await ends(rig)
+
+
 async def test_it_ends_the_session_of_an_account_whose_row_was_edited(rig: Rig) -> None:
     """Under way. Who has another account is served."""
     victim, other = Owner(), Owner()
