@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
 from ipls.config import VaultConfig
 from ipls.hsm import pipe
@@ -269,11 +270,12 @@ class VaultGateway(VaultServiceServicer):
     async def GetBundle(self, request: GetBundleRequest, context: "BundleContext") -> GetBundleResponse:
         """The bundle as it lies in its file now. Raises ServiceError UNAVAILABLE VAULT_BUNDLE_MISSING."""
         try:
-            return GetBundleResponse(bundle=SignedBundle.FromString(self._config.bundle.read_bytes()))
-        except OSError:
-            raise ServiceError(
-                grpc.StatusCode.UNAVAILABLE, "VAULT_BUNDLE_MISSING", "the vault has no bundle to show"
-            ) from None
+            signed = SignedBundle.FromString(self._config.bundle.read_bytes())
+        except (OSError, DecodeError):  # it is not there, or cut off
+            signed = SignedBundle()
+        if not signed.bundle:
+            raise ServiceError(grpc.StatusCode.UNAVAILABLE, "VAULT_BUNDLE_MISSING", "the vault has no bundle to show")
+        return GetBundleResponse(bundle=signed)
 
     async def Session(
         self, requests: AsyncIterator[SessionRequest], context: "Context"

@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from ipls.proto.vault.v1.vault_pb2 import GetBundleRequest, SessionRequest, SessionResponse, VaultHello
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub
-from ipls.rpc.errors import RemoteError
+from ipls.rpc.errors import RemoteError, remote_error
 from ipls.store.evidence import EvidenceFolder
 from ipls.trust.bundle import verify_bundle
 from ipls.trust.evidence import judge
@@ -84,6 +84,20 @@ async def test_refusals_have_a_code_and_a_reason(vault: Vault) -> None:
         assert await refusal(vault, owner, known_head=head) == (unavailable, "VAULT_DIRECTORY_UNAVAILABLE")
     finally:
         vault.directory.away = False
+
+
+@pytest.mark.parametrize("cut", [0, 1, 40, -1])
+async def test_a_bundle_file_that_is_cut_off_is_none(vault: Vault, cut: int) -> None:
+    path = vault.rig.folder / "bundle.pb"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:cut])
+    try:
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await vault.stub.GetBundle(GetBundleRequest())
+        refused = remote_error(failed.value)
+        assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "VAULT_BUNDLE_MISSING")
+    finally:
+        path.write_bytes(whole)
 
 
 async def test_the_old_identity_is_refused_once_another_is_published(vault: Vault) -> None:
