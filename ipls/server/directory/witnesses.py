@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import grpc
 import structlog
 
+from ipls.config import ConfigError
 from ipls.crypto.keys import public_key, verify
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.proto.witness.v1.witness_pb2 import (
@@ -217,9 +218,18 @@ class Witnesses:
         now_ms: Callable[[], int],
         met: Callable[[SignedHead], None] = lambda head: None,
     ) -> None:
+        """Raises ConfigError for a channel to a witness that is not pinned."""
+        pinned = {witness.name: witness for witness in root.witnesses}
+        if unknown := channels.keys() - pinned.keys():
+            raise ConfigError(
+                f"[directory.witnesses]: the trust root has no witness {', '.join(sorted(unknown))};"
+                f" it has {', '.join(pinned)}"
+            )
+        for name in [name for name in pinned if name not in channels]:
+            log.warning("pinned witness without an address", witness=name)
         self._root = root
         self._clients = {
-            w.name: WitnessClient(root, w, channels[w.name], now_ms, met) for w in root.witnesses if w.name in channels
+            name: WitnessClient(root, pinned[name], channel, now_ms, met) for name, channel in channels.items()
         }
         self._seed = proposal_seed
         self._now_ms = now_ms

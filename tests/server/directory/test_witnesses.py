@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from ipls.config import ConfigError
 from ipls.crypto.keys import public_key
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.proto.witness.v1.witness_pb2 import (
@@ -45,6 +47,26 @@ async def test_a_quorum_is_enough_and_less_is_not(tmp_path: Path) -> None:
             assert caught.value.reason == "WITNESS_UNREACHABLE"
         assert store.head() == head
         assert world.log.list() == []
+
+
+async def test_a_misspelt_witness_keeps_the_directory_from_starting(tmp_path: Path) -> None:
+    world = World(tmp_path, witnesses=3, k=2)
+    addresses = world.config().witnesses
+    misspelt = {"w0": addresses["w0"], "w1": addresses["w1"], "W2": addresses["w2"]}
+    with pytest.raises(ConfigError, match="no witness W2; it has w0, w1, w2") as refused:
+        async with world.directory(witnesses=misspelt):
+            pass
+    assert refused.value.reason == "CONFIG_INVALID"
+
+
+async def test_a_witness_without_an_address_is_told_of_once(tmp_path: Path) -> None:
+    world = World(tmp_path, witnesses=3, k=2)
+    reached = {name: address for name, address in world.config().witnesses.items() if name != "w1"}
+    with capture_logs() as lines:
+        async with world.witness(0), world.witness(2), world.directory(witnesses=reached) as client:
+            await client.publish(1, ALICE, record(1))
+    told = [line for line in lines if line["event"] == "pinned witness without an address"]
+    assert [(line["log_level"], line["witness"]) for line in told] == [("warning", "w1")]
 
 
 class Liar(WitnessServiceServicer):
