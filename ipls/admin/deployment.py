@@ -21,7 +21,7 @@ import tomli_w
 from ipls.address import reachable
 from ipls.admin.certificates import Authority
 from ipls.akd import EMPTY_ROOT, DirectoryKey
-from ipls.cli.keys import BUNDLE_LIFETIME_MS, DAY_MS, first_bundle
+from ipls.cli.keys import BUNDLE_LIFETIME_MS, first_bundle
 from ipls.clock import system_now_ms
 from ipls.config import Config, ConfigError
 from ipls.crypto import keys
@@ -34,6 +34,7 @@ from ipls.store.vault import open_vault_store
 from ipls.store.witness import WitnessStore, init_witness_state
 from ipls.trust import root
 from ipls.trust.bundle import bundle_head, countersign, fleet_namespace
+from ipls.units import DAY_MS
 
 PORTS = ("directory", "updates", "witness", "log", "vault", "contacts", "registration", "auditor")
 """The ports of a deployment, in the order in which `ipls init --port` numbers them; then those of further witnesses."""

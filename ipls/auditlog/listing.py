@@ -6,13 +6,13 @@ from typing import NamedTuple
 from xml.parsers import expat
 
 from ipls.auditlog.errors import AuditFault
+from ipls.auditlog.names import object_name, split_name
 
 MAX_PAGE = 2 * 1024 * 1024
 """Bytes of a page; S3's have at most 1,000 names."""
 MAX_KEYS = 1000
 _MAX_DEPTH = 8
 _MAX_TEXT = 4096
-_NAME = re.compile(r"([1-9][0-9]{0,18})/([0-9a-f]{64})/([0-9a-f]{64})")
 _CONTENTS = ("ListBucketResult", "Contents")
 _FIELDS = {
     ("ListBucketResult", "IsTruncated"),
@@ -32,15 +32,16 @@ class LogObject(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.epoch}/{self.old_root.hex()}/{self.new_root.hex()}"
+        return object_name(self.epoch, self.old_root, self.new_root)
 
 
 def parse_name(name: str, size: int) -> LogObject:
     """The object of that name. Raises AuditFault AUDIT_NAME_INVALID."""
-    match = _NAME.fullmatch(name)
-    if match is None:
+    parts = split_name(name)
+    if parts is None:
         raise AuditFault("AUDIT_NAME_INVALID", f"an object {name[:200]!r}, which is no epoch's name")
-    return LogObject(int(match[1]), bytes.fromhex(match[2]), bytes.fromhex(match[3]), size)
+    epoch, old_root, new_root = parts
+    return LogObject(int(epoch), bytes.fromhex(old_root), bytes.fromhex(new_root), size)
 
 
 class Page(NamedTuple):

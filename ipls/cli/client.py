@@ -21,7 +21,7 @@ from ipls.client.device import Device
 from ipls.client.errors import ProfileError
 from ipls.client.registration import CodeSource
 from ipls.store.files import replace
-from ipls.vault.limits import DAY_MS
+from ipls.units import DAY_MS
 
 app = typer.Typer(
     no_args_is_help=True,

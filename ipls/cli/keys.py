@@ -4,8 +4,8 @@ from ipls.hsm.token.pkcs11 import TokenKeys
 from ipls.proto.vault.v1 import vault_pb2
 from ipls.trust import bundle as bundles
 from ipls.trust.root import TrustRoot
+from ipls.units import DAY_MS
 
-DAY_MS = 86_400_000
 BUNDLE_LIFETIME_MS = 30 * DAY_MS
 
 

@@ -29,8 +29,7 @@ from ipls.store.witness import WitnessStore
 from ipls.trust.chain import Version, cosign_version, follow, successor
 from ipls.trust.errors import TrustRootRefused
 from ipls.trust.root import TrustRoot, Witness, WitnessKey, encode
-
-DAY_MS = 86_400_000
+from ipls.units import DAY_MS
 
 app = typer.Typer(no_args_is_help=True, help="The next version of the trust root: draft, signatures, chain.")
 

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from ipls.client.events import AccessEntry
-from ipls.vault.limits import DAY_MS
+from ipls.units import DAY_MS
 
 _WHAT = {
     "handshake": "a session with the vault was opened",

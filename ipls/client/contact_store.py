@@ -14,7 +14,7 @@ from ipls.client.profile import Account
 from ipls.contacts.records import MAX_CARD, MAX_MANIFEST
 from ipls.crypto.keys import public_key, sign
 from ipls.proto.contacts.v1 import contacts_pb2 as pb
-from ipls.rpc.channel import chunks
+from ipls.rpc.channel import chunks, cut
 from ipls.trust.calls import NONCE_BYTES, call_digest
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class ContactStore:
                 if len(data) >= sum(sizes):
                     break
             responses.cancel()
-            return list(_cut(bytes(data), sizes))
+            return list(cut(bytes(data), sizes))
 
         ciphertexts = await self._retrying(call)
         digests = [key.digest for key in keys[: len(ciphertexts)]]
@@ -217,13 +217,6 @@ def _collect(data: bytearray, chunk: bytes, limit: int) -> None:
     data += chunk
     if len(data) > limit:
         raise _too_much()
-
-
-def _cut(data: bytes, sizes: Iterable[int]) -> Iterator[bytes]:
-    at = 0
-    for size in sizes:
-        yield data[at : at + size]
-        at += size
 
 
 def _too_much() -> RefusedError:

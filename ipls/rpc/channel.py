@@ -1,11 +1,12 @@
 """Channels to our services: TLS always, the deployment's CA, certificates of a role where one is needed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
+
+from ipls.rpc.decoding import decoding
 
 CHUNK = 1 << 20
 """Bytes of payload in one streamed message; gRPC refuses messages over 4 MiB."""
@@ -37,15 +38,9 @@ def open_channel(
 
 
 def _reading_all(method: Callable[..., Any]) -> Callable[..., Any]:
-    # gRPC itself would hand the caller None and log a traceback.
     def make(path: str, *, response_deserializer: Callable[[bytes], Any], **options: Any) -> Any:
-        def read(data: bytes) -> Any:
-            try:
-                return response_deserializer(data)
-            except DecodeError:
-                return response_deserializer(b"")
-
-        return method(path, response_deserializer=read, **options)
+        decode = decoding(response_deserializer, lambda: response_deserializer(b""))
+        return method(path, response_deserializer=decode, **options)
 
     return make
 
@@ -53,3 +48,11 @@ def _reading_all(method: Callable[..., Any]) -> Callable[..., Any]:
 def chunks(data: bytes) -> Iterator[bytes]:
     """`data` in pieces of at most CHUNK bytes; nothing for no data."""
     return (data[at : at + CHUNK] for at in range(0, len(data), CHUNK))
+
+
+def cut(data: bytes, sizes: Iterable[int]) -> Iterator[bytes]:
+    """`data` in pieces of these sizes, in their order."""
+    at = 0
+    for size in sizes:
+        yield data[at : at + size]
+        at += size

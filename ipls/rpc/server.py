@@ -10,12 +10,12 @@ from typing import Any
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from ipls.address import cannot_listen
+from ipls.rpc.decoding import decoding
 from ipls.rpc.errors import ServiceError, to_status
 
 log = structlog.get_logger()
@@ -42,17 +42,7 @@ def peer_roles(context: Any) -> set[str]:
 
 
 _UNREADABLE = object()
-"""Stands for a message that could not be decoded: gRPC itself would log a traceback, and call it UNKNOWN."""
-
-
-def _reading_all(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    def read(data: bytes) -> Any:
-        try:
-            return deserialize(data)
-        except DecodeError:
-            return _UNREADABLE
-
-    return read
+"""Stands for a message that could not be decoded."""
 
 
 def _readable(message: Any) -> Any:
@@ -126,7 +116,7 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic i
             (True, True): (grpc.stream_stream_rpc_method_handler, stream),
         }
         build, wrapped = make[handler.request_streaming, handler.response_streaming]
-        return build(wrapped, _reading_all(handler.request_deserializer), handler.response_serializer)
+        return build(wrapped, decoding(handler.request_deserializer, lambda: _UNREADABLE), handler.response_serializer)
 
 
 def _as_service_error(error: Exception) -> ServiceError:

@@ -26,8 +26,7 @@ from typing import Any, NamedTuple
 from ipls.akd import Publication, Row, Version
 from ipls.store.errors import StoreError
 from ipls.store.sqlite import connect, transaction
-
-DAY_MS = 86_400_000
+from ipls.units import DAY_MS
 
 _READ_AT_ONCE = 1000
 """Prefixes in one query; SQLite takes at most 32,766 parameters."""

@@ -20,8 +20,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from ipls.store import nonces
 from ipls.store.errors import StoreError
 from ipls.store.sqlite import connect, transaction
-
-DAY_MS = 86_400_000
+from ipls.units import DAY_MS
 
 _SCHEMA = (
     nonces.SCHEMA

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from ipls.store.errors import StoreError
 from ipls.store.sqlite import connect, transaction
+from ipls.units import HOUR_MS
 
 CODE_LIFE_MS = 10 * 60_000
 ATTEMPTS = 5
-HOUR_MS = 3_600_000
 KEPT_MS = 24 * HOUR_MS
 """How long after its code's expiry a registration that was let through can still be repeated."""
 

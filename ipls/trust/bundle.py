@@ -17,8 +17,9 @@ from ipls.trust.errors import BundleRefused
 from ipls.trust.heads import Head, cosign, count
 from ipls.trust.limits import MAX_AHEAD_MS, MAX_INT
 from ipls.trust.root import TrustRoot
+from ipls.units import DAY_MS
 
-MAX_LIFE_MS = 30 * 24 * 3600 * 1000
+MAX_LIFE_MS = 30 * DAY_MS
 MAX_BUNDLE = 64 * 1024
 MAX_SIGNED_BUNDLE = 2 * MAX_BUNDLE
 """With its signatures, 64 at most."""

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 from ipls.proto.vault.v1 import vault_pb2
 from ipls.trust.identity import Identity
+from ipls.units import DAY_MS
 from ipls.vault.errors import SessionRefused
 from ipls.vault.history import Seen
-from ipls.vault.limits import DAY_MS, Limits, Releases
+from ipls.vault.limits import Limits, Releases
 from ipls.vault.session import effects
 
 RETENTION_MS = 30 * DAY_MS

@@ -5,10 +5,8 @@ restart forgets nothing. Time is the witnesses', which no host's clock moves for
 import struct
 from typing import NamedTuple
 
+from ipls.units import HOUR_MS
 from ipls.vault.errors import SessionRefused
-
-HOUR_MS = 3600 * 1000
-DAY_MS = 24 * HOUR_MS
 
 _RELEASES = struct.Struct(">QQ")
 

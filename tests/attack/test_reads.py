@@ -13,8 +13,8 @@ import pytest_asyncio
 from ipls.akd import verify_absence, verify_history, verify_lookup
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.server.directory.readers import MAX_OPENINGS, MAX_SESSIONS, SESSION_MS
-from ipls.store.readers import DAY_MS
 from ipls.trust.calls import CALL_WINDOW_MS
+from ipls.units import DAY_MS
 from tests.server.directories import ALICE, BOB, NOW, Client, World, record, seed
 from tests.server.sessions import Session, key, opening, refusal
 

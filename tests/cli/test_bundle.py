@@ -14,9 +14,8 @@ from ipls.proto.vault.v1.vault_pb2 import Bundle, SignedBundle
 from ipls.store.log import FileLog, bundle_name
 from ipls.trust.bundle import countersigners, sign_bundle, verify_bundle
 from ipls.trust.root import TrustRoot
+from ipls.units import DAY_MS
 from tests.e2e.running import ipls
-
-DAY_MS = 86_400_000
 
 
 @pytest.fixture(scope="module")

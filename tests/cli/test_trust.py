@@ -12,12 +12,11 @@ from ipls.config import load_trust_root, load_trust_version
 from ipls.proto.trust.v1.trust_pb2 import TrustChain
 from ipls.trust.chain import Version
 from ipls.trust.root import encode, parse
+from ipls.units import DAY_MS
 from tests.attack.log import public_world
 from tests.e2e.running import ipls
 from tests.trust.chains import signed
 from tests.trust.roots import THIEF, WITNESSES, witness
-
-DAY_MS = 86_400_000
 
 
 @pytest.fixture(scope="module")

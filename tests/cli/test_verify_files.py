@@ -18,6 +18,7 @@ from ipls.trust.evidence import encode as encode_evidence
 from ipls.trust.evidence import two_heads
 from ipls.trust.heads import Head
 from ipls.trust.root import TrustRoot, encode
+from ipls.units import DAY_MS
 from tests.attack.directory import Directory
 from tests.attack.log import LATER, name
 from tests.e2e.running import ipls
@@ -26,7 +27,6 @@ from tests.trust.bundles import bundle as make_bundle
 from tests.trust.roots import OPERATOR, THIEF, WITNESSES, seed, signed, three_of, witness
 
 LABEL = b"+15555550100"
-DAY_MS = 24 * 3600 * 1000
 Verify = Callable[..., tuple[int, str, str]]
 
 

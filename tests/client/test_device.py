@@ -28,7 +28,7 @@ from ipls.client.events import (
 )
 from ipls.client.vault import VaultSession
 from ipls.store.contacts import Manifest
-from ipls.vault.limits import DAY_MS
+from ipls.units import DAY_MS
 from tests.client.deployment import Deployment, book
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ipls.vault.limits import DAY_MS
+from ipls.units import DAY_MS
 from tests.client.deployment import book
 from tests.e2e.running import Deployment, ipls
 

@@ -30,7 +30,7 @@ from ipls.akd import (
 from ipls.akd.keys import Place
 from ipls.akd.tiles import Subtree
 from ipls.akd.tree import insert
-from ipls.cli.keys import DAY_MS, first_bundle
+from ipls.cli.keys import first_bundle
 from ipls.config import PostgresConfig, load_core
 from ipls.crypto.keys import public_key
 from ipls.hsm import pipe
@@ -47,6 +47,7 @@ from ipls.trust import root as trust_root
 from ipls.trust.bundle import bundle_head, sign_bundle, verify_bundle
 from ipls.trust.heads import Head
 from ipls.trust.identity import encode_record
+from ipls.units import DAY_MS
 from ipls.vault.errors import SessionRefused
 from ipls.vault.session.client import ClientSession
 from tests.hsm.tokens import PIN, as_configured, vault_token

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from ipls.akd import EMPTY_ROOT, Publication, Row, Version
-from ipls.store.directory import DAY_MS, DirectoryStore, EpochRow, Leaf, Lease, PendingUpdate, PreparedEpoch, StoredHead
+from ipls.store.directory import DirectoryStore, EpochRow, Leaf, Lease, PendingUpdate, PreparedEpoch, StoredHead
 from ipls.store.errors import StoreError
+from ipls.units import DAY_MS
 
 NAMESPACE, VRF_KEY = "test.ipls", b"v" * 32
 ALICE, BOB = b"+491700000001", b"+491700000002"

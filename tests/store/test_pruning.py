@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipls.store.directory import DAY_MS
 from ipls.store.errors import StoreError
+from ipls.units import DAY_MS
 from tests.store.published import KEY, NAMESPACE, NOW_MS, Published, label
 
 PUBLISH = st.tuples(st.just("publish"), st.sets(st.integers(0, 19), min_size=1, max_size=6))

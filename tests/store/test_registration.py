@@ -4,7 +4,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from ipls.store.registration import HOUR_MS, KEPT_MS, CodeHash, RegistrationStore
+from ipls.store.registration import KEPT_MS, CodeHash, RegistrationStore
+from ipls.units import HOUR_MS
 
 NOW = 1_700_000_000_000
 LABEL, OTHER = "+491700000001", "+491700000002"

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ipls.units import HOUR_MS
 from ipls.vault.account import RETENTION_MS
 from ipls.vault.errors import SessionRefused
-from ipls.vault.limits import HOUR_MS, Limits, Releases
+from ipls.vault.limits import Limits, Releases
 from ipls.vault.session.effects import Delete, FinishRotation, Handshake, List, Retrieve
 from tests.vault.accounts import DAY, NOW, SECOND, THIRD, Vault, store
 

@@ -17,7 +17,7 @@ from ipls.crypto.keys import verify
 from ipls.proto.contacts.v1 import contacts_pb2 as pb
 from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceServicer, add_ContactsServiceServicer_to_server
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
-from ipls.rpc.channel import CHUNK, chunks
+from ipls.rpc.channel import CHUNK, chunks, cut
 from ipls.rpc.errors import ServiceError
 from ipls.rpc.server import GrpcServer, run_until_signal
 from ipls.server.contacts.identities import Identities
@@ -106,7 +106,7 @@ class ContactsServicer(ContactsServiceServicer):
                 raise _invalid("RECORD_SIZE", "a record is a sealed power of two from 256 bytes to 2 MiB")
             keys = [_key(record.key) for record in body.records]
             data = await _collect(request_iterator, sum(sizes))
-            records = list(zip(keys, _cut(data, sizes), strict=True))
+            records = list(zip(keys, cut(data, sizes), strict=True))
             await asyncio.to_thread(_check_digests, records)
             await self._run(
                 self._store.put,
@@ -256,13 +256,6 @@ def _key(key: pb.RecordKey) -> RecordKey:
     if len(key.id) != 16 or len(key.digest) != 32 or not 1 <= key.generation <= MAX_INT:
         raise _invalid("BODY_INVALID", "a field of a record's key is out of its bounds")
     return RecordKey(key.generation, key.id, key.digest)
-
-
-def _cut(data: bytes, sizes: Iterable[int]) -> Iterator[bytes]:
-    at = 0
-    for size in sizes:
-        yield data[at : at + size]
-        at += size
 
 
 def _check_digests(records: Iterable[tuple[RecordKey, bytes]]) -> None:

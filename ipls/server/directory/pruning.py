@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 from ipls.config import DirectoryConfig
 from ipls.proto.witness.v1.head_pb2 import SignedHead
-from ipls.store.directory import DAY_MS, DirectoryStore
+from ipls.store.directory import DirectoryStore
 from ipls.trust.heads import timestamp
+from ipls.units import DAY_MS
 
 ROWS = 500
 """Rows looked at in one transaction: a few milliseconds, which is all that an epoch may have to wait."""

@@ -6,7 +6,8 @@ contract    what every backend gives          files    a folder
                                               s3       a bucket with Object Lock (not imported here: it is slow to load)
 """
 
-from ipls.store.log.contract import LogStore, ObjectInfo, bundle_name, object_name
+from ipls.auditlog.names import object_name
+from ipls.store.log.contract import LogStore, ObjectInfo, bundle_name
 from ipls.store.log.files import FileLog
 
 __all__ = ["FileLog", "LogStore", "ObjectInfo", "bundle_name", "object_name"]

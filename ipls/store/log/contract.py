@@ -4,9 +4,9 @@ import re
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+from ipls.auditlog.names import split_name
 from ipls.store.errors import StoreError
 
-_NAME = re.compile(r"([1-9][0-9]{0,18})/([0-9a-f]{64})/([0-9a-f]{64})")
 _BUNDLE = re.compile(r"fleet/[1-9][0-9]{0,18}")
 
 
@@ -18,11 +18,6 @@ class ObjectInfo(NamedTuple):
     size: int
     modified_ms: int
     tag: str
-
-
-def object_name(epoch: int, old_root: bytes, new_root: bytes) -> str:
-    """The name of the step `epoch` - 1 -> `epoch` (from 1), whose roots have 32 bytes."""
-    return f"{epoch}/{old_root.hex()}/{new_root.hex()}"
 
 
 def bundle_name(number: int) -> str:
@@ -37,11 +32,10 @@ def is_bundle(name: str) -> bool:
 
 def parse_name(name: str) -> tuple[str, str, str]:
     """Epoch, old root and new root as they stand in a name. Raises StoreError LOG_NAME_INVALID."""
-    match = _NAME.fullmatch(name)
-    if match is None:
+    parts = split_name(name)
+    if parts is None:
         raise StoreError("LOG_NAME_INVALID", "a step's name is E/<old root hash, hex>/<new root hash, hex>")
-    epoch, old, new = match.groups()
-    return epoch, old, new
+    return parts
 
 
 class LogStore(ABC):

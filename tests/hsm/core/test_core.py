@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from ipls.akd import verify_lookup
-from ipls.cli.keys import DAY_MS, first_bundle
+from ipls.cli.keys import first_bundle
 from ipls.hsm import pipe
 from ipls.proto.akd.v1.akd_pb2 import HistoryProof, LookupProof, UpdateProof
 from ipls.proto.vault.v1.vault_pb2 import Bundle, Generation, Hsm, SessionRequest, SessionResponse, VaultHello
 from ipls.trust.bundle import bundle_head, shard_of
 from ipls.trust.evidence import encode, judge
 from ipls.trust.heads import Head
+from ipls.units import DAY_MS
 from ipls.vault.errors import SessionRefused
 from ipls.vault.session.profiles import HKDF_SHA256, SOFTHSM_AES_CBC
 from tests.hsm.rig import CoreProcess, Directory, Exchange, Owner, Rig, child, children, ended, now_ms, running_core

@@ -12,13 +12,11 @@ from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.errors import RemoteError, remote_error
 from ipls.server.directory.pruning import Pruner
-from ipls.store.directory import DAY_MS
 from ipls.store.fsck import Fsck
+from ipls.units import DAY_MS, HOUR_MS
 from tests.server.directories import ALICE, NOW, World, record, seed
 from tests.store.published import NAMESPACE, Published
 from tests.trust.roots import cosign
-
-HOUR_MS = 3_600_000
 
 
 async def refusal(call: Callable[[], Awaitable[object]]) -> RemoteError:

@@ -1,0 +1,21 @@
+"""Messages off the network."""
+
+from collections.abc import Callable
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+
+def decoding(deserialize: Callable[[bytes], Any], unreadable: Callable[[], Any]) -> Callable[[bytes], Any]:
+    """`deserialize`, with what `unreadable` makes in the place of a message that can't be read.
+
+    gRPC itself would log a traceback, and hand a caller None, or answer UNKNOWN.
+    """
+
+    def decode(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError:
+            return unreadable()
+
+    return decode

@@ -1,0 +1,4 @@
+"""Durations in milliseconds, the unit of every time here."""
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
