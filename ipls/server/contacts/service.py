@@ -20,8 +20,8 @@ from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
 from ipls.rpc.channel import CHUNK, chunks, cut
 from ipls.rpc.errors import ServiceError
 from ipls.rpc.server import GrpcServer, run_until_signal
+from ipls.rpc.tls import mtls_channel, tls_listener
 from ipls.server.contacts.identities import Identities
-from ipls.server.tls import mtls_channel, tls_listener
 from ipls.store.contacts import ContactsStore, Manifest, RecordKey
 from ipls.store.errors import StoreError
 from ipls.trust.calls import CALL_WINDOW_MS, NONCE_BYTES, call_digest

@@ -24,6 +24,7 @@ from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.channel import open_channel
 from ipls.rpc.server import DRAIN_S, GrpcServer, until_signal
+from ipls.rpc.tls import mtls_listener, tls_listener
 from ipls.server.directory.cache import ProofCache, RedisProofCache
 from ipls.server.directory.evidence import EvidenceRecorder
 from ipls.server.directory.lease import LeaseKeeper
@@ -32,7 +33,6 @@ from ipls.server.directory.publisher import RETRY_S, HeadNotifier, Publisher
 from ipls.server.directory.readers import ReadAuthorizer
 from ipls.server.directory.service import DirectoryService, UpdateService
 from ipls.server.directory.witnesses import Witnesses
-from ipls.server.tls import mtls_listener, tls_listener
 from ipls.store.directory import ChangeCounters, DirectoryStore
 from ipls.store.evidence import EvidenceFolder
 from ipls.store.log.opening import open_log

@@ -30,7 +30,7 @@ from ipls.proto.registration.v1.registration_pb2_grpc import (
 )
 from ipls.rpc.errors import ServiceError, remote_error
 from ipls.rpc.server import DRAIN_S, GrpcServer, until_signal
-from ipls.server.tls import mtls_channel, tls_listener
+from ipls.rpc.tls import mtls_channel, tls_listener
 from ipls.store.errors import StoreError
 from ipls.store.registration import CodeHash, RegistrationStore
 from ipls.trust.errors import TrustError

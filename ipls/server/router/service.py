@@ -29,7 +29,7 @@ from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import Ending, ServiceError, remote_error
 from ipls.rpc.half_open import HalfOpenTable
 from ipls.rpc.server import GrpcServer, run_until_signal
-from ipls.server.tls import tls_listener
+from ipls.rpc.tls import tls_listener
 from ipls.trust.bundle import shard_of
 
 if TYPE_CHECKING:

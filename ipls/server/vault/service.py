@@ -36,7 +36,7 @@ from ipls.rpc.errors import ServiceError
 from ipls.rpc.half_open import HalfOpenTable
 from ipls.rpc.reads import read_history
 from ipls.rpc.server import GrpcServer, run_until_signal
-from ipls.server.tls import mtls_channel, tls_listener
+from ipls.rpc.tls import mtls_channel, tls_listener
 from ipls.store.errors import StoreError
 from ipls.store.evidence import EvidenceFolder
 from ipls.vault.session.transcript import MAX_FRAME

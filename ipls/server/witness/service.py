@@ -33,7 +33,7 @@ from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceServicer, add_W
 from ipls.rpc.channel import CHUNK, chunks
 from ipls.rpc.errors import ServiceError
 from ipls.rpc.server import GrpcServer, run_until_signal, until_signal
-from ipls.server.tls import tls_listener
+from ipls.rpc.tls import tls_listener
 from ipls.server.witness.evidence import EvidenceRecorder
 from ipls.server.witness.follower import LogFollower
 from ipls.server.witness.http import auditor_app, readable_at
