@@ -1,0 +1,48 @@
+"""What others rely on by name: commands, protos, reasons, vectors. Nothing goes; what comes is listed here."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.surface import commands, names
+from tests.surface.running import ROOT
+from tests.surface.snapshot import FOLDER, recorded
+
+ADDED: frozenset[str] = frozenset()
+"""Commands and parameters, by their names in the snapshot, that came after it was recorded."""
+
+
+def test_every_command_option_and_argument_is_as_it_was() -> None:
+    found = commands.surface()
+    assert {name: entry for name, entry in found.items() if name not in ADDED} == recorded("commands")
+    assert found.keys() >= ADDED
+
+
+def test_the_protos_break_no_message_no_service_and_no_generated_name() -> None:
+    """FILE: also what WIRE and WIRE_JSON hold. Files, messages, fields and methods may be added."""
+    checked = breaking(ROOT / "protos")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_what_breaks_the_protos_is_seen(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "protos", tmp_path, dirs_exist_ok=True)
+    changed = tmp_path / "ipls/witness/v1/head.proto"
+    changed.write_text(changed.read_text().replace("optional uint64 timestamp = 3", "optional uint64 timestamp = 6"))
+    checked = breaking(tmp_path)
+    assert checked.returncode != 0
+    assert '"3" with name "timestamp" on message "SignatureMessage"' in checked.stdout
+
+
+def breaking(protos: Path) -> "subprocess.CompletedProcess[str]":
+    config = '{"version": "v2", "breaking": {"use": ["FILE"]}}'
+    command = ["buf", "breaking", "--against", FOLDER / "protos.binpb", "--config", config]
+    return subprocess.run(command, cwd=protos, env=names.with_buf(), capture_output=True, text=True)
+
+
+def test_no_reason_is_gone_from_the_document() -> None:
+    assert sorted(set(recorded("reasons")) - set(names.reasons())) == []
+
+
+def test_the_vectors_are_the_same_bytes() -> None:
+    found = names.vectors()
+    assert {name: found.get(name) for name in recorded("vectors")} == recorded("vectors")
