@@ -66,7 +66,7 @@ class _Top(_Commands):
 
 
 class _Keys(_Commands):
-    modules: ClassVar = {"bundle": "bundle", "fleet": "ceremony", "trust": "trust"}
+    modules: ClassVar = {"bundle": "bundle", "fleet": "fleet", "trust": "trust"}
 
 
 app = typer.Typer(

@@ -151,7 +151,7 @@ class Device:
     def _judge_by(self, root: TrustRoot) -> None:
         """Make what talks to the services, anew when there is another version of the trust root."""
         self._root = root
-        common: dict[str, Any] = {"patience_s": self._retry_for_s}
+        common: dict[str, Any] = {"retry_for_s": self._retry_for_s}
         observed: dict[str, Any] = common | {"report": self._report}
         timed: dict[str, Any] = observed | {"now_ms": self._now_ms}
         profile, channels = self._profile, self._channels

@@ -120,7 +120,7 @@ class AnchorServiceProcess:
 
     def storage_key_ids(self) -> list[bytes]:
         """See `Wrapper`."""
-        storage_key_ids: list[bytes] = self._ask("root_ids")
+        storage_key_ids: list[bytes] = self._ask("storage_key_ids")
         return storage_key_ids
 
     def rewrap(self, each: Sequence[Rewrap]) -> list[bytes | None]:

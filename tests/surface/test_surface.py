@@ -8,7 +8,7 @@ from tests.surface import commands, names
 from tests.surface.running import ROOT
 from tests.surface.snapshot import FOLDER, recorded
 
-ADDED: frozenset[str] = frozenset()
+ADDED = {"ipls --version"}
 """Commands and parameters, by their names in the snapshot, that came after it was recorded."""
 
 
