@@ -211,6 +211,7 @@ class Device:
         """Follow the trust root; the version of any account that a lookup shows, and the proof as a file for
         `ipls verify lookup`."""
         checked = _checked(label)
+        _ = self._profile.account  # without one the directory is not asked at all
         await self._follow_trust_root()
         return await self._directory.lookup(checked)
 

@@ -114,7 +114,7 @@ class World:
             "proposal_key": self.folder / "proposal.seed",
             "log": self.folder / "log",
             "evidence": self.folder / "evidence",
-            "witnesses": {f"w{n}": f"127.0.0.1:{port}" for n, port in enumerate(self.witness_ports)},
+            "witnesses": {w.name: f"127.0.0.1:{self.witness_ports[int(w.name[1:])]}" for w in self.root.witnesses},
             "epoch_max_age_s": 0,
         }
         return DirectoryConfig(**{**fields, **changes})
