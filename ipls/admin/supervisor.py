@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -11,6 +12,8 @@ from ipls.admin.deployment import addresses_of, auditor_of, processes_of, write_
 from ipls.admin.health import check_free, until_listening, until_serving
 from ipls.config import ConfigError, load, load_trust_root
 from ipls.runtime.restart import RestartPolicy
+from ipls.runtime.service import Service
+from ipls.runtime.tasks import TaskScope, race
 
 log = structlog.get_logger()
 
@@ -33,7 +36,6 @@ class Supervisor:
         self._namespace = load_trust_root(config.trust_root).namespace
         self._log_level = log_level
         self._processes: dict[str, asyncio.subprocess.Process] = {}
-        self._keepers: list[asyncio.Task[None]] = []
 
     @property
     def count(self) -> int:
@@ -45,33 +47,27 @@ class Supervisor:
         """Of the processes that run, by the names of the services."""
         return {name: process.pid for name, process in self._processes.items() if process.returncode is None}
 
-    async def start(self, report: Callable[[str], None] = lambda name: None) -> None:
-        """Start every service and wait until each serves; `report` hears of each.
+    async def start(self, owner: Service, report: Callable[[str], None] = lambda name: None) -> None:
+        """Start every service and wait until each serves; `report` hears of each. They end with `owner`.
 
         Raises ConfigError if one can't, OSError if `endpoints.json` can't be written.
         """
         for name, address in self._addresses.items():
             check_free(name, address)
+        owner.release_async(self._stop)
         for name in self._commands:
             await self._launch(name)
-        waits = {name: asyncio.create_task(self._until_serving(name)) for name in self._commands}
-        try:
+        async with TaskScope() as scope:
+            waits = {name: scope.start(f"{name} serves", self._until_serving(name)) for name in self._commands}
             for name, wait in waits.items():
                 await wait
                 report(name)
-        except BaseException:  # Ctrl-C and cancellation too
-            for wait in waits.values():
-                wait.cancel()
-            await self.stop()
-            raise
         write_endpoints(self._folder, self._namespace, self._addresses, self.pids)
-        self._keepers = [asyncio.create_task(self._keep(name)) for name in self._commands]
+        for name in self._commands:
+            owner.spawn(f"keep {name}", partial(self._keep, name))
 
-    async def stop(self) -> None:
+    async def _stop(self) -> None:
         """Ask each to stop; kill what has not after STOP_S seconds."""
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
         await asyncio.gather(*(self._end(process) for process in self._processes.values()))
         self._note_pids()
 
@@ -93,15 +89,9 @@ class Supervisor:
             )
 
     async def _until_serving(self, name: str) -> None:
-        serving = asyncio.create_task(self._answers(name))
-        ended = asyncio.create_task(self._processes[name].wait())
-        await asyncio.wait((serving, ended), return_when=asyncio.FIRST_COMPLETED)
-        ended.cancel()
-        if not serving.done():
-            serving.cancel()
+        if await race(self._answers(name), self._processes[name].wait()) is not None:  # an exit status
             last = (self._folder / "logs" / f"{name}.log").read_text(errors="replace").strip().splitlines()[-1:]
             raise ConfigError(f"{name} did not start: {''.join(last)}", "SERVICE_DID_NOT_START")
-        await serving
 
     async def _answers(self, name: str) -> None:
         if name == "log":

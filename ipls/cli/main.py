@@ -123,7 +123,6 @@ def serve(
     stop_at_eof: Annotated[bool, typer.Option("--stop-at-eof", help="Stop when standard input ends.")] = False,
 ) -> None:
     """Run one service, or all of them, until SIGTERM or Ctrl-C."""
-    import asyncio
 
     from ipls.admin.deployment import SERVICES
     from ipls.cli import serve as serving
@@ -147,7 +146,7 @@ def serve(
     if stop_at_eof:
         serving.stop_at_eof()
     if service == "all":
-        asyncio.run(serving.serve_all(config.resolve(), log_level=log_level))
+        serving.serve_all(config.resolve(), log_level=log_level)
     elif service == "witness":
         serving.serve_witness(name, config)
     else:

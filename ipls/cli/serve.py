@@ -1,10 +1,10 @@
 """`ipls serve`: one service in this process, or all of a deployment, each in its own."""
 
-import asyncio
 import os
 import sys
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from ipls.admin.health import check_free
@@ -22,14 +22,14 @@ from ipls.config import (
     load_trust_root,
     load_witnesses,
 )
-from ipls.rpc.server import until_signal
-from ipls.server import directory
-from ipls.server.contacts import service as contacts
-from ipls.server.log import service as audit_log
-from ipls.server.registration import service as registration
-from ipls.server.router import service as router
-from ipls.server.vault import service as vault
-from ipls.server.witness import service as witness
+from ipls.runtime.service import Service, run
+from ipls.server.contacts import app as contacts
+from ipls.server.directory import app as directory
+from ipls.server.log import app as audit_log
+from ipls.server.registration import app as registration
+from ipls.server.router import app as router
+from ipls.server.vault import app as vault
+from ipls.server.witness import app as witness
 
 Table = DirectoryConfig | LogConfig | VaultConfig | RouterConfig | ContactsConfig | RegistrationConfig
 
@@ -45,20 +45,21 @@ def stop_at_eof() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _service(table: Table, trust_root: Path) -> Coroutine[None, None, None]:
+def _start(table: Table, trust_root: Path) -> Callable[[Service], Awaitable[object]]:
     match table:
         case DirectoryConfig():
-            return directory.serve(table, load_trust_root(trust_root), load_trust_chain(trust_root))
+            versions = load_trust_chain(trust_root)
+            return partial(directory.run, table, load_trust_root(trust_root), versions=versions)
         case LogConfig():
-            return audit_log.serve(table)
+            return partial(audit_log.run, table)
         case VaultConfig():
-            return vault.serve(table)
+            return partial(vault.run, table)
         case RouterConfig():
-            return router.serve(table)
+            return partial(router.run, table)
         case ContactsConfig():
-            return contacts.serve(table, load_trust_root(trust_root))
+            return partial(contacts.run, table, load_trust_root(trust_root))
         case RegistrationConfig():
-            return registration.serve(table, load_trust_root(trust_root))
+            return partial(registration.run, table, load_trust_root(trust_root))
 
 
 def serve_one(name: str, config_file: Path, ports: Mapping[str, str]) -> None:
@@ -74,7 +75,7 @@ def serve_one(name: str, config_file: Path, ports: Mapping[str, str]) -> None:
     check_free(name, table.listen)
     if isinstance(table, DirectoryConfig):
         check_free(name, table.internal_listen)
-    asyncio.run(_service(table, config.trust_root))
+    run(name, _start(table, config.trust_root))
 
 
 def serve_witness(name: str | None, config_file: Path) -> None:
@@ -86,23 +87,17 @@ def serve_witness(name: str | None, config_file: Path) -> None:
     chosen = config.named(name)
     for address in filter(None, (chosen.listen, chosen.http_listen)):
         check_free(chosen.name, address)
-    asyncio.run(witness.serve(chosen, load_trust_root(config.trust_root)))
+    run("witness", partial(witness.run, chosen, load_trust_root(config.trust_root)))
 
 
-async def serve_all(config_file: Path, *, log_level: str) -> None:
+def serve_all(config_file: Path, *, log_level: str) -> None:
     """Run every service of the deployment until SIGTERM or SIGINT; one that dies is started again."""
     supervisor = Supervisor(config_file, log_level=log_level)
-    stopped = asyncio.create_task(until_signal())
-    starting = asyncio.create_task(supervisor.start(lambda name: print(f"{name} serves", file=sys.stderr)))
-    await asyncio.wait((stopped, starting), return_when=asyncio.FIRST_COMPLETED)
-    try:
-        if not stopped.done():
-            await starting
-            # `ipls demo` waits for this line at the other end of a pipe.
-            where = config_file.parent / "endpoints.json"
-            print(f"all {supervisor.count} services run; {where} says where. Ctrl-C ends them.", flush=True)
-            await stopped
-    finally:
-        starting.cancel()
-        await asyncio.gather(starting, return_exceptions=True)
-        await supervisor.stop()
+
+    async def start(service: Service) -> None:
+        await supervisor.start(service, lambda name: print(f"{name} serves", file=sys.stderr))
+        # `ipls demo` waits for this line at the other end of a pipe.
+        where = config_file.parent / "endpoints.json"
+        print(f"all {supervisor.count} services run; {where} says where. Ctrl-C ends them.", flush=True)
+
+    run("supervisor", start)

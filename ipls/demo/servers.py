@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from ipls.admin import deployment
 from ipls.config import ConfigError
+from ipls.runtime.tasks import race
 from ipls.store.files import replace
 
 NAMESPACE = "demo.ipls"
@@ -75,18 +76,19 @@ async def cancelled_by_signals(work: Coroutine[Any, Any, None]) -> None:
     ends.
     """
     loop = asyncio.get_running_loop()
-    task = asyncio.ensure_future(work)
     asked = asyncio.Event()
 
-    def cancel(*_: object) -> None:
+    def ask(*_: object) -> None:
         _ignore_signals()
-        asked.set()
-        loop.call_soon_threadsafe(task.cancel)
+        loop.call_soon_threadsafe(asked.set)
+
+    async def until_asked() -> None:
+        await asked.wait()
 
     for number in ENDING:
-        signal.signal(number, cancel)
+        signal.signal(number, ask)
     try:
-        await task
+        await race(work, until_asked())
     finally:
         if asked.is_set():
             raise KeyboardInterrupt  # whatever came of the work

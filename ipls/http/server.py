@@ -3,14 +3,14 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 
 import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ipls.address import cannot_listen, parse_address
+from ipls.runtime.service import Service
 
 MAX_CONNECTIONS = 128
 """More are answered 503 and closed."""
@@ -24,7 +24,7 @@ _DRAIN_S = 2
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leaves signals to `until_signal`, as every service does: uvicorn would raise them anew when it is done."""
+        """Leaves signals to `Service`, as every process does: uvicorn would raise them anew when it is done."""
         yield
 
 
@@ -79,9 +79,9 @@ class _Protocol(H11Protocol):
         self._reader.end()
 
 
-@asynccontextmanager
-async def serving(app: Starlette, listen: str, *, idle_s: int = IDLE_S) -> AsyncIterator[int]:
-    """Serve at `listen` while the block runs, then drain; gives the bound port. Raises OSError if it can't be bound."""
+async def serve(service: Service, app: Starlette, listen: str, *, idle_s: int = IDLE_S) -> int:
+    """Serve at `listen` for as long as `service` lasts, then drain; the bound port. Raises OSError if it can't be
+    bound."""
     host, port = parse_address(listen)
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -99,9 +99,19 @@ async def serving(app: Starlette, listen: str, *, idle_s: int = IDLE_S) -> Async
         timeout_graceful_shutdown=_DRAIN_S,
     )
     server = _Server(config)
-    running = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        yield listener.getsockname()[1]
-    finally:
+    ended = asyncio.Event()
+
+    async def run() -> None:
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            ended.set()
+
+    async def drain() -> None:
         server.should_exit = True
-        await running
+        await ended.wait()
+
+    service.spawn("http", run)
+    service.drain(drain)
+    bound: int = listener.getsockname()[1]
+    return bound

@@ -1,12 +1,11 @@
 """gRPC servers: TLS on every port, roles from client certificates, errors as statuses, health, reflection."""
 
-import asyncio
-import signal
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import grpc
 import structlog
@@ -15,8 +14,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from ipls.address import cannot_listen
+from ipls.errors import IplsError
 from ipls.rpc.decoding import decoding
 from ipls.rpc.errors import ServiceError, to_status
+from ipls.runtime.service import Service
 
 log = structlog.get_logger()
 
@@ -59,8 +60,8 @@ async def _all_readable(messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
 class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
     """Demands a method's role and readable messages, then turns what its handler raises into a status."""
 
-    def __init__(self, roles: Mapping[str, str]) -> None:
-        self._roles = roles
+    def __init__(self, access: Mapping[str, "Access"]) -> None:
+        self._access = access
 
     async def intercept_service(
         self,
@@ -72,7 +73,7 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic i
             return handler
         method = handler_call_details.method
         service = method.rpartition("/")[0].removeprefix("/")
-        role = self._roles.get(service)
+        role = self._access[service].role
         check_request = _all_readable if handler.request_streaming else _readable
 
         async def check(context: Any) -> None:
@@ -126,37 +127,71 @@ def _as_service_error(error: Exception) -> ServiceError:
     return ServiceError(grpc.StatusCode.INTERNAL, "INTERNAL", "internal error; see the server's log")
 
 
+class AccessUnstated(IplsError):
+    """A server has a service of which nobody said who may call it."""
+
+
+class Access(NamedTuple):
+    """Who may call a service: whose certificate carries the SAN URI `ipls://role/ROLE`, or anyone."""
+
+    role: str | None
+
+
+ANYONE = Access(None)
+
+
+class _Registry:
+    """What servicers are added to in a server's place: it notes which there are."""
+
+    def __init__(self, server: aio.Server) -> None:
+        self._server = server
+        self.names = set[str]()
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
+        self.names.update(handler.service_name() for handler in handlers)
+        self._server.add_generic_rpc_handlers(tuple(handlers))
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        self.names.add(service)
+        self._server.add_registered_method_handlers(service, handlers)  # type: ignore[attr-defined]  # since 1.64
+
+
 class GrpcServer:
     """A server on one or more TLS ports. Add servicers to `.grpc`, then `start`.
 
-    `roles` maps a full service name (`ipls.directory.v1.UpdateService`) to the role that a caller's certificate
-    must carry as the SAN URI `ipls://role/NAME`; services not named are open.
+    `access` says who may call each of them, by full service name (`ipls.directory.v1.UpdateService`).
     """
 
     def __init__(
-        self,
-        listeners: Sequence[Listener],
-        *,
-        roles: Mapping[str, str] | None = None,
-        services: Sequence[str] = (),
-        max_concurrent_rpcs: int = 1000,
+        self, listeners: Sequence[Listener], access: Mapping[str, Access], *, max_concurrent_rpcs: int = 1000
     ) -> None:
-        self.grpc = aio.server(
-            interceptors=[_Guard(roles or {})],
+        self._access = {reflection.SERVICE_NAME: ANYONE, health.SERVICE_NAME: ANYONE, **access}
+        self._server = aio.server(
+            interceptors=[_Guard(self._access)],
             maximum_concurrent_rpcs=max_concurrent_rpcs,
             options=[
                 ("grpc.so_reuseport", 0),
                 ("grpc.http2.min_ping_interval_without_data_ms", 5_000),  # the callers' keep-alive
             ],
         )
+        self._registry = _Registry(self._server)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # set at run time
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
-        self._services = [*services, reflection.SERVICE_NAME, health.SERVICE_NAME]
-        reflection.enable_server_reflection(self._services, self.grpc)
+        reflection.enable_server_reflection(list(self._access), self.grpc)
         self._listeners = listeners
 
+    @property
+    def grpc(self) -> aio.Server:
+        """Where servicers are added."""
+        return cast(aio.Server, self._registry)
+
     async def start(self) -> list[int]:
-        """Bind and serve; returns the bound ports, in the listeners' order. Raises OSError if one can't be bound."""
+        """Bind and serve; returns the bound ports, in the listeners' order.
+
+        Raises OSError if one can't be bound; AccessUnstated ACCESS_UNSTATED for a servicer that `access` does not name.
+        """
+        if unstated := self._registry.names - self._access.keys():
+            raise AccessUnstated("ACCESS_UNSTATED", f"nobody said who may call {', '.join(sorted(unstated))}")
         ports = []
         for listener in self._listeners:
             credentials = grpc.ssl_server_credentials(
@@ -165,31 +200,21 @@ class GrpcServer:
                 require_client_auth=listener.client_ca is not None,
             )
             try:
-                ports.append(self.grpc.add_secure_port(listener.address, credentials))
+                ports.append(self._server.add_secure_port(listener.address, credentials))
             except RuntimeError as error:
                 raise OSError(cannot_listen(listener.address)) from error
-        await self.grpc.start()
+        await self._server.start()
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         return ports
 
     async def stop(self, grace_s: float = DRAIN_S) -> None:
         """Say not serving, let calls end for `grace_s` seconds, then cancel them."""
         await self._health.enter_graceful_shutdown()
-        await self.grpc.stop(grace_s)
+        await self._server.stop(grace_s)
 
 
-async def until_signal() -> None:
-    """Return at the first SIGTERM or SIGINT."""
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    await stopped.wait()
-
-
-async def run_until_signal(server: GrpcServer, name: str) -> None:
-    """Start, log the ports, serve until SIGTERM or SIGINT, drain."""
+async def serve(service: Service, server: GrpcServer, grace_s: float = DRAIN_S) -> list[int]:
+    """Start the server for as long as `service` lasts: at its end calls have `grace_s` seconds. Raises as `start`."""
     ports = await server.start()
-    log.info("serving", service=name, ports=ports)
-    await until_signal()
-    await server.stop()
+    service.drain(partial(server.stop, grace_s))
+    return ports

@@ -16,6 +16,7 @@ from ipls.admin.deployment import create, free_ports
 from ipls.admin.health import until_listening
 from ipls.admin.supervisor import Supervisor
 from ipls.config import load, load_trust_root
+from ipls.runtime.service import Service
 from ipls.store.witness import init_witness_state
 from tests.e2e.running import children, command_line
 
@@ -26,11 +27,9 @@ async def supervised(folder: Path, prepare: Callable[[Path], None] = lambda conf
     create(folder, "test.ipls", port=0)
     prepare(folder / "ipls.toml")
     supervisor = Supervisor(folder / "ipls.toml")
-    await supervisor.start()
-    try:
+    async with Service("supervisor") as service:
+        await supervisor.start(service)
         yield supervisor
-    finally:
-        await supervisor.stop()
 
 
 def elsewhere(key: str, host: str) -> Callable[[Path], None]:

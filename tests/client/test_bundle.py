@@ -14,7 +14,7 @@ from ipls.client.directory import DirectoryReader
 from ipls.client.errors import RefusedError, TryLaterError
 from ipls.client.profile import Account, Profile
 from ipls.client.vault import Vault
-from ipls.http.server import serving
+from ipls.http.server import serve
 from ipls.proto.vault.v1 import vault_pb2 as pb
 from ipls.proto.vault.v1.vault_pb2_grpc import (
     VaultServiceServicer,
@@ -22,6 +22,7 @@ from ipls.proto.vault.v1.vault_pb2_grpc import (
     add_VaultServiceServicer_to_server,
 )
 from ipls.rpc.errors import ServiceError
+from ipls.runtime.service import Service
 from ipls.server.log.service import log_app
 from ipls.store.log import FileLog
 from ipls.trust.bundle import sign_bundle
@@ -162,7 +163,8 @@ async def test_bundles_that_were_passed_over_come_from_the_log(
 ) -> None:
     """It has whatever the operator puts there; only what the newest continues leads to the one seen."""
     log = FileLog(tmp_path / "log")
-    async with serving(log_app(log), "127.0.0.1:0") as port:
+    async with Service("log") as service:
+        port = await serve(service, log_app(log), "127.0.0.1:0")
         root = make_root(log_url=f"http://127.0.0.1:{port}")
         vault.bundle = FIRST
         assert await outcome(stub, profile, root) == "MET"
@@ -175,7 +177,8 @@ async def test_bundles_that_were_passed_over_come_from_the_log(
     log = FileLog(tmp_path / "honest log")
     for number, signed in ((2, SECOND), (3, THIRD)):
         log.put(f"fleet/{number}", signed.SerializeToString())
-    async with serving(log_app(log), "127.0.0.1:0") as port:
+    async with Service("log") as service:
+        port = await serve(service, log_app(log), "127.0.0.1:0")
         root = make_root(log_url=f"http://127.0.0.1:{port}")
         assert await outcome(stub, profile, root) == "MET"
     assert await outcome(stub, profile) == "MET"  # the log is not asked again

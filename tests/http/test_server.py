@@ -11,7 +11,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from ipls.http.server import MAX_CONNECTIONS, MAX_HEAD, serving
+from ipls.http.server import MAX_CONNECTIONS, MAX_HEAD, serve
+from ipls.runtime.service import Service
 
 IDLE_S = 1
 WITHIN_S = 60
@@ -63,7 +64,8 @@ class Served:
 @pytest.fixture
 async def served() -> AsyncIterator[Served]:
     served = Served()
-    async with serving(served.app, "127.0.0.1:0", idle_s=IDLE_S) as port:
+    async with Service("test") as service:
+        port = await serve(service, served.app, "127.0.0.1:0", idle_s=IDLE_S)
         served.port = port
         yield served
 

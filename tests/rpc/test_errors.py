@@ -25,7 +25,7 @@ from ipls.proto.vault.v1.vault_pb2_grpc import (
 )
 from ipls.rpc.channel import CHUNK, chunks, open_channel
 from ipls.rpc.errors import Ending, RemoteError, ServiceError, remote_error
-from ipls.rpc.server import GrpcServer, Listener
+from ipls.rpc.server import ANYONE, Access, GrpcServer, Listener
 
 SERVICE = "ipls.registration.v1.RegistrationService"
 
@@ -47,7 +47,10 @@ class Failing(RegistrationServiceServicer):
 
 async def failure(folder: Path, error: Exception, *, stream: bool = False) -> grpc.aio.AioRpcError:
     Authority(folder, "test").issue_server("server")
-    server = GrpcServer([Listener("127.0.0.1:0", folder / "server.pem", folder / "server.key")])
+    server = GrpcServer(
+        [Listener("127.0.0.1:0", folder / "server.pem", folder / "server.key")],
+        {"ipls.registration.v1.RegistrationService": ANYONE},
+    )
     add_RegistrationServiceServicer_to_server(Failing(error), server.grpc)
     (port,) = await server.start()
     try:
@@ -112,7 +115,10 @@ async def test_another_authoritys_server_is_not_believed(tmp_path: Path) -> None
     Authority(tmp_path / "ours", "test")
     Authority(tmp_path / "theirs", "test").issue_server("server")
     theirs = tmp_path / "theirs"
-    server = GrpcServer([Listener("127.0.0.1:0", theirs / "server.pem", theirs / "server.key")])
+    server = GrpcServer(
+        [Listener("127.0.0.1:0", theirs / "server.pem", theirs / "server.key")],
+        {"ipls.registration.v1.RegistrationService": ANYONE},
+    )
     add_RegistrationServiceServicer_to_server(Failing(ValueError()), server.grpc)
     (port,) = await server.start()
     async with open_channel(f"127.0.0.1:{port}", tmp_path / "ours/ca.pem") as channel:
@@ -129,7 +135,7 @@ async def test_a_role_opens_what_it_is_for(tmp_path: Path, role: str | None) -> 
     tls = (tmp_path / "server.pem", tmp_path / "server.key")
     server = GrpcServer(
         [Listener("127.0.0.1:0", *tls), Listener("127.0.0.1:0", *tls, client_ca=tmp_path / "ca.pem")],
-        roles={SERVICE: "messaging-service"},
+        {SERVICE: Access("messaging-service")},
     )
     add_RegistrationServiceServicer_to_server(Failing(ValueError()), server.grpc)
     public, internal = await server.start()
@@ -179,7 +185,10 @@ async def refusal(stub: Any) -> str:
 
 async def test_why_a_stream_was_refused_reaches_who_is_still_sending(tmp_path: Path) -> None:
     Authority(tmp_path, "test").issue_server("server")
-    server = GrpcServer([Listener("127.0.0.1:0", tmp_path / "server.pem", tmp_path / "server.key")])
+    server = GrpcServer(
+        [Listener("127.0.0.1:0", tmp_path / "server.pem", tmp_path / "server.key")],
+        {"ipls.vault.v1.VaultService": ANYONE},
+    )
     add_VaultServiceServicer_to_server(Refusing(), server.grpc)
     (port,) = await server.start()
     async with open_channel(f"127.0.0.1:{port}", tmp_path / "ca.pem") as channel:

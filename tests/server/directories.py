@@ -18,8 +18,9 @@ from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceServicer, add_WitnessServiceServicer_to_server
 from ipls.rpc.channel import open_channel
 from ipls.rpc.reads import read_history
-from ipls.rpc.server import GrpcServer, Listener
-from ipls.server.directory import Directory, directory
+from ipls.rpc.server import ANYONE, GrpcServer, Listener
+from ipls.runtime.service import Service
+from ipls.server.directory import app
 from ipls.server.directory.epochs import prepare
 from ipls.server.directory.pruning import Pruner
 from ipls.server.directory.publisher import Publisher
@@ -123,7 +124,7 @@ class World:
     async def witness(self, number: int = 0, service: WitnessServiceServicer | None = None) -> AsyncIterator[None]:
         """A witness on its port until the block ends: the real one, unless another servicer is given."""
         store = open_store(self.folder / f"witness{number}.db", self.root.namespace)
-        server = GrpcServer([self.listener(self.witness_ports[number])])
+        server = GrpcServer([self.listener(self.witness_ports[number])], {"ipls.witness.v1.WitnessService": ANYONE})
         evidence = self.folder / "evidence"
         real = make_service(self.root, f"w{number}", self.seeds[number], store, self.witness_clock, evidence)
         add_WitnessServiceServicer_to_server(service or real, server.grpc)
@@ -138,14 +139,14 @@ class World:
     async def directory(self, **changes: Any) -> AsyncIterator["Client"]:
         """A directory over this world's database until the block ends."""
         async with AsyncExitStack() as stack:
-            running = await stack.enter_async_context(
-                directory(self.config(**changes), self.root, now_ms=self.clock, retry_s=(0.02, 0.1), grace_s=0)
-            )
-            public, internal = (f"127.0.0.1:{port}" for port in running.ports)
+            service = await stack.enter_async_context(Service("directory"))
+            config = self.config(**changes)
+            ports = await app.run(config, self.root, service, now_ms=self.clock, retry_s=(0.02, 0.1), grace_s=0)
+            public, internal = (f"127.0.0.1:{port}" for port in ports)
             channel = await stack.enter_async_context(open_channel(public, self.ca))
             reads = await stack.enter_async_context(self.as_client("reader", internal))
             updates = await stack.enter_async_context(self.as_client("messaging", internal))
-            yield Client(running, channel, reads, updates)
+            yield Client(ports, channel, reads, updates)
 
     def as_client(self, name: str, address: str) -> grpc.aio.Channel:
         """A channel with one of the authority's client certificates."""
@@ -197,10 +198,9 @@ class Client:
     """Calls to a running directory: reads as a service, updates as the messaging service, `public` as anyone."""
 
     def __init__(
-        self, running: Directory, public: grpc.aio.Channel, reader: grpc.aio.Channel, messaging: grpc.aio.Channel
+        self, ports: list[int], public: grpc.aio.Channel, reader: grpc.aio.Channel, messaging: grpc.aio.Channel
     ) -> None:
-        self.running = running
-        self.public_address, self.internal_address = (f"127.0.0.1:{port}" for port in running.ports)
+        self.public_address, self.internal_address = (f"127.0.0.1:{port}" for port in ports)
         self.public = DirectoryServiceStub(public)
         self.reads = DirectoryServiceStub(reader)
         self.updates = UpdateServiceStub(messaging)

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -12,15 +12,11 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from ipls.clock import system_now_ms
-from ipls.config import ContactsConfig
 from ipls.crypto.keys import verify
 from ipls.proto.contacts.v1 import contacts_pb2 as pb
-from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceServicer, add_ContactsServiceServicer_to_server
-from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
+from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceServicer
 from ipls.rpc.channel import CHUNK, chunks, cut
 from ipls.rpc.errors import ServiceError
-from ipls.rpc.server import GrpcServer, run_until_signal
-from ipls.rpc.tls import mtls_channel, tls_listener
 from ipls.server.contacts.identities import Identities
 from ipls.store.contacts import ContactsStore, Manifest, RecordKey
 from ipls.store.errors import StoreError
@@ -29,8 +25,6 @@ from ipls.trust.errors import TrustError
 from ipls.trust.identity import check_label
 from ipls.trust.limits import MAX_INT
 from ipls.trust.root import TrustRoot
-
-SERVICE = "ipls.contacts.v1.ContactsService"
 
 
 @dataclass(frozen=True)
@@ -278,16 +272,3 @@ def _groups(keys: Iterable[RecordKey], sizes: Iterable[int]) -> Iterator[list[Re
 
 def _invalid(reason: str, message: str) -> ServiceError:
     return ServiceError(grpc.StatusCode.INVALID_ARGUMENT, reason, message)
-
-
-async def serve(config: ContactsConfig, root: TrustRoot) -> None:
-    """Run the contact store until SIGTERM or SIGINT."""
-    server = GrpcServer([tls_listener(config.listen, config.tls)], services=[SERVICE])
-    with closing(ContactsStore(config.database)) as store:
-        directory = mtls_channel(config.directory, config.client)
-        async with directory as channel, asyncio.TaskGroup() as group:
-            identities = Identities(DirectoryServiceStub(channel), root)
-            following = group.create_task(identities.follow())
-            add_ContactsServiceServicer_to_server(ContactsServicer(store, identities, root), server.grpc)
-            await run_until_signal(server, "contacts")
-            following.cancel()

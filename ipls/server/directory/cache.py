@@ -20,6 +20,7 @@ from redis.exceptions import ResponseError
 
 from ipls.akd import Version
 from ipls.crypto.encoding import tagged_hash
+from ipls.runtime.tasks import TaskScope
 
 log = structlog.get_logger()
 
@@ -75,13 +76,11 @@ class RedisProofCache:
         self._channel = b"ipls:heads:" + derived_key("announcement channel")[:16].hex().encode()
         self._resume_at = 0.0
         self._calls = 0
-        self._putting = set[asyncio.Task[None]]()
+        self._putting = TaskScope()
 
     async def close(self) -> None:
         """Let the connections go."""
-        for task in self._putting:
-            task.cancel()
-        await asyncio.gather(*self._putting, return_exceptions=True)
+        await self._putting.close()
         with suppress(Exception):
             await self._redis.aclose()
 
@@ -136,9 +135,7 @@ class RedisProofCache:
         async def run() -> None:
             await self._ask(call)
 
-        task = asyncio.create_task(run())
-        self._putting.add(task)
-        task.add_done_callback(self._putting.discard)
+        self._putting.start("to Redis", run())
 
     async def _ask(self, call: Callable[[], Awaitable[object]]) -> object:
         """The answer, or None: for a failure, too long a wait, too many calls, or while Redis is left alone."""

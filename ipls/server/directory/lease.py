@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from ipls.runtime.tasks import race
 from ipls.store.directory import DirectoryStore, Lease
 
 log = structlog.get_logger()
@@ -45,15 +46,9 @@ class LeaseKeeper:
         """
         term = await self._run(self._store.take_lease, seen, above)
         log.info("publishing", term=term)
-        tasks = {asyncio.create_task(publish(term)), asyncio.create_task(self._beat(term))}
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await race(publish(term), self._beat(term))
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
             with suppress(Exception):  # the database is what failed, maybe: then the lease runs out
                 await self._run(self._store.release, term)
 

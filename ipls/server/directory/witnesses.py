@@ -23,6 +23,7 @@ from ipls.proto.witness.v1.witness_pb2 import (
 from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceStub
 from ipls.rpc.channel import chunks
 from ipls.rpc.errors import Ending, remote_error
+from ipls.runtime.tasks import TaskScope
 from ipls.server.directory.adoption import root_unreachable
 from ipls.server.directory.errors import NoQuorum
 from ipls.trust.errors import HeadRefused, TrustError
@@ -59,10 +60,12 @@ class WitnessClient:
         channel: grpc.aio.Channel,
         now_ms: Callable[[], int],
         met: Callable[[SignedHead], None],
+        scope: TaskScope,
     ) -> None:
         self.name = witness.name
         self._now_ms = now_ms
         self._met = met
+        self._scope = scope
         self._root = root
         self._alone = replace(root, witnesses=(witness,), k=1)
         self._turn = asyncio.Lock()
@@ -137,7 +140,7 @@ class WitnessClient:
         """`cosign`, after what this witness is still at; of proposals that wait for that the newest alone is kept."""
         if self._waiting:
             self._waiting.cancel()
-        self._waiting = asyncio.create_task(self._in_turn(signed, blob))
+        self._waiting = self._scope.start(f"propose to {self.name}", self._in_turn(signed, blob))
         return self._waiting
 
     async def _in_turn(self, signed: SignedProposal, blob: bytes) -> Cosignature:
@@ -228,12 +231,13 @@ class Witnesses:
         for name in [name for name in pinned if name not in channels]:
             log.warning("pinned witness without an address", witness=name)
         self._root = root
+        self._scope = TaskScope()
         self._clients = {
-            name: WitnessClient(root, pinned[name], channel, now_ms, met) for name, channel in channels.items()
+            name: WitnessClient(root, pinned[name], channel, now_ms, met, self._scope)
+            for name, channel in channels.items()
         }
         self._seed = proposal_seed
         self._now_ms = now_ms
-        self._running: set[asyncio.Task[Cosignature]] = set()
 
     async def states(self) -> dict[str, WitnessState]:
         """The states of at least k witnesses, of all that answer soon, by their names. Raises NoQuorum."""
@@ -271,16 +275,13 @@ class Witnesses:
 
     async def _gather(self, calls: Mapping[str, Coroutine[None, None, T]]) -> dict[str, T]:
         """The answers of at least k witnesses. The others get a moment more: a stopped one must not hold us up."""
-        tasks = {asyncio.create_task(call): name for name, call in calls.items()}
-        pending: Collection[asyncio.Task[T]] = tasks
-        try:
+        async with TaskScope() as scope:
+            tasks = {scope.start(f"ask {name}", call): name for name, call in calls.items()}
+            pending: Collection[asyncio.Task[T]] = tasks
             while pending and sum(_answered(task) for task in tasks) < self._root.k:
                 _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             if pending:
                 await asyncio.wait(pending, timeout=STATE_GRACE_S)
-        finally:
-            for task in tasks:
-                task.cancel()
         answers = {name: task.result() for task, name in tasks.items() if _answered(task)}
         if len(answers) < self._root.k:
             raise _why([e for task in tasks if task.done() and (e := task.exception())])
@@ -307,7 +308,7 @@ class Witnesses:
         signature = sign_proposal(self._seed, proposal)
         signed = SignedProposal(proposal=proposal, signature=signature, blob_size=len(blob), head=known)
         signatures, refusals = list[Cosignature](), list[NoQuorum]()
-        asked = [self._start(client, signed, blob) for client in self._clients.values()]
+        asked = [client.propose(signed, blob) for client in self._clients.values()]
         with suppress(TimeoutError):
             async with asyncio.timeout(None) as patience:
                 for done in asyncio.as_completed(asked):
@@ -331,22 +332,9 @@ class Witnesses:
         """Whether it needs no renewal yet."""
         return timestamp(cosignature) > self._now_ms() - self._root.max_head_age_ms // RENEWALS
 
-    def _start(self, client: WitnessClient, signed: SignedProposal, blob: bytes) -> asyncio.Task[Cosignature]:
-        task = client.propose(signed, blob)
-        self._running.add(task)
-        task.add_done_callback(self._finished)
-        return task
-
-    def _finished(self, task: asyncio.Task[Cosignature]) -> None:
-        self._running.discard(task)
-        if not task.cancelled():
-            task.exception()  # marks a late refusal as seen: the epoch did without it
-
     async def close(self) -> None:
         """Stop what still runs."""
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._scope.close()
 
 
 def _answered(task: asyncio.Task[T]) -> bool:

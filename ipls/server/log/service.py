@@ -21,12 +21,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from ipls.config import LogConfig
-from ipls.http.server import serving
-from ipls.rpc.server import until_signal
 from ipls.store.errors import StoreError
 from ipls.store.log import LogStore, ObjectInfo
-from ipls.store.log.opening import open_log
 
 log = structlog.get_logger()
 
@@ -223,10 +219,3 @@ def _error(code: str, message: str) -> Response:
     _add(root, "Code", code)
     _add(root, "Message", message)
     return _xml(root, 501 if code == "NotImplemented" else 400)
-
-
-async def serve(config: LogConfig) -> None:
-    """Serve the log until SIGTERM or SIGINT. Raises OSError if the address is taken, and as `open_log` does."""
-    async with serving(log_app(open_log(config.objects)), config.listen) as port:
-        log.info("serving", service="log", ports=[port])
-        await until_signal()

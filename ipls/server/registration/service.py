@@ -9,7 +9,7 @@ import secrets
 from asyncio import to_thread
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -17,8 +17,6 @@ import grpc
 import structlog
 from grpc import StatusCode
 
-from ipls.clock import system_now_ms
-from ipls.config import RegistrationConfig
 from ipls.crypto.encoding import tagged_hash
 from ipls.crypto.keys import verify
 from ipls.proto.directory.v1.directory_pb2 import SubmitUpdateRequest, WatchUpdateRequest, WatchUpdateResponse
@@ -26,16 +24,12 @@ from ipls.proto.directory.v1.directory_pb2_grpc import UpdateServiceStub
 from ipls.proto.registration.v1 import registration_pb2 as pb
 from ipls.proto.registration.v1.registration_pb2_grpc import (
     RegistrationServiceServicer,
-    add_RegistrationServiceServicer_to_server,
 )
 from ipls.rpc.errors import ServiceError, remote_error
-from ipls.rpc.server import DRAIN_S, GrpcServer, until_signal
-from ipls.rpc.tls import mtls_channel, tls_listener
 from ipls.store.errors import StoreError
 from ipls.store.registration import CodeHash, RegistrationStore
 from ipls.trust.errors import TrustError
 from ipls.trust.identity import check_label, decode_record
-from ipls.trust.root import TrustRoot
 
 if TYPE_CHECKING:
     from ipls.proto.directory.v1.directory_pb2_grpc import UpdateServiceAsyncStub
@@ -218,42 +212,3 @@ def _check_names(label: str, request_id: bytes) -> None:
 def _refuse(error: StoreError) -> NoReturn:
     code = _CODES[error.reason]
     raise ServiceError(code, error.reason, str(error), retry_after_s=error.retry_after_s) from error
-
-
-@asynccontextmanager
-async def registration(
-    config: RegistrationConfig,
-    root: TrustRoot,
-    *,
-    now_ms: Callable[[], int] = system_now_ms,
-    grace_s: float = DRAIN_S,
-) -> AsyncIterator[int]:
-    """The service, on the port that is yielded, until the block ends. Raises OSError if the port can't be bound."""
-    async with AsyncExitStack() as stack:
-        store = RegistrationStore(config.database)
-        stack.callback(store.close)
-        directory = await stack.enter_async_context(mtls_channel(config.directory, config.client))
-        server = GrpcServer(
-            [tls_listener(config.listen, config.tls)],
-            services=[pb.DESCRIPTOR.services_by_name["RegistrationService"].full_name],
-        )
-        service = RegistrationService(
-            store,
-            root.namespace,
-            FileCodeSender(config.outbox),
-            directory,
-            codes_per_hour=config.codes_per_hour,
-            now_ms=now_ms,
-        )
-        stack.callback(service.close)
-        add_RegistrationServiceServicer_to_server(service, server.grpc)
-        (port,) = await server.start()
-        stack.push_async_callback(server.stop, grace_s)
-        yield port
-
-
-async def serve(config: RegistrationConfig, root: TrustRoot) -> None:
-    """Serve until SIGTERM or SIGINT."""
-    async with registration(config, root) as port:
-        log.info("serving", service="registration", ports=[port])
-        await until_signal()

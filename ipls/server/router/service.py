@@ -6,8 +6,7 @@ and who answers must have the HSM key that the fleet bundle gives that shard.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -22,14 +21,10 @@ from ipls.proto.vault.v1.vault_pb2 import (
 )
 from ipls.proto.vault.v1.vault_pb2_grpc import (
     VaultServiceServicer,
-    VaultServiceStub,
-    add_VaultServiceServicer_to_server,
 )
-from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import Ending, ServiceError, remote_error
 from ipls.rpc.half_open import HalfOpenTable
-from ipls.rpc.server import GrpcServer, run_until_signal
-from ipls.rpc.tls import tls_listener
+from ipls.runtime.tasks import race
 from ipls.trust.bundle import shard_of
 
 if TYPE_CHECKING:
@@ -48,7 +43,7 @@ class Router(VaultServiceServicer):
     def __init__(self, vaults: Sequence["VaultServiceAsyncStub"], config: RouterConfig) -> None:
         self._vaults = vaults
         self._config = config
-        self._silent = HalfOpenTable[asyncio.Future[None]](config.max_half_open)
+        self._silent = HalfOpenTable[asyncio.Event](config.max_half_open)
 
     async def GetBundle(self, request: GetBundleRequest, context: "BundleContext") -> GetBundleResponse:
         """Of the first vault that has one: all have the same. Raises ServiceError."""
@@ -85,24 +80,17 @@ class Router(VaultServiceServicer):
 
     async def _first(self, requests: AsyncIterator[SessionRequest]) -> SessionRequest | None:
         """None if the client sends nothing. Raises ServiceError where it is silent too long, or has to make room."""
-        reading = asyncio.ensure_future(anext(requests, None))
-        pushed_out = asyncio.get_running_loop().create_future()
+        pushed_out = asyncio.Event()
         if longest := self._silent.admit(pushed_out):
-            longest.set_result(None)
+            longest.set()
         try:
-            await asyncio.wait(
-                (reading, pushed_out), timeout=self._config.handshake_s, return_when=asyncio.FIRST_COMPLETED
-            )
-            if reading.done():
-                return reading.result()
+            async with asyncio.timeout(self._config.handshake_s):
+                return await race(_next(requests), _make_room(pushed_out))
+        except TimeoutError:
+            message = f"a stream is silent for {self._config.handshake_s:g} s at most"
+            raise ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, "VAULT_SESSION_EXPIRED", message) from None
         finally:
-            reading.cancel()
             self._silent.leave(pushed_out)
-        if pushed_out.done():
-            message = "more streams are silent than the router bears; try again"
-            raise ServiceError(grpc.StatusCode.UNAVAILABLE, "VAULT_BUSY", message)
-        message = f"a stream is silent for {self._config.handshake_s:g} s at most"
-        raise ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, "VAULT_SESSION_EXPIRED", message)
 
     def _vault(self, first: SessionRequest) -> "VaultServiceAsyncStub":
         try:
@@ -114,6 +102,16 @@ class Router(VaultServiceServicer):
         return self._vaults[shard_of(label, len(self._vaults))]
 
 
+async def _next(requests: AsyncIterator[SessionRequest]) -> SessionRequest | None:
+    return await anext(requests, None)
+
+
+async def _make_room(pushed_out: asyncio.Event) -> NoReturn:
+    await pushed_out.wait()
+    message = "more streams are silent than the router bears; try again"
+    raise ServiceError(grpc.StatusCode.UNAVAILABLE, "VAULT_BUSY", message)
+
+
 def _of_vault(failed: grpc.aio.AioRpcError) -> ServiceError:
     error = remote_error(failed)
     return _away() if error.reason == "UNREACHABLE" else error
@@ -121,13 +119,3 @@ def _of_vault(failed: grpc.aio.AioRpcError) -> ServiceError:
 
 def _away() -> ServiceError:
     return ServiceError(grpc.StatusCode.UNAVAILABLE, "VAULT_AWAY", "the vault of this shard does not answer; try again")
-
-
-async def serve(config: RouterConfig) -> None:
-    """Runs until SIGTERM or SIGINT. Raises OSError."""
-    server = GrpcServer([tls_listener(config.listen, config.tls)], services=["ipls.vault.v1.VaultService"])
-    async with AsyncExitStack() as stack:
-        channels = [await stack.enter_async_context(open_channel(address, config.ca)) for address in config.vaults]
-        router = Router([VaultServiceStub(channel) for channel in channels], config)
-        add_VaultServiceServicer_to_server(router, server.grpc)
-        await run_until_signal(server, "router")

@@ -20,7 +20,6 @@ from ipls.config import VaultConfig
 from ipls.hsm import pipe
 from ipls.hsm.core.heads import MAX_SIGNED_HEAD
 from ipls.proto.directory.v1.directory_pb2 import HistoryRequest, WatchHeadsRequest
-from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.vault.v1.core_pb2 import Closed, CoreRequest, CoreResponse, HistoryHandIn, NeedsHistory, Refused
 from ipls.proto.vault.v1.vault_pb2 import (
@@ -30,13 +29,12 @@ from ipls.proto.vault.v1.vault_pb2 import (
     SessionResponse,
     SignedBundle,
 )
-from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceServicer, add_VaultServiceServicer_to_server
+from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceServicer
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.errors import ServiceError
 from ipls.rpc.half_open import HalfOpenTable
 from ipls.rpc.reads import read_history
-from ipls.rpc.server import GrpcServer, run_until_signal
-from ipls.rpc.tls import mtls_channel, tls_listener
+from ipls.runtime.tasks import TaskScope
 from ipls.store.errors import StoreError
 from ipls.store.evidence import EvidenceFolder
 from ipls.vault.session.transcript import MAX_FRAME
@@ -284,22 +282,22 @@ class VaultGateway(VaultServiceServicer):
         session = CoreSession(self._core)
         if longest := self._silent.admit(session):
             longest.refuse("VAULT_BUSY", "more streams are silent than the vault bears; try again")
-        reading = asyncio.create_task(self._read(requests, session))
         try:
-            while True:
-                response = await session.responses.get()
-                match response.WhichOneof("message"):
-                    case "frame":
-                        yield response.frame
-                        session.turn.set()
-                    case "needs_history":
-                        await self._hand_in(session, response.needs_history)
-                    case "refused":
-                        raise service_error(response.refused.reason, response.refused.message)
-                    case _:
-                        return
+            async with TaskScope() as scope:
+                scope.start("read frames", self._read(requests, session))
+                while True:
+                    response = await session.responses.get()
+                    match response.WhichOneof("message"):
+                        case "frame":
+                            yield response.frame
+                            session.turn.set()
+                        case "needs_history":
+                            await self._hand_in(session, response.needs_history)
+                        case "refused":
+                            raise service_error(response.refused.reason, response.refused.message)
+                        case _:
+                            return
         finally:
-            reading.cancel()
             self._silent.leave(session)
             await session.close()
 
@@ -338,25 +336,3 @@ class VaultGateway(VaultServiceServicer):
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 return b""
             raise
-
-
-async def serve(config: VaultConfig) -> None:
-    """Runs front and core until SIGTERM or SIGINT; the port opens when the core is up.
-
-    Raises OSError; ServiceError as `CoreProcess.run`.
-    """
-    listener = tls_listener(config.listen, config.tls)
-    server = GrpcServer([listener], services=["ipls.vault.v1.VaultService"])
-    core = CoreProcess(config.core_config, EvidenceFolder(config.evidence))
-    directory = mtls_channel(config.directory, config.client)
-    try:
-        async with directory as channel, asyncio.TaskGroup() as group:
-            front = VaultGateway(core, DirectoryServiceStub(channel), config)
-            add_VaultServiceServicer_to_server(front, server.grpc)
-            tasks = [group.create_task(core.run()), group.create_task(front.follow_heads())]
-            await core.ready.wait()
-            await run_until_signal(server, "vault")
-            for task in tasks:
-                task.cancel()
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from None

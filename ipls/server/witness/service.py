@@ -14,10 +14,7 @@ from grpc import StatusCode
 from ipls.akd import AkdError, verify_append_only
 from ipls.auditlog.errors import AuditError
 from ipls.clock import system_now_ms
-from ipls.config import WitnessConfig
-from ipls.hsm.token.signing import witness_signers
 from ipls.http.public_log import PublicReader
-from ipls.http.server import serving
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.proto.witness.v1.witness_pb2 import (
     GetStateRequest,
@@ -29,14 +26,11 @@ from ipls.proto.witness.v1.witness_pb2 import (
     SignedProposal,
     WitnessState,
 )
-from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceServicer, add_WitnessServiceServicer_to_server
+from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceServicer
 from ipls.rpc.channel import CHUNK, chunks
 from ipls.rpc.errors import ServiceError
-from ipls.rpc.server import GrpcServer, run_until_signal, until_signal
-from ipls.rpc.tls import tls_listener
 from ipls.server.witness.evidence import EvidenceRecorder
 from ipls.server.witness.follower import LogFollower
-from ipls.server.witness.http import auditor_app, readable_at
 from ipls.server.witness.keys import KeyExpired, WitnessKeys
 from ipls.store.errors import StoreError
 from ipls.store.evidence import EvidenceFolder
@@ -55,8 +49,6 @@ IDLE_S = 900.0
 BLOB_S = 120.0
 """How long a proposal's blob may be on its way."""
 MAX_STREAMS = 64
-SILENT_S = 5.0
-"""How long a witness that did not answer is not asked again."""
 PAUSE_S = 0.2
 """Between two looks at the log, whoever asks for them."""
 
@@ -194,7 +186,7 @@ class WitnessService(WitnessServiceServicer):
             except KeyExpired as e:
                 raise _Refused("WITNESS_KEY_EXPIRED", "the witness has no key that is good at this time") from e
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Let a look at the log end soon."""
         self.follower.stop()
 
@@ -276,37 +268,3 @@ def _broken(message: str) -> ServiceError:
 def _refusal(epoch: int, refused: _Refused) -> ProposeResponse:
     log.warning("refused", epoch=epoch, reason=refused.reason)
     return ProposeResponse(refusal=Refusal(reason=refused.reason, message=str(refused)))
-
-
-@contextlib.asynccontextmanager
-async def _following(service: WitnessService, every_s: float) -> AsyncIterator[None]:
-    running = asyncio.create_task(service.catch_up(every_s))
-    try:
-        yield
-    finally:
-        service.stop()
-        running.cancel()
-        await asyncio.wait([running])
-
-
-async def serve(config: WitnessConfig, root: TrustRoot) -> None:
-    """Serve until SIGTERM or SIGINT. Raises ConfigError, and StoreError WITNESS_NO_GENESIS without a state."""
-    listener = tls_listener(config.listen, config.tls) if config.listen and config.tls else None
-    follower = listener is None
-    with (
-        witness_signers(config) as signers,
-        contextlib.closing(WitnessStore(config.database, root.namespace, config.watermark)) as store,
-    ):
-        keys = (WitnessKeys.unpinned if follower else WitnessKeys.pinned)(root, config.name, signers)
-        public = PublicReader(root, silent_s=SILENT_S)
-        service = WitnessService(root, keys, store, public, EvidenceFolder(config.evidence), follower=follower)
-        await asyncio.to_thread(service.sign_start)
-        app = auditor_app(root, keys.witness, store, readable_at(root.log_url))
-        async with serving(app, config.http_listen), _following(service, config.catch_up_every_s):
-            if listener is None:
-                log.info("serving", service="witness", name=config.name, pull_only=True)
-                await until_signal()
-            else:
-                server = GrpcServer([listener], services=["ipls.witness.v1.WitnessService"])
-                add_WitnessServiceServicer_to_server(service, server.grpc)
-                await run_until_signal(server, "witness")

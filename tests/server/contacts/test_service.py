@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from tests.server.contact_stores import (
     sizes_of,
     unauthenticated,
 )
-from tests.server.loopback import loopback
+from tests.server.loopback import listening
 from tests.trust.roots import NOW
 
 
@@ -323,22 +324,10 @@ async def test_no_account_takes_all_places_among_the_uploads(world: World) -> No
 
 
 async def test_plaintext_is_refused(world: World, tmp_path: Path) -> None:
-    addresses: list[str] = []
-
-    def add(server: grpc.aio.Server) -> None:
-        store = ContactsStore(tmp_path / "contacts.db")
-        identities = Identities(DirectoryServiceStub(grpc.aio.insecure_channel("127.0.0.1:1")), world.root)
-        add_ContactsServiceServicer_to_server(ContactsServicer(store, identities, world.root), server)
-        bind = server.add_secure_port
-
-        def bound(address: str, credentials: Any) -> int:
-            port = bind(address, credentials)
-            addresses.append(f"127.0.0.1:{port}")
-            return port
-
-        server.add_secure_port = bound
-
-    async with loopback(tmp_path, add), grpc.aio.insecure_channel(addresses[0]) as channel:
+    store = ContactsStore(tmp_path / "contacts.db")
+    identities = Identities(DirectoryServiceStub(grpc.aio.insecure_channel("127.0.0.1:1")), world.root)
+    add = partial(add_ContactsServiceServicer_to_server, ContactsServicer(store, identities, world.root))
+    async with listening(tmp_path, add) as server, grpc.aio.insecure_channel(server.address) as channel:
         call = world.call(Owner(ALICE), "ListRecords", pb.ListRecordsBody())
         with refused(grpc.StatusCode.UNAVAILABLE, "UNREACHABLE"):
             await answered(ContactsServiceStub(channel).ListRecords(pb.ListRecordsRequest(call=call), timeout=20))

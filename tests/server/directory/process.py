@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ipls.config import DirectoryConfig, load_trust_root
-from ipls.server.directory import directory
+from ipls.runtime.service import Service
+from ipls.server.directory import app
 from ipls.store.directory import DirectoryStore
 
 
@@ -56,8 +57,9 @@ def signal_after(step: str, number: signal.Signals) -> None:
 async def main(folder: Path, now_ms: int) -> None:
     config = DirectoryConfig.model_validate_json((folder / "config.json").read_bytes())
     root = load_trust_root(folder / "trust.toml")
-    async with directory(config, root, now_ms=lambda: now_ms) as running:
-        await running.publishing
+    async with Service("directory") as service:
+        await app.run(config, root, service, now_ms=lambda: now_ms)
+        await service.until_stopped()
 
 
 if __name__ == "__main__":

@@ -350,10 +350,11 @@ async def test_a_store_that_does_not_answer_is_503(error: Exception) -> None:
 def test_the_service_serves_until_told_to_stop(tmp_path: Path) -> None:
     FileLog(tmp_path).put(name(1), b"blob")
     program = (
-        "import asyncio, pathlib, structlog, sys; from ipls.config import LogConfig;"
-        "from ipls.server.log.service import serve;"
+        "import functools, pathlib, structlog, sys; from ipls.config import LogConfig;"
+        "from ipls.runtime.service import run; from ipls.server.log import app;"
         "structlog.configure(processors=[structlog.processors.JSONRenderer()]);"
-        "asyncio.run(serve(LogConfig(listen='127.0.0.1:0', objects=pathlib.Path(sys.argv[1]))))"
+        "config = LogConfig(listen='127.0.0.1:0', objects=pathlib.Path(sys.argv[1]));"
+        "run('log', functools.partial(app.run, config))"
     )
     process = subprocess.Popen([sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -15,7 +15,9 @@ from ipls.proto.registration.v1 import registration_pb2 as pb
 from ipls.proto.registration.v1.registration_pb2_grpc import RegistrationServiceStub
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import RemoteError, remote_error
-from ipls.server.registration.service import FileCodeSender, registration
+from ipls.runtime.service import Service
+from ipls.server.registration import app
+from ipls.server.registration.service import FileCodeSender
 from ipls.store.registration import CODE_LIFE_MS
 from ipls.trust.identity import encode_record
 from tests.server.directories import Client, World, seed
@@ -79,7 +81,8 @@ async def registrar(
         codes_per_hour=limit,
     )
     async with AsyncExitStack() as stack:
-        port = await stack.enter_async_context(registration(config, world.root, now_ms=world.clock, grace_s=0))
+        service = await stack.enter_async_context(Service("registration"))
+        [port] = await app.run(config, world.root, service, now_ms=world.clock, grace_s=0)
         address = f"127.0.0.1:{port}"
         channel = await stack.enter_async_context(open_channel(address, world.ca))
         yield Registrar(world, address, channel, config.outbox)

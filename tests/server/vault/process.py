@@ -19,15 +19,17 @@ from ipls.proto.vault.v1.vault_pb2 import SessionRequest, SessionResponse
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import Ending, RemoteError, ServiceError, remote_error
-from ipls.rpc.server import GrpcServer, Listener
+from ipls.rpc.server import ANYONE, GrpcServer, Listener
 from tests.hsm.rig import Exchange, Owner, Rig, child, ended
 
 FRONT = """
-import asyncio, sys
+import sys
+from functools import partial
 from pathlib import Path
 from ipls.config import load_core
-from ipls.server.vault.service import serve
-asyncio.run(serve(load_core(Path(sys.argv[1])).vault))
+from ipls.runtime.service import run
+from ipls.server.vault import app
+run("vault", partial(app.run, load_core(Path(sys.argv[1])).vault))
 """
 
 
@@ -122,7 +124,7 @@ async def running_vault(
     rig: Rig, *, config: Mapping[str, object] | None = None, **environment: str
 ) -> AsyncIterator[Vault]:
     listener = Listener("127.0.0.1:0", rig.folder / "server.pem", rig.folder / "server.key", rig.folder / "ca.pem")
-    directory, servicer = GrpcServer([listener]), DirectoryServicer(rig)
+    directory, servicer = GrpcServer([listener], {"ipls.directory.v1.DirectoryService": ANYONE}), DirectoryServicer(rig)
     add_DirectoryServiceServicer_to_server(servicer, directory.grpc)
     [port] = await directory.start()
     rig.configure(directory=f"127.0.0.1:{port}", **config or {})

@@ -24,7 +24,7 @@ from ipls.proto.directory.v1.directory_pb2_grpc import (
 )
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.errors import RemoteError
-from ipls.rpc.server import GrpcServer, Listener
+from ipls.rpc.server import ANYONE, GrpcServer, Listener
 from ipls.trust.heads import Head
 from ipls.trust.identity import encode_record
 from tests.attack import directory as attack
@@ -86,7 +86,10 @@ def rig(tmp_path: Path) -> Rig:
 @asynccontextmanager
 async def device_of(owner: Owner, rig: Rig, operator: Operator) -> AsyncIterator[Device]:
     """The owner's phone, which registered in epoch 1."""
-    server = GrpcServer([Listener("127.0.0.1:0", rig.folder / "server.pem", rig.folder / "server.key")])
+    server = GrpcServer(
+        [Listener("127.0.0.1:0", rig.folder / "server.pem", rig.folder / "server.key")],
+        {"ipls.directory.v1.DirectoryService": ANYONE},
+    )
     add_DirectoryServiceServicer_to_server(operator, server.grpc)
     (port,) = await server.start()
     services = {name: {"address": f"127.0.0.1:{port}"} for name in ("directory", "registration", "vault", "contacts")}

@@ -4,19 +4,20 @@ It serves the witness whose files lie in FOLDER until its STEPth step, a databas
 STEP is 0.
 """
 
-import asyncio
 import itertools
 import os
 import signal
 import sqlite3
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from ipls.config import TlsFiles, WitnessConfig, load_trust_root
-from ipls.server.witness.service import serve
+from ipls.runtime.service import run
+from ipls.server.witness import app
 from ipls.store import witness
 
 folder, fatal = Path(sys.argv[1]), int(sys.argv[2])
@@ -52,4 +53,4 @@ config = WitnessConfig(
     evidence=folder / "evidence",
     key=folder / "witness.key",
 )
-asyncio.run(serve(config, load_trust_root(folder / "trust.toml")))
+run("witness", partial(app.run, config, load_trust_root(folder / "trust.toml")))

@@ -21,7 +21,8 @@ from ipls.proto.witness.v1.witness_pb2 import (
 from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceStub, add_WitnessServiceServicer_to_server
 from ipls.rpc.channel import chunks
 from ipls.rpc.errors import RemoteError, remote_error
-from ipls.server.witness.service import serve
+from ipls.runtime.service import Service
+from ipls.server.witness import app
 from ipls.store.errors import StoreError
 from ipls.store.witness import WitnessStore, init_witness_state
 from ipls.trust.heads import Head, quorum_timestamp, timestamp, verify_head
@@ -397,7 +398,8 @@ async def test_it_does_not_serve_without_a_genesis(tmp_path: Path) -> None:
     settings = config(tmp_path)
     for _ in range(2):  # the first attempt makes none
         with pytest.raises(StoreError) as e:
-            await serve(settings, ROOT)
+            async with Service("witness") as service:
+                await app.run(settings, ROOT, service)
         assert e.value.reason == "WITNESS_NO_GENESIS"
 
 
@@ -407,5 +409,6 @@ async def test_it_does_not_serve_with_a_key_that_others_can_read(tmp_path: Path)
     for mode in (0o640, 0o604):
         (tmp_path / "witness.key").chmod(mode)
         with pytest.raises(ConfigError) as e:
-            await serve(settings, ROOT)
+            async with Service("witness") as service:
+                await app.run(settings, ROOT, service)
         assert e.value.reason == "KEY_FILE_OPEN"

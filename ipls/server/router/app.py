@@ -1,0 +1,18 @@
+"""The router as a process."""
+
+from ipls.config import RouterConfig
+from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub, add_VaultServiceServicer_to_server
+from ipls.rpc.channel import open_channel
+from ipls.rpc.server import ANYONE, GrpcServer, serve
+from ipls.rpc.tls import tls_listener
+from ipls.runtime.service import Service
+from ipls.server.router.service import Router
+
+
+async def run(config: RouterConfig, service: Service) -> None:
+    """Carry sessions to the vaults of their shards. Raises ConfigError, OSError."""
+    server = GrpcServer([tls_listener(config.listen, config.tls)], {"ipls.vault.v1.VaultService": ANYONE})
+    channels = [await service.enter_async(open_channel(address, config.ca)) for address in config.vaults]
+    router = Router([VaultServiceStub(channel) for channel in channels], config)
+    add_VaultServiceServicer_to_server(router, server.grpc)
+    service.serving(await serve(service, server))

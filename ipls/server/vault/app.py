@@ -1,0 +1,24 @@
+"""The vault as a process: the front, and the core that it starts."""
+
+from ipls.config import VaultConfig
+from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
+from ipls.proto.vault.v1.vault_pb2_grpc import add_VaultServiceServicer_to_server
+from ipls.rpc.server import ANYONE, GrpcServer, serve
+from ipls.rpc.tls import mtls_channel, tls_listener
+from ipls.runtime.restart import RestartPolicy
+from ipls.runtime.service import Service
+from ipls.server.vault.service import CoreProcess, VaultGateway
+from ipls.store.evidence import EvidenceFolder
+
+
+async def run(config: VaultConfig, service: Service) -> None:
+    """Run front and core; the port opens when the core is up. Raises ConfigError, OSError; as `CoreProcess.run`."""
+    server = GrpcServer([tls_listener(config.listen, config.tls)], {"ipls.vault.v1.VaultService": ANYONE})
+    core = CoreProcess(config.core_config, EvidenceFolder(config.evidence))
+    directory = await service.enter_async(mtls_channel(config.directory, config.client))
+    gateway = VaultGateway(core, DirectoryServiceStub(directory), config)
+    add_VaultServiceServicer_to_server(gateway, server.grpc)
+    service.spawn("core", core.run)
+    service.spawn("follow heads", gateway.follow_heads, restart=RestartPolicy())
+    await core.ready.wait()
+    service.serving(await serve(service, server))
