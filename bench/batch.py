@@ -24,8 +24,8 @@ from ipls.server.directory.cache import ProofCache
 from ipls.server.directory.publisher import HeadNotifier
 from ipls.server.directory.readers import ReadAuthorizer
 from ipls.server.directory.service import MAX_BATCH, DirectoryService
-from ipls.store.directory import DirectoryStore, EpochRow, PreparedEpoch, StoredHead
-from ipls.store.readers import ReaderStore
+from ipls.store.directory import DirectoryStore, EpochRow, PreparedEpoch, StoredHead, open_directory_store
+from ipls.store.readers import open_readers_store
 
 ROUNDS = 15
 EPOCH = 1
@@ -58,7 +58,7 @@ def published(store: DirectoryStore, key: akd.DirectoryKey, labels: Sequence[byt
 
 def readers_of(store: DirectoryStore, folder: Path) -> ReadAuthorizer:
     """Anyone may read."""
-    states = ReaderStore(folder / "readers.db")
+    states = open_readers_store(folder / "readers.db")
     return ReadAuthorizer(store, states, "bench.ipls", daily_labels=1, anonymous=True, now_ms=system_now_ms)
 
 
@@ -101,7 +101,7 @@ def main(count: int) -> None:
     key = akd.DirectoryKey.from_seed(os.urandom(32))
     with (
         tempfile.TemporaryDirectory() as folder,
-        closing(DirectoryStore(Path(folder) / "directory.db", "bench.ipls", key.public_key)) as store,
+        closing(open_directory_store(Path(folder) / "directory.db", "bench.ipls", key.public_key)) as store,
     ):
         publication = published(store, key, [b"+1555%07d" % number for number in range(count)])
         print(f"{MAX_BATCH} lookups among {count:,} labels, ms for all of them, median of {ROUNDS}")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ipls import akd
-from ipls.store.directory import DirectoryStore, EpochRow, PendingUpdate, PreparedEpoch, StoredHead
+from ipls.store.directory import EpochRow, PendingUpdate, PreparedEpoch, StoredHead, open_directory_store
 from ipls.store.log import FileLog, object_name
 
 VRF_SEED = bytes.fromhex("c9afa9d845ba75166b5c215767b1d6934e50c3db36e89b127b8a622b120f6721")
@@ -51,7 +51,7 @@ class Side:
         self._log = FileLog(folder / "log")
         self._head = StoredHead(0, akd.EMPTY_ROOT, 0, b"")
         self._old_root = akd.EMPTY_ROOT
-        self._store = DirectoryStore(folder / "directory.db", "bench.ipls", self._key.public_key)
+        self._store = open_directory_store(folder / "directory.db", "bench.ipls", self._key.public_key)
         self._term = self._store.take_lease(self._store.lease())
         self._store.commit_start(self._term, self._head)
 

@@ -30,8 +30,8 @@ from ipls.server.directory.cache import ProofCache, RedisProofCache
 from ipls.server.directory.publisher import HeadNotifier
 from ipls.server.directory.readers import ReadAuthorizer
 from ipls.server.directory.service import DirectoryService
-from ipls.store.directory import DirectoryStore, EpochRow, PreparedEpoch, StoredHead
-from ipls.store.readers import ReaderStore
+from ipls.store.directory import DirectoryStore, EpochRow, PreparedEpoch, StoredHead, open_directory_store
+from ipls.store.readers import open_readers_store
 from ipls.trust.calls import session_digest
 from ipls.trust.identity import encode_record
 
@@ -68,7 +68,10 @@ def fill(store: DirectoryStore, key: akd.DirectoryKey, labels: Sequence[bytes]) 
 async def serve(folder: Path, name: str) -> None:
     """One directory process; ends with its standard input."""
     key = akd.DirectoryKey.from_seed(SEED)
-    store, states = DirectoryStore(folder / "directory.db", NAMESPACE, key.public_key), ReaderStore(folder / "readers")
+    store, states = (
+        open_directory_store(folder / "directory.db", NAMESPACE, key.public_key),
+        open_readers_store(folder / "readers"),
+    )
     readers = ReadAuthorizer(store, states, NAMESPACE, daily_labels=10**6, anonymous=False, now_ms=system_now_ms)
     shared = RedisProofCache(f"unix://{folder}/redis", states.derived_key) if name != "alone" else None
     server = grpc.aio.server()
@@ -150,7 +153,7 @@ def main(count: int) -> None:
     key = akd.DirectoryKey.from_seed(SEED)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with closing(DirectoryStore(folder / "directory.db", NAMESPACE, key.public_key)) as store:
+        with closing(open_directory_store(folder / "directory.db", NAMESPACE, key.public_key)) as store:
             fill(store, key, labels)
         command = ["redis-server", "--port", "0", "--unixsocket", f"{name}/redis", "--save", "", "--dir", name]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as redis:

@@ -31,7 +31,7 @@ from ipls.hsm.token.pkcs11 import HsmToken, create_token
 from ipls.store.files import PUBLIC, replace, write_new
 from ipls.store.log import FileLog, bundle_name
 from ipls.store.vault import open_vault_store
-from ipls.store.witness import WitnessStore, init_witness_state
+from ipls.store.witness import init_witness_state, open_witness_store
 from ipls.trust import root
 from ipls.trust.bundle import bundle_head, countersign, fleet_namespace
 from ipls.units import DAY_MS
@@ -178,7 +178,7 @@ def _fill(folder: Path, namespace: str, witnesses: list[str], port: int, max_hea
     for name in witnesses:
         cosignature = countersign(keys.SeedSigner(seeds[name]), trust, bundle, now_ms)
         encoded = cosignature.SerializeToString(deterministic=True)
-        with closing(WitnessStore(folder / f"data/{name}.db", namespace, folder / f"keys/{name}.mark")) as store:
+        with closing(open_witness_store(folder / f"data/{name}.db", namespace, folder / f"keys/{name}.mark")) as store:
             store.sign_document(fleet_namespace(trust), bundle_head(bundle), b"", partial(bytes, encoded))
         bundle.cosignatures.append(cosignature)
     FileLog(folder / "data/log").put(bundle_name(1), bundle.SerializeToString())

@@ -1,25 +1,24 @@
 """The names of a log as it was listed, on disk: they come in the order of their bytes and are walked by epoch."""
 
-import sqlite3
 from collections.abc import Iterable, Iterator
 
 from ipls.auditlog.listing import LogObject
+from ipls.store.engine.sqlite import temporary, transaction
 
 
 class Index:
     """One listing's objects, in a temporary file of SQLite's that ends with the process."""
 
     def __init__(self) -> None:
-        self._connection = sqlite3.connect("", isolation_level=None)
+        self._connection = temporary()
         self._connection.execute(
             "CREATE TABLE object(epoch INTEGER PRIMARY KEY, old_root BLOB, new_root BLOB, size INTEGER)"
         )
 
     def add(self, objects: Iterable[LogObject]) -> None:
         """Epochs that are not there yet."""
-        self._connection.execute("BEGIN")
-        self._connection.executemany("INSERT INTO object VALUES (?, ?, ?, ?)", objects)
-        self._connection.execute("COMMIT")
+        with transaction(self._connection) as connection:
+            connection.executemany("INSERT INTO object VALUES (?, ?, ?, ?)", objects)
 
     def get(self, epoch: int) -> LogObject | None:
         """The object of an epoch."""

@@ -33,7 +33,7 @@ from ipls.proto.witness.v1.head_pb2 import Cosignature
 from ipls.store.files import PUBLIC, replace, write_new
 from ipls.store.log import bundle_name
 from ipls.store.log.opening import open_log
-from ipls.store.witness import WitnessStore
+from ipls.store.witness import open_witness_store
 from ipls.trust.bundle import (
     bundle_head,
     check_bundle,
@@ -198,12 +198,12 @@ def countersign_as(
 
     Where it did not sign that one, `previous` shows it with a quorum's signatures. Raises TrustError: as
     `check_bundle`, BUNDLE_GAP without `previous`, BUNDLE_FORK, as `countersigners`; ConfigError WITNESS_KEY_UNPINNED;
-    StoreError WITNESS_DOCUMENT_FORK, WITNESS_NO_GENESIS, WITNESS_RESTORED.
+    StoreRefused WITNESS_DOCUMENT_FORK, WITNESS_NO_GENESIS, WITNESS_RESTORED.
     """
     bundle, namespace = check_bundle(root, signed, now_ms=now_ms), fleet_namespace(root)
     with witness_signers(witness) as signers:
         signer = signer_for(witness.name, signers, [root], now_ms)
-        with closing(WitnessStore(witness.database, root.namespace, witness.watermark)) as store:
+        with closing(open_witness_store(witness.database, root.namespace, witness.watermark)) as store:
             if bundle.number > 1 and not store.has_signed(namespace, bundle.number - 1):
                 _check_previous(root, bundle, previous, now_ms)
             encoded = store.sign_document(

@@ -1,6 +1,5 @@
 """`ipls directory`: what the operator of a directory does with its database."""
 
-import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +14,9 @@ from ipls.akd import DirectoryKey
 from ipls.cli.console import emit, fail
 from ipls.cli.status import REFUSED
 from ipls.config import load, load_trust_root, read_secret
-from ipls.store.directory import DirectoryStore
-from ipls.store.errors import StoreError
-from ipls.store.fsck import Fsck, Report
+from ipls.store.directory import DirectoryStore, open_directory_store
+from ipls.store.directory.fsck import Fsck, Report
+from ipls.store.errors import StoreRefused, StoreUnavailable
 
 app = typer.Typer(no_args_is_help=True, help="The directory's database: check it, pin epochs.")
 
@@ -49,8 +48,8 @@ def fsck(config: ConfigFile, as_json: Json = False) -> None:
             raise
         finally:
             check.close()
-    except sqlite3.Error as error:
-        fail(f"{database} or {database}.fsck can't be read: {error}", "DATABASE_UNREADABLE", REFUSED)
+    except StoreUnavailable as error:
+        fail(f"can't be checked: {error}", "DATABASE_UNREADABLE", REFUSED)
     _print(report, as_json)
     if report.differences:
         raise typer.Exit(REFUSED)
@@ -120,8 +119,8 @@ def _store(config: Path) -> Iterator[DirectoryStore]:
     settings = load(config)
     root, database = load_trust_root(settings.trust_root), settings.directory.database
     if not database.is_file():
-        raise StoreError("DATABASE_MISSING", f"{database}: no database here")
-    store = DirectoryStore(database, root.namespace, root.vrf_public_key)
+        raise StoreRefused("DATABASE_MISSING", f"{database}: no database here")
+    store = open_directory_store(database, root.namespace, root.vrf_public_key)
     try:
         yield store
     finally:

@@ -24,7 +24,7 @@ from ipls.cli.status import REFUSED, UNAVAILABLE, USAGE
 from ipls.client.errors import ClientError, TryLaterError
 from ipls.config import ConfigError, configure_logging
 from ipls.rpc.errors import ServiceError
-from ipls.store.errors import StoreError
+from ipls.store.errors import StoreError, StoreUnavailable
 from ipls.trust.errors import TrustError
 from ipls.vault.errors import SessionRefused
 
@@ -200,7 +200,7 @@ def _status(error: Exception) -> int:
     """The exit status for an error of ours."""
     reason = getattr(error, "reason", "")
     away = isinstance(error, ServiceError) and error.code is grpc.StatusCode.UNAVAILABLE
-    if away or isinstance(error, TryLaterError) or reason in LATER:
+    if away or isinstance(error, TryLaterError | StoreUnavailable) or reason in LATER:
         return UNAVAILABLE
     return USAGE if isinstance(error, ConfigError) or reason in MISUSE else REFUSED
 

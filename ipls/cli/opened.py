@@ -11,7 +11,7 @@ from ipls.cli.console import fail
 from ipls.cli.status import REFUSED
 from ipls.config import VaultConfig
 from ipls.hsm.anchor_service import TokenAnchorService, open_anchor_service
-from ipls.store.errors import DatabaseFailed
+from ipls.store.errors import StoreUnavailable
 from ipls.store.vault import VaultStore, open_vault_store
 
 ConfigFile = Annotated[Path, typer.Option("--config", help="The deployment's ipls.toml, or the core's own file.")]
@@ -19,13 +19,12 @@ ConfigFile = Annotated[Path, typer.Option("--config", help="The deployment's ipl
 
 @contextmanager
 def offline_vault(vault: VaultConfig) -> Iterator[tuple[VaultStore, TokenAnchorService]]:
-    """Database and token. Raises StoreError VAULT_RUNNING."""
+    """Database and token. Raises StoreRefused VAULT_RUNNING; StoreDamaged."""
     try:
         with (
             closing(open_vault_store(vault.database, wait=False)) as store,
             open_anchor_service(vault) as anchor_service,
         ):
             yield store, anchor_service
-    except DatabaseFailed as error:
-        name = vault.database if isinstance(vault.database, Path) else "the vault's database"
-        fail(f"{name} can't be read: {error}", error.reason, REFUSED)
+    except StoreUnavailable as error:
+        fail(f"the vault's database can't be read: {error}", "DATABASE_UNREADABLE", REFUSED)

@@ -25,7 +25,7 @@ from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot, TrustChain
 from ipls.proto.witness.v1.head_pb2 import Cosignature
 from ipls.store.files import PUBLIC, write_new
 from ipls.store.files import replace as replace_file
-from ipls.store.witness import WitnessStore
+from ipls.store.witness import WitnessStore, open_witness_store
 from ipls.trust.chain import Version, cosign_version, follow, successor
 from ipls.trust.errors import TrustRootRefused
 from ipls.trust.root import TrustRoot, Witness, WitnessKey, encode
@@ -117,7 +117,7 @@ def sign_version(witness: WitnessConfig, old: Version, new: Version, now_ms: int
     with witness_signers(witness) as signers:
         signer = signer_for(witness.name, signers, (old.root, new.root), now_ms)
         _check_keys(old.root, new.root)
-        with closing(WitnessStore(witness.database, new.root.namespace, witness.watermark)) as store:
+        with closing(open_witness_store(witness.database, new.root.namespace, witness.watermark)) as store:
             _check_start(store, old.root, new.root)
             encoded = store.sign_document(
                 new.namespace,

@@ -13,7 +13,7 @@ from ipls.cli.opened import ConfigFile, offline_vault
 from ipls.cli.roots import drop_root, roots
 from ipls.cli.status import REFUSED
 from ipls.clock import system_now_ms
-from ipls.config import PostgresConfig, load_core, load_trust_root
+from ipls.config import VaultPostgresConfig, load_core, load_trust_root
 from ipls.hsm.state import replay
 from ipls.hsm.state.anchor import genesis, read_anchor
 from ipls.hsm.state.handoff import hand_off, take_over
@@ -105,13 +105,13 @@ def take(
     print(f"this HSM goes on with shard {state.shard} after entry {state.sequence}; the vault may start")
 
 
-def _named(database: str, config: Path) -> Path | PostgresConfig:
+def _named(database: str, config: Path) -> Path | VaultPostgresConfig:
     if (path := Path(database)).is_file():
         return path
     if "=" not in database and "://" not in database:
         raise typer.BadParameter(f"{database} is not there")
     try:
-        return PostgresConfig(postgres=database, lock=config.with_name(f"{config.name}.recover.lock"))
+        return VaultPostgresConfig(postgres=database, lock=config.with_name(f"{config.name}.recover.lock"))
     except ValidationError as error:
         raise typer.BadParameter(error.errors()[0]["msg"]) from None
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sqlite3
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -26,6 +25,7 @@ from ipls.client.profile import (
     Profile,
     ProvedHistory,
     Registration,
+    StorageError,
     exists,
     storage_error,
 )
@@ -126,7 +126,7 @@ class Device:
             return cls(profile, pinned, report=report, now_ms=now_ms, retry_for_s=retry_for_s)
         except BaseException as error:  # Ctrl-C and cancellation too
             profile.close()
-            if isinstance(error, sqlite3.Error | OSError):
+            if isinstance(error, StorageError | OSError):
                 raise storage_error(error) from error
             raise
 
@@ -173,7 +173,7 @@ class Device:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.aclose()
-        if isinstance(error, sqlite3.Error):
+        if isinstance(error, StorageError):
             raise storage_error(error) from error
 
     async def register(self, label: str, code_source: CodeSource) -> Account:

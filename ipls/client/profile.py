@@ -16,14 +16,20 @@ from ipls.client.errors import ProfileError
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
 from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
 from ipls.proto.witness.v1.head_pb2 import SignedHead
+from ipls.store.engine.sqlite import Schema, open_database, transaction
+from ipls.store.errors import StoreError
 from ipls.store.evidence import EvidenceFolder
 from ipls.store.files import replace
-from ipls.store.sqlite import connect, transaction
 from ipls.trust.chain import Version
 from ipls.trust.root import parse
 from ipls.vault.history import Seen
 
-_SCHEMA = """
+StorageError = sqlite3.Error
+"""What every method of a profile raises where it can't be read or written: a full disk, for one."""
+
+_SCHEMA = Schema(
+    "a client's profile",
+    """
 CREATE TABLE IF NOT EXISTS pinned (one INTEGER PRIMARY KEY CHECK (one = 1), trust_root BLOB, ca BLOB, addresses TEXT);
 CREATE TABLE IF NOT EXISTS trust_root (number INTEGER PRIMARY KEY, signed BLOB);
 CREATE TABLE IF NOT EXISTS registration (one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -48,7 +54,9 @@ CREATE TABLE IF NOT EXISTS contact (
     number INTEGER PRIMARY KEY, id BLOB UNIQUE, card BLOB, generation INTEGER, digest BLOB);
 INSERT OR IGNORE INTO progress VALUES (1, x'', 0, 0);
 INSERT OR IGNORE INTO manifest VALUES (1, 0, 0, x'');
-"""
+""",
+    frozenset({"pinned", "account", "contact_key"}),
+)
 
 
 class Pinned(NamedTuple):
@@ -181,13 +189,12 @@ class Profile:
                 lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 stack.callback(os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._db = stack.enter_context(closing(connect(folder / "profile.db")))
+                self._db = stack.enter_context(closing(open_database(folder / "profile.db", _SCHEMA)))
                 self._db.execute("PRAGMA secure_delete=ON")
-                self._db.executescript(_SCHEMA)
             except BlockingIOError:
                 busy = "another command is using this profile; wait for it to end"
                 raise ProfileError("PROFILE_BUSY", busy) from None
-            except (sqlite3.Error, OSError) as error:
+            except (sqlite3.Error, StoreError, OSError) as error:
                 raise storage_error(error) from error
             self._stack = stack.pop_all()
 
@@ -353,9 +360,8 @@ class Profile:
         )
 
 
-def storage_error(error: sqlite3.Error | OSError) -> ProfileError:
-    """What SQLite or the system reports of a profile: a full disk, a file that is none of its own, or is not there. It
-    quotes no contents."""
+def storage_error(error: StorageError | StoreError | OSError) -> ProfileError:
+    """The same to whoever uses the device, or a file that is no profile, or is not there. It quotes no contents."""
     return ProfileError("PROFILE_STORAGE", f"the profile can't be read or written: {error}")
 
 

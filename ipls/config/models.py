@@ -177,21 +177,21 @@ class LogConfig(_Model):
 class PostgresConfig(_Model):
     postgres: str
     """libpq's connection string or URI; the password comes by libpq's own ways (passfile, service, PGPASSWORD)."""
-    lock: Path
-    """A file that keeps two processes of this host from one database: each database has another."""
 
     @field_validator("postgres")
     @classmethod
     def _without_password(cls, value: str) -> str:
-        from psycopg import ProgrammingError, conninfo  # slow to load, and few need it
+        from ipls.config.postgres import check_conninfo  # slow to load, and few need it
 
-        try:
-            parameters = conninfo.conninfo_to_dict(value)
-        except ProgrammingError:  # its message quotes the value
-            raise ValueError("not a connection string of PostgreSQL") from None
-        if {"password", "sslpassword"} & parameters.keys():
-            raise ValueError("a password does not belong here; put it in the connection's passfile")
-        return value
+        return check_conninfo(value)
+
+
+class VaultPostgresConfig(PostgresConfig):
+    lock: Path
+    """A file that keeps two processes of this host from one database: each database has another."""
+
+
+_database_kind = Discriminator(lambda value: "server" if isinstance(value, dict | PostgresConfig) else "file")
 
 
 class VaultConfig(_Model):
@@ -203,10 +203,7 @@ class VaultConfig(_Model):
     """The certificate that it is asked with, of the role `reader`."""
     shard: int = Field(0, ge=0, lt=65536)
     """The one that it keeps, of the fleet bundle's."""
-    database: Annotated[
-        Annotated[Path, Tag("file")] | Annotated[PostgresConfig, Tag("server")],
-        Discriminator(lambda value: "server" if isinstance(value, dict | PostgresConfig) else "file"),
-    ]
+    database: Annotated[Annotated[Path, Tag("file")] | Annotated[VaultPostgresConfig, Tag("server")], _database_kind]
     """A file of SQLite, or a table for a PostgreSQL server."""
     token: Path | TokenConfig
     """The folder of a SoftHSM token, or a table for another PKCS#11 module."""
@@ -272,7 +269,8 @@ class RegistrationConfig(_Model):
     """The directory's port for services."""
     client: TlsFiles
     """The messaging service's certificate."""
-    database: Path
+    database: Annotated[Annotated[Path, Tag("file")] | Annotated[PostgresConfig, Tag("server")], _database_kind]
+    """A file of SQLite, or a table for a PostgreSQL server, which the service's processes on several hosts share."""
     outbox: Path
     """Where the development implementation writes the codes that a real one would send."""
     codes_per_hour: int = Field(5, ge=1)

@@ -8,7 +8,6 @@ import asyncio
 import json
 import secrets
 import shutil
-import sqlite3
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -33,7 +32,8 @@ from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import RemoteError, remote_error
 from ipls.server.directory.epochs import prepare
-from ipls.store.directory import DirectoryStore
+from ipls.store.directory import open_directory_store
+from ipls.store.engine.sqlite import copy
 from ipls.store.files import write_new
 from ipls.trust.bundle import verify_bundle
 from ipls.trust.identity import encode_record
@@ -71,10 +71,7 @@ class OperatorAttack:
         """Keep the directory's database as it is now, for the fork."""
         fork = self._folder / "fork"
         fork.mkdir()
-        source, copy = sqlite3.connect(self._config.directory.database), sqlite3.connect(fork / "directory.db")
-        source.backup(copy)
-        source.close()
-        copy.close()
+        copy(self._config.directory.database, fork / "directory.db")
 
     async def unpublished_key(self, head: SignedHead) -> Refusal | None:
         """(a) A vault session for the account under a key that the directory never published."""
@@ -137,7 +134,7 @@ class OperatorAttack:
     def _publish_in(self, config: DirectoryConfig, epoch: int) -> bytes:
         """Put the thief's key into the copy as the account's next version; the root hash that `epoch` then has."""
         key = DirectoryKey.from_seed(read_secret(config.vrf_key))
-        store = DirectoryStore(config.database, self._root.namespace, key.public_key)
+        store = open_directory_store(config.database, self._root.namespace, key.public_key)
         try:
             record = encode_record(public_key(self._seed))
             label = self._label.encode()

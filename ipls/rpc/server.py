@@ -1,6 +1,5 @@
 """gRPC servers: TLS on every port, roles from client certificates, errors as statuses, health, reflection."""
 
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -121,7 +120,7 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic i
 
 
 def _as_service_error(error: Exception) -> ServiceError:
-    if isinstance(error, sqlite3.OperationalError):  # a full disk
+    if isinstance(error, IplsError) and error.reason == "DATABASE_UNAVAILABLE":  # a full disk
         message = "the service's database can't be used now"
         return ServiceError(grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", message)
     return ServiceError(grpc.StatusCode.INTERNAL, "INTERNAL", "internal error; see the server's log")

@@ -1,18 +1,31 @@
-"""What a store refuses. `reason` is stable (docs/protocol/errors.md); the message holds no secret, number or name."""
+"""What a store raises, whatever it keeps its data in; what a driver raises ends in its backend.
+
+StoreError
+├── StoreUnavailable    now it can't: a full disk, a lock, a server that is gone; try again
+├── StoreRefused        a rule of the store refused; `reason` says which, and nothing has changed
+└── StoreDamaged        what is there can't be used, now or later; somebody must look
+
+A log, and a folder of evidence, raise OSError where another store is unavailable.
+"""
+
+from ipls.errors import IplsError
 
 
-class StoreError(Exception):
-    """The store is unchanged. `retry_after_s`: when the same call may succeed, where it may at all."""
-
-    def __init__(self, reason: str, message: str, *, retry_after_s: float | None = None) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.retry_after_s = retry_after_s
+class StoreError(IplsError):
+    """The root of the tree above."""
 
 
-class DatabaseFailed(StoreError):
-    """The database did not do what it was asked: a full disk, a lost connection, a file that is none. What was to be
-    written is there or not. The message is the database's, and no secret."""
+class StoreUnavailable(StoreError):
+    """What was to be written is there as a whole or not at all: only a read tells. The message is the database's."""
 
     def __init__(self, message: str) -> None:
-        super().__init__("DATABASE_UNREADABLE", message)
+        super().__init__("DATABASE_UNAVAILABLE", message)
+
+
+class StoreRefused(StoreError):
+    """Nothing has changed. `retry_after_s`: when the rule would let the same call through, where it would at all."""
+
+
+class StoreDamaged(StoreError):
+    """DATABASE_UNREADABLE: no database, damaged, or rows that contradict what is written (nothing is written then);
+    DATABASE_OTHER_ROLE: another store's; DATABASE_NEWER: a later version's; and what a role's contract names."""

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
-from ipls.store.errors import StoreError
+from ipls.store.errors import StoreRefused
 from ipls.store.files import PUBLIC, replace, sync
 from ipls.trust.evidence import encode
 
@@ -21,7 +21,7 @@ class EvidenceFolder:
     def keep(self, evidence: Evidence) -> Path:
         """The file `HEX.evidence` with the evidence, durable; nothing changes if it is there already.
 
-        Raises StoreError EVIDENCE_FULL at the limit of files, OSError.
+        Raises StoreRefused EVIDENCE_FULL at the limit of files, OSError.
         """
         data = encode(evidence)
         path = self._folder / f"{hashlib.sha256(data).hexdigest()}.evidence"
@@ -35,7 +35,7 @@ class EvidenceFolder:
         self._folder.mkdir(parents=True, exist_ok=True)
         sync(self._folder.parent)
         if len(list(self._folder.iterdir())) >= MAX_FILES:  # what a crash left counts too
-            raise StoreError("EVIDENCE_FULL", f"{self._folder} holds {MAX_FILES} files")
+            raise StoreRefused("EVIDENCE_FULL", f"{self._folder} holds {MAX_FILES} files")
         replace(path, data, mode=PUBLIC)
 
     def files(self) -> list[Path]:

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ipls.hsm.state.anchor import genesis, read_anchor
-from ipls.store.errors import DatabaseFailed
+from ipls.store.errors import StoreUnavailable
 from ipls.vault.errors import SessionRefused
 from ipls.vault.history import Seen
 from ipls.vault.session.effects import Handshake, Retrieve
@@ -16,7 +16,7 @@ from ipls.vault.state.journal import account_key
 from tests.attack.vault_state import OWNERS, Vault, looked_at, outcome, use, wrapped
 from tests.hsm.state_stores import MemoryNotary, perform
 from tests.store.postgres import PostgresServer
-from tests.store.vault_databases import BACKENDS, COLLISION, Database, SqliteDatabase, new_database
+from tests.store.vault_databases import BACKENDS, COLLISION, FAILED, Database, SqliteDatabase, new_database
 
 REASONS = {
     "VAULT_DATABASE_BEHIND",
@@ -328,7 +328,7 @@ def test_no_bit_of_the_file_can_be_changed(honest: Vault, data: st.DataObject) -
     try:
         with vault.running() as state:
             found = looked_at(state)
-    except DatabaseFailed:
+    except FAILED:
         return  # it does not open
     assert all(found[what] in (truth[what], *REASONS, "not a database") for what in truth)
 
@@ -425,7 +425,7 @@ def test_no_key_leaves_whose_entry_is_not_durable(vault: Vault, monkeypatch: pyt
         before = state.history(ALICE)
 
         def full(changes: object) -> None:
-            raise DatabaseFailed("database or disk is full")
+            raise StoreUnavailable("database or disk is full")
 
         monkeypatch.setattr(state.state_store._store, "append", full)
         assert outcome(lambda: state.do(ALICE, Retrieve(0))) == "not a database"

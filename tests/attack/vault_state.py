@@ -8,7 +8,6 @@ from ipls.hsm.core.accounts import Accounts
 from ipls.hsm.state.anchor import AnchorService
 from ipls.hsm.state.store import StateStore
 from ipls.proto.vault.v1.vault_pb2 import HistoryAnswer
-from ipls.store.errors import DatabaseFailed
 from ipls.trust.identity import Identity
 from ipls.vault.account import Times
 from ipls.vault.errors import SessionRefused
@@ -16,7 +15,7 @@ from ipls.vault.history import Seen, follow
 from ipls.vault.limits import Limits
 from ipls.vault.session.effects import Handshake, History, List, Operation, Result, Retrieve, Store, StoredRecord
 from tests.hsm.state_stores import MemoryNotary, new_ledger, perform
-from tests.store.vault_databases import Database
+from tests.store.vault_databases import FAILED, Database
 
 ME = Identity(bytes(32), 1, 1)
 OWNERS = [f"+49301234560{digit}" for digit in range(6)]
@@ -113,7 +112,7 @@ def outcome(attempt: Callable[[], object]) -> object:
         return attempt()
     except SessionRefused as refused:
         return refused.reason
-    except DatabaseFailed:
+    except FAILED:
         return "not a database"
 
 

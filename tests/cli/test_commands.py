@@ -18,7 +18,7 @@ from ipls.admin.deployment import create
 from ipls.akd import EMPTY_ROOT, DirectoryKey
 from ipls.config import ConfigError, load, load_trust_root, read_secret
 from ipls.server.directory.epochs import prepare
-from ipls.store.directory import DirectoryStore, StoredHead
+from ipls.store.directory import StoredHead, open_directory_store
 from tests.e2e.running import IPLS, ipls
 
 NOW_MS = 1_800_000_000_000
@@ -274,7 +274,7 @@ def database(folder: Path) -> Iterator[Path]:
     """A directory with two epochs of a deployment that does not run."""
     key = DirectoryKey.from_seed(read_secret(folder / "keys/vrf.key"))
     path = folder / "data/directory.db"
-    store = DirectoryStore(path, "test.ipls", key.public_key)
+    store = open_directory_store(path, "test.ipls", key.public_key)
     term = store.take_lease(store.lease())
     store.commit_start(term, StoredHead(0, EMPTY_ROOT, 0, b"signed"))
     for n in range(2):

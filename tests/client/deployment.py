@@ -15,7 +15,7 @@ from ipls.admin.health import until_serving
 from ipls.client.device import Device
 from ipls.client.events import Event, JourneyStep
 from ipls.config import load
-from ipls.store.contacts import ContactsStore
+from ipls.store.contacts import ContactsStore, open_contacts_store
 from ipls.store.vault import open_vault_store
 
 PROCESSES = ("witness", "directory", "vault", "contacts", "registration")
@@ -100,7 +100,7 @@ class Deployment:
     @contextmanager
     def contacts_database(self) -> Iterator[ContactsStore]:
         """The store's own file, under its running service: what its operator can do."""
-        store = ContactsStore(self.config.contacts.database)
+        store = open_contacts_store(self.config.contacts.database)
         try:
             yield store
         finally:

@@ -13,7 +13,7 @@ from tests.fuzz.meter import Hangs, check
 from tests.fuzz.mutation import mutate
 from tests.fuzz.target import Target
 from tests.fuzz.targets import TARGETS
-from tests.store import machine
+from tests.store.directory import machine
 
 DIRECTORY = "directory"
 MEMORY = 4 << 30

@@ -31,7 +31,7 @@ from ipls.akd.keys import Place
 from ipls.akd.tiles import Subtree
 from ipls.akd.tree import insert
 from ipls.cli.keys import first_bundle
-from ipls.config import PostgresConfig, load_core
+from ipls.config import VaultPostgresConfig, load_core
 from ipls.crypto.keys import public_key
 from ipls.hsm import pipe
 from ipls.hsm.anchor_service import TokenAnchorService, open_anchor_service
@@ -130,7 +130,7 @@ class Directory:
 class Rig:
     """A deployment's vault in a folder, with a token of this module, and the directory beside it."""
 
-    def __init__(self, folder: Path, token: str = "softhsm", database: PostgresConfig | None = None) -> None:
+    def __init__(self, folder: Path, token: str = "softhsm", database: VaultPostgresConfig | None = None) -> None:
         self.folder = folder
         self.shard = 0
         self._database = database
@@ -157,7 +157,7 @@ class Rig:
         self.genesis()
 
     @property
-    def database(self) -> Path | PostgresConfig:
+    def database(self) -> Path | VaultPostgresConfig:
         """The vault's: a file in its folder, unless the test has a server."""
         return self._database or self.folder / "vault.db"
 

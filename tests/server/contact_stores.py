@@ -30,7 +30,7 @@ from ipls.proto.directory.v1.directory_pb2_grpc import (
 from ipls.rpc.errors import RemoteError, ServiceError, remote_error
 from ipls.server.contacts.identities import Identities
 from ipls.server.contacts.service import ContactsServicer, Limits
-from ipls.store.contacts import ContactsStore
+from ipls.store.contacts import open_contacts_store
 from ipls.trust.calls import call_digest
 from tests.hsm import rig
 from tests.hsm.rig import Owner
@@ -98,7 +98,7 @@ class World:
             self.identities = Identities(DirectoryServiceStub(channel), self.root, now_ms=lambda: self.now_ms)
             following = asyncio.create_task(self.identities.follow())
             stack.callback(following.cancel)
-            store = ContactsStore(self.folder / "contacts.db")
+            store = open_contacts_store(self.folder / "contacts.db")
             stack.callback(store.close)
             servicer = ContactsServicer(
                 store, self.identities, self.root, now_ms=lambda: self.now_ms, limits=self.limits

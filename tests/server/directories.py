@@ -25,7 +25,7 @@ from ipls.server.directory.epochs import prepare
 from ipls.server.directory.pruning import Pruner
 from ipls.server.directory.publisher import Publisher
 from ipls.server.directory.witnesses import Witnesses
-from ipls.store.directory import DirectoryStore, EpochRow
+from ipls.store.directory import DirectoryStore, EpochRow, open_directory_store
 from ipls.store.log import FileLog, LogStore
 from ipls.store.witness import init_witness_state
 from ipls.trust.identity import encode_record
@@ -157,7 +157,7 @@ class World:
         self, database: Path | None = None, log: LogStore | None = None, *, max_age_s: float = 0
     ) -> AsyncIterator[tuple["Driven", DirectoryStore, Witnesses]]:
         """A publisher by itself, to be taken through its steps by hand; as fresh as one after a restart."""
-        store = DirectoryStore(database or self.folder / "directory.db", self.root.namespace, self.key.public_key)
+        store = open_directory_store(database or self.folder / "directory.db", self.root.namespace, self.key.public_key)
         async with AsyncExitStack() as stack:
             stack.callback(store.close)
             channels = {

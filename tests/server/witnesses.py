@@ -9,13 +9,13 @@ from ipls.http.public_log import PublicReader
 from ipls.server.witness.keys import WitnessKeys
 from ipls.server.witness.service import WitnessService
 from ipls.store.evidence import EvidenceFolder
-from ipls.store.witness import WitnessStore
+from ipls.store.witness import WitnessStore, open_witness_store
 from ipls.trust.root import TrustRoot
 
 
 def open_store(path: Path, namespace: str) -> WitnessStore:
     """Its watermark lies beside it."""
-    return WitnessStore(path, namespace, path.with_suffix(".mark"))
+    return open_witness_store(path, namespace, path.with_suffix(".mark"))
 
 
 def make_service(

@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 
 from ipls.admin.deployment import free_ports
-from ipls.config import PostgresConfig
+from ipls.config import VaultPostgresConfig
 from ipls.store.vault import VaultStore, open_vault_store
 
 PASSWORD = "a-password-of-the-tests"
@@ -121,7 +121,7 @@ class PostgresDatabase:
     def __init__(self, server: PostgresServer, schema: str, lock: Path) -> None:
         self.server = server
         self.schema = schema
-        self.place = PostgresConfig(postgres=server.conninfo("vault", schema), lock=lock)
+        self.place = VaultPostgresConfig(postgres=server.conninfo("vault", schema), lock=lock)
 
     def open(self, *, wait: bool = True) -> VaultStore:
         return open_vault_store(self.place, wait=wait)

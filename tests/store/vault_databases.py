@@ -8,9 +8,12 @@ from typing import Any, Protocol, Self
 import psycopg
 import pytest
 
+from ipls.store.errors import StoreDamaged, StoreUnavailable
 from ipls.store.vault import Server, VaultStore, open_vault_store
 
 BACKENDS = ["sqlite", "postgres"]
+FAILED = (StoreUnavailable, StoreDamaged)
+"""What a call raises for a database that does not do what it is asked."""
 COLLISION = (sqlite3.IntegrityError, psycopg.IntegrityError)
 """What an edit raises that another row is in the way of."""
 

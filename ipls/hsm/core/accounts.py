@@ -24,7 +24,7 @@ class Accounts:
         self._limits = limits
 
     def commit(self, label: str, identity: Identity, operation: Operation) -> Result:
-        """See `effects.Commit`. Raises SessionRefused, and the account stays as it was; DatabaseFailed."""
+        """See `effects.Commit`. Raises SessionRefused, and the account stays as it was; StoreError."""
         key = account_key(label)
         record, counted = self._state_store.get(key), self._state_store.get(_RELEASES)
         before = Account.decode(record) if record else None

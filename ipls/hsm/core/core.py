@@ -32,7 +32,7 @@ from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.vault.v1.core_pb2 import CoreRequest, CoreResponse, NeedsHistory, Ready, Refused
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.half_open import HalfOpenTable
-from ipls.store.errors import DatabaseFailed
+from ipls.store.errors import StoreError
 from ipls.store.vault import open_vault_store
 from ipls.trust.errors import TrustError
 from ipls.trust.root import TrustRoot
@@ -475,7 +475,7 @@ class Core:
             self._performing = asyncio.create_task(self._perform_all())
         try:
             return await future
-        except (DatabaseFailed, OSError, DecodeError) as error:
+        except (StoreError, OSError, DecodeError) as error:
             log.error("vault storage failed", error=f"{type(error).__name__}: {error}")
             raise SessionRefused("VAULT_STORAGE_FAILED", "the vault can't read or write what it keeps") from error
 

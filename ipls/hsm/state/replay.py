@@ -27,7 +27,7 @@ def follow(
 ) -> Iterator[list[Followed]]:
     """What continues `state` in the log, page by page. Up to the entry `vouched` it may bear any HMAC.
 
-    Raises SessionRefused VAULT_LOG_BROKEN; DatabaseFailed.
+    Raises SessionRefused VAULT_LOG_BROKEN; StoreError.
     """
     while rows := store.log(state.sequence + 1, PAGE):
         page = []
@@ -58,7 +58,7 @@ def follow_whole(store: VaultStore, anchor_service: AnchorService, anchored: Sta
 def catch_up(store: VaultStore, anchor_service: AnchorService, anchored: State) -> State:
     """The state at the log's end: the anchored one, or further on where the last entries were not anchored.
 
-    Raises SessionRefused VAULT_DATABASE_BEHIND, VAULT_DATABASE_FORKED, VAULT_LOG_BROKEN; DatabaseFailed.
+    Raises SessionRefused VAULT_DATABASE_BEHIND, VAULT_DATABASE_FORKED, VAULT_LOG_BROKEN; StoreError.
     """
     check_anchored(store, anchored)
     state = anchored
@@ -90,7 +90,7 @@ def check(store: VaultStore, anchor_service: AnchorService, anchored: Callable[[
     """Compares all that the database holds with what the anchor vouches for, a page a step: the log, then the records.
 
     `anchored` is what the log leads to now: it may move from step to step. Raises SessionRefused VAULT_LOG_BROKEN,
-    VAULT_DATABASE_EDITED; DatabaseFailed.
+    VAULT_DATABASE_EDITED; StoreError.
     """
     state = None
     for page in follow_whole(store, anchor_service, anchored()):
@@ -116,7 +116,7 @@ def recover(source: VaultStore, target: VaultStore, anchor_service: AnchorServic
     """Makes the database again, in an empty one, from the log in another: all that the log proves and nothing else.
 
     The log must reach what the anchor names. All of it is there afterwards or nothing. Raises SessionRefused
-    VAULT_DATABASE_NOT_EMPTY, and as `read_anchor` and `catch_up`; DatabaseFailed.
+    VAULT_DATABASE_NOT_EMPTY, and as `read_anchor` and `catch_up`; StoreError.
     """
     if target.last() is not None:
         raise SessionRefused("VAULT_DATABASE_NOT_EMPTY", "the database to recover into has a log")

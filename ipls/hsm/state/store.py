@@ -14,8 +14,8 @@ from ipls.hsm.state import replay
 from ipls.hsm.state.anchor import Anchor, AnchorService, read_anchor, write_anchor
 from ipls.hsm.state.owner import check_owner
 from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
-from ipls.store.errors import DatabaseFailed
-from ipls.store.vault import Changes, VaultStore
+from ipls.store.errors import StoreError
+from ipls.store.vault import Changes, DatabaseEdited, VaultStore
 from ipls.trust.errors import TrustError
 from ipls.vault.errors import SessionRefused
 from ipls.vault.state.journal import NO_RECORD, Highest, JournalEntry, State, entry_hash
@@ -38,15 +38,15 @@ class StateStore:
         """Does `works` in their order; what each returned or raised, when all that they put is durable and anchored.
 
         A work that raises keeps what it put before. Where the state can't be read, kept or anchored, that error
-        (SessionRefused, DatabaseFailed) is the outcome of every work, and what they put may have come to be.
+        (SessionRefused, StoreError) is the outcome of every work, and what they put may have come to be.
         """
         try:
             self._begin(self._current())
             outcomes = [_outcome(work) for work in works]
             self._commit()
-        except (SessionRefused, DatabaseFailed) as error:
+        except (SessionRefused, StoreError) as error:
             self._anchor = None
-            return [error] * len(works)
+            return [_refusal(error)] * len(works)
         for callback in self._callbacks:
             callback()
         return outcomes
@@ -75,7 +75,8 @@ class StateStore:
     def get(self, key: bytes) -> bytes | None:
         """The record of this key, None if there is none.
 
-        Raises SessionRefused VAULT_DATABASE_EDITED; DatabaseFailed.
+        Raises SessionRefused VAULT_DATABASE_EDITED; StoreError, of which DatabaseEdited is a work's outcome as
+        SessionRefused.
         """
         if key not in self._records:
             digest, record = self._trie.get(key), self._store.record(key)
@@ -178,5 +179,10 @@ class StateStore:
 def _outcome(work: Transaction) -> object:
     try:
         return work()
-    except (SessionRefused, TrustError, OSError, DecodeError) as error:
-        return error
+    except (SessionRefused, TrustError, OSError, DecodeError, DatabaseEdited) as error:
+        return _refusal(error)
+
+
+def _refusal(error: Exception) -> Exception:
+    """To a session, a row that no vault wrote is what any other forged row is."""
+    return SessionRefused(error.reason, error.message) if isinstance(error, DatabaseEdited) else error

@@ -11,14 +11,14 @@ from ipls.runtime.restart import RestartPolicy
 from ipls.runtime.service import Service
 from ipls.server.contacts.identities import Identities
 from ipls.server.contacts.service import ContactsServicer
-from ipls.store.contacts import ContactsStore
+from ipls.store.contacts import open_contacts_store
 from ipls.trust.root import TrustRoot
 
 
 async def run(config: ContactsConfig, root: TrustRoot, service: Service) -> None:
     """Keep accounts' ciphertexts. Raises ConfigError, StoreError, OSError."""
     server = GrpcServer([tls_listener(config.listen, config.tls)], {"ipls.contacts.v1.ContactsService": ANYONE})
-    store = service.enter(closing(ContactsStore(config.database)))
+    store = service.enter(closing(open_contacts_store(config.database)))
     directory = await service.enter_async(mtls_channel(config.directory, config.client))
     identities = Identities(DirectoryServiceStub(directory), root)
     service.spawn("follow heads", identities.follow, restart=RestartPolicy())

@@ -19,7 +19,7 @@ from ipls.rpc.channel import CHUNK, chunks, cut
 from ipls.rpc.errors import ServiceError
 from ipls.server.contacts.identities import Identities
 from ipls.store.contacts import ContactsStore, Manifest, RecordKey
-from ipls.store.errors import StoreError
+from ipls.store.errors import StoreRefused
 from ipls.trust.calls import CALL_WINDOW_MS, NONCE_BYTES, call_digest
 from ipls.trust.errors import TrustError
 from ipls.trust.identity import check_label
@@ -227,7 +227,7 @@ class ContactsServicer(ContactsServiceServicer):
         """The database's work, off the event loop."""
         try:
             return await asyncio.to_thread(work, *args, **kwargs)
-        except StoreError as error:
+        except StoreRefused as error:
             code = _CODES[error.reason]
             raise ServiceError(code, error.reason, str(error), retry_after_s=error.retry_after_s) from error
 

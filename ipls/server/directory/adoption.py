@@ -15,7 +15,7 @@ from ipls.akd.labels import Label
 from ipls.akd.publish import make_leaves
 from ipls.server.directory.errors import NoQuorum, PublisherStopped
 from ipls.store.directory import DirectoryStore, Leaf, PendingUpdate
-from ipls.store.errors import StoreError
+from ipls.store.errors import StoreRefused
 
 
 def choose_root(signed_roots: Mapping[str, bytes | None], ours: set[bytes], n: int, k: int) -> bytes | None:
@@ -111,7 +111,7 @@ def positions(key: DirectoryKey, versions: Iterable[tuple[bytes, Version]]) -> l
 def known_versions(
     store: DirectoryStore, key: DirectoryKey, label: bytes, epoch: int, most_recent: int
 ) -> list[Version]:
-    """As `store.versions`. Raises StoreError VALUE_AWAITED where the newest of them would not be the tree's newest."""
+    """As `store.versions`. Raises StoreRefused VALUE_AWAITED where the newest of them is not the tree's newest."""
     awaits = store.awaits(epoch)
     versions = store.versions(label, epoch, most_recent)
     if awaits:
@@ -119,5 +119,5 @@ def known_versions(
         awaited = _next(store, key, label, current, epoch)
         if awaited or store.versions(label, epoch, 1) != versions[:1]:  # or it came to be known meanwhile
             message = f"the newest value at epoch {epoch} was lost with a database; its owner must register again"
-            raise StoreError("VALUE_AWAITED", message, retry_after_s=5)
+            raise StoreRefused("VALUE_AWAITED", message, retry_after_s=5)
     return versions

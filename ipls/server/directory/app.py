@@ -4,7 +4,6 @@ Any number of them serve from one database, on the same or other ports; one of t
 """
 
 import asyncio
-import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -34,10 +33,11 @@ from ipls.server.directory.publisher import RETRY_S, HeadNotifier, Publisher
 from ipls.server.directory.readers import ReadAuthorizer
 from ipls.server.directory.service import DirectoryService, UpdateService
 from ipls.server.directory.witnesses import Witnesses
-from ipls.store.directory import ChangeCounters, DirectoryStore
+from ipls.store.directory import ChangeCounters, DirectoryStore, open_directory_store
+from ipls.store.errors import StoreUnavailable
 from ipls.store.evidence import EvidenceFolder
 from ipls.store.log.opening import open_log
-from ipls.store.readers import ReaderStore
+from ipls.store.readers import open_readers_store
 from ipls.trust.heads import timestamp
 from ipls.trust.root import TrustRoot
 
@@ -67,7 +67,7 @@ async def run(
     that publishes ends by PublisherStopped, where what the database says may not be what the witnesses signed.
     """
     key, proposal_seed = _own_keys(config, root)
-    store = DirectoryStore(config.database, root.namespace, key.public_key)
+    store = open_directory_store(config.database, root.namespace, key.public_key)
     service.release(store.close)
     witnesses = await _witnesses(config, root, service, store, proposal_seed, now_ms)
     publisher = Publisher(
@@ -145,7 +145,7 @@ def _reads(
     now_ms: Callable[[], int],
 ) -> DirectoryService:
     """Reads by those who may, from the Redis that is configured where it has them; heads are announced through it."""
-    quotas = ReaderStore(config.database.with_name(config.database.name + ".readers"))
+    quotas = open_readers_store(config.database.with_name(config.database.name + ".readers"))
     service.release(quotas.close)
     authorizer = ReadAuthorizer(
         store,
@@ -170,7 +170,7 @@ async def _announce(store: DirectoryStore, heads: HeadNotifier, shared: RedisPro
     told = b""
     while True:
         announced = heads.next
-        with suppress(sqlite3.OperationalError):  # a disk that fails shows elsewhere
+        with suppress(StoreUnavailable):  # a disk that fails shows elsewhere
             head = await asyncio.to_thread(store.head)
             if head and head.signed != told:
                 told = head.signed
@@ -182,7 +182,7 @@ async def _notice(store: DirectoryStore, publisher: Publisher) -> NoReturn:
     """Tell this process what others have done to the database: new heads, queued updates."""
     seen = ChangeCounters(0, 0)
     while True:
-        with suppress(sqlite3.OperationalError):  # a disk that fails shows elsewhere
+        with suppress(StoreUnavailable):  # a disk that fails shows elsewhere
             now = await asyncio.to_thread(store.news)
             if now.heads != seen.heads:
                 publisher.heads.announce()

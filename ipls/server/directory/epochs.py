@@ -6,7 +6,7 @@ from ipls.akd import AkdError, DirectoryKey, publish, republish, verify_append_o
 from ipls.server.directory.adoption import ResolvedUpdate, find, position, positions
 from ipls.server.directory.errors import PublisherStopped
 from ipls.store.directory import DirectoryStore, EpochRow, Leaf, PreparedEpoch, StoredHead
-from ipls.store.errors import StoreError
+from ipls.store.errors import StoreRefused
 from ipls.store.log import LogStore, object_name
 
 
@@ -17,7 +17,7 @@ def prepare(
 
     Updates that change nothing are settled at the present epoch, those that bring an adopted leaf's value at the
     leaf's. None if no other waits. The row is durable and final when this returns: from here on the epoch is this one
-    or none. Raises PublisherStopped TREE_CORRUPT, StoreError LEASE_LOST.
+    or none. Raises PublisherStopped TREE_CORRUPT, StoreRefused LEASE_LOST.
     """
     head = store.head()
     assert head is not None, "an epoch follows a head"
@@ -43,7 +43,7 @@ def prepare(
 def adopt(store: DirectoryStore, term: int, head: StoredHead, new_root: bytes, blob: bytes) -> EpochRow:
     """Write the row of the epoch after `head` from a blob that witnesses signed.
 
-    Raises AkdError if the blob doesn't prove the step, StoreError LEASE_LOST.
+    Raises AkdError if the blob doesn't prove the step, StoreRefused LEASE_LOST.
     """
     step = EpochRow(head.epoch + 1, head.root_hash, new_root, (), blob)
     verify_append_only(step.old_root, step.new_root, step.epoch, step.blob)
@@ -102,7 +102,7 @@ def write_object(log: LogStore, step: EpochRow) -> None:
     name = object_name(step.epoch, step.old_root, step.new_root)
     try:
         log.put(name, step.blob)
-    except StoreError as e:
+    except StoreRefused as e:
         there = log.get(name) if e.reason == "LOG_OBJECT_EXISTS" else None
         if there is None:
             raise PublisherStopped(e.reason, str(e)) from e

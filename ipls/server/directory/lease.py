@@ -41,7 +41,7 @@ class LeaseKeeper:
     async def hold(self, seen: Lease, above: int, publish: Callable[[int], Coroutine[Any, Any, None]]) -> None:
         """Take the lease from `seen` by a term above `above`, and run `publish(term)` while it is ours.
 
-        Raises what `publish` raises, and StoreError LEASE_LOST when another process has taken it, before or later.
+        Raises what `publish` raises, and StoreRefused LEASE_LOST when another process has taken it, before or later.
         Whatever ends it, the lease is given back at once.
         """
         term = await self._run(self._store.take_lease, seen, above)

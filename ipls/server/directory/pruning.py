@@ -30,7 +30,7 @@ class Pruner:
         self._pins: tuple[int, ...] = ()
 
     def some(self, term: int) -> bool:
-        """One small transaction of each kind; whether there may be more to do. Raises StoreError LEASE_LOST."""
+        """One small transaction of each kind; whether there may be more to do. Raises StoreRefused LEASE_LOST."""
         floor, wanted = self._store.floor(), self._wanted_floor()
         if wanted - floor >= self._config.prune_every:
             self._store.raise_floor(term, wanted)

@@ -5,7 +5,6 @@ Any number of processes run one over one database; the holder of the lease publi
 
 import asyncio
 import math
-import sqlite3
 from asyncio import to_thread
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,7 +21,7 @@ from ipls.server.directory.lease import LeaseKeeper
 from ipls.server.directory.pruning import Pruner
 from ipls.server.directory.witnesses import RENEWALS, Witnesses
 from ipls.store.directory import DirectoryStore, EpochRow, PreparedEpoch, StoredHead
-from ipls.store.errors import StoreError
+from ipls.store.errors import StoreRefused, StoreUnavailable
 from ipls.store.log import LogStore, object_name
 from ipls.trust.errors import HeadRefused
 from ipls.trust.heads import signers, timestamp
@@ -102,16 +101,12 @@ class Publisher:
                 seen = await lease.until_free()
                 above = await self.ask()
                 await lease.hold(seen, above, self._publish)
-            except (NoQuorum, OSError, sqlite3.OperationalError) as e:
-                reason = (
-                    e.reason
-                    if isinstance(e, NoQuorum)
-                    else ("LOG_UNAVAILABLE" if isinstance(e, OSError) else "DATABASE_UNAVAILABLE")
-                )
+            except (NoQuorum, OSError, StoreUnavailable) as e:
+                reason = "LOG_UNAVAILABLE" if isinstance(e, OSError) else e.reason
                 log.warning("no epoch", reason=reason, why=str(e), retry_s=self._wait_s)
                 await asyncio.sleep(self._wait_s)
                 self._wait_s = min(2 * self._wait_s, self._retry_s[1])
-            except StoreError as e:
+            except StoreRefused as e:
                 if e.reason != "LEASE_LOST":
                     raise
                 log.info("another process publishes", why=str(e))
@@ -137,8 +132,8 @@ class Publisher:
         """One round: start the namespace, finish the row there is, adopt what only witnesses have, renew the head,
         publish what waits.
 
-        Raises NoQuorum, OSError (the log can't be written) and sqlite3.OperationalError (a full disk), which are tried
-        again later; StoreError LEASE_LOST; PublisherStopped.
+        Raises NoQuorum, OSError (the log can't be written) and StoreUnavailable (a full disk), which are tried
+        again later; StoreRefused LEASE_LOST; PublisherStopped.
         """
         head = await to_thread(self._store.head)
         if head is None:

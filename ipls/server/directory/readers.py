@@ -15,8 +15,8 @@ from ipls.rpc.errors import ServiceError
 from ipls.rpc.reads import SESSION_METADATA
 from ipls.rpc.server import peer_roles
 from ipls.store.directory import DirectoryStore
-from ipls.store.errors import StoreError
-from ipls.store.readers import ReaderStore
+from ipls.store.errors import StoreRefused
+from ipls.store.readers import ReadersStore
 from ipls.trust.calls import CALL_WINDOW_MS, NONCE_BYTES, session_digest
 from ipls.trust.errors import TrustError
 from ipls.trust.identity import check_label, encode_record
@@ -61,7 +61,7 @@ class ReadAuthorizer:
     def __init__(
         self,
         directory: DirectoryStore,
-        readers: ReaderStore,
+        readers: ReadersStore,
         namespace: str,
         *,
         daily_labels: int,
@@ -107,14 +107,14 @@ class ReadAuthorizer:
         version = self._version(label, encode_record(request.public_key))
         try:
             self._readers.admit(
-                label,
+                request.label,
                 request.nonce,
                 request.timestamp_ms,
                 now_ms=now_ms,
                 window_ms=CALL_WINDOW_MS,
                 max_calls=MAX_SESSIONS,
             )
-        except StoreError as e:
+        except StoreRefused as e:
             raise _refused(e) from e
         expires_ms = now_ms + SESSION_MS
         claims = _CLAIMS.pack(expires_ms, version) + label
@@ -175,14 +175,14 @@ class ReadAuthorizer:
             raise ServiceError(StatusCode.PERMISSION_DENIED, "IDENTITY_SUPERSEDED", message)
         try:
             self._readers.count(reader.label, labels, self._now_ms(), daily_labels=self._daily_labels)
-        except StoreError as e:
+        except StoreRefused as e:
             raise _refused(e) from e
 
     def _tag(self, claims: bytes) -> bytes:
         return hmac.digest(self._token_key, claims, "sha256")
 
 
-def _refused(error: StoreError) -> ServiceError:
+def _refused(error: StoreRefused) -> ServiceError:
     return ServiceError(_CODES[error.reason], error.reason, str(error), retry_after_s=error.retry_after_s)
 
 

@@ -21,7 +21,7 @@ from ipls.server.directory.cache import CacheKey, ProofCache
 from ipls.server.directory.publisher import HeadNotifier
 from ipls.server.directory.readers import ReadAuthorizer
 from ipls.store.directory import DirectoryStore, StoredHead
-from ipls.store.errors import StoreError
+from ipls.store.errors import StoreRefused
 from ipls.trust.chain import MAX_ANSWER
 from ipls.trust.errors import TrustError
 from ipls.trust.identity import check_label, decode_record
@@ -50,7 +50,7 @@ _CODES = {
 }
 
 
-def _refuse(error: StoreError) -> NoReturn:
+def _refuse(error: StoreRefused) -> NoReturn:
     if error.reason not in _CODES:
         raise error
     code = _CODES[error.reason]
@@ -195,7 +195,7 @@ class DirectoryService(DirectoryServiceServicer):
             try:
                 entry, make = await to_thread(admit)
                 return head, await (self._proofs.get(entry, make) if entry else to_thread(make))
-            except StoreError as e:
+            except StoreRefused as e:
                 if epoch or e.reason != "EPOCH_PRUNED":  # else the newest was replaced meanwhile: there is a newer one
                     _refuse(e)
 
@@ -310,7 +310,7 @@ class UpdateService(UpdateServiceServicer):
                 daily_quota=self._daily_quota,
                 queue_max=self._queue_max,
             )
-        except StoreError as e:
+        except StoreRefused as e:
             _refuse(e)
         self._submitted()
         return pb.SubmitUpdateResponse(ticket=ticket)
@@ -322,7 +322,7 @@ class UpdateService(UpdateServiceServicer):
             announced = self._heads.next
             try:
                 epoch = await to_thread(self._store.published_at, request.ticket)
-            except StoreError as e:
+            except StoreRefused as e:
                 _refuse(e)
             if epoch is not None:
                 yield pb.WatchUpdateResponse(state=pb.WatchUpdateResponse.STATE_PUBLISHED, epoch=epoch)
@@ -339,7 +339,7 @@ class UpdateService(UpdateServiceServicer):
             return pb.EraseValuesResponse(
                 erased=await to_thread(self._store.erase_values, label, request.through_version)
             )
-        except StoreError as e:
+        except StoreRefused as e:
             _refuse(e)
 
 

@@ -9,7 +9,7 @@ from ipls.rpc.server import ANYONE, DRAIN_S, GrpcServer, serve
 from ipls.rpc.tls import mtls_channel, tls_listener
 from ipls.runtime.service import Service
 from ipls.server.registration.service import FileCodeSender, RegistrationService
-from ipls.store.registration import RegistrationStore
+from ipls.store.registration import open_registration_store
 from ipls.trust.root import TrustRoot
 
 
@@ -23,7 +23,7 @@ async def run(
 ) -> list[int]:
     """Register numbers; the bound port. Raises ConfigError, StoreError, OSError."""
     server = GrpcServer([tls_listener(config.listen, config.tls)], {"ipls.registration.v1.RegistrationService": ANYONE})
-    store = RegistrationStore(config.database)
+    store = open_registration_store(config.database)
     service.release(store.close)
     directory = await service.enter_async(mtls_channel(config.directory, config.client))
     servicer = RegistrationService(

@@ -26,7 +26,7 @@ from ipls.proto.registration.v1.registration_pb2_grpc import (
     RegistrationServiceServicer,
 )
 from ipls.rpc.errors import ServiceError, remote_error
-from ipls.store.errors import StoreError
+from ipls.store.errors import StoreRefused
 from ipls.store.registration import CodeHash, RegistrationStore
 from ipls.trust.errors import TrustError
 from ipls.trust.identity import check_label, decode_record
@@ -150,7 +150,7 @@ class RegistrationService(RegistrationServiceServicer):
                 codes_per_hour=per_hour,
             )
             await self._verifier.deliver(request.request_id, request.label, code)
-        except StoreError as e:
+        except StoreRefused as e:
             _refuse(e)
         except OSError as e:
             raise ServiceError(StatusCode.UNAVAILABLE, "CODE_NOT_SENT", "the code could not be sent") from e
@@ -178,7 +178,7 @@ class RegistrationService(RegistrationServiceServicer):
                 if not hmac.compare_digest(given.digest, expected.digest):
                     raise ServiceError(StatusCode.PERMISSION_DENIED, "CODE_WRONG", "this is not the code")
             await to_thread(self._store.approve, request_id, record)
-        except StoreError as e:
+        except StoreRefused as e:
             _refuse(e)
         update = SubmitUpdateRequest(request_id=request_id, label=label.encode(), value=record)
         try:
@@ -209,6 +209,6 @@ def _check_names(label: str, request_id: bytes) -> None:
         raise ServiceError(StatusCode.INVALID_ARGUMENT, "REQUEST_ID_INVALID", message)
 
 
-def _refuse(error: StoreError) -> NoReturn:
+def _refuse(error: StoreRefused) -> NoReturn:
     code = _CODES[error.reason]
     raise ServiceError(code, error.reason, str(error), retry_after_s=error.retry_after_s) from error

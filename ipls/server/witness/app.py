@@ -17,7 +17,7 @@ from ipls.server.witness.http import auditor_app, readable_at
 from ipls.server.witness.keys import WitnessKeys
 from ipls.server.witness.service import WitnessService
 from ipls.store.evidence import EvidenceFolder
-from ipls.store.witness import WitnessStore
+from ipls.store.witness import open_witness_store
 from ipls.trust.root import TrustRoot
 
 SILENT_S = 5.0
@@ -32,7 +32,7 @@ async def run(config: WitnessConfig, root: TrustRoot, service: Service) -> None:
     listener = tls_listener(config.listen, config.tls) if config.listen and config.tls else None
     follower = listener is None
     signers = service.enter(witness_signers(config))
-    store = service.enter(contextlib.closing(WitnessStore(config.database, root.namespace, config.watermark)))
+    store = service.enter(contextlib.closing(open_witness_store(config.database, root.namespace, config.watermark)))
     keys = (WitnessKeys.unpinned if follower else WitnessKeys.pinned)(root, config.name, signers)
     public = PublicReader(root, silent_s=SILENT_S)
     witness = WitnessService(root, keys, store, public, EvidenceFolder(config.evidence), follower=follower)

@@ -58,7 +58,7 @@ class LogFollower:
     def poll(self, hint: SignedHead | None = None) -> None:
         """Catch up with the highest head that a quorum signed, of `hint` (unchecked) and those that witnesses show.
 
-        Raises AuditError if the log does not lead there, or does not answer; StoreError WITNESS_RESTORED.
+        Raises AuditError if the log does not lead there, or does not answer; StoreRefused WITNESS_RESTORED.
         """
         self._store.check_restored()
         head = self._highest(hint)
@@ -91,8 +91,8 @@ class LogFollower:
         return self._keys.cosign_late(Head(epoch, root_hash), last_ms, self._now_ms())
 
     def check_own(self, head: SignedHead) -> None:
-        """Raises StoreError WITNESS_RESTORED if a head has a signature of this witness's own that it does not know, or
-        if that was so before."""
+        """Raises StoreRefused WITNESS_RESTORED if a head has a signature of this witness's own that it does not know,
+        or if that was so before."""
         self._store.check_restored()
         for cosignature in head.cosignatures:
             if cosignature.public_key in [key.public_key for key in self._keys.witness.keys]:

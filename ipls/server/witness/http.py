@@ -20,7 +20,7 @@ from starlette.routing import Route
 from ipls.clock import system_now_ms
 from ipls.http.client import HttpClient, HttpUnavailable
 from ipls.proto.witness.v1.head_pb2 import Cosignature
-from ipls.store.errors import StoreError
+from ipls.store.errors import StoreRefused
 from ipls.store.witness import Signed, WitnessStore
 from ipls.trust.heads import CIPHERSUITE, timestamp
 from ipls.trust.root import TrustRoot, Witness
@@ -63,7 +63,7 @@ def auditor_app(
         return JSONResponse({"keys": listed, "logs": [name]})
 
     def can_sign() -> bool:
-        with contextlib.suppress(StoreError):
+        with contextlib.suppress(StoreRefused):
             store.check_restored()
             return any(key.covers(now_ms()) for key in witness.keys)
         return False

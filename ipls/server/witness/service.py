@@ -4,7 +4,6 @@ witness does)."""
 import asyncio
 import contextlib
 import hashlib
-import sqlite3
 from collections.abc import AsyncIterator, Callable
 from typing import Any, NoReturn
 
@@ -32,7 +31,7 @@ from ipls.rpc.errors import ServiceError
 from ipls.server.witness.evidence import EvidenceRecorder
 from ipls.server.witness.follower import LogFollower
 from ipls.server.witness.keys import KeyExpired, WitnessKeys
-from ipls.store.errors import StoreError
+from ipls.store.errors import StoreError, StoreRefused
 from ipls.store.evidence import EvidenceFolder
 from ipls.store.witness import ProposedEpoch, Signed, State, WitnessStore
 from ipls.trust.errors import TrustError
@@ -138,7 +137,7 @@ class WitnessService(WitnessServiceServicer):
         try:
             await asyncio.to_thread(self.follower.check_own, signed.head)
             await self._is_next(step)
-        except StoreError as e:
+        except StoreRefused as e:
             if e.reason in ("WITNESS_GAP", "WITNESS_FORK"):
                 self._hint = signed.head
                 self._behind.set()
@@ -146,7 +145,7 @@ class WitnessService(WitnessServiceServicer):
         return step
 
     async def _is_next(self, step: ProposedEpoch) -> bool:
-        """Raises StoreError."""
+        """Raises StoreRefused."""
         return (await asyncio.to_thread(self._store.state)).is_next(step)
 
     def poll(self) -> None:
@@ -161,7 +160,7 @@ class WitnessService(WitnessServiceServicer):
                 await asyncio.to_thread(self.poll)
             except (AuditError, StoreError, TrustError) as e:
                 log.warning("not caught up", reason=e.reason, why=str(e))
-            except (OSError, sqlite3.OperationalError) as e:  # a full disk
+            except OSError as e:  # a full disk
                 log.warning("not caught up", reason="DATABASE_UNAVAILABLE", why=type(e).__name__)
             await asyncio.sleep(PAUSE_S)
             with contextlib.suppress(TimeoutError):
@@ -181,7 +180,7 @@ class WitnessService(WitnessServiceServicer):
                 )
             except AkdError as e:
                 raise _Refused("WITNESS_PROOF_REFUSED", f"the epoch does not only append: {e.reason}") from e
-            except StoreError as e:
+            except StoreRefused as e:
                 raise _Refused(e.reason, str(e)) from e
             except KeyExpired as e:
                 raise _Refused("WITNESS_KEY_EXPIRED", "the witness has no key that is good at this time") from e
@@ -195,7 +194,7 @@ class WitnessService(WitnessServiceServicer):
 
         A witness that may not sign any more leaves it.
         """
-        with contextlib.suppress(StoreError):
+        with contextlib.suppress(StoreRefused):
             self._store.sign_start(
                 lambda epoch, root_hash, at_ms: self._keys.cosign_late(Head(epoch, root_hash), at_ms, self._now_ms())
             )

@@ -1,11 +1,11 @@
-"""What every backend of the log gives; tests/store/test_log.py holds each of them to it."""
+"""What every backend of the log gives; tests/store/log/test_contract.py holds each of them to it."""
 
 import re
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 from ipls.auditlog.names import split_name
-from ipls.store.errors import StoreError
+from ipls.store.errors import StoreRefused
 
 _BUNDLE = re.compile(r"fleet/[1-9][0-9]{0,18}")
 
@@ -31,10 +31,10 @@ def is_bundle(name: str) -> bool:
 
 
 def parse_name(name: str) -> tuple[str, str, str]:
-    """Epoch, old root and new root as they stand in a name. Raises StoreError LOG_NAME_INVALID."""
+    """Epoch, old root and new root as they stand in a name. Raises StoreRefused LOG_NAME_INVALID."""
     parts = split_name(name)
     if parts is None:
-        raise StoreError("LOG_NAME_INVALID", "a step's name is E/<old root hash, hex>/<new root hash, hex>")
+        raise StoreRefused("LOG_NAME_INVALID", "a step's name is E/<old root hash, hex>/<new root hash, hex>")
     return parts
 
 
@@ -43,9 +43,9 @@ class LogStore(ABC):
     in the field take every name that is for a step's.
 
     Every method may be called from any thread and, over one store, from any process. A name that is none raises
-    StoreError LOG_NAME_INVALID. A reader sees a whole object or none, and what was put before it asked. Where the store
-    does not answer, or can't do it now, a method raises OSError in bounded time and may be tried again; a store that
-    can't be a log at all raises another StoreError than those named here, and trying again won't help.
+    StoreRefused LOG_NAME_INVALID. A reader sees a whole object or none, and what was put before it asked. Where the
+    store does not answer, or can't do it now, a method raises OSError in bounded time and may be tried again; a store
+    that can't be a log at all raises another StoreRefused than those named here, and trying again won't help.
     """
 
     @abstractmethod
@@ -53,8 +53,8 @@ class LogStore(ABC):
         """Write an object. On return it is durable: it survives a crash and a loss of power.
 
         Of racing writers of one epoch that all write by this method exactly one name wins; of a bundle, one blob. The
-        very object being there already is success, for every one of them. Raises StoreError LOG_OBJECT_EXISTS if it is
-        there with other bytes (the caller may verify that they prove the same step) and LOG_EPOCH_TAKEN if the epoch
+        very object being there already is success, for every one of them. Raises StoreRefused LOG_OBJECT_EXISTS if it
+        is there with other bytes (the caller may verify that they prove the same step) and LOG_EPOCH_TAKEN if the epoch
         has an object of another name, or was promised to one; nothing has changed then.
 
         After an OSError the object may or may not be there, and from now on the epoch may be promised to `name`: put

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from pathlib import Path
 
 from ipls.clock import system_now_ms
-from ipls.store.errors import StoreError
+from ipls.store.errors import StoreRefused
 from ipls.store.files import PUBLIC, sync, write_new
 from ipls.store.log.contract import LogStore, ObjectInfo, is_bundle, parse_name
 
@@ -46,9 +46,9 @@ class FileLog(LogStore):
         sync(self._folder)
         stored = self.get(name)
         if stored is None:
-            raise StoreError("LOG_EPOCH_TAKEN", f"the log has another object for epoch {epoch}")
+            raise StoreRefused("LOG_EPOCH_TAKEN", f"the log has another object for epoch {epoch}")
         if stored != blob:
-            raise StoreError("LOG_OBJECT_EXISTS", f"the log's object for epoch {epoch} has other bytes")
+            raise StoreRefused("LOG_OBJECT_EXISTS", f"the log's object for epoch {epoch} has other bytes")
         return None
 
     def _put_bundle(self, path: Path, blob: bytes) -> None:
@@ -58,7 +58,7 @@ class FileLog(LogStore):
         sync(path.parent)
         sync(self._folder)
         if path.read_bytes() != blob:
-            raise StoreError("LOG_OBJECT_EXISTS", f"the log's bundle {path.name} has other bytes")
+            raise StoreRefused("LOG_OBJECT_EXISTS", f"the log's bundle {path.name} has other bytes")
 
     def _write(self, target: Path, old: str, new: str, blob: bytes) -> None:
         draft = self._folder / f".{target.name}-{secrets.token_hex(8)}"

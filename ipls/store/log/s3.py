@@ -22,7 +22,7 @@ from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from ipls.store.errors import StoreError
+from ipls.store.errors import StoreRefused
 from ipls.store.log.contract import LogStore, ObjectInfo, is_bundle, parse_name
 
 MAX_OBJECT = 128 * 1024 * 1024
@@ -81,21 +81,21 @@ class S3Log(LogStore):
         epoch, _, _ = parse_name(name)
         there = [entry.name for entry in self.list(prefix=f"{epoch}/", limit=2)]
         if there not in ([], [name]):
-            raise StoreError("LOG_EPOCH_TAKEN", f"the log has another object for epoch {epoch}")
+            raise StoreRefused("LOG_EPOCH_TAKEN", f"the log has another object for epoch {epoch}")
         created = False
         if not there:
             self._claim(epoch, name)
             created = self._create(self._bucket.name, name, blob, self._bucket.retention)
         self._check_locked(self._bucket.name, name)
         if not created and self._get(self._bucket.name, name) != blob:
-            raise StoreError("LOG_OBJECT_EXISTS", f"the log's object for epoch {epoch} has other bytes")
+            raise StoreRefused("LOG_OBJECT_EXISTS", f"the log's object for epoch {epoch} has other bytes")
         return None
 
     def _put_bundle(self, name: str, blob: bytes) -> None:
         created = self._create(self._bucket.claims, name, blob, self._bucket.retention)
         self._check_locked(self._bucket.claims, name)
         if not created and self._get(self._bucket.claims, name) != blob:
-            raise StoreError("LOG_OBJECT_EXISTS", f"the log's bundle {name} has other bytes")
+            raise StoreRefused("LOG_OBJECT_EXISTS", f"the log's bundle {name} has other bytes")
 
     def _claim(self, epoch: str, name: str) -> None:
         if self._create(self._bucket.claims, epoch, name.encode(), self._bucket.retention):
@@ -104,7 +104,7 @@ class S3Log(LogStore):
         if claimed is None:
             raise OSError("an epoch's claim exists and can't be read")
         if claimed != name.encode():
-            raise StoreError("LOG_EPOCH_TAKEN", f"epoch {epoch} of the log is promised to another object")
+            raise StoreRefused("LOG_EPOCH_TAKEN", f"epoch {epoch} of the log is promised to another object")
 
     def _create(self, bucket: str, key: str, blob: bytes, retention: timedelta) -> bool:
         """Whether this call, or an earlier attempt of it whose answer was lost, may have made the object: False if it
@@ -130,7 +130,7 @@ class S3Log(LogStore):
 
     def _check_locked(self, bucket: str, name: str) -> None:
         if self._retention(bucket, name)["Mode"] != "COMPLIANCE":
-            raise StoreError("LOG_NOT_LOCKED", "the log's bucket does not keep the object in compliance mode")
+            raise StoreRefused("LOG_NOT_LOCKED", "the log's bucket does not keep the object in compliance mode")
 
     def _retention(self, bucket: str, key: str, **options: str) -> Any:
         """`Mode` and `RetainUntilDate` of an object that is there; None where it has none."""
@@ -148,7 +148,7 @@ class S3Log(LogStore):
         return self._get(self._where(name), name, limit=length, Range=f"bytes={offset}-{offset + length - 1}")
 
     def _where(self, name: str) -> str:
-        """The bucket of an object. Raises StoreError LOG_NAME_INVALID."""
+        """The bucket of an object. Raises StoreRefused LOG_NAME_INVALID."""
         if is_bundle(name):
             return self._bucket.claims
         parse_name(name)
@@ -209,7 +209,7 @@ class S3Log(LogStore):
     def create_buckets(self) -> None:
         """Make both buckets with Object Lock, let anyone read the log's; buckets of ours that are there stay.
 
-        Then try to break the lock in `claims`. Raises OSError, and StoreError LOG_NOT_LOCKED if anything gave way or
+        Then try to break the lock in `claims`. Raises OSError, and StoreRefused LOG_NOT_LOCKED if anything gave way or
         an existing bucket was made without Object Lock.
         """
         for name in (self._bucket.claims, self._bucket.name):
@@ -241,19 +241,19 @@ class S3Log(LogStore):
                 raise _error(e) from e
             lock = {}
         if lock.get("ObjectLockEnabled") != "Enabled":
-            raise StoreError("LOG_NOT_LOCKED", f"the bucket {name} was made without Object Lock")
+            raise StoreRefused("LOG_NOT_LOCKED", f"the bucket {name} was made without Object Lock")
 
     def _attack(self) -> None:
         """Try all that must be refused, on an object that is kept for a day, and look whether it stands as before."""
         bucket, key, blob = self._bucket.claims, f"probe/{token_hex(16)}", b"probe"
         self._create(bucket, key, blob, timedelta(days=1))
         if self._create(bucket, key, b"other", timedelta(days=1)):
-            raise StoreError("LOG_NOT_LOCKED", "the endpoint ignores If-None-Match: it replaces objects")
+            raise StoreRefused("LOG_NOT_LOCKED", "the endpoint ignores If-None-Match: it replaces objects")
         head = self._head(bucket, key)
         version = {"Bucket": bucket, "Key": key, "VersionId": head["VersionId"]}
         kept = self._retention(bucket, key)
         if kept["Mode"] != "COMPLIANCE":
-            raise StoreError("LOG_NOT_LOCKED", "the endpoint does not keep an object in compliance mode")
+            raise StoreRefused("LOG_NOT_LOCKED", "the endpoint does not keep an object in compliance mode")
         self._try(self._s3.put_object, Bucket=bucket, Key=key, Body=b"other")
         self._try(self._s3.delete_object, **version)
         self._try(self._s3.delete_object, **version, BypassGovernanceRetention=True)
@@ -262,7 +262,7 @@ class S3Log(LogStore):
             self._try(self._s3.put_object_retention, **version, Retention={"Mode": mode, "RetainUntilDate": sooner})
         stands = self._get(bucket, key, VersionId=version["VersionId"]) == blob
         if not stands or self._retention(bucket, key, VersionId=version["VersionId"]) != kept:
-            raise StoreError("LOG_NOT_LOCKED", "the endpoint lets an object be removed, or its retention be shortened")
+            raise StoreRefused("LOG_NOT_LOCKED", "the endpoint lets an object go, or its retention be shortened")
 
     @staticmethod
     def _try(method: Callable[..., Any], **arguments: Any) -> None:
@@ -295,7 +295,7 @@ def _client(bucket: Bucket, **options: Any) -> Any:
             "s3", endpoint_url=bucket.endpoint, config=config
         )
     except (BotoCoreError, ValueError) as e:
-        raise StoreError("LOG_REFUSED", f"the log's bucket can't be used as configured: {type(e).__name__}") from e
+        raise StoreRefused("LOG_REFUSED", f"the log's bucket can't be used as configured: {type(e).__name__}") from e
 
 
 def _ask(method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -313,7 +313,7 @@ def _code(error: ClientError) -> str:
 def _error(error: ClientError) -> Exception:
     """What an error that has no meaning of its own becomes; its code is S3's, its text may be long and is left out."""
     message = f"the log's bucket refuses {error.operation_name}: {_code(error)}"
-    return StoreError("LOG_REFUSED", message) if _code(error) in _NEVER else OSError(message)
+    return StoreRefused("LOG_REFUSED", message) if _code(error) in _NEVER else OSError(message)
 
 
 def _entry(name: str, size: int, answer: Any) -> ObjectInfo:

@@ -6,16 +6,16 @@ contract    what every backend gives          sqlite      a file
 
 from pathlib import Path
 
-from ipls.store.vault.contract import Changes, LogRow, Server, VaultStore
+from ipls.store.vault.contract import Changes, DatabaseEdited, LogRow, Server, VaultStore
 from ipls.store.vault.sqlite import SqliteVault
 
-__all__ = ["Changes", "LogRow", "Server", "VaultStore", "open_vault_store"]
+__all__ = ["Changes", "DatabaseEdited", "LogRow", "Server", "VaultStore", "open_vault_store"]
 
 
 def open_vault_store(database: Path | Server, *, wait: bool = True) -> VaultStore:
     """The database: a file of SQLite, or one of a PostgreSQL server; its tables are made if they are not there.
 
-    Raises StoreError VAULT_RUNNING, where it does not wait for another process; DatabaseFailed.
+    Raises StoreRefused VAULT_RUNNING, where it does not wait for another process; StoreUnavailable, StoreDamaged.
     """
     if isinstance(database, Path):
         return SqliteVault(database, wait=wait)

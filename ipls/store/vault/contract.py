@@ -1,4 +1,4 @@
-"""What every backend of the vault's store gives; tests/store/test_vault.py holds each of them to it."""
+"""What every backend of the vault's store gives; tests/store/vault/test_contract.py holds each of them to it."""
 
 import fcntl
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,8 +6,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from ipls.store.errors import StoreError
-from ipls.vault.errors import SessionRefused
+from ipls.store import engine
+from ipls.store.errors import StoreDamaged, StoreRefused
 
 
 class LogRow(NamedTuple):
@@ -28,13 +28,15 @@ class Changes(NamedTuple):
     nodes: Mapping[bytes, bytes]
 
 
-class Server(Protocol):
-    """Where a PostgreSQL server's database is."""
+class DatabaseEdited(StoreDamaged):
+    """A row is not as any vault writes one."""
 
-    @property
-    def postgres(self) -> str:
-        """libpq's connection string, without a password."""
-        ...
+    def __init__(self) -> None:
+        super().__init__("VAULT_DATABASE_EDITED", "a column of the vault's database has a value of another type")
+
+
+class Server(engine.Server, Protocol):
+    """Where a vault's database is in a PostgreSQL server."""
 
     @property
     def lock(self) -> Path:
@@ -49,9 +51,10 @@ class VaultStore(Protocol):
       loss. When it raises, all of it is there or nothing: only a read tells.
     - A log row is never changed or removed, and no two have one sequence: of two writers, one is refused.
     - One process has it open; a second waits, if it is to, until the first has closed it or died.
-    - Calls come from one thread at a time. What is read has the types given here, else SessionRefused
-      VAULT_DATABASE_EDITED; anything more is for the caller to verify.
-    - Where the database does not do what it is asked, every method raises DatabaseFailed, and may be called again.
+    - Calls come from one thread at a time. What is read has the types given here, else DatabaseEdited;
+      anything more is for the caller to verify.
+    - Where the database does not do what it is asked, every method raises StoreUnavailable or StoreDamaged, and may be
+      called again.
     """
 
     lock: TextIOWrapper
@@ -87,7 +90,7 @@ class VaultStore(Protocol):
 
 
 def take_lock(path: Path, *, wait: bool) -> TextIOWrapper:
-    """Raises StoreError VAULT_RUNNING where another process of this host has it, and this one does not wait."""
+    """Raises StoreRefused VAULT_RUNNING where another process of this host has it, and this one does not wait."""
     lock = path.open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -97,25 +100,21 @@ def take_lock(path: Path, *, wait: bool) -> TextIOWrapper:
     return lock
 
 
-def running() -> StoreError:
+def running() -> StoreRefused:
     """For who does not wait."""
-    return StoreError("VAULT_RUNNING", "a process has the vault's database open; end it first")
+    return StoreRefused("VAULT_RUNNING", "a process has the vault's database open; end it first")
 
 
 def log_row(row: Sequence[Any]) -> LogRow:
-    """As it was read, in the order of LogRow's fields. Raises SessionRefused VAULT_DATABASE_EDITED."""
+    """As it was read, in the order of LogRow's fields. Raises DatabaseEdited."""
     sequence, entry, mac, key, use_number = row
     if not isinstance(sequence, int) or not isinstance(use_number, int | None):
-        raise _edited()
+        raise DatabaseEdited
     return LogRow(sequence, as_bytes(entry), as_bytes(mac), as_bytes(key), use_number)
 
 
 def as_bytes(value: object) -> bytes:
     """SQLite keeps anything in any column, and any database's owner may change a column's type. Raises as `log_row`."""
     if not isinstance(value, bytes):
-        raise _edited()
+        raise DatabaseEdited
     return value
-
-
-def _edited() -> SessionRefused:
-    return SessionRefused("VAULT_DATABASE_EDITED", "a column of the vault's database has a value of another type")

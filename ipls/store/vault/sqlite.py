@@ -1,31 +1,24 @@
 """The vault's store in a file of SQLite."""
 
-import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ipls.store.errors import DatabaseFailed
-from ipls.store.sqlite import connect, transaction
+from ipls.store.engine.sqlite import Database, Schema
 from ipls.store.vault.contract import Changes, LogRow, VaultStore, as_bytes, log_row, take_lock
 from ipls.trust.limits import MAX_INT
 
-_SCHEMA = """
+_SCHEMA = Schema(
+    "the vault",
+    """
 CREATE TABLE IF NOT EXISTS records (key BLOB PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS nodes (prefix BLOB PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS log (
     sequence INTEGER PRIMARY KEY, entry BLOB NOT NULL, mac BLOB NOT NULL, key BLOB NOT NULL, use_number INTEGER
 );
 CREATE UNIQUE INDEX IF NOT EXISTS uses ON log (key, use_number) WHERE use_number IS NOT NULL;
-"""
-
-
-@contextmanager
-def _as_failed() -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, UnicodeDecodeError) as error:  # its message may quote a damaged file
-        raise DatabaseFailed(str(error)) from error
+""",
+    frozenset({"records", "nodes", "log"}),
+)
 
 
 class SqliteVault(VaultStore):
@@ -35,59 +28,54 @@ class SqliteVault(VaultStore):
         """See `open_vault_store`."""
         self.lock = take_lock(path.with_name(path.name + ".lock"), wait=wait)
         try:
-            with _as_failed():
-                self._connection = connect(path)
-                self._connection.executescript(_SCHEMA)
+            self._database = Database(path, _SCHEMA)
         except BaseException:
             self.lock.close()
             raise
 
     def close(self) -> None:
         """See `VaultStore`."""
-        self._connection.close()
+        self._database.close()
         self.lock.close()
 
-    @_as_failed()
     def append_all(self, steps: Iterable[Changes]) -> None:
         """See `VaultStore`."""
-        with transaction(self._connection) as c:
+        with self._database.write() as c:
             for changes in steps:
                 c.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?)", changes.log)
                 c.executemany("INSERT OR REPLACE INTO records VALUES (?, ?)", changes.records.items())
                 c.executemany("INSERT OR REPLACE INTO nodes VALUES (?, ?)", changes.nodes.items())
 
-    @_as_failed()
     def record(self, key: bytes) -> bytes | None:
         """See `VaultStore`."""
-        row = self._connection.execute("SELECT record FROM records WHERE key = ?", (key,)).fetchone()
+        with self._database.read() as c:
+            row = c.execute("SELECT record FROM records WHERE key = ?", (key,)).fetchone()
         return as_bytes(row[0]) if row else None
 
-    @_as_failed()
     def nodes(self, prefixes: Sequence[bytes]) -> dict[bytes, bytes]:
         """See `VaultStore`."""
         places = ", ".join("?" * len(prefixes))
-        rows = self._connection.execute(f"SELECT prefix, body FROM nodes WHERE prefix IN ({places})", prefixes)  # noqa: S608  # question marks
-        return {as_bytes(prefix): as_bytes(body) for prefix, body in rows}
+        with self._database.read() as c:
+            rows = c.execute(f"SELECT prefix, body FROM nodes WHERE prefix IN ({places})", prefixes)  # noqa: S608  # question marks
+            return {as_bytes(prefix): as_bytes(body) for prefix, body in rows}
 
-    @_as_failed()
     def last(self) -> LogRow | None:
         """See `VaultStore`."""
-        row = self._connection.execute("SELECT * FROM log ORDER BY sequence DESC LIMIT 1").fetchone()
+        with self._database.read() as c:
+            row = c.execute("SELECT * FROM log ORDER BY sequence DESC LIMIT 1").fetchone()
         return log_row(row) if row else None
 
-    @_as_failed()
     def log(self, first: int, count: int) -> list[LogRow]:
         """See `VaultStore`."""
-        rows = self._connection.execute(
-            "SELECT * FROM log WHERE sequence >= ? ORDER BY sequence LIMIT ?", (first, count)
-        )
-        return [log_row(row) for row in rows]
+        with self._database.read() as c:
+            rows = c.execute("SELECT * FROM log WHERE sequence >= ? ORDER BY sequence LIMIT ?", (first, count))
+            return [log_row(row) for row in rows]
 
-    @_as_failed()
     def uses(self, key: bytes, first: int, count: int) -> list[LogRow]:
         """See `VaultStore`."""
-        rows = self._connection.execute(
-            "SELECT * FROM log WHERE key = ? AND use_number >= ? ORDER BY use_number LIMIT ?",
-            (key, min(first, MAX_INT), count),
-        )
-        return [log_row(row) for row in rows]
+        with self._database.read() as c:
+            rows = c.execute(
+                "SELECT * FROM log WHERE key = ? AND use_number >= ? ORDER BY use_number LIMIT ?",
+                (key, min(first, MAX_INT), count),
+            )
+            return [log_row(row) for row in rows]

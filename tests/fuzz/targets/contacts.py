@@ -32,7 +32,7 @@ from ipls.hsm.pipe import PipeError
 from ipls.proto.contacts.v1 import contacts_pb2
 from ipls.rpc.errors import ServiceError
 from ipls.server.contacts.service import ContactsServicer, Limits
-from ipls.store.contacts import ContactsStore
+from ipls.store.contacts import open_contacts_store
 from ipls.trust.calls import call_digest
 from tests.fuzz.answers import answering, frames
 from tests.fuzz.target import ID, LABEL, SEED, Target, folder, serialized, target
@@ -138,7 +138,7 @@ def _record_key() -> contacts_pb2.RecordKey:
 def _contacts(method: str, request: Any, seeds: Iterable[Message], parts: tuple[bytes, ...] = ()) -> Target:
     """The account itself signs its bodies, whatever they say. `parts` are streamed after the call."""
     identities: Any = _Anyone()
-    store = ContactsStore(folder() / "contacts.db")
+    store = open_contacts_store(folder() / "contacts.db")
     servicer = ContactsServicer(store, identities, make_root(), now_ms=lambda: NOW, limits=Limits(calls=10**9))
     count = 0
 

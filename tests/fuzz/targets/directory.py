@@ -18,8 +18,8 @@ from ipls.server.directory.epochs import prepare
 from ipls.server.directory.publisher import HeadNotifier
 from ipls.server.directory.readers import ReadAuthorizer
 from ipls.server.directory.service import DirectoryService, UpdateService
-from ipls.store.directory import DirectoryStore, StoredHead
-from ipls.store.readers import ReaderStore
+from ipls.store.directory import DirectoryStore, StoredHead, open_directory_store
+from ipls.store.readers import open_readers_store
 from ipls.trust.calls import session_digest
 from ipls.trust.heads import Head
 from ipls.trust.identity import encode_record
@@ -53,7 +53,7 @@ class Served(NamedTuple):
 
 def _serve() -> Served:
     place = folder()
-    store = DirectoryStore(place / "directory.db", NAMESPACE, KEY.public_key)
+    store = open_directory_store(place / "directory.db", NAMESPACE, KEY.public_key)
     term = store.take_lease(store.lease())
     start = signed(Head(0, EMPTY_ROOT), *WITNESSES).SerializeToString()
     store.commit_start(term, StoredHead(0, EMPTY_ROOT, 0, start))
@@ -68,7 +68,7 @@ def _serve() -> Served:
     heads = HeadNotifier()
     readers = ReadAuthorizer(
         store,
-        ReaderStore(place / "readers.db"),
+        open_readers_store(place / "readers.db"),
         NAMESPACE,
         daily_labels=10**9,
         anonymous=False,

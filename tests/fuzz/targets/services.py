@@ -14,8 +14,8 @@ from ipls.rpc.errors import ServiceError
 from ipls.rpc.reads import SESSION_METADATA
 from ipls.server.directory.readers import ReadAuthorizer
 from ipls.server.registration.service import RegistrationService
-from ipls.store.readers import ReaderStore
-from ipls.store.registration import RegistrationStore
+from ipls.store.readers import open_readers_store
+from ipls.store.registration import open_registration_store
 from ipls.trust.calls import session_digest
 from ipls.trust.identity import encode_record
 from tests.fuzz.target import LABEL, SEED, Target, folder, serialized, target
@@ -43,7 +43,7 @@ def _() -> Target:
 
     directory: Any = Directory()
     service = RegistrationService(
-        RegistrationStore(folder() / "registration.db"),
+        open_registration_store(folder() / "registration.db"),
         NAMESPACE,
         Verifier(),
         directory,
@@ -65,7 +65,7 @@ def _() -> Target:
 def _readers() -> ReadAuthorizer:
     """Of a directory in which every key is the first of every account."""
     directory: Any = SimpleNamespace(version_of=lambda *_: 1)
-    store = ReaderStore(folder() / "readers.db")
+    store = open_readers_store(folder() / "readers.db")
     return ReadAuthorizer(directory, store, NAMESPACE, daily_labels=9, anonymous=False, now_ms=lambda: NOW)
 
 

@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ipls.hsm.state.store import StateStore
-from ipls.store.errors import DatabaseFailed
 from ipls.store.vault import Changes, Server, VaultStore
 from ipls.vault.errors import SessionRefused
 from ipls.vault.state.journal import Highest, other_key
 from tests.hsm.state_stores import Dying, Fuse, Killed, MemoryNotary, new_ledger, perform
 from tests.store.postgres import PostgresServer
+from tests.store.vault_databases import FAILED
 
 KEYS = [other_key("test", number) for number in range(5)]
 
@@ -124,7 +124,7 @@ def test_nothing_acknowledged_is_lost_when_the_databases_server_is_killed_again_
         while perform(state_store, lambda: next(walk, True)) is None:
             pass
     assert failed
-    assert all(isinstance(each, DatabaseFailed) for each in failed)
+    assert all(isinstance(each, FAILED) for each in failed)
 
 
 class Counting(MemoryNotary):

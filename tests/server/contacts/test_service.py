@@ -24,7 +24,7 @@ from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
 from ipls.rpc.errors import RemoteError
 from ipls.server.contacts.identities import Identities
 from ipls.server.contacts.service import ContactsServicer, Limits
-from ipls.store.contacts import ContactsStore
+from ipls.store.contacts import open_contacts_store
 from ipls.trust.calls import call_digest
 from tests.hsm.rig import Owner
 from tests.server.contact_stores import (
@@ -324,7 +324,7 @@ async def test_no_account_takes_all_places_among_the_uploads(world: World) -> No
 
 
 async def test_plaintext_is_refused(world: World, tmp_path: Path) -> None:
-    store = ContactsStore(tmp_path / "contacts.db")
+    store = open_contacts_store(tmp_path / "contacts.db")
     identities = Identities(DirectoryServiceStub(grpc.aio.insecure_channel("127.0.0.1:1")), world.root)
     add = partial(add_ContactsServiceServicer_to_server, ContactsServicer(store, identities, world.root))
     async with listening(tmp_path, add) as server, grpc.aio.insecure_channel(server.address) as channel:

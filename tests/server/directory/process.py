@@ -18,6 +18,7 @@ from ipls.config import DirectoryConfig, load_trust_root
 from ipls.runtime.service import Service
 from ipls.server.directory import app
 from ipls.store.directory import DirectoryStore
+from ipls.store.directory.sqlite import SqliteDirectory
 
 
 def signal_after(step: str, number: signal.Signals) -> None:
@@ -26,7 +27,7 @@ def signal_after(step: str, number: signal.Signals) -> None:
     owner = getattr(importlib.import_module(module), owner_name)
     original = getattr(owner, method)
 
-    beating, beat = threading.Lock(), DirectoryStore.beat
+    beating, beat = threading.Lock(), SqliteDirectory.beat
     done = False
 
     def beat_alone(self: DirectoryStore, term: int) -> None:
@@ -50,7 +51,7 @@ def signal_after(step: str, number: signal.Signals) -> None:
         die()
         return result
 
-    DirectoryStore.beat = beat_alone
+    SqliteDirectory.beat = beat_alone
     setattr(owner, method, later if asyncio.iscoroutinefunction(original) else now)
 
 

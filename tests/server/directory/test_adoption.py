@@ -21,8 +21,8 @@ from ipls.rpc.errors import remote_error
 from ipls.server.directory.adoption import choose_root
 from ipls.server.directory.errors import NoQuorum, PublisherStopped
 from ipls.server.directory.witnesses import Witnesses
-from ipls.store.directory import DirectoryStore
-from ipls.store.fsck import Fsck
+from ipls.store.directory import open_directory_store
+from ipls.store.directory.fsck import Fsck
 from ipls.store.witness import ProposedEpoch as Signing
 from ipls.trust.heads import signers, verify_head
 from tests.server.directories import ALICE, BOB, NOW, PROPOSER, Client, World, record
@@ -151,7 +151,7 @@ async def test_an_update_that_still_waits_in_the_backup_needs_no_hand(world: Wor
     async with world.witness():
         async with world.directory() as client:
             await client.publish(1, BOB, record(1))
-        with closing(DirectoryStore(world.folder / "directory.db", "test.ipls", world.key.public_key)) as store:
+        with closing(open_directory_store(world.folder / "directory.db", "test.ipls", world.key.public_key)) as store:
             ticket = store.submit(b"w" * 16, ALICE, record(2), NOW, daily_quota=9, queue_max=9)
         copy(world, "backup")
         async with world.directory() as client:

@@ -24,7 +24,8 @@ from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceServicer
 from ipls.server.directory import lease
 from ipls.server.directory.lease import LeaseKeeper
 from ipls.server.directory.witnesses import STATE_TIMEOUT_S, Witnesses
-from ipls.store.directory import DirectoryStore
+from ipls.store.directory import DirectoryStore, open_directory_store
+from ipls.store.directory.sqlite import SqliteDirectory
 from ipls.store.errors import StoreError
 from ipls.store.log import FileLog
 from ipls.trust.heads import verify_head
@@ -33,11 +34,11 @@ from tests.server.directories import ALICE, BOB, NOW, World, record
 from tests.server.directory import process
 
 STEPS = {
-    "term taken": (DirectoryStore, "take_lease"),
-    "row written": (DirectoryStore, "insert_step"),
+    "term taken": (SqliteDirectory, "take_lease"),
+    "row written": (SqliteDirectory, "insert_step"),
     "signed": (Witnesses, "sign"),
     "logged": (FileLog, "put"),
-    "committed": (DirectoryStore, "commit"),
+    "committed": (SqliteDirectory, "commit"),
 }
 
 
@@ -49,7 +50,7 @@ def world(tmp_path: Path) -> World:
 @pytest.fixture
 def store(world: World) -> Iterator[DirectoryStore]:
     """Looked into from outside."""
-    store = DirectoryStore(world.folder / "directory.db", world.root.namespace, world.key.public_key)
+    store = open_directory_store(world.folder / "directory.db", world.root.namespace, world.key.public_key)
     yield store
     store.close()
 

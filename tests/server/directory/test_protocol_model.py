@@ -40,9 +40,10 @@ from ipls.server.directory.witnesses import Witnesses
 from ipls.server.log.service import log_app
 from ipls.server.witness.http import auditor_app
 from ipls.server.witness.service import WitnessService
-from ipls.store.directory import DirectoryStore
+from ipls.store.directory import DirectoryStore, open_directory_store
+from ipls.store.directory.fsck import Fsck
+from ipls.store.directory.sqlite import SqliteDirectory
 from ipls.store.errors import StoreError
-from ipls.store.fsck import Fsck
 from ipls.store.log import FileLog
 from tests.server.directories import NOW, PROPOSER, World, record
 from tests.server.witnesses import make_service, open_store
@@ -69,7 +70,7 @@ class Fuse:
             raise Crash
 
 
-class MortalStore(DirectoryStore):
+class MortalStore(SqliteDirectory):
     """Dies after a commit."""
 
     fuse = Fuse()
@@ -339,7 +340,7 @@ class Protocol(RuleBasedStateMachine):
     # How.
 
     def _store(self) -> DirectoryStore:
-        return DirectoryStore(self.database, self.world.root.namespace, self.world.key.public_key)
+        return open_directory_store(self.database, self.world.root.namespace, self.world.key.public_key)
 
     def _process(self, number: int) -> tuple[Publisher, DirectoryStore]:
         if number not in self.processes:

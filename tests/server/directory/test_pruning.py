@@ -12,10 +12,10 @@ from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.errors import RemoteError, remote_error
 from ipls.server.directory.pruning import Pruner
-from ipls.store.fsck import Fsck
+from ipls.store.directory.fsck import Fsck
 from ipls.units import DAY_MS, HOUR_MS
 from tests.server.directories import ALICE, NOW, World, record, seed
-from tests.store.published import NAMESPACE, Published
+from tests.store.directory.published import NAMESPACE, Published
 from tests.trust.roots import cosign
 
 
@@ -67,7 +67,7 @@ def published(tmp_path: Path) -> Published:
 def test_the_policy(world: World, published: Published, policy: dict[str, int], floor: int) -> None:
     now_ms = NOW + 10 * HOUR_MS
     start = SignedHead(epoch=0, cosignatures=[cosign(seed(10), NAMESPACE, 0, EMPTY_ROOT, NOW)]).SerializeToString()
-    published.store._writer.execute("UPDATE head SET signed = ? WHERE epoch = 0", (start,))
+    published.change("UPDATE head SET signed = ? WHERE epoch = 0", start)
     pruner = Pruner(published.store, world.config(**{"prune_every": 1, **policy}), HOUR_MS, lambda: now_ms)
     while pruner.some(published.term):
         pass
@@ -77,7 +77,7 @@ def test_the_policy(world: World, published: Published, policy: dict[str, int], 
 
 def test_what_a_pin_held_goes_once_it_is_unpinned(world: World, published: Published) -> None:
     pruner = Pruner(published.store, world.config(keep_epochs=1, prune_every=1), HOUR_MS, lambda: NOW + 99 * HOUR_MS)
-    published.store._writer.execute("DELETE FROM head WHERE epoch = 0")  # it is not signed here
+    published.change("DELETE FROM head WHERE epoch = 0")  # it is not signed here
     published.store.raise_floor(published.term, 1)
     published.store.pin(2)
     while pruner.some(published.term):

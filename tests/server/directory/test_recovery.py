@@ -19,8 +19,9 @@ from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.server.directory.epochs import recompute
 from ipls.server.directory.errors import NoQuorum, PublisherStopped
 from ipls.server.directory.witnesses import Witnesses
-from ipls.store.directory import DirectoryStore, EpochRow, PendingUpdate
-from ipls.store.errors import StoreError
+from ipls.store.directory import EpochRow, PendingUpdate, open_directory_store
+from ipls.store.directory.sqlite import SqliteDirectory
+from ipls.store.errors import StoreError, StoreUnavailable
 from ipls.store.log import FileLog, object_name
 from ipls.trust.heads import timestamp, verify_head
 from ipls.trust.identity import verify_identity
@@ -67,11 +68,11 @@ async def lead_and_advance(publisher: Driven) -> None:
 
 
 STEPS = {
-    "term taken": (DirectoryStore, "take_lease"),
-    "row written": (DirectoryStore, "insert_step"),
+    "term taken": (SqliteDirectory, "take_lease"),
+    "row written": (SqliteDirectory, "insert_step"),
     "signed": (Witnesses, "sign"),
     "logged": (FileLog, "put"),
-    "committed": (DirectoryStore, "commit"),
+    "committed": (SqliteDirectory, "commit"),
 }
 
 
@@ -112,7 +113,7 @@ async def test_a_killed_directory_goes_on_after_a_restart(world: World, step: st
     async with world.witness():
         async with world.directory() as client:
             await client.publish(1, ALICE, record(1))
-        store = DirectoryStore(world.folder / "directory.db", world.root.namespace, world.key.public_key)
+        store = open_directory_store(world.folder / "directory.db", world.root.namespace, world.key.public_key)
         ticket = store.submit(bytes(16), ALICE, record(2), NOW, daily_quota=9, queue_max=9)
         store.close()
         owner, method = STEPS[step]
@@ -129,7 +130,7 @@ async def test_a_killed_directory_goes_on_after_a_restart(world: World, step: st
 
 async def test_a_namespaces_start_survives_a_crash(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     async with world.witness():
-        for owner, method in ((Witnesses, "sign"), (DirectoryStore, "commit_start")):
+        for owner, method in ((Witnesses, "sign"), (SqliteDirectory, "commit_start")):
             with monkeypatch.context() as patch:
                 async with world.publisher() as (publisher, store, _):
                     crash_after(patch, owner, method)
@@ -166,16 +167,16 @@ async def test_a_full_disk_holds_the_epoch_back(world: World, monkeypatch: pytes
     async with world.witness(), world.directory() as client:
         await client.publish(1, ALICE, record(1))
     world.now_ms += world.root.max_head_age_ms // 4  # so that the head is renewed too
-    tried, write, full = asyncio.Event(), getattr(DirectoryStore, step), True
+    tried, write, full = asyncio.Event(), getattr(SqliteDirectory, step), True
     loop = asyncio.get_running_loop()
 
     def fail(*arguments: Any) -> Any:
         loop.call_soon_threadsafe(tried.set)
         if full:
-            raise sqlite3.OperationalError("database or disk is full")
+            raise StoreUnavailable("database or disk is full")
         return write(*arguments)
 
-    monkeypatch.setattr(DirectoryStore, step, fail)
+    monkeypatch.setattr(SqliteDirectory, step, fail)
     async with world.witness(), world.directory() as client:
         same = await client.submit(2, ALICE, record(1))
         other = await client.submit(3, BOB, record(2))

@@ -24,7 +24,7 @@ from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import RemoteError, remote_error
 from ipls.server.directory.witnesses import Witnesses
-from ipls.store.directory import DirectoryStore
+from ipls.store.directory import open_directory_store
 from ipls.trust.heads import timestamp, verify_head
 from tests.server.directories import ALICE, BOB, NOW, World, record
 
@@ -344,7 +344,7 @@ async def test_only_the_messaging_services_certificate_may_submit(world: World, 
             async with grpc.aio.insecure_channel(address) as channel:
                 plain = await failure(DirectoryServiceStub(channel).GetHead(pb.GetHeadRequest()))
                 assert plain.code is grpc.StatusCode.UNAVAILABLE
-    store = DirectoryStore(world.folder / "directory.db", world.root.namespace, world.key.public_key)
+    store = open_directory_store(world.folder / "directory.db", world.root.namespace, world.key.public_key)
     assert store.waiting().updates == 0
     store.close()
 

@@ -1,5 +1,9 @@
 """Registration: nobody without the code and the key they register, and no guess for nothing."""
 
+import asyncio
+import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -7,8 +11,9 @@ from typing import Any
 
 import grpc
 import pytest
+import tomli_w
 
-from ipls.config import RegistrationConfig, TlsFiles
+from ipls.config import PostgresConfig, RegistrationConfig, TlsFiles
 from ipls.crypto.encoding import tagged_hash
 from ipls.crypto.keys import public_key, sign
 from ipls.proto.registration.v1 import registration_pb2 as pb
@@ -18,9 +23,12 @@ from ipls.rpc.errors import RemoteError, remote_error
 from ipls.runtime.service import Service
 from ipls.server.registration import app
 from ipls.server.registration.service import FileCodeSender
+from ipls.store.contacts import open_contacts_store
 from ipls.store.registration import CODE_LIFE_MS
 from ipls.trust.identity import encode_record
+from ipls.trust.root import encode
 from tests.server.directories import Client, World, seed
+from tests.store.postgres import PostgresServer, postgres_server
 
 LABEL, OTHER = "+491700000001", "+491700000002"
 KEY = seed(101)
@@ -67,7 +75,7 @@ def world(tmp_path: Path) -> World:
 
 @asynccontextmanager
 async def registrar(
-    world: World, directory: str, *, client: str = "messaging", limit: int = 3
+    world: World, directory: str, *, client: str = "messaging", limit: int = 3, database: PostgresConfig | None = None
 ) -> AsyncIterator[Registrar]:
     server = {"certificate": world.folder / "server.pem", "key": world.folder / "server.key", "ca": world.ca}
     certificate = {"certificate": world.folder / f"{client}.pem", "key": world.folder / f"{client}.key"}
@@ -76,7 +84,7 @@ async def registrar(
         tls=TlsFiles(**server),
         directory=directory,
         client=TlsFiles(**certificate, ca=world.ca),
-        database=world.folder / "registration.db",
+        database=database or world.folder / "registration.db",
         outbox=world.folder / "outbox",
         codes_per_hour=limit,
     )
@@ -250,3 +258,87 @@ async def test_a_full_disk_sends_no_code(world: World, monkeypatch: pytest.Monke
         request = pb.RequestCodeRequest(label=LABEL, request_id=bytes(16))
         error = await failure(device.stub.RequestCode(request))
         assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "CODE_NOT_SENT")
+
+
+def command(world: World, name: str, directory: str, database: str | dict[str, str]) -> list[str]:
+    """`ipls serve registration` by a file of its own."""
+    certificates = {
+        kind: {"certificate": f"{kind}.pem", "key": f"{kind}.key", "ca": "ca.pem"} for kind in ("server", "messaging")
+    }
+    table = {
+        "listen": "127.0.0.1:0",
+        "tls": certificates["server"],
+        "client": certificates["messaging"],
+        "directory": directory,
+        "database": database,
+        "outbox": f"{name}.outbox",
+    }
+    (world.folder / "trust.toml").write_bytes(encode(world.root))
+    config = world.folder / f"{name}.toml"
+    config.write_text(tomli_w.dumps({"trust_root": "trust.toml", "registration": table}))
+    return [sys.executable, "-m", "ipls.cli.main", "serve", "registration", "--config", str(config)]
+
+
+@asynccontextmanager
+async def process(world: World, name: str, directory: str, database: dict[str, str]) -> AsyncIterator[Registrar]:
+    child = await asyncio.create_subprocess_exec(
+        *command(world, name, directory, database), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        assert child.stderr is not None
+        line = json.loads(await child.stderr.readline())
+        address = f"127.0.0.1:{line['ports'][0]}"
+        async with open_channel(address, world.ca) as channel:
+            yield Registrar(world, address, channel, world.folder / f"{name}.outbox")
+    finally:
+        child.kill()
+        await child.wait()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "DATABASE_OTHER_ROLE"), (b"no database" * 500, "DATABASE_UNREADABLE")]
+)
+def test_a_file_that_is_not_its_own_is_refused_in_one_line(world: World, content: bytes | None, reason: str) -> None:
+    path = world.folder / "contacts.db"
+    if content is None:
+        open_contacts_store(path).close()
+    else:
+        path.write_bytes(content)
+    ended = subprocess.run(command(world, "alone", "127.0.0.1:1", path.name), capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+    assert ended.stderr.endswith(f"[{reason}]\n")
+
+
+async def test_two_processes_share_one_postgresql_database(world: World, postgres: PostgresServer) -> None:
+    """A code from one, its registration at the other, its repetition at the first; the attempts are counted once."""
+    database = {"postgres": postgres.new().place.postgres}
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(world.witness())
+        client = await stack.enter_async_context(world.directory())
+        here, there = [
+            await stack.enter_async_context(process(world, name, client.internal_address, database))
+            for name in ("here", "there")
+        ]
+        code = await here.code()
+        wrong = f"{(int(code) + 1) % 1_000_000:06}"
+        for device in (here, there, here, there):
+            assert (await device.refusal(device.request(wrong))).reason == "CODE_WRONG"
+        ticket = (await there.stub.Register(there.request(code))).ticket
+        assert (await here.stub.Register(here.request(code))).ticket == ticket
+        assert (await here.refusal(here.request(code, key=seed(102)))).reason == "REQUEST_ID_REUSED"
+
+
+async def test_a_server_that_goes_away_is_said_so_and_service_goes_on_when_it_is_back(
+    world: World, tmp_path: Path
+) -> None:
+    with postgres_server(tmp_path / "postgres") as server:
+        database = PostgresConfig(postgres=server.new().place.postgres)
+        async with registrar(world, "127.0.0.1:1", database=database) as device:
+            await device.code()
+            await asyncio.to_thread(server.kill)
+            for _ in range(2):
+                request = pb.RequestCodeRequest(label=OTHER, request_id=bytes(16))
+                error = await failure(device.stub.RequestCode(request))
+                assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE")
+            await asyncio.to_thread(server.start)
+            await device.code()

@@ -18,7 +18,7 @@ import structlog
 from ipls.config import TlsFiles, WitnessConfig, load_trust_root
 from ipls.runtime.service import run
 from ipls.server.witness import app
-from ipls.store import witness
+from ipls.store.engine import sqlite as engine
 
 folder, fatal = Path(sys.argv[1]), int(sys.argv[2])
 steps = itertools.count(1)
@@ -29,8 +29,8 @@ def step(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def connect(path: Path, **options: Any) -> sqlite3.Connection:
-    connection = honest_connect(path, **options)
+def open_database(*arguments: Any, **options: Any) -> sqlite3.Connection:
+    connection = honest_open(*arguments, **options)
     connection.set_trace_callback(step)
     return connection
 
@@ -40,7 +40,7 @@ def count_line(_logger: object, _method: str, event: Any) -> Any:
     return event
 
 
-honest_connect, witness.connect = witness.connect, connect
+honest_open, engine.open_database = engine.open_database, open_database
 structlog.configure(processors=[count_line, structlog.processors.JSONRenderer()])
 files = TlsFiles(certificate=folder / "server.pem", key=folder / "server.key", ca=folder / "ca.pem")
 config = WitnessConfig(

@@ -1,0 +1,96 @@
+"""The contact store's database in a file of SQLite."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ipls.store.contacts.contract import ContactsStore, Manifest, RecordKey
+from ipls.store.engine.sqlite import Connection, Database, Schema
+from ipls.store.errors import StoreRefused
+from ipls.store.replay import sqlite as replay
+
+_STATEMENTS = """
+CREATE TABLE IF NOT EXISTS record (
+    label TEXT NOT NULL, generation INTEGER NOT NULL, id BLOB NOT NULL, digest BLOB NOT NULL,
+    size INTEGER NOT NULL, ciphertext BLOB NOT NULL);
+CREATE UNIQUE INDEX IF NOT EXISTS record_key ON record (label, generation, id, digest, size);
+CREATE TABLE IF NOT EXISTS manifest (
+    label TEXT PRIMARY KEY, version INTEGER NOT NULL, generation INTEGER NOT NULL, check_value BLOB NOT NULL,
+    ciphertext BLOB NOT NULL);
+"""
+_SCHEMA = Schema("the contact store", _STATEMENTS + replay.STATEMENTS, frozenset({"record", "manifest"}))
+_SIZE = "SELECT size FROM record WHERE label = ? AND generation = ? AND id = ? AND digest = ?"
+_CIPHERTEXT = "SELECT ciphertext FROM record WHERE label = ? AND generation = ? AND id = ? AND digest = ?"
+_DROP = "DELETE FROM record WHERE label = ? AND generation = ? AND id = ? AND digest = ?"
+_MANIFEST = "SELECT version, generation, check_value, ciphertext FROM manifest WHERE label = ?"
+_PAGE = """
+SELECT generation, id, digest, size FROM record WHERE label = ? AND (generation, id, digest) > (?, ?, ?)
+ORDER BY generation, id, digest LIMIT ?
+"""
+
+
+class SqliteContacts(ContactsStore):
+    """One file; see `ContactsStore`, here and for each method."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = Database(path, _SCHEMA)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def admit(
+        self, label: str, nonce: bytes, timestamp_ms: int, *, now_ms: int, window_ms: int, max_calls: int
+    ) -> None:
+        with self._db.write() as db:
+            replay.admit(db, label, nonce, timestamp_ms, now_ms=now_ms, window_ms=window_ms, max_calls=max_calls)
+
+    def put(self, label: str, records: Iterable[tuple[RecordKey, bytes]], *, max_records: int, max_bytes: int) -> None:
+        with self._db.write() as db:
+            db.executemany(
+                "INSERT OR IGNORE INTO record VALUES (?, ?, ?, ?, ?, ?)",
+                ((label, *key, len(ciphertext), ciphertext) for key, ciphertext in records),
+            )
+            count, size = db.execute("SELECT COUNT(*), TOTAL(size) FROM record WHERE label = ?", (label,)).fetchone()
+            if count > max_records or size > max_bytes:
+                raise StoreRefused("ACCOUNT_QUOTA", f"an account holds {max_records} records of {max_bytes} bytes")
+
+    def sizes(self, label: str, keys: Iterable[RecordKey]) -> list[int]:
+        with self._db.read() as db:
+            return [_one(db, _SIZE, label, key) for key in keys]
+
+    def read(self, label: str, keys: Iterable[RecordKey]) -> bytes:
+        with self._db.read() as db:
+            return b"".join(_one(db, _CIPHERTEXT, label, key) for key in keys)
+
+    def page(self, label: str, *, after: RecordKey | None, limit: int) -> list[tuple[RecordKey, int]]:
+        with self._db.read() as db:
+            rows = db.execute(_PAGE, (label, *(after or (-1, b"", b"")), limit))
+            return [(RecordKey(*key), size) for *key, size in rows]
+
+    def drop(self, label: str, keys: Iterable[RecordKey]) -> None:
+        with self._db.write() as db:
+            db.executemany(_DROP, ((label, *key) for key in keys))
+
+    def manifest(self, label: str) -> Manifest | None:
+        with self._db.read() as db:
+            row = db.execute(_MANIFEST, (label,)).fetchone()
+        return Manifest(*row) if row else None
+
+    def swap(self, label: str, expected_version: int, manifest: Manifest) -> None:
+        with self._db.write() as db:
+            row = db.execute(_MANIFEST, (label,)).fetchone()
+            current = Manifest(*row) if row else Manifest(0, 0, b"", b"")
+            if current == manifest:
+                return
+            if (current.version, expected_version + 1) != (expected_version, manifest.version):
+                raise StoreRefused("MANIFEST_CONFLICT", f"the newest manifest is version {current.version}")
+            if manifest.generation < current.generation:
+                raise StoreRefused("MANIFEST_CONFLICT", "a manifest's generation never falls")
+            db.execute("INSERT OR REPLACE INTO manifest VALUES (?, ?, ?, ?, ?)", (label, *manifest))
+
+
+def _one(db: Connection, sql: str, label: str, key: RecordKey) -> Any:
+    row = db.execute(sql, (label, *key)).fetchone()
+    if row is None:
+        raise StoreRefused("RECORD_ABSENT", "the account has no such record")
+    return row[0]

@@ -1,0 +1,188 @@
+"""SQLite as every store here uses it: a file that says whose it is, a write-ahead log, a full sync on each commit,
+explicit transactions."""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from sqlite3 import Connection
+from typing import NamedTuple
+
+from ipls.store.errors import StoreDamaged, StoreUnavailable
+
+__all__ = [
+    "Connection",
+    "Database",
+    "Schema",
+    "copy",
+    "open_database",
+    "open_read_only",
+    "temporary",
+    "transaction",
+    "translated",
+]
+
+_IDS = {
+    role: int.from_bytes(code)
+    for role, code in {
+        "the directory": b"ipld",
+        "a check of the directory": b"iplf",
+        "the directory's readers": b"iplr",
+        "a witness": b"iplw",
+        "the vault": b"iplv",
+        "the contact store": b"iplc",
+        "the registration service": b"iplg",
+        "a client's profile": b"iplp",
+    }.items()
+}
+"""The `application_id` in a file's header, by whose it is. Never changed: files bear them."""
+
+
+class Schema(NamedTuple):
+    """Whose the file is, and what its statements make there; they may be run again. A file that was made before files
+    said what they are is known by the tables `marks`, and has more."""
+
+    role: str
+    statements: str
+    marks: frozenset[str]
+    version: int = 1
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """`application_id` and `user_version`."""
+        return _IDS[self.role], self.version
+
+
+def open_database(path: Path, schema: Schema, *, page_size: int = 4096) -> Connection:
+    """Open (or create, mode 0600) a database in autocommit mode; usable from any thread, one at a time.
+
+    What a `transaction` has committed survives a power loss (journal_mode=WAL, synchronous=FULL). A writer waits up
+    to 10 s for another process's transaction. `page_size` (bytes) counts only when the file is made.
+
+    Raises StoreDamaged, and the file is as it was: DATABASE_UNREADABLE, DATABASE_OTHER_ROLE, DATABASE_NEWER;
+    StoreUnavailable, OSError.
+    """
+    path.touch(mode=0o600, exist_ok=True)
+    with translated(path):
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+        try:
+            marked = _is_marked(connection, path, schema)  # before anything in it changes
+            connection.execute(f"PRAGMA page_size={page_size:d}")
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA foreign_keys=ON")
+            if not marked:
+                with transaction(connection):
+                    if not _is_marked(connection, path, schema):  # still: another process may have been first
+                        _make(connection, schema)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def open_read_only(path: Path) -> Connection:
+    """Of a file that another process may write to meanwhile, whosever it is; nothing can be written."""
+    with translated(path):
+        return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
+
+
+def temporary() -> Connection:
+    """An empty database, on disk as far as it must be, that ends with its connection."""
+    return sqlite3.connect("", isolation_level=None)
+
+
+def copy(source: Path, target: Path) -> None:
+    """A file of its own with what is in another now, which may be in use."""
+    with translated(source):
+        there, made = sqlite3.connect(source), sqlite3.connect(target)
+        try:
+            there.backup(made)
+        finally:
+            there.close()
+            made.close()
+
+
+def _is_marked(connection: Connection, path: Path, schema: Schema) -> bool:
+    """Whether the file says that it is this schema's; if it says nothing, it is new, or old and not another's."""
+    application_id, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in _HEADER)
+    if application_id == 0:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+        if tables and not tables >= schema.marks:
+            raise StoreDamaged("DATABASE_OTHER_ROLE", f"{path} is not the database of {schema.role}")
+        return False
+    if application_id != schema.identity[0]:
+        whose = next((role for role, known in _IDS.items() if known == application_id), "another program")
+        raise StoreDamaged("DATABASE_OTHER_ROLE", f"{path} is the database of {whose}, not of {schema.role}")
+    if version > schema.version:
+        raise StoreDamaged("DATABASE_NEWER", f"{path} was written by a later version of this software")
+    return (application_id, version) == schema.identity
+
+
+_HEADER = ("application_id", "user_version")
+
+
+def _make(connection: Connection, schema: Schema) -> None:
+    statement = ""
+    for line in schema.statements.splitlines(keepends=True):  # executescript would end the transaction
+        statement += line
+        if sqlite3.complete_statement(statement):
+            connection.execute(statement)
+            statement = ""
+    for name, value in zip(_HEADER, schema.identity, strict=True):
+        connection.execute(f"PRAGMA {name}={value:d}")
+
+
+@contextmanager
+def transaction(connection: Connection) -> Iterator[Connection]:
+    """All of the block or none of it; the write lock is taken at once, so a later read sees no other writer.
+
+    Whatever fails, the block or the commit, is raised as it is, and the connection is good for the next transaction.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+        connection.execute("COMMIT")
+    except BaseException:  # Ctrl-C too
+        if connection.in_transaction:  # a full disk has ended it already
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def translated(where: object) -> Iterator[None]:
+    """Turns what SQLite raises into StoreUnavailable and StoreDamaged, whose message begins with `where`."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise StoreUnavailable(f"{where}: {error}") from error
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # its message may quote a damaged file
+        raise StoreDamaged("DATABASE_UNREADABLE", f"{where}: {error}") from error
+
+
+class Database:
+    """A role's file, for the threads of this process, one at a time. What a block raises of SQLite's is translated."""
+
+    def __init__(self, path: Path, schema: Schema, *, page_size: int = 4096) -> None:
+        """Raises as `open_database`."""
+        self._path = path
+        self._lock = threading.RLock()
+        self._connection = open_database(path, schema, page_size=page_size)
+
+    def close(self) -> None:
+        """Give the file back."""
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A block that no other thread's comes between; a `write` may be in it."""
+        with self._lock, translated(self._path):
+            yield self._connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction: see `transaction`."""
+        with self._lock, translated(self._path), transaction(self._connection) as connection:
+            yield connection

@@ -1,0 +1,70 @@
+"""What every backend of the registration service's store gives; tests/store/registration/test_contract.py holds each
+of them to it."""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from ipls.units import HOUR_MS
+
+CODE_LIFE_MS = 10 * 60_000
+ATTEMPTS = 5
+KEPT_MS = 24 * HOUR_MS
+"""How long after its code's expiry a registration that was let through can still be repeated."""
+
+
+class CodeHash(NamedTuple):
+    """A salted hash of a code; the code itself is not kept."""
+
+    salt: bytes
+    digest: bytes
+
+
+class RegistrationStore(ABC):
+    """Registrations under way: the code's hash, what attempts are left, and the record that was let through.
+
+    - *Atomic and durable*: a method that changes something is one transaction, and has it durable when it returns. One
+      that raises StoreRefused has changed nothing; after StoreUnavailable all of it is there or nothing.
+    - *No guess for nothing*: an attempt is counted before its code is looked at, so that neither a crash nor many calls
+      at once, in whatever processes, give a guess more than ATTEMPTS, or a code more than an hour may have.
+    - *One record a request*: of racing callers who approve other records for one request, one succeeds.
+    - *Nothing kept longer than needed*: numbers and codes go with a later `begin`, as it says.
+
+    Calls may come from any thread, and over one database from any process. Every method may raise StoreUnavailable and
+    StoreDamaged. Times are ms since 1970, by the callers' clocks.
+    """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the database back; no call may follow."""
+
+    @abstractmethod
+    def check_rate(self, label: str, now_ms: int, *, codes_per_hour: int) -> None:
+        """Raises StoreRefused CODE_RATE, as `begin` would; before a code is hashed for nothing."""
+
+    @abstractmethod
+    def begin(self, request_id: bytes, label: str, code: CodeHash, now_ms: int, *, codes_per_hour: int) -> None:
+        """Note a code that is about to be sent; the same request may ask for another one, which replaces it.
+
+        What nobody finished goes an hour after its code expired, what was let through after KEPT_MS, and that a code
+        was sent after an hour. Raises StoreRefused REQUEST_ID_REUSED (for another label, or done already), CODE_RATE
+        (says when to try again).
+        """
+
+    @abstractmethod
+    def attempt(self, request_id: bytes, label: str, now_ms: int) -> CodeHash:
+        """Use up one attempt and return what the code must hash to.
+
+        Raises StoreRefused CODE_NOT_REQUESTED, CODE_EXPIRED, CODE_ATTEMPTS (none left).
+        """
+
+    @abstractmethod
+    def approve(self, request_id: bytes, record: bytes) -> None:
+        """The code was right: bind the request to this record. Raises StoreRefused REQUEST_ID_REUSED if to another.
+
+        From now on no earlier request of the number can be repeated: one that the directory has not had yet would undo
+        this one.
+        """
+
+    @abstractmethod
+    def approved(self, request_id: bytes, label: str) -> bytes | None:
+        """The record that the request was approved for, if it was."""

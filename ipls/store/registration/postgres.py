@@ -1,0 +1,109 @@
+"""Registrations under way in a PostgreSQL server, which the service's processes on any number of hosts share."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ipls.store.engine import Server
+from ipls.store.engine.postgres import Connection, Database
+from ipls.store.errors import StoreRefused
+from ipls.store.registration.contract import ATTEMPTS, CODE_LIFE_MS, KEPT_MS, CodeHash, RegistrationStore
+from ipls.units import HOUR_MS
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS registration (
+    request_id bytea PRIMARY KEY, label text NOT NULL, salt bytea NOT NULL, code_hash bytea NOT NULL,
+    expires_ms bigint NOT NULL, attempts_left integer NOT NULL, record bytea);
+CREATE INDEX IF NOT EXISTS registration_expires ON registration (expires_ms);
+CREATE INDEX IF NOT EXISTS registration_approved ON registration (label) WHERE record IS NOT NULL;
+CREATE TABLE IF NOT EXISTS sent (label text NOT NULL, at_ms bigint NOT NULL);
+CREATE INDEX IF NOT EXISTS sent_label ON sent (label, at_ms);
+CREATE INDEX IF NOT EXISTS sent_at ON sent (at_ms);
+"""
+_MAKING = f"SELECT pg_advisory_xact_lock({int.from_bytes(b'iplg')}, hashtext(current_schema()))"
+
+
+class PostgresRegistration(RegistrationStore):
+    """One schema of a database; see `RegistrationStore`, here and for each method."""
+
+    def __init__(self, server: Server) -> None:
+        """See `open_registration_store`."""
+        self._database = Database(server.postgres, "ipls registration")
+        with self._database.write() as c:
+            c.execute(_MAKING)  # of processes that start together one makes the tables
+            if c.execute("SELECT 1 WHERE to_regclass('sent') IS NULL").fetchone():
+                c.execute(_SCHEMA)
+
+    def close(self) -> None:
+        self._database.close()
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        """One writer at a time, as with a file; the lock comes first, so that what is read then is the newest."""
+        with self._database.write() as c:
+            c.execute("LOCK TABLE registration IN SHARE ROW EXCLUSIVE MODE")
+            yield c
+
+    def check_rate(self, label: str, now_ms: int, *, codes_per_hour: int) -> None:
+        with self._database.read() as c:
+            _check_rate(c, label, now_ms, codes_per_hour)
+
+    def begin(self, request_id: bytes, label: str, code: CodeHash, now_ms: int, *, codes_per_hour: int) -> None:
+        with self._write() as c:
+            c.execute("DELETE FROM registration WHERE expires_ms < %s", (now_ms - KEPT_MS,))
+            # Those that nobody finished: anyone can begin as many as there are numbers.
+            c.execute("DELETE FROM registration WHERE expires_ms < %s AND record IS NULL", (now_ms - HOUR_MS,))
+            c.execute("DELETE FROM sent WHERE at_ms <= %s", (now_ms - HOUR_MS,))
+            query = "SELECT label, record FROM registration WHERE request_id = %s"
+            known = c.execute(query, (request_id,)).fetchone()
+            if known and known != (label, None):
+                raise StoreRefused("REQUEST_ID_REUSED", "this request id has been used")
+            _check_rate(c, label, now_ms, codes_per_hour)
+            c.execute("INSERT INTO sent VALUES (%s, %s)", (label, now_ms))
+            c.execute("DELETE FROM registration WHERE request_id = %s", (request_id,))
+            c.execute(
+                "INSERT INTO registration VALUES (%s, %s, %s, %s, %s, %s, NULL)",
+                (request_id, label, *code, now_ms + CODE_LIFE_MS, ATTEMPTS),
+            )
+
+    def attempt(self, request_id: bytes, label: str, now_ms: int) -> CodeHash:
+        with self._write() as c:
+            query = """SELECT expires_ms, attempts_left, salt, code_hash FROM registration
+                       WHERE request_id = %s AND label = %s"""
+            row = c.execute(query, (request_id, label), binary=True).fetchone()
+            if row is None:
+                raise StoreRefused("CODE_NOT_REQUESTED", "no code was asked for in this request")
+            expires_ms, attempts_left, salt, digest = row
+            if now_ms >= expires_ms:
+                raise StoreRefused("CODE_EXPIRED", "the code has expired: ask for another")
+            if attempts_left == 0:
+                raise StoreRefused("CODE_ATTEMPTS", "too many wrong codes: ask for another")
+            c.execute("UPDATE registration SET attempts_left = attempts_left - 1 WHERE request_id = %s", (request_id,))
+        return CodeHash(salt, digest)
+
+    def approve(self, request_id: bytes, record: bytes) -> None:
+        with self._write() as c:
+            c.execute(
+                "UPDATE registration SET record = %s WHERE request_id = %s AND record IS NULL", (record, request_id)
+            )
+            query = "SELECT record, label FROM registration WHERE request_id = %s"
+            row = c.execute(query, (request_id,), binary=True).fetchone()
+            if row is None or row[0] != record:
+                raise StoreRefused("REQUEST_ID_REUSED", "this request registered another key before")
+            c.execute(
+                "DELETE FROM registration WHERE label = %s AND record IS NOT NULL AND request_id != %s",
+                (row[1], request_id),
+            )
+
+    def approved(self, request_id: bytes, label: str) -> bytes | None:
+        query = "SELECT record FROM registration WHERE request_id = %s AND label = %s"
+        with self._database.read() as c:
+            row = c.execute(query, (request_id, label), binary=True).fetchone()
+        return row[0] if row else None
+
+
+def _check_rate(c: Connection, label: str, now_ms: int, codes_per_hour: int) -> None:
+    query = "SELECT at_ms FROM sent WHERE label = %s AND at_ms > %s ORDER BY at_ms DESC LIMIT %s"
+    recent = c.execute(query, (label, now_ms - HOUR_MS, codes_per_hour)).fetchall()
+    if len(recent) == codes_per_hour:
+        wait_s = (recent[-1][0] + HOUR_MS - now_ms) / 1000
+        raise StoreRefused("CODE_RATE", f"{codes_per_hour} codes to this number in an hour", retry_after_s=wait_s)

@@ -1,0 +1,57 @@
+"""What every store relies on: a transaction that fails leaves nothing behind, and says what it failed of."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from ipls.store.engine.sqlite import Database, Schema
+from ipls.store.errors import StoreDamaged, StoreUnavailable
+
+SCHEMA = Schema(
+    "the vault",
+    """
+CREATE TABLE IF NOT EXISTS parent(id INTEGER PRIMARY KEY, data BLOB);
+CREATE TABLE IF NOT EXISTS child(id INTEGER REFERENCES parent(id) DEFERRABLE INITIALLY DEFERRED);
+""",
+    frozenset({"parent", "child"}),
+)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    with closing(Database(tmp_path / "some.db", SCHEMA)) as database:
+        yield database
+
+
+def counts(database: Database) -> tuple[int, int]:
+    with database.read() as db:
+        (children, parents) = db.execute(
+            "SELECT (SELECT count(*) FROM child), (SELECT count(*) FROM parent)"
+        ).fetchone()
+    return children, parents
+
+
+def test_a_commit_is_on_the_disk_when_it_returns(database: Database) -> None:
+    with database.read() as db:
+        assert db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+        assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_commit_that_fails_is_undone_and_the_next_transaction_succeeds(database: Database) -> None:
+    with pytest.raises(StoreDamaged, match="FOREIGN KEY"), database.write() as db:
+        db.execute("INSERT INTO child VALUES (1)")
+    with database.write() as db:
+        db.execute("INSERT INTO parent(id) VALUES (1)")
+    assert counts(database) == (0, 1)
+
+
+def test_a_full_disk_is_raised_as_what_it_is(database: Database) -> None:
+    with database.read() as db:
+        db.execute("PRAGMA max_page_count=20")
+    rows = [(bytes(4000),)] * 50
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="full"), database.write() as db:
+            db.executemany("INSERT INTO parent(data) VALUES (?)", rows)
+    assert counts(database) == (0, 0)

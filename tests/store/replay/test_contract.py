@@ -1,0 +1,83 @@
+"""Single use of signed calls, to which every store that takes them is held on every backend."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ipls.store.contacts import ContactsStore, open_contacts_store
+from ipls.store.errors import StoreRefused
+from ipls.store.readers import ReadersStore, open_readers_store
+from tests.store.contacts.test_contract import BACKENDS as CONTACTS
+from tests.store.places import new_place
+from tests.store.readers.test_contract import BACKENDS as READERS
+
+Store = ContactsStore | ReadersStore
+Open = Callable[[], Store]
+
+STORES = [*((open_contacts_store, kind) for kind in CONTACTS), *((open_readers_store, kind) for kind in READERS)]
+LABEL, OTHER = "+491700000001", "+491700000002"
+NOW, WINDOW = 1_000_000_000, 120_000
+
+
+@pytest.fixture(params=STORES)
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
+    """Once more each time, as another process would."""
+    opener, kind = request.param
+    place = new_place(kind, request, tmp_path)
+    return lambda: opener(place.location)
+
+
+@pytest.fixture
+def store(open_store: Open) -> Store:
+    return open_store()
+
+
+def admit(
+    store: Store, nonce: int, timestamp: int = NOW, now: int = NOW, *, max_calls: int = 100, label: str = LABEL
+) -> None:
+    nonce_bytes = nonce.to_bytes(16, "big")
+    store.admit(label, nonce_bytes, timestamp, now_ms=now, window_ms=WINDOW, max_calls=max_calls)
+
+
+def refused(reason: str) -> object:
+    return pytest.raises(StoreRefused, check=lambda error: error.reason == reason)
+
+
+def test_a_nonce_is_good_once_also_after_a_restart_and_in_another_process(store: Store, open_store: Open) -> None:
+    admit(store, 1)
+    admit(store, 2)
+    for other in (store, open_store()):
+        with refused("CALL_REPLAYED"):
+            admit(other, 1)
+    store.close()
+    with refused("CALL_REPLAYED"):
+        admit(open_store(), 1, now=NOW + WINDOW - 1)
+
+
+def test_a_nonce_is_one_labels(store: Store) -> None:
+    admit(store, 1)
+    admit(store, 1, label=OTHER)
+
+
+def test_a_forgotten_time_stays_refused_when_the_clock_is_set_back(store: Store, open_store: Open) -> None:
+    admit(store, 1)
+    admit(store, 2, NOW + WINDOW, NOW + WINDOW)  # forgets the first
+    store.close()
+    with refused("CALL_STALE"):
+        admit(open_store(), 1)
+
+
+@pytest.mark.parametrize("offset", [-WINDOW, WINDOW + 1])
+def test_a_call_out_of_the_window_is_refused(store: Store, offset: int) -> None:
+    with refused("CALL_STALE"):
+        admit(store, 1, NOW + offset)
+
+
+def test_calls_in_a_window_are_bounded(store: Store) -> None:
+    for n in range(3):
+        admit(store, n, max_calls=3)
+    with pytest.raises(StoreRefused) as refusal:
+        admit(store, 4, max_calls=3)
+    assert (refusal.value.reason, refusal.value.retry_after_s) == ("CALL_QUOTA", WINDOW / 1000)
+    admit(store, 5, NOW + WINDOW, NOW + WINDOW, max_calls=3)
