@@ -245,5 +245,6 @@ class Publisher:
                 return
             if pruning:
                 continue
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._submitted.wait(), wait_ms / 1000)
+            with suppress(TimeoutError):  # not wait_for, which may swallow the cancellation that ends us
+                async with asyncio.timeout(wait_ms / 1000):
+                    await self._submitted.wait()

@@ -164,7 +164,8 @@ class WitnessService(WitnessServiceServicer):
                 log.warning("not caught up", reason="DATABASE_UNAVAILABLE", why=type(e).__name__)
             await asyncio.sleep(PAUSE_S)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._behind.wait(), every_s)
+                async with asyncio.timeout(every_s):
+                    await self._behind.wait()
 
     async def _judge(self, proposal: Proposal, step: ProposedEpoch, blob: bytes) -> bytes:
         """The encoded Cosignature, durable."""
@@ -233,7 +234,8 @@ class WitnessService(WitnessServiceServicer):
 async def _next(requests: AsyncIterator[ProposeRequest], within_s: float) -> ProposeRequest | None:
     """None at the stream's end. Raises ServiceError PROPOSAL_STREAM_SLOW."""
     try:
-        return await asyncio.wait_for(anext(requests, None), within_s)
+        async with asyncio.timeout(within_s):
+            return await anext(requests, None)
     except TimeoutError:
         raise ServiceError(
             StatusCode.DEADLINE_EXCEEDED, "PROPOSAL_STREAM_SLOW", "the stream brought nothing for too long"

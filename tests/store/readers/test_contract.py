@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from ipls.store.errors import StoreRefused
-from ipls.store.readers import DAY_MS, ReadersStore, open_readers_store
+from ipls.store.readers import ReadersStore, open_readers_store
+from ipls.units import DAY_MS
 from tests.store.places import Place, new_place
 
 BACKENDS = ["sqlite"]

@@ -11,12 +11,12 @@ from ipls.store.errors import StoreRefused
 from ipls.store.registration import (
     ATTEMPTS,
     CODE_LIFE_MS,
-    HOUR_MS,
     KEPT_MS,
     CodeHash,
     RegistrationStore,
     open_registration_store,
 )
+from ipls.units import HOUR_MS
 from tests.store.places import Place, new_place
 
 BACKENDS = ["sqlite", "postgres"]
