@@ -14,17 +14,15 @@ NODES = [
     for node in ast.walk(ast.parse(file.read_text()))
 ]
 CLASSES = [node for node in NODES if isinstance(node, ast.ClassDef)]
-REASON = re.compile(r"([A-Z][A-Z0-9]+(?:_[A-Z0-9]+)*)(?:: .*)?")
+REASON = re.compile(r"[A-Z][A-Z0-9]+(?:_[A-Z0-9]+)*")
 
 
 def literals(value: ast.expr | None) -> Iterator[str]:
-    """The reasons that stand in an expression: whole, before a colon, or on either side of a condition."""
+    """The reasons that stand in an expression: the whole of it, or on either side of a condition."""
     match value:
         case ast.Constant(value=str(text)):
-            if reason := REASON.fullmatch(text):
-                yield reason[1]
-        case ast.JoinedStr(values=[ast.Constant(value=str(text)), *_]):
-            yield from literals(ast.Constant(text))
+            if REASON.fullmatch(text):
+                yield text
         case ast.IfExp():
             yield from literals(value.body)
             yield from literals(value.orelse)
@@ -55,11 +53,13 @@ def positions() -> dict[str, set[int]]:
 
 
 def given() -> set[str]:
-    """Every reason that the code passes as one, assigns, returns before its message, or raises before a colon."""
+    """Every reason that the code passes as one, assigns or returns before its message."""
     places = positions()
     found: set[str] = set()
     for node in NODES:
         match node:
+            case ast.Call(func=ast.Attribute(value=ast.Call(func=ast.Name(id="super"))), args=[first, _]):
+                found.update(literals(first))
             case ast.Call(func=func, args=args, keywords=keywords):
                 name = func.attr if isinstance(func, ast.Attribute) else ast.unparse(func)
                 for position in places.get(name, ()):
@@ -79,8 +79,6 @@ def given() -> set[str]:
                         found.update(literals(value))
             case ast.Return(value=ast.Tuple(elts=[first, _])):
                 found.update(literals(first))
-            case ast.Raise(exc=ast.Call(args=[first])):
-                found.update(literals(first))
     return found
 
 
@@ -92,9 +90,9 @@ def documented() -> list[str]:
 
 def test_the_collector_knows_the_ways_in_which_reasons_are_given() -> None:
     direct, inherited, by_helper = "HEAD_FORK", "PROFILE_BUSY", "VAULT_BUSY"
-    default, attribute, returned, chosen = "CONFIG_INVALID", "PIPE_BROKEN", "HEAD_OTHER_ROOT", "LOG_UNAVAILABLE"
-    before_a_colon, assigned_beside_another = "CLAIM", "UNREACHABLE"
-    ways = {direct, inherited, by_helper, default, attribute, returned, chosen, before_a_colon, assigned_beside_another}
+    default, by_super, returned, chosen = "CONFIG_INVALID", "PIPE_BROKEN", "HEAD_OTHER_ROOT", "LOG_UNAVAILABLE"
+    assigned_beside_another = "UNREACHABLE"
+    ways = {direct, inherited, by_helper, default, by_super, returned, chosen, assigned_beside_another}
     assert ways <= given()
 
 

@@ -5,14 +5,14 @@ AkdError
  └─ PublishError   a publish that must not happen (a label twice, a tree that is not the one expected)
 """
 
+from ipls.errors import IplsError
 
-class AkdError(Exception):
-    """Base of this package's errors: `reason` is UPPER_SNAKE, the message is for people and holds no secret."""
 
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(f"{reason}: {message}")
-        self.reason = reason
-        self.message = message
+class AkdError(IplsError):
+    """Base of this package's errors; as text it begins with its reason."""
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.message}"
 
 
 class ProofRefused(AkdError):

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from blake3 import blake3
 
-from ipls.akd.encoding import lp, u64
 from ipls.akd.labels import BITS, EMPTY, MASKS, ROOT, Label, Node, common_length
+from ipls.crypto.encoding import lp, u64
 
 
 def digest(data: bytes) -> bytes:

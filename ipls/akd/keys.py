@@ -5,10 +5,10 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ipls.akd.encoding import lp, u64
 from ipls.akd.hashing import commit, commitment_nonce, digest
 from ipls.akd.labels import Label, leaf_label
 from ipls.akd.vrf import SecretKey
+from ipls.crypto.encoding import lp, u64
 
 PROOFS_KEPT = 60_000
 """VRF proofs kept for what is asked again, about 40 MB; three prove a lookup."""

@@ -9,20 +9,16 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from ipls.auditlog.errors import AuditFault, AuditUnavailable
+from ipls.auditlog.errors import AuditFault, AuditUnavailable, CosignatureInvalid
+from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import verify
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
-from ipls.trust.errors import TrustError
 from ipls.trust.heads import CIPHERSUITE, Head, signature_message
 from ipls.trust.limits import MAX_AHEAD_MS, MAX_INT
 from ipls.trust.root import TrustRoot, Witness
 
 MAX_ANSWER = 64 * 1024
 """Bytes of a witness's answer."""
-
-
-class CosignatureInvalid(Exception):
-    """An answer that is no signature of this witness on this epoch; its text says why."""
 
 
 class VerifiedCosignature(NamedTuple):
@@ -34,12 +30,12 @@ class VerifiedCosignature(NamedTuple):
 
 
 def parse_epoch(answer: bytes) -> int:
-    """The epoch that `last-verified-epoch` claims: a bare claim. Raises VoteIgnored."""
+    """The epoch that `last-verified-epoch` claims: a bare claim. Raises CosignatureInvalid."""
     return _integer(_table(answer), "epoch")
 
 
 def parse_cosignature(root: TrustRoot, witness: Witness, epoch: int, answer: bytes, now_ms: int) -> VerifiedCosignature:
-    """What the witness signed for the epoch, from its `audits/E`. Raises VoteIgnored."""
+    """What the witness signed for the epoch, from its `audits/E`. Raises CosignatureInvalid."""
     fields = _table(answer)
     if fields.get("namespace") != root.namespace or _integer(fields, "epoch") != epoch:
         raise CosignatureInvalid("the answer is about another namespace or epoch")
@@ -58,7 +54,7 @@ def parse_cosignature(root: TrustRoot, witness: Witness, epoch: int, answer: byt
     key = keys[0].public_key
     try:
         verify(key, message, signature)
-    except TrustError as e:
+    except VerificationError as e:
         raise CosignatureInvalid(e.message) from e
     return VerifiedCosignature(digest, time_ms, Cosignature(message=message, public_key=key, signature=signature))
 

@@ -26,6 +26,7 @@ from ipls.config import (
     read_secret,
 )
 from ipls.crypto import keys
+from ipls.crypto.errors import SignatureRefused
 from ipls.hsm.token.signing import witness_signers
 from ipls.proto.vault.v1.fleet_pb2 import Report
 from ipls.proto.vault.v1.vault_pb2 import Bundle, SignedBundle
@@ -48,7 +49,7 @@ from ipls.trust.bundle import (
     verify_bundle,
 )
 from ipls.trust.ceremony import check_descriptor
-from ipls.trust.errors import BundleRefused, SignatureRefused
+from ipls.trust.errors import BundleRefused
 from ipls.trust.root import TrustRoot, parse
 
 app = typer.Typer(no_args_is_help=True, help="The next fleet bundle: draft, signatures, publication.")
@@ -134,7 +135,7 @@ def next_bundle(config: Config, operator_key: Path, *, now_ms: int, fleet: Fleet
     """The successor of the bundle in use, by the operator alone: the next number, 30 days from now.
 
     The same HSMs, or those of a fleet, of which there may be a first bundle too. The old one must be the operator's
-    own, by the key of any version of the trust root, expired or not. Raises ConfigError, TrustError.
+    own, by the key of any version of the trust root, expired or not. Raises ConfigError, VerificationError.
     """
     root = load_trust_root(config.trust_root)
     seed = read_secret(operator_key)
@@ -196,7 +197,7 @@ def countersign_as(
 ) -> Cosignature:
     """The witness's signature on a bundle that continues the one before, durable in its state.
 
-    Where it did not sign that one, `previous` shows it with a quorum's signatures. Raises TrustError: as
+    Where it did not sign that one, `previous` shows it with a quorum's signatures. Raises VerificationError: as
     `check_bundle`, BUNDLE_GAP without `previous`, BUNDLE_FORK, as `countersigners`; ConfigError WITNESS_KEY_UNPINNED;
     StoreRefused WITNESS_DOCUMENT_FORK, WITNESS_NO_GENESIS, WITNESS_RESTORED.
     """
@@ -226,7 +227,10 @@ def _check_previous(root: TrustRoot, bundle: Bundle, previous: SignedBundle | No
 
 
 def put_in_use(config: Config, signed: SignedBundle, *, now_ms: int) -> Bundle:
-    """Into the log, then in the place of the bundle in use; once more does no harm. Raises TrustError, StoreError."""
+    """Into the log, then in the place of the bundle in use; once more does no harm.
+
+    Raises VerificationError, StoreError.
+    """
     seen = bundle_head(read_bundle(config.vault.bundle)) if config.vault.bundle.exists() else None
     bundle = verify_bundle(load_trust_root(config.trust_root), signed, now_ms=now_ms, seen=seen)
     if seen is not None and bundle.number > seen.epoch + 1:

@@ -18,15 +18,13 @@ from typer.core import TyperGroup
 from typer.main import get_command, get_group
 
 from ipls.address import parse_address
-from ipls.akd import AkdError
 from ipls.cli.console import fail
 from ipls.cli.status import REFUSED, UNAVAILABLE, USAGE
-from ipls.client.errors import ClientError, TryLaterError
+from ipls.client.errors import TryLaterError
 from ipls.config import ConfigError, configure_logging
+from ipls.errors import IplsError
 from ipls.rpc.errors import ServiceError
-from ipls.store.errors import StoreError, StoreUnavailable
-from ipls.trust.errors import TrustError
-from ipls.vault.errors import SessionRefused
+from ipls.store.errors import StoreUnavailable
 
 LATER = ("PROFILE_BUSY", "CODE_RATE", "CALL_QUOTA", "QUOTA_EXCEEDED", "LABEL_QUOTA")
 """Refused now, not for good."""
@@ -182,7 +180,7 @@ def main() -> None:
             app()
         finally:
             sys.stdout.flush()
-    except (ServiceError, ClientError, ConfigError, TrustError, AkdError, SessionRefused, StoreError) as error:
+    except IplsError as error:
         fail(str(error), error.reason, _status(error))
     except BrokenPipeError:
         # The reader, `head` for one, has enough. Python would flush once more, and complain.
@@ -196,13 +194,12 @@ def main() -> None:
         sys.exit(130)
 
 
-def _status(error: Exception) -> int:
+def _status(error: IplsError) -> int:
     """The exit status for an error of ours."""
-    reason = getattr(error, "reason", "")
     away = isinstance(error, ServiceError) and error.code is grpc.StatusCode.UNAVAILABLE
-    if away or isinstance(error, TryLaterError | StoreUnavailable) or reason in LATER:
+    if away or isinstance(error, TryLaterError | StoreUnavailable) or error.reason in LATER:
         return UNAVAILABLE
-    return USAGE if isinstance(error, ConfigError) or reason in MISUSE else REFUSED
+    return USAGE if isinstance(error, ConfigError) or error.reason in MISUSE else REFUSED
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ from ipls.cli.status import REFUSED
 from ipls.clock import system_now_ms
 from ipls.config import load_trust_root
 from ipls.conformance.replay import ConformanceError, check_proofs, replay_vectors
+from ipls.crypto.errors import VerificationError
 from ipls.proto.trust.v1.proof_pb2 import LabelProof
 from ipls.proto.vault.v1.vault_pb2 import SignedBundle
 from ipls.trust.bundle import MAX_SIGNED_BUNDLE, countersigners, predecessor, verify_bundle
-from ipls.trust.errors import TrustError
 from ipls.trust.evidence import MAX_EVIDENCE, judge
 from ipls.trust.heads import signers, verify_head
 from ipls.trust.root import TrustRoot
@@ -172,7 +172,7 @@ def vectors(file: File, as_json: Json = False) -> None:
     try:
         counts = replay_vectors(file)._asdict()
     except ConformanceError as error:
-        fail(f"{file}: {error}", "VECTORS_DIFFER", REFUSED)
+        fail(f"{file}: {error}", error.reason, REFUSED)
     if as_json:
         emit(counts)
     else:
@@ -259,7 +259,7 @@ def _judging(file: Path) -> Iterator[None]:
     """A refusal is one line with the file's name."""
     try:
         yield
-    except (TrustError, AkdError, AuditError) as error:
+    except (VerificationError, AkdError, AuditError) as error:
         fail(f"{file}: {error.message}", error.reason, REFUSED)
     except DecodeError:
         fail(f"{file}: it can't be read as what it should be", "PROOF_FILE_INVALID", REFUSED)

@@ -7,8 +7,8 @@ and shows `APPROVER:SIGNATURE`, which the waiting one hands to the vault. Keys a
 from typing import NamedTuple
 
 from ipls.client.errors import ProfileError
+from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import check_public_key, public_key, sign
-from ipls.trust.errors import TrustError
 from ipls.trust.identity import check_label
 from ipls.trust.limits import MAX_INT
 from ipls.vault.session.transcript import approval_statement
@@ -33,7 +33,7 @@ class ApprovalRequest(NamedTuple):
             if not 0 < number <= MAX_INT:
                 raise ValueError
             return cls(check_label(label), number, check_public_key(bytes.fromhex(key)))
-        except (ValueError, TrustError):
+        except (ValueError, VerificationError):
             raise ProfileError(
                 "APPROVAL_REQUEST_INVALID", "not a line that `ipls client vault request` shows on the waiting device"
             ) from None
@@ -70,5 +70,5 @@ def parse_approver(text: str) -> bytes:
     """An approver's key from hex. Raises ProfileError KEY_INVALID."""
     try:
         return check_public_key(bytes.fromhex(text.strip()))
-    except (ValueError, TrustError):
+    except (ValueError, VerificationError):
         raise ProfileError("KEY_INVALID", "not a line that `ipls client vault key` shows on the other device") from None

@@ -35,6 +35,7 @@ from ipls.client.trust import TrustRoots
 from ipls.client.vault import Vault, VaultSession
 from ipls.clock import system_now_ms
 from ipls.contacts import vcard
+from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import public_key
 from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceStub
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
@@ -43,7 +44,6 @@ from ipls.proto.vault.v1.vault_pb2 import ListAnswer
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.channel import open_channel
-from ipls.trust.errors import TrustError
 from ipls.trust.identity import check_label
 from ipls.trust.root import TrustRoot, parse
 
@@ -88,8 +88,9 @@ class Status(NamedTuple):
 class Device:
     """One profile, open: `async with Device.open(folder) as device`. One at a time, also across processes.
 
-    Methods raise ClientError (see `ipls.client.errors`) and nothing else; one that was cut off is run again. What the
-    disk refuses becomes one at the end of the block.
+    Methods raise ClientError (see `ipls.client.errors`), CardError where a contact can't be sealed or what the contact
+    store gave can't be opened, and nothing else; one that was cut off is run again. What the disk refuses becomes a
+    ClientError at the end of the block.
     """
 
     def __init__(
@@ -435,7 +436,7 @@ class Device:
 def _checked(label: str) -> str:
     try:
         return check_label(label)
-    except TrustError as error:
+    except VerificationError as error:
         raise ProfileError(error.reason, error.message) from error
 
 
@@ -472,7 +473,7 @@ def _read_endpoints(path: Path) -> Pinned:
         raise ProfileError("ENDPOINTS_INVALID", f"{error.filename}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ProfileError("ENDPOINTS_INVALID", f"{path}: not a deployment's endpoints.json") from error
-    except TrustError as error:
+    except VerificationError as error:
         raise ProfileError(error.reason, f"{endpoints['trust_root']}: {error.message}") from error
     return Pinned(trust_root, ca, json.dumps(addresses))
 

@@ -10,6 +10,7 @@ from ipls.client.errors import ClientError, RefusedError, TryLaterError
 from ipls.client.events import EvidenceMet, HeadChecked, HistoryChecked, Report
 from ipls.client.profile import Profile, ProvedHistory
 from ipls.client.read_session import Credentials, Metadata, ReadSession
+from ipls.crypto.errors import VerificationError
 from ipls.proto.directory.v1.directory_pb2 import (
     AbsenceRequest,
     AbsenceResponse,
@@ -22,7 +23,6 @@ from ipls.proto.trust.v1.proof_pb2 import LabelProof
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.reads import read_history
 from ipls.store.errors import StoreError
-from ipls.trust.errors import TrustError
 from ipls.trust.evidence import encode, from_heads, from_histories, judge
 from ipls.trust.heads import Head, signers, verify_head
 from ipls.trust.identity import Identity, decode_record, verify_identity
@@ -75,7 +75,7 @@ class DirectoryReader:
                 self._root, signed, now_ms=now_ms, at_least=Head(seen.epoch, seen.root_hash) if seen else None
             )
             names = signers(self._root, signed, now_ms=now_ms)
-        except TrustError as error:
+        except VerificationError as error:
             if seen:
                 self._keep(from_heads(self._root, seen, signed))
             raise RefusedError(error.reason, f"the directory's head was refused: {error.message}") from error
@@ -114,7 +114,7 @@ class DirectoryReader:
                 known_leaves=leaves,
             )
             identities = tuple(_identity(version, seen) for version in versions)
-        except (AkdError, TrustError) as error:
+        except (AkdError, VerificationError) as error:
             self._accuse(signed, history=proof)
             raise RefusedError(error.reason, f"the directory's history proof was refused: {error.message}") from error
         self._report(HistoryChecked("complete", head.epoch, head.root_hash, identities[0].version))
@@ -195,7 +195,7 @@ class DirectoryReader:
         _, proof = await self._fetch(owner, 1, head.epoch)
         try:
             return verify_identity(self._root, head, owner.label, proof)
-        except TrustError as error:
+        except VerificationError as error:
             raise RefusedError(error.reason, f"the directory's identity proof was refused: {error.message}") from error
 
     async def _fetch(self, owner: Credentials, most_recent: int, epoch: int = 0) -> tuple[SignedHead, bytes]:

@@ -12,9 +12,9 @@ from ipls.client.errors import ProfileError, RefusedError, TryLaterError
 from ipls.client.events import JourneyStep, Report
 from ipls.client.profile import Account, KnownVersion, Profile, ProvedHistory, Registration
 from ipls.crypto.encoding import tagged_hash
+from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import public_key, sign
 from ipls.proto.registration.v1 import registration_pb2 as pb
-from ipls.trust.errors import TrustError
 from ipls.trust.identity import Identity, check_label, encode_record
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Registrar:
     def _request(self, label: str) -> Registration:
         try:
             check_label(label)
-        except TrustError as error:
+        except VerificationError as error:
             raise ProfileError(error.reason, error.message) from error
         request = self._profile.get(Registration)
         if request is None or (request.label != label and not request.code):  # a mistyped number binds to nothing

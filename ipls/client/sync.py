@@ -44,7 +44,7 @@ class _Held(NamedTuple):
 
 
 class Sync:
-    """The journeys of one registered device. Raises ClientError's kinds; whatever it raised from can be run again."""
+    """The journeys of one registered device. Raises ClientError's kinds, CardError; what raised can be run again."""
 
     def __init__(self, profile: Profile, vault: Vault, store: ContactStore, *, report: Report) -> None:
         self._profile = profile

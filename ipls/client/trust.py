@@ -7,10 +7,10 @@ from ipls.client.calls import CALL_S, RETRY_FOR_S, retrying
 from ipls.client.errors import RefusedError
 from ipls.client.events import Report, TrustRootFollowed
 from ipls.client.profile import Profile
+from ipls.crypto.errors import VerificationError
 from ipls.proto.directory.v1.directory_pb2 import TrustRootsRequest, TrustRootsResponse
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
 from ipls.trust.chain import walk
-from ipls.trust.errors import TrustError
 from ipls.trust.root import TrustRoot
 
 if TYPE_CHECKING:
@@ -46,13 +46,13 @@ class TrustRoots:
         while versions := await self._after(newest.root.number):
             try:
                 newest = walk(newest, versions, now_ms=self._now_ms())
-            except TrustError as error:
+            except VerificationError as error:
                 raise _refused(error) from error
             taken += versions
         if taken:
             try:
                 newest.root.check_expiry(self._now_ms())
-            except TrustError as error:
+            except VerificationError as error:
                 raise _refused(error) from error
             self._profile.add_trust_roots(taken)
             self._report(TrustRootFollowed(newest.root.number))
@@ -65,5 +65,5 @@ class TrustRoots:
         return (await retrying(call, self._retry_for_s)).versions
 
 
-def _refused(error: TrustError) -> RefusedError:
+def _refused(error: VerificationError) -> RefusedError:
     return RefusedError(error.reason, f"the directory's version of the trust root was refused: {error.message}")

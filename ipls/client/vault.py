@@ -14,11 +14,12 @@ from ipls.client.directory import DirectoryReader
 from ipls.client.errors import RefusedError, TryLaterError
 from ipls.client.events import FrameSent, Report, VaultAccepted, silent
 from ipls.client.profile import BundleSeen, Profile
+from ipls.crypto.errors import VerificationError
 from ipls.http.client import HttpClient, HttpTooLarge, HttpUnavailable
 from ipls.proto.vault.v1 import vault_pb2 as pb
 from ipls.rpc.errors import Ending
 from ipls.trust.bundle import MAX_SIGNED_BUNDLE, bundle_head, check_follows, predecessor, verify_bundle
-from ipls.trust.errors import BundleRefused, TrustError
+from ipls.trust.errors import BundleRefused
 from ipls.trust.heads import Head
 from ipls.trust.root import TrustRoot
 from ipls.vault.errors import SessionRefused
@@ -156,7 +157,7 @@ class Vault:
 
         try:
             return await retrying(attempt, self._retry_for_s)
-        except (SessionRefused, TrustError) as error:
+        except (SessionRefused, VerificationError) as error:
             raise RefusedError(error.reason, f"vault: {error.message}") from error
 
     async def _open(self, stream: FrameStream) -> VaultSession:

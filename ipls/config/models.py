@@ -19,18 +19,18 @@ from pydantic import (
 
 from ipls.address import parse_address
 from ipls.clock import system_now_ms
+from ipls.crypto.errors import VerificationError
+from ipls.errors import IplsError
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot, TrustChain
 from ipls.trust.chain import Version, walk
-from ipls.trust.errors import TrustError
 from ipls.trust.root import TrustRoot
 
 
-class ConfigError(Exception):
-    """The configuration can't be used; the message says what to do. `reason` is stable."""
+class ConfigError(IplsError):
+    """The configuration can't be used; the message says what to do."""
 
     def __init__(self, message: str, reason: str = "CONFIG_INVALID") -> None:
-        super().__init__(message)
-        self.reason = reason
+        super().__init__(reason, message)
 
 
 def _address(value: str) -> str:
@@ -386,11 +386,11 @@ def load_trust_version(path: Path) -> Version:
         pinned = Version.parse(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    except TrustError as error:
+    except VerificationError as error:
         raise ConfigError(f"{path}: {error}", error.reason) from error
     try:
         return walk(pinned, versions, now_ms=system_now_ms())
-    except TrustError as error:
+    except VerificationError as error:
         raise ConfigError(f"{chain_file(path)}: {error}", error.reason) from error
 
 

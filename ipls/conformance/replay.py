@@ -25,13 +25,14 @@ from ipls.akd import (
     verify_lookup,
 )
 from ipls.akd.messages import decode_append_only, decode_history
+from ipls.errors import IplsError
 
 
-class ConformanceError(Exception):
+class ConformanceError(IplsError):
     """The first difference between a vectors file and its replay: line number (from 1) and what differs."""
 
     def __init__(self, line: int, what: str) -> None:
-        super().__init__(f"line {line}: {what}")
+        super().__init__("VECTORS_DIFFER", f"line {line}: {what}")
         self.line = line
         self.what = what
 
@@ -53,8 +54,18 @@ class ProofReport(NamedTuple):
     refused: list[tuple[int, str]]
 
 
-class _LineError(Exception):
+class _LineError(IplsError):
     """A line that cannot be read, or that claims something else than is so."""
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.message}"
+
+
+class _Differs(IplsError):
+    """A line that is not what comes here in the replay."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__("VECTORS_DIFFER", what)
 
 
 class _Line:
@@ -64,20 +75,20 @@ class _Line:
         try:
             fields = json.loads(text, object_pairs_hook=_distinct)
         except (ValueError, RecursionError):
-            raise _LineError("MALFORMED: not JSON") from None
+            raise _LineError("MALFORMED", "not JSON") from None
         if not isinstance(fields, dict):
-            raise _LineError("MALFORMED: not a JSON object")
+            raise _LineError("MALFORMED", "not a JSON object")
         self.fields: dict[str, Any] = fields
 
     def get(self, name: str) -> Any:
         if name not in self.fields:
-            raise _LineError(f"MALFORMED: field '{name}' is missing")
+            raise _LineError("MALFORMED", f"field '{name}' is missing")
         return self.fields[name]
 
     def text(self, name: str) -> str:
         value = self.get(name)
         if not isinstance(value, str):
-            raise _LineError(f"MALFORMED: field '{name}' is not a string")
+            raise _LineError("MALFORMED", f"field '{name}' is not a string")
         return value
 
     def number(self, name: str) -> int:
@@ -90,10 +101,10 @@ class _Line:
         """A list of lists, each with these columns."""
         rows = self.get(name)
         if not isinstance(rows, list):
-            raise _LineError(f"MALFORMED: field '{name}' is not a list")
+            raise _LineError("MALFORMED", f"field '{name}' is not a list")
         for row in rows:
             if not isinstance(row, list) or len(row) != len(columns):
-                raise _LineError(f"MALFORMED: field '{name}' does not hold rows of {len(columns)}")
+                raise _LineError("MALFORMED", f"field '{name}' does not hold rows of {len(columns)}")
         return [tuple(column(cell, name) for column, cell in zip(columns, row, strict=True)) for row in rows]
 
 
@@ -101,13 +112,13 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object's fields; readers disagree on what a field that stands twice is."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        raise _LineError("MALFORMED: a field stands twice")
+        raise _LineError("MALFORMED", "a field stands twice")
     return fields
 
 
 def _number(value: Any, name: str) -> int:
     if type(value) is not int or not 0 <= value < 2**64:
-        raise _LineError(f"MALFORMED: field '{name}' is not a 64-bit number")
+        raise _LineError("MALFORMED", f"field '{name}' is not a 64-bit number")
     return value
 
 
@@ -117,7 +128,7 @@ def _octets(value: Any, name: str) -> bytes:
     except (TypeError, ValueError):
         octets = None
     if octets is None or octets.hex() != value.lower():
-        raise _LineError(f"MALFORMED: field '{name}' is not hex")
+        raise _LineError("MALFORMED", f"field '{name}' is not hex")
     return octets
 
 
@@ -151,9 +162,9 @@ def check_proofs(path: Path) -> ProofReport:
                 if _check_epoch(line):
                     report.accepted.append(number)
             elif kind not in ("lookup", "history"):
-                raise _LineError("MALFORMED: unknown kind")
+                raise _LineError("MALFORMED", "unknown kind")
             elif vrf_public_key is None:
-                raise _LineError("KEY_MISSING: no key line stands before this proof")
+                raise _LineError("KEY_MISSING", "no key line stands before this proof")
             else:
                 (_check_lookup if kind == "lookup" else _check_history)(line, vrf_public_key)
                 report.accepted.append(number)
@@ -164,7 +175,7 @@ def check_proofs(path: Path) -> ProofReport:
 
 def _claim(what: str, said: object, shown: object) -> None:
     if said != shown:
-        raise _LineError(f"CLAIM: the proof does not show the line's {what}")
+        raise _LineError("CLAIM", f"the proof does not show the line's {what}")
 
 
 def _claim_count(line: _Line, name: str, shown: int) -> None:
@@ -178,11 +189,11 @@ def _check_epoch(line: _Line) -> bool:
     if epoch == 0:
         _claim("root of the empty tree", root, EMPTY_ROOT)
         if "append_only" in line.fields:
-            raise _LineError("MALFORMED: no step leads to epoch 0")
+            raise _LineError("MALFORMED", "no step leads to epoch 0")
         return False
     parts = line.text("name").split("/")
     if len(parts) != 3 or parts[0] != str(epoch) or parts[2] != root.hex():
-        raise _LineError("CLAIM: 'name' is not epoch/old root/root")
+        raise _LineError("CLAIM", "'name' is not epoch/old root/root")
     proof = line.octets("append_only")
     verify_append_only(_octets(parts[1], "name"), root, epoch, proof)
     step = decode_append_only(proof)
@@ -233,7 +244,7 @@ def replay_vectors(path: Path) -> Counts:
             kind = line.text("kind")
             if replay is None:
                 if kind != "key":
-                    raise _LineError("the first line is not the key")
+                    raise _Differs("the first line is not the key")
                 replay = _Replay(line)
             elif kind == "epoch":
                 replay.epoch(line)
@@ -241,9 +252,11 @@ def replay_vectors(path: Path) -> Counts:
                 replay.lookup(line)
             elif kind == "history":
                 replay.history(line)
+            elif kind == "key":
+                raise _Differs("a second key")
             else:
-                raise _LineError("a second key" if kind == "key" else "MALFORMED: unknown kind")
-        except (_LineError, AkdError) as error:
+                raise _LineError("MALFORMED", "unknown kind")
+        except (_LineError, _Differs, AkdError) as error:
             raise ConformanceError(number, str(error)) from None
     if replay is None or not replay.roots:
         raise ConformanceError(number + 1, "the file ends before epoch 0")
@@ -265,7 +278,7 @@ class _Replay:
     def epoch(self, line: _Line) -> None:
         epoch = len(self.roots)
         if line.number("epoch") != epoch:
-            raise _LineError(f"'epoch' differs: {epoch} comes here")
+            raise _Differs(f"'epoch' differs: {epoch} comes here")
         if epoch == 0:
             _compare(line, epoch=0, root=EMPTY_ROOT.hex())
             self.roots.append(EMPTY_ROOT)
@@ -276,13 +289,13 @@ class _Replay:
         ]
         publication = publish(self._tiles, self._key, epoch - 1, self.roots[-1], self._depth, updates)
         if publication is None:
-            raise _LineError("'updates' change nothing, so they make no epoch")
+            raise _Differs("'updates' change nothing, so they make no epoch")
         self._tiles.write(publication.rows)
         theirs = decode_append_only(line.octets("append_only"))
         for blob in (publication.blob, make_append_only(self._tiles, epoch)):
             ours = decode_append_only(blob)
             if sorted(ours.inserted) != sorted(theirs.inserted) or sorted(ours.unchanged) != sorted(theirs.unchanged):
-                raise _LineError("'append_only' differs")
+                raise _Differs("'append_only' differs")
         _compare(
             line,
             epoch=epoch,
@@ -340,10 +353,10 @@ class _Replay:
     def _asked(self, line: _Line) -> tuple[int, bytes, list[Version]]:
         epoch, label = line.number("epoch"), line.octets("label")
         if epoch >= len(self.roots):
-            raise _LineError("'epoch' is one that the file has not reached")
+            raise _Differs("'epoch' is one that the file has not reached")
         versions = [version for version in self._versions.get(label, []) if version.epoch <= epoch]
         if not versions:
-            raise _LineError("'label' has no version at this epoch")
+            raise _Differs("'label' has no version at this epoch")
         return epoch, label, versions
 
 
@@ -351,6 +364,6 @@ def _compare(line: _Line, **expected: object) -> None:
     """Every field of the line is as expected, none is missing, none is there besides."""
     for name, value in expected.items():
         if json.dumps(line.get(name)) != json.dumps(value):  # as JSON, so that true is not 1
-            raise _LineError(f"'{name}' differs")
+            raise _Differs(f"'{name}' differs")
     for name in line.fields.keys() - expected.keys() - {"kind"}:
-        raise _LineError(f"{name!a} is not a field of this line")
+        raise _Differs(f"{name!a} is not a field of this line")

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from ipls.akd.encoding import lp, u32, u64
-from ipls.client.errors import CardError
+from ipls.contacts.errors import CardError
+from ipls.crypto.encoding import lp, u32, u64
 
 KEY_SIZE = 32
 ID_SIZE = 16

@@ -6,7 +6,7 @@ from nacl.bindings import crypto_core_ed25519_is_valid_point
 from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
-from ipls.trust.errors import SignatureRefused
+from ipls.crypto.errors import SignatureRefused
 
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64

@@ -61,7 +61,7 @@ class Story:
         return summary, line
 
     async def tell(self) -> None:
-        """From the first phone to the last theft. Raises ClientError, ConfigError."""
+        """From the first phone to the last theft. Raises ClientError, CardError, ConfigError."""
         started = time.monotonic()
         await self._first_phone()
         head = await self._second_phone()

@@ -5,14 +5,17 @@ import os
 import select
 from typing import BinaryIO
 
+from ipls.errors import IplsError
+
 MAX_MESSAGE = 1024 * 1024
 """Bytes of one message: a frame of a session or a history proof, with what surrounds it."""
 
 
-class PipeError(Exception):
+class PipeError(IplsError):
     """The other end broke the framing; the pipe can't be used any more."""
 
-    reason = "PIPE_BROKEN"
+    def __init__(self, message: str) -> None:
+        super().__init__("PIPE_BROKEN", message)
 
 
 def framed(message: bytes) -> bytes:

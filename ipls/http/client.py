@@ -9,16 +9,24 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
+from ipls.errors import IplsError
+
 TIMEOUT_S = 30.0
 _CHUNK = 256 * 1024
 
 
-class HttpUnavailable(Exception):
+class HttpUnavailable(IplsError):
     """Nobody answered, or not in time, or not in HTTP: nothing is known, and it may be tried again."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__("HTTP_UNAVAILABLE", message)
 
-class HttpTooLarge(Exception):
+
+class HttpTooLarge(IplsError):
     """The answer is longer than was allowed; no more of it was read than that."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__("HTTP_TOO_LARGE", f"the answer has over {limit} bytes")
 
 
 class HttpClient:
@@ -77,7 +85,7 @@ def _exchange(
     while chunk := response.read1(min(_CHUNK, limit + 1 - len(body))):
         body += chunk
         if len(body) > limit:
-            raise HttpTooLarge
+            raise HttpTooLarge(limit)
     if response.length:
         raise http.client.IncompleteRead(b"", response.length)
     response.close()  # or the connection could not be used again

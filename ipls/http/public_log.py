@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from urllib.parse import urlencode
 
-from ipls.auditlog.cosignatures import MAX_ANSWER, CosignatureInvalid, parse_cosignature, parse_epoch
-from ipls.auditlog.errors import AuditFault, AuditUnavailable
+from ipls.auditlog.cosignatures import MAX_ANSWER, parse_cosignature, parse_epoch
+from ipls.auditlog.errors import AuditFault, AuditUnavailable, CosignatureInvalid
 from ipls.auditlog.listing import MAX_PAGE, Listing, LogObject, Page, parse_page
 from ipls.clock import system_now_ms
 from ipls.http.client import HttpClient, HttpTooLarge, HttpUnavailable

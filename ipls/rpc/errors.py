@@ -14,6 +14,8 @@ from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from ipls.errors import IplsError
+
 DOMAIN = "ipls"
 
 T = TypeVar("T")
@@ -21,15 +23,12 @@ T = TypeVar("T")
 _REASON = re.compile(r"[A-Z][A-Z0-9_]{,62}")
 
 
-class ServiceError(Exception):
-    """`reason` is UPPER_SNAKE and stable (docs/protocol/errors.md); `message` holds no secret, number or name."""
+class ServiceError(IplsError):
+    """Crosses the wire."""
 
     def __init__(self, code: grpc.StatusCode, reason: str, message: str, *, retry_after_s: float | None = None) -> None:
-        super().__init__(message)
+        super().__init__(reason, message, retry_after_s=retry_after_s)
         self.code = code
-        self.reason = reason
-        self.message = message
-        self.retry_after_s = retry_after_s
 
 
 class RemoteError(ServiceError):

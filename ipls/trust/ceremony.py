@@ -15,9 +15,10 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from google.protobuf.message import DecodeError, Message
 
 from ipls.crypto.encoding import tagged_hash
+from ipls.crypto.errors import SignatureRefused
 from ipls.crypto.keys import check_public_key, public_key, sign, verify
 from ipls.proto.vault.v1.fleet_pb2 import Card, Officer, OfficerSignature, Parcel, Report, SignedCard
-from ipls.trust.errors import CeremonyRefused, SignatureRefused
+from ipls.trust.errors import CeremonyRefused
 from ipls.trust.limits import MAX_INT
 
 MAX_REPORT = 256 * 1024

@@ -1,27 +1,19 @@
-"""What the trust package raises, and nothing else:
+"""What the trust package raises besides SignatureRefused, its sibling below VerificationError (`ipls.crypto.errors`):
 
-TrustError              `reason` is one of docs/protocol/errors.md
-├── SignatureRefused    a key or a signature that doesn't hold
+TrustError
 ├── TrustRootRefused    a trust root file that can't be relied on
 ├── HeadRefused         a directory head that the pinned witnesses don't vouch for
 ├── BundleRefused       a fleet bundle that the operator and the witnesses don't vouch for
 ├── IdentityRefused     a label, an identity record or its proof
-├── ReportRefused       a fleet ceremony's card, parcel or report, or who signed it
+├── CeremonyRefused     a fleet ceremony's card, parcel or report, or who signed it
 └── EvidenceRefused     evidence that proves nothing
 """
 
-
-class TrustError(Exception):
-    """Something signed, pinned or proven doesn't hold. Its text never has a label, a name or a secret in it."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
+from ipls.crypto.errors import VerificationError
 
 
-class SignatureRefused(TrustError):
-    pass
+class TrustError(VerificationError):
+    """The base. Whoever catches what this package raises catches VerificationError: a signature may be at fault."""
 
 
 class TrustRootRefused(TrustError):

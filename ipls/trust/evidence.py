@@ -12,11 +12,12 @@ from typing import NamedTuple, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from ipls.akd import ProofRefused, verify_membership, verify_non_membership
+from ipls.crypto.errors import VerificationError
 from ipls.proto.akd.v1.akd_pb2 import AbsenceProof, HistoryProof, MembershipProof
 from ipls.proto.trust.v1.evidence_pb2 import Evidence, Rewrite, TwoHeads, TwoProposals, TwoSignatures
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignatureMessage, SignedHead
 from ipls.proto.witness.v1.witness_pb2 import SignedProposal
-from ipls.trust.errors import EvidenceRefused, TrustError
+from ipls.trust.errors import EvidenceRefused
 from ipls.trust.heads import Head, check_cosignature, signers
 from ipls.trust.limits import MAX_COSIGNATURES, MAX_INT
 from ipls.trust.proposals import verify_proposal
@@ -162,7 +163,7 @@ def judge(root: TrustRoot, evidence: bytes) -> Finding:
 
     Raises EvidenceRefused for evidence that proves nothing: EVIDENCE_ENCODING, EVIDENCE_SAME, EVIDENCE_OTHER_WITNESS,
     EVIDENCE_OTHER_NAMESPACE, EVIDENCE_OTHER_EPOCH, EVIDENCE_OTHER_LEAF, EVIDENCE_ORDER, EVIDENCE_PROOF_REFUSED; and
-    TrustError as `verify_head` or `verify_proposal` for a signature that does not hold.
+    VerificationError as `verify_head` or `verify_proposal` for a signature that does not hold.
     """
     if len(evidence) > MAX_EVIDENCE:
         raise EvidenceRefused("EVIDENCE_ENCODING", f"evidence has at most {MAX_EVIDENCE} bytes")
@@ -275,7 +276,7 @@ def _by_witness(root: TrustRoot, signed: SignedHead) -> dict[str, Cosignature]:
     """Of each witness whose signature on this head holds, one signature."""
     found = {}
     for cosignature in signed.cosignatures[:MAX_COSIGNATURES]:
-        with suppress(TrustError):
+        with suppress(VerificationError):
             head = Head(signed.epoch, signed.root_hash)
             name, _ = check_cosignature(root, root.namespace, head, cosignature, 0, MAX_INT)
             found[name] = cosignature
@@ -333,6 +334,6 @@ def _proofs() -> Iterator[None]:
 def _proves(root: TrustRoot, evidence: Evidence) -> bool:
     try:
         judge(root, encode(evidence))
-    except TrustError:
+    except VerificationError:
         return False
     return True

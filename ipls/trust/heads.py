@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import Signer, verify
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignatureMessage, SignedHead
-from ipls.trust.errors import HeadRefused, TrustError
+from ipls.trust.errors import HeadRefused
 from ipls.trust.limits import MAX_AHEAD_MS, MAX_COSIGNATURES, MAX_INT
 from ipls.trust.root import TrustRoot, Witness
 
@@ -121,12 +122,12 @@ def count(
     if len(cosignatures) > MAX_COSIGNATURES:
         raise HeadRefused("HEAD_ENCODING", f"more than {MAX_COSIGNATURES} signatures")
     counted: dict[str, int] = {}
-    refusals: list[TrustError] = []
+    refusals: list[VerificationError] = []
     for cosignature in cosignatures:
         try:
             name, time = check_cosignature(root, namespace, head, cosignature, oldest_ms, now_ms)
             counted[name] = max(time, counted.get(name, 0))
-        except TrustError as e:
+        except VerificationError as e:
             refusals.append(e)
     if len(counted) >= root.k:
         return counted
@@ -137,7 +138,10 @@ def count(
 def check_cosignature(
     root: TrustRoot, namespace: str, head: Head, cosignature: Cosignature, oldest_ms: int, now_ms: int
 ) -> tuple[str, int]:
-    """(name, time in ms) of the pinned witness whose key, good at that time, signed this head. Raises TrustError."""
+    """(name, time in ms) of the pinned witness whose key, good at that time, signed this head.
+
+    Raises VerificationError.
+    """
     witness = _owner(root, cosignature.public_key)
     time = timestamp(cosignature)
     if cosignature.message != signature_message(namespace, *head, time):

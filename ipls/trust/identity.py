@@ -4,8 +4,9 @@ import re
 from typing import NamedTuple
 
 from ipls.akd import AkdError, verify_history
+from ipls.crypto.errors import SignatureRefused
 from ipls.crypto.keys import check_public_key
-from ipls.trust.errors import IdentityRefused, SignatureRefused
+from ipls.trust.errors import IdentityRefused
 from ipls.trust.heads import Head
 from ipls.trust.root import TrustRoot
 

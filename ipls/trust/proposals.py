@@ -1,9 +1,9 @@
 """What the directory's proposal key signs, so that nobody else can move a witness."""
 
 from ipls.crypto.encoding import tagged_hash
+from ipls.crypto.errors import SignatureRefused
 from ipls.crypto.keys import sign, verify
 from ipls.proto.witness.v1.witness_pb2 import Proposal, SignedProposal
-from ipls.trust.errors import SignatureRefused
 
 
 def sign_proposal(seed: bytes, proposal: Proposal) -> bytes:

@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 import tomli_w
 
 from ipls.crypto.encoding import tagged_hash
+from ipls.crypto.errors import SignatureRefused
 from ipls.crypto.keys import check_public_key
-from ipls.trust.errors import SignatureRefused, TrustRootRefused
+from ipls.trust.errors import TrustRootRefused
 from ipls.trust.limits import MAX_COSIGNATURES, MAX_INT
 
 MAX_FILE = 256 * 1024

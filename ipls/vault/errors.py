@@ -1,4 +1,4 @@
-"""What the session package raises, and nothing else:
+"""What the vault package raises, and nothing else:
 
 SessionRefused          the session is over
 └── OperationRefused    the vault refused one operation; the session goes on
@@ -7,19 +7,15 @@ SessionRefused          the session is over
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ipls.trust.errors import TrustError
+from ipls.crypto.errors import VerificationError
+from ipls.errors import IplsError
 
 
-class SessionRefused(Exception):
+class SessionRefused(IplsError):
     """Something that the other side said, or asked for, doesn't hold; nothing was changed by it.
 
-    `reason` is an UPPER_SNAKE word for programs, the message a sentence for people. Neither holds a label or a key.
+    Its text holds no label and no key.
     """
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
 
 
 class OperationRefused(SessionRefused):
@@ -28,8 +24,8 @@ class OperationRefused(SessionRefused):
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Turns what the trust package refuses into SessionRefused, reason and all."""
+    """Turns what the crypto and trust packages refuse into SessionRefused, reason and all."""
     try:
         yield
-    except TrustError as e:
+    except VerificationError as e:
         raise SessionRefused(e.reason, e.message) from e

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipls.auditlog.cosignatures import CosignatureInvalid, parse_cosignature, parse_epoch
-from ipls.auditlog.errors import AuditFault
+from ipls.auditlog.cosignatures import parse_cosignature, parse_epoch
+from ipls.auditlog.errors import AuditFault, CosignatureInvalid
 from ipls.auditlog.listing import MAX_PAGE, Listing, LogObject, Page, parse_page
 from tests.attack.log import answer, listing
 from tests.trust.roots import NOW, WITNESSES, make_root

@@ -15,7 +15,7 @@ import pytest
 from ipls.admin import deployment
 from ipls.client.approvals import Approval, ApprovalRequest
 from ipls.client.device import Device
-from ipls.client.errors import ClientError, ProfileError
+from ipls.client.errors import ProfileError
 from ipls.client.events import (
     AccessEntry,
     Event,
@@ -27,6 +27,7 @@ from ipls.client.events import (
     VaultAccepted,
 )
 from ipls.client.vault import VaultSession
+from ipls.errors import IplsError
 from ipls.store.contacts import Manifest
 from ipls.units import DAY_MS
 from tests.client.deployment import Deployment, book
@@ -501,7 +502,7 @@ def cards_of(data: bytes) -> list[bytes]:
     return [card + b"END:VCARD" for card in data.split(b"END:VCARD\r\n")[:-1]]
 
 
-def refused(reason: str, kind: type[ClientError] = ClientError) -> "pytest.RaisesExc[ClientError]":
+def refused(reason: str, kind: type[IplsError] = IplsError) -> "pytest.RaisesExc[IplsError]":
     return pytest.raises(kind, check=lambda error: error.reason == reason)
 
 

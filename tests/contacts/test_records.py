@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipls.client.errors import CardError
+from ipls.contacts.errors import CardError
 from ipls.contacts.records import (
     MAX_CARD,
     Manifest,

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from nacl.bindings import crypto_core_ed25519_add
 
 from ipls.crypto.encoding import tagged_hash
+from ipls.crypto.errors import SignatureRefused
 from ipls.crypto.keys import check_public_key, public_key, sign, verify
-from ipls.trust.errors import SignatureRefused
 from tests.trust.points import NON_CANONICAL, SMALL_ORDER
 from tests.trust.roots import THIEF, seed
 

@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 
 from ipls.cli.main import app
 from ipls.config import ConfigError, TokenConfig
+from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import public_key
 from ipls.proto.vault.v1.fleet_pb2 import Report
 from ipls.trust import root as trust_root
-from ipls.trust.errors import TrustError
 from ipls.vault.errors import SessionRefused
 from tests.hsm.tokens import as_configured, bare_token, pin_file
 from tests.trust.roots import make_root, seed
@@ -24,7 +24,7 @@ STRANGER = seed(24)
 def run(command: str, *arguments: object) -> str:
     """What it prints, or the reason why it is refused."""
     result = CliRunner().invoke(app, ["keys", "fleet", command, *map(str, arguments)])
-    if isinstance(result.exception, TrustError | ConfigError | SessionRefused):
+    if isinstance(result.exception, VerificationError | ConfigError | SessionRefused):
         return result.exception.reason
     if isinstance(result.exception, OSError):
         return type(result.exception).__name__

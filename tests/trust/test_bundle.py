@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipls.crypto.encoding import tagged_hash
+from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import sign
 from ipls.proto.vault.v1.vault_pb2 import Bundle, SignedBundle
 from ipls.proto.witness.v1.head_pb2 import SignedHead
@@ -18,7 +19,7 @@ from ipls.trust.bundle import (
     sign_bundle,
     verify_bundle,
 )
-from ipls.trust.errors import BundleRefused, HeadRefused, TrustError, TrustRootRefused
+from ipls.trust.errors import BundleRefused, HeadRefused, TrustRootRefused
 from ipls.trust.heads import Head, verify_head
 from ipls.trust.root import TrustRoot
 from tests.trust.bundles import after, bundle, countersigned, hsm, point, signed_bundle
@@ -34,7 +35,7 @@ def operator_signs(data: bytes) -> SignedBundle:
 
 
 def refused(signed: SignedBundle, root: TrustRoot | None = None, now_ms: int = NOW, seen: Head | None = None) -> str:
-    with pytest.raises(TrustError) as e:
+    with pytest.raises(VerificationError) as e:
         verify_bundle(root or make_root(), signed, now_ms=now_ms, seen=seen)
     return e.value.reason
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import public_key, sign
 from ipls.proto.vault.v1.fleet_pb2 import Officer, OfficerSignature, Report, SignedCard
 from ipls.trust.ceremony import (
@@ -15,7 +16,7 @@ from ipls.trust.ceremony import (
     parse_transcript,
     sign_transcript,
 )
-from ipls.trust.errors import CeremonyRefused, TrustError
+from ipls.trust.errors import CeremonyRefused
 from tests.trust.bundles import point
 from tests.trust.ceremonies import GROUP, OFFICERS, report, signed_card
 from tests.trust.roots import NAMESPACE, THIEF
@@ -28,7 +29,7 @@ def checked(data: bytes, *signatures: OfficerSignature, officers: Officers = GRO
     """ "" or the reason of the refusal."""
     try:
         check_transcript(data, signatures, officers, **{"namespace": NAMESPACE, "development": False, **changes})
-    except TrustError as refused:
+    except VerificationError as refused:
         return refused.reason
     return ""
 

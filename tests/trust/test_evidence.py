@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import public_key
 from ipls.proto.akd.v1.akd_pb2 import HistoryProof, MembershipProof, UpdateProof
 from ipls.proto.trust.v1.evidence_pb2 import Evidence, Rewrite
@@ -15,7 +16,6 @@ from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.proto.witness.v1.witness_pb2 import Proposal, SignedProposal
 from ipls.store.errors import StoreError
 from ipls.store.evidence import MAX_FILES, EvidenceFolder
-from ipls.trust.errors import TrustError
 from ipls.trust.evidence import (
     encode,
     from_heads,
@@ -97,7 +97,7 @@ LIE = make_lie()
 
 
 def refused(evidence: Evidence | bytes, root: TrustRoot = ROOT) -> str:
-    with pytest.raises(TrustError) as e:
+    with pytest.raises(VerificationError) as e:
         judge(root, evidence if isinstance(evidence, bytes) else encode(evidence))
     return e.value.reason
 
@@ -314,7 +314,7 @@ def test_a_node_that_is_no_leaf_may_change() -> None:
     _, changed = tree_of(b"another")
     same = next(n for n, _ in changed.path(changed.leaf(directory.position(LABEL, True, 1))) if n.label == parent.label)
     evidence = rewrite(LIE.earlier, inner, LIE.changed_head, now=changed.membership(same).SerializeToString())
-    with pytest.raises(TrustError, match="NOT_A_LEAF"):
+    with pytest.raises(VerificationError, match="NOT_A_LEAF"):
         judge(ROOT, encode(evidence))
 
 
@@ -348,7 +348,7 @@ def test_mutated_evidence_never_names_an_innocent_witness(kind: str, data: st.Da
     mutated = honest[:at] + put + honest[end:]
     try:
         finding = judge(ROOT, mutated)
-    except TrustError:
+    except VerificationError:
         return
     assert finding.kind == judge(ROOT, honest).kind
     assert set(finding.witnesses) <= GUILTY[kind]

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import public_key, sign
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignatureMessage, SignedHead
-from ipls.trust.errors import HeadRefused, TrustError, TrustRootRefused
+from ipls.trust.errors import HeadRefused, TrustRootRefused
 from ipls.trust.heads import Head, quorum_timestamp, signature_message, signers, verify_head
 from ipls.trust.root import TrustRoot, Witness, WitnessKey
 from tests.trust.points import SMALL_ORDER
@@ -214,5 +215,5 @@ def test_any_flipped_bit_of_a_signature_is_refused(bit: int) -> None:
 def test_junk_is_refused_with_our_own_error(message: bytes, key: bytes, signature: bytes, pinned: bool) -> None:
     head = SignedHead(epoch=7, root_hash=bytes(32))
     head.cosignatures.add(message=message, public_key=public_key(A) if pinned else key, signature=signature)
-    with pytest.raises(TrustError):
+    with pytest.raises(VerificationError):
         verify_head(make_root(), head, now_ms=NOW)

@@ -3,8 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipls.akd import EMPTY_ROOT, DirectoryKey, MemoryTiles, Update, Version, make_history, make_lookup, publish
+from ipls.crypto.errors import SignatureRefused
 from ipls.crypto.keys import public_key
-from ipls.trust.errors import IdentityRefused, SignatureRefused
+from ipls.trust.errors import IdentityRefused
 from ipls.trust.heads import Head
 from ipls.trust.identity import Identity, check_label, decode_record, encode_record, verify_identity
 from tests.trust.points import NON_CANONICAL, SMALL_ORDER

@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 
 from ipls.crypto.encoding import tagged_hash
+from ipls.crypto.errors import SignatureRefused
 from ipls.crypto.keys import public_key, sign
 from ipls.proto.witness.v1.witness_pb2 import Proposal, SignedProposal
-from ipls.trust.errors import SignatureRefused
 from ipls.trust.proposals import sign_proposal, verify_proposal
 from tests.trust.roots import NAMESPACE, PROPOSER, THIEF
 

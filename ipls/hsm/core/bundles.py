@@ -31,7 +31,7 @@ class BundleKeeper:
         """That the label is of this shard, which the bundle gives to this token, by its own profile; and that it is the
         one that the client goes by, if it is asked.
 
-        Raises TrustError as `verify_bundle`; SessionRefused VAULT_BUNDLE_OLD, VAULT_BUNDLE_BEHIND,
+        Raises VerificationError as `verify_bundle`; SessionRefused VAULT_BUNDLE_OLD, VAULT_BUNDLE_BEHIND,
         VAULT_SHARDS_CHANGED, VAULT_WRONG_SHARD, VAULT_PROFILE_MISMATCH; OSError, DecodeError.
         """
         bundle = self._current(now_ms)

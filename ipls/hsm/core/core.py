@@ -19,6 +19,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from ipls.config import ConfigError, CoreConfig, check_private, load_core, load_trust_root
+from ipls.crypto.errors import VerificationError
 from ipls.hsm import pipe
 from ipls.hsm.anchor_service import AnchorServiceProcess
 from ipls.hsm.core.accounts import Accounts
@@ -34,7 +35,6 @@ from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.half_open import HalfOpenTable
 from ipls.store.errors import StoreError
 from ipls.store.vault import open_vault_store
-from ipls.trust.errors import TrustError
 from ipls.trust.root import TrustRoot
 from ipls.vault.errors import SessionRefused
 from ipls.vault.limits import Limits
@@ -348,7 +348,7 @@ class Core:
     async def _offer(self, head: SignedHead) -> None:
         try:
             await self._durably(lambda: self._heads.offer(head))
-        except (TrustError, SessionRefused) as refused:
+        except (VerificationError, SessionRefused) as refused:
             log.warning("head refused", reason=refused.reason)
 
     def _refuse(self, session: int, reason: str, message: str) -> None:
@@ -427,7 +427,7 @@ class Core:
                 continue
             try:
                 worker.command(session, "send", await self._perform(session, inbox, effect))
-            except (SessionRefused, TrustError) as refused:
+            except (SessionRefused, VerificationError) as refused:
                 if refused.reason in FAULTS:
                     return Ended(refused.reason, str(refused))
                 worker.command(session, "throw", (refused.reason, str(refused)))
@@ -458,7 +458,7 @@ class Core:
                 raise AssertionError("sent by the caller")
 
     def _check_shard(self, label: str, bundle_number: int | None = None) -> None:
-        """Raises TrustError, SessionRefused, as `BundleKeeper.check`."""
+        """Raises VerificationError, SessionRefused, as `BundleKeeper.check`."""
         self._bundles.check(label, self._token, bundle_number, self._heads.now_ms())
 
     async def _durably(self, work: Callable[[], _T]) -> _T:

@@ -69,8 +69,8 @@ class HeadKeeper:
     def offer(self, signed: SignedHead) -> None:
         """Accepts `signed` if it is newer than the newest accepted; one that is not is checked and left.
 
-        Raises TrustError as `verify_head`; HeadRefused HEAD_FORK if its epoch was accepted with another root. Of a
-        witness that signed both, quorum or not, the evidence is kept first.
+        Raises VerificationError as `verify_head`; HeadRefused HEAD_FORK if its epoch was accepted with another root.
+        Of a witness that signed both, quorum or not, the evidence is kept first.
         """
         if signed.ByteSize() > MAX_SIGNED_HEAD:
             raise HeadRefused("HEAD_ENCODING", f"a signed head over {MAX_SIGNED_HEAD} bytes")
@@ -117,7 +117,7 @@ class HeadKeeper:
     def judge_by(self, client_head: SignedHead | None = None) -> SignedHead:
         """The head to judge by now: the higher of the vault's own and the client's, of accepted age.
 
-        Raises SessionRefused VAULT_NO_HEAD before the first head, TrustError for a head that does not hold.
+        Raises SessionRefused VAULT_NO_HEAD before the first head, VerificationError for a head that does not hold.
         """
         if client_head is not None:
             self.offer(client_head)

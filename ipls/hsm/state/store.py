@@ -10,13 +10,13 @@ from itertools import islice
 
 from google.protobuf.message import DecodeError
 
+from ipls.crypto.errors import VerificationError
 from ipls.hsm.state import replay
 from ipls.hsm.state.anchor import Anchor, AnchorService, read_anchor, write_anchor
 from ipls.hsm.state.owner import check_owner
 from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
 from ipls.store.errors import StoreError
 from ipls.store.vault import Changes, DatabaseEdited, VaultStore
-from ipls.trust.errors import TrustError
 from ipls.vault.errors import SessionRefused
 from ipls.vault.state.journal import NO_RECORD, Highest, JournalEntry, State, entry_hash
 from ipls.vault.state.trie import EMPTY_ROOT, Trie, digest_of
@@ -179,7 +179,7 @@ class StateStore:
 def _outcome(work: Transaction) -> object:
     try:
         return work()
-    except (SessionRefused, TrustError, OSError, DecodeError, DatabaseEdited) as error:
+    except (SessionRefused, VerificationError, OSError, DecodeError, DatabaseEdited) as error:
         return _refusal(error)
 
 

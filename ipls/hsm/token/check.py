@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pkcs11 import KDF, Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
 
 from ipls.config import ConfigError, TokenConfig
+from ipls.errors import IplsError
 from ipls.hsm.token import module
 from ipls.hsm.token.derivation import DERIVATIONS, Derivation
 from ipls.hsm.token.module import find, hidden
@@ -58,8 +59,11 @@ class Finding(NamedTuple):
     """The one that needs it; None: all."""
 
 
-class _Fails(Exception):
+class _Fails(IplsError):
     """The token does not do it; the message says what it does."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("TOKEN_CHECK_FAILED", message)
 
 
 Check = Callable[[], str | None]

@@ -13,10 +13,10 @@ from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
 from pkcs11.util.ec import encode_named_curve_parameters
 
 from ipls.config import ConfigError, TokenConfig, WitnessConfig, read_pin, read_secret
+from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import SeedSigner, Signer, check_public_key, verify
 from ipls.hsm.token import module, softhsm
 from ipls.hsm.token.module import raw_point, usable
-from ipls.trust.errors import TrustError
 
 _NAME = "ipls witness"
 _CURVE = {Attribute.EC_PARAMS: encode_named_curve_parameters("1.3.101.112")}
@@ -99,7 +99,7 @@ class TokenSigner:
         signature: bytes = self._token.run(lambda: self._private.sign(message, mechanism=Mechanism.EDDSA))
         try:
             verify(self.public_key, message, signature)
-        except TrustError as error:
+        except VerificationError as error:
             raise ConfigError("the token made a signature that does not hold", "TOKEN_UNUSABLE") from error
         return signature
 

@@ -10,11 +10,11 @@ import structlog
 
 from ipls.akd import AkdError, verify_absence, verify_history
 from ipls.clock import system_now_ms
+from ipls.crypto.errors import VerificationError
 from ipls.proto.directory.v1.directory_pb2 import AbsenceRequest, HistoryRequest, WatchHeadsRequest
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.errors import ServiceError
 from ipls.rpc.reads import read_history
-from ipls.trust.errors import TrustError
 from ipls.trust.heads import Head, verify_head
 from ipls.trust.identity import encode_record, verify_identity
 from ipls.trust.root import TrustRoot
@@ -62,12 +62,12 @@ class Identities:
                     self.accept(response.head)
             except grpc.aio.AioRpcError as error:
                 log.warning("no heads from the directory", code=error.code().name)
-            except TrustError as error:
+            except VerificationError as error:
                 log.error("head refused", reason=error.reason)
             await asyncio.sleep(RETRY_AFTER_S)
 
     def accept(self, signed: SignedHead) -> None:
-        """Take a head that is not below the newest, nor another root for its epoch. Raises TrustError."""
+        """Take a head that is not below the newest, nor another root for its epoch. Raises VerificationError."""
         highest = None if self._signed is None else Head(self._signed.epoch, self._signed.root_hash)
         verify_head(self._root, signed, now_ms=self._now_ms(), at_least=highest)
         self._signed = signed
@@ -110,7 +110,7 @@ class Identities:
                 await self._arrived.wait()
             assert self._signed is not None
             return verify_head(self._root, self._signed, now_ms=self._now_ms())
-        except (TimeoutError, TrustError) as error:
+        except (TimeoutError, VerificationError) as error:
             raise _unavailable("no fresh head from the directory") from error
 
     async def _prove_newest(self, head: Head, label: str) -> _Known:
@@ -120,7 +120,7 @@ class Identities:
             return _Known(head.epoch, b"", None)
         try:
             return _Known(head.epoch, verify_identity(self._root, head, label, proof).public_key, None)
-        except TrustError as error:
+        except VerificationError as error:
             raise _refused(error) from error
 
     async def _prove_absent(self, head: Head, label: str) -> None:
@@ -162,7 +162,7 @@ class Identities:
             raise _unavailable("the directory does not answer") from error
 
 
-def _refused(error: AkdError | TrustError) -> ServiceError:
+def _refused(error: AkdError | VerificationError) -> ServiceError:
     log.error("identity proof refused", reason=error.reason)
     return _unavailable("the directory's proof does not hold")
 

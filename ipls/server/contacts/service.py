@@ -12,6 +12,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from ipls.clock import system_now_ms
+from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import verify
 from ipls.proto.contacts.v1 import contacts_pb2 as pb
 from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceServicer
@@ -21,7 +22,6 @@ from ipls.server.contacts.identities import Identities
 from ipls.store.contacts import ContactsStore, Manifest, RecordKey
 from ipls.store.errors import StoreRefused
 from ipls.trust.calls import CALL_WINDOW_MS, NONCE_BYTES, call_digest
-from ipls.trust.errors import TrustError
 from ipls.trust.identity import check_label
 from ipls.trust.limits import MAX_INT
 from ipls.trust.root import TrustRoot
@@ -180,7 +180,7 @@ class ContactsServicer(ContactsServiceServicer):
                 self._namespace, call.label, call.public_key, method, call.body, call.timestamp_ms, call.nonce
             )
             verify(call.public_key, digest, call.signature)
-        except TrustError as error:
+        except VerificationError as error:
             raise ServiceError(grpc.StatusCode.UNAUTHENTICATED, error.reason, error.message) from error
         await self._identities.check(call.label, call.public_key)
         await self._run(

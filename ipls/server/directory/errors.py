@@ -1,19 +1,16 @@
-"""Why an epoch does not come about: nothing of it is visible then. Each `reason` is one of docs/protocol/errors.md.
+"""Why an epoch does not come about: nothing of it is visible then.
 
 NoQuorum            fewer than k witnesses signed; tried again, reads go on meanwhile
 PublisherStopped    (a StoreError) the database contradicts itself, the witnesses or the log; an operator must look
 """
 
+from ipls.errors import IplsError
 from ipls.store.errors import StoreError
 
 
-class NoQuorum(Exception):
+class NoQuorum(IplsError):
     """Witnesses are down or refuse; `reason` is the first refusal's, WITNESS_UNREACHABLE, WITNESSES_SPLIT or
     STEP_UNAVAILABLE."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 class PublisherStopped(StoreError):

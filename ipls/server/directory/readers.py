@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from grpc import StatusCode
 
+from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import verify
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.rpc.errors import ServiceError
@@ -18,7 +19,6 @@ from ipls.store.directory import DirectoryStore
 from ipls.store.errors import StoreRefused
 from ipls.store.readers import ReadersStore
 from ipls.trust.calls import CALL_WINDOW_MS, NONCE_BYTES, session_digest
-from ipls.trust.errors import TrustError
 from ipls.trust.identity import check_label, encode_record
 from ipls.trust.limits import MAX_INT
 
@@ -102,7 +102,7 @@ class ReadAuthorizer:
                 self._namespace, request.label, request.public_key, request.timestamp_ms, request.nonce
             )
             verify(request.public_key, digest, request.signature)
-        except TrustError as e:
+        except VerificationError as e:
             raise ServiceError(StatusCode.UNAUTHENTICATED, e.reason, e.message) from e
         version = self._version(label, encode_record(request.public_key))
         try:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, NoReturn
 from grpc import StatusCode
 
 from ipls.akd import DirectoryKey, Version, make_absence, make_history, make_lookup, make_lookups
+from ipls.crypto.errors import VerificationError
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceServicer, UpdateServiceServicer
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
@@ -23,7 +24,6 @@ from ipls.server.directory.readers import ReadAuthorizer
 from ipls.store.directory import DirectoryStore, StoredHead
 from ipls.store.errors import StoreRefused
 from ipls.trust.chain import MAX_ANSWER
-from ipls.trust.errors import TrustError
 from ipls.trust.identity import check_label, decode_record
 from ipls.trust.root import parse
 
@@ -298,7 +298,7 @@ class UpdateService(UpdateServiceServicer):
         label = _checked_label(request.label)
         try:
             decode_record(request.value)
-        except TrustError as e:
+        except VerificationError as e:
             raise _invalid(e.reason, e.message) from e
         try:
             ticket = await to_thread(
@@ -350,6 +350,6 @@ def _epoch_unknown(epoch: int) -> ServiceError:
 def _checked_label(label: bytes) -> bytes:
     try:
         check_label(label.decode("ascii"))
-    except (UnicodeDecodeError, TrustError) as e:
+    except (UnicodeDecodeError, VerificationError) as e:
         raise _invalid("LABEL_INVALID", "an account label is + and 1 to 15 digits") from e
     return label

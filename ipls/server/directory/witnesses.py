@@ -11,6 +11,7 @@ import grpc
 import structlog
 
 from ipls.config import ConfigError
+from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import public_key, verify
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.proto.witness.v1.witness_pb2 import (
@@ -26,7 +27,7 @@ from ipls.rpc.errors import Ending, remote_error
 from ipls.runtime.tasks import TaskScope
 from ipls.server.directory.adoption import root_unreachable
 from ipls.server.directory.errors import NoQuorum
-from ipls.trust.errors import HeadRefused, TrustError
+from ipls.trust.errors import HeadRefused
 from ipls.trust.heads import claimed, signature_message, timestamp, verify_head
 from ipls.trust.limits import MAX_BLOB
 from ipls.trust.proposals import sign_proposal, verify_proposal
@@ -88,7 +89,7 @@ class WitnessClient:
                 break
         except grpc.aio.AioRpcError as e:
             raise self._failed(e) from e
-        except TrustError as e:
+        except VerificationError as e:
             raise self._refused(e) from e
         raise NoQuorum("WITNESS_UNREACHABLE", f"witness {self.name} gave no state")
 
@@ -115,13 +116,13 @@ class WitnessClient:
         """Whether this directory once proposed what the witness has signed."""
         try:
             proposal = verify_proposal(proposal_key, state.proposal)
-        except TrustError:
+        except VerificationError:
             return False
         asked = (proposal.namespace, proposal.epoch, proposal.old_root, proposal.new_root)
         return asked == (self._alone.namespace, state.epoch, old_root, state.root_hash)
 
     def _check_signed(self, state: WitnessState) -> None:
-        """The start needs no signature; any other epoch has one, whenever it was made. Raises TrustError."""
+        """The start needs no signature; any other epoch has one, whenever it was made. Raises VerificationError."""
         if state.epoch <= self._alone.start_epoch:
             return
         if state.HasField("head"):
@@ -167,7 +168,7 @@ class WitnessClient:
         head = SignedHead(epoch=proposal.epoch, root_hash=proposal.new_root, cosignatures=[cosignature])
         try:
             verify_head(self._alone, head, now_ms=self._now_ms(), check_age=check_age)
-        except TrustError as e:
+        except VerificationError as e:
             with suppress(HeadRefused):
                 await asyncio.to_thread(self._met, claimed(cosignature))
             raise self._refused(e) from e
@@ -193,7 +194,7 @@ class WitnessClient:
             call.cancel()
         raise NoQuorum("WITNESS_UNREACHABLE", f"witness {self.name} gave no answer")
 
-    def _refused(self, error: TrustError) -> NoQuorum:
+    def _refused(self, error: VerificationError) -> NoQuorum:
         return NoQuorum(error.reason, f"witness {self.name}: {error.message}")
 
     def _failed(self, error: grpc.aio.AioRpcError) -> NoQuorum:

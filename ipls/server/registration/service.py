@@ -18,6 +18,7 @@ import structlog
 from grpc import StatusCode
 
 from ipls.crypto.encoding import tagged_hash
+from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import verify
 from ipls.proto.directory.v1.directory_pb2 import SubmitUpdateRequest, WatchUpdateRequest, WatchUpdateResponse
 from ipls.proto.directory.v1.directory_pb2_grpc import UpdateServiceStub
@@ -28,7 +29,6 @@ from ipls.proto.registration.v1.registration_pb2_grpc import (
 from ipls.rpc.errors import ServiceError, remote_error
 from ipls.store.errors import StoreRefused
 from ipls.store.registration import CodeHash, RegistrationStore
-from ipls.trust.errors import TrustError
 from ipls.trust.identity import check_label, decode_record
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class RegistrationService(RegistrationServiceServicer):
         try:
             digest = tagged_hash("ipls/registration/v1 request", self._namespace, label, record, request_id)
             verify(decode_record(record), digest, request.signature)
-        except TrustError as e:
+        except VerificationError as e:
             raise ServiceError(StatusCode.INVALID_ARGUMENT, e.reason, e.message) from e
         try:
             if await to_thread(self._store.approved, request_id, label) is None:
@@ -202,7 +202,7 @@ class RegistrationService(RegistrationServiceServicer):
 def _check_names(label: str, request_id: bytes) -> None:
     try:
         check_label(label)
-    except TrustError as e:
+    except VerificationError as e:
         raise ServiceError(StatusCode.INVALID_ARGUMENT, e.reason, e.message) from e
     if len(request_id) != REQUEST_ID_BYTES:
         message = f"a request id has {REQUEST_ID_BYTES} bytes"

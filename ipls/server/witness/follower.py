@@ -12,16 +12,16 @@ import structlog
 from google.protobuf.message import Message
 
 from ipls.auditlog.chain import check_proof
-from ipls.auditlog.cosignatures import CosignatureInvalid, parse_cosignature, quorum_head, signed_heads
-from ipls.auditlog.errors import AuditFault, AuditUnavailable
+from ipls.auditlog.cosignatures import parse_cosignature, quorum_head, signed_heads
+from ipls.auditlog.errors import AuditFault, AuditUnavailable, CosignatureInvalid
 from ipls.auditlog.listing import LogObject
+from ipls.crypto.errors import VerificationError
 from ipls.http.client import HttpUnavailable
 from ipls.http.public_log import PublicReader
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.server.witness.evidence import EvidenceRecorder
 from ipls.server.witness.keys import WitnessKeys
 from ipls.store.witness import WitnessStore
-from ipls.trust.errors import TrustError
 from ipls.trust.heads import Head, check_cosignature, quorum_timestamp, signers
 from ipls.trust.limits import MAX_BLOB, MAX_INT
 from ipls.trust.root import TrustRoot, Witness
@@ -100,7 +100,7 @@ class LogFollower:
                     _, time_ms = check_cosignature(
                         self._root, self._root.namespace, Head(head.epoch, head.root_hash), cosignature, 0, MAX_INT
                     )
-                except TrustError:
+                except VerificationError:
                     continue
                 self._store.saw(head.epoch, head.root_hash, time_ms)
 
@@ -142,7 +142,7 @@ class LogFollower:
     def _is_quorums(self, head: SignedHead) -> bool:
         try:
             signers(self._root, head, now_ms=self._now_ms(), check_age=False)
-        except TrustError:
+        except VerificationError:
             return False
         return len(head.root_hash) == 32 and head.epoch <= MAX_INT
 

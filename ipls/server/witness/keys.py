@@ -5,13 +5,17 @@ from typing import NamedTuple
 
 from ipls.config import ConfigError
 from ipls.crypto.keys import Signer
+from ipls.errors import IplsError
 from ipls.trust.heads import Head, cosign
 from ipls.trust.limits import MAX_AHEAD_MS, MAX_INT
 from ipls.trust.root import TrustRoot, Witness, WitnessKey
 
 
-class KeyExpired(Exception):
+class KeyExpired(IplsError):
     """None of the keys is good at the time of the signature."""
+
+    def __init__(self) -> None:
+        super().__init__("WITNESS_KEY_EXPIRED", "the witness has no key that is good at this time")
 
 
 class Late(NamedTuple):

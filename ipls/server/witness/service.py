@@ -13,6 +13,8 @@ from grpc import StatusCode
 from ipls.akd import AkdError, verify_append_only
 from ipls.auditlog.errors import AuditError
 from ipls.clock import system_now_ms
+from ipls.crypto.errors import VerificationError
+from ipls.errors import IplsError
 from ipls.http.public_log import PublicReader
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.proto.witness.v1.witness_pb2 import (
@@ -34,7 +36,6 @@ from ipls.server.witness.keys import KeyExpired, WitnessKeys
 from ipls.store.errors import StoreError, StoreRefused
 from ipls.store.evidence import EvidenceFolder
 from ipls.store.witness import ProposedEpoch, Signed, State, WitnessStore
-from ipls.trust.errors import TrustError
 from ipls.trust.heads import Head
 from ipls.trust.limits import MAX_BLOB, MAX_INT
 from ipls.trust.proposals import verify_proposal
@@ -52,12 +53,8 @@ PAUSE_S = 0.2
 """Between two looks at the log, whoever asks for them."""
 
 
-class _Refused(Exception):
+class _Refused(IplsError):
     """A proposal that is not signed; its stream goes on."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 class WitnessService(WitnessServiceServicer):
@@ -125,7 +122,7 @@ class WitnessService(WitnessServiceServicer):
         """The step, if its blob is worth reading."""
         try:
             proposal = verify_proposal(self._root.proposal_key, signed)
-        except TrustError as e:
+        except VerificationError as e:
             raise _Refused("PROPOSAL_UNSIGNED", f"not signed by the pinned proposal key: {e.message}") from e
         if proposal.namespace != self._root.namespace:
             raise _Refused("WITNESS_OTHER_NAMESPACE", "this witness does not serve that namespace")
@@ -158,7 +155,7 @@ class WitnessService(WitnessServiceServicer):
             self._behind.clear()
             try:
                 await asyncio.to_thread(self.poll)
-            except (AuditError, StoreError, TrustError) as e:
+            except (AuditError, StoreError, VerificationError) as e:
                 log.warning("not caught up", reason=e.reason, why=str(e))
             except OSError as e:  # a full disk
                 log.warning("not caught up", reason="DATABASE_UNAVAILABLE", why=type(e).__name__)
@@ -181,10 +178,8 @@ class WitnessService(WitnessServiceServicer):
                 )
             except AkdError as e:
                 raise _Refused("WITNESS_PROOF_REFUSED", f"the epoch does not only append: {e.reason}") from e
-            except StoreRefused as e:
-                raise _Refused(e.reason, str(e)) from e
-            except KeyExpired as e:
-                raise _Refused("WITNESS_KEY_EXPIRED", "the witness has no key that is good at this time") from e
+            except (StoreRefused, KeyExpired) as e:
+                raise _Refused(e.reason, e.message) from e
 
     async def stop(self) -> None:
         """Let a look at the log end soon."""

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PublicKey
 
+from ipls.crypto.errors import SignatureRefused
 from ipls.crypto.keys import check_public_key, verify
 from ipls.proto.vault.v1 import vault_pb2 as pb
 from ipls.proto.witness.v1.head_pb2 import SignedHead
-from ipls.trust.errors import SignatureRefused
 from ipls.trust.heads import Head
 from ipls.trust.identity import Identity, check_label, verify_identity
 from ipls.trust.limits import MAX_INT

@@ -12,12 +12,12 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from google.protobuf.message import Message
 
-from ipls.akd.encoding import lp, u64
 from ipls.client.contact_store import ContactStore
 from ipls.client.contact_store import RecordKey as WantedKey
-from ipls.client.errors import CardError, RefusedError, TryLaterError
+from ipls.client.errors import RefusedError, TryLaterError
 from ipls.client.profile import Account
 from ipls.contacts import vcard
+from ipls.contacts.errors import CardError
 from ipls.contacts.records import (
     MAX_CARD,
     Manifest,
@@ -27,6 +27,7 @@ from ipls.contacts.records import (
     seal_manifest,
     seal_record,
 )
+from ipls.crypto.encoding import lp, u64
 from ipls.crypto.keys import public_key, sign
 from ipls.hsm.pipe import PipeError
 from ipls.proto.contacts.v1 import contacts_pb2

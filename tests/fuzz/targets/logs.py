@@ -6,8 +6,8 @@ from typing import Any
 
 from starlette.applications import Starlette
 
-from ipls.auditlog.cosignatures import CosignatureInvalid, parse_cosignature, parse_epoch
-from ipls.auditlog.errors import AuditFault
+from ipls.auditlog.cosignatures import parse_cosignature, parse_epoch
+from ipls.auditlog.errors import AuditFault, CosignatureInvalid
 from ipls.auditlog.listing import Listing, parse_page
 from ipls.server.log.service import log_app
 from ipls.server.witness.http import auditor_app

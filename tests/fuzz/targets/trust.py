@@ -6,6 +6,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from ipls.crypto.encoding import tagged_hash
+from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import public_key, sign
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
 from ipls.proto.vault.v1.vault_pb2 import Bundle, SignedBundle
@@ -14,7 +15,6 @@ from ipls.proto.witness.v1.witness_pb2 import SignedProposal
 from ipls.trust import evidence
 from ipls.trust.bundle import verify_bundle
 from ipls.trust.chain import Version, follow
-from ipls.trust.errors import TrustError
 from ipls.trust.heads import Head, verify_head
 from ipls.trust.identity import check_label, decode_record, encode_record
 from ipls.trust.proposals import verify_proposal
@@ -33,7 +33,7 @@ def _() -> Target:
         root = parse(data)
         assert parse(encode(root)) == root
 
-    return Target(run, (TrustError,), (encode(make_root()), encode(ROOT)))
+    return Target(run, (VerificationError,), (encode(make_root()), encode(ROOT)))
 
 
 @target("trust root's successor")
@@ -44,7 +44,7 @@ def _() -> Target:
     def run(data: bytes) -> None:
         assert follow(old, SignedTrustRoot.FromString(data), NOW) == Version.parse(seed.file)
 
-    return Target(run, (TrustError, DecodeError), serialized(seed))
+    return Target(run, (VerificationError, DecodeError), serialized(seed))
 
 
 @target("trust root's successor, signed")
@@ -59,7 +59,7 @@ def _() -> Target:
         new = follow(old, SignedTrustRoot(file=data, cosignatures=votes), NOW)
         assert (new.root.number, new.root.namespace) == (2, NAMESPACE)
 
-    return Target(run, (TrustError,), (seed.file,))
+    return Target(run, (VerificationError,), (seed.file,))
 
 
 @target("signed head")
@@ -69,7 +69,7 @@ def _() -> Target:
     def run(data: bytes) -> None:
         assert verify_head(ROOT, SignedHead.FromString(data), now_ms=NOW) == HEAD
 
-    return Target(run, (TrustError, DecodeError), serialized(seed))
+    return Target(run, (VerificationError, DecodeError), serialized(seed))
 
 
 @target("witness's message")
@@ -82,7 +82,7 @@ def _() -> Target:
         bent = Cosignature(message=data, public_key=seed.public_key, signature=sign(WITNESSES[0], data))
         verify_head(root, SignedHead(epoch=7, root_hash=HEAD.root_hash, cosignatures=[bent]), now_ms=NOW)
 
-    return Target(run, (TrustError,), (seed.message,))
+    return Target(run, (VerificationError,), (seed.message,))
 
 
 @target("fleet bundle")
@@ -93,7 +93,7 @@ def _() -> Target:
         made = verify_bundle(make_root(), SignedBundle.FromString(data), now_ms=NOW)
         assert made == valid_bundle()
 
-    return Target(run, (TrustError, DecodeError), serialized(seed))
+    return Target(run, (VerificationError, DecodeError), serialized(seed))
 
 
 @target("fleet bundle, signed")
@@ -103,7 +103,7 @@ def _() -> Target:
         bent = countersigned(SignedBundle(bundle=data, operator_signature=signature))
         assert isinstance(verify_bundle(make_root(), bent, now_ms=NOW), Bundle)
 
-    return Target(run, (TrustError, DecodeError), serialized(valid_bundle()))
+    return Target(run, (VerificationError, DecodeError), serialized(valid_bundle()))
 
 
 @target("proposal")
@@ -114,7 +114,7 @@ def _() -> Target:
         made = verify_proposal(public_key(PROPOSER), SignedProposal.FromString(data))
         assert made == seed.proposal
 
-    return Target(run, (TrustError, DecodeError), serialized(seed))
+    return Target(run, (VerificationError, DecodeError), serialized(seed))
 
 
 @target("label")
@@ -122,7 +122,7 @@ def _() -> Target:
     def run(data: bytes) -> None:
         check_label(data.decode("utf-8", "surrogatepass"))
 
-    return Target(run, (TrustError, UnicodeDecodeError), (b"+15555550100", b"+1"))
+    return Target(run, (VerificationError, UnicodeDecodeError), (b"+15555550100", b"+1"))
 
 
 @target("identity record")
@@ -130,7 +130,7 @@ def _() -> Target:
     def run(data: bytes) -> None:
         assert encode_record(decode_record(data)) == data
 
-    return Target(run, (TrustError,), (encode_record(public_key(VRF)),))
+    return Target(run, (VerificationError,), (encode_record(public_key(VRF)),))
 
 
 @target("evidence")
@@ -142,7 +142,7 @@ def _() -> Target:
         found = evidence.judge(ROOT, data)
         assert (found.namespace, found.epoch) == (NAMESPACE, 7)
 
-    return Target(run, (TrustError,), (one, other))
+    return Target(run, (VerificationError,), (one, other))
 
 
 def _two_signatures(forged: Head) -> Any:

@@ -72,7 +72,7 @@ class World:
 
     def readable(self, name: str) -> bool:
         if not self.log_up:
-            raise HttpUnavailable
+            raise HttpUnavailable("the log does not answer")
         return name in self.log
 
     def sign(self, *, published: bool = True) -> None:
