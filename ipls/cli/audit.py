@@ -9,7 +9,7 @@ import typer
 
 from ipls.auditlog.errors import AuditError, AuditUnavailable
 from ipls.cli.console import fail
-from ipls.cli.status import REFUSED, UNAVAILABLE
+from ipls.cli.status import exit_status
 from ipls.clock import system_now_ms
 from ipls.trust.limits import MAX_INT
 
@@ -69,7 +69,7 @@ def command(
                 run.note(error)
     except AuditError as error:
         run.report(error)
-        fail(str(error), error.reason, UNAVAILABLE if isinstance(error, AuditUnavailable) else REFUSED)
+        fail(str(error), error.reason, exit_status(error))
     except KeyboardInterrupt:
         run.report(None)
         raise

@@ -12,24 +12,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-import grpc
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command, get_group
 
 from ipls.address import parse_address
 from ipls.cli.console import fail
-from ipls.cli.status import REFUSED, UNAVAILABLE, USAGE
-from ipls.client.errors import TryLaterError
-from ipls.config import ConfigError, configure_logging
+from ipls.cli.status import REFUSED, USAGE, exit_status
+from ipls.config import configure_logging
 from ipls.errors import IplsError
-from ipls.rpc.errors import ServiceError
-from ipls.store.errors import StoreUnavailable
-
-LATER = ("PROFILE_BUSY", "CODE_RATE", "CALL_QUOTA", "QUOTA_EXCEEDED", "LABEL_QUOTA")
-"""Refused now, not for good."""
-MISUSE = ("LABEL_INVALID", "PROFILE_ABSENT", "ENDPOINTS_INVALID", "CODE_EMPTY")
-"""What was typed can't be used."""
 
 
 class _Commands(TyperGroup):
@@ -181,7 +172,7 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except IplsError as error:
-        fail(str(error), error.reason, _status(error))
+        fail(str(error), error.reason, exit_status(error))
     except BrokenPipeError:
         # The reader, `head` for one, has enough. Python would flush once more, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -192,14 +183,6 @@ def main() -> None:
         fail(f"{name}{error.strerror or error}", "IO", USAGE if usage else REFUSED)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def _status(error: IplsError) -> int:
-    """The exit status for an error of ours."""
-    away = isinstance(error, ServiceError) and error.code is grpc.StatusCode.UNAVAILABLE
-    if away or isinstance(error, TryLaterError | StoreUnavailable) or error.reason in LATER:
-        return UNAVAILABLE
-    return USAGE if isinstance(error, ConfigError) or error.reason in MISUSE else REFUSED
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ ServiceError            what a handler raises and the server turns into a status
 
 import re
 from collections.abc import Coroutine
-from typing import TypeVar, cast
+from typing import NoReturn, TypeVar, cast
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -15,6 +15,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from ipls.errors import IplsError
+from ipls.rpc.reasons import STATUSES
 
 DOMAIN = "ipls"
 
@@ -24,15 +25,25 @@ _REASON = re.compile(r"[A-Z][A-Z0-9_]{,62}")
 
 
 class ServiceError(IplsError):
-    """Crosses the wire."""
+    """`code` is named where it is not the reason's own in `ipls.rpc.reasons`."""
 
-    def __init__(self, code: grpc.StatusCode, reason: str, message: str, *, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, reason: str, message: str, *, code: grpc.StatusCode | None = None, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(reason, message, retry_after_s=retry_after_s)
-        self.code = code
+        self.code = STATUSES[reason] if code is None else code
 
 
 class RemoteError(ServiceError):
     """What the other side answered, or that it could not be reached (reason `UNREACHABLE`)."""
+
+
+def refuse(error: IplsError, *, code: grpc.StatusCode | None = None) -> NoReturn:
+    """Raises what a store or a check refused as a ServiceError; `error` itself, a fault, if its reason is not one that
+    crosses the wire."""
+    if error.reason not in STATUSES:
+        raise error
+    raise ServiceError(error.reason, error.message, code=code, retry_after_s=error.retry_after_s) from error
 
 
 def _pack(message: error_details_pb2.ErrorInfo) -> any_pb2.Any:
@@ -76,7 +87,7 @@ def remote_error(error: grpc.aio.AioRpcError) -> RemoteError:
         reason = ""
     if not reason and code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE):
         code, reason = grpc.StatusCode.UNAVAILABLE, "UNREACHABLE"
-    return RemoteError(code, reason or code.name, error.details() or code.name, retry_after_s=retry_after_s)
+    return RemoteError(reason or code.name, error.details() or code.name, code=code, retry_after_s=retry_after_s)
 
 
 class Ending:

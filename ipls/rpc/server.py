@@ -47,7 +47,7 @@ _UNREADABLE = object()
 
 def _readable(message: Any) -> Any:
     if message is _UNREADABLE:
-        raise ServiceError(grpc.StatusCode.INVALID_ARGUMENT, "MESSAGE_UNREADABLE", "a message can't be read")
+        raise ServiceError("MESSAGE_UNREADABLE", "a message can't be read")
     return message
 
 
@@ -77,9 +77,7 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic i
 
         async def check(context: Any) -> None:
             if role is not None and role not in peer_roles(context):
-                raise ServiceError(
-                    grpc.StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED", f"this method is for the role {role}"
-                )
+                raise ServiceError("ROLE_REQUIRED", f"this method is for the role {role}")
 
         async def fail(context: Any, error: Exception) -> None:
             if not isinstance(error, ServiceError):
@@ -122,8 +120,8 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic i
 def _as_service_error(error: Exception) -> ServiceError:
     if isinstance(error, IplsError) and error.reason == "DATABASE_UNAVAILABLE":  # a full disk
         message = "the service's database can't be used now"
-        return ServiceError(grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", message)
-    return ServiceError(grpc.StatusCode.INTERNAL, "INTERNAL", "internal error; see the server's log")
+        return ServiceError("DATABASE_UNAVAILABLE", message)
+    return ServiceError("INTERNAL", "internal error; see the server's log")
 
 
 class AccessUnstated(IplsError):

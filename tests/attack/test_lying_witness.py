@@ -39,7 +39,7 @@ class Says(WitnessServiceServicer):
 
     def refuse(self) -> None:
         if self.refusing:
-            raise ServiceError(grpc.StatusCode.NOT_FOUND, self.refusing, "no")
+            raise ServiceError(self.refusing, "no", code=grpc.StatusCode.NOT_FOUND)
 
 
 def state(root_hash: bytes = ROOT, **fields: Any) -> GetStateResponse:

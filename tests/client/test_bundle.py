@@ -53,7 +53,7 @@ class FalseVault(VaultServiceServicer):
     ) -> AsyncIterator[pb.SessionResponse]:
         async for frame in requests:
             self.frames.append(frame)
-            raise ServiceError(grpc.StatusCode.ABORTED, "MET", "far enough")
+            raise ServiceError("MET", "far enough", code=grpc.StatusCode.ABORTED)
         yield pb.SessionResponse()
 
 

@@ -5,7 +5,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
 from ipls.akd import EMPTY_ROOT, verify_lookup
@@ -202,12 +201,12 @@ class Denier(DirectoryServiceServicer):
         return OpenSessionResponse(token=b"token")
 
     async def History(self, request: Any, context: Any) -> AsyncIterator[HistoryResponse]:
-        raise ServiceError(grpc.StatusCode.NOT_FOUND, "LABEL_NOT_FOUND", "no such label")
+        raise ServiceError("LABEL_NOT_FOUND", "no such label")
         yield HistoryResponse()
 
     async def Absence(self, request: Any, context: Any) -> AbsenceResponse:
         if self.absence is None:
-            raise ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "LABEL_PRESENT", "it is there")
+            raise ServiceError("LABEL_PRESENT", "it is there")
         head = Head(self.server.epoch, self.server.tree().root())
         return AbsenceResponse(head=signed(head, *QUORUM), proof=self.absence)
 

@@ -71,9 +71,9 @@ async def _drained(stream: Any) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_reason_message_and_delay_cross_the_wire(tmp_path: Path, stream: bool) -> None:
-    error = ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA", "enough for today", retry_after_s=2.5)
+    error = ServiceError("QUOTA_EXCEEDED", "enough for today", retry_after_s=2.5)
     got = remote_error(await failure(tmp_path, error, stream=stream))
-    assert (got.code, got.reason, got.message) == (error.code, "QUOTA", "enough for today")
+    assert (got.code, got.reason, got.message) == (error.code, "QUOTA_EXCEEDED", "enough for today")
     assert got.retry_after_s == 2.5
 
 
@@ -85,9 +85,9 @@ async def test_bad_request_and_retry_info_come_where_they_help(tmp_path: Path) -
 
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    invalid = await failure(tmp_path / "a", ServiceError(grpc.StatusCode.INVALID_ARGUMENT, "BAD", "a bad field"))
+    invalid = await failure(tmp_path / "a", ServiceError("BODY_INVALID", "a bad field"))
     assert kinds(invalid) == {"ErrorInfo", "BadRequest"}
-    away = await failure(tmp_path / "b", ServiceError(grpc.StatusCode.UNAVAILABLE, "AWAY", "not now"))
+    away = await failure(tmp_path / "b", ServiceError("VAULT_AWAY", "not now"))
     assert kinds(away) == {"ErrorInfo", "RetryInfo"}
     assert error_details_pb2.ErrorInfo.DESCRIPTOR.name == "ErrorInfo"
 
@@ -165,7 +165,7 @@ def test_chunks_are_bounded_and_whole(size: int) -> None:
 
 class Refusing(VaultServiceServicer):
     async def Session(self, requests: Any, context: Any) -> Any:
-        raise ServiceError(grpc.StatusCode.UNAVAILABLE, "VAULT_BUSY", "try again")
+        raise ServiceError("VAULT_BUSY", "try again")
         yield  # a stream all the same
 
 

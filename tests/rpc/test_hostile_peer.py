@@ -64,7 +64,7 @@ def with_details(*details: any_pb2.Any, code: grpc.StatusCode = CODE) -> bytes:
 
 
 def error_info(reason: str) -> bytes:
-    [(_, details)] = to_status(ServiceError(CODE, reason, "no")).trailing_metadata
+    [(_, details)] = to_status(ServiceError(reason, "no", code=CODE)).trailing_metadata
     return bytes(details)
 
 

@@ -56,11 +56,11 @@ class Directory(rig.Directory, DirectoryServiceServicer):
 
     async def History(self, request: Any, context: Any) -> AsyncIterator[directory_pb2.HistoryResponse]:
         if self.away:
-            raise ServiceError(grpc.StatusCode.UNAVAILABLE, "DIRECTORY_AWAY", "back soon")
+            raise ServiceError("DIRECTORY_AWAY", "back soon", code=grpc.StatusCode.UNAVAILABLE)
         self.histories += 1
         versions = [v for v in self._versions.get(request.label, []) if v.epoch <= request.epoch]
         if not versions:
-            raise ServiceError(grpc.StatusCode.NOT_FOUND, "LABEL_NOT_FOUND", "no such label")
+            raise ServiceError("LABEL_NOT_FOUND", "no such label")
         depth = self.epochs[request.epoch][1]
         shown = versions[: request.most_recent or None]
         proof = make_history(self._tiles, self._key, request.epoch, depth, request.label, shown)

@@ -93,11 +93,8 @@ class Identities:
         if public_key == known.newest:
             return
         if public_key in (known.earlier or ()):
-            raise ServiceError(
-                grpc.StatusCode.PERMISSION_DENIED, "IDENTITY_SUPERSEDED", "the account has a newer identity key"
-            )
+            raise ServiceError("IDENTITY_SUPERSEDED", "the account has a newer identity key")
         raise ServiceError(
-            grpc.StatusCode.UNAVAILABLE,
             "IDENTITY_UNKNOWN",
             f"the account does not have this key at epoch {head.epoch}",
             retry_after_s=RETRY_AFTER_S,
@@ -168,4 +165,4 @@ def _refused(error: AkdError | VerificationError) -> ServiceError:
 
 
 def _unavailable(message: str) -> ServiceError:
-    return ServiceError(grpc.StatusCode.UNAVAILABLE, "DIRECTORY_UNAVAILABLE", message, retry_after_s=2 * RETRY_AFTER_S)
+    return ServiceError("DIRECTORY_UNAVAILABLE", message, retry_after_s=2 * RETRY_AFTER_S)

@@ -17,7 +17,7 @@ from ipls.crypto.keys import verify
 from ipls.proto.contacts.v1 import contacts_pb2 as pb
 from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceServicer
 from ipls.rpc.channel import CHUNK, chunks, cut
-from ipls.rpc.errors import ServiceError
+from ipls.rpc.errors import ServiceError, refuse
 from ipls.server.contacts.identities import Identities
 from ipls.store.contacts import ContactsStore, Manifest, RecordKey
 from ipls.store.errors import StoreRefused
@@ -48,15 +48,6 @@ class Limits:
     account_uploads: int = 4
     upload_s: float = 120.0
 
-
-_CODES = {
-    "CALL_STALE": grpc.StatusCode.UNAUTHENTICATED,
-    "CALL_REPLAYED": grpc.StatusCode.UNAUTHENTICATED,
-    "CALL_QUOTA": grpc.StatusCode.RESOURCE_EXHAUSTED,
-    "ACCOUNT_QUOTA": grpc.StatusCode.RESOURCE_EXHAUSTED,
-    "RECORD_ABSENT": grpc.StatusCode.NOT_FOUND,
-    "MANIFEST_CONFLICT": grpc.StatusCode.ABORTED,
-}
 
 Body = TypeVar("Body", bound=Message)
 P = ParamSpec("P")
@@ -95,9 +86,9 @@ class ContactsServicer(ContactsServiceServicer):
         async with self._upload("PutRecords", request_iterator, pb.PutRecordsBody) as (label, body):
             sizes = [record.size for record in body.records]
             if not 1 <= len(sizes) <= self._limits.call_records or sum(sizes) > self._limits.call:
-                raise _invalid("CALL_TOO_LARGE", "too many records, or too large together, for one call")
+                raise ServiceError("CALL_TOO_LARGE", "too many records, or too large together, for one call")
             if not self._limits.record_sizes.issuperset(sizes):
-                raise _invalid("RECORD_SIZE", "a record is a sealed power of two from 256 bytes to 2 MiB")
+                raise ServiceError("RECORD_SIZE", "a record is a sealed power of two from 256 bytes to 2 MiB")
             keys = [_key(record.key) for record in body.records]
             data = await _collect(request_iterator, sum(sizes))
             records = list(zip(keys, cut(data, sizes), strict=True))
@@ -116,7 +107,7 @@ class ContactsServicer(ContactsServiceServicer):
         body = await self._admit("GetRecords", request.call, pb.GetRecordsBody)
         keys = [_key(key) for key in body.keys]
         if not 1 <= len(keys) <= self._limits.call_records:
-            raise _invalid("CALL_TOO_LARGE", f"1 to {self._limits.call_records} records a call")
+            raise ServiceError("CALL_TOO_LARGE", f"1 to {self._limits.call_records} records a call")
         sizes = await self._run(self._store.sizes, label, keys)
         yield pb.GetRecordsResponse(sizes=pb.RecordSizes(sizes=sizes))
         for group in _groups(keys, sizes):
@@ -136,7 +127,7 @@ class ContactsServicer(ContactsServiceServicer):
     async def DropRecords(self, request: pb.DropRecordsRequest, context: Any) -> pb.DropRecordsResponse:
         body = await self._admit("DropRecords", request.call, pb.DropRecordsBody)
         if len(body.keys) > self._limits.call_keys:
-            raise _invalid("CALL_TOO_LARGE", f"at most {self._limits.call_keys} records a call")
+            raise ServiceError("CALL_TOO_LARGE", f"at most {self._limits.call_keys} records a call")
         keys = [_key(key) for key in body.keys]
         await self._run(self._store.drop, request.call.label, keys)
         return pb.DropRecordsResponse()
@@ -145,7 +136,7 @@ class ContactsServicer(ContactsServiceServicer):
         await self._admit("GetManifest", request.call, pb.GetManifestBody)
         manifest = await self._run(self._store.manifest, request.call.label)
         if manifest is None:
-            raise ServiceError(grpc.StatusCode.NOT_FOUND, "MANIFEST_ABSENT", "the account has stored nothing")
+            raise ServiceError("MANIFEST_ABSENT", "the account has stored nothing")
         yield pb.GetManifestResponse(
             header=pb.ManifestHeader(
                 generation=manifest.generation,
@@ -160,12 +151,12 @@ class ContactsServicer(ContactsServiceServicer):
     async def SwapManifest(self, request_iterator: Any, context: Any) -> pb.SwapManifestResponse:
         async with self._upload("SwapManifest", request_iterator, pb.SwapManifestBody) as (label, body):
             if body.size > self._limits.manifest:
-                raise _invalid("CALL_TOO_LARGE", "the manifest is too large")
+                raise ServiceError("CALL_TOO_LARGE", "the manifest is too large")
             if len(body.check_value) != 32 or not 1 <= body.generation <= MAX_INT or body.version > MAX_INT:
-                raise _invalid("BODY_INVALID", "a field of the manifest is out of its bounds")
+                raise ServiceError("BODY_INVALID", "a field of the manifest is out of its bounds")
             data = await _collect(request_iterator, body.size)
             if hashlib.sha256(data).digest() != body.digest:
-                raise _invalid("DIGEST_MISMATCH", "the data is not what the call was signed for")
+                raise ServiceError("DIGEST_MISMATCH", "the data is not what the call was signed for")
             manifest = Manifest(body.version, body.generation, body.check_value, data)
             await self._run(self._store.swap, label, body.expected_version, manifest)
         return pb.SwapManifestResponse()
@@ -175,13 +166,13 @@ class ContactsServicer(ContactsServiceServicer):
         try:
             check_label(call.label)
             if len(call.nonce) != NONCE_BYTES:
-                raise _invalid("BODY_INVALID", f"a nonce has {NONCE_BYTES} bytes")
+                raise ServiceError("BODY_INVALID", f"a nonce has {NONCE_BYTES} bytes")
             digest = call_digest(
                 self._namespace, call.label, call.public_key, method, call.body, call.timestamp_ms, call.nonce
             )
             verify(call.public_key, digest, call.signature)
         except VerificationError as error:
-            raise ServiceError(grpc.StatusCode.UNAUTHENTICATED, error.reason, error.message) from error
+            refuse(error, code=grpc.StatusCode.UNAUTHENTICATED)
         await self._identities.check(call.label, call.public_key)
         await self._run(
             self._store.admit,
@@ -195,7 +186,7 @@ class ContactsServicer(ContactsServiceServicer):
         try:
             return body.FromString(call.body)
         except DecodeError as error:
-            raise _invalid("BODY_INVALID", "the call's body can't be read") from error
+            raise ServiceError("BODY_INVALID", "the call's body can't be read") from error
 
     @asynccontextmanager
     async def _upload(
@@ -210,10 +201,10 @@ class ContactsServicer(ContactsServiceServicer):
             async with asyncio.timeout(limits.upload_s):
                 first = await anext(requests, None)
                 if first is None or first.WhichOneof("part") != "call":
-                    raise _invalid("BODY_INVALID", "a stream begins with its call")
+                    raise ServiceError("BODY_INVALID", "a stream begins with its call")
                 label, admitted = first.call.label, await self._admit(method, first.call, body)
                 if uploads.total() >= limits.uploads or uploads[label] >= limits.account_uploads:
-                    raise ServiceError(grpc.StatusCode.UNAVAILABLE, "UPLOADS_BUSY", "too many uploads at once")
+                    raise ServiceError("UPLOADS_BUSY", "too many uploads at once")
                 uploads[label] += 1
                 try:
                     yield label, admitted
@@ -221,15 +212,14 @@ class ContactsServicer(ContactsServiceServicer):
                     uploads.subtract((label,))
                     uploads += Counter()  # those at 0 go
         except TimeoutError as error:
-            raise ServiceError(grpc.StatusCode.DEADLINE_EXCEEDED, "UPLOAD_TIME", "the upload took too long") from error
+            raise ServiceError("UPLOAD_TIME", "the upload took too long") from error
 
     async def _run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """The database's work, off the event loop."""
         try:
             return await asyncio.to_thread(work, *args, **kwargs)
         except StoreRefused as error:
-            code = _CODES[error.reason]
-            raise ServiceError(code, error.reason, str(error), retry_after_s=error.retry_after_s) from error
+            refuse(error)
 
 
 async def _collect(requests: AsyncIterator[_Upload], size: int) -> bytes:
@@ -237,24 +227,24 @@ async def _collect(requests: AsyncIterator[_Upload], size: int) -> bytes:
     data = bytearray()
     async for request in requests:
         if request.WhichOneof("part") != "chunk" or not 1 <= len(request.chunk) <= CHUNK:
-            raise _invalid("CHUNK_INVALID", "after the call come chunks of 1 byte to 1 MiB")
+            raise ServiceError("CHUNK_INVALID", "after the call come chunks of 1 byte to 1 MiB")
         data += request.chunk
         if len(data) > size:
             break
     if len(data) != size:
-        raise _invalid("SIZE_MISMATCH", "more or less data than the call was signed for")
+        raise ServiceError("SIZE_MISMATCH", "more or less data than the call was signed for")
     return bytes(data)
 
 
 def _key(key: pb.RecordKey) -> RecordKey:
     if len(key.id) != 16 or len(key.digest) != 32 or not 1 <= key.generation <= MAX_INT:
-        raise _invalid("BODY_INVALID", "a field of a record's key is out of its bounds")
+        raise ServiceError("BODY_INVALID", "a field of a record's key is out of its bounds")
     return RecordKey(key.generation, key.id, key.digest)
 
 
 def _check_digests(records: Iterable[tuple[RecordKey, bytes]]) -> None:
     if any(hashlib.sha256(ciphertext).digest() != key.digest for key, ciphertext in records):
-        raise _invalid("DIGEST_MISMATCH", "the data is not what the call was signed for")
+        raise ServiceError("DIGEST_MISMATCH", "the data is not what the call was signed for")
 
 
 def _groups(keys: Iterable[RecordKey], sizes: Iterable[int]) -> Iterator[list[RecordKey]]:
@@ -268,7 +258,3 @@ def _groups(keys: Iterable[RecordKey], sizes: Iterable[int]) -> Iterator[list[Re
         group.append(key)
         total += size
     yield group
-
-
-def _invalid(reason: str, message: str) -> ServiceError:
-    return ServiceError(grpc.StatusCode.INVALID_ARGUMENT, reason, message)

@@ -12,7 +12,7 @@ from grpc import StatusCode
 from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import verify
 from ipls.proto.directory.v1 import directory_pb2 as pb
-from ipls.rpc.errors import ServiceError
+from ipls.rpc.errors import ServiceError, refuse
 from ipls.rpc.reads import SESSION_METADATA
 from ipls.rpc.server import peer_roles
 from ipls.store.directory import DirectoryStore
@@ -32,12 +32,6 @@ MAX_SESSIONS = 60
 
 _CLAIMS = struct.Struct(">QQ")
 _TAG_BYTES = 32
-_CODES = {
-    "CALL_STALE": StatusCode.UNAUTHENTICATED,
-    "CALL_REPLAYED": StatusCode.UNAUTHENTICATED,
-    "CALL_QUOTA": StatusCode.RESOURCE_EXHAUSTED,
-    "LABEL_QUOTA": StatusCode.RESOURCE_EXHAUSTED,
-}
 
 
 class Reader(NamedTuple):
@@ -85,7 +79,7 @@ class ReadAuthorizer:
     async def open(self, request: pb.OpenSessionRequest) -> pb.OpenSessionResponse:
         """A session for the identity that signed the call, now or before the account's. Raises ServiceError."""
         if self._openings >= MAX_OPENINGS:
-            raise ServiceError(StatusCode.UNAVAILABLE, "OPENINGS_BUSY", "too many sessions are being opened at once")
+            raise ServiceError("OPENINGS_BUSY", "too many sessions are being opened at once")
         self._openings += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._checker, self._open, request)
@@ -97,13 +91,13 @@ class ReadAuthorizer:
         try:
             label = check_label(request.label).encode()
             if len(request.nonce) != NONCE_BYTES or request.timestamp_ms > MAX_INT:
-                raise ServiceError(StatusCode.INVALID_ARGUMENT, "BODY_INVALID", f"a nonce has {NONCE_BYTES} bytes")
+                raise ServiceError("BODY_INVALID", f"a nonce has {NONCE_BYTES} bytes")
             digest = session_digest(
                 self._namespace, request.label, request.public_key, request.timestamp_ms, request.nonce
             )
             verify(request.public_key, digest, request.signature)
         except VerificationError as e:
-            raise ServiceError(StatusCode.UNAUTHENTICATED, e.reason, e.message) from e
+            refuse(e, code=StatusCode.UNAUTHENTICATED)
         version = self._version(label, encode_record(request.public_key))
         try:
             self._readers.admit(
@@ -115,7 +109,7 @@ class ReadAuthorizer:
                 max_calls=MAX_SESSIONS,
             )
         except StoreRefused as e:
-            raise _refused(e) from e
+            refuse(e)
         expires_ms = now_ms + SESSION_MS
         claims = _CLAIMS.pack(expires_ms, version) + label
         return pb.OpenSessionResponse(token=self._tag(claims) + claims, expires_ms=expires_ms)
@@ -125,8 +119,8 @@ class ReadAuthorizer:
         if version := self._directory.version_of(label, record):
             return version
         if self._directory.is_queued(label, record):
-            raise ServiceError(StatusCode.UNAVAILABLE, "READER_PENDING", "the key waits for its epoch")
-        raise ServiceError(StatusCode.UNAUTHENTICATED, "READER_UNKNOWN", "this key is not one of the account's")
+            raise ServiceError("READER_PENDING", "the key waits for its epoch")
+        raise ServiceError("READER_UNKNOWN", "this key is not one of the account's")
 
     def reader(self, context: Any) -> Reader | None:
         """Who calls; None is a service, which may read everything. Raises ServiceError."""
@@ -137,15 +131,15 @@ class ReadAuthorizer:
             return self._claimed(tokens[0])
         if self._anonymous:
             return NOBODY
-        raise ServiceError(StatusCode.UNAUTHENTICATED, "READ_SESSION_REQUIRED", "open a session first")
+        raise ServiceError("READ_SESSION_REQUIRED", "open a session first")
 
     def _claimed(self, token: bytes) -> Reader:
         claims = token[_TAG_BYTES:]
         if len(claims) < _CLAIMS.size or not hmac.compare_digest(token[:_TAG_BYTES], self._tag(claims)):
-            raise ServiceError(StatusCode.UNAUTHENTICATED, "READ_SESSION_INVALID", "not a session of this directory")
+            raise ServiceError("READ_SESSION_INVALID", "not a session of this directory")
         expires_ms, version = _CLAIMS.unpack_from(claims)
         if expires_ms <= self._now_ms():
-            raise ServiceError(StatusCode.UNAUTHENTICATED, "READ_SESSION_EXPIRED", "the session is over: open another")
+            raise ServiceError("READ_SESSION_EXPIRED", "the session is over: open another")
         return Reader(claims[_CLAIMS.size :], version)
 
     def allow(
@@ -172,21 +166,15 @@ class ReadAuthorizer:
         current = self._directory.versions(reader.label, newest, 1)
         if not current or current[0].version != reader.version:
             message = "the account has a newer identity key: this one may read its own history only"
-            raise ServiceError(StatusCode.PERMISSION_DENIED, "IDENTITY_SUPERSEDED", message)
+            raise ServiceError("IDENTITY_SUPERSEDED", message)
         try:
             self._readers.count(reader.label, labels, self._now_ms(), daily_labels=self._daily_labels)
         except StoreRefused as e:
-            raise _refused(e) from e
+            refuse(e)
 
     def _tag(self, claims: bytes) -> bytes:
         return hmac.digest(self._token_key, claims, "sha256")
 
 
-def _refused(error: StoreRefused) -> ServiceError:
-    return ServiceError(_CODES[error.reason], error.reason, str(error), retry_after_s=error.retry_after_s)
-
-
 def _others_history() -> ServiceError:
-    return ServiceError(
-        StatusCode.PERMISSION_DENIED, "HISTORY_OF_ANOTHER", "only its owner is shown what a label was before"
-    )
+    return ServiceError("HISTORY_OF_ANOTHER", "only its owner is shown what a label was before")

@@ -4,9 +4,7 @@ import asyncio
 from asyncio import to_thread
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from functools import partial
-from typing import Any, NamedTuple, NoReturn
-
-from grpc import StatusCode
+from typing import Any, NamedTuple
 
 from ipls.akd import DirectoryKey, Version, make_absence, make_history, make_lookup, make_lookups
 from ipls.crypto.errors import VerificationError
@@ -15,7 +13,7 @@ from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceServicer,
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.channel import CHUNK
-from ipls.rpc.errors import ServiceError
+from ipls.rpc.errors import ServiceError, refuse
 from ipls.rpc.reads import MAX_VERSIONS, history_responses
 from ipls.server.directory.adoption import known_versions
 from ipls.server.directory.cache import CacheKey, ProofCache
@@ -38,27 +36,6 @@ MAX_WATCHERS = 500
 MAX_LONG_HISTORIES = 8
 """Histories over a message's size that are sent at once, each in memory until then."""
 LONG_HISTORY_S = 60.0
-
-_CODES = {
-    "REQUEST_ID_REUSED": StatusCode.ALREADY_EXISTS,
-    "QUEUE_FULL": StatusCode.UNAVAILABLE,
-    "QUOTA_EXCEEDED": StatusCode.RESOURCE_EXHAUSTED,
-    "TICKET_UNKNOWN": StatusCode.NOT_FOUND,
-    "VERSION_NEWEST": StatusCode.FAILED_PRECONDITION,
-    "EPOCH_PRUNED": StatusCode.OUT_OF_RANGE,
-    "VALUE_AWAITED": StatusCode.UNAVAILABLE,
-}
-
-
-def _refuse(error: StoreRefused) -> NoReturn:
-    if error.reason not in _CODES:
-        raise error
-    code = _CODES[error.reason]
-    raise ServiceError(code, error.reason, str(error), retry_after_s=error.retry_after_s) from error
-
-
-def _invalid(reason: str, message: str) -> ServiceError:
-    return ServiceError(StatusCode.INVALID_ARGUMENT, reason, message)
 
 
 class _Wanted(NamedTuple):
@@ -123,21 +100,21 @@ class DirectoryService(DirectoryServiceServicer):
             yield pb.HistoryResponse(head=signed, chunk=proof)
             return
         if self._long_histories >= MAX_LONG_HISTORIES:
-            raise ServiceError(StatusCode.UNAVAILABLE, "HISTORIES_BUSY", "too many long histories are being sent")
+            raise ServiceError("HISTORIES_BUSY", "too many long histories are being sent")
         self._long_histories += 1
         try:
             async with asyncio.timeout(LONG_HISTORY_S):
                 for response in history_responses(signed, proof):
                     yield response
         except TimeoutError as e:
-            raise ServiceError(StatusCode.UNAVAILABLE, "HISTORIES_BUSY", "the history was read too slowly") from e
+            raise ServiceError("HISTORIES_BUSY", "the history was read too slowly") from e
         finally:
             self._long_histories -= 1
 
     async def BatchLookup(self, request: pb.BatchLookupRequest, context: Any) -> pb.BatchLookupResponse:
         """BATCH_SIZE, VALUE_AWAITED, VALUE_ERASED, LABEL_INVALID, EPOCH_UNKNOWN, EPOCH_PRUNED, DIRECTORY_NOT_READY."""
         if not 1 <= len(request.labels) <= MAX_BATCH:
-            raise _invalid("BATCH_SIZE", f"1 to {MAX_BATCH} labels at once")
+            raise ServiceError("BATCH_SIZE", f"1 to {MAX_BATCH} labels at once")
         labels = [_checked_label(label) for label in request.labels]
         head, results = await self._proved(context, labels, partial(self._batch, labels), request.epoch)
         return pb.BatchLookupResponse(head=SignedHead.FromString(head.signed), results=results)
@@ -160,7 +137,7 @@ class DirectoryService(DirectoryServiceServicer):
         """
         if self._watchers >= MAX_WATCHERS:
             message = f"{MAX_WATCHERS} others watch: ask for the head instead"
-            raise ServiceError(StatusCode.RESOURCE_EXHAUSTED, "WATCHERS_FULL", message, retry_after_s=5)
+            raise ServiceError("WATCHERS_FULL", message, retry_after_s=5)
         self._watchers += 1
         try:
             sent: bytes | None = None
@@ -197,15 +174,13 @@ class DirectoryService(DirectoryServiceServicer):
                 return head, await (self._proofs.get(entry, make) if entry else to_thread(make))
             except StoreRefused as e:
                 if epoch or e.reason != "EPOCH_PRUNED":  # else the newest was replaced meanwhile: there is a newer one
-                    _refuse(e)
+                    refuse(e)
 
     async def _heads_at(self, epoch: int) -> tuple[StoredHead, StoredHead]:
         """The newest head, and that of `epoch` (0: the newest)."""
         newest = await to_thread(self._store.head)
         if newest is None:
-            raise ServiceError(
-                StatusCode.UNAVAILABLE, "DIRECTORY_NOT_READY", "the witnesses have not signed the first head yet"
-            )
+            raise ServiceError("DIRECTORY_NOT_READY", "the witnesses have not signed the first head yet")
         if epoch > newest.epoch:
             raise _epoch_unknown(epoch)
         # The start is the one epoch that 0 can't name while others follow; nothing is in it.
@@ -230,9 +205,7 @@ class DirectoryService(DirectoryServiceServicer):
     def _history(self, label: bytes, most_recent: int, head: StoredHead) -> _Wanted:
         versions = self._versions(label, head.epoch, min(most_recent, MAX_VERSIONS + 1) or MAX_VERSIONS + 1)
         if len(versions) > MAX_VERSIONS:
-            raise ServiceError(
-                StatusCode.FAILED_PRECONDITION, "HISTORY_TOO_LONG", f"over {MAX_VERSIONS} versions: ask for fewer"
-            )
+            raise ServiceError("HISTORY_TOO_LONG", f"over {MAX_VERSIONS} versions: ask for fewer")
         make = partial(make_history, self._store, self._key, head.epoch, head.depth, label, versions)
         # What decides on an identity is asked for again and again; longer ones are large, and few ask for the same.
         entry = CacheKey("history", head.epoch, head.root_hash, label, versions) if most_recent == 1 else None
@@ -252,14 +225,14 @@ class DirectoryService(DirectoryServiceServicer):
 
     def _absence(self, label: bytes, head: StoredHead) -> _Wanted:
         if known_versions(self._store, self._key, label, head.epoch, 1):
-            raise ServiceError(StatusCode.FAILED_PRECONDITION, "LABEL_PRESENT", f"there is one at epoch {head.epoch}")
+            raise ServiceError("LABEL_PRESENT", f"there is one at epoch {head.epoch}")
         make = partial(make_absence, self._store, self._key, head.epoch, head.depth, label)
         return _Wanted(CacheKey("absence", head.epoch, head.root_hash, label, ()), make)
 
     def _versions(self, label: bytes, epoch: int, most_recent: int) -> tuple[Version, ...]:
         versions = self._shown(label, epoch, most_recent)
         if not versions:
-            raise ServiceError(StatusCode.NOT_FOUND, "LABEL_NOT_FOUND", f"no such label at epoch {epoch}")
+            raise ServiceError("LABEL_NOT_FOUND", f"no such label at epoch {epoch}")
         return versions
 
     def _shown(self, label: bytes, epoch: int, most_recent: int) -> tuple[Version, ...]:
@@ -267,7 +240,7 @@ class DirectoryService(DirectoryServiceServicer):
         versions = tuple(known_versions(self._store, self._key, label, epoch, most_recent))
         if versions and not versions[0].value:
             message = f"the value that was the newest at epoch {epoch} is erased: ask for a later epoch"
-            raise ServiceError(StatusCode.FAILED_PRECONDITION, "VALUE_ERASED", message)
+            raise ServiceError("VALUE_ERASED", message)
         return versions
 
 
@@ -294,12 +267,12 @@ class UpdateService(UpdateServiceServicer):
     async def SubmitUpdate(self, request: pb.SubmitUpdateRequest, context: Any) -> pb.SubmitUpdateResponse:
         """REQUEST_ID_INVALID, LABEL_INVALID, IDENTITY_RECORD_INVALID; REQUEST_ID_REUSED, QUEUE_FULL, QUOTA_EXCEEDED."""
         if len(request.request_id) != REQUEST_ID_BYTES:
-            raise _invalid("REQUEST_ID_INVALID", f"a request id has {REQUEST_ID_BYTES} bytes")
+            raise ServiceError("REQUEST_ID_INVALID", f"a request id has {REQUEST_ID_BYTES} bytes")
         label = _checked_label(request.label)
         try:
             decode_record(request.value)
         except VerificationError as e:
-            raise _invalid(e.reason, e.message) from e
+            refuse(e)
         try:
             ticket = await to_thread(
                 self._store.submit,
@@ -311,7 +284,7 @@ class UpdateService(UpdateServiceServicer):
                 queue_max=self._queue_max,
             )
         except StoreRefused as e:
-            _refuse(e)
+            refuse(e)
         self._submitted()
         return pb.SubmitUpdateResponse(ticket=ticket)
 
@@ -323,7 +296,7 @@ class UpdateService(UpdateServiceServicer):
             try:
                 epoch = await to_thread(self._store.published_at, request.ticket)
             except StoreRefused as e:
-                _refuse(e)
+                refuse(e)
             if epoch is not None:
                 yield pb.WatchUpdateResponse(state=pb.WatchUpdateResponse.STATE_PUBLISHED, epoch=epoch)
                 return
@@ -340,16 +313,16 @@ class UpdateService(UpdateServiceServicer):
                 erased=await to_thread(self._store.erase_values, label, request.through_version)
             )
         except StoreRefused as e:
-            _refuse(e)
+            refuse(e)
 
 
 def _epoch_unknown(epoch: int) -> ServiceError:
-    return ServiceError(StatusCode.NOT_FOUND, "EPOCH_UNKNOWN", f"no head of epoch {epoch} here")
+    return ServiceError("EPOCH_UNKNOWN", f"no head of epoch {epoch} here")
 
 
 def _checked_label(label: bytes) -> bytes:
     try:
         check_label(label.decode("ascii"))
     except (UnicodeDecodeError, VerificationError) as e:
-        raise _invalid("LABEL_INVALID", "an account label is + and 1 to 15 digits") from e
+        raise ServiceError("LABEL_INVALID", "an account label is + and 1 to 15 digits") from e
     return label

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 import structlog
@@ -26,7 +26,7 @@ from ipls.proto.registration.v1 import registration_pb2 as pb
 from ipls.proto.registration.v1.registration_pb2_grpc import (
     RegistrationServiceServicer,
 )
-from ipls.rpc.errors import ServiceError, remote_error
+from ipls.rpc.errors import ServiceError, refuse, remote_error
 from ipls.store.errors import StoreRefused
 from ipls.store.registration import CodeHash, RegistrationStore
 from ipls.trust.identity import check_label, decode_record
@@ -40,14 +40,6 @@ REQUEST_ID_BYTES = 16
 SUBMIT_TIMEOUT_S = 10.0
 MAX_HASHING = 32
 """Calls of one kind that hash a code or wait for it, some 50 ms each: the last of them waits for less than 2 s."""
-
-_CODES = {
-    "REQUEST_ID_REUSED": StatusCode.ALREADY_EXISTS,
-    "CODE_RATE": StatusCode.RESOURCE_EXHAUSTED,
-    "CODE_NOT_REQUESTED": StatusCode.FAILED_PRECONDITION,
-    "CODE_EXPIRED": StatusCode.FAILED_PRECONDITION,
-    "CODE_ATTEMPTS": StatusCode.RESOURCE_EXHAUSTED,
-}
 
 
 class CodeSender(Protocol):
@@ -91,7 +83,7 @@ class _Hasher:
     def place(self) -> Iterator[None]:
         """For a call that is going to hash. Raises ServiceError REGISTRATIONS_BUSY if too many do."""
         if self._taken >= MAX_HASHING:
-            raise ServiceError(StatusCode.UNAVAILABLE, "REGISTRATIONS_BUSY", f"{MAX_HASHING} such calls are under way")
+            raise ServiceError("REGISTRATIONS_BUSY", f"{MAX_HASHING} such calls are under way")
         self._taken += 1
         try:
             yield
@@ -151,9 +143,9 @@ class RegistrationService(RegistrationServiceServicer):
             )
             await self._verifier.deliver(request.request_id, request.label, code)
         except StoreRefused as e:
-            _refuse(e)
+            refuse(e)
         except OSError as e:
-            raise ServiceError(StatusCode.UNAVAILABLE, "CODE_NOT_SENT", "the code could not be sent") from e
+            raise ServiceError("CODE_NOT_SENT", "the code could not be sent") from e
         return pb.RequestCodeResponse()
 
     async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.RegisterResponse:
@@ -169,17 +161,17 @@ class RegistrationService(RegistrationServiceServicer):
             digest = tagged_hash("ipls/registration/v1 request", self._namespace, label, record, request_id)
             verify(decode_record(record), digest, request.signature)
         except VerificationError as e:
-            raise ServiceError(StatusCode.INVALID_ARGUMENT, e.reason, e.message) from e
+            refuse(e, code=StatusCode.INVALID_ARGUMENT)
         try:
             if await to_thread(self._store.approved, request_id, label) is None:
                 with self._shown.place():
                     expected = await to_thread(self._store.attempt, request_id, label, self._now_ms())
                     given = await self._shown.hash(request.code, expected.salt)
                 if not hmac.compare_digest(given.digest, expected.digest):
-                    raise ServiceError(StatusCode.PERMISSION_DENIED, "CODE_WRONG", "this is not the code")
+                    raise ServiceError("CODE_WRONG", "this is not the code")
             await to_thread(self._store.approve, request_id, record)
         except StoreRefused as e:
-            _refuse(e)
+            refuse(e)
         update = SubmitUpdateRequest(request_id=request_id, label=label.encode(), value=record)
         try:
             response = await self._updates.SubmitUpdate(update, timeout=SUBMIT_TIMEOUT_S)
@@ -203,12 +195,7 @@ def _check_names(label: str, request_id: bytes) -> None:
     try:
         check_label(label)
     except VerificationError as e:
-        raise ServiceError(StatusCode.INVALID_ARGUMENT, e.reason, e.message) from e
+        refuse(e)
     if len(request_id) != REQUEST_ID_BYTES:
         message = f"a request id has {REQUEST_ID_BYTES} bytes"
-        raise ServiceError(StatusCode.INVALID_ARGUMENT, "REQUEST_ID_INVALID", message)
-
-
-def _refuse(error: StoreRefused) -> NoReturn:
-    code = _CODES[error.reason]
-    raise ServiceError(code, error.reason, str(error), retry_after_s=error.retry_after_s) from error
+        raise ServiceError("REQUEST_ID_INVALID", message)

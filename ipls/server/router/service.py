@@ -88,7 +88,7 @@ class Router(VaultServiceServicer):
                 return await race(_next(requests), _make_room(pushed_out))
         except TimeoutError:
             message = f"a stream is silent for {self._config.handshake_s:g} s at most"
-            raise ServiceError(grpc.StatusCode.RESOURCE_EXHAUSTED, "VAULT_SESSION_EXPIRED", message) from None
+            raise ServiceError("VAULT_SESSION_EXPIRED", message) from None
         finally:
             self._silent.leave(pushed_out)
 
@@ -96,9 +96,7 @@ class Router(VaultServiceServicer):
         try:
             label = ClientHello.FromString(first.m1).label
         except DecodeError:
-            raise ServiceError(
-                grpc.StatusCode.INVALID_ARGUMENT, "MESSAGE_UNREADABLE", "the first frame is no hello"
-            ) from None
+            raise ServiceError("MESSAGE_UNREADABLE", "the first frame is no hello") from None
         return self._vaults[shard_of(label, len(self._vaults))]
 
 
@@ -109,7 +107,7 @@ async def _next(requests: AsyncIterator[SessionRequest]) -> SessionRequest | Non
 async def _make_room(pushed_out: asyncio.Event) -> NoReturn:
     await pushed_out.wait()
     message = "more streams are silent than the router bears; try again"
-    raise ServiceError(grpc.StatusCode.UNAVAILABLE, "VAULT_BUSY", message)
+    raise ServiceError("VAULT_BUSY", message)
 
 
 def _of_vault(failed: grpc.aio.AioRpcError) -> ServiceError:
@@ -118,4 +116,4 @@ def _of_vault(failed: grpc.aio.AioRpcError) -> ServiceError:
 
 
 def _away() -> ServiceError:
-    return ServiceError(grpc.StatusCode.UNAVAILABLE, "VAULT_AWAY", "the vault of this shard does not answer; try again")
+    return ServiceError("VAULT_AWAY", "the vault of this shard does not answer; try again")

@@ -34,6 +34,7 @@ from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.errors import ServiceError
 from ipls.rpc.half_open import HalfOpenTable
 from ipls.rpc.reads import read_history
+from ipls.rpc.reasons import STATUSES
 from ipls.runtime.tasks import TaskScope
 from ipls.store.errors import StoreError
 from ipls.store.evidence import EvidenceFolder
@@ -52,61 +53,14 @@ CORE_STOP_S = 5.0
 DIRECTORY_DEADLINE_S = 10.0
 DIRECTORY_RETRY_S = 0.5
 
-_CODES = {
-    grpc.StatusCode.UNAVAILABLE: (
-        "VAULT_BUNDLE_BEHIND",
-        "VAULT_BUNDLE_OLD",
-        "VAULT_BUSY",
-        "VAULT_CORE_LOST",
-        "VAULT_DIRECTORY_UNAVAILABLE",
-        "VAULT_NOTARY_LOST",
-        "VAULT_NO_HEAD",
-        "VAULT_STORAGE_FAILED",
-        "VAULT_WORKER_LOST",
-    ),
-    grpc.StatusCode.RESOURCE_EXHAUSTED: (
-        "VAULT_ACCOUNT_LIMIT",
-        "VAULT_FRAME_TOO_LARGE",
-        "VAULT_SESSION_EXPIRED",
-        "VAULT_TOO_MANY_REQUESTS",
-    ),
-    grpc.StatusCode.UNAUTHENTICATED: (
-        "KEY_INVALID",
-        "SIGNATURE_INVALID",
-        "SIGNATURE_LENGTH",
-        "VAULT_BODY_REFUSED",
-        "VAULT_TAG_INVALID",
-    ),
-    grpc.StatusCode.PERMISSION_DENIED: (
-        "IDENTITY_RECORD_INVALID",
-        "IDENTITY_UNPROVEN",
-        "VAULT_IDENTITY_MISMATCH",
-        "VAULT_IDENTITY_SUPERSEDED",
-    ),
-    grpc.StatusCode.INVALID_ARGUMENT: (
-        "LABEL_INVALID",
-        "MESSAGE_UNREADABLE",
-        "VAULT_FIELD_INVALID",
-        "VAULT_FRAME_MALFORMED",
-        "VAULT_KEM_KEY_INVALID",
-        "VAULT_POINT_INVALID",
-    ),
-    grpc.StatusCode.INTERNAL: ("VAULT_ACCOUNT_UNREADABLE", "VAULT_INTERNAL"),
-    grpc.StatusCode.DATA_LOSS: (
-        "VAULT_ANCHOR_MISSING",
-        "VAULT_ANCHOR_MOVED",
-        "VAULT_DATABASE_BEHIND",
-        "VAULT_DATABASE_EDITED",
-        "VAULT_DATABASE_FORKED",
-        "VAULT_LOG_BROKEN",
-    ),
-}
-_CODE_OF = {reason: code for code, reasons in _CODES.items() for reason in reasons}
-
 
 def service_error(reason: str, message: str) -> ServiceError:
-    """What the core refused, as a status; FAILED_PRECONDITION for a head, a bundle, an order of frames and the like."""
-    return ServiceError(_CODE_OF.get(reason, grpc.StatusCode.FAILED_PRECONDITION), reason, message)
+    """What the core refused, as a status; FAILED_PRECONDITION for a head, a bundle and the like, which have none."""
+    if reason == "IDENTITY_RECORD_INVALID":  # it is the directory's, not of the client's making
+        code = grpc.StatusCode.PERMISSION_DENIED
+    else:
+        code = STATUSES.get(reason, grpc.StatusCode.FAILED_PRECONDITION)
+    return ServiceError(reason, message, code=code)
 
 
 class CoreSession:
@@ -272,7 +226,7 @@ class VaultGateway(VaultServiceServicer):
         except (OSError, DecodeError):  # it is not there, or cut off
             signed = SignedBundle()
         if not signed.bundle:
-            raise ServiceError(grpc.StatusCode.UNAVAILABLE, "VAULT_BUNDLE_MISSING", "the vault has no bundle to show")
+            raise ServiceError("VAULT_BUNDLE_MISSING", "the vault has no bundle to show")
         return GetBundleResponse(bundle=signed)
 
     async def Session(

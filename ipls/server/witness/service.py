@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, NoReturn
 
 import structlog
-from grpc import StatusCode
 
 from ipls.akd import AkdError, verify_append_only
 from ipls.auditlog.errors import AuditError
@@ -90,7 +89,7 @@ class WitnessService(WitnessServiceServicer):
     async def Propose(self, requests: AsyncIterator[ProposeRequest], context: Any) -> AsyncIterator[ProposeResponse]:
         """Each proposal is answered in order, by a cosignature or by a refusal that changes nothing."""
         if self._streams >= MAX_STREAMS:
-            raise ServiceError(StatusCode.RESOURCE_EXHAUSTED, "PROPOSAL_STREAMS", f"{MAX_STREAMS} streams are open")
+            raise ServiceError("PROPOSAL_STREAMS", f"{MAX_STREAMS} streams are open")
         self._streams += 1
         try:
             while (request := await _next(requests, IDLE_S)) is not None:
@@ -201,15 +200,13 @@ class WitnessService(WitnessServiceServicer):
         WITNESS_OTHER_NAMESPACE, EPOCH_UNKNOWN.
         """
         if request.namespace != self._root.namespace:
-            raise ServiceError(
-                StatusCode.NOT_FOUND, "WITNESS_OTHER_NAMESPACE", "this witness does not serve that namespace"
-            )
+            raise ServiceError("WITNESS_OTHER_NAMESPACE", "this witness does not serve that namespace")
         state = await asyncio.to_thread(self._store.state)
         row: State | Signed | None = state
         if request.HasField("epoch") and (request.epoch != state.epoch or state.head is not None):
             row = await asyncio.to_thread(self._store.signed, request.epoch)
         if row is None:
-            raise ServiceError(StatusCode.NOT_FOUND, "EPOCH_UNKNOWN", f"epoch {request.epoch} was not signed here")
+            raise ServiceError("EPOCH_UNKNOWN", f"epoch {request.epoch} was not signed here")
         blob = state.blob if row is state else b""
         message = WitnessState(
             term=state.term, epoch=row.epoch, root_hash=row.root_hash, old_root=row.old_root, blob_size=len(blob)
@@ -232,9 +229,7 @@ async def _next(requests: AsyncIterator[ProposeRequest], within_s: float) -> Pro
         async with asyncio.timeout(within_s):
             return await anext(requests, None)
     except TimeoutError:
-        raise ServiceError(
-            StatusCode.DEADLINE_EXCEEDED, "PROPOSAL_STREAM_SLOW", "the stream brought nothing for too long"
-        ) from None
+        raise ServiceError("PROPOSAL_STREAM_SLOW", "the stream brought nothing for too long") from None
 
 
 async def _blob(requests: AsyncIterator[ProposeRequest], size: int) -> AsyncIterator[bytes]:
@@ -258,7 +253,7 @@ def _without_head(signed: SignedProposal) -> bytes:
 
 
 def _broken(message: str) -> ServiceError:
-    return ServiceError(StatusCode.INVALID_ARGUMENT, "PROPOSAL_STREAM_BROKEN", message)
+    return ServiceError("PROPOSAL_STREAM_BROKEN", message)
 
 
 def _refusal(epoch: int, refused: _Refused) -> ProposeResponse:

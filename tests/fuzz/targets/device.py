@@ -98,7 +98,7 @@ def _() -> Target:
 def _() -> Target:
     """The directory says that there is no such account, and must prove it."""
     code = grpc.StatusCode.NOT_FOUND
-    error = ServiceError(code, "LABEL_NOT_FOUND", "no such label")
+    error = ServiceError("LABEL_NOT_FOUND", "no such label")
     trailers = grpc.aio.Metadata(*to_status(error).trailing_metadata)
 
     class NotFound:

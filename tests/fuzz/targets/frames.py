@@ -49,7 +49,7 @@ def _() -> Target:
 @target("status details")
 def _() -> Target:
     code = grpc.StatusCode.UNAVAILABLE
-    [(_, seed)] = to_status(ServiceError(code, "QUEUE_FULL", "later", retry_after_s=2)).trailing_metadata
+    [(_, seed)] = to_status(ServiceError("QUEUE_FULL", "later", retry_after_s=2)).trailing_metadata
 
     def run(data: bytes) -> None:
         trailers = grpc.aio.Metadata(("grpc-status-details-bin", data))

@@ -133,12 +133,12 @@ async def test_an_account_is_not_there_only_where_that_is_proved(
         world.directory.publish(owner)
 
     async def deny(self: Directory, request: Any, context: Any) -> AsyncIterator[directory_pb2.HistoryResponse]:
-        raise ServiceError(grpc.StatusCode.NOT_FOUND, "LABEL_NOT_FOUND", "no such label")
+        raise ServiceError("LABEL_NOT_FOUND", "no such label")
         yield directory_pb2.HistoryResponse()
 
     async def invent(self: Directory, request: Any, context: Any) -> directory_pb2.AbsenceResponse:
         if lie == "refused":
-            raise ServiceError(grpc.StatusCode.FAILED_PRECONDITION, "LABEL_PRESENT", "it is there")
+            raise ServiceError("LABEL_PRESENT", "it is there")
         proofs = {
             "empty": b"",
             "another account's": self.prove_absent(BOB, self.epoch),

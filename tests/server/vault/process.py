@@ -47,10 +47,10 @@ class DirectoryServicer(DirectoryServiceServicer):
 
     async def History(self, request: pb.HistoryRequest, context: Any) -> AsyncIterator[pb.HistoryResponse]:
         if self.away:
-            raise ServiceError(grpc.StatusCode.UNAVAILABLE, "DIRECTORY_AWAY", "back soon")
+            raise ServiceError("DIRECTORY_AWAY", "back soon", code=grpc.StatusCode.UNAVAILABLE)
         proof = self._rig.directory.prove(request.label.decode(), request.epoch)
         if not proof:
-            raise ServiceError(grpc.StatusCode.NOT_FOUND, "LABEL_UNKNOWN", "no such label")
+            raise ServiceError("LABEL_UNKNOWN", "no such label", code=grpc.StatusCode.NOT_FOUND)
         yield pb.HistoryResponse(head=self._rig.directory.head(epoch=request.epoch), chunk=proof)
 
     async def WatchHeads(self, request: Any, context: Any) -> AsyncIterator[pb.WatchHeadsResponse]:
