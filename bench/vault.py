@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 from bench.directory import machine, write
 from ipls.clock import system_now_ms
 from ipls.hsm import anchor_service, pipe
-from ipls.hsm.core import core
+from ipls.hsm.core import app
 from ipls.hsm.token.pkcs11 import HsmToken
 from ipls.proto.vault.v1.vault_pb2 import Bundle
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub
@@ -83,7 +83,7 @@ def count_anchors(config: Path) -> None:
         os.pwrite(file, count.to_bytes(8), 0)
 
     anchor_service.AnchorServiceProcess.replace = counted
-    asyncio.run(core.serve(config, *pipe.take_stdio()))
+    asyncio.run(app.serve(config, *pipe.take_stdio()))
 
 
 # The clients

@@ -4,22 +4,24 @@ A core has it as a process of its own: `python -m ipls.hsm.anchor_service CONFIG
 stdin and stdout by its parent. It ends when stdin does.
 """
 
-import pickle
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from io import BufferedReader, TextIOWrapper
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, TypeVar
 
 import structlog
+from google.protobuf.message import Message
 
 from ipls.config import VaultConfig, load_core, read_pin
 from ipls.hsm import pipe
 from ipls.hsm.core.rotation import Rewrap
 from ipls.hsm.process import main
-from ipls.hsm.token.pkcs11 import HsmToken
+from ipls.hsm.token.pkcs11 import HsmToken, Record
+from ipls.proto.hsm.v1 import anchor_pb2 as pb
+from ipls.proto.vault.v1.core_pb2 import Refused
 from ipls.vault.errors import SessionRefused
 
 log = structlog.get_logger()
@@ -28,6 +30,8 @@ COMMAND = ("-m", "ipls.hsm.anchor_service")
 """What Python runs as the notary, with the path of the core's configuration."""
 MAX_ANCHORS = 20_000
 """That one process writes, and keys that it wraps anew: SoftHSM leaks some 300 bytes with each."""
+
+M = TypeVar("M", bound=Message)
 
 
 class TokenAnchorService:
@@ -87,7 +91,8 @@ def open_anchor_service(vault: VaultConfig) -> Iterator[TokenAnchorService]:
 class AnchorServiceProcess:
     """The process as its parent sees it: started when it is needed, and again after its death. One thread at a time.
 
-    Its methods raise SessionRefused VAULT_NOTARY_LOST when it has died, whose work may be done or not then.
+    Its methods raise SessionRefused VAULT_NOTARY_LOST when it does not start, has died, or is not understood; its
+    work may be done or not then.
     """
 
     def __init__(self, config_path: Path, shard: int, lock: TextIOWrapper) -> None:
@@ -100,43 +105,41 @@ class AnchorServiceProcess:
 
     def hsm_key_id(self) -> bytes:
         """See `Notary`."""
-        hsm_key_id: bytes = self._ask("hsm_key_id")
-        return hsm_key_id
+        return self._ask(pb.AnchorRequest.HSM_KEY_ID_FIELD_NUMBER, pb.Ask(), pb.HsmKey).id
 
     def macs(self, digests: Sequence[bytes]) -> list[bytes]:
         """See `Notary`."""
-        macs: list[bytes] = self._ask("macs", digests)
-        return macs
+        return list(self._ask(pb.AnchorRequest.MACS_FIELD_NUMBER, pb.Values(values=digests), pb.Values).values)
 
     def holds(self, digests: Sequence[bytes], macs: Sequence[bytes]) -> list[bool]:
         """See `Notary`."""
-        holding: list[bool] = self._ask("holds", digests, macs)
-        return holding
+        question = pb.Holds(digests=digests, macs=macs)
+        return list(self._ask(pb.AnchorRequest.HOLDS_FIELD_NUMBER, question, pb.Holding).holding)
 
     def first_log_key(self) -> int:
         """See `Notary`."""
-        number: int = self._ask("first_log_key")
-        return number
+        return self._ask(pb.AnchorRequest.FIRST_LOG_KEY_FIELD_NUMBER, pb.Ask(), pb.LogKey).number
 
     def storage_key_ids(self) -> list[bytes]:
         """See `Wrapper`."""
-        storage_key_ids: list[bytes] = self._ask("storage_key_ids")
-        return storage_key_ids
+        return list(self._ask(pb.AnchorRequest.STORAGE_KEY_IDS_FIELD_NUMBER, pb.Ask(), pb.Values).values)
 
     def rewrap(self, each: Sequence[Rewrap]) -> list[bytes | None]:
         """See `Wrapper`."""
-        wrapped: list[bytes | None] = self._ask("rewrap", each)
+        keys = [
+            pb.WrappedKey(wrapped=w, old=pb.Record(**o._asdict()), new=pb.Record(**n._asdict())) for w, o, n in each
+        ]
+        answer = self._ask(pb.AnchorRequest.REWRAP_FIELD_NUMBER, pb.Rewrap(keys=keys), pb.Rewrapped)
         self._wear(len(each))
-        return wrapped
+        return [wrapped or None for wrapped in answer.wrapped]
 
     def anchors(self) -> list[bytes]:
         """See `Notary`."""
-        anchors: list[bytes] = self._ask("anchors")
-        return anchors
+        return list(self._ask(pb.AnchorRequest.ANCHORS_FIELD_NUMBER, pb.Ask(), pb.Values).values)
 
     def replace(self, expected: Sequence[bytes], new: bytes) -> None:
         """See `Notary`."""
-        self._ask("replace", expected, new)
+        self._ask(pb.AnchorRequest.REPLACE_FIELD_NUMBER, pb.Replace(expected=expected, new=new), pb.Replaced)
         self._wear(1)
 
     def _wear(self, objects: int) -> None:
@@ -145,23 +148,31 @@ class AnchorServiceProcess:
         if self._left <= 0:
             self.close()
 
-    def _ask(self, *question: object) -> Any:
-        process = self._process or self._start()
-        assert process.stdin
-        assert isinstance(process.stdout, BufferedReader)
+    def _ask(self, kind: int, question: Message, answer: type[M]) -> M:
+        asked = pipe.framed(0, kind, question.SerializeToString())
         try:
-            process.stdin.write(pipe.framed(pickle.dumps(question)))
+            process = self._process or self._start()
+            assert process.stdin
+            assert isinstance(process.stdout, BufferedReader)
+            process.stdin.write(asked)
             process.stdin.flush()
-            answer = pipe.receive_blocking(process.stdout)
-        except BrokenPipeError:
-            answer = None
-        if answer is None:
+            frame = pipe.receive_blocking(process.stdout)
+            if frame is None:
+                raise BrokenPipeError("it ended")
+            if frame.kind == pb.AnchorResponse.REFUSED_FIELD_NUMBER:
+                refused = pipe.parse(Refused, frame.body)
+                raise SessionRefused(refused.reason, refused.message)
+            if frame.kind != kind:
+                raise pipe.PipeError(f"a frame of kind {frame.kind} in answer to one of kind {kind}")
+            return pipe.parse(answer, frame.body)
+        except (OSError, pipe.PipeError) as error:
+            log.error("vault notary lost", error=str(error))
+            if self._process is not None:
+                self._process.kill()
             self.close()
-            raise SessionRefused("VAULT_NOTARY_LOST", "the process that holds the vault's anchor died; try again")
-        refused, value = pickle.loads(answer)  # noqa: S301  # the pipe has this notary alone at its other end
-        if refused:
-            raise SessionRefused(*value)
-        return value
+            raise SessionRefused(
+                "VAULT_NOTARY_LOST", "the process that holds the vault's anchor died; try again"
+            ) from None
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._left = MAX_ANCHORS
@@ -186,16 +197,48 @@ class AnchorServiceProcess:
             process.stdout.close()
 
 
+def _answer(anchor_service: TokenAnchorService, kind: int, body: bytes) -> Message:
+    """Raises SessionRefused; PipeError for what is no question."""
+    match kind:
+        case pb.AnchorRequest.HSM_KEY_ID_FIELD_NUMBER:
+            return pb.HsmKey(id=anchor_service.hsm_key_id())
+        case pb.AnchorRequest.MACS_FIELD_NUMBER:
+            return pb.Values(values=anchor_service.macs(pipe.parse(pb.Values, body).values))
+        case pb.AnchorRequest.HOLDS_FIELD_NUMBER:
+            holds = pipe.parse(pb.Holds, body)
+            return pb.Holding(holding=anchor_service.holds(holds.digests, holds.macs))
+        case pb.AnchorRequest.FIRST_LOG_KEY_FIELD_NUMBER:
+            return pb.LogKey(number=anchor_service.first_log_key())
+        case pb.AnchorRequest.STORAGE_KEY_IDS_FIELD_NUMBER:
+            return pb.Values(values=anchor_service.storage_key_ids())
+        case pb.AnchorRequest.REWRAP_FIELD_NUMBER:
+            keys = [Rewrap(key.wrapped, _record(key.old), _record(key.new)) for key in pipe.parse(pb.Rewrap, body).keys]
+            return pb.Rewrapped(wrapped=[wrapped or b"" for wrapped in anchor_service.rewrap(keys)])
+        case pb.AnchorRequest.ANCHORS_FIELD_NUMBER:
+            return pb.Values(values=anchor_service.anchors())
+        case pb.AnchorRequest.REPLACE_FIELD_NUMBER:
+            replace = pipe.parse(pb.Replace, body)
+            anchor_service.replace(replace.expected, replace.new)
+            return pb.Replaced()
+        case _:
+            raise pipe.PipeError(f"a frame of kind {kind}, which no question is")
+
+
+def _record(record: pb.Record) -> Record:
+    return Record(record.storage_key_id, record.digest)
+
+
 def run(config_path: Path, source: BinaryIO, sink: BinaryIO) -> None:
-    """Opens the token and answers until `source` ends."""
+    """Opens the token and answers until `source` ends. Raises PipeError."""
     with open_anchor_service(load_core(config_path).vault) as anchor_service:
         while (question := pipe.receive_blocking(source)) is not None:
-            what, *arguments = pickle.loads(question)  # noqa: S301  # from the parent alone
+            kind = question.kind
             try:
-                answer = (False, getattr(anchor_service, what)(*arguments))
+                answer = _answer(anchor_service, kind, question.body)
             except SessionRefused as refused:
-                answer = (True, (refused.reason, refused.message))
-            sink.write(pipe.framed(pickle.dumps(answer)))
+                kind = pb.AnchorResponse.REFUSED_FIELD_NUMBER
+                answer = Refused(reason=refused.reason, message=refused.message)
+            sink.write(pipe.framed(0, kind, answer.SerializeToString()))
 
 
 if __name__ == "__main__":

@@ -1,54 +1,90 @@
-"""The vault's pipes, between front, core and workers: u32 length || message, both ways."""
+"""The vault's pipes, between front, core, workers and notary: frames, both ways.
+
+    u32 length || u64 session || u8 kind || length bytes
+
+Integers are big-endian. The kinds are field numbers: of CoreRequest and CoreResponse (protos/ipls/vault/v1/core.proto)
+at the front, of what protos/ipls/hsm/v1 has elsewhere.
+"""
 
 import asyncio
 import os
 import select
-from typing import BinaryIO
+import struct
+from typing import BinaryIO, NamedTuple, TypeVar
+
+from google.protobuf.message import DecodeError, Message
 
 from ipls.errors import IplsError
 
 MAX_MESSAGE = 1024 * 1024
-"""Bytes of one message: a frame of a session or a history proof, with what surrounds it."""
+"""Bytes behind a frame's header: a client's frame or a history proof, with what surrounds it."""
+
+_HEADER = struct.Struct(">IQB")
+
+M = TypeVar("M", bound=Message)
 
 
 class PipeError(IplsError):
-    """The other end broke the framing; the pipe can't be used any more."""
+    """The other end broke the framing, or sent what is no message of the pipe; it is none to talk to any more."""
 
     def __init__(self, message: str) -> None:
         super().__init__("PIPE_BROKEN", message)
 
 
-def framed(message: bytes) -> bytes:
-    """`message` as it goes into a pipe. Raises PipeError over MAX_MESSAGE bytes."""
-    if len(message) > MAX_MESSAGE:
-        raise PipeError(f"message over {MAX_MESSAGE} bytes")
-    return len(message).to_bytes(4, "big") + message
+class Frame(NamedTuple):
+    """What one end tells the other at once. `kind` says what `body` is."""
+
+    session: int
+    kind: int
+    body: bytes
 
 
-def _length(header: bytes) -> int:
-    length = int.from_bytes(header, "big")
-    if length > MAX_MESSAGE:
-        raise PipeError(f"message over {MAX_MESSAGE} bytes announced")
-    return length
+def framed(session: int, kind: int, body: bytes = b"") -> bytes:
+    """The frame as it goes into a pipe. Raises PipeError over MAX_MESSAGE bytes."""
+    _check_length(len(body))
+    return _HEADER.pack(len(body), session, kind) + body
 
 
-async def receive(reader: asyncio.StreamReader) -> bytes | None:
-    """The next message; None when the other end has closed the pipe, also in mid-message. Raises PipeError."""
+def parse(message: type[M], body: bytes) -> M:
+    """The body of a frame as this message. Raises PipeError."""
     try:
-        return await reader.readexactly(_length(await reader.readexactly(4)))
+        return message.FromString(body)
+    except DecodeError:
+        raise PipeError(f"not the encoding of {message.DESCRIPTOR.full_name}") from None
+
+
+async def receive(reader: asyncio.StreamReader) -> Frame | None:
+    """The next frame; None when the other end has closed the pipe, also in mid-frame. Raises PipeError."""
+    try:
+        length, session, kind = _header(await reader.readexactly(_HEADER.size))
+        return Frame(session, kind, await reader.readexactly(length))
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
 
 
-def receive_blocking(stream: BinaryIO) -> bytes | None:
+def receive_blocking(stream: BinaryIO) -> Frame | None:
     """`receive` for a process without an event loop."""
-    header = _read(stream, 4)
-    return header and _read(stream, _length(header))
+    if (header := _read(stream, _HEADER.size)) is None:
+        return None
+    length, session, kind = _header(header)
+    body = _read(stream, length)
+    return None if body is None else Frame(session, kind, body)
 
 
 def waiting(stream: BinaryIO) -> bool:
     """Whether `receive_blocking` has something to read at once, or its end."""
     return bool(select.select([stream], [], [], 0)[0])
+
+
+def _header(data: bytes) -> tuple[int, int, int]:
+    length, session, kind = _HEADER.unpack(data)
+    _check_length(length)
+    return length, session, kind
+
+
+def _check_length(length: int) -> None:
+    if length > MAX_MESSAGE:
+        raise PipeError(f"a frame of {length} bytes, over {MAX_MESSAGE}")
 
 
 def _read(stream: BinaryIO, size: int) -> bytes | None:

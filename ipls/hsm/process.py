@@ -23,7 +23,7 @@ def main(name: str, run: Callable[[Path, BinaryIO, BinaryIO], None]) -> None:
     try:
         with suppress(BrokenPipeError):  # the parent is gone
             run(Path(sys.argv[1]), *pipe.take_stdio())
-    except (ConfigError, StoreError, pkcs11.PKCS11Error, OSError) as error:
+    except (ConfigError, StoreError, pipe.PipeError, pkcs11.PKCS11Error, OSError) as error:
         reason = getattr(error, "reason", type(error).__name__)
         log.error("process of the vault ended", process=name, reason=reason, error=str(error))
         sys.exit(1)

@@ -1,6 +1,6 @@
 """A worker of the vault's core: one thread, one open token, many sessions in turn.
 
-It is driven over its stdin and stdout by `ipls.hsm.core.core`, its parent, and ends when stdin does.
+It is driven over its stdin and stdout by `ipls.hsm.core`, its parent, and ends when stdin does.
 """
 
 from collections.abc import Callable, Generator
@@ -11,7 +11,7 @@ import structlog
 
 from ipls.config import load_core, load_trust_root, read_pin
 from ipls.hsm import pipe
-from ipls.hsm.messages import Command, Ended, Opened, Report, decode, encode
+from ipls.hsm.messages import Command, Ended, Opened, Report, decode_command, encode_report
 from ipls.hsm.process import main
 from ipls.hsm.token.ephemeral_pool import EphemeralPool
 from ipls.hsm.token.pkcs11 import HsmToken
@@ -48,7 +48,7 @@ class Worker:
             self._end(number, "VAULT_SESSION_OVER", "the session is over")
             return
         try:
-            effect = session.throw(SessionRefused(*value)) if kind == "throw" else session.send(value)  # type: ignore[misc]  # see Command
+            effect = session.throw(SessionRefused(*value)) if kind == "throw" else session.send(value)
             while isinstance(effect, Send):
                 self._report(Report(number, effect))
                 effect = session.send(None)
@@ -73,23 +73,26 @@ class Worker:
 
 
 def run(config_path: Path, source: BinaryIO, sink: BinaryIO) -> None:
-    """Opens the token and serves until `source` ends; while nobody asks, it makes key pairs ahead."""
+    """Opens the token and serves until `source` ends; while nobody asks, it makes key pairs ahead.
+
+    Raises PipeError.
+    """
     config = load_core(config_path)
     root = load_trust_root(config.trust_root)
     pin = read_pin(config.vault.pin)
     token = EphemeralPool(HsmToken.open(config.vault.token, pin), EPHEMERALS)
 
     def report(content: Report) -> None:
-        sink.write(pipe.framed(encode(content)))
+        sink.write(encode_report(content))
 
     worker = Worker(lambda: vault_session(token, root), report)
     report(Report(0, Opened(token.hsm_key_id, token.profile, token.storage_key_id)))
     while True:
         while not pipe.waiting(source) and token.prepare():
             pass
-        if (message := pipe.receive_blocking(source)) is None:
+        if (frame := pipe.receive_blocking(source)) is None:
             break
-        worker.handle(decode(message))
+        worker.handle(decode_command(frame))
     worker.close()
     token.close()
 

@@ -7,10 +7,10 @@ may fail and go on says so by a restart policy.
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import structlog
 
@@ -21,6 +21,7 @@ from ipls.runtime.tasks import end, race
 log = structlog.get_logger()
 
 Resource = TypeVar("Resource")
+Result = TypeVar("Result")
 
 
 class TaskEnded(IplsError):
@@ -40,7 +41,7 @@ class Service:
         self._resources = AsyncExitStack()
         self._drains = AsyncExitStack()
         self._group = asyncio.TaskGroup()
-        self._forever = set[asyncio.Task[None]]()
+        self._tasks = set[asyncio.Task[Any]]()
         self._stopping = asyncio.Event()
         self._over = False
 
@@ -57,7 +58,7 @@ class Service:
                 try:
                     await self._drains.aclose()
                 finally:
-                    await end(self._forever)
+                    await end(tuple(self._tasks))
         finally:
             await self._leave(kind, error, trace)
 
@@ -77,7 +78,7 @@ class Service:
         """Run what is to go on for as long as the process. Where it ends all the same, its name is logged, and it is
         begun again when the policy says; without a policy the process ends."""
         task = self._group.create_task(self._forever_running(name, work, restart), name=name)
-        self._forever.add(task)
+        self._tasks.add(task)
 
     async def _forever_running(
         self, name: str, work: Callable[[], Awaitable[object]], restart: RestartPolicy | None
@@ -91,15 +92,33 @@ class Service:
                 failure = error
             if self._over and failure is None:  # it was asked to end
                 return
-            # The type and the reason alone: a message may hold what must not reach a log.
-            told = {"service": self.name, "task": name, "error": failure and type(failure).__name__}
-            told |= {"reason": failure.reason} if isinstance(failure, IplsError) else {}
+            told = self._told(name, failure)
             if restart is None:
                 log.error("task ended, and the process with it", **told)
                 raise failure or TaskEnded("TASK_ENDED", f"{self.name}: the task {name} ended")
             pause_s = restart.pause_s(loop.time() - begun)
             log.error("task ended, and is begun again", **told, pause_s=pause_s)
             await asyncio.sleep(pause_s)
+
+    def _told(self, name: str, failure: Exception | None) -> dict[str, object]:
+        """The type and the reason alone: a message may hold what must not reach a log."""
+        told: dict[str, object] = {"service": self.name, "task": name, "error": failure and type(failure).__name__}
+        return told | {"reason": failure.reason} if isinstance(failure, IplsError) else told
+
+    def start(self, name: str, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+        """Run what ends by itself. What it raises is logged with its name, and ends the process."""
+
+        async def started() -> Result:
+            try:
+                return await work
+            except Exception as error:
+                log.error("task failed, and the process with it", **self._told(name, error))
+                raise
+
+        task = self._group.create_task(started(), name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def enter(self, resource: AbstractContextManager[Resource]) -> Resource:
         """Hold it until the tasks have ended."""

@@ -35,7 +35,7 @@ class Deployment:
         """Of a service, or of the vault's `core`."""
         if process != "core":
             return int(self.endpoints()[process]["pid"])
-        return next(pid for pid in children(self.pid("vault")) if "ipls.hsm.core.core" in command_line(pid))
+        return next(pid for pid in children(self.pid("vault")) if "ipls.hsm.core" in command_line(pid))
 
     def device(self, profile: str, report: Callable[[Event], None] = silent) -> Device:
         return Device.open(self.folder / "profiles" / profile, self.folder / "endpoints.json", report=report)

@@ -7,7 +7,15 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from ipls.hsm.pipe import framed, receive_blocking
+
+def framed(message: bytes) -> bytes:
+    """u32 length || message."""
+    return len(message).to_bytes(4, "big") + message
+
+
+def _next(stream: io.BytesIO) -> bytes:
+    """The next message, or what there is of it; empty at the end."""
+    return stream.read(int.from_bytes(stream.read(4), "big"))
 
 
 class Answers:
@@ -18,7 +26,7 @@ class Answers:
         self._stream = stream
 
     async def __aiter__(self) -> Any:
-        while frame := receive_blocking(self._stream):
+        while frame := _next(self._stream):
             yield _read(self._kind, frame)
 
     def add_done_callback(self, callback: Any) -> None:
@@ -37,10 +45,9 @@ def answering_once(kind: type[Message], stream: io.BytesIO) -> Callable[..., Awa
     """The same with one frame; UNAVAILABLE where none is left."""
 
     async def answer(*_: Any, **__: Any) -> Message:
-        frame = receive_blocking(stream)
-        if frame is None:
+        if stream.tell() == len(stream.getvalue()):
             raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata())
-        return _read(kind, frame)
+        return _read(kind, _next(stream))
 
     return answer
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ipls.hsm import anchor_service, pipe
-from ipls.hsm.core import core
+from ipls.hsm.core import app
 from ipls.hsm.token.pkcs11 import HsmToken
 from ipls.store.vault import Changes, VaultStore
 
@@ -64,7 +64,7 @@ def dying_core() -> None:
     VaultStore.append = dying_append
     anchor_service.AnchorServiceProcess.replace = dying_replace
     anchor_service.COMMAND = (__file__,)
-    asyncio.run(core.serve(CONFIG, *pipe.take_stdio()))
+    asyncio.run(app.serve(CONFIG, *pipe.take_stdio()))
 
 
 def dying_notary() -> None:

@@ -242,14 +242,26 @@ class CoreProcess:
         """What it told of, as it comes between other responses."""
 
     def send(self, **request: Any) -> None:
+        """A CoreRequest of these fields, as its frame."""
+        message = CoreRequest(**request)
+        name = message.WhichOneof("message")
+        assert name
+        body = getattr(message, name).SerializeToString()
+        self.write(message.session, message.DESCRIPTOR.fields_by_name[name].number, body)
+
+    def write(self, session: int, kind: int, body: bytes) -> None:
+        """A frame."""
         assert self.process.stdin
-        self.process.stdin.write(pipe.framed(CoreRequest(**request).SerializeToString()))
+        self.process.stdin.write(pipe.framed(session, kind, body))
 
     async def receive(self, *, ready: bool = False) -> CoreResponse:
         """The next response that is not `ready`, or that is."""
         assert self.process.stdout
-        while (message := await pipe.receive(self.process.stdout)) is not None:
-            response = CoreResponse.FromString(message)
+        while (frame := await pipe.receive(self.process.stdout)) is not None:
+            response = CoreResponse(session=frame.session)
+            name = response.DESCRIPTOR.fields_by_number[frame.kind].name
+            getattr(response, name).MergeFromString(frame.body)
+            getattr(response, name).SetInParent()
             if response.HasField("evidence"):
                 self.evidence.append(response.evidence)
             elif response.HasField("ready") == ready:
@@ -284,13 +296,15 @@ class CoreProcess:
 
 
 @asynccontextmanager
-async def running_core(rig: Rig, *command: str) -> AsyncIterator[CoreProcess]:
-    """`command` is what Python runs as the core."""
+async def running_core(rig: Rig, *command: str, stderr: int | None = None) -> AsyncIterator[CoreProcess]:
+    """`command` is what Python runs as the core; `stderr` where its log goes, as `asyncio.create_subprocess_exec` has
+    it."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *(command or ("-m", "ipls.hsm.core.core", str(rig.config_path))),
+        *(command or ("-m", "ipls.hsm.core", str(rig.config_path))),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
+        stderr=stderr,
     )
     try:
         core = CoreProcess(rig, process)

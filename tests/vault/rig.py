@@ -58,7 +58,7 @@ class Core:
             self.uses.setdefault(effect.label, []).append(use)
         if isinstance(effect.operation, effects.History):
             assert isinstance(result, pb.HistoryAnswer)
-            entries = self.uses[effect.label][max(effect.operation.from_ - 1, 0) :]
+            entries = self.uses[effect.label][max(effect.operation.first - 1, 0) :]
             result.entries.extend(entries[:MAX_ENTRIES])
         self.operations.append(effect.operation)
         return result
@@ -117,7 +117,7 @@ class Stream:
     def _answer(self, effect: effects.Effect) -> object:
         match effect:
             case effects.Send(frame):
-                return self._sent.append(frame)
+                return self._sent.append(pb.SessionResponse.FromString(frame))
             case effects.Admit(label, bundle_number):
                 return self._core.admit(label, bundle_number)
             case effects.JudgeBy(client_head):

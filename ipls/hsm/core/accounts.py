@@ -1,4 +1,4 @@
-"""The accounts in the ledger, and the count of releases of them all."""
+"""The accounts in the state store, and the count of releases of them all."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ _RELEASES = other_key("releases")
 
 
 class Accounts:
-    """What a session commits. For works of the ledger."""
+    """What a session commits. For works of the state store."""
 
     def __init__(self, state_store: StateStore, times: Callable[[], Times], limits: Limits) -> None:
         self._state_store = state_store
@@ -36,7 +36,7 @@ class Accounts:
             self._state_store.put(key, account.encode(), use=use)
         if isinstance(operation, History):
             assert isinstance(result, HistoryAnswer)
-            result.entries.extend(self._history(key, Seen(result.length, result.chain_head), operation.from_))
+            result.entries.extend(self._history(key, Seen(result.length, result.chain_head), operation.first))
         return result
 
     def _history(self, key: bytes, whole: Seen, first: int) -> list[HistoryEntry]:

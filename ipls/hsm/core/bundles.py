@@ -18,7 +18,7 @@ _RECORD = struct.Struct(">Q32sI")  # number, digest, the fleet's shards
 
 
 class BundleKeeper:
-    """Reads the file at each check, and judges what is new in it. For works of the ledger."""
+    """Reads the file at each check, and judges what is new in it. For works of the state store."""
 
     def __init__(self, root: TrustRoot, state_store: StateStore, path: Path) -> None:
         self._root = root

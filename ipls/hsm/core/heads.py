@@ -41,7 +41,7 @@ class _Accepted(NamedTuple):
 
 
 class HeadKeeper:
-    """Accepts heads durably, never one below the highest, never two roots for one epoch. For works of the ledger."""
+    """Accepts heads durably, never one below the highest, never two roots for one epoch. For works of the state store."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class HeadKeeper:
         host_clock: Callable[[], int] = system_now_ms,
         tell: Callable[[Evidence], None] = lambda evidence: None,
     ) -> None:
-        """`tell` is called with evidence once it is kept, in the ledger's thread."""
+        """`tell` is called with evidence once it is kept, in the state store's thread."""
         self._root = root
         self._state_store = state_store
         self._host_clock = host_clock

@@ -54,7 +54,7 @@ class RotationProgress(NamedTuple):
 
 
 class Rotation:
-    """For works of the ledger."""
+    """For works of the state store."""
 
     def __init__(self, state_store: StateStore, wrapper: Wrapper) -> None:
         self._state_store = state_store
@@ -95,7 +95,7 @@ async def keep_rotated(
 ) -> None:
     """Walks through all accounts whenever the token has a newer storage root than before, and at the start.
 
-    `durably` performs a work of the ledger. `renew_workers` returns when none stores under another root than this one.
+    `durably` performs a work of the state store. `renew_workers` returns when none stores under another root than this one.
     """
     done = b""
     while True:

@@ -21,7 +21,7 @@ from ipls.hsm import pipe
 from ipls.hsm.core.heads import MAX_SIGNED_HEAD
 from ipls.proto.directory.v1.directory_pb2 import HistoryRequest, WatchHeadsRequest
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
-from ipls.proto.vault.v1.core_pb2 import Closed, CoreRequest, CoreResponse, HistoryHandIn, NeedsHistory, Refused
+from ipls.proto.vault.v1.core_pb2 import CoreRequest, CoreResponse, HistoryHandIn, NeedsHistory, Refused
 from ipls.proto.vault.v1.vault_pb2 import (
     GetBundleRequest,
     GetBundleResponse,
@@ -70,27 +70,29 @@ class CoreSession:
         self._core = core
         self._number = 0
         # The core answers what it is handed and ends a session once: that bounds the queue.
-        self.responses: asyncio.Queue[CoreResponse] = asyncio.Queue()
+        self.responses: asyncio.Queue[SessionResponse | NeedsHistory | Refused | None] = asyncio.Queue()
+        """None: the client sends no more."""
         self.turn = asyncio.Event()
         """Set when the client's frame was answered and the next may be read."""
 
     async def frame(self, frame: SessionRequest) -> None:
         """Hands the client's frame in. Raises ServiceError."""
-        if frame.ByteSize() > MAX_FRAME:
+        encoded = frame.SerializeToString()
+        if len(encoded) > MAX_FRAME:
             raise service_error("VAULT_FRAME_TOO_LARGE", f"a frame has at most {MAX_FRAME} bytes")
         self.turn.clear()
         if not self._number:  # only now: the core wants the first frames of sessions in the order of their numbers
             self._number = self._core.number(self)
-        await self._core.send(CoreRequest(session=self._number, frame=frame))
+        await self._core.send(self._number, CoreRequest.FRAME_FIELD_NUMBER, encoded)
 
     async def history(self, epoch: int, proof: bytes) -> None:
         """Hands in what `needs_history` asked for. Raises ServiceError, PipeError if it is too large for the pipe."""
-        await self._core.send(CoreRequest(session=self._number, history=HistoryHandIn(epoch=epoch, proof=proof)))
+        history = HistoryHandIn(epoch=epoch, proof=proof)
+        await self._core.send(self._number, CoreRequest.HISTORY_FIELD_NUMBER, history.SerializeToString())
 
     def refuse(self, reason: str, message: str) -> None:
         """Ends the stream as if the core had refused it."""
-        refused = Refused(reason=reason, message=message)
-        self.responses.put_nowait(CoreResponse(session=self._number, refused=refused))
+        self.responses.put_nowait(Refused(reason=reason, message=message))
 
     async def close(self) -> None:
         """The stream has ended; the core may forget the session."""
@@ -98,7 +100,20 @@ class CoreSession:
             return
         del self._core.sessions[self._number]
         with suppress(ServiceError):
-            await self._core.send(CoreRequest(session=self._number, closed=Closed()))
+            await self._core.send(self._number, CoreRequest.CLOSED_FIELD_NUMBER)
+
+
+def _response(frame: pipe.Frame) -> SessionResponse | NeedsHistory | Refused:
+    """What the core says in a session. Raises PipeError."""
+    match frame.kind:
+        case CoreResponse.FRAME_FIELD_NUMBER:
+            return pipe.parse(SessionResponse, frame.body)
+        case CoreResponse.NEEDS_HISTORY_FIELD_NUMBER:
+            return pipe.parse(NeedsHistory, frame.body)
+        case CoreResponse.REFUSED_FIELD_NUMBER:
+            return pipe.parse(Refused, frame.body)
+        case _:
+            raise pipe.PipeError(f"a frame of kind {frame.kind} in a session")
 
 
 class CoreProcess:
@@ -109,7 +124,7 @@ class CoreProcess:
         self._evidence = evidence
         self._process: asyncio.subprocess.Process | None = None
         self._numbers = count(1)
-        self._head: SignedHead | None = None
+        self._head = b""
         self.sessions: dict[int, CoreSession] = {}
         self.ready = asyncio.Event()
         """Set when the core has first come up."""
@@ -121,13 +136,15 @@ class CoreProcess:
             # In a session of its own, so that a terminal's Ctrl-C ends the front alone, and the front the core.
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-m", "ipls.hsm.core.core", str(self._config_path)),
+                *("-m", "ipls.hsm.core", str(self._config_path)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 start_new_session=True,
             )
             try:
                 await self._follow(process)
+            except pipe.PipeError as error:
+                log.error("vault core not understood", reason=error.reason, error=str(error))
             finally:
                 self._process = None
                 for session in self.sessions.values():
@@ -137,23 +154,30 @@ class CoreProcess:
             await asyncio.sleep(CORE_RESTART_S)
 
     async def _follow(self, process: asyncio.subprocess.Process) -> None:
-        """Passes the core's responses on until it ends."""
+        """Passes the core's responses on until it ends. Raises PipeError; ServiceError as `run`."""
+        assert process.stdin
         assert process.stdout
-        while (message := await pipe.receive(process.stdout)) is not None:
-            response = CoreResponse.FromString(message)
-            if response.WhichOneof("message") == "ready":
-                self._process = process
-                self.ready.set()
-                if self._head is not None:
-                    await self.send(CoreRequest(session=0, head=self._head))
-            elif response.session == 0 and response.WhichOneof("message") == "refused":
-                refused = service_error(response.refused.reason, response.refused.message)
-                if refused.code is not grpc.StatusCode.UNAVAILABLE:
-                    raise refused
-            elif response.WhichOneof("message") == "evidence":
-                await asyncio.to_thread(self._keep, response.evidence)
-            elif session := self.sessions.get(response.session):
-                session.responses.put_nowait(response)
+        while (frame := await pipe.receive(process.stdout)) is not None:
+            if frame.session:
+                if session := self.sessions.get(frame.session):  # else its stream has ended
+                    session.responses.put_nowait(_response(frame))
+                continue
+            match frame.kind:
+                case CoreResponse.READY_FIELD_NUMBER:
+                    self._process = process
+                    self.ready.set()
+                    if self._head:
+                        # Without waiting: a core that waits for its responses to be read reads no more itself.
+                        process.stdin.write(pipe.framed(0, CoreRequest.HEAD_FIELD_NUMBER, self._head))
+                case CoreResponse.EVIDENCE_FIELD_NUMBER:
+                    await asyncio.to_thread(self._keep, pipe.parse(Evidence, frame.body))
+                case CoreResponse.REFUSED_FIELD_NUMBER:
+                    refused = pipe.parse(Refused, frame.body)
+                    error = service_error(refused.reason, refused.message)
+                    if error.code is not grpc.StatusCode.UNAVAILABLE:
+                        raise error
+                case _:
+                    raise pipe.PipeError(f"a frame of kind {frame.kind} outside a session")
 
     def _keep(self, evidence: Evidence) -> None:
         try:
@@ -161,25 +185,26 @@ class CoreProcess:
         except (OSError, StoreError) as error:  # the core keeps it too
             log.error("evidence could not be written", error=str(error))
 
-    async def send(self, request: CoreRequest) -> None:
-        """Into the pipe, waiting while it is full. Raises ServiceError VAULT_CORE_LOST."""
+    async def send(self, session: int, kind: int, body: bytes = b"") -> None:
+        """Into the pipe, waiting while it is full. Raises ServiceError VAULT_CORE_LOST; PipeError if it is too long."""
         stdin = self._process.stdin if self._process else None
         try:
             if stdin is None:
                 raise ConnectionError
-            stdin.write(pipe.framed(request.SerializeToString()))
+            stdin.write(pipe.framed(session, kind, body))
             await stdin.drain()
         except ConnectionError:
             raise service_error("VAULT_CORE_LOST", "the vault's core is being started; try again") from None
 
     async def offer(self, head: SignedHead) -> None:
         """Hands the core a head, and again if it is restarted; one that it would not take is left out."""
-        if head.ByteSize() > MAX_SIGNED_HEAD:
+        encoded = head.SerializeToString()
+        if len(encoded) > MAX_SIGNED_HEAD:
             log.error("a head of the directory is too large")
             return
-        self._head = head
+        self._head = encoded
         with suppress(ServiceError):
-            await self.send(CoreRequest(session=0, head=head))
+            await self.send(0, CoreRequest.HEAD_FIELD_NUMBER, encoded)
 
     def number(self, session: CoreSession) -> int:
         """The session's number on the pipe, under which its responses come from now on."""
@@ -240,16 +265,15 @@ class VaultGateway(VaultServiceServicer):
             async with TaskScope() as scope:
                 scope.start("read frames", self._read(requests, session))
                 while True:
-                    response = await session.responses.get()
-                    match response.WhichOneof("message"):
-                        case "frame":
-                            yield response.frame
+                    match await session.responses.get():
+                        case SessionResponse() as frame:
+                            yield frame
                             session.turn.set()
-                        case "needs_history":
-                            await self._hand_in(session, response.needs_history)
-                        case "refused":
-                            raise service_error(response.refused.reason, response.refused.message)
-                        case _:
+                        case NeedsHistory() as needs:
+                            await self._hand_in(session, needs)
+                        case Refused() as refused:
+                            raise service_error(refused.reason, refused.message)
+                        case None:
                             return
         finally:
             self._silent.leave(session)
@@ -269,7 +293,7 @@ class VaultGateway(VaultServiceServicer):
         except TimeoutError:
             session.refuse("VAULT_SESSION_EXPIRED", f"a stream is silent for {self._config.handshake_s:g} s at most")
         else:
-            session.responses.put_nowait(CoreResponse())
+            session.responses.put_nowait(None)
 
     async def _hand_in(self, session: CoreSession, needs: NeedsHistory) -> None:
         try:

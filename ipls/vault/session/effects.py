@@ -28,7 +28,8 @@ class ReceiveRequest:
 class Send:
     """Answer: None."""
 
-    frame: vault_pb2.SessionResponse
+    frame: bytes
+    """An encoded `SessionResponse`."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class List:
 class History:
     """Result: `HistoryAnswer`."""
 
-    from_: int
+    first: int
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def vault_session(token: Token, root: TrustRoot, *, max_requests: int = transcri
     exchange = yield from _exchange(token, root)
     channel, label = exchange.channel, exchange.label
     try:
-        yield effects.Send(pb.SessionResponse(hello=pb.SignedHello(m2=exchange.m2, sig2=exchange.sig2)))
+        yield _send(hello=pb.SignedHello(m2=exchange.m2, sig2=exchange.sig2))
         proof = (yield from _receive("proof")).proof
         key = _check_proof(exchange, proof)
         h3 = transcript.session_hash(exchange.h2, proof.m3, proof.tag3)
@@ -63,7 +63,7 @@ def vault_session(token: Token, root: TrustRoot, *, max_requests: int = transcri
         yield effects.Commit(label, identity, effects.Handshake())
         tag = channel.mac_v2c(transcript.confirm_digest(h3, identity.version, identity.epoch))
         confirmation = pb.Confirmation(identity_version=identity.version, epoch=identity.epoch, tag=tag)
-        yield effects.Send(pb.SessionResponse(confirmation=confirmation))
+        yield _send(confirmation=confirmation)
         for seq in count():
             data, epoch = yield effects.ReceiveRequest()
             sealed = _frame("request", data).request
@@ -79,9 +79,13 @@ def vault_session(token: Token, root: TrustRoot, *, max_requests: int = transcri
             answer = yield from _perform(token, root, channel, label, identity, request)
             body = bodies.seal(bodies.v2c, seq, answer)
             tag = channel.mac_v2c(transcript.answer_digest(h3, seq, sealed.body, body))
-            yield effects.Send(pb.SessionResponse(answer=pb.Sealed(seq=seq, body=body, tag=tag)))
+            yield _send(answer=pb.Sealed(seq=seq, body=body, tag=tag))
     finally:
         channel.close()
+
+
+def _send(**frame: Any) -> effects.Send:
+    return effects.Send(pb.SessionResponse(**frame).SerializeToString())
 
 
 def _receive(kind: str) -> Steps[pb.SessionRequest]:

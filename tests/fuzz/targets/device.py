@@ -15,13 +15,12 @@ from ipls.client.errors import RefusedError, TryLaterError
 from ipls.client.profile import Account, Pinned, Profile, ProvedHistory
 from ipls.client.trust import TrustRoots
 from ipls.crypto.keys import public_key
-from ipls.hsm.pipe import PipeError, framed
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.trust.v1.proof_pb2 import LabelProof
 from ipls.rpc.errors import ServiceError, to_status
 from ipls.trust.chain import Version as TrustRootVersion
 from ipls.trust.heads import Head
-from tests.fuzz.answers import answering, answering_once, frames
+from tests.fuzz.answers import answering, answering_once, framed, frames
 from tests.fuzz.target import LABEL, SEED, Target, folder, target
 from tests.fuzz.targets.directory import NOBODY, OTHER, OWN, PINNED, SERVED_ROOT, VERSIONS, answers_of, record, serving
 from tests.trust.roots import NOW
@@ -59,7 +58,7 @@ def _reading(
         finally:
             assert profile.evidence.files() == []
 
-    return Target(run, (RefusedError, TryLaterError, PipeError), (seed,), weight=8)
+    return Target(run, (RefusedError, TryLaterError), (seed,), weight=8)
 
 
 _OPENED = frames(pb.OpenSessionResponse(token=b"token", expires_ms=NOW + 1))
@@ -140,4 +139,4 @@ def _() -> Target:
     one, other = (pb.TrustRootsResponse(versions=[version]) for version in VERSIONS)
     none = framed(b"")
     seeds = frames(pb.TrustRootsResponse(versions=VERSIONS)) + none, frames(one, other) + none
-    return Target(run, (RefusedError, TryLaterError, PipeError), seeds, weight=8)
+    return Target(run, (RefusedError, TryLaterError), seeds, weight=8)

@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from ipls.hsm.pipe import PipeError, framed, receive, receive_blocking
+from ipls.hsm.pipe import Frame, PipeError, framed, receive, receive_blocking
 from ipls.http.client import HttpClient, HttpTooLarge, HttpUnavailable
 from ipls.proto.registration.v1 import registration_pb2, registration_pb2_grpc
 from ipls.rpc.errors import ServiceError, remote_error, to_status
@@ -23,7 +23,7 @@ _LOOPS: list[Any] = []
 @target("vault pipe")
 def _() -> Target:
     def run(data: bytes) -> None:
-        async def go() -> list[bytes]:
+        async def go() -> list[Frame]:
             reader, messages = asyncio.StreamReader(), []
             reader.feed_data(data)
             reader.feed_eof()
@@ -43,7 +43,7 @@ def _() -> Target:
                 refused = error
         assert refused is None
 
-    return Target(run, (PipeError,), (framed(b"") + framed(b"message"), framed(bytes(300))))
+    return Target(run, (PipeError,), (framed(1, 2) + framed(2**64 - 1, 3, b"message"), framed(1, 2, bytes(300))))
 
 
 @target("status details")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ipls.config import configure_logging
 from ipls.hsm import pipe
-from ipls.hsm.core import core, rotation
+from ipls.hsm.core import app, rotation
 from ipls.hsm.core.rotation import Rotation, RotationProgress
 
 if __name__ == "__main__":
@@ -27,4 +27,4 @@ if __name__ == "__main__":
 
     Rotation.step = dying_step
     configure_logging()
-    asyncio.run(core.serve(Path(sys.argv[1]), *pipe.take_stdio()))
+    asyncio.run(app.serve(Path(sys.argv[1]), *pipe.take_stdio()))

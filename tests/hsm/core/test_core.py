@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import resource
 import secrets
 import signal
 import sys
@@ -15,6 +16,7 @@ from ipls.akd import verify_lookup
 from ipls.cli.keys import first_bundle
 from ipls.hsm import pipe
 from ipls.proto.akd.v1.akd_pb2 import HistoryProof, LookupProof, UpdateProof
+from ipls.proto.vault.v1.core_pb2 import CoreRequest
 from ipls.proto.vault.v1.vault_pb2 import Bundle, Generation, Hsm, SessionRequest, SessionResponse, VaultHello
 from ipls.trust.bundle import bundle_head, shard_of
 from ipls.trust.evidence import encode, judge
@@ -381,11 +383,47 @@ async def test_a_frame_over_the_limit_is_refused(core: CoreProcess) -> None:
     assert reason(refusal) == "VAULT_FRAME_TOO_LARGE"
 
 
-async def test_a_message_over_the_pipes_limit_ends_the_core(rig: Rig) -> None:
-    async with running_core(rig) as core:
+async def test_a_frame_over_the_limit_never_comes_to_a_worker(core: CoreProcess) -> None:
+    """Also one as long as the pipe bears, in a session that is proven."""
+    owner = Owner()
+    exchange = core.stream()
+    await core.rig.open(owner, exchange, known_head=core.rig.directory.publish(owner))
+    core.write(core.last, CoreRequest.FRAME_FIELD_NUMBER, bytes(pipe.MAX_MESSAGE))
+    assert (await core.receive()).refused.reason == "VAULT_FRAME_TOO_LARGE"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        (pipe.MAX_MESSAGE + 1).to_bytes(4, "big") + bytes(9),
+        pipe.framed(1, 255, b"of a kind that there is not"),
+    ],
+)
+async def test_what_is_no_frame_of_the_pipe_ends_the_core(rig: Rig, sent: bytes) -> None:
+    async with running_core(rig, stderr=asyncio.subprocess.PIPE) as core:
         assert core.process.stdin
-        core.process.stdin.write((pipe.MAX_MESSAGE + 1).to_bytes(4, "big"))
-        assert await core.process.wait() != 0
+        core.process.stdin.write(sent)
+        assert core.process.stderr
+        *_, last = (await core.process.stderr.read()).splitlines()
+        assert (json.loads(last)["process"], json.loads(last)["reason"]) == ("core", "PIPE_BROKEN")
+        assert await core.process.wait() == 1
+
+
+async def test_what_a_front_garbles_is_refused_where_it_is(core: CoreProcess) -> None:
+    rig, owner = core.rig, Owner()
+    core.write(0, CoreRequest.HEAD_FIELD_NUMBER, b"\xff")
+    exchange = core.stream()
+    client = await rig.open(owner, exchange, known_head=rig.directory.publish(owner))
+    core.last += 1
+    core.write(core.last, CoreRequest.FRAME_FIELD_NUMBER, b"\xff")
+    refused = await core.receive()
+    assert (refused.session, refused.refused.reason) == (core.last, "VAULT_FRAME_MALFORMED")
+    core.send(session=0, head=rig.directory.publish(Owner()))  # so that the vault wants another proof
+    core.send(session=core.last - 1, frame=client.list_request())
+    assert (await core.receive()).HasField("needs_history")
+    core.write(core.last - 1, CoreRequest.HISTORY_FIELD_NUMBER, b"\xff")
+    assert (await core.receive()).refused.reason == "VAULT_FRAME_MALFORMED"
+    await core.stream()(rig.client(owner).hello(now_ms()))
 
 
 async def test_messages_out_of_order_end_the_session(core: CoreProcess) -> None:
@@ -496,17 +534,18 @@ async def test_a_worker_whose_core_was_killed_ends_in_order(rig: Rig, capfd: pyt
 
 STRANGE_WORKER = """
 import asyncio, sys
-from ipls.hsm import core
-start = core.WorkerProcess.start
+from ipls.hsm.core import app, workers
+from ipls.hsm.process import main
+start = workers.WorkerProcess.start
 async def strange(*arguments):
-    core.WorkerProcess.start = start
+    workers.WorkerProcess.start = start
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", "import os, sys; os.write(1, bytes([0, 0, 0, 3]) + b'old'); sys.stdin.read()",
+        sys.executable, "-c", "import os, sys; os.write(1, bytes(12) + bytes([255])); sys.stdin.read()",
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )
-    return core.WorkerProcess(process, *arguments[1:])
-core.WorkerProcess.start = strange
-core.main("core", core.run)
+    return workers.WorkerProcess(process, *arguments[1:])
+workers.WorkerProcess.start = strange
+main("core", app.run)
 """
 
 
@@ -515,6 +554,23 @@ async def test_a_worker_that_is_not_understood_is_replaced(rig: Rig) -> None:
     owner = Owner()
     head = rig.directory.publish(owner)
     async with running_core(rig, "-c", STRANGE_WORKER, str(rig.config_path)) as core:
+        await rig.open(owner, core.stream(), known_head=head)
+
+
+async def test_a_worker_that_could_not_be_started_is_started_later(rig: Rig) -> None:
+    """The core may open no file when its worker dies, so that it can make no pipe to the next one."""
+    owner = Owner()
+    head = rig.directory.publish(owner)
+    async with running_core(rig, stderr=asyncio.subprocess.PIPE) as core:
+        pid = core.process.pid
+        soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, hard))
+        os.kill(child(pid, "ipls.hsm.worker"), signal.SIGKILL)
+        assert core.process.stderr
+        while b"vault worker not started" not in (line := await core.process.stderr.readline()):
+            assert line
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+        await core.receive(ready=True)
         await rig.open(owner, core.stream(), known_head=head)
 
 

@@ -4,7 +4,7 @@ import os
 import signal
 from contextlib import closing
 
-from ipls.hsm.core.core import HELLOS
+from ipls.hsm.core.workers import HELLOS
 from ipls.hsm.token.ephemeral_pool import EphemeralPool
 from ipls.hsm.token.pkcs11 import HsmToken
 from ipls.proto.vault.v1.vault_pb2 import SessionRequest, SessionResponse

@@ -1,4 +1,4 @@
-"""The ledger: what is acknowledged is durable and anchored, whatever fails in between; many writes share one anchor."""
+"""The state store: what is acknowledged is durable and anchored, whatever fails in between; many writes share one anchor."""
 
 import secrets
 import threading
@@ -90,7 +90,7 @@ def _restarted(store: VaultStore, token: MemoryNotary) -> tuple[StateStore, dict
 def test_nothing_acknowledged_is_lost_when_the_databases_server_is_killed_again_and_again(
     postgres: PostgresServer,
 ) -> None:
-    """In the middle of a batch wherever it may be, and the ledger goes on by itself."""
+    """In the middle of a batch wherever it may be, and the state store goes on by itself."""
     answers: SimpleQueue[None] = SimpleQueue()
     over = threading.Event()
     acknowledged: dict[bytes, bytes] = {}

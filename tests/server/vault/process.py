@@ -77,7 +77,7 @@ class Vault:
         await self.channel.channel_ready()
 
     def core(self) -> int:
-        return child(self.front.pid, "ipls.hsm.core.core")
+        return child(self.front.pid, "ipls.hsm.core")
 
     def worker(self) -> int:
         return child(self.core(), "ipls.hsm.worker")

@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -22,9 +23,20 @@ from ipls.trust.evidence import judge
 from ipls.vault.session.client import ClientSession
 from tests.hsm.rig import Directory, Exchange, Owner, Rig, ended, now_ms
 from tests.hsm.tokens import MODULES
+from tests.server.vault import process
 from tests.server.vault.process import Vault, running_vault
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+STRANGE_CORE = """
+import asyncio, sys
+start = asyncio.create_subprocess_exec
+async def strange(*command, **options):
+    asyncio.create_subprocess_exec = start
+    said = "import os, sys; os.write(1, bytes(12) + bytes([255])); sys.stdin.read()"
+    return await start(sys.executable, "-c", said, **options)
+asyncio.create_subprocess_exec = strange
+"""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=MODULES)
@@ -238,3 +250,12 @@ async def test_what_proves_a_fork_becomes_a_file_that_anyone_can_check(vault: Va
     [file] = EvidenceFolder(rig.folder / "data/evidence").files()  # written before the refusal went out
     finding = judge(rig.root, file.read_bytes())
     assert (finding.kind, finding.witnesses) == ("two_heads", ("w0", "w1"))
+
+
+async def test_a_core_that_is_not_understood_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one is whose program was replaced under a running front."""
+    rig, owner = Rig(tmp_path), Owner()
+    rig.directory.publish(owner)
+    monkeypatch.setattr(process, "FRONT", STRANGE_CORE + process.FRONT)
+    async with running_vault(rig) as vault, vault.stream() as exchange:
+        await rig.open(owner, exchange, known_head=rig.directory.head())
