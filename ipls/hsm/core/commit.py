@@ -1,4 +1,5 @@
-"""Group commit: works of the state store, in its one thread; those that wait together share a transaction and an anchor."""
+"""Group commit: works of the state store, in its one thread; those that wait together share a transaction and an
+anchor."""
 
 import asyncio
 from collections.abc import Callable
@@ -40,7 +41,8 @@ class GroupCommit:
         self._broken: SessionRefused | None = None  # what the walk through the database found
 
     async def durably(self, work: Callable[[], T]) -> T:
-        """What `work` returns, when what it put in the state store is durable and anchored, as all works that wait then.
+        """What `work` returns, when what it put in the state store is durable and anchored, as all works that wait
+        then.
 
         Raises what it raises; SessionRefused VAULT_STORAGE_FAILED if database or bundle fail, and what the walk through
         the database found, for good.

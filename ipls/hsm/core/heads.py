@@ -41,7 +41,8 @@ class _Accepted(NamedTuple):
 
 
 class HeadKeeper:
-    """Accepts heads durably, never one below the highest, never two roots for one epoch. For works of the state store."""
+    """Accepts heads durably, never one below the highest, never two roots for one epoch. For works of the state
+    store."""
 
     def __init__(
         self,

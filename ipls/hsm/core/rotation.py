@@ -95,7 +95,8 @@ async def keep_rotated(
 ) -> None:
     """Walks through all accounts whenever the token has a newer storage root than before, and at the start.
 
-    `durably` performs a work of the state store. `renew_workers` returns when none stores under another root than this one.
+    `durably` performs a work of the state store. `renew_workers` returns when none stores under another root than this
+    one.
     """
     done = b""
     while True:

@@ -574,7 +574,7 @@ async def test_a_worker_that_could_not_be_started_is_started_later(rig: Rig) -> 
         await rig.open(owner, core.stream(), known_head=head)
 
 
-@pytest.mark.parametrize("module", ["core", "worker", "notary"])
+@pytest.mark.parametrize("module", ["core", "worker", "anchor_service"])
 async def test_why_a_process_does_not_start_is_one_line(rig: Rig, module: str) -> None:
     (rig.folder / "pin").unlink()
     (rig.folder / "vault.db").unlink()
@@ -609,7 +609,7 @@ def killing(exchange: Exchange, victim: int, step: int) -> Exchange:
     return exchange_or_kill
 
 
-@pytest.mark.parametrize("victim", ["worker", "notary", "core"])
+@pytest.mark.parametrize("victim", ["worker", "anchor_service", "core"])
 @pytest.mark.parametrize("step", range(4))
 async def test_a_killed_process_loses_nothing_acknowledged(step: int, victim: str, rig: Rig) -> None:
     owner, first, second = Owner(), secrets.token_bytes(32), secrets.token_bytes(32)

@@ -1,4 +1,5 @@
-"""The state store: what is acknowledged is durable and anchored, whatever fails in between; many writes share one anchor."""
+"""The state store: what is acknowledged is durable and anchored, whatever fails in between; many writes share one
+anchor."""
 
 import secrets
 import threading

@@ -54,7 +54,7 @@ def session(i: SimpleNamespace) -> Iterator[tuple[str, bytes]]:
     yield from requests(i, bodies, h3)
     yield (
         "input of record",
-        transcript.record_digest(i.storage_key_id, journal.account_key(i.label), i.generation, i.store_id),
+        transcript.record_digest(i.root_id, journal.account_key(i.label), i.generation, i.store_id),
     )
     approved = transcript.approval_statement(i.namespace, i.label, i.identity_version, i.identity_key, i.approver)
     yield "what an approver signs", approved
