@@ -14,9 +14,8 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-import grpc
-
 from ipls import akd
+from ipls._grpc import grpc
 from ipls.clock import system_now_ms
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub, add_DirectoryServiceServicer_to_server

@@ -18,9 +18,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
-import grpc
-
 from ipls import akd
+from ipls._grpc import grpc
 from ipls.clock import system_now_ms
 from ipls.crypto.keys import public_key, sign
 from ipls.proto.directory.v1 import directory_pb2 as pb

@@ -20,11 +20,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import grpc
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 
 from bench.directory import machine, write
+from ipls._grpc import grpc
 from ipls.clock import system_now_ms
 from ipls.hsm import anchor_service, pipe
 from ipls.hsm.core import app
@@ -270,7 +270,7 @@ class Bench:
 
     def processes(self) -> dict[str, list[int]]:
         core = self._vault.core()
-        names = ("worker", "notary")
+        names = ("worker", "anchor service")
         return {"front": [self._vault.front.pid], "core": [core]} | {
             name: running(core, f"ipls.hsm.{name}") for name in names
         }
@@ -424,7 +424,7 @@ def report(results: Sequence[Result]) -> str:
         for kind in ("retrieve", "store")
     ]
     heads = "a second", "bare loop", "of it", "p50 at half", "p99 at half", "entries an anchor", "cores busy"
-    cpu_heads = "front", "core", "workers", "notary", "clients", "together", "bare loop"
+    cpu_heads = "front", "core", "workers", "anchor service", "clients", "together", "bare loop"
     return (
         f"Measured on {machine()}.\n\n"
         + table(heads, [each.cells() for each in results])

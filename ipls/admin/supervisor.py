@@ -9,8 +9,9 @@ from pathlib import Path
 import structlog
 
 from ipls.admin.deployment import addresses_of, auditor_of, processes_of, write_endpoints
-from ipls.admin.health import check_free, until_listening, until_serving
+from ipls.admin.health import check_free, until_listening
 from ipls.config import ConfigError, load, load_trust_root
+from ipls.rpc.health import until_serving
 from ipls.runtime.restart import RestartPolicy
 from ipls.runtime.service import Service
 from ipls.runtime.tasks import TaskScope, race

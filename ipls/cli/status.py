@@ -1,7 +1,6 @@
 """Exit statuses of the `ipls` command."""
 
-import grpc
-
+from ipls._grpc import grpc
 from ipls.client.errors import TryLaterError
 from ipls.config import ConfigError
 from ipls.errors import IplsError

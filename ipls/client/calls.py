@@ -5,8 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-import grpc
-
+from ipls._grpc import grpc
 from ipls.client.errors import ClientError, RefusedError, TryLaterError
 from ipls.rpc.errors import RemoteError, remote_error
 

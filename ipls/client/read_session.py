@@ -4,8 +4,7 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-import grpc
-
+from ipls._grpc import grpc
 from ipls.client.calls import CALL_S, RETRY_FOR_S, retrying
 from ipls.crypto.keys import public_key, sign
 from ipls.proto.directory.v1.directory_pb2 import OpenSessionRequest

@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
-import grpc
 from google.protobuf.message import DecodeError
 
+from ipls._grpc import grpc
 from ipls.client.approvals import Approval
 from ipls.client.calls import CALL_S, RETRY_FOR_S, retrying
 from ipls.client.directory import DirectoryReader

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import grpc
 import tomli_w
 
+from ipls._grpc import grpc
 from ipls.admin.deployment import free_ports
 from ipls.akd import DirectoryKey
 from ipls.client.vault import FrameStream

@@ -27,7 +27,7 @@ from ipls.vault.errors import SessionRefused
 log = structlog.get_logger()
 
 COMMAND = ("-m", "ipls.hsm.anchor_service")
-"""What Python runs as the notary, with the path of the core's configuration."""
+"""What Python runs as the anchor service, with the path of the core's configuration."""
 MAX_ANCHORS = 20_000
 """That one process writes, and keys that it wraps anew: SoftHSM leaks some 300 bytes with each."""
 
@@ -166,7 +166,7 @@ class AnchorServiceProcess:
                 raise pipe.PipeError(f"a frame of kind {frame.kind} in answer to one of kind {kind}")
             return pipe.parse(answer, frame.body)
         except (OSError, pipe.PipeError) as error:
-            log.error("vault notary lost", error=str(error))
+            log.error("vault anchor service lost", error=str(error))
             if self._process is not None:
                 self._process.kill()
             self.close()
@@ -242,4 +242,4 @@ def run(config_path: Path, source: BinaryIO, sink: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
-    main("notary", run)
+    main("anchor service", run)

@@ -1,4 +1,4 @@
-"""The vault's pipes, between front, core, workers and notary: frames, both ways.
+"""The vault's pipes, between front, core, workers and anchor service: frames, both ways.
 
     u32 length || u64 session || u8 kind || length bytes
 

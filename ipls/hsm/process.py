@@ -1,4 +1,4 @@
-"""How the vault's processes begin: the core, its workers, its notary."""
+"""How the vault's processes begin: the core, its workers, its anchor service."""
 
 import sys
 from collections.abc import Callable

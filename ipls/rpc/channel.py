@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
-
+from ipls._grpc import check_guarded, grpc
 from ipls.rpc.decoding import decoding
 
 CHUNK = 1 << 20
@@ -15,10 +14,11 @@ CHUNK = 1 << 20
 def open_channel(
     address: str, ca_file: Path, *, certificate: Path | None = None, key: Path | None = None
 ) -> grpc.aio.Channel:
-    """A channel to `host:port`, connected when first used. Raises OSError if a file can't be read.
+    """A channel to `host:port`, connected when first used. Raises OSError if a file can't be read, TlsUnguarded.
 
     An answer that can't be read counts as an empty one: the caller, who believes nothing unchecked, refuses that.
     """
+    check_guarded()
     credentials = grpc.ssl_channel_credentials(
         ca_file.read_bytes(),
         key.read_bytes() if key else None,

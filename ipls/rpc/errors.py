@@ -8,12 +8,12 @@ import re
 from collections.abc import Coroutine
 from typing import NoReturn, TypeVar, cast
 
-import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from ipls._grpc import grpc
 from ipls.errors import IplsError
 from ipls.rpc.reasons import STATUSES
 

@@ -5,7 +5,7 @@ docs/protocol/errors.md says what it means to people; tests/rpc/test_reasons.py 
 
 from collections.abc import Mapping
 
-from grpc import StatusCode
+from ipls._grpc import StatusCode
 
 STATUSES: Mapping[str, StatusCode] = {
     # Any service

@@ -6,12 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import grpc
 import structlog
-from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from ipls._grpc import aio, check_guarded, grpc
 from ipls.address import cannot_listen
 from ipls.errors import IplsError
 from ipls.rpc.decoding import decoding
@@ -185,8 +184,10 @@ class GrpcServer:
     async def start(self) -> list[int]:
         """Bind and serve; returns the bound ports, in the listeners' order.
 
-        Raises OSError if one can't be bound; AccessUnstated ACCESS_UNSTATED for a servicer that `access` does not name.
+        Raises OSError if one can't be bound; AccessUnstated ACCESS_UNSTATED for a servicer that `access` does not name;
+        TlsUnguarded.
         """
+        check_guarded()
         if unstated := self._registry.names - self._access.keys():
             raise AccessUnstated("ACCESS_UNSTATED", f"nobody said who may call {', '.join(sorted(unstated))}")
         ports = []

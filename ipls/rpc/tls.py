@@ -1,7 +1,6 @@
 """What services listen and ask with: the certificates that `ipls.toml` names, their keys for their owner alone."""
 
-import grpc
-
+from ipls._grpc import grpc
 from ipls.config import TlsFiles, check_private
 from ipls.rpc.channel import open_channel
 from ipls.rpc.server import Listener

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 import pytest_asyncio
 
+from ipls._grpc import grpc
 from ipls.akd import verify_absence, verify_history, verify_lookup
 from ipls.config import RedisConfig
 from ipls.proto.directory.v1 import directory_pb2 as pb

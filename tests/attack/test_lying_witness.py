@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
+from ipls._grpc import grpc
 from ipls.crypto.keys import public_key
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.proto.witness.v1.witness_pb2 import GetStateResponse, ProposeResponse, WitnessState

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 import pytest_asyncio
 
+from ipls._grpc import grpc
 from ipls.akd import verify_absence, verify_history, verify_lookup
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.server.directory.readers import MAX_OPENINGS, MAX_SESSIONS, SESSION_MS

@@ -5,9 +5,9 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
+from ipls._grpc import grpc
 from ipls.proto.registration.v1 import registration_pb2 as pb
 from ipls.rpc.errors import remote_error
 from ipls.server.registration import service as registration

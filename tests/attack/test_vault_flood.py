@@ -7,9 +7,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
+from ipls._grpc import grpc
 from ipls.proto.vault.v1.vault_pb2 import SessionRequest
 from ipls.rpc.errors import Ending, remote_error
 from tests.hsm.rig import Exchange, Owner, Rig, now_ms

@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 
 from ipls.admin import deployment
-from ipls.admin.health import until_serving
 from ipls.client.device import Device
 from ipls.client.events import Event, JourneyStep
 from ipls.config import load
+from ipls.rpc.health import until_serving
 from ipls.store.contacts import ContactsStore, open_contacts_store
 from ipls.store.vault import open_vault_store
 

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
+from ipls._grpc import grpc
 from ipls.client.directory import DirectoryReader
 from ipls.client.errors import RefusedError, TryLaterError
 from ipls.client.profile import Account, Profile

@@ -12,14 +12,15 @@ from pathlib import Path
 from ipls.cli.outbox import code_from
 from ipls.client.device import Device
 from ipls.client.events import Event, silent
+from tests.environment import BARE
 
 IPLS = [sys.executable, "-m", "ipls.cli.main"]
 
 
 def ipls(*arguments: object, **options: object) -> "subprocess.CompletedProcess[str]":
-    """Run the command to its end."""
+    """Run the command to its end, in a bare environment if none is given."""
     command = [*IPLS, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, **options)
+    return subprocess.run(command, **{"env": BARE, "capture_output": True, "text": True, **options})
 
 
 class Deployment:
@@ -55,7 +56,7 @@ def running(
     prepare(config)
     command = [*IPLS, "serve", "all", "--config", str(config), "--stop-at-eof", *options]
     with (folder / "logs/all.log").open("wb") as log:
-        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+        server = subprocess.Popen(command, env=BARE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
     assert server.stdout is not None
     assert server.stdin is not None
     assert server.stdout.readline(), (folder / "logs/all.log").read_text()

@@ -1,10 +1,10 @@
 import socket
 import ssl
 
-import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from ipls._grpc import grpc
 from tests.e2e.running import Deployment
 
 PORTS = pytest.mark.parametrize("service", ["directory", "updates", "witness", "vault", "contacts", "registration"])

@@ -4,8 +4,9 @@ import io
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import grpc
 from google.protobuf.message import DecodeError, Message
+
+from ipls._grpc import grpc
 
 
 def framed(message: bytes) -> bytes:

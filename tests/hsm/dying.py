@@ -19,7 +19,7 @@ from ipls.store.vault import Changes, VaultStore
 
 IN_CORE = "before the transaction", "after the transaction", "after the anchor"
 IN_NOTARY = "before the anchor", "between the anchors", "behind the anchor"
-POINTS = dict.fromkeys(IN_CORE, "core") | dict.fromkeys(IN_NOTARY, "notary")
+POINTS = dict.fromkeys(IN_CORE, "core") | dict.fromkeys(IN_NOTARY, "anchor service")
 
 
 def command(config: Path) -> tuple[str, ...]:
@@ -67,7 +67,7 @@ def dying_core() -> None:
     asyncio.run(app.serve(CONFIG, *pipe.take_stdio()))
 
 
-def dying_notary() -> None:
+def dying_anchor_service() -> None:
     replace = HsmToken.replace_anchor
 
     def dying_replace(self: HsmToken, *arguments: Any) -> None:
@@ -84,4 +84,4 @@ def dying_notary() -> None:
 if __name__ == "__main__":
     CONFIG = Path(sys.argv[1])
     FOLDER = CONFIG.parent
-    dying_core() if sys.argv[2:] else dying_notary()
+    dying_core() if sys.argv[2:] else dying_anchor_service()

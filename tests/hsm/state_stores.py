@@ -63,7 +63,7 @@ class Fuse:
 
 
 class Dying:
-    """A store or a notary whose process is killed where its fuse ends."""
+    """A store or a anchor service whose process is killed where its fuse ends."""
 
     def __init__(self, inner: Any, fuse: Fuse) -> None:
         self._inner = inner

@@ -1,4 +1,4 @@
-"""The notary's process as its parent sees it."""
+"""The anchor service's process as its parent sees it."""
 
 import resource
 from collections.abc import Iterator

@@ -5,11 +5,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 from google.protobuf import any_pb2
 from google.rpc import status_pb2
 
+from ipls._grpc import grpc
 from ipls.admin.certificates import Authority
 from ipls.proto.registration.v1 import registration_pb2 as pb
 from ipls.proto.registration.v1.registration_pb2_grpc import RegistrationServiceStub

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
 import pytest
 
+from ipls._grpc import grpc
 from ipls.auditlog.errors import AuditFault, AuditUnavailable
 from ipls.cli.status import exit_status
 from ipls.client.errors import ProfileError, RefusedError, TryLaterError

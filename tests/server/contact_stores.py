@@ -8,10 +8,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 from google.protobuf.message import Message
 
+from ipls._grpc import grpc
 from ipls.akd import EMPTY_ROOT, DirectoryKey, make_history
 from ipls.client.contact_store import ContactStore, RecordKey
 from ipls.client.profile import Account

@@ -5,8 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import grpc
-
+from ipls._grpc import grpc
 from ipls.admin.certificates import Authority
 from ipls.admin.deployment import free_ports
 from ipls.akd import EMPTY_ROOT, DirectoryKey

@@ -6,8 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import grpc
-
+from ipls._grpc import grpc
 from ipls.admin.certificates import Authority
 from ipls.rpc.channel import open_channel
 from ipls.rpc.server import ANYONE, GrpcServer, Listener

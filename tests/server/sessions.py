@@ -3,9 +3,9 @@
 import itertools
 from typing import Any
 
-import grpc
 import pytest
 
+from ipls._grpc import grpc
 from ipls.crypto.keys import public_key, sign
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.rpc.errors import RemoteError, remote_error

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import grpc
 import pytest
 from structlog.testing import capture_logs
 
+from ipls._grpc import grpc
 from ipls.akd import verify_lookup
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.trust.heads import verify_head

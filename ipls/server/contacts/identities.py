@@ -5,9 +5,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-import grpc
 import structlog
 
+from ipls._grpc import grpc
 from ipls.akd import AkdError, verify_absence, verify_history
 from ipls.clock import system_now_ms
 from ipls.crypto.errors import VerificationError

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-import grpc
 from google.protobuf.message import DecodeError, Message
 
+from ipls._grpc import grpc
 from ipls.clock import system_now_ms
 from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import verify

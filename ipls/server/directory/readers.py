@@ -7,8 +7,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from grpc import StatusCode
-
+from ipls._grpc import StatusCode
 from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import verify
 from ipls.proto.directory.v1 import directory_pb2 as pb

@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-import grpc
 import structlog
 
+from ipls._grpc import grpc
 from ipls.config import ConfigError
 from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import public_key, verify

@@ -13,10 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import grpc
 import structlog
-from grpc import StatusCode
 
+from ipls._grpc import StatusCode, grpc
 from ipls.crypto.encoding import tagged_hash
 from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import verify

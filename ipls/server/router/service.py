@@ -8,9 +8,9 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-import grpc
 from google.protobuf.message import DecodeError
 
+from ipls._grpc import grpc
 from ipls.config import RouterConfig
 from ipls.proto.vault.v1.vault_pb2 import (
     ClientHello,

@@ -12,10 +12,10 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
+from ipls._grpc import grpc
 from ipls.config import VaultConfig
 from ipls.hsm import pipe
 from ipls.hsm.core.heads import MAX_SIGNED_HEAD

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-import grpc
 from google.protobuf.message import Message
 
+from ipls._grpc import grpc
 from ipls.akd import Version
 from ipls.client.directory import DirectoryReader, History
 from ipls.client.errors import RefusedError, TryLaterError

@@ -8,8 +8,7 @@ from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Any
 
-import grpc
-
+from ipls._grpc import grpc
 from ipls.hsm.pipe import Frame, PipeError, framed, receive, receive_blocking
 from ipls.http.client import HttpClient, HttpTooLarge, HttpUnavailable
 from ipls.proto.registration.v1 import registration_pb2, registration_pb2_grpc

@@ -507,7 +507,7 @@ async def test_a_worker_is_replaced_after_its_number_of_sessions(rig: Rig) -> No
         assert len(workers) >= 3
 
 
-async def test_workers_and_notary_end_with_their_core(rig: Rig) -> None:
+async def test_workers_and_anchor_service_end_with_their_core(rig: Rig) -> None:
     async with running_core(rig) as core:
         both = [ended(pid) for pid in children(core.process.pid)]
         assert len(both) == 2
@@ -634,7 +634,7 @@ async def test_a_killed_process_loses_nothing_acknowledged(step: int, victim: st
             try:
                 await store_second_again(core)
                 break
-            except SessionRefused as refused:  # until worker or notary have a successor
+            except SessionRefused as refused:  # until worker or anchor service have a successor
                 if refused.reason not in ("VAULT_WORKER_LOST", "VAULT_NOTARY_LOST"):
                     raise
     if victim == "core":

@@ -74,7 +74,7 @@ async def test_a_kill_at_any_point_of_a_store_loses_nothing_acknowledged(point: 
         with pytest.raises(LOST):
             await exchange(client.store_request(1, bytes(16), second))
         assert not (rig.folder / point).exists()
-        if dying.POINTS[point] == "notary":
+        if dying.POINTS[point] == "anchor service":
             await again(core, seen)
         else:
             assert await core.process.wait() == -signal.SIGKILL
@@ -151,7 +151,7 @@ async def test_of_two_vaults_on_one_token_exactly_one_goes_on(module: str, tmp_p
                 assert client.on_answer(await exchange(client.retrieve_request(number))) == (number, key)
 
 
-# The token and its notary
+# The token and its anchor service
 
 
 @pytest.fixture(params=MODULES)
@@ -172,7 +172,7 @@ def test_an_anchor_takes_the_place_of_those_expected_and_of_no_other(anchor_serv
     assert anchor_service.anchors() == [b"third"]
 
 
-def test_a_notary_is_replaced_after_its_number_of_anchors(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_anchor_service_is_replaced_after_its_number_of_anchors(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """SoftHSM leaks with each."""
     monkeypatch.setattr("ipls.hsm.anchor_service.MAX_ANCHORS", 2)
     started: list[int] = []
@@ -193,7 +193,7 @@ def test_a_notary_is_replaced_after_its_number_of_anchors(rig: Rig, monkeypatch:
     assert len(started) == 3
 
 
-def test_a_notary_at_work_keeps_the_next_core_waiting(rig: Rig) -> None:
+def test_an_anchor_service_at_work_keeps_the_next_core_waiting(rig: Rig) -> None:
     """Its own core was killed: what it writes now must not meet another's."""
     store = open_vault_store(rig.folder / "vault.db")
     anchor_service = AnchorServiceProcess(rig.config_path, 0, store.lock)

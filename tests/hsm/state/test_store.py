@@ -34,7 +34,7 @@ Step = tuple[list[tuple[bytes, bytes]], str | None, int]
 STEPS: st.SearchStrategy[list[Step]] = st.lists(
     st.tuples(
         st.lists(st.tuples(st.sampled_from(KEYS), st.binary(max_size=3)), max_size=4),
-        st.sampled_from(["store", "notary", None]),
+        st.sampled_from(["store", "anchor service", None]),
         st.integers(0, 2),
     ),
     max_size=12,
@@ -77,15 +77,15 @@ def write_and_die(database: Path | Server, steps: list[Step]) -> None:
                 found = {key: record for key, record in zip(KEYS, records, strict=True) if record is not None}
                 assert found in (model, after)
                 model = found
-            fuses["store"].left = fuses["notary"].left = None
+            fuses["store"].left = fuses["anchor service"].left = None
         walk = state_store.check()
         while perform(state_store, lambda: next(walk, True)) is None:
             pass
 
 
 def _restarted(store: VaultStore, token: MemoryNotary) -> tuple[StateStore, dict[str, Fuse]]:
-    fuses = {"store": Fuse(), "notary": Fuse()}
-    return StateStore(Dying(store, fuses["store"]), Dying(token, fuses["notary"])), fuses
+    fuses = {"store": Fuse(), "anchor service": Fuse()}
+    return StateStore(Dying(store, fuses["store"]), Dying(token, fuses["anchor service"])), fuses
 
 
 def test_nothing_acknowledged_is_lost_when_the_databases_server_is_killed_again_and_again(
@@ -178,7 +178,7 @@ def test_later_works_see_what_earlier_ones_put(tmp_path: Path) -> None:
         ]
 
 
-@pytest.mark.parametrize("part", ["store", "notary"])
+@pytest.mark.parametrize("part", ["store", "anchor service"])
 def test_a_callback_waits_for_the_anchor(tmp_path: Path, part: str) -> None:
     token, called = MemoryNotary(), list[str]()
     with new_ledger(tmp_path / "vault.db", token) as first:

@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
+from ipls._grpc import grpc
 from ipls.akd import EMPTY_ROOT
 from ipls.client.errors import TryLaterError
 from ipls.proto.contacts.v1 import contacts_pb2 as pb

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
+from ipls._grpc import grpc
 from ipls.client.contact_store import ContactStore, StoredManifest
 from ipls.client.errors import RefusedError, TryLaterError
 from ipls.client.profile import Account

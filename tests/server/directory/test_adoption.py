@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
+from ipls._grpc import grpc
 from ipls.akd import EMPTY_ROOT, Update, publish, verify_history
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.rpc.channel import open_channel

@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import grpc
 import httpx
 from grpc.aio import AioRpcError, Metadata
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from ipls._grpc import grpc
 from ipls.auditlog.errors import AuditUnavailable
 from ipls.http.client import HttpClient, HttpUnavailable
 from ipls.http.public_log import PublicReader

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import grpc
 import pytest
 
+from ipls._grpc import grpc
 from ipls.akd import EMPTY_ROOT, verify_history
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.witness.v1.head_pb2 import SignedHead

@@ -5,9 +5,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
+from ipls._grpc import grpc
 from ipls.admin.certificates import Authority
 from ipls.akd import (
     EMPTY_ROOT,

@@ -9,10 +9,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 import tomli_w
 
+from ipls._grpc import grpc
 from ipls.config import PostgresConfig, RegistrationConfig, TlsFiles
 from ipls.crypto.encoding import tagged_hash
 from ipls.crypto.keys import public_key, sign

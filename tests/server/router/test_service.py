@@ -10,16 +10,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 import pytest_asyncio
 import tomli_w
 
+from ipls._grpc import grpc
 from ipls.admin.deployment import free_ports
-from ipls.admin.health import until_serving
 from ipls.proto.vault.v1.vault_pb2 import GetBundleRequest, SessionRequest
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import Ending, RemoteError, remote_error
+from ipls.rpc.health import until_serving
 from ipls.trust.bundle import shard_of, verify_bundle
 from tests.hsm.fleet import another_host, write_bundle
 from tests.hsm.rig import Owner, Rig, now_ms

@@ -18,8 +18,7 @@ from pathlib import Path
 from random import Random, SystemRandom
 from typing import Any
 
-import grpc
-
+from ipls._grpc import grpc
 from ipls.config import configure_logging
 from ipls.proto.vault.v1.vault_pb2 import SessionRequest, SessionResponse
 from ipls.rpc.errors import RemoteError
@@ -47,7 +46,7 @@ VICTIMS: dict[str, tuple[int, Callable[[Vault], int]]] = {
     "front": (1, lambda vault: vault.front.pid),
     "core": (2, Vault.core),
     "worker": (8, Vault.worker),
-    "notary": (9, Vault.anchor_service),
+    "anchor service": (9, Vault.anchor_service),
 }
 """How often each is hit, in proportion to what its start costs."""
 DATABASE_WEIGHT = 8

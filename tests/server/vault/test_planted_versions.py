@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
+from ipls._grpc import grpc
 from ipls.akd import verify_append_only, verify_lookup
 from ipls.client.device import Device
 from ipls.client.errors import RefusedError

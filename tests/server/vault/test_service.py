@@ -10,10 +10,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 import pytest_asyncio
 
+from ipls._grpc import grpc
 from ipls.proto.vault.v1.vault_pb2 import GetBundleRequest, SessionRequest, SessionResponse, VaultHello
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub
 from ipls.rpc.errors import RemoteError, remote_error
@@ -195,7 +195,7 @@ async def store_while_dying(vault: Vault, owner: Owner, victim: str, step: int, 
         "front": lambda: vault.front.pid,
         "core": vault.core,
         "worker": vault.worker,
-        "notary": vault.anchor_service,
+        "anchor service": vault.anchor_service,
     }[victim]()
     gone = ended(pid)
     async with vault.stream() as exchange:
@@ -219,12 +219,13 @@ async def store_while_dying(vault: Vault, owner: Owner, victim: str, step: int, 
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_killed_processes_lose_nothing_acknowledged(seed: int, vault: Vault) -> None:
-    """Front, core, worker and notary each die at a step that the seed picks. The client tries again, nobody helps."""
+    """Front, core, worker and anchor service each die at a step that the seed picks. The client tries again, nobody
+    helps."""
     dice = random.Random(seed)
     owner = Owner()
     vault.rig.directory.publish(owner)
     keys: list[bytes] = []
-    for victim in dice.sample(["front", "core", "worker", "notary"], 4):
+    for victim in dice.sample(["front", "core", "worker", "anchor service"], 4):
         keys.append(secrets.token_bytes(32))
         await store_while_dying(vault, owner, victim, dice.randrange(4), keys)
 

@@ -7,10 +7,10 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-import grpc
 import pytest
 from pkcs11 import Attribute, ObjectClass
 
+from ipls._grpc import grpc
 from ipls.hsm.token.pkcs11 import HsmToken
 from ipls.rpc.errors import RemoteError
 from ipls.vault.state.journal import account_key

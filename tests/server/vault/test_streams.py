@@ -4,9 +4,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
+from ipls._grpc import grpc
 from ipls.proto.vault.v1.vault_pb2 import SessionResponse
 from ipls.rpc.errors import remote_error
 from tests.hsm.rig import Owner, Rig, now_ms

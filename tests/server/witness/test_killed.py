@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
 import pytest
 
+from ipls._grpc import grpc
 from ipls.admin.certificates import Authority
 from ipls.akd import EMPTY_ROOT, Publication
 from ipls.proto.witness.v1.head_pb2 import SignedHead

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import grpc
 import pytest
 
+from ipls._grpc import grpc
 from ipls.admin.certificates import Authority
 from ipls.akd import EMPTY_ROOT
 from ipls.config import ConfigError, TlsFiles, WitnessConfig
