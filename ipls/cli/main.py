@@ -19,8 +19,8 @@ from typer.main import get_command, get_group
 from ipls.address import parse_address
 from ipls.cli.console import fail
 from ipls.cli.status import REFUSED, USAGE, exit_status
-from ipls.config import configure_logging
 from ipls.errors import IplsError
+from ipls.runtime.logging import configure_logging
 
 
 class _Commands(TyperGroup):

@@ -1,37 +1,21 @@
-"""`ipls.toml`: what each service of a deployment is told. Paths are relative to the file."""
+"""`ipls.toml`: what each service of a deployment is told. Paths are relative to the file.
 
-from ipls.config.models import (
-    BucketConfig,
-    Config,
-    ConfigError,
-    ContactsConfig,
-    CoreConfig,
-    DirectoryConfig,
-    LogConfig,
-    PostgresConfig,
-    RedisConfig,
-    RegistrationConfig,
-    RouterConfig,
-    ServiceConfig,
-    TlsFiles,
-    TokenConfig,
-    VaultConfig,
-    VaultPostgresConfig,
-    WitnessConfig,
-    WitnessesConfig,
-    chain_file,
-    check_private,
-    load,
-    load_core,
-    load_service,
-    load_trust_chain,
-    load_trust_root,
-    load_trust_version,
-    load_witnesses,
-    read_pin,
-    read_secret,
-)
-from ipls.runtime.logging import configure_logging
+The tables are tested by tests/config/test_addresses.py, and by the tests of what each configures.
+"""
+
+from ipls.config.base import ConfigError, TlsFiles
+from ipls.config.contacts import ContactsConfig
+from ipls.config.database import PostgresConfig, VaultPostgresConfig
+from ipls.config.deployment import Config, ServiceConfig, load, load_service
+from ipls.config.directory import DirectoryConfig, RedisConfig
+from ipls.config.log import BucketConfig, LogConfig
+from ipls.config.registration import RegistrationConfig
+from ipls.config.router import RouterConfig
+from ipls.config.secrets import check_private, read_pin, read_secret
+from ipls.config.token import TokenConfig
+from ipls.config.trust import chain_file, load_trust_chain, load_trust_root, load_trust_version
+from ipls.config.vault import CoreConfig, VaultConfig, load_core
+from ipls.config.witness import WitnessConfig, WitnessesConfig, WitnessTokenConfig, load_witnesses
 
 __all__ = [
     "BucketConfig",
@@ -51,10 +35,10 @@ __all__ = [
     "VaultConfig",
     "VaultPostgresConfig",
     "WitnessConfig",
+    "WitnessTokenConfig",
     "WitnessesConfig",
     "chain_file",
     "check_private",
-    "configure_logging",
     "load",
     "load_core",
     "load_service",

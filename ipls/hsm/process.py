@@ -9,8 +9,9 @@ from typing import BinaryIO
 import pkcs11
 import structlog
 
-from ipls.config import ConfigError, configure_logging
+from ipls.config import ConfigError
 from ipls.hsm import pipe
+from ipls.runtime.logging import configure_logging
 from ipls.store.errors import StoreError
 
 log = structlog.get_logger()

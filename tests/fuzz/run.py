@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from random import Random, SystemRandom
 
-from ipls.config import configure_logging
+from ipls.runtime.logging import configure_logging
 from tests.fuzz.meter import Hangs, check
 from tests.fuzz.mutation import mutate
 from tests.fuzz.target import Target

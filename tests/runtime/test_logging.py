@@ -8,7 +8,7 @@ import pytest
 PROCESS = """
 import logging
 import structlog
-from ipls.config import configure_logging
+from ipls.runtime.logging import configure_logging
 configure_logging()
 for n in range(2000):
     structlog.get_logger().warning("of ours", n=n)

@@ -9,10 +9,10 @@ import signal
 import sys
 from pathlib import Path
 
-from ipls.config import configure_logging
 from ipls.hsm import pipe
 from ipls.hsm.core import app, rotation
 from ipls.hsm.core.rotation import Rotation, RotationProgress
+from ipls.runtime.logging import configure_logging
 
 if __name__ == "__main__":
     rotation.LOOK_EVERY_S, rotation.PAUSE_S, rotation.PAGE = 0.01, 0, 1

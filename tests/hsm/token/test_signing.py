@@ -13,8 +13,7 @@ from pkcs11 import Attribute, ObjectClass
 from typer.testing import CliRunner
 
 from ipls.cli.witness import app
-from ipls.config import ConfigError, TokenConfig, WitnessConfig
-from ipls.config.models import WitnessTokenConfig
+from ipls.config import ConfigError, TokenConfig, WitnessConfig, WitnessTokenConfig
 from ipls.crypto.keys import public_key, verify
 from ipls.hsm.token import module, softhsm
 from ipls.hsm.token.signing import SigningToken, make_token_key, witness_signers

@@ -19,9 +19,9 @@ from random import Random, SystemRandom
 from typing import Any
 
 from ipls._grpc import grpc
-from ipls.config import configure_logging
 from ipls.proto.vault.v1.vault_pb2 import SessionRequest, SessionResponse
 from ipls.rpc.errors import RemoteError
+from ipls.runtime.logging import configure_logging
 from ipls.vault.errors import OperationRefused
 from ipls.vault.history import Seen, follow
 from ipls.vault.session.client import ClientSession, RetrievedKey

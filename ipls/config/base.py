@@ -1,0 +1,77 @@
+"""What every service's model is made of, strict: an unknown or missing key is an error that names it."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from ipls.address import parse_address
+from ipls.errors import IplsError
+
+
+class ConfigError(IplsError):
+    """The configuration can't be used; the message says what to do."""
+
+    def __init__(self, message: str, reason: str = "CONFIG_INVALID") -> None:
+        super().__init__(reason, message)
+
+
+def _address(value: str) -> str:
+    parse_address(value)
+    return value
+
+
+Address = Annotated[str, AfterValidator(_address)]
+"""host:port or [IPv6]:port"""
+
+
+class Model(BaseModel):
+    """A table of `ipls.toml`, or the file itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class TlsFiles(Model):
+    """A certificate with its key, and the CA that the other side's certificate must come from."""
+
+    certificate: Path
+    key: Path
+    ca: Path
+
+
+def _rebase(model: Model, base: Path) -> Model:
+    """Every path in the model, and in the models in it, made absolute against `base`."""
+    changes: dict[str, object] = {}
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, tuple):
+            changes[name] = tuple(_rebased(item, base) for item in value)
+        else:
+            changes[name] = _rebased(value, base)
+    return model.model_copy(update=changes)
+
+
+def _rebased(item: object, base: Path) -> object:
+    if isinstance(item, Path):
+        return base / item
+    return _rebase(item, base) if isinstance(item, Model) else item
+
+
+ModelT = TypeVar("ModelT", bound=Model)
+
+
+def load_model(path: Path, model: type[ModelT]) -> ModelT:
+    """Read a file as this model. Raises ConfigError with one line that names the file and the key at fault."""
+    try:
+        config = model.model_validate(tomllib.loads(path.read_text()))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; run `ipls init DIR` to make a deployment") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, a number too long, nested too deep
+        raise ConfigError(f"{path}: {error}") from error
+    rebased = _rebase(config, path.resolve().parent)
+    assert isinstance(rebased, model)
+    return rebased

@@ -1,0 +1,15 @@
+"""The contact store's table."""
+
+from pathlib import Path
+
+from ipls.config.base import Address, Model, TlsFiles
+
+
+class ContactsConfig(Model):
+    listen: Address
+    tls: TlsFiles
+    directory: Address
+    """The directory's port for services."""
+    client: TlsFiles
+    """The certificate that it is asked with, of the role `reader`."""
+    database: Path

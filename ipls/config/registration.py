@@ -1,0 +1,24 @@
+"""The registration service's table."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, Tag
+
+from ipls.config.base import Address, Model, TlsFiles
+from ipls.config.database import PostgresConfig, database_kind
+
+
+class RegistrationConfig(Model):
+    listen: Address
+    tls: TlsFiles
+    directory: Address
+    """The directory's port for services."""
+    client: TlsFiles
+    """The messaging service's certificate."""
+    database: Annotated[Annotated[Path, Tag("file")] | Annotated[PostgresConfig, Tag("server")], database_kind]
+    """A file of SQLite, or a table for a PostgreSQL server, which the service's processes on several hosts share."""
+    outbox: Path
+    """Where the development implementation writes the codes that a real one would send."""
+    codes_per_hour: int = Field(5, ge=1)
+    """Codes sent to one number."""

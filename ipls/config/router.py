@@ -1,0 +1,20 @@
+"""The table of the router before a fleet of vaults."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from ipls.config.base import Address, Model, TlsFiles
+
+
+class RouterConfig(Model):
+    listen: Address
+    tls: TlsFiles
+    vaults: tuple[Address, ...] = Field(min_length=1)
+    """Their addresses, by the number of the shard that each keeps."""
+    ca: Path
+    """That their certificates come from."""
+    max_half_open: int = Field(512, ge=1)
+    """Streams that have not sent a frame. One more takes the place of the oldest."""
+    handshake_s: float = Field(10.0, gt=0)
+    """From a stream's beginning to its first frame."""
