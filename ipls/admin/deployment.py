@@ -162,7 +162,7 @@ def _fill(folder: Path, namespace: str, witnesses: list[str], port: int, max_hea
         start_root=EMPTY_ROOT,
         development=True,
     )
-    write_new(folder / "trust.toml", root.encode(trust), mode=PUBLIC)
+    write_new(folder / "trust.toml", root.encode_trust_root(trust), mode=PUBLIC)
     for name in witnesses:
         init_witness_state(folder / f"data/{name}.db", trust)
 

@@ -19,7 +19,7 @@ from ipls.clock import system_now_ms
 from ipls.http.client import HttpClient, HttpUnavailable
 from ipls.http.public_log import PublicReader
 from ipls.proto.witness.v1.head_pb2 import SignedHead
-from ipls.trust.evidence import encode, judge
+from ipls.trust.evidence import encode, judge_evidence
 from ipls.trust.heads import Head
 from ipls.trust.limits import MAX_INT
 from ipls.trust.root import TrustRoot
@@ -202,7 +202,7 @@ class Auditor:
         with self._meeting:
             evidence = [found for head in heads for found in self._detector.take(head)]
         if evidence:
-            text = judge(self._root, encode(evidence[0])).text
+            text = judge_evidence(self._root, encode(evidence[0])).text
             raise AuditFault("AUDIT_FORK", text, heads[0].epoch, evidence)
 
 

@@ -50,7 +50,7 @@ from ipls.trust.bundle import (
 )
 from ipls.trust.ceremony import check_descriptor
 from ipls.trust.errors import BundleRefused
-from ipls.trust.root import TrustRoot, parse
+from ipls.trust.root import TrustRoot, parse_trust_root
 
 app = typer.Typer(no_args_is_help=True, help="The next fleet bundle: draft, signatures, publication.")
 
@@ -282,7 +282,7 @@ def _ranges(shards: Sequence[int]) -> str:
 def _check_own(trust_root: Path, signed: SignedBundle) -> None:
     """Raises SignatureRefused unless the operator of some version signed it."""
     files = [trust_root.read_bytes(), *(version.file for version in load_trust_chain(trust_root))]
-    *earlier, newest = [parse(file) for file in files]
+    *earlier, newest = [parse_trust_root(file) for file in files]
     for root in earlier:
         with suppress(SignatureRefused):
             return check_operator(root, signed)

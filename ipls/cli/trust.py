@@ -26,9 +26,9 @@ from ipls.proto.witness.v1.head_pb2 import Cosignature
 from ipls.store.files import PUBLIC, write_new
 from ipls.store.files import replace as replace_file
 from ipls.store.witness import WitnessStore, open_witness_store
-from ipls.trust.chain import Version, cosign_version, follow, successor
+from ipls.trust.chain import TrustRootVersion, cosign_version, follow, successor
 from ipls.trust.errors import TrustRootRefused
-from ipls.trust.root import TrustRoot, Witness, WitnessKey, encode
+from ipls.trust.root import TrustRoot, Witness, WitnessKey, encode_trust_root
 from ipls.units import DAY_MS
 
 app = typer.Typer(no_args_is_help=True, help="The next version of the trust root: draft, signatures, chain.")
@@ -81,7 +81,7 @@ def draft(
         operator_key=_key(operator_key, "--operator-key") if operator_key else root.operator_key,
         proposal_key=_key(proposal_key, "--proposal-key") if proposal_key else root.proposal_key,
     )
-    write_new(file, encode(new))
+    write_new(file, encode_trust_root(new))
     _show(root, new)
 
 
@@ -107,7 +107,7 @@ def sign(
     write_signature(file, witness.name, signature)
 
 
-def sign_version(witness: WitnessConfig, old: Version, new: Version, now_ms: int) -> Cosignature:
+def sign_version(witness: WitnessConfig, old: TrustRootVersion, new: TrustRootVersion, now_ms: int) -> Cosignature:
     """The witness's signature on the successor of the version that it has, durable in its state.
 
     Raises ConfigError WITNESS_KEY_UNPINNED where neither version gives it the key; TrustRootRefused
@@ -141,7 +141,7 @@ def publish(
         follow(old, signed, system_now_ms())
         chain = TrustChain(versions=[*load_trust_chain(trust_root), signed])
         replace_file(chain_file(trust_root), chain.SerializeToString(), mode=PUBLIC)
-    number = Version.parse(data).root.number
+    number = TrustRootVersion.parse(data).root.number
     print(f"version {number} is the newest in {chain_file(trust_root)}; docs/operations.md has the order of restarts")
 
 

@@ -27,7 +27,7 @@ from ipls.crypto.errors import VerificationError
 from ipls.proto.trust.v1.proof_pb2 import LabelProof
 from ipls.proto.vault.v1.vault_pb2 import SignedBundle
 from ipls.trust.bundle import MAX_SIGNED_BUNDLE, countersigners, predecessor, verify_bundle
-from ipls.trust.evidence import MAX_EVIDENCE, judge
+from ipls.trust.evidence import MAX_EVIDENCE, judge_evidence
 from ipls.trust.heads import signers, verify_head
 from ipls.trust.root import TrustRoot
 
@@ -117,7 +117,7 @@ def evidence(file: Proof, trust: Trust, as_json: Json = False) -> None:
     """Evidence against the directory or a witness: what it proves, in one sentence; exit 1 if nothing."""
     root, data = load_trust_root(trust), _read(file, MAX_EVIDENCE)
     with _judging(file):
-        finding = judge(root, data)
+        finding = judge_evidence(root, data)
     if as_json:
         emit(finding._asdict())
     else:

@@ -45,7 +45,7 @@ from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.channel import open_channel
 from ipls.trust.identity import check_label
-from ipls.trust.root import TrustRoot, parse
+from ipls.trust.root import TrustRoot, parse_trust_root
 
 SERVICES = ("directory", "registration", "vault", "contacts")
 
@@ -332,7 +332,7 @@ class Device:
         known = {contact.card for contact in self._profile.contacts()}
         cards: list[bytes] = []
         skipped: list[vcard.Skipped] = []
-        for part in vcard.split(data):
+        for part in vcard.split_cards(data):
             if isinstance(part, vcard.Card):
                 cards.append(part.data)
             else:
@@ -347,7 +347,7 @@ class Device:
         wanted, digits = text.casefold(), _digits(text)
         found = []
         for contact in self._profile.contacts():
-            name, numbers = vcard.read(contact.card)
+            name, numbers = vcard.read_card(contact.card)
             in_number = digits and digits == wanted.replace(" ", "") and any(digits in _digits(n) for n in numbers)
             if wanted in name.casefold() or in_number:
                 found.append(Listed(contact.id.hex(), name, numbers, contact.generation > 0))
@@ -368,7 +368,7 @@ class Device:
 
     def export(self) -> bytes:
         """All cards as one address book."""
-        return vcard.join(self.cards())
+        return vcard.join_cards(self.cards())
 
     @property
     def head(self) -> SignedHead | None:
@@ -468,7 +468,7 @@ def _read_endpoints(path: Path) -> Pinned:
             parse_address(address)
         trust_root = (path.parent / endpoints["trust_root"]).read_bytes()
         ca = (path.parent / endpoints["ca_file"]).read_bytes()
-        parse(trust_root)
+        parse_trust_root(trust_root)
     except OSError as error:
         raise ProfileError("ENDPOINTS_INVALID", f"{error.filename}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:

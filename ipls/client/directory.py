@@ -23,7 +23,7 @@ from ipls.proto.trust.v1.proof_pb2 import LabelProof
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.reads import read_history
 from ipls.store.errors import StoreError
-from ipls.trust.evidence import encode, from_heads, from_histories, judge
+from ipls.trust.evidence import encode, from_heads, from_histories, judge_evidence
 from ipls.trust.heads import Head, signers, verify_head
 from ipls.trust.identity import Identity, decode_record, verify_identity
 from ipls.trust.root import TrustRoot
@@ -148,7 +148,7 @@ class DirectoryReader:
             file = None
             with suppress(OSError, StoreError):  # that it could not be written is told; the refusal comes next
                 file = self._profile.evidence.keep(evidence)
-            self._report(EvidenceMet(judge(self._root, encode(evidence)).text, file))
+            self._report(EvidenceMet(judge_evidence(self._root, encode(evidence)).text, file))
 
     async def lookup(self, label: str) -> tuple[Version, bytes]:
         """What a lookup of an account shows, and its encoded LabelProof. It decides nothing: see `verify_lookup`."""

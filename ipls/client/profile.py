@@ -20,8 +20,8 @@ from ipls.store.engine.sqlite import Schema, open_database, transaction
 from ipls.store.errors import StoreError
 from ipls.store.evidence import EvidenceFolder
 from ipls.store.files import replace
-from ipls.trust.chain import Version
-from ipls.trust.root import parse
+from ipls.trust.chain import TrustRootVersion
+from ipls.trust.root import parse_trust_root
 from ipls.vault.history import Seen
 
 StorageError = sqlite3.Error
@@ -247,16 +247,16 @@ class Profile:
         return [pinned.trust_root, *(SignedTrustRoot.FromString(signed).file for (signed,) in later)]
 
     @property
-    def trust_root(self) -> Version:
+    def trust_root(self) -> TrustRootVersion:
         """The newest version known: no lower one counts any more."""
-        return Version.parse(self.trust_roots()[-1])
+        return TrustRootVersion.parse(self.trust_roots()[-1])
 
     def add_trust_roots(self, versions: Iterable[SignedTrustRoot]) -> None:
         """Keep versions that were found to follow the newest, all or none."""
         with self.transaction():
             self._db.executemany(
                 "INSERT INTO trust_root VALUES (?, ?)",
-                ((parse(signed.file).number, signed.SerializeToString()) for signed in versions),
+                ((parse_trust_root(signed.file).number, signed.SerializeToString()) for signed in versions),
             )
 
     @property

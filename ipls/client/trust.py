@@ -10,7 +10,7 @@ from ipls.client.profile import Profile
 from ipls.crypto.errors import VerificationError
 from ipls.proto.directory.v1.directory_pb2 import TrustRootsRequest, TrustRootsResponse
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
-from ipls.trust.chain import walk
+from ipls.trust.chain import follow_versions
 from ipls.trust.root import TrustRoot
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class TrustRoots:
         taken: list[SignedTrustRoot] = []
         while versions := await self._after(newest.root.number):
             try:
-                newest = walk(newest, versions, now_ms=self._now_ms())
+                newest = follow_versions(newest, versions, now_ms=self._now_ms())
             except VerificationError as error:
                 raise _refused(error) from error
             taken += versions

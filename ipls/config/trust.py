@@ -8,23 +8,23 @@ from ipls.clock import system_now_ms
 from ipls.config.base import ConfigError
 from ipls.crypto.errors import VerificationError
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot, TrustChain
-from ipls.trust.chain import Version, walk
+from ipls.trust.chain import TrustRootVersion, follow_versions
 from ipls.trust.root import TrustRoot
 
 
-def load_trust_version(path: Path) -> Version:
+def load_trust_version(path: Path) -> TrustRootVersion:
     """The newest version of the trust root, expired or not: from the pinned one in `path` through `trust.chain` beside
     it. Raises ConfigError.
     """
     versions = load_trust_chain(path)
     try:
-        pinned = Version.parse(path.read_bytes())
+        pinned = TrustRootVersion.parse(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except VerificationError as error:
         raise ConfigError(f"{path}: {error}", error.reason) from error
     try:
-        return walk(pinned, versions, now_ms=system_now_ms())
+        return follow_versions(pinned, versions, now_ms=system_now_ms())
     except VerificationError as error:
         raise ConfigError(f"{chain_file(path)}: {error}", error.reason) from error
 

@@ -1,8 +1,8 @@
 """vCard 2.1, 3.0 and 4.0: an exported address book cut into cards, and names and numbers read from a card.
 
-`split` decides what a record is: a card's own bytes, from the B of BEGIN:VCARD to the D of its END:VCARD, the line
-ending after it left out, nothing rewritten. `read` is for showing and finding only: no card is refused for what it
-can't read. Both take time linear in their input, whatever it holds.
+`split_cards` decides what a record is: a card's own bytes, from the B of BEGIN:VCARD to the D of its END:VCARD, the
+line ending after it left out, nothing rewritten. `read_card` is for showing and finding only: no card is refused for
+what it can't read. Both take time linear in their input, whatever it holds.
 """
 
 import binascii
@@ -45,7 +45,7 @@ class Contact(NamedTuple):
     numbers: tuple[str, ...]
 
 
-def split(data: bytes) -> Iterator[Card | Skipped]:
+def split_cards(data: bytes) -> Iterator[Card | Skipped]:
     """Cuts a whole address book (a UTF-16 one, known by its byte order mark, is turned into UTF-8 first).
 
     Outside cards, BEGIN:VCARD counts wherever it stands in a line. Inside one, markers count at the start of a line,
@@ -76,12 +76,12 @@ def split(data: bytes) -> Iterator[Card | Skipped]:
         yield Skipped(opened[0], NO_END)
 
 
-def join(cards: Iterable[bytes]) -> bytes:
-    """An address book of these cards; `split` gives each card that it once gave back byte for byte."""
+def join_cards(cards: Iterable[bytes]) -> bytes:
+    """An address book of these cards; `split_cards` gives each card that it once gave back byte for byte."""
     return b"".join(card + b"\r\n" for card in cards)
 
 
-def read(card: bytes) -> Contact:
+def read_card(card: bytes) -> Contact:
     """Reads the name (FN, else N, nickname, organisation, e-mail, number, else NO_NAME) and all numbers in order."""
     properties: dict[str, list[bytes]] = {}
     for kind, start, stop, depth in _scan(card):

@@ -17,14 +17,14 @@ from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
 from ipls.proto.witness.v1.head_pb2 import Cosignature
 from ipls.trust.errors import HeadRefused, TrustRootRefused
 from ipls.trust.heads import Head, cosign, count
-from ipls.trust.root import TrustRoot, parse
+from ipls.trust.root import TrustRoot, parse_trust_root
 
 MAX_ANSWER = 8
 """Versions handed out at once: even the largest stay below gRPC's 4 MiB a message."""
 
 
 @dataclass(frozen=True)
-class Version:
+class TrustRootVersion:
     """A trust root and its file: it is the bytes that are hashed and signed."""
 
     file: bytes
@@ -33,7 +33,7 @@ class Version:
     @classmethod
     def parse(cls, file: bytes) -> Self:
         """Raises TrustRootRefused TRUST_ROOT_INVALID."""
-        return cls(file, parse(file))
+        return cls(file, parse_trust_root(file))
 
     @cached_property
     def head(self) -> Head:
@@ -46,14 +46,14 @@ class Version:
         return f"{self.root.namespace}/trust"
 
 
-def successor(old: Version, file: bytes) -> Version:
+def successor(old: TrustRootVersion, file: bytes) -> TrustRootVersion:
     """The version in `file`, if it continues `old`, whoever signed it. Raises TrustRootRefused.
 
     TRUST_ROOT_INVALID; TRUST_ROOT_GAP, TRUST_ROOT_ROLLED_BACK or TRUST_ROOT_FORK where the number is above the next,
     below that of `old` or its own; TRUST_ROOT_PREVIOUS, TRUST_ROOT_OTHER_NAMESPACE, TRUST_ROOT_VRF_KEY,
     TRUST_ROOT_START.
     """
-    new = Version.parse(file)
+    new = TrustRootVersion.parse(file)
     before, after = old.root, new.root
     if after.number > before.number + 1:
         raise TrustRootRefused("TRUST_ROOT_GAP", f"version {after.number} does not follow version {before.number}")
@@ -78,7 +78,7 @@ def successor(old: Version, file: bytes) -> Version:
     return new
 
 
-def follow(old: Version, signed: SignedTrustRoot, now_ms: int) -> Version:
+def follow(old: TrustRootVersion, signed: SignedTrustRoot, now_ms: int) -> TrustRootVersion:
     """The version that follows `old`, signed as it must be; expired or not.
 
     Raises TrustRootRefused, as `successor`, and TRUST_ROOT_OLD_QUORUM or TRUST_ROOT_NEW_QUORUM.
@@ -89,7 +89,7 @@ def follow(old: Version, signed: SignedTrustRoot, now_ms: int) -> Version:
     return new
 
 
-def walk(pinned: Version, versions: Iterable[SignedTrustRoot], *, now_ms: int) -> Version:
+def follow_versions(pinned: TrustRootVersion, versions: Iterable[SignedTrustRoot], *, now_ms: int) -> TrustRootVersion:
     """The newest version, each followed from the one before. Raises TrustRootRefused as `follow`."""
     newest = pinned
     for signed in versions:
@@ -97,12 +97,12 @@ def walk(pinned: Version, versions: Iterable[SignedTrustRoot], *, now_ms: int) -
     return newest
 
 
-def cosign_version(signer: Signer, version: Version, time_ms: int) -> Cosignature:
+def cosign_version(signer: Signer, version: TrustRootVersion, time_ms: int) -> Cosignature:
     """A witness's signature on a version. It checks nothing: that is the witness's business."""
     return cosign(signer, version.namespace, *version.head, time_ms)
 
 
-def _check_quorum(root: TrustRoot, new: Version, signed: SignedTrustRoot, now_ms: int, reason: str) -> None:
+def _check_quorum(root: TrustRoot, new: TrustRootVersion, signed: SignedTrustRoot, now_ms: int, reason: str) -> None:
     """Raises TrustRootRefused for `reason` unless k of the witnesses of `root` signed the new version."""
     try:
         count(root, new.namespace, new.head, signed.cosignatures, 0, now_ms)

@@ -44,7 +44,7 @@ class Finding(NamedTuple):
 
 
 def two_signatures(one: Cosignature, other: Cosignature) -> Evidence:
-    """(a) One witness signed two digests for one epoch. Nothing is checked here: `judge` does."""
+    """(a) One witness signed two digests for one epoch. Nothing is checked here: `judge_evidence` does."""
     first, second = _in_order(one, other)
     return Evidence(two_signatures=TwoSignatures(one=first, other=second))
 
@@ -158,7 +158,7 @@ def encode(evidence: Evidence) -> bytes:
     return _bytes(evidence)
 
 
-def judge(root: TrustRoot, evidence: bytes) -> Finding:
+def judge_evidence(root: TrustRoot, evidence: bytes) -> Finding:
     """What the encoded evidence proves under this trust root.
 
     Raises EvidenceRefused for evidence that proves nothing: EVIDENCE_ENCODING, EVIDENCE_SAME, EVIDENCE_OTHER_WITNESS,
@@ -333,7 +333,7 @@ def _proofs() -> Iterator[None]:
 
 def _proves(root: TrustRoot, evidence: Evidence) -> bool:
     try:
-        judge(root, encode(evidence))
+        judge_evidence(root, encode(evidence))
     except VerificationError:
         return False
     return True

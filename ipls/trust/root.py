@@ -94,7 +94,7 @@ class TrustRoot:
             raise TrustRootRefused("TRUST_ROOT_EXPIRED", "the trust root has expired: get the newest version")
 
 
-def parse(data: bytes) -> TrustRoot:
+def parse_trust_root(data: bytes) -> TrustRoot:
     """Reads a trust root file. Raises TrustRootRefused TRUST_ROOT_INVALID for anything but a complete, sound one."""
     if len(data) > MAX_FILE:
         raise _invalid("the file is too large")
@@ -123,8 +123,8 @@ def parse(data: bytes) -> TrustRoot:
     return root
 
 
-def encode(root: TrustRoot) -> bytes:
-    """The TOML file that `parse` reads back as an equal root."""
+def encode_trust_root(root: TrustRoot) -> bytes:
+    """The TOML file that `parse_trust_root` reads back as an equal root."""
     return tomli_w.dumps(
         {
             "number": root.number,

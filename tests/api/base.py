@@ -75,7 +75,7 @@ if __name__ == "__main__":
     from ipls.akd import verify_lookup
     from ipls.client.device import Device
     from ipls.client.errors import ProfileError
-    from ipls.trust.root import encode, parse
+    from ipls.trust.root import encode_trust_root, parse_trust_root
     from tests.trust.roots import make_root
 
     key, lookup = (
@@ -85,7 +85,7 @@ if __name__ == "__main__":
         bytes.fromhex, (lookup["root"], key["vrf_public_key"], lookup["label"], lookup["proof"])
     )
     assert verify_lookup(root, lookup["epoch"], vrf_key, label, proof).value.hex() == lookup["value"]
-    assert parse(encode(make_root())) == make_root()
+    assert parse_trust_root(encode_trust_root(make_root())) == make_root()
     try:
         Device.open(Path("/nonexistent"))
     except ProfileError as error:

@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 
 from ipls.akd import EMPTY_ROOT
 from ipls.crypto.keys import public_key
-from ipls.trust.root import TrustRoot, Witness, WitnessKey, encode
+from ipls.trust.root import TrustRoot, Witness, WitnessKey, encode_trust_root
 from tests.server.chains import Chain
 from tests.trust.roots import NAMESPACE, NOW, WITNESSES, cosign, make_root
 
@@ -88,7 +88,7 @@ class World:
 
     def trust_file(self, folder: Path) -> Path:
         path = folder / "trust.toml"
-        path.write_bytes(encode(self.root))
+        path.write_bytes(encode_trust_root(self.root))
         return path
 
     def answer(self, target: str) -> Answer:

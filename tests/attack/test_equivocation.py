@@ -28,7 +28,7 @@ from ipls.server.directory.witnesses import Witnesses
 from ipls.store.evidence import EvidenceFolder
 from ipls.trust.heads import Head
 from ipls.trust.identity import encode_record
-from ipls.trust.root import TrustRoot, encode
+from ipls.trust.root import TrustRoot, encode_trust_root
 from tests.attack.directory import Directory
 from tests.e2e.running import ipls
 from tests.server.directories import ALICE, PROPOSER, World, record
@@ -41,7 +41,7 @@ OWN, ANOTHER = encode_record(public_key(seed(100))), encode_record(public_key(se
 def convinced(folder: Path, root: TrustRoot, file: Path) -> dict[str, Any]:
     """What the command says of the file to somebody who has it and the trust root."""
     trust = folder / "third party's trust.toml"
-    trust.write_bytes(encode(root))
+    trust.write_bytes(encode_trust_root(root))
     ended = ipls("verify", "evidence", file, "--trust", trust, "--json")
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout)

@@ -3,7 +3,7 @@
 from ipls.auditlog.equivocation import MAX_EPOCHS, EquivocationDetector
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.witness.v1.witness_pb2 import Proposal, SignedProposal
-from ipls.trust.evidence import encode, judge
+from ipls.trust.evidence import encode, judge_evidence
 from ipls.trust.heads import Head
 from ipls.trust.proposals import sign_proposal
 from tests.trust.roots import NAMESPACE, NOW, PROPOSER, WITNESSES, signed, three_of
@@ -21,7 +21,7 @@ def proposal(new_root: bytes, epoch: int, term: int = 1) -> SignedProposal:
 
 
 def blamed(found: list[Evidence]) -> list[tuple[str, ...]]:
-    return [judge(ROOT, encode(evidence)).witnesses for evidence in found]
+    return [judge_evidence(ROOT, encode(evidence)).witnesses for evidence in found]
 
 
 def test_the_same_met_again_and_signed_anew_is_the_same_evidence() -> None:

@@ -18,7 +18,7 @@ from ipls.auditor import walker as auditor
 from ipls.cli.audit import command
 from ipls.crypto.keys import public_key
 from ipls.proto.akd.v1.akd_pb2 import SingleAppendOnlyProof
-from ipls.trust.evidence import judge
+from ipls.trust.evidence import judge_evidence
 from tests.attack.log import World, answer, listing, name, public_world
 from tests.e2e.running import IPLS
 from tests.server.chains import Chain
@@ -194,7 +194,7 @@ def test_a_witness_that_shows_another_root_for_an_epoch_already_walked(world: Wo
 
 def proven(world: World, report: dict[str, Any]) -> list[tuple[str, tuple[str, ...], int]]:
     """What the files that the report names prove to a third party."""
-    findings = [judge(world.root, Path(file).read_bytes()) for file in report["evidence"]]
+    findings = [judge_evidence(world.root, Path(file).read_bytes()) for file in report["evidence"]]
     return [(finding.kind, finding.witnesses, finding.epoch) for finding in findings]
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from ipls.config import load_trust_root, load_trust_version
 from ipls.proto.trust.v1.trust_pb2 import TrustChain
-from ipls.trust.chain import Version
-from ipls.trust.root import encode, parse
+from ipls.trust.chain import TrustRootVersion
+from ipls.trust.root import encode_trust_root, parse_trust_root
 from ipls.units import DAY_MS
 from tests.attack.log import public_world
 from tests.e2e.running import ipls
@@ -120,7 +120,7 @@ def test_a_witness_signs_one_file_a_number(folder: Path) -> None:
 
 def test_a_witness_signs_only_what_continues_its_version(folder: Path) -> None:
     file = draft(folder)
-    proper = parse(file.read_bytes())
+    proper = parse_trust_root(file.read_bytes())
     later = draft(folder, name="later.toml")
     for text, reason in (
         (file.read_text().replace("number = 2", "number = 3"), "TRUST_ROOT_GAP"),
@@ -183,7 +183,7 @@ def test_the_operators_edits_are_what_is_signed(folder: Path) -> None:
     file.write_bytes(b"# agreed on 1 April\n" + file.read_bytes())
     trust(folder, "publish", file, *sign(folder, file, "witness", "witness-2"))
     version = load_trust_version(folder / "trust.toml")
-    assert version.file == file.read_bytes() != encode(version.root)
+    assert version.file == file.read_bytes() != encode_trust_root(version.root)
 
 
 @pytest.mark.parametrize(
@@ -206,8 +206,10 @@ def test_an_audit_goes_by_the_newest_version(tmp_path: Path) -> None:
     """The first version's witness is gone; the second, which it signed, names those that answer."""
     gone = witness("gone", THIEF)
     with public_world(2) as world:
-        pinned = Version.parse(encode(replace(world.root, witnesses=(gone,), k=1)))
-        second = Version.parse(encode(replace(world.root, number=2, previous=pinned.head.root_hash)))
+        pinned = TrustRootVersion.parse(encode_trust_root(replace(world.root, witnesses=(gone,), k=1)))
+        second = TrustRootVersion.parse(
+            encode_trust_root(replace(world.root, number=2, previous=pinned.head.root_hash))
+        )
         (tmp_path / "trust.toml").write_bytes(pinned.file)
         arguments = ("audit", "--trust", tmp_path / "trust.toml", "--state", tmp_path / "state", "--json")
         chain = TrustChain(versions=[signed(second, THIEF, *WITNESSES[:2])])

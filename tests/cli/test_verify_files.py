@@ -17,7 +17,7 @@ from ipls.trust.bundle import sign_bundle
 from ipls.trust.evidence import encode as encode_evidence
 from ipls.trust.evidence import two_heads
 from ipls.trust.heads import Head
-from ipls.trust.root import TrustRoot, encode
+from ipls.trust.root import TrustRoot, encode_trust_root
 from ipls.units import DAY_MS
 from tests.attack.directory import Directory
 from tests.attack.log import LATER, name
@@ -66,7 +66,7 @@ def lookup(version: int, **fields: Any) -> LabelProof:
 def run(tmp_path: Path) -> Verify:
     """The command over a file with these bytes: (exit status, standard output, standard error)."""
     trust = tmp_path / "trust.toml"
-    trust.write_bytes(encode(ROOT))
+    trust.write_bytes(encode_trust_root(ROOT))
 
     def run(kind: str, content: bytes, *options: object, file: str = "file") -> tuple[int, str, str]:
         path = tmp_path / file
@@ -237,7 +237,7 @@ def test_a_bundle_and_the_one_that_it_continues(run: Verify, tmp_path: Path) -> 
 
 def test_what_is_not_there_is_misuse(tmp_path: Path) -> None:
     trust = tmp_path / "trust.toml"
-    trust.write_bytes(encode(ROOT))
+    trust.write_bytes(encode_trust_root(ROOT))
     (tmp_path / "file").write_bytes(b"")
     for file, root in (("nothing", trust), ("file", tmp_path / "nothing"), ("file", tmp_path / "file")):
         ended = ipls("verify", "history", tmp_path / file, "--trust", root)

@@ -27,7 +27,7 @@ from ipls.proto.directory.v1.directory_pb2_grpc import (
     add_DirectoryServiceServicer_to_server,
 )
 from ipls.rpc.errors import ServiceError
-from ipls.trust.evidence import judge
+from ipls.trust.evidence import judge_evidence
 from ipls.trust.heads import Head
 from ipls.trust.identity import encode_record, verify_identity
 from ipls.trust.root import TrustRoot
@@ -82,7 +82,7 @@ def test_a_head_that_does_not_hold_changes_nothing(profile: Profile, head: Any, 
 
 def proven(profile: Profile, root: TrustRoot) -> list[tuple[str, tuple[str, ...], int]]:
     """What the files that the device kept prove to a third party."""
-    findings = [judge(root, file.read_bytes()) for file in profile.evidence.files()]
+    findings = [judge_evidence(root, file.read_bytes()) for file in profile.evidence.files()]
     return [(finding.kind, finding.witnesses, finding.epoch) for finding in findings]
 
 

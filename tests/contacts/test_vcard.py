@@ -7,7 +7,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ipls.contacts.records import MAX_CARD
-from ipls.contacts.vcard import NO_BEGIN, NO_END, NO_NAME, TOO_LARGE, Card, Contact, Skipped, join, read, split
+from ipls.contacts.vcard import (
+    NO_BEGIN,
+    NO_END,
+    NO_NAME,
+    TOO_LARGE,
+    Card,
+    Contact,
+    Skipped,
+    join_cards,
+    read_card,
+    split_cards,
+)
 
 ROOT = Path(__file__).parent.parent.parent
 ADA = b"BEGIN:VCARD\r\nVERSION:3.0\r\nFN:Ada\r\nEND:VCARD"
@@ -16,7 +27,7 @@ BOB = b"begin:vcard\nversion:3.0\nfn:Bob\nend:vcard"
 
 def cards(data: bytes) -> list[bytes]:
     """All of the address book, which must be nothing but cards."""
-    found = list(split(data))
+    found = list(split_cards(data))
     assert all(isinstance(each, Card) for each in found), found
     return [each.data for each in found if isinstance(each, Card)]
 
@@ -36,7 +47,7 @@ def test_a_card_is_its_own_bytes(between: bytes):
 
 def test_lines_are_counted_from_one_whatever_ends_them():
     book = b"\r\n".join([ADA, BOB, b"", BOB.replace(b"\n", b"\r"), ADA, b"END:VCARD"])
-    assert [each.line for each in split(book)] == [1, 5, 10, 14, 18]
+    assert [each.line for each in split_cards(book)] == [1, 5, 10, 14, 18]
 
 
 @pytest.mark.parametrize("marker", ["Begin:vCard", "BEGIN : VCARD", "bEGIN:\tvcard", "BEGIN:VCARD   "])
@@ -80,8 +91,8 @@ def test_a_whole_card_may_share_a_line():
 )
 def test_markers_inside_a_value_do_not_cut(text: str):
     one = card("FN:Ada", text)
-    assert cards(join([one, ADA, one])) == [one, ADA, one]
-    assert read(one).name == "Ada"
+    assert cards(join_cards([one, ADA, one])) == [one, ADA, one]
+    assert read_card(one).name == "Ada"
 
 
 @pytest.mark.parametrize("after", [b"", b"\r\n" + ADA, b"\n\n\xef\xbb\xbf " + ADA, b"\r\n\r\n"])
@@ -92,7 +103,7 @@ def test_a_soft_break_left_before_the_end_costs_no_card(after: bytes):
 
 def test_a_card_without_an_end_is_reported_and_the_rest_goes_on():
     cut = b"BEGIN:VCARD\r\nVERSION:2.1\r\nNOTE;ENCODING=QUOTED-PRINTABLE:=\r\n"
-    assert list(split(cut + ADA + b"\r\n" + cut + cut)) == [
+    assert list(split_cards(cut + ADA + b"\r\n" + cut + cut)) == [
         Skipped(1, NO_END),
         Card(4, ADA),
         Skipped(8, NO_END),
@@ -102,17 +113,17 @@ def test_a_card_without_an_end_is_reported_and_the_rest_goes_on():
 
 def test_a_card_in_a_card_without_an_end_is_reported():
     open_agent = b"BEGIN:VCARD\nAGENT:\nBEGIN:VCARD\nN:Nested\nEND:VCARD\n"
-    assert list(split(open_agent + ADA)) == [Skipped(1, NO_END), Card(6, ADA)]
+    assert list(split_cards(open_agent + ADA)) == [Skipped(1, NO_END), Card(6, ADA)]
 
 
 def test_a_card_without_a_beginning_is_reported():
-    assert list(split(b"FN:Half\nEND:VCARD\n" + ADA)) == [Skipped(2, NO_BEGIN), Card(3, ADA)]
+    assert list(split_cards(b"FN:Half\nEND:VCARD\n" + ADA)) == [Skipped(2, NO_BEGIN), Card(3, ADA)]
 
 
 def test_a_card_over_the_limit_is_reported_and_one_at_the_limit_kept():
     frame = len(b"BEGIN:VCARD\nPHOTO:\nEND:VCARD")
     largest = b"BEGIN:VCARD\nPHOTO:" + b"x" * (MAX_CARD - frame) + b"\nEND:VCARD"
-    assert list(split(join([largest, largest.replace(b"x", b"xx", 1), ADA]))) == [
+    assert list(split_cards(join_cards([largest, largest.replace(b"x", b"xx", 1), ADA]))) == [
         Card(1, largest),
         Skipped(4, TOO_LARGE),
         Card(7, ADA),
@@ -121,16 +132,19 @@ def test_a_card_over_the_limit_is_reported_and_one_at_the_limit_kept():
 
 @pytest.mark.parametrize("data", [b"", b"\r\n", b"\xef\xbb\xbf", b"name,number\nAda,1\n", b"\0\xff" * 100])
 def test_what_has_no_card_gives_none(data: bytes):
-    assert list(split(data)) == []
+    assert list(split_cards(data)) == []
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 def test_a_utf_16_book_is_read_as_utf_8(encoding: str):
     one = card("FN:Zoë 🎸")
-    book = ("\ufeff" + join([one, ADA]).decode()).encode(encoding)
+    book = ("\ufeff" + join_cards([one, ADA]).decode()).encode(encoding)
     assert cards(book) == [one, ADA]
     assert cards(book + b"\0") == [one, ADA]
-    assert list(split(book[:-60] + "\ud83c".encode(encoding, "surrogatepass"))) == [Card(1, one), Skipped(5, NO_END)]
+    assert list(split_cards(book[:-60] + "\ud83c".encode(encoding, "surrogatepass"))) == [
+        Card(1, one),
+        Skipped(5, NO_END),
+    ]
 
 
 PIECES = [
@@ -144,18 +158,18 @@ books = st.lists(st.sampled_from(PIECES), max_size=40).map(b"".join) | st.binary
 @given(books)
 @example(b"BEGIN:VCARD\nA;QUOTED-PRINTABLE:=\nEND:VCARD\n\n\nBEGIN:VCARDEND:VCARDEND:VCARD")
 def test_an_export_gives_the_same_cards_again(book: bytes):
-    found = [each.data for each in split(book) if isinstance(each, Card)]
-    assert cards(join(found)) == found
+    found = [each.data for each in split_cards(book) if isinstance(each, Card)]
+    assert cards(join_cards(found)) == found
     for each in found:
         assert each in book or book[:2] in (b"\xff\xfe", b"\xfe\xff")
-        assert read(each).name
+        assert read_card(each).name
 
 
 @given(st.lists(st.binary(min_size=1, max_size=60)))
 def test_cards_of_any_text_come_back_whole(notes: list[bytes]):
     coded = ("=\r\n".join(f"={byte:02X}" for byte in note) for note in notes)
     book = [card("NOTE;ENCODING=QUOTED-PRINTABLE:" + note, "FN:Ada") for note in coded]
-    assert cards(join(book)) == book
+    assert cards(join_cards(book)) == book
 
 
 def test_hostile_books_take_linear_time():
@@ -168,7 +182,7 @@ def test_hostile_books_take_linear_time():
         b"BEGIN" + b" " * size + b"BEGIN:" + b" " * size,
         b"BEGIN:VCARD\n" + b"a." * size + b"\nEND:VCARD",
     ):
-        assert all(isinstance(each, Skipped | Card) for each in split(book))
+        assert all(isinstance(each, Skipped | Card) for each in split_cards(book))
     for line in (
         b'TEL;A="' + b'","' * size,
         b"TEL;A=" + b"1," * 30_000 + b"=",
@@ -176,14 +190,14 @@ def test_hostile_books_take_linear_time():
         b"N:" + b"\\" * 60_001,
         b"FN:" + b";,\\" * 20_000,
     ):
-        assert read(b"BEGIN:VCARD\n" + line + b"\nEND:VCARD").numbers == ()
+        assert read_card(b"BEGIN:VCARD\n" + line + b"\nEND:VCARD").numbers == ()
 
 
 # Reading
 
 
 def contact(*lines: str, version: str = "3.0") -> Contact:
-    return read(card(*lines, version=version))
+    return read_card(card(*lines, version=version))
 
 
 @pytest.mark.parametrize(
@@ -218,13 +232,13 @@ def test_names_in_other_encodings():
     for charset, name in (("ISO-8859-1", "Müller"), ("Shift_JIS", "ソ表山"), ("KOI8-R", "Анна"), ("GBK", "王芳")):
         raw = name.encode(charset)
         line = f"FN;CHARSET={charset}".encode()
-        assert read(b"BEGIN:VCARD\n" + line + b":" + raw + b"\nEND:VCARD").name == name
+        assert read_card(b"BEGIN:VCARD\n" + line + b":" + raw + b"\nEND:VCARD").name == name
         quoted = "".join(f"={byte:02x}" for byte in raw).encode()
         coded = line + b";ENCODING=QUOTED-PRINTABLE:=\n" + quoted
-        assert read(b"BEGIN:VCARD\n" + coded + b"\nEND:VCARD").name == name
-    assert read(b"BEGIN:VCARD\nFN:M\xfcller\nEND:VCARD").name == "Müller"
+        assert read_card(b"BEGIN:VCARD\n" + coded + b"\nEND:VCARD").name == name
+    assert read_card(b"BEGIN:VCARD\nFN:M\xfcller\nEND:VCARD").name == "Müller"
     # A fold may part the bytes of one character.
-    assert read(b"BEGIN:VCARD\nVERSION:3.0\nFN:M\xc3\r\n \xbcller\nEND:VCARD").name == "Müller"
+    assert read_card(b"BEGIN:VCARD\nVERSION:3.0\nFN:M\xc3\r\n \xbcller\nEND:VCARD").name == "Müller"
 
 
 def test_old_cards_fold_at_blanks_that_are_theirs():
@@ -358,12 +372,12 @@ def test_exports_as_telephones_and_programs_write_them(export: str, encoding: st
     book = export.replace("\n", ending).encode(encoding)
     one = book.rstrip()
     assert cards(book * 3) == [one] * 3
-    assert read(one) == expected
+    assert read_card(one) == expected
 
 
 @given(st.binary(max_size=300))
 def test_no_property_condemns_its_card(line: bytes):
-    assert read(b"BEGIN:VCARD\n" + line + b"\nFN:Ada\nEND:VCARD").name == "Ada"
+    assert read_card(b"BEGIN:VCARD\n" + line + b"\nFN:Ada\nEND:VCARD").name == "Ada"
 
 
 # The bundled address book
@@ -378,7 +392,7 @@ def test_the_bundled_address_book_is_fresh_and_all_cards(tmp_path: Path):
     found = cards(book)
     assert len(found) == len(set(found)) == 1000
     assert len(book) < 1_000_000
-    contacts = [read(each) for each in found]
+    contacts = [read_card(each) for each in found]
     assert {len(each.numbers) for each in contacts} >= {0, 1, 2, 3}
     assert max(len(each.name) for each in contacts) > 100
     assert any("🎸" in each.name for each in contacts)

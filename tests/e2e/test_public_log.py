@@ -10,7 +10,7 @@ from ipls.proto.directory.v1.directory_pb2 import GetHeadRequest
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
 from ipls.rpc.channel import open_channel
 from ipls.trust.heads import Head, verify_head
-from ipls.trust.root import TrustRoot, parse
+from ipls.trust.root import TrustRoot, parse_trust_root
 from tests.e2e.running import Deployment
 
 KEY = "{http://s3.amazonaws.com/doc/2006-03-01/}Contents/{http://s3.amazonaws.com/doc/2006-03-01/}Key"
@@ -50,7 +50,7 @@ async def test_the_log_is_what_the_witnesses_signed(deployment: Deployment) -> N
     for number in range(3):
         async with deployment.device(f"log{number}") as phone:
             await deployment.register(phone, f"+4930555{number:04}")
-    root = parse((deployment.folder / "trust.toml").read_bytes())
+    root = parse_trust_root((deployment.folder / "trust.toml").read_bytes())
     log = root.log_url.rstrip("/")
     assert urlsplit(log).path == ""
     heads = await signed_heads(deployment, root)

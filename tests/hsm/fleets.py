@@ -57,7 +57,7 @@ class Host:
     def trust(self, **changes: Any) -> None:
         """Its trust root, of no development fleet unless told otherwise."""
         root = make_root(**{"development": False, **changes})
-        (self.folder / "trust.toml").write_bytes(trust_root.encode(root))
+        (self.folder / "trust.toml").write_bytes(trust_root.encode_trust_root(root))
 
     def run(self, command: str, *arguments: object) -> str:
         return run(command, *arguments, "--config", self.config)

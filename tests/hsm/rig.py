@@ -145,7 +145,7 @@ class Rig:
         self.directory = Directory()
         self.token, self.tokens = vault_token(token, folder / "token")
         write_new(folder / "pin", f"{PIN}\n".encode())
-        (folder / "trust.toml").write_bytes(trust_root.encode(self.root))
+        (folder / "trust.toml").write_bytes(trust_root.encode_trust_root(self.root))
         self.signed_bundle: SignedBundle | None = None
         self.write_bundle()
         authority = Authority(folder, self.root.namespace)

@@ -10,7 +10,7 @@ from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import public_key
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot, TrustChain
 from ipls.proto.witness.v1.head_pb2 import SignedHead
-from ipls.trust.chain import Version, follow, walk
+from ipls.trust.chain import TrustRootVersion, follow, follow_versions
 from ipls.trust.errors import HeadRefused, TrustRootRefused
 from ipls.trust.heads import Head, verify_head
 from ipls.trust.root import WitnessKey
@@ -24,7 +24,7 @@ NEWCOMERS = three_of().witnesses[0], witness("d", D), witness("e", E)
 """Of the old three only the first stays: no signer of the old quorum but A is in the new one."""
 
 
-def refused(version: SignedTrustRoot, old: Version = PINNED) -> str:
+def refused(version: SignedTrustRoot, old: TrustRootVersion = PINNED) -> str:
     with pytest.raises(TrustRootRefused) as e:
         follow(old, version, NOW)
     return e.value.reason
@@ -35,12 +35,12 @@ def test_the_newest_of_a_chain_is_found_through_expired_versions_between() -> No
     third = after(second, k=3, expires_ms=NOW + YEAR)
     chain = [signed(second, A, B, D), signed(third, A, D, E)]
     assert second.root.expires_ms < NOW
-    assert walk(PINNED, chain, now_ms=NOW) == third
-    assert walk(PINNED, [], now_ms=NOW) == PINNED
+    assert follow_versions(PINNED, chain, now_ms=NOW) == third
+    assert follow_versions(PINNED, [], now_ms=NOW) == PINNED
 
 
 def test_the_last_ones_expiry_counts() -> None:
-    expired = walk(PINNED, [signed(after(PINNED), A, B)], now_ms=NOW).root
+    expired = follow_versions(PINNED, [signed(after(PINNED), A, B)], now_ms=NOW).root
     head = SignedHead(
         epoch=1, root_hash=bytes(32), cosignatures=[cosign(s, NAMESPACE, 1, bytes(32), NOW) for s in (A, B)]
     )
@@ -81,11 +81,11 @@ def test_two_files_of_one_number_are_a_fork() -> None:
     one, other = after(PINNED), after(PINNED, k=3)
     chain = [signed(one, A, B, C), signed(other, A, B, C)]
     with pytest.raises(TrustRootRefused, check=lambda e: e.reason == "TRUST_ROOT_FORK"):
-        walk(PINNED, chain, now_ms=NOW)
+        follow_versions(PINNED, chain, now_ms=NOW)
 
 
 def test_what_is_signed_is_the_file_to_the_byte() -> None:
-    commented = Version.parse(b"# the same to a reader\n" + after(PINNED).file)
+    commented = TrustRootVersion.parse(b"# the same to a reader\n" + after(PINNED).file)
     assert commented.root == after(PINNED).root
     assert refused(SignedTrustRoot(file=commented.file, cosignatures=signed(after(PINNED), A, B).cosignatures)) == (
         "TRUST_ROOT_OLD_QUORUM"
@@ -164,7 +164,7 @@ def test_a_namespace_with_a_slash_is_no_trust_roots() -> None:
         file = PINNED.file.replace(b'"test.ipls"', f'"{namespace}"'.encode())
         assert file != PINNED.file
         with pytest.raises(TrustRootRefused, check=lambda e: e.reason == "TRUST_ROOT_INVALID"):
-            Version.parse(file)
+            TrustRootVersion.parse(file)
 
 
 def test_two_live_keys_of_one_id_are_refused() -> None:
@@ -188,7 +188,7 @@ def test_no_change_to_a_chains_bytes_leads_elsewhere(data: st.DataObject) -> Non
     at, end = sorted(data.draw(st.tuples(*2 * [st.integers(0, len(ENCODED))])))
     mutated = ENCODED[:at] + data.draw(st.binary(max_size=8)) + ENCODED[end:]
     try:
-        newest = walk(PINNED, TrustChain.FromString(mutated).versions, now_ms=NOW)
+        newest = follow_versions(PINNED, TrustChain.FromString(mutated).versions, now_ms=NOW)
     except (DecodeError, VerificationError):
         return
     assert newest.file in (PINNED.file, CHAIN[0].file, LAST.file)
@@ -199,7 +199,7 @@ def test_no_flipped_bit_of_a_chain_is_accepted(bit: int) -> None:
     flipped = bytearray(ENCODED)
     flipped[bit // 8] ^= 1 << bit % 8
     try:
-        newest = walk(PINNED, TrustChain.FromString(bytes(flipped)).versions, now_ms=NOW)
+        newest = follow_versions(PINNED, TrustChain.FromString(bytes(flipped)).versions, now_ms=NOW)
     except (DecodeError, VerificationError):
         return
     assert newest.file != LAST.file
@@ -208,10 +208,10 @@ def test_no_flipped_bit_of_a_chain_is_accepted(bit: int) -> None:
 @given(st.lists(st.sampled_from(CHAIN), max_size=4))
 def test_the_order_of_the_versions_is_the_one_in_which_they_were_made(versions: list[SignedTrustRoot]) -> None:
     if versions in ([], CHAIN[:1], CHAIN):
-        assert walk(PINNED, versions, now_ms=NOW).root.number == 1 + len(versions)
+        assert follow_versions(PINNED, versions, now_ms=NOW).root.number == 1 + len(versions)
         return
     with pytest.raises(TrustRootRefused):
-        walk(PINNED, versions, now_ms=NOW)
+        follow_versions(PINNED, versions, now_ms=NOW)
 
 
 @given(st.sampled_from([0, 1]), st.integers(0, 2))
@@ -220,4 +220,4 @@ def test_no_signature_of_a_chain_can_be_left_out(version: int, signature: int) -
     cut = [SignedTrustRoot.FromString(each.SerializeToString()) for each in CHAIN]
     del cut[version].cosignatures[signature]
     with pytest.raises(TrustRootRefused):
-        walk(PINNED, cut, now_ms=NOW)
+        follow_versions(PINNED, cut, now_ms=NOW)

@@ -20,7 +20,7 @@ from ipls.trust.evidence import (
     encode,
     from_heads,
     from_histories,
-    judge,
+    judge_evidence,
     rewrite,
     two_heads,
     two_proposals,
@@ -98,7 +98,7 @@ LIE = make_lie()
 
 def refused(evidence: Evidence | bytes, root: TrustRoot = ROOT) -> str:
     with pytest.raises(VerificationError) as e:
-        judge(root, evidence if isinstance(evidence, bytes) else encode(evidence))
+        judge_evidence(root, evidence if isinstance(evidence, bytes) else encode(evidence))
     return e.value.reason
 
 
@@ -108,7 +108,7 @@ def refused(evidence: Evidence | bytes, root: TrustRoot = ROOT) -> str:
 @pytest.mark.parametrize("namespace", [NAMESPACE, f"{NAMESPACE}/trust", f"{NAMESPACE}/fleet"])
 def test_two_signatures_of_one_witness_name_it(namespace: str) -> None:
     evidence = two_signatures(answer(B, namespace=namespace), answer(B, OTHER, namespace=namespace, time=NOW - YEAR))
-    finding = judge(ROOT, encode(evidence))
+    finding = judge_evidence(ROOT, encode(evidence))
     assert (finding.kind, finding.witnesses, finding.namespace, finding.epoch) == (
         "two_signatures",
         ("w1",),
@@ -120,21 +120,21 @@ def test_two_signatures_of_one_witness_name_it(namespace: str) -> None:
 
 
 def test_two_quorums_name_who_is_in_both() -> None:
-    finding = judge(ROOT, encode(two_heads(signed(HEAD, A, B), signed(OTHER, B, C))))
+    finding = judge_evidence(ROOT, encode(two_heads(signed(HEAD, A, B), signed(OTHER, B, C))))
     assert (finding.kind, finding.witnesses, finding.epoch) == ("two_heads", ("w1",), 7)
-    everyone = judge(ROOT, encode(two_heads(signed(HEAD, A, B, C), signed(OTHER, A, B, C))))
+    everyone = judge_evidence(ROOT, encode(two_heads(signed(HEAD, A, B, C), signed(OTHER, A, B, C))))
     assert everyone.witnesses == ("w0", "w1", "w2")
 
 
 def test_two_proposals_say_that_the_directory_forked_and_blame_no_witness() -> None:
-    finding = judge(ROOT, encode(two_proposals(proposal(b"\x01" * 32), proposal(b"\x02" * 32))))
+    finding = judge_evidence(ROOT, encode(two_proposals(proposal(b"\x01" * 32), proposal(b"\x02" * 32))))
     assert (finding.kind, finding.witnesses, finding.epoch) == ("two_proposals", (), 7)
     assert finding.text.startswith("the directory forked: its proposal key signed two roots for epoch 7")
 
 
 def test_a_leaf_that_changed_or_went_shows_a_directory_that_does_not_only_append() -> None:
-    changed = judge(ROOT, encode(rewrite(LIE.earlier, LIE.membership, LIE.changed_head, now=LIE.changed)))
-    gone = judge(ROOT, encode(rewrite(LIE.earlier, LIE.membership, LIE.gone_head, gone=LIE.gone)))
+    changed = judge_evidence(ROOT, encode(rewrite(LIE.earlier, LIE.membership, LIE.changed_head, now=LIE.changed)))
+    gone = judge_evidence(ROOT, encode(rewrite(LIE.earlier, LIE.membership, LIE.gone_head, gone=LIE.gone)))
     for finding, became in ((changed, "became"), (gone, "is gone in epoch 2")):
         assert (finding.kind, finding.witnesses, finding.epoch) == ("rewrite", (), 2)
         assert became in finding.text
@@ -144,13 +144,13 @@ def test_a_witness_is_one_whatever_its_key_and_its_key_must_be_good_at_the_time(
     keys = WitnessKey(public_key(A), NOW - YEAR, NOW), WitnessKey(public_key(seed(30)), NOW, NOW + YEAR)
     root = three_of(2, witnesses=(Witness("w0", "https://w0.example", keys), *ROOT.witnesses[1:]))
     evidence = two_signatures(answer(A, time=NOW - 1), answer(seed(30), OTHER))
-    assert judge(root, encode(evidence)).witnesses == ("w0",)
+    assert judge_evidence(root, encode(evidence)).witnesses == ("w0",)
     assert refused(two_signatures(answer(A, time=NOW), answer(seed(30), OTHER)), root) == "HEAD_KEY_EXPIRED"
 
 
 def test_evidence_outlives_the_trust_root_and_every_clock() -> None:
     root = three_of(2, expires_ms=1)
-    assert judge(root, encode(two_signatures(answer(A), answer(A, OTHER)))).witnesses == ("w0",)
+    assert judge_evidence(root, encode(two_signatures(answer(A), answer(A, OTHER)))).witnesses == ("w0",)
 
 
 def test_the_same_pair_is_the_same_evidence_whichever_came_first() -> None:
@@ -173,7 +173,7 @@ def test_what_two_histories_prove_together() -> None:
         for leaf in (LIE.membership, LIE.changed)
     )
     (evidence,) = from_histories(ROOT, LIE.earlier, before, LIE.changed_head, history=after)
-    assert judge(ROOT, encode(evidence)).kind == "rewrite"
+    assert judge_evidence(ROOT, encode(evidence)).kind == "rewrite"
     heads = [stuffed(SignedHead.FromString(head.SerializeToString())) for head in (LIE.earlier, LIE.changed_head)]
     assert from_histories(ROOT, heads[0], before, heads[1], history=after) == [evidence]
     assert from_histories(ROOT, LIE.earlier, before, LIE.earlier, history=before) == []
@@ -181,10 +181,10 @@ def test_what_two_histories_prove_together() -> None:
 
 def test_what_two_heads_prove_together() -> None:
     (quorums,) = from_heads(ROOT, signed(HEAD, A, B), signed(OTHER, B, C))
-    assert judge(ROOT, encode(quorums)).kind == "two_heads"
+    assert judge_evidence(ROOT, encode(quorums)).kind == "two_heads"
     assert from_heads(ROOT, signed(HEAD, A, B), stuffed(signed(OTHER, B, C))) == [quorums]
     alone = from_heads(ROOT, signed(HEAD, A, B, C), signed(OTHER, B, THIEF))
-    assert [judge(ROOT, encode(e)).witnesses for e in alone] == [("w1",)]
+    assert [judge_evidence(ROOT, encode(e)).witnesses for e in alone] == [("w1",)]
     assert from_heads(ROOT, signed(HEAD, A, B), signed(OTHER, C)) == []
     assert from_heads(ROOT, signed(HEAD, A, B), signed(HEAD, B, C)) == []
     assert from_heads(ROOT, signed(HEAD, A, B), signed(Head(8, bytes(32)), A, B)) == []
@@ -315,7 +315,7 @@ def test_a_node_that_is_no_leaf_may_change() -> None:
     same = next(n for n, _ in changed.path(changed.leaf(directory.position(LABEL, True, 1))) if n.label == parent.label)
     evidence = rewrite(LIE.earlier, inner, LIE.changed_head, now=changed.membership(same).SerializeToString())
     with pytest.raises(VerificationError, match="NOT_A_LEAF"):
-        judge(ROOT, encode(evidence))
+        judge_evidence(ROOT, encode(evidence))
 
 
 REAL = {
@@ -325,13 +325,13 @@ REAL = {
     "changed": rewrite(LIE.earlier, LIE.membership, LIE.changed_head, now=LIE.changed),
     "gone": rewrite(LIE.earlier, LIE.membership, LIE.gone_head, gone=LIE.gone),
 }
-GUILTY = {name: set(judge(ROOT, encode(evidence)).witnesses) for name, evidence in REAL.items()}
+GUILTY = {name: set(judge_evidence(ROOT, encode(evidence)).witnesses) for name, evidence in REAL.items()}
 
 
 @pytest.mark.parametrize("kind", REAL)
 def test_evidence_has_one_encoding(kind: str) -> None:
     data = encode(REAL[kind])
-    assert judge(ROOT, data)
+    assert judge_evidence(ROOT, data)
     for other in (data + b"\x7a\x00", data + b"\x2a\x00", data[:-1], b"", data + data):
         assert refused(other) == "EVIDENCE_ENCODING"
     assert refused(data + bytes(256 * 1024)) == "EVIDENCE_ENCODING"
@@ -347,10 +347,10 @@ def test_mutated_evidence_never_names_an_innocent_witness(kind: str, data: st.Da
     put = data.draw(st.one_of(st.binary(max_size=40), st.just(bytes([honest[at] ^ 1 << data.draw(st.integers(0, 7))]))))
     mutated = honest[:at] + put + honest[end:]
     try:
-        finding = judge(ROOT, mutated)
+        finding = judge_evidence(ROOT, mutated)
     except VerificationError:
         return
-    assert finding.kind == judge(ROOT, honest).kind
+    assert finding.kind == judge_evidence(ROOT, honest).kind
     assert set(finding.witnesses) <= GUILTY[kind]
 
 
@@ -363,7 +363,7 @@ def test_junk_is_refused_with_our_own_error(junk: bytes) -> None:
 
 def test_evidence_larger_than_any_may_be_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     real = encode(two_signatures(answer(A), answer(A, Head(7, b"\x08" * 32))))
-    assert judge(ROOT, real).witnesses
+    assert judge_evidence(ROOT, real).witnesses
     monkeypatch.setattr("ipls.trust.evidence.MAX_EVIDENCE", len(real) - 1)
     assert refused(real) == "EVIDENCE_ENCODING"
 
@@ -372,7 +372,7 @@ def test_evidence_larger_than_any_may_be_is_not_read(monkeypatch: pytest.MonkeyP
 def test_honest_witnesses_are_in_no_evidence_that_heads_make(ours: set[bytes], theirs: set[bytes]) -> None:
     """Whoever signed both is named, whoever signed one is not."""
     found = from_heads(ROOT, signed(HEAD, *ours), signed(OTHER, *theirs))
-    named = {name for evidence in found for name in judge(ROOT, encode(evidence)).witnesses}
+    named = {name for evidence in found for name in judge_evidence(ROOT, encode(evidence)).witnesses}
     assert named == {f"w{WITNESSES.index(by)}" for by in ours & theirs}
 
 

@@ -23,7 +23,7 @@ from ipls.store.directory import DirectoryStore, StoredHead
 from ipls.store.errors import StoreRefused
 from ipls.trust.chain import MAX_ANSWER
 from ipls.trust.identity import check_label, decode_record
-from ipls.trust.root import parse
+from ipls.trust.root import parse_trust_root
 
 REQUEST_ID_BYTES = 16
 
@@ -71,7 +71,7 @@ class DirectoryService(DirectoryServiceServicer):
         self._heads = heads
         self._readers = readers
         self._proofs = proofs
-        self._trust_roots = {parse(version.file).number: version for version in versions}
+        self._trust_roots = {parse_trust_root(version.file).number: version for version in versions}
         self._watchers = 0
         self._long_histories = 0
 

@@ -104,11 +104,11 @@ def _() -> Target:
     seed = b"\r\n".join(lines)
 
     def run(data: bytes) -> None:
-        for found in vcard.split(data):
+        for found in vcard.split_cards(data):
             if isinstance(found, vcard.Card):
-                contact = vcard.read(found.data)
+                contact = vcard.read_card(found.data)
                 assert contact.name.isprintable() or " " in contact.name
-        vcard.read(data)
+        vcard.read_card(data)
 
     return Target(run, (), (seed, seed + b"\n" + seed, (seed.decode()).encode("utf-16")))
 

@@ -18,7 +18,7 @@ from ipls.crypto.keys import public_key
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.trust.v1.proof_pb2 import LabelProof
 from ipls.rpc.errors import ServiceError, to_status
-from ipls.trust.chain import Version as TrustRootVersion
+from ipls.trust.chain import TrustRootVersion
 from ipls.trust.heads import Head
 from tests.fuzz.answers import answering, answering_once, framed, frames
 from tests.fuzz.target import LABEL, SEED, Target, folder, target

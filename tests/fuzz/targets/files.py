@@ -18,7 +18,7 @@ from ipls.config import ConfigError, load, load_core, load_witnesses
 from ipls.conformance.replay import ConformanceError, check_proofs, replay_vectors
 from ipls.proto.trust.v1.proof_pb2 import LabelProof
 from ipls.proto.witness.v1.head_pb2 import SignedHead
-from ipls.trust.root import encode
+from ipls.trust.root import encode_trust_root
 from tests.cli import test_verify_files
 from tests.fuzz.target import ROOT, Target, folder, serialized, target
 from tests.trust.roots import NAMESPACE
@@ -100,7 +100,7 @@ class _Refused(Exception):
 def _verified(kind: str, seed: LabelProof) -> Target:
     """A file that anybody may hand over; what is printed has no control characters."""
     path, trust = folder() / "file", folder() / "trust.toml"
-    trust.write_bytes(encode(test_verify_files.ROOT))
+    trust.write_bytes(encode_trust_root(test_verify_files.ROOT))
 
     def run(data: bytes) -> None:
         path.write_bytes(data)

@@ -14,11 +14,11 @@ from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.proto.witness.v1.witness_pb2 import SignedProposal
 from ipls.trust import evidence
 from ipls.trust.bundle import verify_bundle
-from ipls.trust.chain import Version, follow
+from ipls.trust.chain import TrustRootVersion, follow
 from ipls.trust.heads import Head, verify_head
 from ipls.trust.identity import check_label, decode_record, encode_record
 from ipls.trust.proposals import verify_proposal
-from ipls.trust.root import encode, parse
+from ipls.trust.root import encode_trust_root, parse_trust_root
 from tests.fuzz.target import HEAD, ROOT, Target, serialized, target
 from tests.server.chains import Chain, proposal
 from tests.trust import chains
@@ -30,10 +30,10 @@ from tests.trust.roots import NAMESPACE, NOW, OPERATOR, PROPOSER, VRF, WITNESSES
 @target("trust root")
 def _() -> Target:
     def run(data: bytes) -> None:
-        root = parse(data)
-        assert parse(encode(root)) == root
+        root = parse_trust_root(data)
+        assert parse_trust_root(encode_trust_root(root)) == root
 
-    return Target(run, (VerificationError,), (encode(make_root()), encode(ROOT)))
+    return Target(run, (VerificationError,), (encode_trust_root(make_root()), encode_trust_root(ROOT)))
 
 
 @target("trust root's successor")
@@ -42,7 +42,7 @@ def _() -> Target:
     seed = chains.signed(chains.after(old), *WITNESSES)
 
     def run(data: bytes) -> None:
-        assert follow(old, SignedTrustRoot.FromString(data), NOW) == Version.parse(seed.file)
+        assert follow(old, SignedTrustRoot.FromString(data), NOW) == TrustRootVersion.parse(seed.file)
 
     return Target(run, (VerificationError, DecodeError), serialized(seed))
 
@@ -139,7 +139,7 @@ def _() -> Target:
     one, other = [evidence.encode(e) for e in (_two_signatures(forged), _two_heads(forged))]
 
     def run(data: bytes) -> None:
-        found = evidence.judge(ROOT, data)
+        found = evidence.judge_evidence(ROOT, data)
         assert (found.namespace, found.epoch) == (NAMESPACE, 7)
 
     return Target(run, (VerificationError,), (one, other))

@@ -19,7 +19,7 @@ from ipls.proto.akd.v1.akd_pb2 import HistoryProof, LookupProof, UpdateProof
 from ipls.proto.vault.v1.core_pb2 import CoreRequest
 from ipls.proto.vault.v1.vault_pb2 import Bundle, Generation, Hsm, SessionRequest, SessionResponse, VaultHello
 from ipls.trust.bundle import bundle_head, shard_of
-from ipls.trust.evidence import encode, judge
+from ipls.trust.evidence import encode, judge_evidence
 from ipls.trust.heads import Head
 from ipls.units import DAY_MS
 from ipls.vault.errors import SessionRefused
@@ -118,7 +118,7 @@ async def test_a_fork_is_refused_and_kept_as_evidence(rig: Rig) -> None:
         core.send(session=0, head=forked)
         assert (await judged_by(core, rig, None)).head.root_hash == rig.directory.epochs[1][0]
         kept = core.evidence[0]
-    finding = judge(rig.root, encode(kept))
+    finding = judge_evidence(rig.root, encode(kept))
     assert (finding.kind, finding.witnesses, finding.epoch) == ("two_heads", ("w0", "w1"), 1)
     async with running_core(rig) as core:  # a front that lost it is told again
         assert core.evidence == [kept]

@@ -10,7 +10,7 @@ from ipls.hsm.state.store import StateStore
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.trust.errors import HeadRefused
-from ipls.trust.evidence import encode, judge
+from ipls.trust.evidence import encode, judge_evidence
 from ipls.trust.heads import Head
 from ipls.vault.errors import SessionRefused
 from tests.hsm.state_stores import new_ledger, perform
@@ -111,7 +111,7 @@ def test_a_host_cant_turn_the_clock_back(heads: Heads, clock: Clock) -> None:
 
 
 def found(heads: Heads) -> list[tuple[str, tuple[str, ...]]]:
-    findings = [judge(ROOT, encode(evidence)) for evidence in heads.evidence()]
+    findings = [judge_evidence(ROOT, encode(evidence)) for evidence in heads.evidence()]
     return [(finding.kind, finding.witnesses) for finding in findings]
 
 

@@ -29,7 +29,7 @@ from ipls.store.directory.sqlite import SqliteDirectory
 from ipls.store.errors import StoreError
 from ipls.store.log import FileLog
 from ipls.trust.heads import verify_head
-from ipls.trust.root import encode
+from ipls.trust.root import encode_trust_root
 from tests.server.directories import ALICE, BOB, NOW, World, record
 from tests.server.directory import process
 
@@ -70,7 +70,7 @@ def is_stopped(pid: int) -> bool:
 async def leader(world: World, step: str, name: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """A directory process that gets the signal after the step."""
     (world.folder / "config.json").write_text(world.config(lease_s=2).model_dump_json())
-    (world.folder / "trust.toml").write_bytes(encode(world.root))
+    (world.folder / "trust.toml").write_bytes(encode_trust_root(world.root))
     owner, method = STEPS[step]
     child = await asyncio.create_subprocess_exec(
         sys.executable,

@@ -25,7 +25,7 @@ from ipls.store.errors import StoreError, StoreUnavailable
 from ipls.store.log import FileLog, object_name
 from ipls.trust.heads import timestamp, verify_head
 from ipls.trust.identity import verify_identity
-from ipls.trust.root import encode
+from ipls.trust.root import encode_trust_root
 from tests.server.directories import ALICE, BOB, NOW, Driven, World, record
 from tests.server.directory import process
 
@@ -109,7 +109,7 @@ async def test_a_crash_after_any_step_loses_and_forks_nothing(
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_killed_directory_goes_on_after_a_restart(world: World, step: str) -> None:
     (world.folder / "config.json").write_text(world.config(lease_s=1).model_dump_json())
-    (world.folder / "trust.toml").write_bytes(encode(world.root))
+    (world.folder / "trust.toml").write_bytes(encode_trust_root(world.root))
     async with world.witness():
         async with world.directory() as client:
             await client.publish(1, ALICE, record(1))

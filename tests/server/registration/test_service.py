@@ -26,7 +26,7 @@ from ipls.server.registration.service import FileCodeSender
 from ipls.store.contacts import open_contacts_store
 from ipls.store.registration import CODE_LIFE_MS
 from ipls.trust.identity import encode_record
-from ipls.trust.root import encode
+from ipls.trust.root import encode_trust_root
 from tests.server.directories import Client, World, seed
 from tests.store.postgres import PostgresServer, postgres_server
 
@@ -273,7 +273,7 @@ def command(world: World, name: str, directory: str, database: str | dict[str, s
         "database": database,
         "outbox": f"{name}.outbox",
     }
-    (world.folder / "trust.toml").write_bytes(encode(world.root))
+    (world.folder / "trust.toml").write_bytes(encode_trust_root(world.root))
     config = world.folder / f"{name}.toml"
     config.write_text(tomli_w.dumps({"trust_root": "trust.toml", "registration": table}))
     return [sys.executable, "-m", "ipls.cli.main", "serve", "registration", "--config", str(config)]

@@ -19,7 +19,7 @@ from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub
 from ipls.rpc.errors import RemoteError, remote_error
 from ipls.store.evidence import EvidenceFolder
 from ipls.trust.bundle import verify_bundle
-from ipls.trust.evidence import judge
+from ipls.trust.evidence import judge_evidence
 from ipls.vault.session.client import ClientSession
 from tests.hsm.rig import Directory, Exchange, Owner, Rig, ended, now_ms
 from tests.hsm.tokens import MODULES
@@ -249,7 +249,7 @@ async def test_what_proves_a_fork_becomes_a_file_that_anyone_can_check(vault: Va
     refused = await refusal(vault, Owner(), known_head=fork.head())
     assert refused == (grpc.StatusCode.FAILED_PRECONDITION, "HEAD_FORK")
     [file] = EvidenceFolder(rig.folder / "data/evidence").files()  # written before the refusal went out
-    finding = judge(rig.root, file.read_bytes())
+    finding = judge_evidence(rig.root, file.read_bytes())
     assert (finding.kind, finding.witnesses) == ("two_heads", ("w0", "w1"))
 
 

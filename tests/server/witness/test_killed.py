@@ -19,7 +19,7 @@ from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceStub
 from ipls.rpc.channel import open_channel
 from ipls.store.witness import init_witness_state
 from ipls.trust.heads import Head, verify_head
-from ipls.trust.root import encode
+from ipls.trust.root import encode_trust_root
 from tests.server.chains import Chain, proposal
 from tests.trust.roots import NAMESPACE, WITNESSES, make_root, witness
 
@@ -59,7 +59,7 @@ class Lives:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     Authority(tmp_path, NAMESPACE).issue_server("server")
-    (tmp_path / "trust.toml").write_bytes(encode(ROOT))
+    (tmp_path / "trust.toml").write_bytes(encode_trust_root(ROOT))
     (tmp_path / "witness.key").touch(0o600)
     (tmp_path / "witness.key").write_text(WITNESSES[0].hex() + "\n")
     init_witness_state(tmp_path / "w.db", ROOT)
