@@ -1,7 +1,6 @@
 """Exit statuses of the `ipls` command."""
 
 from ipls._grpc import grpc
-from ipls.client.errors import TryLaterError
 from ipls.config import ConfigError
 from ipls.errors import IplsError
 from ipls.rpc.errors import ServiceError
@@ -16,6 +15,8 @@ UNAVAILABLE = 3
 
 def exit_status(error: IplsError) -> int:
     """By what kind of error it is, else by its reason."""
+    from ipls.client import TryLaterError  # here: a service does without the client
+
     away = isinstance(error, ServiceError) and error.code is grpc.StatusCode.UNAVAILABLE
     if away or isinstance(error, TryLaterError):
         return UNAVAILABLE

@@ -1,0 +1,56 @@
+"""The library that a messaging app embeds: one account's device, its errors, and what it tells while it works.
+
+docs/library.md has an example. Every exception is a ClientError or, of a card, `ipls.contacts.CardError`.
+"""
+
+from ipls.client.approvals import Approval, ApprovalRequest, parse_approver
+from ipls.client.device import Device, Imported, Listed, Status
+from ipls.client.errors import ClientError, ProfileError, RefusedError, TryLaterError
+from ipls.client.events import (
+    AccessEntry,
+    Event,
+    EvidenceMet,
+    FrameSent,
+    HeadChecked,
+    HistoryChecked,
+    IdentityChange,
+    JourneyStep,
+    Progress,
+    Report,
+    TrustRootFollowed,
+    VaultAccepted,
+)
+from ipls.client.profile import Account, KnownVersion
+from ipls.client.registration import CodeSource
+from ipls.client.sync import Restored, Stored
+
+__all__ = [
+    "AccessEntry",
+    "Account",
+    "Approval",
+    "ApprovalRequest",
+    "ClientError",
+    "CodeSource",
+    "Device",
+    "Event",
+    "EvidenceMet",
+    "FrameSent",
+    "HeadChecked",
+    "HistoryChecked",
+    "IdentityChange",
+    "Imported",
+    "JourneyStep",
+    "KnownVersion",
+    "Listed",
+    "ProfileError",
+    "Progress",
+    "RefusedError",
+    "Report",
+    "Restored",
+    "Status",
+    "Stored",
+    "TrustRootFollowed",
+    "TryLaterError",
+    "VaultAccepted",
+    "parse_approver",
+]

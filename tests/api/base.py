@@ -73,9 +73,8 @@ if __name__ == "__main__":
             import_module(module.name)
 
     from ipls.akd import verify_lookup
-    from ipls.client.device import Device
-    from ipls.client.errors import ProfileError
-    from ipls.trust.root import encode_trust_root, parse_trust_root
+    from ipls.client import Device, ProfileError
+    from ipls.trust import encode_trust_root, parse_trust_root
     from tests.trust.roots import make_root
 
     key, lookup = (
