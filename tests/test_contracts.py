@@ -5,6 +5,7 @@ And what no import shows: pure packages open no file, and use of `os` what is ha
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import tomllib
@@ -97,3 +98,12 @@ def test_a_pure_package_opens_no_file(package: str) -> None:
                     assert name in ("urandom", "sched_getaffinity"), f"{file}:{node.lineno}"
                 case ast.ImportFrom(module="os"):
                     pytest.fail(f"{file}:{node.lineno}")
+
+
+def test_the_command_is_imported_by_its_own_tests_alone() -> None:
+    def imports_it(file: Path) -> bool:
+        return re.search(r"^\s*(from|import) ipls\.cli\b", file.read_text(), re.M) is not None
+
+    files = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "bench").rglob("*.py")]
+    found = {file.relative_to(ROOT).parts[:2] for file in files if imports_it(file)}
+    assert found <= {("tests", "cli"), ("tests", "e2e"), ("tests", "surface")}
