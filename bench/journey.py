@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 
 from ipls import akd
-from ipls.cli.outbox import code_from
 from ipls.client.device import Device
+from ipls.client.outbox import code_from
 from ipls.client.vault import VaultSession
 
 LABELS = 10_000

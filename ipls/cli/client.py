@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ipls.cli.console import emit
-from ipls.cli.outbox import code_from
-from ipls.cli.uses import WARNING, days, describe, when
 from ipls.client import events
+from ipls.client.access import WARNING, days, describe, when
 from ipls.client.approvals import Approval, ApprovalRequest, parse_approver
 from ipls.client.calls import RETRY_FOR_S
 from ipls.client.device import Device
 from ipls.client.errors import ProfileError
+from ipls.client.outbox import code_from
 from ipls.client.registration import CodeSource
 from ipls.store.files import replace
 from ipls.units import DAY_MS

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from ipls.cli.console import emit
 from ipls.config import load_trust_root
 from ipls.demo import servers
 from ipls.demo.reporter import Reporter
@@ -33,24 +34,24 @@ def command(
     if stop is not None:
         print(f"stopped the servers in {stop}" if servers.stop(stop) else f"no servers run in {stop}")
         return
-    source = contacts.read_bytes() if contacts else resources.files("ipls.cli").joinpath(ADDRESS_BOOK).read_bytes()
+    source = contacts.read_bytes() if contacts else resources.files("ipls.demo").joinpath(ADDRESS_BOOK).read_bytes()
     # Whatever asks us to end, the servers and the temporary folder go first.
     for number in servers.ENDING:
         signal.signal(number, servers.interrupt)
-    narrator = Reporter(as_json=as_json)
-    narrator.chapter("Keys, token, certificates, and eight servers, each a process of its own")
+    reporter = Reporter(emit if as_json else None)
+    reporter.chapter("Keys, token, certificates, and eight servers, each a process of its own")
     with servers.running(keep) as folder:
         for name, service in servers.endpoints(folder)["services"].items():
-            narrator.say(f"• {name:13} {service['address']:28} process {service['pid']}")
+            reporter.say(f"• {name:13} {service['address']:28} process {service['pid']}")
         root = load_trust_root(folder / "trust.toml")
-        narrator.say(f"An epoch needs the signatures of {root.k} of the {len(root.witnesses)} witnesses: a quorum.")
-        story = Story(folder, source, narrator)
-        with narrator.working():
+        reporter.say(f"An epoch needs the signatures of {root.k} of the {len(root.witnesses)} witnesses: a quorum.")
+        story = Story(folder, source, reporter)
+        with reporter.working():
             asyncio.run(servers.cancelled_by_signals(story.tell()))
         if keep:
-            narrator.say(f"The servers go on; {folder / 'endpoints.json'} says where, the profiles are in {folder}.")
-            narrator.say(f"To end them: ipls demo --stop {shlex.quote(str(folder))}")
+            reporter.say(f"The servers go on; {folder / 'endpoints.json'} says where, the profiles are in {folder}.")
+            reporter.say(f"To end them: ipls demo --stop {shlex.quote(str(folder))}")
         summary, line = story.outcome()
-    narrator.end(summary, line)
+    reporter.end(summary, line)
     if not story.good:
         sys.exit(1)

@@ -78,7 +78,7 @@ class OperatorAttack:
         return await self._session(head)
 
     async def fork(self, honest: SignedHead) -> list[Refusal | None]:
-        """(b) The copied database with the thief's key published in it, served by a second directory.
+        """(b) The copied database with the operator's key published in it, served by a second directory.
 
         Its epoch is the one that the witnesses signed another root for: `honest`. Returns their refusal, then the
         vault's of the forked root under the honest epoch's signature; None for what was not refused.
@@ -96,7 +96,7 @@ class OperatorAttack:
             return await _refusal_of(stub, list(frames))
 
     async def _session(self, head: SignedHead) -> Refusal | None:
-        """The refusal of a session under the thief's key that claims `head`; None if the vault let it in."""
+        """The refusal of a session under the operator's key that claims `head`; None if the vault let it in."""
         async with self._stub() as stub:
             signed = (await stub.GetBundle(vault_pb2.GetBundleRequest(), timeout=WAIT_S)).bundle
             bundle = verify_bundle(self._root, signed, now_ms=system_now_ms())
@@ -132,7 +132,7 @@ class OperatorAttack:
         return config.directory
 
     def _publish_in(self, config: DirectoryConfig, epoch: int) -> bytes:
-        """Put the thief's key into the copy as the account's next version; the root hash that `epoch` then has."""
+        """Put the operator's key into the copy as the account's next version; the root hash that `epoch` then has."""
         key = DirectoryKey.from_seed(read_secret(config.vrf_key))
         store = open_directory_store(config.database, self._root.namespace, key.public_key)
         try:

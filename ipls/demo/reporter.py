@@ -2,24 +2,23 @@
 
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from ipls.cli.console import emit
-from ipls.cli.uses import describe
 from ipls.client import events
+from ipls.client.access import describe
 
 
 class Reporter:
-    """Tells what happens as it happens. Text goes to standard output; with `as_json` it goes to standard error."""
+    """Tells what happens as it happens. Text goes to standard output; to standard error where `emit` takes objects."""
 
-    def __init__(self, *, as_json: bool) -> None:
-        self._as_json = as_json
-        self._console = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
+    def __init__(self, emit: Callable[[object], None] | None) -> None:
+        self._write = emit
+        self._console = Console(stderr=emit is not None, highlight=False, markup=False, soft_wrap=True)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._started = time.monotonic()
@@ -34,15 +33,15 @@ class Reporter:
         self._print(f"   {text}")
         self._emit("say", text=text)
 
-    def refused(self, theft: str, where: str, reason: str, message: str) -> None:
-        """A theft that was refused, by whom and why."""
+    def refused(self, attack: str, where: str, reason: str, message: str) -> None:
+        """An attack that was refused, by whom and why."""
         self._print(f"   ✗ {where} refused: {message} [{reason}]", style="green")
-        self._emit("theft", theft=theft, refused=True, by=where, reason=reason, message=message)
+        self._emit("theft", theft=attack, refused=True, by=where, reason=reason, message=message)
 
-    def succeeded(self, theft: str, where: str) -> None:
-        """A theft that was not refused."""
-        self._print(f"   ! {where} did not refuse {theft}", style="bold red")
-        self._emit("theft", theft=theft, refused=False, by=where)
+    def succeeded(self, attack: str, where: str) -> None:
+        """An attack that was not refused."""
+        self._print(f"   ! {where} did not refuse {attack}", style="bold red")
+        self._emit("theft", theft=attack, refused=False, by=where)
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -88,8 +87,8 @@ class Reporter:
     def end(self, summary: dict[str, Any], line: str) -> None:
         """The last line: what came of it."""
         self._print(f"\n{line}", style="bold")
-        if self._as_json:
-            emit(summary)
+        if self._write is not None:
+            self._write(summary)
 
     def _checked(self, kind: str, text: str, epoch: int, root_hash: bytes) -> None:
         self._print(f"   ✓ {text}")
@@ -106,8 +105,8 @@ class Reporter:
         self._console.print(text, style=style)
 
     def _emit(self, kind: str, **fields: Any) -> None:
-        if self._as_json:
-            emit({"event": kind, "at": round(time.monotonic() - self._started, 3), **fields})
+        if self._write is not None:
+            self._write({"event": kind, "at": round(time.monotonic() - self._started, 3), **fields})
 
     def _progress(self, what: str, done: int, total: int) -> None:
         if self._bar is None:

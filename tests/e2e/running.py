@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ipls.cli.outbox import code_from
 from ipls.client.device import Device
 from ipls.client.events import Event, silent
+from ipls.client.outbox import code_from
 from tests.environment import BARE
 
 IPLS = [sys.executable, "-m", "ipls.cli.main"]

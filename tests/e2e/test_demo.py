@@ -80,7 +80,8 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, moment: str) -> None:
 
 LIES = {
     "a theft succeeds": (
-        "from ipls.demo.attacks import Thief\nasync def replay(*_): return None\nThief.replay = replay",
+        "from ipls.demo.attacks import OperatorAttack\nasync def replay(*_): return None\n"
+        "OperatorAttack.replay = replay",
         {"identical": True, "thefts_refused": 2},
     ),
     "a card is lost": (
