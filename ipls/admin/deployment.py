@@ -19,9 +19,9 @@ from typing import Any
 import tomli_w
 
 from ipls.address import reachable
+from ipls.admin.bundles import BUNDLE_LIFETIME_MS, first_bundle
 from ipls.admin.certificates import Authority
 from ipls.akd import EMPTY_ROOT, DirectoryKey
-from ipls.cli.keys import BUNDLE_LIFETIME_MS, first_bundle
 from ipls.clock import system_now_ms
 from ipls.config import Config, ConfigError
 from ipls.crypto import keys

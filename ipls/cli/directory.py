@@ -1,8 +1,6 @@
 """`ipls directory`: what the operator of a directory does with its database."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -10,13 +8,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from ipls.akd import DirectoryKey
-from ipls.cli.console import emit, fail
+from ipls.admin.directory import checking, opened
+from ipls.cli.console import emit
 from ipls.cli.status import REFUSED
-from ipls.config import load, load_trust_root, read_secret
-from ipls.store.directory import DirectoryStore, open_directory_store
-from ipls.store.directory.fsck import Fsck, Report
-from ipls.store.errors import StoreRefused, StoreUnavailable
+from ipls.config import load
+from ipls.store.directory.fsck import Report
 
 app = typer.Typer(no_args_is_help=True, help="The directory's database: check it, pin epochs.")
 
@@ -34,22 +30,13 @@ def fsck(config: ConfigFile, as_json: Json = False) -> None:
 
     The database is only read, and the directory may run. If this is stopped, the same command goes on where it was.
     """
-    settings = load(config)
-    key = DirectoryKey.from_seed(read_secret(settings.directory.vrf_key))
-    namespace = load_trust_root(settings.trust_root).namespace
-    database = settings.directory.database
-    try:
-        check = Fsck(database, namespace, key)
+    with checking(load(config)) as check:
         try:
             with _Bars() as progress:
                 report = check.run(progress)
         except KeyboardInterrupt:
             print(f"stopped; the same command goes on, by {check.state}", file=sys.stderr)
             raise
-        finally:
-            check.close()
-    except StoreUnavailable as error:
-        fail(f"can't be checked: {error}", "DATABASE_UNREADABLE", REFUSED)
     _print(report, as_json)
     if report.differences:
         raise typer.Exit(REFUSED)
@@ -92,36 +79,23 @@ def _print(report: Report, as_json: bool) -> None:
 @app.command()
 def pin(epoch: Epoch, config: ConfigFile) -> None:
     """Keep an epoch readable whatever the pruning policy says; also while the directory runs."""
-    with _store(config) as store:
+    with opened(load(config)) as store:
         store.pin(epoch)
 
 
 @app.command()
 def unpin(epoch: Epoch, config: ConfigFile) -> None:
     """Let a pinned epoch go: below the floor it can't be read any more, at once."""
-    with _store(config) as store:
+    with opened(load(config)) as store:
         store.unpin(epoch)
 
 
 @app.command()
 def pins(config: ConfigFile, as_json: Json = False) -> None:
     """Print the floor, below which only pinned epochs are kept, and the pinned epochs."""
-    with _store(config) as store:
+    with opened(load(config)) as store:
         floor, pinned = store.floor(), store.pins()
     if as_json:
         emit({"floor": floor, "pins": pinned})
     else:
         print(f"kept from epoch {floor} on; pinned: {', '.join(map(str, pinned)) or 'none'}")
-
-
-@contextmanager
-def _store(config: Path) -> Iterator[DirectoryStore]:
-    settings = load(config)
-    root, database = load_trust_root(settings.trust_root), settings.directory.database
-    if not database.is_file():
-        raise StoreRefused("DATABASE_MISSING", f"{database}: no database here")
-    store = open_directory_store(database, root.namespace, root.vrf_public_key)
-    try:
-        yield store
-    finally:
-        store.close()

@@ -17,7 +17,7 @@ from ipls.auditor.run import AuditRun, Summary
 from ipls.config import load_trust_root
 from ipls.crypto.keys import public_key
 from ipls.proto.akd.v1.akd_pb2 import SingleAppendOnlyProof
-from ipls.trust.evidence import judge
+from ipls.trust.evidence import judge_evidence
 from tests.attack.log import World, answer, listing, name, public_world
 from tests.server.chains import Chain
 from tests.trust.roots import NOW, THIEF, WITNESSES
@@ -202,7 +202,7 @@ def test_a_witness_that_shows_another_root_for_an_epoch_already_walked(world: Wo
 
 def proven(world: World, audited: Audited) -> list[tuple[str, tuple[str, ...], int]]:
     """What the files of evidence prove to a third party."""
-    findings = [judge(world.root, file.read_bytes()) for file in audited.found.evidence]
+    findings = [judge_evidence(world.root, file.read_bytes()) for file in audited.found.evidence]
     return [(finding.kind, finding.witnesses, finding.epoch) for finding in findings]
 
 

@@ -65,14 +65,6 @@ def read(fleet: Path) -> bytes:
     return SignedBundle.FromString((fleet / "next.pb").read_bytes()).bundle
 
 
-def test_a_fleets_first_bundle_has_as_many_shards_as_it_says(fleet: Path) -> None:
-    (fleet / "bundle.pb").unlink()
-    draft(fleet, "--hsm", "hsm-1=0,2", "--hsm", "hsm-2=1")
-    first = Bundle.FromString(read(fleet))
-    assert (first.number, first.previous) == (1, b"")
-    assert [list(hsm.shards) for hsm in first.hsms] == [[0, 2], [1]]
-
-
 def test_a_report_that_too_few_officers_signed_is_in_no_bundle(fleet: Path) -> None:
     for signatures in ("", "0", "00"):
         assert reason(draft(fleet, "--hsm", "hsm-1=0", signatures=signatures, status=1)) == "REPORT_NO_QUORUM"
@@ -80,22 +72,6 @@ def test_a_report_that_too_few_officers_signed_is_in_no_bundle(fleet: Path) -> N
     data[-1] ^= 1
     (fleet / "report.pb").write_bytes(bytes(data))
     draft(fleet, "--hsm", "hsm-1=0", status=1)
-    assert not (fleet / "next.pb").exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "refusal"),
-    [
-        (["hsm-3=0"], "HSM_UNKNOWN"),
-        (["hsm-1=0,1"], "SHARDS_CHANGED"),
-        ([], "SHARDS_CHANGED"),
-        (["hsm-1=1"], "BUNDLE_INVALID"),
-    ],
-)
-def test_shards_of_which_nobody_would_make_a_bundle(fleet: Path, options: list[str], refusal: str) -> None:
-    named = [part for option in options for part in ("--hsm", option)]
-    status = 1 if refusal == "BUNDLE_INVALID" else 2
-    assert reason(draft(fleet, *named, status=status)) == refusal
     assert not (fleet / "next.pb").exists()
 
 

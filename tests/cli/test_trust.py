@@ -1,4 +1,4 @@
-"""The ceremony for the next version of the trust root, as the operator and the witnesses type it."""
+"""`ipls keys trust`, as the operator and the witnesses type it; what it does: tests/admin/test_trust_roots.py."""
 
 import shutil
 import sqlite3
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ipls.config import load_trust_root, load_trust_version
+from ipls.config import load_trust_root
 from ipls.proto.trust.v1.trust_pb2 import TrustChain
 from ipls.trust.chain import TrustRootVersion
-from ipls.trust.root import encode_trust_root, parse_trust_root
+from ipls.trust.root import encode_trust_root
 from ipls.units import DAY_MS
 from tests.attack.log import public_world
 from tests.e2e.running import ipls
@@ -91,13 +91,6 @@ def test_a_witness_is_replaced_by_signatures_of_old_and_new(folder: Path) -> Non
     ]
 
 
-def test_too_few_signatures_publish_nothing(folder: Path) -> None:
-    file = draft(folder)
-    (one,) = sign(folder, file, "witness")
-    assert "TRUST_ROOT_OLD_QUORUM" in trust(folder, "publish", file, one, one, one, status=1)
-    assert not (folder / "trust.chain").exists()
-
-
 def test_the_operator_and_the_proposals_get_other_keys(folder: Path) -> None:
     made = {
         name: ipls("keys", "new", folder / f"keys/{name}-new.key").stdout.strip() for name in ("operator", "proposal")
@@ -107,47 +100,6 @@ def test_the_operator_and_the_proposals_get_other_keys(folder: Path) -> None:
     new = load_trust_root(folder / "trust.toml")
     assert {"operator": new.operator_key.hex(), "proposal": new.proposal_key.hex()} == made
     assert (folder / "keys/operator-new.key").stat().st_mode & 0o077 == 0
-
-
-def test_a_witness_signs_one_file_a_number(folder: Path) -> None:
-    one, other = draft(folder), draft(folder, "--days", 30, name="other.toml")
-    sign(folder, one, "witness")
-    assert "WITNESS_DOCUMENT_FORK" in trust(folder, "sign", other, "--name", "witness", "--yes", status=1)
-    assert not list(folder.glob("other.toml.*"))
-    sign(folder, one, "witness")
-    sign(folder, other, "witness-2")
-
-
-def test_a_witness_signs_only_what_continues_its_version(folder: Path) -> None:
-    file = draft(folder)
-    proper = parse_trust_root(file.read_bytes())
-    later = draft(folder, name="later.toml")
-    for text, reason in (
-        (file.read_text().replace("number = 2", "number = 3"), "TRUST_ROOT_GAP"),
-        (file.read_text().replace(proper.previous.hex(), "00" * 32), "TRUST_ROOT_PREVIOUS"),
-        (file.read_text().replace('"test.ipls"', '"x.ipls"'), "TRUST_ROOT_OTHER_NAMESPACE"),
-        (file.read_text().replace('"test.ipls"', '"test.ipls/fleet"'), "TRUST_ROOT_INVALID"),
-        (file.read_text().replace("start_epoch = 0", "start_epoch = 1"), "TRUST_ROOT_START"),
-        (file.read_text().replace("k = 2", "k = 1"), "TRUST_ROOT_INVALID"),
-    ):
-        assert text != file.read_text()
-        later.write_text(text)
-        assert reason in trust(folder, "sign", later, "--name", "witness", "--yes", status=1)
-    assert not list(folder.glob("*.sig"))
-
-
-def test_a_key_ends_at_once_and_is_not_taken_out(folder: Path) -> None:
-    key = new_key(folder / "keys/new.key")
-    old = load_trust_root(folder / "trust.toml").witnesses[0].keys[0].public_key.hex()
-    taken_out = draft(folder, name="taken-out.toml")
-    taken_out.write_text(taken_out.read_text().replace(old, key))
-    for name in ("witness", "witness-2"):
-        assert "TRUST_ROOT_KEY_DROPPED" in trust(folder, "sign", taken_out, "--name", name, "--yes", status=1)
-    file = draft(folder, "--new-key", f"witness={key}", "--overlap", 0)
-    sign(folder, file, "witness", "witness-2")
-    assert "TRUST_ROOT_NEW_QUORUM" in trust(folder, "publish", file, *folder.glob("*.sig"), status=1)
-    shutil.copy(folder / "keys/new.key", folder / "keys/witness.key")
-    trust(folder, "publish", file, *sign(folder, file, "witness"))
 
 
 def test_nothing_is_signed_that_nobody_agreed_to(folder: Path) -> None:
@@ -175,15 +127,6 @@ def test_a_chain_that_does_not_hold_starts_nothing(folder: Path) -> None:
         served = ipls("serve", "directory", "--config", folder / "ipls.toml")
         assert served.returncode == 2
         assert served.stderr.endswith(f"[{reason}]\n")
-
-
-def test_the_operators_edits_are_what_is_signed(folder: Path) -> None:
-    """A comment too: it is the file's bytes that count."""
-    file = draft(folder)
-    file.write_bytes(b"# agreed on 1 April\n" + file.read_bytes())
-    trust(folder, "publish", file, *sign(folder, file, "witness", "witness-2"))
-    version = load_trust_version(folder / "trust.toml")
-    assert version.file == file.read_bytes() != encode_trust_root(version.root)
 
 
 @pytest.mark.parametrize(

@@ -1,28 +1,15 @@
-"""`ipls vault`: genesis, check, recover."""
+"""`ipls vault`: what it prints, how it exits; what it does: tests/admin/test_vault.py."""
 
-import shutil
-import sqlite3
-import tomllib
-from contextlib import closing
 from pathlib import Path
 
 import pytest
-import tomli_w
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from ipls.admin import deployment
 from ipls.cli.main import app
 from ipls.config import load_core
 from ipls.hsm.anchor_service import open_anchor_service
-from ipls.hsm.state.store import StateStore
-from ipls.store.errors import StoreError
-from ipls.store.vault import open_vault_store
-from ipls.vault.errors import SessionRefused
-from ipls.vault.state.journal import other_key
-from tests.hsm.state_stores import perform
-from tests.store.postgres import PostgresDatabase, PostgresServer
-
-KEYS = [other_key("test", number) for number in range(600)]
+from tests.e2e.running import ipls
 
 
 @pytest.fixture
@@ -32,163 +19,37 @@ def config(tmp_path: Path) -> Path:
     return tmp_path / "made/ipls.toml"
 
 
-def write(config: Path, count: int = len(KEYS)) -> None:
-    vault = load_core(config).vault
-    with closing(open_vault_store(vault.database)) as store, open_anchor_service(vault) as anchor_service:
-        state_store = StateStore(store, anchor_service)
-        for first in range(0, count, 100):
-            perform(state_store, lambda first=first: [state_store.put(key, key) for key in KEYS[first : first + 100]])
+def run(command: str, config: Path, *arguments: object) -> Result:
+    return CliRunner().invoke(app, ["vault", command, *map(str, arguments), "--config", str(config)])
 
 
-def read(config: Path) -> list[bytes | None]:
-    vault = load_core(config).vault
-    with closing(open_vault_store(vault.database)) as store, open_anchor_service(vault) as anchor_service:
-        state_store = StateStore(store, anchor_service)
-        return perform(state_store, lambda: [state_store.get(key) for key in KEYS])
-
-
-def run(command: str, config: Path, *arguments: str) -> str:
-    """What it prints, or the reason why it is refused."""
-    result = CliRunner().invoke(app, ["vault", command, *arguments, "--config", str(config)])
-    if isinstance(result.exception, SessionRefused | StoreError):
-        return result.exception.reason
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
-def edit(config: Path, statement: str) -> None:
-    with closing(sqlite3.connect(load_core(config).vault.database)) as connection, connection:
-        connection.execute(statement)
-
-
-def moved_aside(config: Path) -> Path:
+def test_a_check_and_a_recovery_say_how_many_entries(config: Path) -> None:
+    said = "all is as the log of 0 entries has it, and the log as the anchor has it\n"
+    assert run("check", config).output == said
     database = load_core(config).vault.database
-    aside = database.with_name("aside.db")
-    for suffix in ("", "-wal", "-shm"):
-        if (file := database.with_name(database.name + suffix)).exists():
-            file.rename(aside.with_name(aside.name + suffix))
-    return aside
+    aside = database.rename(database.with_name("aside.db"))
+    assert run("recover", config, aside).output == "recovered 0 entries of the log, and what they make\n"
+    assert run("check", config).output == said
 
 
-def test_a_new_deployment_has_its_anchor_and_gets_no_other(config: Path) -> None:
-    assert run("check", config).startswith("all is as the log of 0 entries has it")
-    assert run("genesis", config) == "VAULT_ANCHOR_EXISTS"
-    moved_aside(config)
-    assert run("genesis", config) == "VAULT_ANCHOR_EXISTS"
-
-
-def test_a_check_finds_what_was_edited(config: Path) -> None:
-    write(config)
-    assert run("check", config).startswith("all is as the log of 600 entries has it")
-    for statement, reason in (
-        (
-            "UPDATE records SET record = zeroblob(32) WHERE key = (SELECT max(key) FROM records)",
-            "VAULT_DATABASE_EDITED",
-        ),
-        ("UPDATE log SET mac = zeroblob(32) WHERE sequence = 300", "VAULT_LOG_BROKEN"),
-        ("DELETE FROM log WHERE sequence = 600", "VAULT_DATABASE_BEHIND"),
+def test_the_storage_roots_are_listed_and_the_newest_is_not_dropped(config: Path) -> None:
+    with open_anchor_service(load_core(config).vault) as anchor_service:
+        (root,) = anchor_service.storage_key_ids()
+    assert run("roots", config).output == f"{root.hex()}  0 keys\n"
+    for name, status, line in (
+        (root.hex(), 1, "it is the newest one, under which vaults store [ROOT_IN_USE]"),
+        ("zz", 2, "the token has no storage root zz [ROOT_UNKNOWN]"),
     ):
-        edit(config, statement)
-        assert run("check", config) == reason
+        ended = ipls("vault", "drop-root", name, "--config", config)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (status, "", f"ipls: {line}\n")
 
 
-def test_a_damaged_database_is_made_again_from_its_log(config: Path) -> None:
-    write(config)
-    edit(config, "DELETE FROM nodes WHERE length(prefix) > 1")
-    edit(config, "UPDATE records SET record = zeroblob(32)")
-    assert run("check", config) == "VAULT_DATABASE_EDITED"
-    aside = moved_aside(config)
-    assert run("recover", config, str(aside)).startswith("recovered 600 entries")
-    assert run("check", config).startswith("all is as the log of 600 entries has it")
-    assert read(config) == KEYS
-    assert run("recover", config, str(aside)) == "VAULT_DATABASE_NOT_EMPTY"
-
-
-@pytest.mark.parametrize(
-    ("statement", "reason"),
-    [
-        ("DELETE FROM log WHERE sequence = 600", "VAULT_DATABASE_BEHIND"),
-        ("DELETE FROM log WHERE sequence < 10", "VAULT_LOG_BROKEN"),
-        ("DELETE FROM log WHERE sequence = 300", "VAULT_LOG_BROKEN"),
-        ("UPDATE log SET entry = zeroblob(300) WHERE sequence = 300", "VAULT_LOG_BROKEN"),
-        ("UPDATE log SET entry = zeroblob(300) WHERE sequence = 600", "VAULT_DATABASE_FORKED"),
-        ("DELETE FROM log", "VAULT_DATABASE_BEHIND"),
-    ],
-)
-def test_what_the_log_does_not_prove_does_not_come_back(config: Path, statement: str, reason: str) -> None:
-    """Not even in part: the same database can be recovered into once a whole log is found."""
-    write(config)
-    whole = load_core(config).vault.database.with_name("whole.db")
-    shutil.copy(load_core(config).vault.database, whole)
-    edit(config, statement)
-    aside = moved_aside(config)
-    assert run("recover", config, str(aside)) == reason
-    assert run("check", config) == "VAULT_DATABASE_BEHIND"
-    run("recover", config, str(whole))
-    assert read(config) == KEYS
-
-
-def test_yesterdays_log_brings_nothing_back(config: Path) -> None:
-    write(config, 100)
-    yesterday = load_core(config).vault.database.with_name("yesterday.db")
-    shutil.copy(load_core(config).vault.database, yesterday)
-    write(config)
-    moved_aside(config)
-    assert run("recover", config, str(yesterday)) == "VAULT_DATABASE_BEHIND"
-
-
-def test_a_vault_that_runs_is_left_alone(config: Path) -> None:
-    with closing(open_vault_store(load_core(config).vault.database)):
-        for command in ("genesis", "check"):
-            assert run(command, config) == "VAULT_RUNNING"
-
-
-def test_a_file_that_is_no_database_is_said_to_be_none(config: Path) -> None:
-    load_core(config).vault.database.write_bytes(b"no database" * 1000)
-    assert run("check", config) == "DATABASE_UNREADABLE"
-
-
-# PostgreSQL
-
-
-def configure(config: Path, database: PostgresDatabase) -> None:
-    settings = tomllib.loads(config.read_text())
-    settings["vault"]["database"] = database.place.model_dump(mode="json")
-    config.write_text(tomli_w.dumps(settings))
-
-
-def test_a_vault_moves_to_postgresql_and_from_one_schema_to_another_by_its_log(
-    config: Path, postgres: PostgresServer
-) -> None:
-    write(config)
-    file, first, second = load_core(config).vault.database, postgres.new(), postgres.new()
-    configure(config, first)
-    assert run("check", config) == "VAULT_DATABASE_BEHIND"
-    assert run("recover", config, str(file)).startswith("recovered 600 entries")
-    assert run("check", config).startswith("all is as the log of 600 entries has it")
-    write(config, 100)
-    assert first.execute("UPDATE records SET record = ?", b"") == 600
-    assert run("check", config) == "VAULT_DATABASE_EDITED"
-    configure(config, second)
-    assert run("recover", config, str(file)) == "VAULT_DATABASE_BEHIND"
-    assert run("recover", config, first.place.postgres).startswith("recovered 700 entries")
-    assert read(config) == KEYS
-
-
-def test_a_vault_that_runs_on_another_host_is_left_alone(config: Path, postgres: PostgresServer) -> None:
-    database = postgres.new()
-    configure(config, database)
-    with closing(database.elsewhere().open()):
-        for command in ("genesis", "check"):
-            assert run(command, config) == "VAULT_RUNNING"
-
-
-def test_a_server_that_is_not_there_is_said_to_be_none(config: Path, postgres: PostgresServer) -> None:
-    database = postgres.new()
-    configure(config, database)
-    config.write_text(config.read_text().replace(database.place.postgres, f"{database.place.postgres} port=1"))
-    result = CliRunner().invoke(app, ["vault", "check", "--config", str(config)])
-    assert (result.exit_code, "[DATABASE_UNREADABLE]" in result.stderr) == (1, True)
+def test_a_file_that_is_no_database_is_one_line(config: Path) -> None:
+    database = load_core(config).vault.database
+    database.write_bytes(b"no database" * 1000)
+    ended = ipls("vault", "check", "--config", config)
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+    assert ended.stderr.endswith(" [DATABASE_UNREADABLE]\n")
 
 
 @pytest.mark.parametrize("source", ["not-there.db", "host=db password=very-secret", "x=very-secret"])

@@ -7,7 +7,7 @@ from unittest.mock import patch
 from ipls.cli import verify
 from ipls.cli.status import REFUSED
 from ipls.proto.trust.v1.proof_pb2 import LabelProof
-from ipls.trust.root import encode
+from ipls.trust.root import encode_trust_root
 from tests.cli import test_verify_files
 from tests.fuzz.target import Target, folder, serialized, target
 
@@ -19,7 +19,7 @@ class _Refused(Exception):
 def _verified(kind: str, seed: LabelProof) -> Target:
     """A file that anybody may hand over; what is printed has no control characters."""
     path, trust = folder() / "file", folder() / "trust.toml"
-    trust.write_bytes(encode(test_verify_files.ROOT))
+    trust.write_bytes(encode_trust_root(test_verify_files.ROOT))
 
     def run(data: bytes) -> None:
         path.write_bytes(data)

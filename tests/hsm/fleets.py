@@ -1,18 +1,18 @@
-"""Hosts of a fleet, each with a token, and the officers; `ipls keys fleet` as they type it, in this process."""
+"""Hosts of a fleet, each with a token, and the officers, who hold its ceremony."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import tomli_w
-from typer.testing import CliRunner
 
-from ipls.cli.main import app
-from ipls.config import ConfigError, TokenConfig
+from ipls.admin import ceremony
+from ipls.config import ConfigError, CoreConfig, TokenConfig, load_core, read_secret
 from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import public_key
 from ipls.proto.vault.v1.fleet_pb2 import Report
 from ipls.trust import root as trust_root
+from ipls.trust.ceremony import sign_transcript
 from ipls.vault.errors import SessionRefused
 from tests.hsm.tokens import as_configured, bare_token, pin_file
 from tests.trust.roots import make_root, seed
@@ -21,15 +21,15 @@ OFFICERS = {"Anna": seed(21), "Berta": seed(22), "Carla": seed(23)}
 STRANGER = seed(24)
 
 
-def run(command: str, *arguments: object) -> str:
-    """What it prints, or the reason why it is refused."""
-    result = CliRunner().invoke(app, ["keys", "fleet", command, *map(str, arguments)])
-    if isinstance(result.exception, VerificationError | ConfigError | SessionRefused):
-        return result.exception.reason
-    if isinstance(result.exception, OSError):
-        return type(result.exception).__name__
-    assert result.exit_code == 0, result.output
-    return result.output
+def refusal(work: Callable[[], object]) -> str:
+    """The reason why it is refused; empty if it is done."""
+    try:
+        work()
+    except (VerificationError, ConfigError, SessionRefused) as error:
+        return error.reason
+    except OSError as error:
+        return type(error).__name__
+    return ""
 
 
 def officers_table(m: int, **seeds: bytes) -> str:
@@ -59,8 +59,16 @@ class Host:
         root = make_root(**{"development": False, **changes})
         (self.folder / "trust.toml").write_bytes(trust_root.encode_trust_root(root))
 
-    def run(self, command: str, *arguments: object) -> str:
-        return run(command, *arguments, "--config", self.config)
+    @property
+    def core(self) -> CoreConfig:
+        return load_core(self.config)
+
+    def prepare(self, card: Path, profile: str | None = None) -> None:
+        ceremony.prepare(self.core, card, name=card.stem, profile=profile)
+
+    def hold(self, report: Path, cards: Sequence[Path], officers: Path, previous: bytes | None = None) -> str:
+        """Why it is refused, empty if it is not."""
+        return refusal(lambda: ceremony.hold(self.core, report, cards, officers, previous=previous))
 
 
 class Fleet:
@@ -89,39 +97,42 @@ class Fleet:
 
     def prepare(self) -> None:
         for host in self.hosts:
-            host.run("prepare", self.card(host))
+            host.prepare(self.card(host))
 
     def genesis(self) -> str:
-        return self.hosts[0].run("genesis", self.report, *self.cards, "--officers", self.officers)
+        return self.hosts[0].hold(self.report, self.cards, self.officers)
 
     def rotate(self, *new: "Host") -> "Fleet":
         """The first host makes the next keys, for new hosts too: the fleet with that report."""
         later = object.__new__(Fleet)
         later.__dict__ |= {**self.__dict__, "hosts": [*self.hosts, *new], "report": self.folder / "report-2.pb"}
         for host in new:
-            host.run("prepare", later.card(host))
-        arguments = (later.report, *later.cards, "--officers", later.officers, "--previous", self.report)
-        later.said = self.hosts[0].run("rotate", *arguments)
+            host.prepare(later.card(host))
+        later.refused = self.hosts[0].hold(later.report, later.cards, later.officers, self.report.read_bytes())
         return later
 
-    said = ""
-    """By the last `rotate`."""
+    refused = ""
+    """Why the last `rotate` was, empty if it was not."""
 
     def sign(self, *names: str) -> list[Path]:
         """The signatures of these officers."""
         for name in names:
-            run("sign", self.report, "--officer", self.folder / f"{name}.key", "--yes")
+            signature = sign_transcript(read_secret(self.folder / f"{name}.key"), self.report.read_bytes())
+            ceremony.write_signature(self.report, signature)
         return [self.signature(OFFICERS[name]) for name in names]
 
     def signature(self, secret: bytes) -> Path:
         return self.folder / f"{self.report.name}.{public_key(secret).hex()[:8]}.sig"
 
     def join(self, host: Host, *signatures: Path, parcel: Path | None = None) -> str:
-        file = parcel or self.parcel(host)
-        return host.run("join", self.report, file, *signatures, "--officers", self.officers)
+        """Why it is refused, empty if it is not."""
+        return refusal(lambda: ceremony.join(host.core, self._signed(host, signatures), parcel or self.parcel(host)))
 
     def check(self, *signatures: Path) -> str:
-        return self.hosts[0].run("check", self.report, *signatures, "--officers", self.officers)
+        return refusal(lambda: self._signed(self.hosts[0], signatures))
+
+    def _signed(self, host: Host, signatures: Sequence[Path]) -> Report:
+        return ceremony.signed_report(host.core.trust_root, self.report, self.officers, signatures)
 
     def held(self) -> list[Path]:
         """All before the tokens join; the signatures of two."""

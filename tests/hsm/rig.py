@@ -14,6 +14,7 @@ from typing import Any
 
 import tomli_w
 
+from ipls.admin.bundles import first_bundle
 from ipls.admin.certificates import Authority
 from ipls.admin.deployment import free_ports
 from ipls.akd import (
@@ -30,7 +31,6 @@ from ipls.akd import (
 from ipls.akd.keys import Place
 from ipls.akd.tiles import Subtree
 from ipls.akd.tree import insert
-from ipls.cli.keys import first_bundle
 from ipls.config import VaultPostgresConfig, load_core
 from ipls.crypto.keys import public_key
 from ipls.hsm import pipe

@@ -1,7 +1,7 @@
-"""A command of `ipls keys fleet` that kills itself (SIGKILL), at every step once, and is run again after each death.
+"""A part of a ceremony that kills itself (SIGKILL), at every step once, and is run again after each death.
 
-`python dying_ceremony.py FOLDER COMMAND…`: FOLDER, which has all that the command changes, is put back before each
-round. A line a round, in JSON: the step, and how the command ended when it was run again, twice.
+`python dying.py FOLDER PART FILE…`: FOLDER, which has all that it changes, is put back before each round. A line a
+round, in JSON: the step, and how it ended when it was run again, twice: 0, or 1 where a file was there already.
 """
 
 import json
@@ -9,28 +9,45 @@ import os
 import shutil
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ipls.cli import fleet as command
-from ipls.cli.main import main
-from ipls.hsm.ceremony import steps as ceremony
+from ipls.admin import ceremony
+from ipls.config import load_core
+from ipls.hsm.ceremony import steps
 from ipls.hsm.token import softhsm
 
 STEPS: list[tuple[Any, str]] = [
     (softhsm, "create"),
-    (ceremony, "make_pair"),
-    (ceremony, "_extractable"),
-    (ceremony, "agree"),
-    (ceremony, "_parcel"),
-    (ceremony, "_unwrap"),
-    (ceremony, "_check"),
-    (command, "write_private"),
-    (command, "replace"),
+    (steps, "make_pair"),
+    (steps, "_extractable"),
+    (steps, "agree"),
+    (steps, "_parcel"),
+    (steps, "_unwrap"),
+    (steps, "_check"),
+    (ceremony, "write_new"),
+    (ceremony, "replace"),
 ]
-FOLDER, *COMMAND = sys.argv[1:]
+
+
+def prepare(config: Path, card: Path) -> None:
+    ceremony.prepare(load_core(config), card, name=card.stem, profile=None)
+
+
+def hold(config: Path, officers: Path, report: Path, *cards: Path) -> None:
+    ceremony.hold(load_core(config), report, cards, officers)
+
+
+def join(config: Path, officers: Path, report: Path, parcel: Path, *signatures: Path) -> None:
+    core = load_core(config)
+    ceremony.join(core, ceremony.signed_report(core.trust_root, report, officers, signatures), parcel)
+
+
+PARTS: dict[str, Callable[..., None]] = {"prepare": prepare, "hold": hold, "join": join}
+FOLDER, PART, *FILES = sys.argv[1:]
 
 
 def die_at(place: int, told: int) -> None:
@@ -59,13 +76,14 @@ def attempt(place: int = 0) -> tuple[int | None, str]:
     """Its exit status, None for a death, and where it died. Run in a fork: Python starts slowly."""
     reader, told = os.pipe()
     if (child := os.fork()) == 0:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.argv = ["ipls", *COMMAND]
         die_at(place, told)
         try:
-            main()
-        except SystemExit as end:
-            os._exit(end.code if isinstance(end.code, int) else 0)
+            PARTS[PART](*map(Path, FILES))
+        except FileExistsError:
+            os._exit(1)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(2)
         os._exit(0)
     os.close(told)
     status = os.waitpid(child, 0)[1]

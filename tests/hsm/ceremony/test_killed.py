@@ -17,14 +17,12 @@ from ipls.trust.ceremony import parse_transcript
 from tests.hsm.ceremony.test_steps import kept, opened, session_of
 from tests.hsm.fleets import Fleet, Host
 
-SCRIPT = Path(__file__).parent / "dying_ceremony.py"
+SCRIPT = Path(__file__).parent / "dying.py"
 
 
 def deaths(folder: Path, *command: object) -> list[str]:
     """Where it died; run again it was done, and once more it changed nothing or was refused."""
-    ran = subprocess.run(
-        [sys.executable, SCRIPT, folder, "keys", "fleet", *map(str, command)], capture_output=True, text=True
-    )
+    ran = subprocess.run([sys.executable, SCRIPT, folder, *map(str, command)], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     *died, last = map(json.loads, ran.stdout.splitlines())
     assert last["ended"] == 0
@@ -39,7 +37,7 @@ def deaths(folder: Path, *command: object) -> list[str]:
 def test_prepare(tmp_path: Path) -> None:
     host = Host(tmp_path, "h0")
     card = host.folder / "h0.card"
-    places = deaths(host.folder, "prepare", card, "--config", host.config)
+    places = deaths(host.folder, "prepare", host.config, card)
     assert {"after create", "after make_pair", "before replace", "after replace"} <= set(places)
     with session_of(host) as session:
         for label in ("fleet", "transport"):
@@ -54,8 +52,8 @@ def test_genesis(tmp_path: Path) -> None:
     folder.mkdir()
     report = folder / "report.pb"
     host = fleet.hosts[0]
-    places = deaths(folder, "genesis", report, *fleet.cards, "--config", host.config, "--officers", fleet.officers)
-    assert {"after _extractable", "after _parcel", "before write_private", "after replace"} <= set(places)
+    places = deaths(folder, "hold", host.config, fleet.officers, report, *fleet.cards)
+    assert {"after _extractable", "after _parcel", "before write_new", "after replace"} <= set(places)
     parcels = [path.read_bytes() for path in sorted(folder.glob("*.parcel"))]
     members = parse_transcript(report.read_bytes()).members
     assert [hashlib.sha256(parcel).digest() for parcel in parcels] == [member.parcel_hash for member in members]
@@ -66,12 +64,12 @@ def test_join(tmp_path: Path) -> None:
     fleet = Fleet(tmp_path, 1)
     (host,) = fleet.hosts
     signatures = fleet.held()
-    arguments = [fleet.report, fleet.parcel(host), *signatures, "--config", host.config, "--officers", fleet.officers]
+    arguments = [host.config, fleet.officers, fleet.report, fleet.parcel(host), *signatures]
     places = deaths(host.folder, "join", *arguments)
     assert places.count("after _unwrap") == 4  # two keys, each looked at first
     assert kept(host) == ["log", "storage root"]
     with opened(host) as token:
-        assert token.storage_key_id == Report.FromString(fleet.report.read_bytes()).storage_key_id
+        assert token.storage_key_id == Report.FromString(fleet.report.read_bytes()).root_id
 
 
 @pytest.mark.parametrize("label", ["storage root", "log"])
@@ -88,10 +86,10 @@ def test_a_key_that_a_killed_join_left_half_written(label: str, tmp_path: Path) 
             256,
             store=True,
             label=label,
-            id=report.storage_key_id,
+            id=report.root_id,
             capabilities=purpose.use,
             template=hidden(purpose.mechanism),
         )
     for _ in range(2):
-        assert fleet.join(host, *signatures).startswith("the HSM has the fleet's keys")
+        assert fleet.join(host, *signatures) == ""
     assert kept(host) == ["log", "storage root"]

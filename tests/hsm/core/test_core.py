@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from ipls.admin.bundles import first_bundle
 from ipls.akd import verify_lookup
-from ipls.cli.keys import first_bundle
 from ipls.hsm import pipe
 from ipls.proto.akd.v1.akd_pb2 import HistoryProof, LookupProof, UpdateProof
 from ipls.proto.vault.v1.core_pb2 import CoreRequest

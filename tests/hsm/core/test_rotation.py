@@ -10,10 +10,9 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from ipls.cli.main import app
-from ipls.config import TokenConfig, load_core
+from ipls.admin.storage_keys import count_keys, drop_storage_key
+from ipls.config import ConfigError, TokenConfig, load_core
 from ipls.hsm.core import rotation
 from ipls.hsm.core.rotation import Rewrap, Rotation, account_of
 from ipls.hsm.state import replay
@@ -23,6 +22,7 @@ from ipls.hsm.token import module
 from ipls.hsm.token.derivation import by_profile
 from ipls.hsm.token.module import hidden
 from ipls.hsm.token.pkcs11 import HsmToken, new_storage_key_id, purposes, token_at
+from ipls.store.errors import StoreError
 from ipls.store.vault import open_vault_store
 from ipls.vault.account import Account, Generation
 from ipls.vault.errors import SessionRefused
@@ -270,39 +270,36 @@ async def test_a_repeat_of_a_store_from_before_the_rotation(rig: Rig) -> None:
 
 @pytest.fixture
 def private(rig: Rig) -> Rig:
-    """Its PIN is for its owner alone, as the command wants it."""
+    """Its PIN is for its owner alone, as it has to be."""
     (rig.folder / "pin").chmod(0o600)
     return rig
 
 
-def run(command: str, *arguments: object) -> str:
-    """What it prints, or the line on standard error."""
-    result = CliRunner().invoke(app, ["vault", command, *map(str, arguments)])
-    if isinstance(result.exception, SessionRefused):
-        return result.exception.reason
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.stdout if result.exit_code == 0 else result.stderr
+def refused(rig: Rig, root: bytes) -> str:
+    """Why the root stays."""
+    with pytest.raises((ConfigError, StoreError)) as refused:
+        drop_storage_key([load_core(rig.config_path).vault], root.hex())
+    return f"{refused.value.reason}: {refused.value}"
 
 
 async def test_an_old_root_is_destroyed_when_nothing_needs_it(private: Rig) -> None:
     rig = private
     (owner,) = published(rig, 1)
-    config = ("--config", rig.config_path)
+    config = load_core(rig.config_path).vault
     async with vault(rig) as running:
         await store(running, owner, secrets.token_bytes(16), KEY)
     with closing(HsmToken.open(rig.token, PIN)) as token:
         old = token.storage_key_id
     new = add_root(rig.token, rig.tokens.profile)
-    assert run("roots", *config).split() == [new.hex(), "0", "keys", old.hex(), "1", "keys"]
-    assert "ROOT_IN_USE" in run("drop-root", old.hex(), *config)
-    assert "ROOT_IN_USE" in run("drop-root", new.hex(), *config)
-    assert "ROOT_UNKNOWN" in run("drop-root", bytes(16).hex(), *config)
+    assert list(count_keys(config).items()) == [(new, 0), (old, 1)]
+    assert "ROOT_IN_USE" in refused(rig, old)
+    assert "ROOT_IN_USE" in refused(rig, new)
+    assert "ROOT_UNKNOWN" in refused(rig, bytes(16))
     async with vault(rig) as running:
         await running.said("storage root rotated")
-    assert run("roots", *config).split() == [new.hex(), "1", "keys", old.hex(), "0", "keys"]
-    assert "is destroyed" in run("drop-root", old.hex(), *config)
-    assert run("roots", *config).split() == [new.hex(), "1", "keys"]
+    assert list(count_keys(config).items()) == [(new, 1), (old, 0)]
+    drop_storage_key([config], old.hex())
+    assert count_keys(config) == {new: 1}
     async with vault(rig) as running:
         assert await retrieve(running, owner) == KEY
 
@@ -313,9 +310,8 @@ async def test_an_old_root_stays_while_the_token_has_another_shard(private: Rig)
         old = token.storage_key_id
         token.replace_anchor(5, [], b"another shard's")
     add_root(rig.token, rig.tokens.profile)
-    config = ("--config", rig.config_path)
-    assert "shard 5" in run("drop-root", old.hex(), *config)
-    assert "is destroyed" in run("drop-root", old.hex(), *config, "--handed-off", 5)
+    assert "shard 5" in refused(rig, old)
+    drop_storage_key([load_core(rig.config_path).vault], old.hex(), [5])
 
 
 # Log keys

@@ -8,16 +8,13 @@ from typing import NamedTuple
 
 import pkcs11
 import pytest
-import tomli_w
 from pkcs11 import Attribute, ObjectClass
-from typer.testing import CliRunner
 
-from ipls.cli.witness import app
 from ipls.config import ConfigError, TokenConfig, WitnessConfig, WitnessTokenConfig
 from ipls.crypto.keys import public_key, verify
 from ipls.hsm.token import module, softhsm
 from ipls.hsm.token.signing import SigningToken, make_token_key, witness_signers
-from tests.hsm.tokens import MODULES, PIN, as_configured, bare_token, pin_file, softhsm_token
+from tests.hsm.tokens import MODULES, PIN, bare_token, pin_file, softhsm_token
 
 FILE_SEED = bytes([7]) * 32
 
@@ -91,21 +88,6 @@ def test_a_token_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as e:
         make_token_key(no_token, PIN, "old")
     assert e.value.reason == "TOKEN_UNUSABLE"
-
-
-def test_no_pin_is_made_for_a_token_that_has_one(keys: Keys, tmp_path: Path) -> None:
-    """It would be the wrong one."""
-    token = {"place": as_configured(keys.place), "pin": "pin", "keys": ["third"]}
-    table = {"name": "w1", "http_listen": "localhost:1", "database": "w.db", "watermark": "w.mark", "token": token}
-    config = tmp_path / "witness.toml"
-    config.write_text(tomli_w.dumps({"trust_root": "trust.toml", "witnesses": [table]}))
-    result = CliRunner().invoke(app, ["key", "--config", str(config), "--label", "third"])
-    assert isinstance(result.exception, ConfigError)
-    assert not (tmp_path / "pin").exists()
-    pin_file(tmp_path)
-    result = CliRunner().invoke(app, ["key", "--config", str(config), "--label", "third"])
-    with closing(SigningToken(keys.place, PIN)) as opened:
-        assert opened.signer("third").public_key.hex() == result.output.strip()
 
 
 @pytest.mark.parametrize("point", [b"\x04\x41" + bytes(63), b"\x04\x20" + bytes(30)])

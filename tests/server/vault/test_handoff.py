@@ -5,23 +5,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from typer.testing import CliRunner
+import pytest
 
-from ipls.cli.main import app
+from ipls.admin import vault as admin
+from ipls.admin.bundles import read_bundle
+from ipls.clock import system_now_ms
+from ipls.config import load_core
 from ipls.vault.errors import SessionRefused
 from tests.hsm.fleet import another_host, write_bundle
 from tests.hsm.rig import Owner, Rig
 from tests.server.vault.process import running_vault
 from tests.server.vault.test_state import ends
-
-
-def vault_command(*arguments: object) -> str:
-    """What `ipls vault` prints, or the reason why it refuses."""
-    result = CliRunner().invoke(app, ["vault", *map(str, arguments)])
-    if isinstance(result.exception, SessionRefused):
-        return result.exception.reason
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 async def test_the_next_hsm_serves_what_the_old_one_stored_and_the_old_one_ends(tmp_path: Path) -> None:
@@ -46,11 +40,13 @@ async def test_the_next_hsm_serves_what_the_old_one_stored_and_the_old_one_ends(
     spare = another_host(old, tmp_path / "spare", shard=0)
     write_bundle([(new, [0])])
     moved, file = new.folder / "bundle.pb", tmp_path / "handoff"
-    assert "is the HSM's" in vault_command("hand-off", moved, file, "--config", old.config_path)
+    admin.hand_off(load_core(old.config_path), read_bundle(moved), file, now_ms=system_now_ms())
     assert "VAULT_HANDED_OFF" in await ends(old)
 
     shutil.copy(old.folder / "vault.db", new.folder)
-    assert vault_command("take-over", file, "--config", spare.config_path) == "VAULT_HANDOFF_REFUSED"
-    assert "goes on with shard 0" in vault_command("take-over", file, "--config", new.config_path)
+    with pytest.raises(SessionRefused) as refused:
+        admin.take_over(load_core(spare.config_path).vault, file.read_bytes())
+    assert refused.value.reason == "VAULT_HANDOFF_REFUSED"
+    assert admin.take_over(load_core(new.config_path).vault, file.read_bytes()).shard == 0
     await run(new, retrieve)
     assert "VAULT_HANDED_OFF" in await ends(old)

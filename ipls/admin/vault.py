@@ -1,0 +1,81 @@
+"""A vault's state, of a vault that is off: its beginning, a check, recovery, and the move to another HSM."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from ipls.config import CoreConfig, VaultConfig, VaultPostgresConfig, load_trust_root
+from ipls.hsm.anchor_service import TokenAnchorService, open_anchor_service
+from ipls.hsm.state import anchor, handoff, replay
+from ipls.hsm.state.owner import Owner
+from ipls.proto.vault.v1.vault_pb2 import SignedBundle
+from ipls.store.errors import StoreDamaged, StoreUnavailable
+from ipls.store.files import PUBLIC, replace
+from ipls.store.vault import VaultStore, open_vault_store
+from ipls.trust.bundle import verify_bundle
+from ipls.trust.errors import BundleRefused
+from ipls.vault.session.transcript import hsm_key_id
+from ipls.vault.state.journal import State
+
+
+@contextmanager
+def offline_vault(vault: VaultConfig) -> Iterator[tuple[VaultStore, TokenAnchorService]]:
+    """Database and token. Raises StoreRefused VAULT_RUNNING; StoreDamaged."""
+    try:
+        with (
+            closing(open_vault_store(vault.database, wait=False)) as store,
+            open_anchor_service(vault) as anchor_service,
+        ):
+            yield store, anchor_service
+    except StoreUnavailable as error:
+        raise StoreDamaged("DATABASE_UNREADABLE", f"the vault's database can't be read: {error}") from error
+
+
+def genesis(vault: VaultConfig) -> None:
+    """The first anchor, in a token that has none, over an empty database. Raises SessionRefused VAULT_ANCHOR_EXISTS,
+    StoreError."""
+    with offline_vault(vault) as (store, anchor_service):
+        anchor.genesis(store, anchor_service)
+
+
+def check(vault: VaultConfig) -> State:
+    """Every row of the database is what the token's anchor vouches for. Raises SessionRefused at the first that is
+    not, StoreError."""
+    with offline_vault(vault) as (store, anchor_service):
+        state = replay.catch_up(store, anchor_service, anchor.read_anchor(anchor_service).state)
+        for _ in replay.check(store, anchor_service, lambda: state):
+            pass
+    return state
+
+
+def recover(vault: VaultConfig, damaged: Path | VaultPostgresConfig) -> State:
+    """The database made again from the log in the damaged one, all that the log proves or nothing. Raises
+    SessionRefused, StoreError."""
+    with (
+        offline_vault(vault) as (store, anchor_service),
+        closing(open_vault_store(damaged, wait=False)) as source,
+    ):
+        return replay.recover(source, store, anchor_service)
+
+
+def hand_off(core: CoreConfig, signed: SignedBundle, file: Path, *, now_ms: int) -> Owner:
+    """Hand the vault's shard, for good, to the HSM that the bundle gives it to: its hand-off is in `file` then.
+
+    Interrupted, it is done again. Raises VerificationError: as `verify_bundle`, BUNDLE_NO_SHARD; as `handoff.hand_off`;
+    StoreError.
+    """
+    bundle, shard = verify_bundle(load_trust_root(core.trust_root), signed, now_ms=now_ms), core.vault.shard
+    hsm = next((hsm for hsm in bundle.hsms if shard in hsm.shards), None)
+    if hsm is None:
+        raise BundleRefused("BUNDLE_NO_SHARD", f"bundle {bundle.number} has no shard {shard}")
+    to = Owner(hsm_key_id(hsm.public_key), bundle.number)
+    with offline_vault(core.vault) as (store, anchor_service):
+        replace(file, handoff.hand_off(store, anchor_service, to), mode=PUBLIC)
+    return to
+
+
+def take_over(vault: VaultConfig, handed: bytes) -> State:
+    """Go on with the shard of a hand-off over its database, or a copy of it. Raises as `handoff.take_over`,
+    StoreError."""
+    with offline_vault(vault) as (store, anchor_service):
+        return handoff.take_over(store, anchor_service, handed)
