@@ -17,8 +17,8 @@ from google.protobuf.message import Message
 
 from ipls.config import VaultConfig, load_core, read_pin
 from ipls.hsm import pipe
-from ipls.hsm.core.rotation import Rewrap
 from ipls.hsm.process import main
+from ipls.hsm.rewrapping import Rewrap
 from ipls.hsm.token.pkcs11 import HsmToken, Record
 from ipls.proto.hsm.v1 import anchor_pb2 as pb
 from ipls.proto.vault.v1.core_pb2 import Refused
@@ -35,7 +35,8 @@ M = TypeVar("M", bound=Message)
 
 
 class TokenAnchorService:
-    """`ipls.hsm.state.anchor.Notary`, and `ipls.hsm.core.rotation.Wrapper`, in the process that has the token open."""
+    """`ipls.hsm.state.anchor.AnchorService`, and `ipls.hsm.rewrapping.Rewrapper`, in the process that has the token
+    open."""
 
     def __init__(self, token: HsmToken, shard: int) -> None:
         self._token = token
@@ -58,11 +59,11 @@ class TokenAnchorService:
         return self._token.first_log_key
 
     def storage_key_ids(self) -> list[bytes]:
-        """See `Wrapper`."""
+        """See `Rewrapper`."""
         return self._token.storage_key_ids()
 
     def rewrap(self, each: Sequence[Rewrap]) -> list[bytes | None]:
-        """See `Wrapper`."""
+        """See `Rewrapper`."""
         return [self._rewrap(one) for one in each]
 
     def _rewrap(self, one: Rewrap) -> bytes | None:
@@ -121,11 +122,11 @@ class AnchorServiceProcess:
         return self._ask(pb.AnchorRequest.FIRST_LOG_KEY_FIELD_NUMBER, pb.Ask(), pb.LogKey).number
 
     def storage_key_ids(self) -> list[bytes]:
-        """See `Wrapper`."""
+        """See `Rewrapper`."""
         return list(self._ask(pb.AnchorRequest.STORAGE_KEY_IDS_FIELD_NUMBER, pb.Ask(), pb.Values).values)
 
     def rewrap(self, each: Sequence[Rewrap]) -> list[bytes | None]:
-        """See `Wrapper`."""
+        """See `Rewrapper`."""
         keys = [
             pb.WrappedKey(wrapped=w, old=pb.Record(**o._asdict()), new=pb.Record(**n._asdict())) for w, o, n in each
         ]

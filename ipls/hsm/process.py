@@ -6,11 +6,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-import pkcs11
 import structlog
 
 from ipls.config import ConfigError
 from ipls.hsm import pipe
+from ipls.hsm.token.module import TokenFailed
 from ipls.runtime.logging import configure_logging
 from ipls.store.errors import StoreError
 
@@ -24,7 +24,7 @@ def main(name: str, run: Callable[[Path, BinaryIO, BinaryIO], None]) -> None:
     try:
         with suppress(BrokenPipeError):  # the parent is gone
             run(Path(sys.argv[1]), *pipe.take_stdio())
-    except (ConfigError, StoreError, pipe.PipeError, pkcs11.PKCS11Error, OSError) as error:
+    except (ConfigError, StoreError, pipe.PipeError, TokenFailed, OSError) as error:
         reason = getattr(error, "reason", type(error).__name__)
         log.error("process of the vault ended", process=name, reason=reason, error=str(error))
         sys.exit(1)

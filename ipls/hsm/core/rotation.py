@@ -5,12 +5,13 @@ on by another walk. docs/protocol/ceremony.md.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import structlog
 
+from ipls.hsm.rewrapping import Rewrap, Rewrapper
 from ipls.hsm.state.store import StateStore
 from ipls.hsm.token.pkcs11 import Record
 from ipls.vault.account import Account, Generation
@@ -27,24 +28,6 @@ LOOK_EVERY_S = 60.0
 """How often the token is looked at for a newer storage root."""
 
 
-class Rewrap(NamedTuple):
-    """A contact key as it lies in the database, where that is, and where it is to go."""
-
-    wrapped: bytes
-    old: Record
-    new: Record
-
-
-class Wrapper(Protocol):
-    """Who has the storage roots: `ipls.hsm.anchor_service`. Raises SessionRefused VAULT_NOTARY_LOST."""
-
-    def storage_key_ids(self) -> list[bytes]:
-        """Of all storage roots that are in the token now, the newest first."""
-
-    def rewrap(self, each: Sequence[Rewrap]) -> list[bytes | None]:
-        """What each is under its new record's key; None where its old one does not unwrap it, or has no root here."""
-
-
 class RotationProgress(NamedTuple):
     """What a step came to."""
 
@@ -56,12 +39,12 @@ class RotationProgress(NamedTuple):
 class Rotation:
     """For works of the state store."""
 
-    def __init__(self, state_store: StateStore, wrapper: Wrapper) -> None:
+    def __init__(self, state_store: StateStore, wrapper: Rewrapper) -> None:
         self._state_store = state_store
         self._wrapper = wrapper
 
     def storage_key_ids(self) -> list[bytes]:
-        """See `Wrapper`."""
+        """See `Rewrapper`."""
         return self._wrapper.storage_key_ids()
 
     def step(self, storage_key_id: bytes, after: bytes) -> RotationProgress:

@@ -25,6 +25,9 @@ FUNCTIONS = 68
 INIT_TOKEN = 9
 """Of CK_FUNCTION_LIST: how many functions, and which one."""
 
+TokenFailed = pkcs11.PKCS11Error
+"""What a token, or its module, raises."""
+
 
 class _FunctionList(ctypes.Structure):
     """CK_FUNCTION_LIST of PKCS #11 2.40, which every later module has as well."""

@@ -14,7 +14,8 @@ import pytest
 from ipls.admin.storage_keys import count_keys, drop_storage_key
 from ipls.config import ConfigError, TokenConfig, load_core
 from ipls.hsm.core import rotation
-from ipls.hsm.core.rotation import Rewrap, Rotation, account_of
+from ipls.hsm.core.rotation import Rotation, account_of
+from ipls.hsm.rewrapping import Rewrap
 from ipls.hsm.state import replay
 from ipls.hsm.state.anchor import read_anchor
 from ipls.hsm.state.store import StateStore
