@@ -19,9 +19,9 @@ from ipls._grpc import grpc
 from ipls.clock import system_now_ms
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub, add_DirectoryServiceServicer_to_server
+from ipls.server.directory.authorizer import ReadAuthorizer
 from ipls.server.directory.cache import ProofCache
 from ipls.server.directory.publisher import HeadNotifier
-from ipls.server.directory.readers import ReadAuthorizer
 from ipls.server.directory.service import MAX_BATCH, DirectoryService
 from ipls.store.directory import DirectoryStore, EpochRow, PreparedEpoch, StoredHead, open_directory_store
 from ipls.store.readers import open_readers_store

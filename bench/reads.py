@@ -25,9 +25,9 @@ from ipls.crypto.keys import public_key, sign
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub, add_DirectoryServiceServicer_to_server
 from ipls.rpc.reads import SESSION_METADATA, read_history
+from ipls.server.directory.authorizer import ReadAuthorizer
 from ipls.server.directory.cache import ProofCache, RedisProofCache
 from ipls.server.directory.publisher import HeadNotifier
-from ipls.server.directory.readers import ReadAuthorizer
 from ipls.server.directory.service import DirectoryService
 from ipls.store.directory import DirectoryStore, EpochRow, PreparedEpoch, StoredHead, open_directory_store
 from ipls.store.readers import open_readers_store

@@ -43,19 +43,19 @@ class TokenAnchorService:
         self.shard = shard
 
     def hsm_key_id(self) -> bytes:
-        """See `Notary`."""
+        """See `AnchorService`."""
         return self._token.hsm_key_id
 
     def macs(self, digests: Sequence[bytes]) -> list[bytes]:
-        """See `Notary`."""
+        """See `AnchorService`."""
         return [self._token.log_mac(digest) for digest in digests]
 
     def holds(self, digests: Sequence[bytes], macs: Sequence[bytes]) -> list[bool]:
-        """See `Notary`."""
+        """See `AnchorService`."""
         return [self._token.log_holds(digest, mac) for digest, mac in zip(digests, macs, strict=True)]
 
     def first_log_key(self) -> int:
-        """See `Notary`."""
+        """See `AnchorService`."""
         return self._token.first_log_key
 
     def storage_key_ids(self) -> list[bytes]:
@@ -74,11 +74,11 @@ class TokenAnchorService:
             return None
 
     def anchors(self) -> list[bytes]:
-        """See `Notary`."""
+        """See `AnchorService`."""
         return self._token.anchors(self.shard)
 
     def replace(self, expected: Sequence[bytes], new: bytes) -> None:
-        """See `Notary`."""
+        """See `AnchorService`."""
         self._token.replace_anchor(self.shard, expected, new)
 
 
@@ -105,20 +105,20 @@ class AnchorServiceProcess:
         self._left = 0
 
     def hsm_key_id(self) -> bytes:
-        """See `Notary`."""
+        """See `AnchorService`."""
         return self._ask(pb.AnchorRequest.HSM_KEY_ID_FIELD_NUMBER, pb.Ask(), pb.HsmKey).id
 
     def macs(self, digests: Sequence[bytes]) -> list[bytes]:
-        """See `Notary`."""
+        """See `AnchorService`."""
         return list(self._ask(pb.AnchorRequest.MACS_FIELD_NUMBER, pb.Values(values=digests), pb.Values).values)
 
     def holds(self, digests: Sequence[bytes], macs: Sequence[bytes]) -> list[bool]:
-        """See `Notary`."""
+        """See `AnchorService`."""
         question = pb.Holds(digests=digests, macs=macs)
         return list(self._ask(pb.AnchorRequest.HOLDS_FIELD_NUMBER, question, pb.Holding).holding)
 
     def first_log_key(self) -> int:
-        """See `Notary`."""
+        """See `AnchorService`."""
         return self._ask(pb.AnchorRequest.FIRST_LOG_KEY_FIELD_NUMBER, pb.Ask(), pb.LogKey).number
 
     def storage_key_ids(self) -> list[bytes]:
@@ -135,11 +135,11 @@ class AnchorServiceProcess:
         return [wrapped or None for wrapped in answer.wrapped]
 
     def anchors(self) -> list[bytes]:
-        """See `Notary`."""
+        """See `AnchorService`."""
         return list(self._ask(pb.AnchorRequest.ANCHORS_FIELD_NUMBER, pb.Ask(), pb.Values).values)
 
     def replace(self, expected: Sequence[bytes], new: bytes) -> None:
-        """See `Notary`."""
+        """See `AnchorService`."""
         self._ask(pb.AnchorRequest.REPLACE_FIELD_NUMBER, pb.Replace(expected=expected, new=new), pb.Replaced)
         self._wear(1)
 

@@ -12,7 +12,7 @@ import pytest_asyncio
 from ipls._grpc import grpc
 from ipls.akd import verify_absence, verify_history, verify_lookup
 from ipls.proto.directory.v1 import directory_pb2 as pb
-from ipls.server.directory.readers import MAX_OPENINGS, MAX_SESSIONS, SESSION_MS
+from ipls.server.directory.authorizer import MAX_OPENINGS, MAX_SESSIONS, SESSION_MS
 from ipls.trust.calls import CALL_WINDOW_MS
 from ipls.units import DAY_MS
 from tests.server.directories import ALICE, BOB, NOW, Client, World, record, seed
@@ -250,7 +250,7 @@ async def test_reads_go_on_under_a_flood_of_forged_calls(client: Client) -> None
 async def test_no_more_calls_are_checked_or_wait_for_it_than_there_may(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ipls.server.directory.readers.MAX_OPENINGS", 0)
+    monkeypatch.setattr("ipls.server.directory.authorizer.MAX_OPENINGS", 0)
     refused(await refusal(client.public.OpenSession(opening(ALICE, key(1)))), LATER, "OPENINGS_BUSY")
 
 

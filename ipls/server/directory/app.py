@@ -25,12 +25,12 @@ from ipls.rpc.server import ANYONE, DRAIN_S, Access, GrpcServer, serve
 from ipls.rpc.tls import mtls_listener, tls_listener
 from ipls.runtime.restart import RestartPolicy
 from ipls.runtime.service import Service
+from ipls.server.directory.authorizer import ReadAuthorizer
 from ipls.server.directory.cache import ProofCache, RedisProofCache
 from ipls.server.directory.evidence import EvidenceRecorder
 from ipls.server.directory.lease import LeaseKeeper
 from ipls.server.directory.pruning import Pruner
 from ipls.server.directory.publisher import RETRY_S, HeadNotifier, Publisher
-from ipls.server.directory.readers import ReadAuthorizer
 from ipls.server.directory.service import DirectoryService, UpdateService
 from ipls.server.directory.witnesses import Witnesses
 from ipls.store.directory import ChangeCounters, DirectoryStore, open_directory_store

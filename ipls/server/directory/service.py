@@ -16,9 +16,9 @@ from ipls.rpc.channel import CHUNK
 from ipls.rpc.errors import ServiceError, refuse
 from ipls.rpc.reads import MAX_VERSIONS, history_responses
 from ipls.server.directory.adoption import known_versions
+from ipls.server.directory.authorizer import ReadAuthorizer
 from ipls.server.directory.cache import CacheKey, ProofCache
 from ipls.server.directory.publisher import HeadNotifier
-from ipls.server.directory.readers import ReadAuthorizer
 from ipls.store.directory import DirectoryStore, StoredHead
 from ipls.store.errors import StoreRefused
 from ipls.trust.chain import MAX_ANSWER

@@ -148,28 +148,28 @@ class LogFollower:
 
     def _fetch(self, head: SignedHead) -> None:
         """Verify every step up to the head, and keep it."""
-        waiting = self._store.pulled()
+        waiting = self._store.fetched()
         if waiting is not None and waiting.last > head.epoch:
-            self._store.drop_pulled()
+            self._store.drop_fetched()
             waiting = None
         if waiting is None:
             epoch = self._first(head)
             root_hash = self._store.root_of(epoch - 1)
-            self._store.drop_pulled()
+            self._store.drop_fetched()
         else:
             epoch, root_hash = waiting.last + 1, waiting.root_hash
         for number in range(epoch, head.epoch + 1):
             self._check_running()
             step = self._step(number)
             if step.old_root != root_hash:
-                self._store.drop_pulled()
+                self._store.drop_fetched()
                 raise AuditFault("AUDIT_CHAIN_BROKEN", "it does not start where the one before it ended", number)
             blob = self._public.object(step, MAX_BLOB)
             check_proof(step, blob)
-            self._store.pull(number, step.old_root, step.new_root, blob if number == head.epoch else b"")
+            self._store.keep_fetched(number, step.old_root, step.new_root, blob if number == head.epoch else b"")
             root_hash = step.new_root
         if root_hash != head.root_hash:
-            self._store.drop_pulled()
+            self._store.drop_fetched()
             raise AuditFault("AUDIT_FORK", "the log ends in another root than the one that a quorum signed", head.epoch)
 
     def _first(self, head: SignedHead) -> int:

@@ -5,13 +5,13 @@ contract    what every backend gives          sqlite      a file
 
 from pathlib import Path
 
-from ipls.store.witness.contract import CosignLate, ProposedEpoch, Pulled, Signed, State, WitnessStore
+from ipls.store.witness.contract import CosignLate, Fetched, ProposedEpoch, Signed, State, WitnessStore
 from ipls.store.witness.sqlite import SqliteWitness, init_witness_state
 
 __all__ = [
     "CosignLate",
+    "Fetched",
     "ProposedEpoch",
-    "Pulled",
     "Signed",
     "State",
     "WitnessStore",

@@ -82,7 +82,7 @@ class Signed(NamedTuple):
         return object_name(self.epoch, self.old_root, self.root_hash)
 
 
-class Pulled(NamedTuple):
+class Fetched(NamedTuple):
     """The steps from the log that are verified and not signed yet: the epochs first..last, and the root of the last."""
 
     first: int
@@ -153,15 +153,15 @@ class WitnessStore(ABC):
         """
 
     @abstractmethod
-    def pulled(self) -> Pulled | None:
+    def fetched(self) -> Fetched | None:
         """The verified steps that wait for `sign_pulled`, None without any, or if they don't follow what is signed."""
 
     @abstractmethod
-    def drop_pulled(self) -> None:
+    def drop_fetched(self) -> None:
         """Forget the steps that wait."""
 
     @abstractmethod
-    def pull(self, epoch: int, old_root: bytes, root_hash: bytes, blob: bytes) -> None:
+    def keep_fetched(self, epoch: int, old_root: bytes, root_hash: bytes, blob: bytes) -> None:
         """Keep one more verified step, durable; `blob` is empty unless it is the last one.
 
         Raises StoreRefused WITNESS_GAP if it follows neither the last one that waits nor, without any, an epoch here.

@@ -8,7 +8,7 @@ from pathlib import Path
 from ipls.store.engine.sqlite import Connection, Database, Schema
 from ipls.store.errors import StoreRefused
 from ipls.store.files import replace
-from ipls.store.witness.contract import CosignLate, ProposedEpoch, Pulled, Signed, State, WitnessStore
+from ipls.store.witness.contract import CosignLate, Fetched, ProposedEpoch, Signed, State, WitnessStore
 from ipls.trust.heads import Head
 from ipls.trust.limits import MAX_INT
 from ipls.trust.root import TrustRoot
@@ -169,26 +169,26 @@ class SqliteWitness(WitnessStore):
                 )
             self._raise_mark()
 
-    def pulled(self) -> Pulled | None:
+    def fetched(self) -> Fetched | None:
         with self._db.read() as db:
-            return self._pulled(db)
+            return self._fetched(db)
 
-    def _pulled(self, db: Connection) -> Pulled | None:
+    def _fetched(self, db: Connection) -> Fetched | None:
         row = db.execute(
             "SELECT min(epoch), max(epoch), (SELECT root_hash FROM pulled ORDER BY epoch DESC LIMIT 1),"
             " (SELECT old_root FROM pulled ORDER BY epoch LIMIT 1) FROM pulled"
         ).fetchone()
         if row[0] is None or self._root_of(db, row[0] - 1) != row[3]:
             return None
-        return Pulled(*row[:3])
+        return Fetched(*row[:3])
 
-    def drop_pulled(self) -> None:
+    def drop_fetched(self) -> None:
         with self._db.write() as db:
             db.execute("DELETE FROM pulled")
 
-    def pull(self, epoch: int, old_root: bytes, root_hash: bytes, blob: bytes) -> None:
+    def keep_fetched(self, epoch: int, old_root: bytes, root_hash: bytes, blob: bytes) -> None:
         with self._db.write() as db:
-            waiting = self._pulled(db)
+            waiting = self._fetched(db)
             if waiting is None:
                 db.execute("DELETE FROM pulled")
             before = (waiting.last, waiting.root_hash) if waiting else (epoch - 1, self._root_of(db, epoch - 1))
@@ -201,7 +201,7 @@ class SqliteWitness(WitnessStore):
         with self._db.read():
             with self._db.write() as db:
                 state = self._check_mark(db)
-                if self._pulled(db) is None:
+                if self._fetched(db) is None:
                     db.execute("DELETE FROM pulled")
                     return False
                 rows = db.execute(

@@ -13,10 +13,10 @@ from ipls.crypto.keys import public_key, sign
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.rpc.errors import ServiceError
 from ipls.rpc.reads import SESSION_METADATA
+from ipls.server.directory.authorizer import ReadAuthorizer
 from ipls.server.directory.cache import ProofCache
 from ipls.server.directory.epochs import prepare
 from ipls.server.directory.publisher import HeadNotifier
-from ipls.server.directory.readers import ReadAuthorizer
 from ipls.server.directory.service import DirectoryService, UpdateService
 from ipls.store.directory import DirectoryStore, StoredHead, open_directory_store
 from ipls.store.readers import open_readers_store

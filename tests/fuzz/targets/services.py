@@ -12,7 +12,7 @@ from ipls.proto.directory.v1.directory_pb2 import OpenSessionRequest, SubmitUpda
 from ipls.proto.registration.v1 import registration_pb2
 from ipls.rpc.errors import ServiceError
 from ipls.rpc.reads import SESSION_METADATA
-from ipls.server.directory.readers import ReadAuthorizer
+from ipls.server.directory.authorizer import ReadAuthorizer
 from ipls.server.registration.service import RegistrationService
 from ipls.store.readers import open_readers_store
 from ipls.store.registration import open_registration_store

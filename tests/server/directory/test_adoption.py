@@ -238,7 +238,7 @@ async def test_a_witness_that_signed_the_losing_root_makes_up_a_quorum_for_the_n
         (entry,) = world.log.list()
         blob = world.log.get(entry.name)
         assert blob is not None
-        store.pull(1, EMPTY_ROOT, won.root_hash, blob)
+        store.keep_fetched(1, EMPTY_ROOT, won.root_hash, blob)
         assert not store.sign_pulled(won.SerializeToString(), lambda *row: (row[2], sign(*row)))
     async with world.witness(1), world.witness(2), world.directory() as client:
         assert await client.publish(2, BOB, record(2)) == 2

@@ -232,9 +232,9 @@ def test_a_document_that_no_key_signed_leaves_its_number_free(store: WitnessStor
 def test_what_waits_to_be_signed_follows_what_is_here_and_does_not_end_below(store: WitnessStore) -> None:
     for epoch, old_root in ((2, R1), (1, FORK)):
         with pytest.raises(StoreError) as e:
-            store.pull(epoch, old_root, R2, b"")
+            store.keep_fetched(epoch, old_root, R2, b"")
         assert e.value.reason == "WITNESS_GAP"
-    store.pull(1, R0, FORK, b"blob")
+    store.keep_fetched(1, R0, FORK, b"blob")
     store.sign(FIRST, b"blob", NOW, cosign)
     store.sign(ProposedEpoch(5, 2, R1, R2), b"blob", NOW, cosign)
     before = store.state()
