@@ -19,14 +19,6 @@ from ipls.store.contacts import ContactsStore, open_contacts_store
 from ipls.store.vault import open_vault_store
 
 PROCESSES = ("witness", "directory", "vault", "contacts", "registration")
-SERVE = """
-import sys
-from pathlib import Path
-from ipls.cli.serve import serve_one, serve_witness, stop_at_eof
-stop_at_eof()
-name, config = sys.argv[1], Path(sys.argv[2])
-serve_witness(None, config) if name == "witness" else serve_one(name, config, {})
-"""
 
 
 class Crash(Exception):
@@ -66,7 +58,8 @@ class Deployment:
                 process.wait()
 
     def _launch(self, name: str) -> None:
-        command = [sys.executable, "-c", SERVE, name, str(self.folder / "ipls.toml")]
+        config = str(self.folder / "ipls.toml")
+        command = [sys.executable, "-m", "ipls.cli.main", "serve", name, "--config", config, "--stop-at-eof"]
         with (self.folder / f"logs/{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
 

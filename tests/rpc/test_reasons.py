@@ -1,4 +1,4 @@
-"""The table of reasons is what docs/protocol/errors.md says; `ipls.cli.status` goes by it."""
+"""The table of reasons is what docs/protocol/errors.md says."""
 
 import re
 from collections.abc import Iterator
@@ -7,12 +7,6 @@ from pathlib import Path
 import pytest
 
 from ipls._grpc import grpc
-from ipls.auditlog.errors import AuditFault, AuditUnavailable
-from ipls.cli.status import exit_status
-from ipls.client.errors import ProfileError, RefusedError, TryLaterError
-from ipls.config import ConfigError
-from ipls.contacts.errors import CardError
-from ipls.errors import IplsError
 from ipls.rpc.errors import ServiceError, refuse
 from ipls.rpc.reasons import EXIT_STATUSES, STATUSES
 from ipls.store.errors import StoreError
@@ -44,25 +38,6 @@ def test_each_exit_status_is_the_documented_one() -> None:
         for reason in re.findall(r"`([A-Z_]+)`", reasons)
     }
     assert documented == EXIT_STATUSES
-
-
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [
-        (RefusedError("MANIFEST_CONFLICT", "no"), 1),
-        (CardError("RECORD_INVALID", "no"), 1),
-        (ServiceError("UPLOAD_TIME", "no"), 1),
-        (AuditFault("AUDIT_HOLE", "no"), 1),
-        (ProfileError("PROFILE_ABSENT", "no"), 2),
-        (ConfigError("no", "WITNESS_KEY_UNPINNED"), 2),
-        (ProfileError("PROFILE_BUSY", "no"), 3),
-        (TryLaterError("A_NEWER_REASON", "no"), 3),
-        (ServiceError("VAULT_AWAY", "no"), 3),
-        (AuditUnavailable("AUDIT_STOPPED", "no"), 3),
-    ],
-)
-def test_the_exit_status_is_that_of_the_kind_of_error_or_of_its_reason(error: IplsError, status: int) -> None:
-    assert exit_status(error) == status
 
 
 def test_what_a_store_refuses_crosses_the_wire() -> None:
