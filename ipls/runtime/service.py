@@ -90,7 +90,11 @@ class Service:
                 await work()
             except Exception as error:
                 failure = error
-            if self._over and failure is None:  # it was asked to end
+            except asyncio.CancelledError:
+                if _asked_to_end():
+                    raise
+                # else what it waited for was cancelled, by a channel that was closed for one
+            if failure is None and (self._over or _asked_to_end()):
                 return
             told = self._told(name, failure)
             if restart is None:
@@ -154,6 +158,12 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         await self._stopping.wait()
+
+
+def _asked_to_end() -> bool:
+    """Whether somebody has cancelled the task that calls."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def run(name: str, start: Callable[[Service], Awaitable[object]]) -> None:

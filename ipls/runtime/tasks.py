@@ -52,11 +52,21 @@ class TaskScope:
 
 
 async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
-    """Cancel those that still run, and return when all have ended."""
-    while pending := [task for task in tasks if not task.done()]:
-        for task in pending:
+    """Cancel those that still run, and return when all have ended, also where the caller is cancelled meanwhile."""
+    for task in tasks:
+        if not task.cancelling():  # else it is cleaning up
             task.cancel()
-        await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
+    cancelled: asyncio.CancelledError | None = None
+    while pending := [task for task in tasks if not task.done()]:
+        try:
+            _, late = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
+        except asyncio.CancelledError as error:
+            cancelled = error
+        else:
+            for task in late:
+                task.cancel()
+    if cancelled is not None:
+        raise cancelled
 
 
 async def race(*works: Coroutine[Any, Any, Result]) -> Result:
