@@ -99,19 +99,12 @@ async def serve(service: Service, app: Starlette, listen: str, *, idle_s: int = 
         timeout_graceful_shutdown=_DRAIN_S,
     )
     server = _Server(config)
-    ended = asyncio.Event()
-
-    async def run() -> None:
-        try:
-            await server.serve(sockets=[listener])
-        finally:
-            ended.set()
+    task = service.spawn("http", lambda: server.serve(sockets=[listener]))
 
     async def drain() -> None:
         server.should_exit = True
-        await ended.wait()
+        await asyncio.wait([task])
 
-    service.spawn("http", run)
     service.drain(drain)
     bound: int = listener.getsockname()[1]
     return bound

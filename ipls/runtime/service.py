@@ -74,11 +74,14 @@ class Service:
         if first is not None:
             raise first
 
-    def spawn(self, name: str, work: Callable[[], Awaitable[object]], *, restart: RestartPolicy | None = None) -> None:
+    def spawn(
+        self, name: str, work: Callable[[], Awaitable[object]], *, restart: RestartPolicy | None = None
+    ) -> asyncio.Task[None]:
         """Run what is to go on for as long as the process. Where it ends all the same, its name is logged, and it is
         begun again when the policy says; without a policy the process ends."""
         task = self._group.create_task(self._forever_running(name, work, restart), name=name)
         self._tasks.add(task)
+        return task
 
     async def _forever_running(
         self, name: str, work: Callable[[], Awaitable[object]], restart: RestartPolicy | None

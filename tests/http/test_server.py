@@ -2,17 +2,20 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import NoReturn
 
 import pytest
+import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+from structlog.testing import capture_logs
 
 from ipls.http.server import MAX_CONNECTIONS, MAX_HEAD, serve
-from ipls.runtime.service import Service
+from ipls.runtime.service import Service, TaskEnded
 
 IDLE_S = 1
 WITHIN_S = 60
@@ -139,3 +142,35 @@ async def test_more_connections_than_there_may_be_are_refused_until_some_end(ser
     for _, writer in waiting:
         writer.close()
     assert (await served.ask(GET)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_server_that_ends_by_itself_ends_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = asyncio.Event()
+
+    async def gives_up(server: uvicorn.Server) -> None:
+        begun.set()  # and returns: uvicorn then stops serving, as after a signal
+
+    monkeypatch.setattr(uvicorn.Server, "main_loop", gives_up)
+    with capture_logs() as lines, pytest.raises(TaskEnded):
+        await serving_until_it_ends()
+    assert begun.is_set()
+    assert [line["task"] for line in lines] == ["http"]
+
+
+async def test_a_process_that_fails_before_its_server_has_begun_ends() -> None:
+    with capture_logs() as lines, pytest.raises(ValueError, match="of another task"):
+        await serving_until_it_ends(another)
+    assert [line["task"] for line in lines] == ["another"]
+
+
+async def another() -> NoReturn:
+    raise ValueError("of another task")
+
+
+async def serving_until_it_ends(*others: Callable[[], Awaitable[object]]) -> None:
+    async with Service("test") as service:
+        for other in others:
+            service.spawn("another", other)
+        await asyncio.sleep(0)  # they have ended, which is not known yet
+        await serve(service, Served().app, "127.0.0.1:0")
+        await asyncio.Event().wait()
