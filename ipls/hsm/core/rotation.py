@@ -105,7 +105,7 @@ async def _rotate(
             break
         after = step.last
         await asyncio.sleep(PAUSE_S)
-    log.info("storage root rotated", storage_key_id=storage_key_id.hex(), wrapped=wrapped, left=left)
+    log.info("storage root rotated", root_id=storage_key_id.hex(), wrapped=wrapped, left=left)
 
 
 def account_of(record: bytes | None) -> Account | None:

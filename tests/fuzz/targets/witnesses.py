@@ -20,6 +20,7 @@ from ipls.proto.witness.v1.witness_pb2 import (
 )
 from ipls.rpc.channel import chunks
 from ipls.rpc.errors import ServiceError
+from ipls.runtime.tasks import TaskScope
 from ipls.server.directory.errors import NoQuorum
 from ipls.server.directory.witnesses import WitnessClient
 from ipls.server.witness.service import WitnessService
@@ -92,7 +93,7 @@ def _client(answers: bytes) -> WitnessClient:
 
     channel: Any = Channel()
     known = signed(HEAD, *WITNESSES)
-    return WitnessClient(ROOT, ROOT.witnesses[0], channel, lambda: NOW, lambda head: _met(known, head))
+    return WitnessClient(ROOT, ROOT.witnesses[0], channel, lambda: NOW, lambda head: _met(known, head), TaskScope())
 
 
 def _met(known: SignedHead, shown: SignedHead) -> None:

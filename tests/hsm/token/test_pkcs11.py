@@ -156,13 +156,13 @@ def test_every_key_changes_with_any_bit_of_the_transcript(token: HsmToken) -> No
 def test_a_record_moved_elsewhere_does_not_unwrap(token: HsmToken) -> None:
     channel, keys = agreed(token)
     place: dict[str, Any] = {
-        "root_id": token.storage_key_id,
+        "storage_key_id": token.storage_key_id,
         "account": b"a" * 32,
         "generation": 3,
         "store_id": b"s" * 16,
     }
     wrapped = channel.store(aes_key_wrap(keys[2], KEY), token.storage_key_id, transcript.record_digest(**place))
-    moves: dict[str, Any] = {"root_id": bytes(16), "account": b"b" * 32, "generation": 4, "store_id": b"t" * 16}
+    moves: dict[str, Any] = {"storage_key_id": bytes(16), "account": b"b" * 32, "generation": 4, "store_id": b"t" * 16}
     for field, elsewhere in moves.items():
         with pytest.raises(SessionRefused) as refused:
             channel.retrieve(wrapped, token.storage_key_id, transcript.record_digest(**{**place, field: elsewhere}))
