@@ -14,19 +14,27 @@ from ipls._grpc import grpc
 from ipls.client.contact_store import ContactStore, StoredManifest
 from ipls.client.errors import RefusedError, TryLaterError
 from ipls.client.profile import Account
+from ipls.config import ContactsConfig, TlsFiles
 from ipls.crypto.keys import public_key, sign
 from ipls.proto.contacts.v1 import contacts_pb2 as pb
 from ipls.proto.contacts.v1.contacts_pb2_grpc import (
     ContactsServiceStub,
     add_ContactsServiceServicer_to_server,
 )
-from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
+from ipls.proto.directory.v1.directory_pb2 import WatchHeadsRequest
+from ipls.proto.directory.v1.directory_pb2_grpc import (
+    DirectoryServiceStub,
+    add_DirectoryServiceServicer_to_server,
+)
 from ipls.rpc.errors import RemoteError
+from ipls.runtime.service import Service
+from ipls.server.contacts import app
 from ipls.server.contacts.identities import Identities
 from ipls.server.contacts.service import ContactsServicer, Limits
 from ipls.store.contacts import open_contacts_store
 from ipls.trust.calls import call_digest
 from tests.hsm.rig import Owner
+from tests.logs import begun_again
 from tests.server.contact_stores import (
     ALICE,
     BOB,
@@ -331,3 +339,48 @@ async def test_plaintext_is_refused(world: World, tmp_path: Path) -> None:
         call = world.call(Owner(ALICE), "ListRecords", pb.ListRecordsBody())
         with refused(grpc.StatusCode.UNAVAILABLE, "UNREACHABLE"):
             await answered(ContactsServiceStub(channel).ListRecords(pb.ListRecordsRequest(call=call), timeout=20))
+
+
+class FailingOnce:
+    """A directory's stub whose first stream of heads fails as nobody foresaw."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = DirectoryServiceStub(channel)
+        self._failed = False
+        self.asked_again = asyncio.Event()
+
+    def WatchHeads(self, request: WatchHeadsRequest) -> Any:
+        if self._failed:
+            self.asked_again.set()
+            return self._stub.WatchHeads(request)
+        self._failed = True
+        raise ZeroDivisionError
+
+
+async def test_heads_are_followed_again_after_a_failure_that_nobody_foresaw(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[FailingOnce] = []
+
+    def stub(channel: grpc.aio.Channel) -> FailingOnce:
+        made.append(FailingOnce(channel))
+        return made[0]
+
+    monkeypatch.setattr(app, "DirectoryServiceStub", stub)
+    async with (
+        listening(world.folder, lambda s: add_DirectoryServiceServicer_to_server(world.directory, s)) as directory,
+        Service("contacts") as service,
+    ):
+        folder = directory.ca.parent
+        files = TlsFiles(certificate=folder / "server.pem", key=folder / "server.key", ca=directory.ca)
+        config = ContactsConfig(
+            listen="127.0.0.1:0",
+            tls=files,
+            directory=directory.address,
+            client=files,
+            database=world.folder / "contacts.db",
+        )
+        with begun_again("follow heads", error="ZeroDivisionError") as again:
+            await app.run(config, world.root, service)
+            await again.wait()
+            await made[0].asked_again.wait()

@@ -38,6 +38,20 @@ async def strange(*command, **options):
 asyncio.create_subprocess_exec = strange
 """
 
+FAILING_STREAM = """
+from ipls.server.vault import app
+stub = app.DirectoryServiceStub
+class FailingOnce:
+    def __init__(self, channel):
+        self.__dict__.update(vars(stub(channel)))
+        watch = self.WatchHeads
+        def fail(request):
+            self.WatchHeads = watch
+            raise ZeroDivisionError
+        self.WatchHeads = fail
+app.DirectoryServiceStub = FailingOnce
+"""
+
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=MODULES)
 async def vault(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Vault]:
@@ -260,3 +274,14 @@ async def test_a_core_that_is_not_understood_is_replaced(tmp_path: Path, monkeyp
     monkeypatch.setattr(process, "FRONT", STRANGE_CORE + process.FRONT)
     async with running_vault(rig) as vault, vault.stream() as exchange:
         await rig.open(owner, exchange, known_head=rig.directory.head())
+
+
+async def test_heads_are_followed_again_after_a_failure_that_nobody_foresaw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(process, "FRONT", FAILING_STREAM + process.FRONT)
+    async with running_vault(Rig(tmp_path)) as vault:
+        await test_a_head_reaches_the_core_through_the_directorys_stream(vault)
+    said = "".join(capfd.readouterr())
+    assert [line for line in said.splitlines() if "is begun again" in line and "follow heads" in line]
+    assert "ZeroDivisionError" in said

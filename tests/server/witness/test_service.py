@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from ipls._grpc import grpc
 from ipls.admin.certificates import Authority
 from ipls.akd import EMPTY_ROOT
 from ipls.config import ConfigError, TlsFiles, WitnessConfig
+from ipls.crypto.keys import SeedSigner, Signer
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.proto.witness.v1.witness_pb2 import (
     GetStateRequest,
@@ -28,6 +30,8 @@ from ipls.store.witness import WitnessStore, init_witness_state
 from ipls.trust.heads import Head, quorum_timestamp, timestamp, verify_head
 from ipls.trust.limits import MAX_BLOB
 from ipls.trust.root import TrustRoot
+from tests.attack.log import public_world
+from tests.logs import begun_again, heard
 from tests.server.chains import Chain, proposal, renewal
 from tests.server.loopback import loopback
 from tests.server.witnesses import make_service, open_store
@@ -412,3 +416,38 @@ async def test_it_does_not_serve_with_a_key_that_others_can_read(tmp_path: Path)
             async with Service("witness") as service:
                 await app.run(settings, ROOT, service)
         assert e.value.reason == "KEY_FILE_OPEN"
+
+
+class Failing:
+    """A signer whose second signature fails, as by a token that is away for a while."""
+
+    def __init__(self, signer: Signer) -> None:
+        self._signer = signer
+        self._asked = 0
+
+    @property
+    def public_key(self) -> bytes:
+        return self._signer.public_key
+
+    def sign(self, message: bytes) -> bytes:
+        self._asked += 1
+        if self._asked == 2:
+            raise ConfigError("the token does not answer", "TOKEN_UNUSABLE")
+        return self._signer.sign(message)
+
+
+async def test_it_follows_the_log_again_after_its_token_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with public_world(2) as world:
+        world.newest[0] = 0
+        world.cosigned[0].clear()
+        init_witness_state(tmp_path / "w.db", world.root)
+        monkeypatch.setattr(app, "witness_signers", lambda _: nullcontext([Failing(SeedSigner(WITNESSES[0]))]))
+        settings = config(tmp_path).model_copy(update={"name": "w0", "catch_up_every_s": 3600})
+        async with Service("witness") as service:
+            with (
+                begun_again("follow the log", error="ConfigError", reason="TOKEN_UNUSABLE") as again,
+                heard(event="caught up", epoch=2) as caught_up,
+            ):
+                await app.run(settings, world.root, service)
+                await again.wait()
+                await caught_up.wait()
