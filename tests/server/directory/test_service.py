@@ -1,11 +1,15 @@
 """The directory: epochs that only a quorum makes visible, proved reads, and a door for one certificate."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from ipls._grpc import grpc
 from ipls.admin.certificates import Authority
@@ -18,14 +22,20 @@ from ipls.akd import (
     verify_history,
     verify_lookup,
 )
+from ipls.config import RedisConfig
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub, UpdateServiceStub
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import RemoteError, remote_error
+from ipls.server.directory.cache import RedisProofCache
+from ipls.server.directory.errors import PublisherStopped
 from ipls.server.directory.witnesses import Witnesses
 from ipls.store.directory import open_directory_store
+from ipls.store.directory.sqlite import SqliteDirectory
+from ipls.store.errors import StoreDamaged
 from ipls.trust.heads import timestamp, verify_head
+from tests.logs import begun_again
 from tests.server.directories import ALICE, BOB, NOW, World, record
 
 
@@ -467,3 +477,75 @@ async def test_long_histories_are_sent_to_few_at_once_and_not_without_end(
         error = await failure(client.history(ALICE, most_recent=2))
         assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "HISTORIES_BUSY")
         assert error.retry_after_s
+
+
+# What goes on beside the calls, and fails once.
+
+
+class FailingOnce:
+    """In the place of a method: its first call fails, and tells nobody what of."""
+
+    def __init__(self, owner: type, name: str, error: Exception) -> None:
+        self._method = getattr(owner, name)
+        self._error: Exception | None = error
+        self.called_again = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        return partial(self._call, instance)
+
+    def _call(self, *arguments: Any) -> Any:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        self._loop.call_soon_threadsafe(self.called_again.set)
+        return self._method(*arguments)
+
+
+@pytest.mark.parametrize("error", [StoreDamaged("DATABASE_UNREADABLE", "a damaged page"), ZeroDivisionError()])
+async def test_it_notices_changes_again_after_a_failure(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(SqliteDirectory, "news", FailingOnce(SqliteDirectory, "news", error))
+    with begun_again("notice changes", error=type(error).__name__) as again:
+        async with world.witness(), world.directory() as client:
+            await again.wait()
+            watch = client.reads.WatchHeads(pb.WatchHeadsRequest(), timeout=60)
+            assert (await watch.read()).head.epoch == 0
+            store = open_directory_store(world.folder / "directory.db", world.root.namespace, world.key.public_key)
+            with closing(store):  # as another process does, which this one hears of by noticing
+                store.submit(bytes(16), ALICE, record(1), NOW, daily_quota=9, queue_max=9)
+            assert (await watch.read()).head.epoch == 1
+
+
+async def test_a_publisher_that_must_not_go_on_ends_the_process(world: World) -> None:
+    async with world.witness():
+        async with world.directory() as client:
+            await client.publish(1, ALICE, record(1))
+        with closing(sqlite3.connect(world.folder / "directory.db")) as database, database:
+            database.execute("UPDATE tile SET body = x'ff'")
+        with capture_logs() as lines, pytest.raises(PublisherStopped) as caught:
+            await serving_an_update(world)
+    assert caught.value.reason == "TREE_CORRUPT"
+    ended = [line for line in lines if line["event"] == "task ended, and the process with it"]
+    assert [(line["task"], line["reason"]) for line in ended] == [("publish", "TREE_CORRUPT")]
+
+
+async def serving_an_update(world: World) -> None:
+    async with world.directory() as client:
+        await client.submit(2, ALICE, record(2))
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(("task", "method"), [("follow Redis", "follow"), ("announce heads", "announce")])
+async def test_announcements_go_on_after_a_failure_that_nobody_foresaw(
+    world: World, monkeypatch: pytest.MonkeyPatch, task: str, method: str
+) -> None:
+    failing = FailingOnce(RedisProofCache, method, ZeroDivisionError())
+    monkeypatch.setattr(RedisProofCache, method, failing)
+    nowhere = RedisConfig(url=f"unix://{world.folder}/nowhere.sock")
+    with begun_again(task, error="ZeroDivisionError") as again:
+        async with world.witness(), world.directory(redis=nowhere) as client:
+            await again.wait()
+            await failing.called_again.wait()
+            assert await client.publish(1, ALICE, record(1)) == 1
