@@ -532,6 +532,44 @@ async def test_a_worker_whose_core_was_killed_ends_in_order(rig: Rig, capfd: pyt
     assert "Traceback" not in capfd.readouterr().err
 
 
+FAILING = """
+import sys
+from pathlib import Path
+from ipls.config import configure_logging
+from ipls.hsm import pipe
+from ipls.hsm.core import app, rotation, workers
+def fail(*arguments):
+    raise ZeroDivisionError("+491700000001")
+setattr({owner}, {method!r}, fail)
+configure_logging()
+app.run(Path(sys.argv[1]), *pipe.take_stdio())
+"""
+
+
+@pytest.mark.parametrize(
+    ("task", "owner", "method"),
+    [
+        ("keep worker 0", "workers.WorkerProcess", "start"),
+        ("rotate", "rotation.Rotation", "storage_key_ids"),
+        ("worker", "workers.WorkerProcess", "run"),
+    ],
+)
+async def test_a_task_that_fails_as_nobody_foresaw_ends_the_core_and_is_named(
+    rig: Rig, task: str, owner: str, method: str
+) -> None:
+    """The front starts it again."""
+    code = FAILING.format(owner=owner, method=method)
+    pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, str(rig.config_path), **pipes)
+    assert process.stderr
+    said = (await process.stderr.read()).decode()  # to the end of the core and of all that it started
+    assert await process.wait() == 1
+    told = [json.loads(line) for line in said.splitlines() if "and the process with it" in line]
+    assert task in [line["task"] for line in told]  # others fail with it, where they shared a transaction
+    assert {line["error"] for line in told} == {"ZeroDivisionError"}
+    assert "+49" not in str(told)
+
+
 STRANGE_WORKER = """
 import asyncio, sys
 from ipls.hsm.core import app, workers
