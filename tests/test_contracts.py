@@ -30,6 +30,8 @@ PLANTED = [
     ("client", "client/events.py", "import pydantic"),
     ("client", "client/events.py", "import ipls.config.secrets"),
     ("client", "client/events.py", "import ipls.store.vault"),
+    ("grpc", "client/events.py", "import grpc"),
+    ("grpc-extras", "admin/health.py", "import grpc_health.v1.health"),
     ("sqlite3", "server/log/service.py", "import sqlite3"),
     ("psycopg", "store/log/files.py", "import psycopg"),
     ("boto3", "store/log/files.py", "import botocore.session"),

@@ -132,7 +132,7 @@ class Device:
             raise
 
     async def __aenter__(self) -> Self:
-        """Raises ProfileError PROFILE_STORAGE; the profile is closed then."""
+        """Raises ProfileError PROFILE_STORAGE, IplsError TLS_UNGUARDED; the profile is closed then."""
         async with AsyncExitStack() as stack:
             stack.callback(self._profile.close)
             channels = {}

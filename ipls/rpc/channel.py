@@ -14,9 +14,11 @@ CHUNK = 1 << 20
 def open_channel(
     address: str, ca_file: Path, *, certificate: Path | None = None, key: Path | None = None
 ) -> grpc.aio.Channel:
-    """A channel to `host:port`, connected when first used. Raises OSError if a file can't be read, TlsUnguarded.
+    """A channel to `host:port`, connected when first used.
 
     An answer that can't be read counts as an empty one: the caller, who believes nothing unchecked, refuses that.
+
+    Raises OSError if a file can't be read, IplsError TLS_UNGUARDED.
     """
     check_guarded()
     credentials = grpc.ssl_channel_credentials(

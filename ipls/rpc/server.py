@@ -185,7 +185,7 @@ class GrpcServer:
         """Bind and serve; returns the bound ports, in the listeners' order.
 
         Raises OSError if one can't be bound; AccessUnstated ACCESS_UNSTATED for a servicer that `access` does not name;
-        TlsUnguarded.
+        IplsError TLS_UNGUARDED.
         """
         check_guarded()
         if unstated := self._registry.names - self._access.keys():

@@ -7,7 +7,7 @@ import subprocess
 import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -42,14 +42,17 @@ class OldServer:
 
     def serve(self) -> None:
         """Try a handshake with whoever comes, until it is closed."""
-        with suppress(OSError):
-            while True:
+        while True:
+            try:
                 connection, _ = self._listener.accept()
-                try:
-                    with self._context.wrap_socket(connection, server_side=True) as tls:
-                        self._handshakes.put(tls.version())
-                except ssl.SSLError as error:
-                    self._handshakes.put(error.reason)
+            except OSError:
+                return
+            connection.settimeout(ANSWER_S)
+            try:
+                with self._context.wrap_socket(connection, server_side=True) as tls:
+                    self._handshakes.put(tls.version())
+            except OSError as error:
+                self._handshakes.put(getattr(error, "reason", str(error)))
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
@@ -123,18 +126,19 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alone]:
 @pytest.mark.parametrize("port", [*SERVICES, "updates"])
 async def test_a_service_speaks_tls_1_3_alone(alone: Alone, port: str) -> None:
     def spoken(version: ssl.TLSVersion) -> str | None:
-        context = ssl.create_default_context(cafile=ca)
+        context = ssl.create_default_context(cafile=tls / "ca.pem")
         context.minimum_version = context.maximum_version = version
         context.set_alpn_protocols(["h2"])
+        context.load_cert_chain(tls / "messaging-service.pem", tls / "messaging-service.key")  # `updates` asks for it
         host, number = alone.ports[port].split(":")
         with (
             socket.create_connection((host, int(number)), timeout=ANSWER_S) as plain,
-            context.wrap_socket(plain, server_hostname=host) as tls,
+            context.wrap_socket(plain, server_hostname=host) as session,
         ):
-            return tls.version()
+            return session.version()
 
-    ca = alone.folder / "tls/ca.pem"
-    await until_serving(alone.ports["directory" if port == "updates" else port], ca)
+    tls = alone.folder / "tls"
+    await until_serving(alone.ports["directory" if port == "updates" else port], tls / "ca.pem")
     assert spoken(ssl.TLSVersion.TLSv1_3) == "TLSv1.3"
     with pytest.raises((ssl.SSLError, ConnectionResetError)):
         spoken(ssl.TLSVersion.TLSv1_2)

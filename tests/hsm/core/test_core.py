@@ -626,7 +626,7 @@ async def test_why_a_process_does_not_start_is_one_line(rig: Rig, module: str) -
     _, said = await process.communicate()
     assert process.returncode == 1
     [line] = said.splitlines()
-    assert json.loads(line)["process"] == module
+    assert json.loads(line)["process"] == module.replace("_", " ")
 
 
 def killing(exchange: Exchange, victim: int, step: int) -> Exchange:
