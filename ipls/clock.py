@@ -1,4 +1,7 @@
-"""The one reading of this machine's clock. The pure packages have none: they are told the time."""
+"""The one reading of this machine's clock. The pure packages have none: they are told the time.
+
+Tested by tests/e2e/test_witnesses.py.
+"""
 
 import time
 

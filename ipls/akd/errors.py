@@ -3,6 +3,8 @@
 AkdError
  ├─ ProofRefused   a proof breaks a rule of the directory spec; `reason` names the rule
  └─ PublishError   a publish that must not happen (a label twice, a tree that is not the one expected)
+
+Tested by tests/attack/test_encoding_forgeries.py.
 """
 
 from ipls.errors import IplsError

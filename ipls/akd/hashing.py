@@ -1,6 +1,8 @@
 """The tree's hashing (directory spec, "What a leaf holds" and "The tree"): BLAKE3, 32 bytes.
 
 One of the two modules that a native kernel can replace: callers hand over whole batches (`commit`, `fold`).
+
+Tested by tests/akd/test_tree.py and tests/conformance/test_replay.py.
 """
 
 from collections.abc import Iterable, Sequence

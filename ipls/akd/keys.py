@@ -1,4 +1,7 @@
-"""The directory's secret: where labels stand in the tree, and what opens their values."""
+"""The directory's secret: where labels stand in the tree, and what opens their values.
+
+Tested by tests/akd/test_publish.py.
+"""
 
 import threading
 from collections import OrderedDict

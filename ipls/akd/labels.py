@@ -1,4 +1,7 @@
-"""Node labels: bit strings of up to 256 bits, the tree's coordinates."""
+"""Node labels: bit strings of up to 256 bits, the tree's coordinates.
+
+Tested by tests/akd/test_tree.py.
+"""
 
 from typing import NamedTuple
 

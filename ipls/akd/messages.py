@@ -3,6 +3,8 @@
 What decodes has every field, each of its right length, and equals its own re-encoding. Everything else raises
 ProofRefused: ENCODING, FIELD_MISSING, FIELD_UNEXPECTED, HASH_LENGTH, LABEL_LENGTH, LABEL_BITS, SIBLING_COUNT,
 DIRECTION, CHILD_COUNT, MARKER_COUNT.
+
+Tested by tests/attack/test_encoding_forgeries.py.
 """
 
 from typing import NamedTuple

@@ -1,4 +1,7 @@
-"""Proofs made from the stored tree. Directory spec, "Proofs"; each call reads all its paths at once."""
+"""Proofs made from the stored tree. Directory spec, "Proofs"; each call reads all its paths at once.
+
+Tested by tests/akd/test_publish.py and tests/attack/test_honest_proofs.py.
+"""
 
 from collections.abc import Sequence
 from functools import lru_cache

@@ -9,6 +9,8 @@ leaves is one *bucket* tile of leaves with nothing beneath it. Body:
     n label suffixes, from byte j/8 to the label's last
     n times 32 bytes: a leaf's commitment, a subtree's value
     n - 1 times 32 bytes: the interior values, in the order of the gaps between neighbours
+
+Tested by tests/akd/test_tree.py and tests/akd/test_rebuild.py.
 """
 
 import struct

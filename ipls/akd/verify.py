@@ -1,6 +1,8 @@
 """Proofs checked. Every rule of the directory spec's "Proofs"; ProofRefused names the rule that a proof breaks.
 
 Roots and epochs come together from one verified head: the root does not commit to the epoch's number.
+
+Tested by tests/attack/test_membership_forgeries.py and tests/attack/test_bit_flips.py.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,7 @@
-"""The walk: each epoch's object starts at the root where the last one ended, and proves that it only appended."""
+"""The walk: each epoch's object starts at the root where the last one ended, and proves that it only appended.
+
+Tested by tests/auditor/test_run.py.
+"""
 
 import hashlib
 from typing import NamedTuple

@@ -5,6 +5,8 @@ AuditError
 └── AuditUnavailable    nothing is known to be wrong, but not everything could be seen: try again
 
 CosignatureInvalid      does not leave an audit: one witness's answer does not count
+
+Tested by tests/auditlog/test_parsers.py.
 """
 
 from collections.abc import Sequence

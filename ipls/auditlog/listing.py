@@ -1,4 +1,7 @@
-"""The log's listing: pages of S3's ListObjectsV2, and the order that its names must keep."""
+"""The log's listing: pages of S3's ListObjectsV2, and the order that its names must keep.
+
+Tested by tests/auditlog/test_parsers.py.
+"""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,7 @@
-"""The names of the log's steps (docs/protocol/directory.md, The audit log)."""
+"""The names of the log's steps (docs/protocol/directory.md, The audit log).
+
+Tested by tests/store/log/test_contract.py and tests/auditlog/test_parsers.py.
+"""
 
 import re
 

@@ -1,4 +1,7 @@
-"""Calls to the services: retried while they are away, their refusals told as the device's own errors."""
+"""Calls to the services: retried while they are away, their refusals told as the device's own errors.
+
+Tested by tests/client/test_device.py.
+"""
 
 import asyncio
 import time

@@ -1,4 +1,7 @@
-"""Signed calls to the contact store, and what comes back, checked against what was asked for."""
+"""Signed calls to the contact store, and what comes back, checked against what was asked for.
+
+Tested by tests/client/test_hostile_store.py.
+"""
 
 import hashlib
 import itertools

@@ -4,6 +4,8 @@ ClientError
 ├── ProfileError    the profile on this machine is not in the state that this command needs
 ├── RefusedError    a service refused, or its answer does not hold up
 └── TryLaterError   a service can't be reached or asks to be asked again
+
+Tested by tests/client/test_device.py.
 """
 
 from ipls.errors import IplsError

@@ -1,4 +1,7 @@
-"""What a device tells of while it works, so that a person can be shown each thing as it is checked."""
+"""What a device tells of while it works, so that a person can be shown each thing as it is checked.
+
+Tested by tests/client/test_device.py.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

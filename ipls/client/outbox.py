@@ -1,4 +1,7 @@
-"""The development registration service's outbox: where the codes are that a real one would send to the phone."""
+"""The development registration service's outbox: where the codes are that a real one would send to the phone.
+
+Tested by tests/e2e/test_client_commands.py.
+"""
 
 import asyncio
 from pathlib import Path

@@ -2,6 +2,8 @@
 
 One SQLite file in a folder of its own, both for their owner alone (0700, 0600). The keys lie in it in clear: for now
 the device's protection is its disk encryption and its login.
+
+Tested by tests/client/test_device.py and tests/client/test_broken_profile.py.
 """
 
 import fcntl

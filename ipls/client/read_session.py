@@ -1,4 +1,7 @@
-"""The session that a device reads the directory in: one signed call pays for the reads of some minutes."""
+"""The session that a device reads the directory in: one signed call pays for the reads of some minutes.
+
+Tested by tests/client/test_directory.py.
+"""
 
 import os
 from collections.abc import Awaitable, Callable

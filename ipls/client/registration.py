@@ -1,4 +1,7 @@
-"""Registering an account: a code to the number, a signed request, and then the directory's own proof that it is in."""
+"""Registering an account: a code to the number, a signed request, and then the directory's own proof that it is in.
+
+Tested by tests/client/test_device.py.
+"""
 
 import asyncio
 import os

@@ -1,5 +1,7 @@
 """Store, restore and rotation (the design's Journeys): in an order in which a crash loses nothing, resumed by running
 them again. Each fact is in the profile before anything that depends on it is sent.
+
+Tested by tests/client/test_device.py and tests/client/test_two_phones.py.
 """
 
 import hashlib

@@ -1,4 +1,7 @@
-"""Following the trust root: from the version that this profile has to the newest that the directory hands out."""
+"""Following the trust root: from the version that this profile has to the newest that the directory hands out.
+
+Tested by tests/client/test_trust_rotation.py and tests/attack/test_trust_roots.py.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING

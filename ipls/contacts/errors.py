@@ -2,6 +2,8 @@
 
 ContactsError
 └── CardError       a card, record or manifest that can't be read or does not hold up
+
+Tested by tests/contacts/test_records.py.
 """
 
 from ipls.errors import IplsError

@@ -1,5 +1,8 @@
 """Byte encodings of the specs, and the one way in which anything but a witness's message is hashed before it is signed
-(the vault spec, Encoding). Integers are big-endian."""
+(the vault spec, Encoding). Integers are big-endian.
+
+Tested by tests/crypto/test_keys.py.
+"""
 
 import hashlib
 

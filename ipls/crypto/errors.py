@@ -3,6 +3,8 @@
 VerificationError
 ├── SignatureRefused    a key or a signature that doesn't hold
 └── TrustError          see `ipls.trust.errors`
+
+Tested by tests/crypto/test_keys.py.
 """
 
 from ipls.errors import IplsError

@@ -1,4 +1,7 @@
-"""How the vault's processes begin: the core, its workers, its anchor service."""
+"""How the vault's processes begin: the core, its workers, its anchor service.
+
+Tested by tests/hsm/core/test_core.py.
+"""
 
 import sys
 from collections.abc import Callable

@@ -1,6 +1,8 @@
 """A worker of the vault's core: one thread, one open token, many sessions in turn.
 
 It is driven over its stdin and stdout by `ipls.hsm.core`, its parent, and ends when stdin does.
+
+Tested by tests/hsm/core/test_core.py.
 """
 
 from collections.abc import Callable, Generator

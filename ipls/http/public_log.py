@@ -1,6 +1,8 @@
 """A public log and its witnesses, read over HTTP as anyone can; `ipls.auditlog` judges what they answer.
 
 Blocking: for threads. The auditor walks a whole log by this, and a witness catches up by it.
+
+Tested by tests/auditor/test_run.py and tests/attack/test_catching_up.py.
 """
 
 import threading

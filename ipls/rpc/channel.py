@@ -1,4 +1,7 @@
-"""Channels to our services: TLS always, the deployment's CA, certificates of a role where one is needed."""
+"""Channels to our services: TLS always, the deployment's CA, certificates of a role where one is needed.
+
+Tested by tests/rpc/test_errors.py.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Messages off the network."""
+"""Messages off the network.
+
+Tested by tests/rpc/test_hostile_peer.py.
+"""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,7 @@
-"""Where those wait who have not said who they are: a flood of them must cost those who have nothing."""
+"""Where those wait who have not said who they are: a flood of them must cost those who have nothing.
+
+Tested by tests/hsm/core/test_flood.py and tests/attack/test_vault_flood.py.
+"""
 
 from typing import Generic, TypeVar
 

@@ -1,4 +1,7 @@
-"""Whether a service serves, by gRPC's health protocol."""
+"""Whether a service serves, by gRPC's health protocol.
+
+Tested by tests/e2e/test_tls.py.
+"""
 
 import asyncio
 import contextlib

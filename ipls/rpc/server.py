@@ -1,4 +1,7 @@
-"""gRPC servers: TLS on every port, roles from client certificates, errors as statuses, health, reflection."""
+"""gRPC servers: TLS on every port, roles from client certificates, errors as statuses, health, reflection.
+
+Tested by tests/rpc/test_errors.py and tests/rpc/test_hostile_peer.py.
+"""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""What services listen and ask with: the certificates that `ipls.toml` names, their keys for their owner alone."""
+"""What services listen and ask with: the certificates that `ipls.toml` names, their keys for their owner alone.
+
+Tested by tests/e2e/test_tls.py and tests/cli/test_commands.py.
+"""
 
 from ipls._grpc import grpc
 from ipls.config import TlsFiles, check_private

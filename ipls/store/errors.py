@@ -6,6 +6,8 @@ StoreError
 └── StoreDamaged        what is there can't be used, now or later; somebody must look
 
 A log, and a folder of evidence, raise OSError where another store is unavailable.
+
+Tested by tests/store/engine/test_sqlite.py and tests/store/engine/test_postgres.py.
 """
 
 from ipls.errors import IplsError

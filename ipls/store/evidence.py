@@ -1,4 +1,7 @@
-"""Evidence kept as files, each named by its SHA-256: a folder to be published, mailed, copied."""
+"""Evidence kept as files, each named by its SHA-256: a folder to be published, mailed, copied.
+
+Tested by tests/trust/test_evidence.py.
+"""
 
 import hashlib
 from pathlib import Path

@@ -7,6 +7,8 @@ TrustError
 ├── IdentityRefused     a label, an identity record or its proof
 ├── CeremonyRefused     a fleet ceremony's card, parcel or report, or who signed it
 └── EvidenceRefused     evidence that proves nothing
+
+Tested by tests/trust/test_chain.py and tests/trust/test_bundle.py.
 """
 
 from ipls.crypto.errors import VerificationError

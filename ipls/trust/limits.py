@@ -1,4 +1,7 @@
-"""Bounds that directory, witnesses and auditors share: what one makes, every other accepts."""
+"""Bounds that directory, witnesses and auditors share: what one makes, every other accepts.
+
+Tested by tests/attack/test_catching_up.py.
+"""
 
 # Updates in one epoch.
 MAX_EPOCH_UPDATES = 10_000

@@ -2,6 +2,8 @@
 
 SessionRefused          the session is over
 └── OperationRefused    the vault refused one operation; the session goes on
+
+Tested by tests/vault/session/test_session.py.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,7 @@
-"""The accounts in the state store, and the count of releases of them all."""
+"""The accounts in the state store, and the count of releases of them all.
+
+Tested by tests/hsm/core/test_core.py and tests/hsm/core/test_limits.py.
+"""
 
 from collections.abc import Callable
 

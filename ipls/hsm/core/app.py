@@ -4,6 +4,8 @@ to that.
 It reads its own configuration and speaks with the front, which it does not trust, on stdin and stdout
 (protos/ipls/vault/v1/core.proto). It ends when stdin does. A session runs in one worker (`ipls.hsm.worker`); what it
 asks for is done here, where all that is durable has its one writer.
+
+Tested by tests/hsm/core/test_core.py.
 """
 
 import asyncio

@@ -1,4 +1,7 @@
-"""The fleet bundle that the vault goes by: its own file's, never one below what it went by before."""
+"""The fleet bundle that the vault goes by: its own file's, never one below what it went by before.
+
+Tested by tests/hsm/core/test_core.py.
+"""
 
 import hashlib
 import struct

@@ -1,5 +1,8 @@
 """Group commit: works of the state store, in its one thread; those that wait together share a transaction and an
-anchor."""
+anchor.
+
+Tested by tests/hsm/core/test_state.py and tests/hsm/core/test_flood.py.
+"""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,7 @@
-"""The core's end of the pipe to the front, which it does not trust."""
+"""The core's end of the pipe to the front, which it does not trust.
+
+Tested by tests/hsm/core/test_core.py.
+"""
 
 import asyncio
 from contextlib import suppress

@@ -1,4 +1,7 @@
-"""The sessions that the front opens: each runs in one worker, and what it asks for is done here."""
+"""The sessions that the front opens: each runs in one worker, and what it asks for is done here.
+
+Tested by tests/hsm/core/test_core.py.
+"""
 
 import asyncio
 from typing import NamedTuple

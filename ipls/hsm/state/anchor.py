@@ -1,4 +1,7 @@
-"""The anchor: what the token says of the vault's state (the vault spec, State)."""
+"""The anchor: what the token says of the vault's state (the vault spec, State).
+
+Tested by tests/hsm/test_anchor_service.py and tests/attack/test_vault_state.py.
+"""
 
 import secrets
 from collections.abc import Sequence

@@ -1,4 +1,7 @@
-"""Which token goes on with a shard that was handed on: an entry of the log (docs/protocol/vault-state.md)."""
+"""Which token goes on with a shard that was handed on: an entry of the log (docs/protocol/vault-state.md).
+
+Tested by tests/hsm/state/test_handoff.py.
+"""
 
 import struct
 from typing import NamedTuple

@@ -1,4 +1,7 @@
-"""The log, followed entry by entry: beyond the anchor, to check a whole database, and to make one again."""
+"""The log, followed entry by entry: beyond the anchor, to check a whole database, and to make one again.
+
+Tested by tests/admin/test_vault.py and tests/attack/test_vault_state.py.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice

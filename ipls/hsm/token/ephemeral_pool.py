@@ -1,4 +1,7 @@
-"""Ephemeral key pairs made ahead: what idle time does need not be done when many ask at once."""
+"""Ephemeral key pairs made ahead: what idle time does need not be done when many ask at once.
+
+Tested by tests/hsm/core/test_flood.py.
+"""
 
 from collections import deque
 

@@ -2,6 +2,8 @@
 
 A module may run without locking here (C_Initialize without arguments): one thread of one process uses a token, opened
 after any fork, one at a time.
+
+Tested by tests/hsm/token/test_pkcs11.py and tests/hsm/token/test_check.py.
 """
 
 import ctypes

@@ -1,6 +1,8 @@
 """A SoftHSM 2.6.1 token in a folder: made and opened.
 
 SoftHSM works on keys in this process's memory and never fsyncs: it is for development.
+
+Tested by tests/hsm/token/test_signing.py.
 """
 
 import shutil

@@ -1,4 +1,7 @@
-"""The contact store as a process."""
+"""The contact store as a process.
+
+Tested by tests/e2e/test_tls.py.
+"""
 
 from contextlib import closing
 

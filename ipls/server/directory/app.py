@@ -1,6 +1,8 @@
 """The directory as a process: store, publisher and the two services on their ports.
 
 Any number of them serve from one database, on the same or other ports; one of them publishes at a time.
+
+Tested by tests/server/directory/test_processes.py and tests/e2e/test_tls.py.
 """
 
 import asyncio

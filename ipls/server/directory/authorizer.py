@@ -1,4 +1,7 @@
-"""Who may read what: sessions opened by a signed call, own and others' labels, the quota of distinct ones."""
+"""Who may read what: sessions opened by a signed call, own and others' labels, the quota of distinct ones.
+
+Tested by tests/attack/test_reads.py.
+"""
 
 import asyncio
 import hmac

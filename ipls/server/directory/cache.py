@@ -2,6 +2,8 @@
 
 Redis is believed nothing. What comes from it carries a MAC, under a key that only the directory's processes hold, over
 all that the entry is an answer to; anything else there counts as absent. What it does not answer at once is made here.
+
+Tested by tests/attack/test_cache.py.
 """
 
 import asyncio

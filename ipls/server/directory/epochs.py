@@ -1,4 +1,7 @@
-"""From waiting updates to an epoch's row, and from the row back to the epoch. Blocking; no witness is asked here."""
+"""From waiting updates to an epoch's row, and from the row back to the epoch. Blocking; no witness is asked here.
+
+Tested by tests/server/directory/test_recovery.py and tests/store/directory/test_machine.py.
+"""
 
 from collections.abc import Sequence
 

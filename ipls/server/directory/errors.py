@@ -2,6 +2,8 @@
 
 NoQuorum            fewer than k witnesses signed; tried again, reads go on meanwhile
 PublisherStopped    (a StoreError) the database contradicts itself, the witnesses or the log; an operator must look
+
+Tested by tests/server/directory/test_recovery.py.
 """
 
 from ipls.errors import IplsError

@@ -1,4 +1,7 @@
-"""Evidence against witnesses: what they show is compared with the heads that this directory has their signatures on."""
+"""Evidence against witnesses: what they show is compared with the heads that this directory has their signatures on.
+
+Tested by tests/attack/test_equivocation.py.
+"""
 
 import structlog
 

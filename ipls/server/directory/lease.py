@@ -1,4 +1,7 @@
-"""The right to publish, as one process among many has it or waits for it (the contract: `ipls.store.directory`)."""
+"""The right to publish, as one process among many has it or waits for it (the contract: `ipls.store.directory`).
+
+Tested by tests/server/directory/test_processes.py.
+"""
 
 import asyncio
 import time

@@ -1,6 +1,8 @@
 """The publisher of a namespace: the epoch sequence of the directory's design, again and again.
 
 Any number of processes run one over one database; the holder of the lease publishes.
+
+Tested by tests/server/directory/test_recovery.py and tests/server/directory/test_protocol_model.py.
 """
 
 import asyncio

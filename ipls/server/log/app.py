@@ -1,4 +1,7 @@
-"""The audit log's service as a process."""
+"""The audit log's service as a process.
+
+Tested by tests/server/log/test_service.py.
+"""
 
 from ipls.config import LogConfig
 from ipls.http.server import serve

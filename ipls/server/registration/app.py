@@ -1,4 +1,7 @@
-"""The registration service as a process."""
+"""The registration service as a process.
+
+Tested by tests/server/registration/test_service.py.
+"""
 
 from collections.abc import Callable
 

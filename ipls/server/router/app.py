@@ -1,4 +1,7 @@
-"""The router as a process."""
+"""The router as a process.
+
+Tested by tests/e2e/test_tls.py.
+"""
 
 from ipls.config import RouterConfig
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub, add_VaultServiceServicer_to_server

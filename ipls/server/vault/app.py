@@ -1,4 +1,7 @@
-"""The vault as a process: the front, and the core that it starts."""
+"""The vault as a process: the front, and the core that it starts.
+
+Tested by tests/e2e/test_tls.py.
+"""
 
 from ipls.config import VaultConfig
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub

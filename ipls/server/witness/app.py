@@ -1,4 +1,7 @@
-"""A witness as a process."""
+"""A witness as a process.
+
+Tested by tests/server/witness/test_service.py.
+"""
 
 import asyncio
 import contextlib

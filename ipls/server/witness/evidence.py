@@ -1,4 +1,7 @@
-"""What a witness is shown, compared with what it was shown before: the evidence that comes of it becomes files."""
+"""What a witness is shown, compared with what it was shown before: the evidence that comes of it becomes files.
+
+Tested by tests/attack/test_encounters.py.
+"""
 
 import threading
 

@@ -4,6 +4,8 @@ Nothing that the log says is signed before all of it, from the witness's newest 
 each leaf commits to its epoch, so only one chain of proofs leads there. What others make of the public blobs, valid or
 not, leads to no quorum's root. The steps verified so far are durable; a witness that is stopped goes on with the rest.
 Blocking: for a thread.
+
+Tested by tests/attack/test_catching_up.py and tests/attack/test_following.py.
 """
 
 from collections.abc import Callable

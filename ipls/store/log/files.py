@@ -1,4 +1,7 @@
-"""The log in a folder."""
+"""The log in a folder.
+
+Tested by tests/store/log/test_contract.py.
+"""
 
 import contextlib
 import hashlib

@@ -1,4 +1,7 @@
-"""The audit log's backend, as `ipls.toml` names it."""
+"""The audit log's backend, as `ipls.toml` names it.
+
+Tested by tests/server/directory/test_s3.py.
+"""
 
 from datetime import timedelta
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""The directory's readers in a file of SQLite."""
+"""The directory's readers in a file of SQLite.
+
+Tested by tests/store/readers/test_contract.py.
+"""
 
 import hmac
 import secrets

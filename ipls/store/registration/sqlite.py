@@ -1,4 +1,7 @@
-"""Registrations under way in a file of SQLite."""
+"""Registrations under way in a file of SQLite.
+
+Tested by tests/store/registration/test_contract.py.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""Signed calls in a file of SQLite, beside what else the store has in it."""
+"""Signed calls in a file of SQLite, beside what else the store has in it.
+
+Tested by tests/store/replay/test_contract.py.
+"""
 
 from ipls.store.engine.sqlite import Connection
 from ipls.store.errors import StoreRefused

@@ -1,4 +1,7 @@
-"""The vault's store in a file of SQLite."""
+"""The vault's store in a file of SQLite.
+
+Tested by tests/store/vault/test_contract.py.
+"""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""The client's side of a vault session: frames in, frames out, everything checked before it is believed."""
+"""The client's side of a vault session: frames in, frames out, everything checked before it is believed.
+
+Tested by tests/vault/session/test_session.py and tests/vault/session/test_attacks.py.
+"""
 
 from secrets import token_bytes
 from typing import NamedTuple

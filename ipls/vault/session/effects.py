@@ -2,6 +2,8 @@
 
 The session is a generator (`ipls.vault.session.vault`): it yields one of `Effect` and is sent the answer named with
 each, or has `SessionRefused` thrown into it. It does no I/O and knows no clock.
+
+Tested by tests/vault/session/test_session.py and tests/vault/test_account.py.
 """
 
 from dataclasses import dataclass

@@ -2,6 +2,8 @@
 
 An HSM has exactly one, for session keys and records alike; the bundle names it, the HSM's signed hello repeats it, and
 nothing is negotiated. The input is always a T of this protocol, so a key is bound to its name and its transcript.
+
+Tested by tests/hsm/token/test_derivation.py.
 """
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes

@@ -1,6 +1,8 @@
 """What the vault's side of a session asks of an HSM token; `ipls.hsm.token.pkcs11` is the PKCS#11 one.
 
 A token and all that it hands out belong to one thread. No secret key ever leaves it in plaintext.
+
+Tested by tests/vault/session/test_session.py.
 """
 
 from typing import Protocol

@@ -2,6 +2,8 @@
 
 SIGMA over P-256 inside the token; bodies are sealed under an ML-KEM-768 secret besides. The account's identity comes
 from a history proof, most recent 1, at the head that m2 names, and again at each later one.
+
+Tested by tests/vault/session/test_session.py and tests/vault/session/test_attacks.py.
 """
 
 from collections.abc import Generator
