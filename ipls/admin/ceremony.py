@@ -1,4 +1,7 @@
-"""A fleet's ceremony: tokens that share storage root and log key, and what officers sign of it (docs/operations.md)."""
+"""A fleet's ceremony: tokens that share storage root and log key, and what officers sign of it (docs/operations.md).
+
+Tested by tests/hsm/ceremony/test_steps.py.
+"""
 
 import hashlib
 import tomllib

@@ -1,4 +1,7 @@
-"""A deployment's own certificate authority: one server certificate a service, one client certificate a role."""
+"""A deployment's own certificate authority: one server certificate a service, one client certificate a role.
+
+Tested by tests/rpc/test_errors.py.
+"""
 
 import datetime
 import ipaddress

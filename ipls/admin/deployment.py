@@ -4,6 +4,8 @@ ipls.toml       what each service is told          keys/       seeds: VRF, propo
 trust.toml      the pinned trust root              tls/        the CA and the certificates
 bundle.pb       the signed list of HSM keys        token/      the SoftHSM token
 endpoints.json  where the services are             data/       databases, the audit log's objects
+
+Tested by tests/cli/test_commands.py.
 """
 
 import contextlib

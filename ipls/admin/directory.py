@@ -1,4 +1,7 @@
-"""A directory's database in its operator's hands: checked, and opened to pin epochs."""
+"""A directory's database in its operator's hands: checked, and opened to pin epochs.
+
+Tested by tests/cli/test_commands.py.
+"""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager

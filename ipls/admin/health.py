@@ -1,4 +1,7 @@
-"""Whether a service over plain HTTP takes connections; whether a port is free."""
+"""Whether a service over plain HTTP takes connections; whether a port is free.
+
+Tested by tests/admin/test_supervisor.py.
+"""
 
 import asyncio
 import contextlib

@@ -1,4 +1,7 @@
-"""The storage roots in a vault's token, what needs them, and the end of one (docs/operations.md)."""
+"""The storage roots in a vault's token, what needs them, and the end of one (docs/operations.md).
+
+Tested by tests/cli/test_vault.py.
+"""
 
 from collections import Counter
 from collections.abc import Collection, Sequence

@@ -1,4 +1,7 @@
-"""The names of a log as it was listed, on disk: they come in the order of their bytes and are walked by epoch."""
+"""The names of a log as it was listed, on disk: they come in the order of their bytes and are walked by epoch.
+
+Tested by tests/auditor/test_run.py.
+"""
 
 from collections.abc import Iterable, Iterator
 

@@ -1,4 +1,7 @@
-"""How far an audit has come, kept between runs in one small file."""
+"""How far an audit has come, kept between runs in one small file.
+
+Tested by tests/auditor/test_run.py.
+"""
 
 import json
 import os

@@ -1,4 +1,7 @@
-"""The audit of a whole log: lists it, then fetches and checks several epochs at a time."""
+"""The audit of a whole log: lists it, then fetches and checks several epochs at a time.
+
+Tested by tests/auditor/test_run.py.
+"""
 
 import threading
 from collections import deque

@@ -1,4 +1,7 @@
-"""`ipls client`: the device on the command line."""
+"""`ipls client`: the device on the command line.
+
+Tested by tests/e2e/test_client_commands.py.
+"""
 
 import asyncio
 import sys

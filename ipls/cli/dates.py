@@ -1,4 +1,7 @@
-"""Times as the command writes them."""
+"""Times as the command writes them.
+
+Tested by tests/cli/test_trust.py.
+"""
 
 from datetime import UTC, datetime
 

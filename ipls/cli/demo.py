@@ -1,4 +1,7 @@
-"""`ipls demo`: the whole story on this machine, with the real servers, narrated."""
+"""`ipls demo`: the whole story on this machine, with the real servers, narrated.
+
+Tested by tests/e2e/test_demo.py.
+"""
 
 import asyncio
 import shlex

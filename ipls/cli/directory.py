@@ -1,4 +1,7 @@
-"""`ipls directory`: what the operator of a directory does with its database."""
+"""`ipls directory`: what the operator of a directory does with its database.
+
+Tested by tests/cli/test_commands.py.
+"""
 
 import sys
 from pathlib import Path

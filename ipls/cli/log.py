@@ -1,4 +1,7 @@
-"""`ipls log`: what the operator of the audit log does with its store."""
+"""`ipls log`: what the operator of the audit log does with its store.
+
+Tested by tests/e2e/test_s3_log.py.
+"""
 
 from pathlib import Path
 from typing import Annotated

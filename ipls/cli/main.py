@@ -1,6 +1,8 @@
 """The `ipls` command: thin over the packages below it.
 
 Exit status: 0 done, 1 refused or failed verification, 2 usage, 3 unavailable (try again).
+
+Tested by tests/cli/test_commands.py.
 """
 
 import io

@@ -1,4 +1,7 @@
-"""`ipls serve`: one service in this process, or all of a deployment, each in its own."""
+"""`ipls serve`: one service in this process, or all of a deployment, each in its own.
+
+Tested by tests/cli/test_start.py.
+"""
 
 import os
 import sys

@@ -1,4 +1,7 @@
-"""`ipls witness`: what somebody does who is to run one: a key in a token, a state to begin with."""
+"""`ipls witness`: what somebody does who is to run one: a key in a token, a state to begin with.
+
+Tested by tests/admin/test_witness.py.
+"""
 
 from pathlib import Path
 from typing import Annotated

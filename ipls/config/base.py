@@ -1,4 +1,7 @@
-"""What every service's model is made of, strict: an unknown or missing key is an error that names it."""
+"""What every service's model is made of, strict: an unknown or missing key is an error that names it.
+
+Tested by tests/config/test_addresses.py.
+"""
 
 import tomllib
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""The contact store's table."""
+"""The contact store's table.
+
+Tested by tests/surface/test_failures.py.
+"""
 
 from pathlib import Path
 

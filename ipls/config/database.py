@@ -1,4 +1,7 @@
-"""Where a service keeps its rows: a file of SQLite's, or a PostgreSQL server."""
+"""Where a service keeps its rows: a file of SQLite's, or a PostgreSQL server.
+
+Tested by tests/server/registration/test_service.py.
+"""
 
 from pathlib import Path
 

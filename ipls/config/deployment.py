@@ -1,4 +1,7 @@
-"""`ipls.toml`: all services' tables in one file, or one service's in its own."""
+"""`ipls.toml`: all services' tables in one file, or one service's in its own.
+
+Tested by tests/surface/test_failures.py.
+"""
 
 from pathlib import Path
 

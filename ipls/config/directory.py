@@ -1,4 +1,7 @@
-"""The directory's table."""
+"""The directory's table.
+
+Tested by tests/surface/test_failures.py.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""The public log's table, and where its objects lie."""
+"""The public log's table, and where its objects lie.
+
+Tested by tests/surface/test_failures.py.
+"""
 
 from pathlib import Path
 

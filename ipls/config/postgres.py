@@ -1,4 +1,7 @@
-"""Where libpq's own reading of a connection string is needed."""
+"""Where libpq's own reading of a connection string is needed.
+
+Tested by tests/store/vault/test_postgres.py.
+"""
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict

@@ -1,4 +1,7 @@
-"""The registration service's table."""
+"""The registration service's table.
+
+Tested by tests/surface/test_failures.py.
+"""
 
 from pathlib import Path
 from typing import Annotated

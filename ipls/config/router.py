@@ -1,4 +1,7 @@
-"""The table of the router before a fleet of vaults."""
+"""The table of the router before a fleet of vaults.
+
+Tested by tests/surface/test_failures.py.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""A PKCS#11 token, as the vault's and a witness's tables name it."""
+"""A PKCS#11 token, as the vault's and a witness's tables name it.
+
+Tested by tests/surface/test_failures.py.
+"""
 
 from pathlib import Path
 

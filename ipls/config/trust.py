@@ -1,4 +1,7 @@
-"""The trust root that a configuration names, with the versions beside it."""
+"""The trust root that a configuration names, with the versions beside it.
+
+Tested by tests/server/test_trust_rotation.py.
+"""
 
 from pathlib import Path
 

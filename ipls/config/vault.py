@@ -1,4 +1,7 @@
-"""The vault's table, and what its core reads."""
+"""The vault's table, and what its core reads.
+
+Tested by tests/surface/test_failures.py.
+"""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,7 @@
-"""The witnesses' tables."""
+"""The witnesses' tables.
+
+Tested by tests/surface/test_failures.py.
+"""
 
 from pathlib import Path
 

@@ -2,6 +2,8 @@
 
 The operator owns the directory's database and every one of its keys, the network and the contact store; not the
 witnesses' keys and not the inside of the token.
+
+Tested by tests/e2e/test_demo.py.
 """
 
 import asyncio

@@ -1,4 +1,7 @@
-"""How the demonstration is told: text with a progress bar for people, one JSON object a line for programs."""
+"""How the demonstration is told: text with a progress bar for people, one JSON object a line for programs.
+
+Tested by tests/e2e/test_demo.py.
+"""
 
 import textwrap
 import time

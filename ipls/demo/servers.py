@@ -1,4 +1,7 @@
-"""The demonstration's deployment: every server a process of its own, under one `ipls serve all`."""
+"""The demonstration's deployment: every server a process of its own, under one `ipls serve all`.
+
+Tested by tests/e2e/test_demo.py.
+"""
 
 import asyncio
 import json

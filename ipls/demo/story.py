@@ -1,4 +1,7 @@
-"""The story: a number registered, an address book stored, the phone lost, all of it back; then three attacks."""
+"""The story: a number registered, an address book stored, the phone lost, all of it back; then three attacks.
+
+Tested by tests/e2e/test_demo.py.
+"""
 
 import shutil
 import time
