@@ -201,7 +201,7 @@ async def test_a_lying_log_makes_it_sign_nothing_and_an_honest_one_all(
 async def test_a_look_ends_when_the_witness_does(victim: Victim) -> None:
     victim.publish()
     before = victim.state()
-    victim.service.stop()
+    await victim.service.stop()
     assert victim.look() == "AUDIT_STOPPED"
     assert victim.state() == before
 
