@@ -8,8 +8,8 @@ from typing import Any, Self, TypeVar
 Result = TypeVar("Result")
 
 CANCEL_AGAIN_S = 7.0
-"""grpc.aio may swallow a cancellation as a message comes (https://github.com/grpc/grpc/issues/36066): then again. Longer
-than any task's cleaning up takes, which a second cancellation would cut short: a front gives its core 5 s."""
+"""grpc.aio may swallow a cancellation as a message comes (https://github.com/grpc/grpc/issues/36066): then again. It is
+longer than any task's cleaning up, which a second one would cut short: the vault's front gives its core 5 s."""
 
 
 class TaskScope:
