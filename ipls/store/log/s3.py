@@ -262,7 +262,8 @@ class S3Log(LogStore):
             self._try(self._s3.put_object_retention, **version, Retention={"Mode": mode, "RetainUntilDate": sooner})
         stands = self._get(bucket, key, VersionId=version["VersionId"]) == blob
         if not stands or self._retention(bucket, key, VersionId=version["VersionId"]) != kept:
-            raise StoreRefused("LOG_NOT_LOCKED", "the endpoint lets an object go, or its retention be shortened")
+            message = "the endpoint lets an object be removed, or its retention be shortened"
+            raise StoreRefused("LOG_NOT_LOCKED", message)
 
     @staticmethod
     def _try(method: Callable[..., Any], **arguments: Any) -> None:
