@@ -420,7 +420,7 @@ def test_what_was_acknowledged_outlives_a_kill(store: DirectoryStore, place: Pla
     start(store)
     code = f"""
 import os, pickle, signal
-from ipls.store.directory import Step, open_directory_store
+from ipls.store.directory import EpochRow, open_directory_store
 store = open_directory_store(pickle.loads({pickle.dumps(place.location)!r}), {NAMESPACE!r}, {VRF_KEY!r})
 term = store.take_lease(store.lease(), 41)
 ticket = store.submit(b"r" * 16, {ALICE!r}, b"key", 1, daily_quota=1, queue_max=1)
