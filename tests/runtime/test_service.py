@@ -262,7 +262,7 @@ async def stopped(service: Service) -> None:
 
 PROCESS = """
 import asyncio
-from ipls.config import configure_logging
+from ipls.runtime.logging import configure_logging
 from ipls.runtime.service import Service, run
 
 say = lambda text: print(text, flush=True)

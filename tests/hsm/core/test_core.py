@@ -535,7 +535,7 @@ async def test_a_worker_whose_core_was_killed_ends_in_order(rig: Rig, capfd: pyt
 FAILING = """
 import sys
 from pathlib import Path
-from ipls.config import configure_logging
+from ipls.runtime.logging import configure_logging
 from ipls.hsm import pipe
 from ipls.hsm.core import app, rotation, workers
 def fail(*arguments):

@@ -424,7 +424,7 @@ from ipls.store.directory import EpochRow, open_directory_store
 store = open_directory_store(pickle.loads({pickle.dumps(place.location)!r}), {NAMESPACE!r}, {VRF_KEY!r})
 term = store.take_lease(store.lease(), 41)
 ticket = store.submit(b"r" * 16, {ALICE!r}, b"key", 1, daily_quota=1, queue_max=1)
-store.insert_step(term, Step(1, {EMPTY_ROOT!r}, b"n" * 32, tuple(store.next_batch(1)), b"blob"))
+store.insert_step(term, EpochRow(1, {EMPTY_ROOT!r}, b"n" * 32, tuple(store.next_batch(1)), b"blob"))
 print(term, ticket.hex(), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
