@@ -7,9 +7,9 @@ from typing import Any, Self, TypeVar
 
 Result = TypeVar("Result")
 
-CANCEL_AGAIN_S = 7.0
-"""grpc.aio may swallow a cancellation as a message comes (https://github.com/grpc/grpc/issues/36066): then again. It is
-longer than any task's cleaning up, which a second one would cut short: the vault's front gives its core 5 s."""
+CANCEL_AGAIN_S = 1.0
+"""grpc.aio may swallow a cancellation as a message comes (https://github.com/grpc/grpc/issues/36066): then again. What
+takes longer to let go of is a resource of the `Service`, which no cancellation cuts short."""
 
 
 class TaskScope:

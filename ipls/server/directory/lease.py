@@ -7,7 +7,6 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import structlog
@@ -52,8 +51,8 @@ class LeaseKeeper:
         try:
             await race(publish(term), self._beat(term))
         finally:
-            with suppress(Exception):  # the database is what failed, maybe: then the lease runs out
-                await self._run(self._store.release, term)
+            # Not waited for, as the task may be ending; `close` does. If the database is what failed, it runs out.
+            self._thread.submit(self._store.release, term)
 
     async def _beat(self, term: int) -> None:
         while True:
@@ -64,5 +63,5 @@ class LeaseKeeper:
         return await asyncio.get_running_loop().run_in_executor(self._thread, method, *arguments)
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread, once it has given back what was held."""
         self._thread.shutdown()

@@ -19,6 +19,7 @@ async def run(config: VaultConfig, service: Service) -> None:
     server = GrpcServer([tls_listener(config.listen, config.tls)], {"ipls.vault.v1.VaultService": ANYONE})
     core = CoreProcess(config.core_config, EvidenceFolder(config.evidence))
     directory = await service.enter_async(mtls_channel(config.directory, config.client))
+    service.release_async(core.close)
     gateway = VaultGateway(core, DirectoryServiceStub(directory), config)
     add_VaultServiceServicer_to_server(gateway, server.grpc)
     service.spawn("core", core.run)

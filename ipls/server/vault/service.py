@@ -117,12 +117,16 @@ def _response(frame: pipe.Frame) -> SessionResponse | NeedsHistory | Refused:
 
 
 class CoreProcess:
-    """The core as the front sees it. `run` starts it, and again whenever it dies; its sessions then end UNAVAILABLE."""
+    """The core as the front sees it. `run` starts it, and again whenever it dies; its sessions then end UNAVAILABLE.
+    `close` ends it, when `run` has ended."""
 
     def __init__(self, config_path: Path, evidence: EvidenceFolder) -> None:
         self._config_path = config_path
         self._evidence = evidence
         self._process: asyncio.subprocess.Process | None = None
+        """What was started last."""
+        self._stdin: asyncio.StreamWriter | None = None
+        """While it is up."""
         self._numbers = count(1)
         self._head = b""
         self.sessions: dict[int, CoreSession] = {}
@@ -130,11 +134,10 @@ class CoreProcess:
         """Set when the core has first come up."""
 
     async def run(self) -> None:
-        """For ever. Cancelled, it ends the core. Raises ServiceError where the core refuses to start, until an operator
-        has seen to it."""
+        """For ever. Raises ServiceError where the core refuses to start, until an operator has seen to it."""
         while True:
             # In a session of its own, so that a terminal's Ctrl-C ends the front alone, and the front the core.
-            process = await asyncio.create_subprocess_exec(
+            self._process = process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *("-m", "ipls.hsm.core", str(self._config_path)),
                 stdin=asyncio.subprocess.PIPE,
@@ -146,10 +149,10 @@ class CoreProcess:
             except pipe.PipeError as error:
                 log.error("vault core not understood", reason=error.reason, error=str(error))
             finally:
-                self._process = None
+                self._stdin = None
                 for session in self.sessions.values():
                     session.refuse("VAULT_CORE_LOST", "the vault's core died; try again")
-                await _stop(process)
+            await self.close()
             log.error("vault core ended", returncode=process.returncode)
             await asyncio.sleep(CORE_RESTART_S)
 
@@ -164,7 +167,7 @@ class CoreProcess:
                 continue
             match frame.kind:
                 case CoreResponse.READY_FIELD_NUMBER:
-                    self._process = process
+                    self._stdin = process.stdin
                     self.ready.set()
                     if self._head:
                         # Without waiting: a core that waits for its responses to be read reads no more itself.
@@ -187,7 +190,7 @@ class CoreProcess:
 
     async def send(self, session: int, kind: int, body: bytes = b"") -> None:
         """Into the pipe, waiting while it is full. Raises ServiceError VAULT_CORE_LOST; PipeError if it is too long."""
-        stdin = self._process.stdin if self._process else None
+        stdin = self._stdin
         try:
             if stdin is None:
                 raise ConnectionError
@@ -212,17 +215,19 @@ class CoreProcess:
         self.sessions[number] = session
         return number
 
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    """Ends the core by closing its pipe, by force if it takes too long."""
-    assert process.stdin
-    process.stdin.close()
-    try:
-        async with asyncio.timeout(CORE_STOP_S):
+    async def close(self) -> None:
+        """End the core by closing its pipe, by force if it takes too long."""
+        process = self._process
+        if process is None:
+            return
+        assert process.stdin
+        process.stdin.close()
+        try:
+            async with asyncio.timeout(CORE_STOP_S):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
             await process.wait()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
 
 
 class VaultGateway(VaultServiceServicer):
