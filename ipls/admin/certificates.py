@@ -1,6 +1,6 @@
 """A deployment's own certificate authority: one server certificate a service, one client certificate a role.
 
-Tested by tests/rpc/test_errors.py.
+Tested by tests/rpc/test_errors.py and tests/admin/test_status.py.
 """
 
 import datetime
@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from ipls.config import Config, ConfigError, ContactsConfig, RegistrationConfig, TlsFiles, VaultConfig
 from ipls.rpc.server import ROLE_PREFIX
 from ipls.store.files import PUBLIC, write_new
 
@@ -67,3 +68,28 @@ class Authority:
         write_new(self._folder / f"{name}.pem", certificate.public_bytes(pem), mode=PUBLIC)
         encoded = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         write_new(self._folder / f"{name}.key", encoded)
+
+
+def tls_files_of(config: Config) -> dict[str, TlsFiles]:
+    """Every certificate that a deployment's `ipls.toml` names, with its CA, by the part that shows it."""
+    files = {"directory": config.directory.tls}
+    asking: dict[str, VaultConfig | ContactsConfig | RegistrationConfig] = {
+        "vault": config.vault,
+        "contacts": config.contacts,
+        "registration": config.registration,
+    }
+    for name, table in asking.items():
+        files |= {name: table.tls, f"{name}, asking": table.client}
+    return files | {witness.name: witness.tls for witness in config.witnesses if witness.tls}
+
+
+def certificate_ends_ms(file: Path) -> int:
+    """When a certificate runs out. Raises ConfigError for a file that is none, OSError."""
+    return int(_read(file).not_valid_after_utc.timestamp() * 1000)
+
+
+def _read(file: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(file.read_bytes())
+    except ValueError as error:
+        raise ConfigError(f"{file}: not a certificate") from error

@@ -88,6 +88,16 @@ def addresses_of(config: Config) -> dict[str, str]:
     return addresses
 
 
+def process_of(port: str) -> str:
+    """The name of the process that a port is of."""
+    return "directory" if port == "updates" else port.replace("auditor", "witness")
+
+
+def speaks_http(port: str) -> bool:
+    """Whether it is plain HTTP's, and not gRPC's."""
+    return port == "log" or port.startswith("auditor")
+
+
 def processes_of(config: Config) -> dict[str, list[str]]:
     """The processes of a deployment, in the order of starting, with what `ipls serve` is told to run each."""
     names = zip(witness_names(len(config.witnesses)), config.witnesses, strict=True)
@@ -251,10 +261,9 @@ def write_endpoints(folder: Path, namespace: str, addresses: dict[str, str], pid
     """`endpoints.json`: where other programs find the services; pids only of those that run. Raises OSError."""
     services: dict[str, dict[str, object]] = {}
     for name, address in addresses.items():
-        http = name == "log" or name.startswith("auditor")
         asked = reachable(address)
-        entry: dict[str, object] = {"address": f"http://{asked}" if http else asked}
-        pid = pids.get("directory" if name == "updates" else name.replace("auditor", "witness"))
+        entry: dict[str, object] = {"address": f"http://{asked}" if speaks_http(name) else asked}
+        pid = pids.get(process_of(name))
         if pid is not None:
             entry["pid"] = pid
         services[name] = entry

@@ -1,4 +1,4 @@
-"""Whether a service over plain HTTP takes connections; whether a port is free.
+"""Whether a service over plain HTTP takes connections; whether a port is free; what a process said last.
 
 Tested by tests/admin/test_supervisor.py.
 """
@@ -6,12 +6,16 @@ Tested by tests/admin/test_supervisor.py.
 import asyncio
 import contextlib
 import errno
+import os
 import socket
+from pathlib import Path
 
 from ipls.address import parse_address, reachable
 from ipls.config import ConfigError
 
 PAUSE_S = 0.05
+LAST_WORDS = 4096
+"""Bytes of a log that are looked at."""
 
 
 def check_free(name: str, address: str) -> None:
@@ -36,3 +40,13 @@ async def until_listening(address: str) -> None:
             writer.close()
             return
         await asyncio.sleep(PAUSE_S)
+
+
+def last_words(folder: Path, name: str) -> str:
+    """The last line that a process of the deployment in `folder` logged, if any. Raises OSError."""
+    file = folder / "logs" / f"{name}.log"
+    if not file.exists():
+        return ""
+    with file.open("rb") as log:
+        log.seek(-min(LAST_WORDS, log.seek(0, os.SEEK_END)), os.SEEK_END)
+        return "".join(log.read().decode(errors="replace").strip().splitlines()[-1:])

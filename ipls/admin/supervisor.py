@@ -9,7 +9,7 @@ from pathlib import Path
 import structlog
 
 from ipls.admin.deployment import addresses_of, auditor_of, processes_of, write_endpoints
-from ipls.admin.health import check_free, until_listening
+from ipls.admin.health import check_free, last_words, until_listening
 from ipls.config import ConfigError, load, load_trust_root
 from ipls.rpc.health import until_serving
 from ipls.runtime.restart import RestartPolicy
@@ -91,8 +91,7 @@ class Supervisor:
 
     async def _until_serving(self, name: str) -> None:
         if await race(self._answers(name), self._processes[name].wait()) is not None:  # an exit status
-            last = (self._folder / "logs" / f"{name}.log").read_text(errors="replace").strip().splitlines()[-1:]
-            raise ConfigError(f"{name} did not start: {''.join(last)}", "SERVICE_DID_NOT_START")
+            raise ConfigError(f"{name} did not start: {last_words(self._folder, name)}", "SERVICE_DID_NOT_START")
 
     async def _answers(self, name: str) -> None:
         if name == "log":

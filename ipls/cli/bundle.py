@@ -11,13 +11,13 @@ from ipls.admin.bundles import Fleet, countersign_as, next_bundle, put_in_use, r
 from ipls.admin.ceremony import read_report, signed_report
 from ipls.admin.witness import read_signature, write_signature
 from ipls.cli.console import printable
-from ipls.cli.dates import date
 from ipls.cli.trust import ConfigFile
 from ipls.clock import system_now_ms
 from ipls.config import load, load_trust_root, load_witnesses
 from ipls.proto.vault.v1.vault_pb2 import Bundle
 from ipls.store.files import write_new
 from ipls.trust.bundle import check_bundle, parse_bundle
+from ipls.units import date
 
 app = typer.Typer(no_args_is_help=True, help="The next fleet bundle: draft, signatures, publication.")
 

@@ -8,11 +8,11 @@ import typer
 
 from ipls.admin import ceremony
 from ipls.cli.console import printable
-from ipls.cli.dates import date
 from ipls.cli.hsm import PROFILES
 from ipls.config import load_core, read_secret
 from ipls.proto.vault.v1.fleet_pb2 import Card
 from ipls.trust.ceremony import check_descriptor, parse_transcript, sign_transcript
+from ipls.units import date
 
 app = typer.Typer(no_args_is_help=True, help="HSMs that share their keys: their cards, the ceremony, its report.")
 

@@ -1,0 +1,106 @@
+"""`ipls status`: what of a deployment serves, what runs out, what to do. The attacker is time, or a dead process."""
+
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from ipls.admin.status import CHECKS, Deployment, Finding, State, certificates, examine, services
+from ipls.clock import system_now_ms
+from ipls.config import load
+from ipls.errors import IplsError
+from ipls.units import DAY_MS
+from tests.e2e.running import Deployment as Running
+from tests.e2e.running import ipls, running
+
+
+def told(folder: Path, *, later_ms: int = 0) -> list[Finding]:
+    """Of a deployment that does not run, without its ports."""
+    now_ms = system_now_ms() + later_ms
+    deployment = Deployment(folder / "ipls.toml", load(folder / "ipls.toml"), now_ms)
+    return [finding for finding in asyncio.run(examine(deployment)) if finding.state is not State.UNREACHABLE]
+
+
+def test_what_lasts_is_well_and_says_until_when(folder: Path) -> None:
+    found = told(folder)
+    assert {finding.part: finding.state for finding in found} == dict.fromkeys(
+        ("certificates", "trust root", "bundle"), State.WELL
+    )
+    assert all("good until 20" in finding.text and not finding.do for finding in found)
+
+
+def test_a_month_before_the_end_each_thing_is_told_of_by_name_and_with_a_command(folder: Path) -> None:
+    found = told(folder, later_ms=340 * DAY_MS)
+    soon = [finding for finding in found if finding.state is State.SOON]
+    texts = "\n".join(finding.text for finding in soon)
+    for what in (
+        "certificate directory.pem",
+        "certificate vault-reader.pem",
+        "certificate ca.pem",
+        "the trust root",
+        "newest key of witness witness-2",
+        "the HSM window",
+    ):
+        assert f"{what} runs out on 20" in texts
+    assert all(finding.do for finding in soon)
+    assert [f.text[:25] for f in found if f.state is State.WRONG] == ["the bundle 1 ran out on 2"]  # it lasts 30 days
+
+
+def test_after_the_end_it_is_wrong(folder: Path) -> None:
+    assert {finding.state for finding in told(folder, later_ms=366 * DAY_MS)} == {State.WRONG}
+
+
+def test_what_a_check_stumbles_over_is_a_finding_and_the_others_go_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stumbles(deployment: Deployment) -> list[Finding]:
+        raise IplsError("ODD", "odd")
+
+    monkeypatch.setattr("ipls.admin.status.CHECKS", [stumbles, *CHECKS])
+    (folder / "tls/vault.pem").write_text("no certificate")
+    found = told(folder)
+    assert found[0] == Finding("stumbles", State.WRONG, "odd")
+    assert (found[1].part, found[1].state) == ("certificates", State.WRONG)
+    assert "vault.pem" in found[1].text
+    assert [finding.state for finding in found[2:]] == [State.WELL, State.WELL]
+
+
+def test_a_deployment_that_does_not_run_is_unreachable_and_no_more(folder: Path) -> None:
+    (folder / "logs/vault.log").write_text("a line\nits last words\n")
+    ended = ipls("status", "--config", folder / "ipls.toml")
+    assert (ended.returncode, ended.stderr) == (3, "")
+    assert "its log ends in: its last words" in ended.stdout
+    assert f"do: ipls serve all --config {folder / 'ipls.toml'}" in ended.stdout
+    assert ended.stdout.count("unreachable") == 12  # ports
+
+
+def test_every_port_is_asked_and_a_part_that_hangs_is_found(tmp_path: Path) -> None:
+    with running(tmp_path / "ipls") as deployment:
+        config = tmp_path / "ipls/ipls.toml"
+        well = ipls("status", "--config", config, "--json")
+        assert well.returncode == 0, well.stdout
+        answer = json.loads(well.stdout)
+        assert answer["well"] is True
+        parts = [part["part"] for part in answer["parts"]]
+        assert sorted(parts) == sorted([*deployment.endpoints(), "certificates", "trust root", "bundle"])
+        for part in ("log", "contacts"):  # one speaks HTTP, one gRPC: both take connections still
+            assert _unreachable_while_stopped(deployment, part, config) == {part}
+
+
+def _unreachable_while_stopped(deployment: Running, part: str, config: Path) -> set[str]:
+    pid = deployment.pid(part)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        found = asyncio.run(services(Deployment(config, load(config), system_now_ms())))
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    return {finding.part for finding in found if finding.state is State.UNREACHABLE}
+
+
+async def test_a_certificate_of_several_parts_is_asked_once(folder: Path) -> None:
+    deployment = Deployment(folder / "ipls.toml", load(folder / "ipls.toml"), system_now_ms() + 366 * DAY_MS)
+    found = await certificates(deployment)
+    assert len({finding.text for finding in found}) == len(found)
