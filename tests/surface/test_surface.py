@@ -8,7 +8,12 @@ from tests.surface import commands, names
 from tests.surface.running import ROOT
 from tests.surface.snapshot import FOLDER, recorded
 
-ADDED = {"ipls --version"}
+ADDED = {
+    "ipls --version",
+    "ipls status",
+    "ipls status --config",
+    "ipls status --json",
+}
 """Commands and parameters, by their names in the snapshot, that came after it was recorded."""
 
 
