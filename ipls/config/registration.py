@@ -24,4 +24,5 @@ class RegistrationConfig(Model):
     outbox: Path
     """Where the development implementation writes the codes that a real one would send."""
     codes_per_hour: int = Field(5, ge=1)
-    """Codes sent to one number."""
+    """Codes sent to one number for one caller's network, an IPv4 address or an IPv6 /64; for all of them 4 times as
+    many."""

@@ -9,11 +9,14 @@ import pytest
 
 from ipls._grpc import grpc
 from ipls.proto.registration.v1 import registration_pb2 as pb
+from ipls.proto.registration.v1.registration_pb2_grpc import RegistrationServiceStub
+from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import remote_error
 from ipls.server.registration import service as registration
 from ipls.server.registration.service import MAX_HASHING
-from tests.server.directories import World
-from tests.server.registration.test_service import LABEL, OTHER, Registrar, both, failure
+from tests.server.directories import World, seed
+from tests.server.loopback import calling_from
+from tests.server.registration.test_service import LABEL, OTHER, Registrar, another, both, failure
 
 FLOOD = 4 * MAX_HASHING
 
@@ -64,6 +67,40 @@ async def test_codes_asked_for_one_number_cost_a_look(world: World, hashed: list
         assert await device.code(4, OTHER)
 
 
+async def test_the_owner_has_a_code_while_a_stranger_asks_for_the_numbers_codes_for_ever(world: World) -> None:
+    async with (
+        both(world) as (owner, client),
+        calling_from("127.0.0.2", owner.address) as from_afar,
+        open_channel(from_afar, world.ca) as channel,
+    ):
+        stranger = RegistrationServiceStub(channel)
+        sent = 0
+        for hour in range(3):
+            flood = [pb.RequestCodeRequest(label=LABEL, request_id=bytes([hour, n]) * 8) for n in range(FLOOD)]
+            refused = [reason for ask in flood for reason in await reasons([stranger.RequestCode(ask)])]
+            assert refused == [""] * 3 + ["CODE_RATE"] * (FLOOD - 3)
+            code = await owner.code(1000 + hour)
+            sent += 4
+            assert len(owner.outbox.read_text().splitlines()) == sent
+            ticket = (await owner.stub.Register(owner.request(code, 1000 + hour))).ticket
+            assert await client.published(ticket)
+            world.now_ms += 3600_000
+
+
+async def test_a_thiefs_keys_leave_the_owner_a_code(world: World) -> None:
+    async with (
+        both(world) as (owner, client),
+        calling_from("127.0.0.2", owner.address) as from_afar,
+        open_channel(from_afar, world.ca) as channel,
+    ):
+        thief = Registrar(world, from_afar, channel, owner.outbox)
+        for number in range(3):  # all that an hour allows; the number is his for the moment
+            await thief.stub.Register(thief.request(await thief.code(number), number, key=seed(66 + number)))
+        assert await reasons([asking(thief, 9, LABEL)]) == ["CODE_RATE"]
+        ticket = (await owner.stub.Register(owner.request(await owner.code(100), 100))).ticket
+        assert await client.published(ticket)
+
+
 async def test_who_has_a_code_registers_while_codes_are_asked_for_many_numbers(world: World, hashed: list[str]) -> None:
     async with both(world) as (device, client):
         request = device.request(await device.code())
@@ -96,7 +133,7 @@ async def test_no_more_than_a_few_codes_are_hashed_or_wait_for_it(
         assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "REGISTRATIONS_BUSY")
         assert error.retry_after_s == 1
         hashing.clear()
-        wrong = device.request("000000" if request.code != "000000" else "000001")
+        wrong = device.request(another(request.code))
         guess = asyncio.create_task(reasons([device.stub.Register(wrong)]))
         await asyncio.wait_for(hashing.wait(), 60)
         for _ in range(9):  # none of them uses up an attempt

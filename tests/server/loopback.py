@@ -1,5 +1,6 @@
 """A service on a loopback port with TLS, as in production, and a channel to it."""
 
+import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from ipls._grpc import grpc
 from ipls.admin.certificates import Authority
 from ipls.rpc.channel import open_channel
 from ipls.rpc.server import ANYONE, GrpcServer, Listener
+from ipls.runtime.tasks import race
 from tests.trust.roots import NAMESPACE
 
 SERVICES = {
@@ -48,3 +50,25 @@ async def loopback(folder: Path, add: Callable[[grpc.aio.Server], None]) -> Asyn
     """A channel to what listens so."""
     async with listening(folder, add) as server, open_channel(*server) as channel:
         yield channel
+
+
+@asynccontextmanager
+async def calling_from(host: str, address: str) -> AsyncIterator[str]:
+    """Where to connect for `address` to be called from `host`, one of 127.0.0.0/8."""
+
+    async def carry(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        while data := await source.read(1 << 16):
+            target.write(data)
+            await target.drain()
+
+    async def relay(near: asyncio.StreamReader, to_near: asyncio.StreamWriter) -> None:
+        server, port = address.rsplit(":", 1)
+        far, to_far = await asyncio.open_connection(server, int(port), local_addr=(host, 0))
+        try:
+            await race(carry(near, to_far), carry(far, to_near))
+        finally:
+            to_far.close()
+            to_near.close()
+
+    async with await asyncio.start_server(relay, "127.0.0.1") as listener:
+        yield f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"

@@ -20,6 +20,8 @@ class Place(Protocol):
 
     def rows(self, query: str, *values: object) -> list[Any]: ...
 
+    def change(self, statement: str) -> None: ...
+
     def tables(self) -> dict[str, list[Any]]:
         """All that is there."""
 
@@ -33,6 +35,10 @@ class File:
     def rows(self, query: str, *values: object) -> list[Any]:
         with closing(sqlite3.connect(self.location)) as db:
             return db.execute(query, values).fetchall()
+
+    def change(self, statement: str) -> None:
+        with closing(sqlite3.connect(self.location, isolation_level=None)) as db:
+            db.execute(statement)
 
     def tables(self) -> dict[str, list[Any]]:
         names = self.rows("SELECT name FROM sqlite_schema WHERE type = 'table'")
@@ -48,6 +54,9 @@ class Schema:
 
     def rows(self, query: str, *values: object) -> list[Any]:
         return self._database.rows(query, *values)
+
+    def change(self, statement: str) -> None:
+        self._database.execute(statement)
 
     def tables(self) -> dict[str, list[Any]]:
         names = self.rows("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")

@@ -26,6 +26,7 @@ from ipls.proto.registration.v1.registration_pb2_grpc import (
     RegistrationServiceServicer,
 )
 from ipls.rpc.errors import ServiceError, refuse, remote_error
+from ipls.rpc.peer import network_of
 from ipls.store.errors import StoreRefused
 from ipls.store.registration import CodeHash, RegistrationStore
 from ipls.trust.identity import check_label, decode_record
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 REQUEST_ID_BYTES = 16
+CODE_DIGITS = 8
+"""100 guesses an hour and number are one chance in a million: 4 peers' 5 codes of 5 attempts, by default."""
 SUBMIT_TIMEOUT_S = 10.0
 MAX_HASHING = 32
 """Calls of one kind that hash a code or wait for it, some 50 ms each: the last of them waits for less than 2 s."""
@@ -126,16 +129,17 @@ class RegistrationService(RegistrationServiceServicer):
     async def RequestCode(self, request: pb.RequestCodeRequest, context: Any) -> pb.RequestCodeResponse:
         """LABEL_INVALID, REQUEST_ID_INVALID; REQUEST_ID_REUSED, CODE_RATE, REGISTRATIONS_BUSY, CODE_NOT_SENT."""
         _check_names(request.label, request.request_id)
-        code = f"{secrets.randbelow(1_000_000):06}"
-        per_hour = self._codes_per_hour
+        code = f"{secrets.randbelow(10**CODE_DIGITS):0{CODE_DIGITS}}"
+        peer, per_hour = network_of(context), self._codes_per_hour
         try:
-            await to_thread(self._store.check_rate, request.label, self._now_ms(), codes_per_hour=per_hour)
+            await to_thread(self._store.check_rate, request.label, peer, self._now_ms(), codes_per_hour=per_hour)
             with self._asked.place():
                 hashed = await self._asked.hash(code, secrets.token_bytes(16))
             await to_thread(
                 self._store.begin,
                 request.request_id,
                 request.label,
+                peer,
                 hashed,
                 self._now_ms(),
                 codes_per_hour=per_hour,

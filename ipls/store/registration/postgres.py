@@ -5,8 +5,17 @@ from contextlib import contextmanager
 
 from ipls.store.engine import Server
 from ipls.store.engine.postgres import Connection, Database
-from ipls.store.errors import StoreRefused
-from ipls.store.registration.contract import ATTEMPTS, CODE_LIFE_MS, KEPT_MS, CodeHash, RegistrationStore
+from ipls.store.registration.contract import (
+    ATTEMPTS,
+    CODE_LIFE_MS,
+    KEPT_MS,
+    CodeHash,
+    RegistrationStore,
+    judge_approval,
+    judge_attempt,
+    judge_begin,
+    judge_rate,
+)
 from ipls.units import HOUR_MS
 
 _SCHEMA = """
@@ -15,9 +24,10 @@ CREATE TABLE IF NOT EXISTS registration (
     expires_ms bigint NOT NULL, attempts_left integer NOT NULL, record bytea);
 CREATE INDEX IF NOT EXISTS registration_expires ON registration (expires_ms);
 CREATE INDEX IF NOT EXISTS registration_approved ON registration (label) WHERE record IS NOT NULL;
-CREATE TABLE IF NOT EXISTS sent (label text NOT NULL, at_ms bigint NOT NULL);
-CREATE INDEX IF NOT EXISTS sent_label ON sent (label, at_ms);
-CREATE INDEX IF NOT EXISTS sent_at ON sent (at_ms);
+DROP TABLE IF EXISTS sent;  -- of version 1, which did not say who asked: an hour's codes are forgotten
+CREATE TABLE IF NOT EXISTS code_sent (label text NOT NULL, peer text NOT NULL, at_ms bigint NOT NULL);
+CREATE INDEX IF NOT EXISTS code_sent_label ON code_sent (label, at_ms);
+CREATE INDEX IF NOT EXISTS code_sent_at ON code_sent (at_ms);
 """
 _MAKING = f"SELECT pg_advisory_xact_lock({int.from_bytes(b'iplg')}, hashtext(current_schema()))"
 
@@ -30,7 +40,7 @@ class PostgresRegistration(RegistrationStore):
         self._database = Database(server.postgres, "ipls registration")
         with self._database.write() as c:
             c.execute(_MAKING)  # of processes that start together one makes the tables
-            if c.execute("SELECT 1 WHERE to_regclass('sent') IS NULL").fetchone():
+            if c.execute("SELECT 1 WHERE to_regclass('code_sent') IS NULL").fetchone():
                 c.execute(_SCHEMA)
 
     def close(self) -> None:
@@ -43,22 +53,22 @@ class PostgresRegistration(RegistrationStore):
             c.execute("LOCK TABLE registration IN SHARE ROW EXCLUSIVE MODE")
             yield c
 
-    def check_rate(self, label: str, now_ms: int, *, codes_per_hour: int) -> None:
+    def check_rate(self, label: str, peer: str, now_ms: int, *, codes_per_hour: int) -> None:
         with self._database.read() as c:
-            _check_rate(c, label, now_ms, codes_per_hour)
+            judge_rate(_sent(c, label, now_ms), peer, now_ms, codes_per_hour)
 
-    def begin(self, request_id: bytes, label: str, code: CodeHash, now_ms: int, *, codes_per_hour: int) -> None:
+    def begin(
+        self, request_id: bytes, label: str, peer: str, code: CodeHash, now_ms: int, *, codes_per_hour: int
+    ) -> None:
         with self._write() as c:
             c.execute("DELETE FROM registration WHERE expires_ms < %s", (now_ms - KEPT_MS,))
             # Those that nobody finished: anyone can begin as many as there are numbers.
             c.execute("DELETE FROM registration WHERE expires_ms < %s AND record IS NULL", (now_ms - HOUR_MS,))
-            c.execute("DELETE FROM sent WHERE at_ms <= %s", (now_ms - HOUR_MS,))
+            c.execute("DELETE FROM code_sent WHERE at_ms <= %s", (now_ms - HOUR_MS,))
             query = "SELECT label, record FROM registration WHERE request_id = %s"
-            known = c.execute(query, (request_id,)).fetchone()
-            if known and known != (label, None):
-                raise StoreRefused("REQUEST_ID_REUSED", "this request id has been used")
-            _check_rate(c, label, now_ms, codes_per_hour)
-            c.execute("INSERT INTO sent VALUES (%s, %s)", (label, now_ms))
+            judge_begin(c.execute(query, (request_id,)).fetchone(), label)
+            judge_rate(_sent(c, label, now_ms), peer, now_ms, codes_per_hour)
+            c.execute("INSERT INTO code_sent VALUES (%s, %s, %s)", (label, peer, now_ms))
             c.execute("DELETE FROM registration WHERE request_id = %s", (request_id,))
             c.execute(
                 "INSERT INTO registration VALUES (%s, %s, %s, %s, %s, %s, NULL)",
@@ -69,16 +79,9 @@ class PostgresRegistration(RegistrationStore):
         with self._write() as c:
             query = """SELECT expires_ms, attempts_left, salt, code_hash FROM registration
                        WHERE request_id = %s AND label = %s"""
-            row = c.execute(query, (request_id, label), binary=True).fetchone()
-            if row is None:
-                raise StoreRefused("CODE_NOT_REQUESTED", "no code was asked for in this request")
-            expires_ms, attempts_left, salt, digest = row
-            if now_ms >= expires_ms:
-                raise StoreRefused("CODE_EXPIRED", "the code has expired: ask for another")
-            if attempts_left == 0:
-                raise StoreRefused("CODE_ATTEMPTS", "too many wrong codes: ask for another")
+            code = judge_attempt(c.execute(query, (request_id, label), binary=True).fetchone(), now_ms)
             c.execute("UPDATE registration SET attempts_left = attempts_left - 1 WHERE request_id = %s", (request_id,))
-        return CodeHash(salt, digest)
+        return code
 
     def approve(self, request_id: bytes, record: bytes) -> None:
         with self._write() as c:
@@ -87,11 +90,9 @@ class PostgresRegistration(RegistrationStore):
             )
             query = "SELECT record, label FROM registration WHERE request_id = %s"
             row = c.execute(query, (request_id,), binary=True).fetchone()
-            if row is None or row[0] != record:
-                raise StoreRefused("REQUEST_ID_REUSED", "this request registered another key before")
             c.execute(
                 "DELETE FROM registration WHERE label = %s AND record IS NOT NULL AND request_id != %s",
-                (row[1], request_id),
+                (judge_approval(row, record), request_id),
             )
 
     def approved(self, request_id: bytes, label: str) -> bytes | None:
@@ -101,9 +102,6 @@ class PostgresRegistration(RegistrationStore):
         return row[0] if row else None
 
 
-def _check_rate(c: Connection, label: str, now_ms: int, codes_per_hour: int) -> None:
-    query = "SELECT at_ms FROM sent WHERE label = %s AND at_ms > %s ORDER BY at_ms DESC LIMIT %s"
-    recent = c.execute(query, (label, now_ms - HOUR_MS, codes_per_hour)).fetchall()
-    if len(recent) == codes_per_hour:
-        wait_s = (recent[-1][0] + HOUR_MS - now_ms) / 1000
-        raise StoreRefused("CODE_RATE", f"{codes_per_hour} codes to this number in an hour", retry_after_s=wait_s)
+def _sent(c: Connection, label: str, now_ms: int) -> list[tuple[str, int]]:
+    query = "SELECT peer, at_ms FROM code_sent WHERE label = %s AND at_ms > %s ORDER BY at_ms DESC"
+    return c.execute(query, (label, now_ms - HOUR_MS)).fetchall()

@@ -6,8 +6,17 @@ Tested by tests/store/registration/test_contract.py.
 from pathlib import Path
 
 from ipls.store.engine.sqlite import Connection, Database, Schema
-from ipls.store.errors import StoreRefused
-from ipls.store.registration.contract import ATTEMPTS, CODE_LIFE_MS, KEPT_MS, CodeHash, RegistrationStore
+from ipls.store.registration.contract import (
+    ATTEMPTS,
+    CODE_LIFE_MS,
+    KEPT_MS,
+    CodeHash,
+    RegistrationStore,
+    judge_approval,
+    judge_attempt,
+    judge_begin,
+    judge_rate,
+)
 from ipls.units import HOUR_MS
 
 _STATEMENTS = """
@@ -16,11 +25,12 @@ CREATE TABLE IF NOT EXISTS registration(
     expires_ms INTEGER NOT NULL, attempts_left INTEGER NOT NULL, record BLOB) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS registration_expires ON registration(expires_ms);
 CREATE INDEX IF NOT EXISTS registration_approved ON registration(label) WHERE record IS NOT NULL;
-CREATE TABLE IF NOT EXISTS sent(label TEXT NOT NULL, at_ms INTEGER NOT NULL);
-CREATE INDEX IF NOT EXISTS sent_label ON sent(label, at_ms);
-CREATE INDEX IF NOT EXISTS sent_at ON sent(at_ms);
+DROP TABLE IF EXISTS sent;  -- of version 1, which did not say who asked: an hour's codes are forgotten
+CREATE TABLE IF NOT EXISTS code_sent(label TEXT NOT NULL, peer TEXT NOT NULL, at_ms INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS code_sent_label ON code_sent(label, at_ms);
+CREATE INDEX IF NOT EXISTS code_sent_at ON code_sent(at_ms);
 """
-_SCHEMA = Schema("the registration service", _STATEMENTS, frozenset({"registration", "sent"}))
+_SCHEMA = Schema("the registration service", _STATEMENTS, frozenset({"registration", "sent"}), version=2)
 
 
 class SqliteRegistration(RegistrationStore):
@@ -32,21 +42,22 @@ class SqliteRegistration(RegistrationStore):
     def close(self) -> None:
         self._db.close()
 
-    def check_rate(self, label: str, now_ms: int, *, codes_per_hour: int) -> None:
+    def check_rate(self, label: str, peer: str, now_ms: int, *, codes_per_hour: int) -> None:
         with self._db.read() as db:
-            _check_rate(db, label, now_ms, codes_per_hour)
+            judge_rate(_sent(db, label, now_ms), peer, now_ms, codes_per_hour)
 
-    def begin(self, request_id: bytes, label: str, code: CodeHash, now_ms: int, *, codes_per_hour: int) -> None:
+    def begin(
+        self, request_id: bytes, label: str, peer: str, code: CodeHash, now_ms: int, *, codes_per_hour: int
+    ) -> None:
         with self._db.write() as db:
             db.execute("DELETE FROM registration WHERE expires_ms < ?", (now_ms - KEPT_MS,))
             # Those that nobody finished: anyone can begin as many as there are numbers.
             db.execute("DELETE FROM registration WHERE expires_ms < ? AND record IS NULL", (now_ms - HOUR_MS,))
-            db.execute("DELETE FROM sent WHERE at_ms <= ?", (now_ms - HOUR_MS,))
-            known = db.execute("SELECT label, record FROM registration WHERE request_id = ?", (request_id,)).fetchone()
-            if known and known != (label, None):
-                raise StoreRefused("REQUEST_ID_REUSED", "this request id has been used")
-            _check_rate(db, label, now_ms, codes_per_hour)
-            db.execute("INSERT INTO sent VALUES (?, ?)", (label, now_ms))
+            db.execute("DELETE FROM code_sent WHERE at_ms <= ?", (now_ms - HOUR_MS,))
+            query = "SELECT label, record FROM registration WHERE request_id = ?"
+            judge_begin(db.execute(query, (request_id,)).fetchone(), label)
+            judge_rate(_sent(db, label, now_ms), peer, now_ms, codes_per_hour)
+            db.execute("INSERT INTO code_sent VALUES (?, ?, ?)", (label, peer, now_ms))
             db.execute(
                 "INSERT OR REPLACE INTO registration VALUES (?, ?, ?, ?, ?, ?, NULL)",
                 (request_id, label, *code, now_ms + CODE_LIFE_MS, ATTEMPTS),
@@ -57,16 +68,9 @@ class SqliteRegistration(RegistrationStore):
             query = (
                 "SELECT expires_ms, attempts_left, salt, code_hash FROM registration WHERE request_id = ? AND label = ?"
             )
-            row = db.execute(query, (request_id, label)).fetchone()
-            if row is None:
-                raise StoreRefused("CODE_NOT_REQUESTED", "no code was asked for in this request")
-            expires_ms, attempts_left, salt, digest = row
-            if now_ms >= expires_ms:
-                raise StoreRefused("CODE_EXPIRED", "the code has expired: ask for another")
-            if attempts_left == 0:
-                raise StoreRefused("CODE_ATTEMPTS", "too many wrong codes: ask for another")
+            code = judge_attempt(db.execute(query, (request_id, label)).fetchone(), now_ms)
             db.execute("UPDATE registration SET attempts_left = attempts_left - 1 WHERE request_id = ?", (request_id,))
-        return CodeHash(salt, digest)
+        return code
 
     def approve(self, request_id: bytes, record: bytes) -> None:
         with self._db.write() as db:
@@ -74,11 +78,9 @@ class SqliteRegistration(RegistrationStore):
                 "UPDATE registration SET record = ? WHERE request_id = ? AND record IS NULL", (record, request_id)
             )
             row = db.execute("SELECT record, label FROM registration WHERE request_id = ?", (request_id,)).fetchone()
-            if row is None or row[0] != record:
-                raise StoreRefused("REQUEST_ID_REUSED", "this request registered another key before")
             db.execute(
                 "DELETE FROM registration WHERE label = ? AND record IS NOT NULL AND request_id != ?",
-                (row[1], request_id),
+                (judge_approval(row, record), request_id),
             )
 
     def approved(self, request_id: bytes, label: str) -> bytes | None:
@@ -88,9 +90,6 @@ class SqliteRegistration(RegistrationStore):
         return row[0] if row else None
 
 
-def _check_rate(db: Connection, label: str, now_ms: int, codes_per_hour: int) -> None:
-    query = "SELECT at_ms FROM sent WHERE label = ? AND at_ms > ? ORDER BY at_ms DESC"
-    recent = db.execute(query, (label, now_ms - HOUR_MS)).fetchmany(codes_per_hour)
-    if len(recent) == codes_per_hour:
-        wait_s = (recent[-1][0] + HOUR_MS - now_ms) / 1000
-        raise StoreRefused("CODE_RATE", f"{codes_per_hour} codes to this number in an hour", retry_after_s=wait_s)
+def _sent(db: Connection, label: str, now_ms: int) -> list[tuple[str, int]]:
+    query = "SELECT peer, at_ms FROM code_sent WHERE label = ? AND at_ms > ? ORDER BY at_ms DESC"
+    return db.execute(query, (label, now_ms - HOUR_MS)).fetchall()

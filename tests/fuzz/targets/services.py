@@ -50,7 +50,8 @@ def _() -> Target:
         codes_per_hour=5,
         now_ms=lambda: NOW,
     )
-    asyncio.run(service.RequestCode(registration_pb2.RequestCodeRequest(label=LABEL, request_id=request_id), None))
+    call: Any = SimpleNamespace(peer=lambda: "ipv4:192.0.2.1:7")
+    asyncio.run(service.RequestCode(registration_pb2.RequestCodeRequest(label=LABEL, request_id=request_id), call))
     digest = tagged_hash("ipls/registration/v1 request", NAMESPACE, LABEL, record, request_id)
     seed = registration_pb2.RegisterRequest(
         label=LABEL, request_id=request_id, code=codes[0], identity_record=record, signature=sign(SEED, digest)

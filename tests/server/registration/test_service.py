@@ -22,7 +22,7 @@ from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import RemoteError, remote_error
 from ipls.runtime.service import Service
 from ipls.server.registration import app
-from ipls.server.registration.service import FileCodeSender
+from ipls.server.registration.service import CODE_DIGITS, FileCodeSender
 from ipls.store.contacts import open_contacts_store
 from ipls.store.registration import CODE_LIFE_MS
 from ipls.trust.identity import encode_record
@@ -60,6 +60,11 @@ class Registrar:
 
     async def refusal(self, request: pb.RegisterRequest) -> RemoteError:
         return await failure(self.stub.Register(request))
+
+
+def another(code: str) -> str:
+    """One that is not it."""
+    return f"{(int(code) + 1) % 10**CODE_DIGITS:0{CODE_DIGITS}}"
 
 
 async def failure(call: Any) -> RemoteError:
@@ -109,7 +114,7 @@ async def both(world: World) -> AsyncIterator[tuple[Registrar, Client]]:
 async def test_a_registration_ends_in_a_public_epoch(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     async with both(world) as (device, client):
         code = await device.code()
-        assert len(code) == 6
+        assert len(code) == CODE_DIGITS
         assert code.isdigit()
         request = device.request(code)
         ticket = (await device.stub.Register(request)).ticket
@@ -133,7 +138,7 @@ async def test_the_code_is_not_kept(world: World) -> None:
 async def test_a_wrong_code_costs_an_attempt_and_five_end_it(world: World) -> None:
     async with both(world) as (device, _):
         code = await device.code()
-        wrong = f"{(int(code) + 1) % 1_000_000:06}"
+        wrong = another(code)
         for _ in range(5):
             error = await device.refusal(device.request(wrong))
             assert (error.code, error.reason) == (grpc.StatusCode.PERMISSION_DENIED, "CODE_WRONG")
@@ -320,7 +325,7 @@ async def test_two_processes_share_one_postgresql_database(world: World, postgre
             for name in ("here", "there")
         ]
         code = await here.code()
-        wrong = f"{(int(code) + 1) % 1_000_000:06}"
+        wrong = another(code)
         for device in (here, there, here, there):
             assert (await device.refusal(device.request(wrong))).reason == "CODE_WRONG"
         ticket = (await there.stub.Register(there.request(code))).ticket

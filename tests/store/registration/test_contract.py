@@ -12,12 +12,13 @@ from ipls.store.registration import (
     ATTEMPTS,
     CODE_LIFE_MS,
     KEPT_MS,
+    PEERS,
     CodeHash,
     RegistrationStore,
     open_registration_store,
 )
 from ipls.units import HOUR_MS
-from tests.store.places import Place, new_place
+from tests.store.places import File, Place, new_place
 
 BACKENDS = ["sqlite", "postgres"]
 Open = Callable[[], RegistrationStore]
@@ -26,6 +27,7 @@ LABEL, OTHER = "+491700000001", "+491700000002"
 CODE, NEXT = CodeHash(bytes(16), bytes(32)), CodeHash(b"s" * 16, b"d" * 32)
 ONE, TWO, THREE = (bytes([n]) * 16 for n in (1, 2, 3))
 RACERS = 6
+PEER = "192.0.2.1"
 
 
 @pytest.fixture(params=BACKENDS)
@@ -45,9 +47,15 @@ def store(open_store: Open) -> RegistrationStore:
 
 
 def begin(
-    store: RegistrationStore, request: bytes, label: str = LABEL, code: CodeHash = CODE, now: int = NOW, limit: int = 9
+    store: RegistrationStore,
+    request: bytes,
+    label: str = LABEL,
+    code: CodeHash = CODE,
+    now: int = NOW,
+    limit: int = 9,
+    peer: str = PEER,
 ) -> None:
-    store.begin(request, label, code, now, codes_per_hour=limit)
+    store.begin(request, label, peer, code, now, codes_per_hour=limit)
 
 
 def refused(reason: str) -> object:
@@ -140,12 +148,28 @@ def test_of_racing_approvals_one_wins(store: RegistrationStore, open_store: Open
 
 def test_codes_to_a_number_are_bounded_also_where_processes_race(store: RegistrationStore, open_store: Open) -> None:
     assert race(open_store, lambda each, number: begin(each, bytes([number]) * 16, limit=3)) == 3
-    for check in (store.check_rate, lambda *arguments, **limit: begin(store, THREE, limit=3, now=arguments[1])):
+    for check in (
+        lambda: store.check_rate(LABEL, PEER, NOW + 1000, codes_per_hour=3),
+        lambda: begin(store, THREE, limit=3, now=NOW + 1000),
+    ):
         with pytest.raises(StoreRefused) as refusal:
-            check(LABEL, NOW + 1000, codes_per_hour=3)
+            check()
         assert (refusal.value.reason, refusal.value.retry_after_s) == ("CODE_RATE", HOUR_MS / 1000 - 1)
-    store.check_rate(OTHER, NOW, codes_per_hour=3)
+    store.check_rate(OTHER, PEER, NOW, codes_per_hour=3)
     begin(store, THREE, now=NOW + HOUR_MS, limit=3)
+
+
+def test_one_peers_codes_are_not_anothers_and_all_together_are_bounded(store: RegistrationStore) -> None:
+    for number in range(PEERS):
+        for code in range(3):
+            request = bytes([number, code]) * 8
+            begin(store, request, now=NOW + 1000 * number, limit=3, peer=f"192.0.2.{number}")
+        with refused("CODE_RATE"):
+            begin(store, ONE, now=NOW + 1000 * number, limit=3, peer=f"192.0.2.{number}")
+    with pytest.raises(StoreRefused) as refusal:
+        store.check_rate(LABEL, "198.51.100.1", NOW + 1000 * PEERS, codes_per_hour=3)
+    assert (refusal.value.reason, refusal.value.retry_after_s) == ("CODE_RATE", HOUR_MS / 1000 - PEERS)
+    begin(store, ONE, now=NOW + HOUR_MS, limit=3, peer="198.51.100.1")
 
 
 def test_what_is_refused_changes_nothing(store: RegistrationStore, place: Place) -> None:
@@ -168,7 +192,7 @@ def test_what_is_refused_changes_nothing(store: RegistrationStore, place: Place)
 def test_a_number_is_kept_no_longer_than_it_is_needed(store: RegistrationStore, place: Place) -> None:
     begin(store, ONE, limit=1)
     begin(store, TWO, OTHER, now=NOW + HOUR_MS + KEPT_MS, limit=1)
-    for table in ("registration", "sent"):
+    for table in ("registration", "code_sent"):
         assert place.rows(f"SELECT label FROM {table}") == [(OTHER,)]
 
 
@@ -181,3 +205,19 @@ def test_what_nobody_finished_is_kept_for_an_hour_and_what_was_let_through_for_a
     begin(store, THREE, OTHER, now=NOW + 2 * HOUR_MS)
     assert store.approved(TWO, LABEL) == b"record"
     assert place.rows("SELECT request_id FROM registration ORDER BY 1") == [(TWO,), (THREE,)]
+
+
+def test_a_database_from_before_peers_were_noted_keeps_its_registrations(
+    store: RegistrationStore, open_store: Open, place: Place
+) -> None:
+    begin(store, ONE)
+    store.approve(ONE, b"record")
+    store.close()
+    place.change("DROP TABLE code_sent")
+    place.change("CREATE TABLE sent (label text NOT NULL, at_ms bigint NOT NULL)")
+    if isinstance(place, File):
+        place.change("PRAGMA user_version = 1")
+    store = open_store()
+    assert store.approved(ONE, LABEL) == b"record"
+    begin(store, TWO, limit=1)
+    assert "sent" not in place.tables()

@@ -1,0 +1,16 @@
+"""Who calls, as far as limits go that hold before a call has said who it is."""
+
+import ipaddress
+from typing import Any
+from urllib.parse import unquote
+
+
+def network_of(context: Any) -> str:
+    """The caller's IPv4 address or IPv6 /64, as text: what one party has many addresses of counts as one."""
+    host = unquote(context.peer()).partition(":")[2].rpartition(":")[0].strip("[]")
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is None:
+            return str(ipaddress.ip_network((address, 64), strict=False))
+        address = address.ipv4_mapped
+    return str(address)

@@ -1,0 +1,21 @@
+"""What one party has many addresses of counts as one."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from ipls.rpc.peer import network_of
+
+
+@pytest.mark.parametrize(
+    ("peer", "network"),
+    [
+        ("ipv4:192.0.2.7:41234", "192.0.2.7"),
+        ("ipv6:%5B2001:db8:0:1:a:b:c:d%5D:41234", "2001:db8:0:1::/64"),
+        ("ipv6:[2001:db8:0:1::2]:7", "2001:db8:0:1::/64"),
+        ("ipv6:%5B::ffff:192.0.2.7%5D:41234", "192.0.2.7"),
+        ("ipv6:%5Bfe80::1%25eth0%5D:41234", "fe80::/64"),
+    ],
+)
+def test_a_caller_is_its_network(peer: str, network: str) -> None:
+    assert network_of(SimpleNamespace(peer=lambda: peer)) == network
