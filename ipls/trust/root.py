@@ -1,8 +1,8 @@
 """The trust root: the one TOML file that a client, a vault, a witness or an auditor is configured with."""
 
 import re
-import tomllib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -21,6 +21,8 @@ MAX_FILE = 256 * 1024
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NAME = re.compile(r"[A-Za-z0-9 ._-]{1,64}")
+_TEXT = re.compile(r"[ !#-\[\]-~]*")
+_IGNORED = re.compile(rb"(#[ -~]*)?")
 
 
 @dataclass(frozen=True)
@@ -95,32 +97,38 @@ class TrustRoot:
 
 
 def parse_trust_root(data: bytes) -> TrustRoot:
-    """Reads a trust root file. Raises TrustRootRefused TRUST_ROOT_INVALID for anything but a complete, sound one."""
+    """Reads a trust root file, in the exact subset of TOML that docs/protocol/trust-root.md gives: no two readers of a
+    signed file may differ. Raises TrustRootRefused TRUST_ROOT_INVALID, with the line, for anything else.
+    """
     if len(data) > MAX_FILE:
         raise _invalid("the file is too large")
-    try:
-        table = tomllib.loads(data.decode())
-    except (ValueError, RecursionError) as e:  # UnicodeDecodeError and TOMLDecodeError are ValueErrors
-        raise _invalid("the file is not TOML") from e
-    reader = _Table(table, "the trust root")
-    root = TrustRoot(
-        number=reader.integer("number"),
-        previous=reader.hex("previous"),
-        expires_ms=reader.integer("expires_ms"),
-        namespace=reader.string("namespace"),
-        vrf_public_key=reader.hex("vrf_public_key"),
-        witnesses=tuple(_witness(w) for w in reader.tables("witnesses")),
-        k=reader.integer("k"),
-        operator_key=reader.hex("operator_key"),
-        proposal_key=reader.hex("proposal_key"),
-        log_url=reader.string("log_url"),
-        max_head_age_ms=reader.integer("max_head_age_ms"),
-        start_epoch=reader.integer("start_epoch"),
-        start_root=reader.hex("start_root"),
-        development=reader.boolean("development"),
+    lines = _Lines(data)
+    return TrustRoot(
+        number=lines.integer("number"),
+        previous=lines.hex("previous"),
+        expires_ms=lines.integer("expires_ms"),
+        namespace=lines.string("namespace"),
+        vrf_public_key=lines.hex("vrf_public_key"),
+        k=lines.integer("k"),
+        operator_key=lines.hex("operator_key"),
+        proposal_key=lines.hex("proposal_key"),
+        log_url=lines.string("log_url"),
+        max_head_age_ms=lines.integer("max_head_age_ms"),
+        start_epoch=lines.integer("start_epoch"),
+        start_root=lines.hex("start_root"),
+        development=lines.boolean("development"),
+        witnesses=tuple(_witnesses(lines)),
     )
-    reader.done()
-    return root
+
+
+def _witnesses(lines: "_Lines") -> Iterator[Witness]:
+    while lines.table("witnesses"):
+        name, url, keys = lines.string("name"), lines.string("url"), []
+        while lines.table("witnesses.keys"):
+            public, start, end = lines.hex("public_key"), lines.integer("not_before_ms"), lines.integer("not_after_ms")
+            keys.append(WitnessKey(public, start, end))
+        yield Witness(name, url, tuple(keys))
+    lines.done()
 
 
 def encode_trust_root(root: TrustRoot) -> bytes:
@@ -159,55 +167,46 @@ def encode_trust_root(root: TrustRoot) -> bytes:
     ).encode()
 
 
-class _Table:
-    """Takes the fields of one TOML table, each of the type asked for, and nothing besides."""
+class _Lines:
+    """Takes the lines of a file one after the other, each the one that is due; comments and empty ones are nobody's."""
 
-    def __init__(self, fields: dict[str, Any], where: str) -> None:
-        self.fields = dict(fields)
-        self.where = where
+    def __init__(self, data: bytes) -> None:
+        *lines, rest = data.split(b"\n")
+        if rest:
+            raise _invalid(f"line {len(lines) + 1}: it does not end with a line feed")
+        self._lines = [(number, line) for number, line in enumerate(lines, 1) if not _IGNORED.fullmatch(line)]
+        self._end = len(lines) + 1
 
-    def _take(self, name: str, kind: type) -> Any:
-        value = self.fields.pop(name, None)
-        if type(value) is not kind:  # exact: a bool is an int to isinstance
-            raise _invalid(f"{self.where}: {name} is missing or not of type {kind.__name__}")
-        return value
+    def _value(self, name: str, kind: str, pattern: bytes) -> str:
+        number, line = self._lines[0] if self._lines else (self._end, b"")
+        found = re.fullmatch(rb"%b = %b" % (name.encode(), pattern), line)
+        if found is None:
+            raise _invalid(f"line {number}: `{name} = ` and {kind} should stand here")
+        del self._lines[0]
+        return found[1].decode("ascii")
 
     def string(self, name: str) -> str:
-        return str(self._take(name, str))
+        return self._value(name, "a string", rb'"(%b)"' % _TEXT.pattern.encode())
 
     def integer(self, name: str) -> int:
-        return int(self._take(name, int))
+        return int(self._value(name, "an integer", rb"(0|[1-9][0-9]{,18})"))
 
     def boolean(self, name: str) -> bool:
-        return bool(self._take(name, bool))
+        return self._value(name, "true or false", rb"(true|false)") == "true"
 
     def hex(self, name: str) -> bytes:
-        text = self.string(name)
-        if not re.fullmatch(r"([0-9a-f]{2})*", text):
-            raise _invalid(f"{self.where}: {name} is not lower-case hex")
-        return bytes.fromhex(text)
+        return bytes.fromhex(self._value(name, "a string of lower-case hex", rb'"((?:[0-9a-f]{2})*)"'))
 
-    def tables(self, name: str) -> "list[_Table]":
-        items = self._take(name, list)
-        if not all(type(item) is dict for item in items):
-            raise _invalid(f"{self.where}: {name} is not a list of tables")
-        return [_Table(item, f"{name}[{i}]") for i, item in enumerate(items)]
+    def table(self, name: str) -> bool:
+        """Whether one begins here."""
+        begins = bool(self._lines) and self._lines[0][1] == b"[[%b]]" % name.encode()
+        if begins:
+            del self._lines[0]
+        return begins
 
     def done(self) -> None:
-        if self.fields:
-            raise _invalid(f"{self.where}: unknown field {min(self.fields)[:64]!r}")
-
-
-def _witness(reader: _Table) -> Witness:
-    witness = Witness(reader.string("name"), reader.string("url"), tuple(map(_key, reader.tables("keys"))))
-    reader.done()
-    return witness
-
-
-def _key(reader: _Table) -> WitnessKey:
-    key = WitnessKey(reader.hex("public_key"), reader.integer("not_before_ms"), reader.integer("not_after_ms"))
-    reader.done()
-    return key
+        if self._lines:
+            raise _invalid(f"line {self._lines[0][0]}: another field or table should stand here, or none")
 
 
 def _check(root: TrustRoot) -> None:
@@ -261,7 +260,7 @@ def _is_url(text: str) -> bool:
     try:
         url = urlsplit(text)
         whole = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-        return whole and text.isascii() and text.isprintable()
+        return whole and _TEXT.fullmatch(text) is not None
     except ValueError:
         return False
 

@@ -1,6 +1,11 @@
 import hashlib
+import json
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
 from nacl.bindings import crypto_core_ed25519_add
@@ -8,6 +13,7 @@ from nacl.bindings import crypto_core_ed25519_add
 from ipls.crypto.encoding import tagged_hash
 from ipls.crypto.errors import SignatureRefused
 from ipls.crypto.keys import check_public_key, public_key, sign, verify
+from tests.crypto import edges
 from tests.trust.points import NON_CANONICAL, SMALL_ORDER
 from tests.trust.roots import THIEF, seed
 
@@ -78,6 +84,36 @@ def test_a_small_order_or_non_canonical_key_is_refused(point: bytes) -> None:
 def test_a_key_of_mixed_order_is_refused(torsion: bytes) -> None:
     with pytest.raises(SignatureRefused):
         check_public_key(crypto_core_ed25519_add(KEY, torsion))
+
+
+VECTORS = json.loads(Path("tests/vectors/ed25519.json").read_text())
+
+
+@pytest.mark.parametrize("case", VECTORS, ids=lambda case: case["what"])
+def test_what_verifiers_differ_on_is_refused(case: dict[str, str]) -> None:
+    key, message, signature = (bytes.fromhex(case[name]) for name in ("public_key", "message", "signature"))
+    refused = ""
+    try:
+        verify(key, message, signature)
+    except SignatureRefused as error:
+        refused = error.reason
+    assert refused == case["refused"]
+
+
+def test_another_librarys_verifier_takes_some_of_them() -> None:
+    """Else they would show nothing."""
+    taken = set()
+    for case in VECTORS:
+        key, message, signature = (bytes.fromhex(case[name]) for name in ("public_key", "message", "signature"))
+        with suppress(InvalidSignature):
+            Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
+            taken.add(case["what"])
+    assert {"honest", "R of small order, 0", "a key of mixed order, 1", "a key not canonical, 1"} <= taken
+
+
+def test_the_vectors_are_what_their_generator_makes() -> None:
+    made = [(what, key.hex(), signature.hex(), refused) for what, key, signature, refused in edges.cases()]
+    assert made == [(c["what"], c["public_key"], c["signature"], c["refused"]) for c in VECTORS]
 
 
 @given(st.binary(max_size=40))

@@ -28,8 +28,78 @@ def test_a_root_survives_its_file() -> None:
         assert parse_trust_root(encode_trust_root(root)) == root
 
 
-def test_comments_and_order_do_not_matter_to_a_reader() -> None:
-    assert parse_trust_root(b"# pinned\n" + encode_trust_root(make_root())) == make_root()
+def test_comments_and_empty_lines_do_not_matter_to_a_reader() -> None:
+    assert parse_trust_root(b"# pinned\n\n" + encode_trust_root(make_root()) + b"#\n") == make_root()
+
+
+def line(number: int, change: Callable[[str], str]) -> bytes:
+    """The file with another line of this number, which is counted from 1."""
+    lines = encode_trust_root(three_of()).decode().split("\n")
+    lines[number - 1] = change(lines[number - 1])
+    return "\n".join(lines).encode()
+
+
+# Each is TOML that says the same as the file, or that readers of TOML differ on.
+OTHERWISE = {
+    "a byte order mark": (1, lambda text: "\ufeff" + text),
+    "carriage returns": (3, lambda text: text + "\r"),
+    "a space before": (2, lambda text: " " + text),
+    "a space behind": (2, lambda text: text + " "),
+    "a tab": (2, lambda text: text.replace(" =", "\t=")),
+    "no space": (6, lambda text: text.replace(" = ", "=")),
+    "a comment behind": (6, lambda text: text + " # two of three"),
+    "a comment that is not ASCII": (14, lambda text: "# für"),
+    "a comment with a control character": (14, lambda text: "# \x7f"),
+    "a key in quotes": (6, lambda text: '"k" = 2'),
+    "a key twice": (7, lambda text: "k = 2\n" + text),
+    "another order": (13, lambda text: text + "\nnumber = 1"),
+    "a literal string": (4, lambda text: text.replace('"', "'")),
+    "a string of several lines": (4, lambda text: text.replace('"', '"""')),
+    "an escape": (4, lambda text: text.replace("t", "\\u0074", 1)),
+    "an upper-case digit": (5, lambda text: text.replace("a", "A")),
+    "an underscore": (10, lambda text: text.replace("3600000", "3_600_000")),
+    "a sign": (10, lambda text: text.replace("3600000", "+3600000")),
+    "a leading zero": (10, lambda text: text.replace("3600000", "03600000")),
+    "a hexadecimal number": (10, lambda text: text.replace("3600000", "0x36EE80")),
+    "a float": (10, lambda text: text.replace("3600000", "3600000.0")),
+    "a date": (3, lambda text: "expires_ms = 2030-01-01"),
+    "a capital": (13, lambda text: text.replace("true", "True")),
+    "a table with spaces": (15, lambda text: "[[ witnesses ]]"),
+    "an inline table": (19, lambda text: "keys = []\n" + text),
+    "an unknown field": (18, lambda text: "x = 1"),
+    "an unknown table": (18, lambda text: "[x]"),
+    "a field of another table": (17, lambda text: text + "\nk = 2"),
+}
+
+
+@pytest.mark.parametrize("what", OTHERWISE)
+def test_whatever_else_is_toml_is_refused_with_its_line(what: str) -> None:
+    number, change = OTHERWISE[what]
+    said = refused(lambda: parse_trust_root(line(number, change)))
+    at = int(said.removeprefix("line ").partition(":")[0])
+    assert number <= at <= number + 1
+
+
+def test_a_file_that_is_cut_is_refused_with_its_line() -> None:
+    file = encode_trust_root(three_of())
+    assert refused(lambda: parse_trust_root(file[:-1])).startswith("line 40: ")
+    assert refused(lambda: parse_trust_root(b"number = 1\n")).startswith("line 2: `previous = `")
+
+
+@given(st.data())
+def test_what_is_taken_any_reader_of_toml_reads_the_same(data: st.DataObject) -> None:
+    lines = encode_trust_root(three_of()).split(b"\n")
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(lines) - 1))
+        lines[at : at + data.draw(st.integers(0, 1))] = data.draw(
+            st.lists(st.sampled_from([*lines, b"# c", b"k = 3", b"\t", b"start_epoch = 7"]), max_size=2)
+        )
+    file = b"\n".join(lines)
+    try:
+        root = parse_trust_root(file)
+    except TrustRootRefused:
+        return
+    assert tomllib.loads(file.decode()) == tomllib.loads(encode_trust_root(root).decode())
 
 
 FIELDS = tomllib.loads(encode_trust_root(make_root()).decode())
@@ -45,7 +115,7 @@ def test_a_missing_or_mistyped_field_is_refused(name: str) -> None:
 
 def test_an_unknown_field_is_refused_at_any_depth() -> None:
     refused(lambda: parse_trust_root(b"x = 1\n" + encode_trust_root(make_root())))
-    assert "keys[0]" in refused(lambda: parse_trust_root(encode_trust_root(make_root()) + b"\nx = 1\n"))
+    refused(lambda: parse_trust_root(encode_trust_root(make_root()) + b"\nx = 1\n"))
 
 
 @pytest.mark.parametrize(
@@ -69,6 +139,8 @@ def test_an_unknown_field_is_refused_at_any_depth() -> None:
         {"log_url": "http://[::1"},
         {"log_url": "http://localhost:http"},
         {"log_url": "http://localhost:65536"},
+        {"log_url": 'http://localhost/"'},
+        {"log_url": "http://localhost/\\"},
         {"operator_key": SMALL_ORDER[0]},
         {"proposal_key": SMALL_ORDER[4]},
         {"vrf_public_key": SMALL_ORDER[1]},
