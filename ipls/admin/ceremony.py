@@ -109,7 +109,10 @@ def join(core: CoreConfig, report: Report, parcel: Path) -> None:
 
 
 def signed_report(trust_root: Path, file: Path, officers: Path, signatures: Sequence[Path]) -> Report:
-    """The report, of the trust root's namespace, that m of these officers signed. Raises ReportRefused, ConfigError."""
+    """The report, of the trust root's namespace, that m of these officers signed.
+
+    Raises CeremonyRefused, ConfigError.
+    """
     root = load_trust_root(trust_root)
     return check_transcript(
         read_report(file),
@@ -127,7 +130,7 @@ def read_report(file: Path) -> bytes:
 
 
 def read_officers(file: Path, *, development: bool) -> Officers:
-    """`m`, and `[[officer]]` with `name` and `key`. Raises ConfigError, ReportRefused OFFICERS_INVALID."""
+    """`m`, and `[[officer]]` with `name` and `key`. Raises ConfigError, CeremonyRefused OFFICERS_INVALID."""
     try:
         table = tomllib.loads(file.read_text())
         each = (

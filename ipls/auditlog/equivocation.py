@@ -20,8 +20,8 @@ _T = TypeVar("_T")
 class EquivocationDetector:
     """Of each epoch, what proves that somebody signed two roots for it; a third is not kept.
 
-    Of more epochs than MAX_MET those go that are farthest from the one named `near`; without one, the lowest. Nothing
-    that others show pushes out what is nearer than half of MAX_MET.
+    Of more epochs than MAX_EPOCHS those go that are farthest from the one named `near`; without one, the lowest.
+    Nothing that others show pushes out what is nearer than half of MAX_EPOCHS.
     """
 
     def __init__(self, root: TrustRoot) -> None:

@@ -70,7 +70,7 @@ class Service:
         try:
             await self._group.__aexit__(kind, error, trace)
         except BaseExceptionGroup as group:
-            first = group.exceptions[0]
+            first = error if error in group.exceptions else group.exceptions[0]
         if first is not None:
             raise first
 

@@ -41,7 +41,7 @@ class Officers(NamedTuple):
 
 
 def check_officers(officers: Officers, *, development: bool) -> None:
-    """Raises ReportRefused OFFICERS_INVALID unless two of them or more have to agree, or one in a development fleet."""
+    """Raises CeremonyRefused OFFICERS_INVALID unless two or more have to agree, or one in a development fleet."""
     m, each = officers
     names, keys = {officer.name for officer in each}, {officer.public_key for officer in each}
     if len(names) != len(each) or len(keys) != len(each):
@@ -68,7 +68,7 @@ def descriptor_digest(card: bytes) -> bytes:
 def check_descriptor(signed: SignedCard) -> Card:
     """The card, signed by the fleet key that it names: no other can put a transport key beside it.
 
-    Raises ReportRefused CARD_INVALID.
+    Raises CeremonyRefused CARD_INVALID.
     """
     card = _decoded(Card, signed.card, "CARD_INVALID")
     fleet = _point(card.public_key, "CARD_INVALID")
@@ -90,7 +90,7 @@ def check_descriptor(signed: SignedCard) -> Card:
 
 
 def check_descriptors(cards: Sequence[Card], namespace: str) -> None:
-    """That they are of one fleet, each another's. Raises ReportRefused FLEET_CARDS_DIFFER."""
+    """That they are of one fleet, each another's. Raises CeremonyRefused FLEET_CARDS_DIFFER."""
     names, keys = (
         {card.name for card in cards},
         {key for card in cards for key in (card.public_key, card.transport_key)},
@@ -124,7 +124,7 @@ def log_check_input(storage_key_id: bytes) -> bytes:
 def open_wrapped_keys(report: Report, parcel: bytes, target: bytes) -> Parcel:
     """The parcel that the report has for the token of this fleet key.
 
-    Raises ReportRefused PARCEL_OTHER_TOKEN, and PARCEL_INVALID for one that is not the report's.
+    Raises CeremonyRefused PARCEL_OTHER_TOKEN, and PARCEL_INVALID for one that is not the report's.
     """
     opened = _decoded(Parcel, parcel, "PARCEL_INVALID")
     expected = {check_descriptor(member.card).public_key: member.parcel_hash for member in report.members}
@@ -149,7 +149,7 @@ def encode(message: Message) -> bytes:
 def parse_transcript(data: bytes) -> Report:
     """A sound report, whoever signed it.
 
-    Raises ReportRefused REPORT_INVALID, and as `check_descriptor`, `check_descriptors`, `check_officers`.
+    Raises CeremonyRefused REPORT_INVALID, and as `check_descriptor`, `check_descriptors`, `check_officers`.
     """
     if len(data) > MAX_REPORT:
         raise _invalid("the report is too large")
@@ -173,7 +173,7 @@ def officers_of(report: Report) -> Officers:
 
 
 def sign_transcript(seed: bytes, data: bytes) -> OfficerSignature:
-    """An officer's signature on these very bytes. Raises ReportRefused OFFICER_UNKNOWN, and as `parse_transcript`."""
+    """An officer's signature on these very bytes. Raises CeremonyRefused OFFICER_UNKNOWN, and as `parse_transcript`."""
     key = public_key(seed)
     if key not in {officer.public_key for officer in parse_transcript(data).officers}:
         raise _unknown()
@@ -185,7 +185,7 @@ def check_transcript(
 ) -> Report:
     """The report of this namespace, if m of these very officers signed it, each counted once.
 
-    Raises ReportRefused REPORT_OTHER_NAMESPACE, REPORT_OTHER_OFFICERS, REPORT_DEVELOPMENT, OFFICER_UNKNOWN,
+    Raises CeremonyRefused REPORT_OTHER_NAMESPACE, REPORT_OTHER_OFFICERS, REPORT_DEVELOPMENT, OFFICER_UNKNOWN,
     REPORT_NO_QUORUM, and as `parse_transcript`; SignatureRefused.
     """
     report = parse_transcript(data)

@@ -9,7 +9,7 @@ from ipls.clock import system_now_ms
 from ipls.proto.vault.v1.vault_pb2 import Bundle, SignedBundle
 from ipls.trust.bundle import verify_bundle
 from ipls.trust.ceremony import encode, sign_transcript
-from tests.cli.test_bundle import bundle, folder, in_use, made, root, sign  # noqa: F401
+from tests.cli.test_bundle import bundle, folder, in_use, made, root, sign  # noqa: F401  # fixtures
 from tests.hsm.fleets import officers_table
 from tests.trust.bundles import point
 from tests.trust.ceremonies import GROUP, OFFICERS, report, signed_card

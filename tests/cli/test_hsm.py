@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from ipls.cli.hsm import app
 from ipls.vault.session.profiles import HKDF_SHA256
-from tests.hsm.token.test_check import _short_loops, labels  # noqa: F401
+from tests.hsm.token.test_check import _short_loops, labels  # noqa: F401  # fixtures
 from tests.hsm.tokens import as_configured, kryoptic_token, pin_file
 
 

@@ -3,8 +3,8 @@
     python -m tests.crypto.edges > tests/vectors/ed25519.json
 
 Whoever holds a secret scalar makes a signature with any R: S = r + k a. Under R = [r]B + T, T of small order, the
-equation holds in a checker that multiplies by the cofactor, and under the identity R it holds in every one that looks at
-nothing else (RFC 8032, 5.1.7).
+equation holds in a checker that multiplies by the cofactor; under the identity R it holds in every one that does not
+look at R (RFC 8032, 5.1.7).
 """
 
 import hashlib

@@ -190,6 +190,23 @@ async def test_the_order_is_the_same_where_the_block_raises_and_its_exception_co
     assert done == IN_ORDER
 
 
+async def test_what_the_block_raises_comes_out_also_where_a_task_fails_as_it_is_cancelled() -> None:
+    async def fail_late() -> None:
+        try:
+            await for_ever()
+        finally:
+            raise LookupError
+
+    async def block() -> None:
+        async with Service("test") as service:
+            service.spawn("late", fail_late)
+            await asyncio.sleep(0)
+            raise ValueError("of the block")
+
+    with pytest.raises(ValueError, match="of the block"):
+        await block()
+
+
 async def test_the_resources_outlast_the_tasks_where_one_fails_as_the_block_ends() -> None:
     done: list[str] = []
     goes_wrong = asyncio.Event()

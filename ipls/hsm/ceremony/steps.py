@@ -103,8 +103,8 @@ def make(place: Path | TokenConfig, pin: str, cards: Sequence[Card], rotated: by
     """Makes storage root and log key, and a parcel of them for each card; the token keeps nothing of it.
 
     `rotated` is the id of those that they come after, which must be the token's newest. Raises ConfigError
-    TOKEN_KEY_EXISTS where the token has other such keys, or any at a fleet's beginning, ReportRefused CARD_OTHER_TOKEN
-    where no card is its own; pkcs11.PKCS11Error.
+    TOKEN_KEY_EXISTS where the token has other such keys, or any at a fleet's beginning, CeremonyRefused
+    CARD_OTHER_TOKEN where no card is its own; pkcs11.PKCS11Error.
     """
     with _opened(place, pin) as (_, session), ExitStack() as held_keys:
         if max((key.id for key in labelled(session, (ROOT, LOG))), default=None) != rotated:
@@ -122,7 +122,7 @@ def join(place: Path | TokenConfig, pin: str, report: Report, parcel: bytes) -> 
     """Takes storage root and log key out of the token's parcel, and keeps them when they are those of the report.
 
     `report` is one that the officers signed. Once more does no harm; what a killed run left is made whole. Raises
-    ReportRefused CARD_OTHER_TOKEN, FLEET_KEYS_DIFFER, as `open_wrapped_keys`; ConfigError TOKEN_KEY_EXISTS where the
+    CeremonyRefused CARD_OTHER_TOKEN, FLEET_KEYS_DIFFER, as `open_wrapped_keys`; ConfigError TOKEN_KEY_EXISTS where the
     token has other such keys, TOKEN_KEY_EXTRACTABLE; pkcs11.PKCS11Error.
     """
     with _opened(place, pin) as (library, session):
@@ -237,7 +237,7 @@ def _holds(derivation: Derivation, purpose: Purpose, key: Any, storage_key_id: b
 
 
 def _own(session: Any, cards: Sequence[Card]) -> Card:
-    """The card of this token: both keys. Raises ReportRefused CARD_OTHER_TOKEN."""
+    """The card of this token: both keys. Raises CeremonyRefused CARD_OTHER_TOKEN."""
     points = [point_of(only(session, ObjectClass.PUBLIC_KEY, label)) for label in (FLEET, TRANSPORT)]
     for card in cards:
         if [card.public_key, card.transport_key] == points:

@@ -58,7 +58,7 @@ class Kept(NamedTuple):
 
 
 class Sessions:
-    """All that are open; their tasks are in `tasks`."""
+    """All that are open; their tasks are in `process`."""
 
     def __init__(
         self,

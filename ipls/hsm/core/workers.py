@@ -151,7 +151,7 @@ class WorkerProcess:
 
 
 class Workers:
-    """So many of them, each in a slot of its own; their tasks are in `tasks`.
+    """So many of them, each in a slot of its own; their tasks are in `process`.
 
     `on_open` is called when one has opened its token.
     """

@@ -33,7 +33,7 @@ class SigningToken:
         self._library: Any = None
         try:
             self._session = self.run(lambda: self._open(softhsm.token_at(place, _NAME), pin))
-        except BaseException:
+        except BaseException:  # Ctrl-C too
             self.close()
             raise
 

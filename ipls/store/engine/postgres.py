@@ -98,7 +98,7 @@ class Database:
             # A commit that waits for standbys waits for all that was written before it.
             connection.execute("SELECT pg_logical_emit_message(true, %s, '')", (self._name,))
             self._check_replicated()
-        except BaseException:
+        except BaseException:  # Ctrl-C too
             self.close()
             raise
 

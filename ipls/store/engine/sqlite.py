@@ -76,7 +76,7 @@ def open_database(path: Path, schema: Schema, *, page_size: int = 4096) -> Conne
                 with transaction(connection):
                     if not _is_marked(connection, path, schema):  # still: another process may have been first
                         _make(connection, schema)
-        except BaseException:
+        except BaseException:  # Ctrl-C too
             connection.close()
             raise
     return connection

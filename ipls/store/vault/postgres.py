@@ -23,7 +23,7 @@ _TRY, _WAIT = f"SELECT pg_try_advisory_lock{_LOCK}", f"SELECT pg_advisory_lock{_
 
 
 class PostgresVault(VaultStore):
-    """One schema of a database. Two locks: the file keeps this host's processes apart, notaries among them; the
+    """One schema of a database. Two locks: the file keeps this host's processes apart, anchor services among them; the
     server's advisory lock keeps other hosts out, as long as the connection lasts."""
 
     def __init__(self, server: Server, *, wait: bool = True) -> None:
@@ -36,7 +36,7 @@ class PostgresVault(VaultStore):
             with self._database.read() as c:
                 if c.execute("SELECT 1 WHERE to_regclass('log') IS NULL").fetchone():
                     c.execute(_SCHEMA)
-        except BaseException:
+        except BaseException:  # Ctrl-C too
             self.close()
             raise
         # From now on another host's is why a connection fails, and may pass.

@@ -32,7 +32,7 @@ class SqliteVault(VaultStore):
         self.lock = take_lock(path.with_name(path.name + ".lock"), wait=wait)
         try:
             self._database = Database(path, _SCHEMA)
-        except BaseException:
+        except BaseException:  # Ctrl-C too
             self.lock.close()
             raise
 

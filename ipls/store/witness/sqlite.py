@@ -150,7 +150,7 @@ class SqliteWitness(WitnessStore):
         return cosignature
 
     def _insert(self, db: Connection, row: Signed, blob: bytes) -> None:
-        for table in ("epoch", "lost"):
+        for table in ("epoch", "lost"):  # names of ours
             db.execute(f"UPDATE {table} SET blob = NULL WHERE epoch = ?", (row.epoch - 1,))  # noqa: S608
         db.execute(
             "INSERT INTO epoch VALUES (?, ?, ?, ?, ?, ?, ?)",

@@ -4,11 +4,11 @@
 A message that gRPC could not decode never reaches a handler (ipls.rpc.server), hence `DecodeError` beside a refusal.
 """
 
-from tests.cli import verify_targets  # noqa: F401
+from tests.cli import verify_targets  # noqa: F401  # it registers them
 from tests.fuzz.target import TARGETS
 
 # The vault last: an open token closes any other of the process.
-from tests.fuzz.targets import (  # noqa: F401
+from tests.fuzz.targets import (  # noqa: F401  # these too
     cache,
     contacts,
     device,
