@@ -191,7 +191,7 @@ class Profile:
                 lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 stack.callback(os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._db = stack.enter_context(closing(open_database(folder / "profile.db", _SCHEMA)))
+                self._db = stack.enter_context(closing(open_database(folder / "profile.db", _SCHEMA, alone=True)))
                 self._db.execute("PRAGMA secure_delete=ON")
             except BlockingIOError:
                 busy = "another command is using this profile; wait for it to end"

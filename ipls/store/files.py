@@ -1,5 +1,6 @@
 """Files that survive a loss of power: whole or not there, and for their owner alone unless they are public."""
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -45,6 +46,19 @@ def replace(path: Path, data: bytes, *, mode: int = PRIVATE) -> None:
     with _draft(path, data, mode) as draft:
         draft.replace(path)
     sync(path.parent)
+
+
+def append(path: Path, data: bytes) -> None:
+    """Add to a file of one writer, made where there is none. Raises OSError: then nothing was added."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, PRIVATE), "wb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            written = file.write(data)
+            if written < len(data):  # the disk is full here
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            os.ftruncate(file.fileno(), size)
+            raise
 
 
 @contextmanager

@@ -28,8 +28,9 @@ class Crash(Exception):
 class Deployment:
     """Each `label()` is a number that nobody has yet, each `profile()` a new phone."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, phones: Path | None = None) -> None:
         self.folder = folder
+        self._phones = phones or folder
         deployment.create(folder, "test.ipls", port=0)
         file = folder / "ipls.toml"
         file.write_text(file.read_text().replace("[directory]\n", "[directory]\nepoch_max_age_s = 0.05\n"))
@@ -41,7 +42,7 @@ class Deployment:
         return f"+49170{next(self._numbers):07}"
 
     def profile(self) -> Path:
-        return self.folder / f"phone{next(self._numbers)}"
+        return self._phones / f"phone{next(self._numbers)}"
 
     @contextmanager
     def running(self) -> Iterator["Deployment"]:
@@ -68,6 +69,10 @@ class Deployment:
         with self._processes[name] as process:
             process.kill()
         self._launch(name)
+
+    def ended(self) -> list[str]:
+        """Services whose process has ended, unasked."""
+        return [name for name, process in self._processes.items() if process.poll() is not None]
 
     @contextmanager
     def vault_of_now_put_back(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,7 @@ async def test_a_profile_of_another_schema_is_refused_and_let_go_of(world: Deplo
 
 
 def refuse_writes(profile: Path, sql: str) -> None:
-    with sqlite3.connect(profile / "profile.db") as db:
+    with closing(sqlite3.connect(profile / "profile.db", isolation_level=None)) as db:
         db.execute(sql)
 
 

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import stat
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -446,7 +447,7 @@ async def test_a_stolen_number_shows_and_shuts_the_old_device_out(world: Deploym
 
 async def test_a_history_that_changed_is_refused(world: Deployment) -> None:
     profile = await world.registered(world.label())
-    with sqlite3.connect(profile / "profile.db") as db:
+    with closing(sqlite3.connect(profile / "profile.db")) as db, db:
         db.execute("INSERT INTO version VALUES (2, 3, ?, 'own')", (bytes(32),))  # proved once, now not there
     async with world.device(profile) as device:
         with refused("HISTORY_REWRITTEN"):

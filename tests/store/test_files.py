@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ipls.store.files import PUBLIC, replace, write_new
+from ipls.store.files import PUBLIC, append, replace, write_new
+from tests.faults.disks import nothing_is_written
 
 WRITERS = pytest.mark.parametrize("write", [write_new, replace], ids=lambda write: write.__name__)
 
@@ -117,3 +118,14 @@ def test_file_and_folder_are_on_the_disk_in_that_order(
     monkeypatch.setattr("os.fsync", note)
     write(tmp_path / "file", b"bytes")
     assert seen == [(False, False), (True, True)]
+
+
+def test_a_line_is_added_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "outbox"
+    append(path, b"first\n")
+    assert mode(path) == 0o600
+    for room in (0, 3):
+        with nothing_is_written(beyond=6 + room), pytest.raises(OSError, match=r"large|space"):
+            append(path, b"second\n")
+    append(path, b"third\n")
+    assert path.read_bytes() == b"first\nthird\n"

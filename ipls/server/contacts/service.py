@@ -104,7 +104,7 @@ class ContactsServicer(ContactsServiceServicer):
 
     async def GetRecords(self, request: pb.GetRecordsRequest, context: Any) -> AsyncIterator[pb.GetRecordsResponse]:
         label = request.call.label
-        body = await self._admit("GetRecords", request.call, pb.GetRecordsBody)
+        body = await self._admit("GetRecords", request.call, pb.GetRecordsBody, reading=True)
         keys = [_key(key) for key in body.keys]
         if not 1 <= len(keys) <= self._limits.call_records:
             raise ServiceError("CALL_TOO_LARGE", f"1 to {self._limits.call_records} records a call")
@@ -117,7 +117,7 @@ class ContactsServicer(ContactsServiceServicer):
 
     async def ListRecords(self, request: pb.ListRecordsRequest, context: Any) -> AsyncIterator[pb.ListRecordsResponse]:
         label = request.call.label
-        await self._admit("ListRecords", request.call, pb.ListRecordsBody)
+        await self._admit("ListRecords", request.call, pb.ListRecordsBody, reading=True)
         after: RecordKey | None = None
         while page := await self._run(self._store.page, label, after=after, limit=self._limits.call_keys):
             records = [pb.RecordSize(key=pb.RecordKey(**key._asdict()), size=size) for key, size in page]
@@ -133,7 +133,7 @@ class ContactsServicer(ContactsServiceServicer):
         return pb.DropRecordsResponse()
 
     async def GetManifest(self, request: pb.GetManifestRequest, context: Any) -> AsyncIterator[pb.GetManifestResponse]:
-        await self._admit("GetManifest", request.call, pb.GetManifestBody)
+        await self._admit("GetManifest", request.call, pb.GetManifestBody, reading=True)
         manifest = await self._run(self._store.manifest, request.call.label)
         if manifest is None:
             raise ServiceError("MANIFEST_ABSENT", "the account has stored nothing")
@@ -161,7 +161,7 @@ class ContactsServicer(ContactsServiceServicer):
             await self._run(self._store.swap, label, body.expected_version, manifest)
         return pb.SwapManifestResponse()
 
-    async def _admit(self, method: str, call: pb.SignedCall, body: type[Body]) -> Body:
+    async def _admit(self, method: str, call: pb.SignedCall, body: type[Body], *, reading: bool = False) -> Body:
         """The call's body, once the account's identity is known to have signed it, just now and for this method."""
         try:
             check_label(call.label)
@@ -182,6 +182,7 @@ class ContactsServicer(ContactsServiceServicer):
             now_ms=self._now_ms(),
             window_ms=CALL_WINDOW_MS,
             max_calls=self._limits.calls,
+            reading=reading,
         )
         try:
             return body.FromString(call.body)

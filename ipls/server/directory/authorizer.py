@@ -109,6 +109,7 @@ class ReadAuthorizer:
                 now_ms=now_ms,
                 window_ms=CALL_WINDOW_MS,
                 max_calls=MAX_SESSIONS,
+                reading=True,
             )
         except StoreRefused as e:
             refuse(e)

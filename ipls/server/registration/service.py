@@ -4,7 +4,6 @@ certificate at the directory's update port."""
 import asyncio
 import hashlib
 import hmac
-import os
 import secrets
 from asyncio import to_thread
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -28,6 +27,7 @@ from ipls.proto.registration.v1.registration_pb2_grpc import (
 from ipls.rpc.errors import ServiceError, refuse, remote_error
 from ipls.rpc.peer import network_of
 from ipls.store.errors import StoreRefused
+from ipls.store.files import append
 from ipls.store.registration import CodeHash, RegistrationStore
 from ipls.trust.identity import check_label, decode_record
 
@@ -64,8 +64,7 @@ class FileCodeSender:
     async def deliver(self, request_id: bytes, label: str, code: str) -> None:
         """Append the line, then print it."""
         line = f"{request_id.hex()} {code}\n"
-        with os.fdopen(os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "w") as file:
-            file.write(line)
+        append(self._path, line.encode())
         print(f"registration code: {line}", end="", flush=True)
 
 

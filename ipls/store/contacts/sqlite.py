@@ -34,15 +34,17 @@ class SqliteContacts(ContactsStore):
 
     def __init__(self, path: Path) -> None:
         self._db = Database(path, _SCHEMA)
+        self._spare = Database.in_memory(_SCHEMA)
+        self._nonces = replay.Nonces(self._db, self._spare)
 
     def close(self) -> None:
         self._db.close()
+        self._spare.close()
 
     def admit(
-        self, label: str, nonce: bytes, timestamp_ms: int, *, now_ms: int, window_ms: int, max_calls: int
+        self, label: str, nonce: bytes, timestamp_ms: int, *, now_ms: int, window_ms: int, max_calls: int, reading: bool
     ) -> None:
-        with self._db.write() as db:
-            replay.admit(db, label, nonce, timestamp_ms, now_ms=now_ms, window_ms=window_ms, max_calls=max_calls)
+        self._nonces.admit(replay.Call(label, nonce, timestamp_ms, now_ms, window_ms, max_calls), reading=reading)
 
     def put(self, label: str, records: Iterable[tuple[RecordKey, bytes]], *, max_records: int, max_bytes: int) -> None:
         with self._db.write() as db:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from sqlite3 import Connection
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from ipls.store.errors import StoreDamaged, StoreUnavailable
 
@@ -54,11 +54,13 @@ class Schema(NamedTuple):
         return _IDS[self.role], self.version
 
 
-def open_database(path: Path, schema: Schema, *, page_size: int = 4096) -> Connection:
+def open_database(path: Path, schema: Schema, *, page_size: int = 4096, alone: bool = False) -> Connection:
     """Open (or create, mode 0600) a database in autocommit mode; usable from any thread, one at a time.
 
     What a `transaction` has committed survives a power loss (journal_mode=WAL, synchronous=FULL). A writer waits up
-    to 10 s for another process's transaction. `page_size` (bytes) counts only when the file is made.
+    to 10 s for another process's transaction. `page_size` (bytes) counts only when the file is made. `alone`:
+    no other connection comes meanwhile, and what is there can be read on a full disk (otherwise SQLite needs room for
+    the index of its log, which processes share).
 
     Raises StoreDamaged, and the file is as it was: DATABASE_UNREADABLE, DATABASE_OTHER_ROLE, DATABASE_NEWER;
     StoreUnavailable, OSError.
@@ -67,6 +69,8 @@ def open_database(path: Path, schema: Schema, *, page_size: int = 4096) -> Conne
     with translated(path):
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
         try:
+            if alone:
+                connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             marked = _is_marked(connection, path, schema)  # before anything in it changes
             connection.execute(f"PRAGMA page_size={page_size:d}")
             connection.execute("PRAGMA journal_mode=WAL")
@@ -166,9 +170,19 @@ class Database:
 
     def __init__(self, path: Path, schema: Schema, *, page_size: int = 4096) -> None:
         """Raises as `open_database`."""
-        self._path = path
+        self._path: object = path
         self._lock = threading.RLock()
         self._connection = open_database(path, schema, page_size=page_size)
+
+    @classmethod
+    def in_memory(cls, schema: Schema, *, max_pages: int = 4096) -> Self:
+        """An empty one without a file, of at most so many pages of 4 KiB; then it is full as a disk is."""
+        made = cls.__new__(cls)
+        made._path, made._lock = "in memory", threading.RLock()
+        made._connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        made._connection.execute(f"PRAGMA max_page_count={max_pages:d}")
+        _make(made._connection, schema)
+        return made
 
     def close(self) -> None:
         """Give the file back."""

@@ -15,6 +15,8 @@ class ReadersStore(ReplayGuard):
     - It is bounded: a nonce is forgotten after minutes, a label that was asked for after a day.
     - Lost, it is made anew: then all sessions end, and quotas begin again. The directory's data does not depend on it.
     - What is refused changes no count.
+    - Reads go on where the disk takes nothing: then nonces and counts are this process's, in 16 MiB of memory, and the
+      quota is one for those and for what the file has.
     Methods block; each may be called from any thread, and may raise StoreUnavailable and StoreDamaged.
     """
 

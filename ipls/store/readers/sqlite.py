@@ -5,14 +5,14 @@ Tested by tests/store/readers/test_contract.py.
 
 import hmac
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from ipls.store.engine.sqlite import Database, Schema
-from ipls.store.errors import StoreRefused
+from ipls.store.engine.sqlite import Connection, Database, Schema
+from ipls.store.errors import StoreRefused, StoreUnavailable
 from ipls.store.readers.contract import ReadersStore
 from ipls.store.replay import sqlite as replay
 from ipls.units import DAY_MS
@@ -38,41 +38,54 @@ class SqliteReaders(ReadersStore):
             db.execute("INSERT OR IGNORE INTO secret VALUES (1, ?)", (secrets.token_bytes(32),))
             (self._secret,) = db.execute("SELECT value FROM secret").fetchone()
         self._pseudonyms = self.derived_key("pseudonyms")
+        self._spare = Database.in_memory(_SCHEMA)
+        self._nonces = replay.Nonces(self._db, self._spare)
 
     def close(self) -> None:
         self._db.close()
+        self._spare.close()
 
     def derived_key(self, purpose: str) -> bytes:
         info = b"ipls/directory/v1 " + purpose.encode()
         return HKDF(SHA256(), 32, salt=None, info=info).derive(self._secret)
 
     def admit(
-        self, label: str, nonce: bytes, timestamp_ms: int, *, now_ms: int, window_ms: int, max_calls: int
+        self, label: str, nonce: bytes, timestamp_ms: int, *, now_ms: int, window_ms: int, max_calls: int, reading: bool
     ) -> None:
         name = self._pseudonym(label.encode()).hex()
-        with self._db.write() as db:
-            replay.admit(db, name, nonce, timestamp_ms, now_ms=now_ms, window_ms=window_ms, max_calls=max_calls)
+        self._nonces.admit(replay.Call(name, nonce, timestamp_ms, now_ms, window_ms, max_calls), reading=reading)
 
     def count(self, reader: bytes, labels: Collection[bytes], now_ms: int, *, daily_labels: int) -> None:
         name = self._pseudonym(reader)
         wanted = {self._pseudonym(label) for label in labels}
-        with self._db.read() as db:
+        with self._db.read() as file, self._spare.read() as spare:
+            both = (file, spare)
             known = "SELECT 1 FROM asked WHERE reader = ? AND label = ? AND first_ms > ?"
-            new = [label for label in wanted if not db.execute(known, (name, label, now_ms - DAY_MS)).fetchone()]
+            of_today = [(name, label, now_ms - DAY_MS) for label in wanted]
+            new = [row[1] for row in of_today if not any(db.execute(known, row).fetchone() for db in both)]
             if not new:
                 return
-            with self._db.write():
-                db.execute("DELETE FROM asked WHERE first_ms <= ?", (now_ms - DAY_MS,))
-                times = [ms for (ms,) in db.execute("SELECT first_ms FROM asked WHERE reader = ? ORDER BY 1", (name,))]
-                over = len(times) + len(new) - daily_labels
-                if over > 0:
-                    free_ms = times[over - 1] + DAY_MS if over <= len(times) else now_ms + DAY_MS
-                    raise StoreRefused(
-                        "LABEL_QUOTA",
-                        f"{daily_labels} different labels in a day",
-                        retry_after_s=(free_ms - now_ms) / 1000,
-                    )
-                db.executemany("INSERT OR IGNORE INTO asked VALUES (?, ?, ?)", [(name, label, now_ms) for label in new])
+            try:
+                with self._db.write():
+                    _count(file, both, name, new, now_ms, daily_labels)
+            except StoreUnavailable:
+                with self._spare.write():
+                    _count(spare, both, name, new, now_ms, daily_labels)
 
     def _pseudonym(self, label: bytes) -> bytes:
         return hmac.digest(self._pseudonyms, label, "sha256")[:16]
+
+
+def _count(
+    into: Connection, both: Iterable[Connection], name: bytes, new: Collection[bytes], now_ms: int, daily_labels: int
+) -> None:
+    into.execute("DELETE FROM asked WHERE first_ms <= ?", (now_ms - DAY_MS,))
+    query = "SELECT first_ms FROM asked WHERE reader = ? AND first_ms > ?"
+    times = sorted(ms for db in both for (ms,) in db.execute(query, (name, now_ms - DAY_MS)))
+    over = len(times) + len(new) - daily_labels
+    if over > 0:
+        free_ms = times[over - 1] + DAY_MS if over <= len(times) else now_ms + DAY_MS
+        raise StoreRefused(
+            "LABEL_QUOTA", f"{daily_labels} different labels in a day", retry_after_s=(free_ms - now_ms) / 1000
+        )
+    into.executemany("INSERT OR IGNORE INTO asked VALUES (?, ?, ?)", [(name, label, now_ms) for label in new])

@@ -3,8 +3,10 @@
 Tested by tests/store/replay/test_contract.py.
 """
 
-from ipls.store.engine.sqlite import Connection
-from ipls.store.errors import StoreRefused
+from typing import NamedTuple
+
+from ipls.store.engine.sqlite import Connection, Database
+from ipls.store.errors import StoreRefused, StoreUnavailable
 
 STATEMENTS = """
 CREATE TABLE IF NOT EXISTS nonce (
@@ -16,24 +18,60 @@ INSERT OR IGNORE INTO clock VALUES (1, 0);
 """
 
 
-def admit(
-    db: Connection,
-    label: str,
-    nonce: bytes,
-    timestamp_ms: int,
-    *,
-    now_ms: int,
-    window_ms: int,
-    max_calls: int,
-) -> None:
-    """See `ReplayGuard`; in the caller's transaction."""
-    floor_ms = max(db.execute("SELECT floor_ms FROM clock").fetchone()[0], now_ms - window_ms)
-    if not floor_ms < timestamp_ms <= now_ms + window_ms:
+class Call(NamedTuple):
+    """What is known of a signed call, and what `ReplayGuard.admit` is to hold it to."""
+
+    label: str
+    nonce: bytes
+    timestamp_ms: int
+    now_ms: int
+    window_ms: int
+    max_calls: int
+
+
+class Nonces:
+    """`ReplayGuard` over a store's file and, for reads while its disk takes nothing, a database in memory; both have
+    the STATEMENTS."""
+
+    def __init__(self, file: Database, memory: Database) -> None:
+        self._file = file
+        self._memory = memory
+
+    def admit(self, call: Call, *, reading: bool) -> None:
+        """See `ReplayGuard`."""
+        with self._memory.read() as memory:  # no other thread comes between
+            _check(memory, call)
+            try:
+                with self._file.write() as file:
+                    _check(file, call)
+                    _take(file, call)
+            except StoreUnavailable:
+                if not reading:
+                    raise
+                with self._file.read() as file, self._memory.write():
+                    _check(file, call)
+                    _take(memory, call)
+
+
+def _floor_ms(db: Connection, call: Call) -> int:
+    return max(int(db.execute("SELECT floor_ms FROM clock").fetchone()[0]), call.now_ms - call.window_ms)
+
+
+def _check(db: Connection, call: Call) -> None:
+    floor_ms = _floor_ms(db, call)
+    if not floor_ms < call.timestamp_ms <= call.now_ms + call.window_ms:
         raise StoreRefused("CALL_STALE", "the call's time is more than two minutes from the service's clock")
+    count = "SELECT COUNT(*) FROM nonce WHERE label = ? AND timestamp_ms > ?"
+    if db.execute(count, (call.label, floor_ms)).fetchone()[0] >= call.max_calls:
+        message = f"more than {call.max_calls} calls within the last minutes"
+        raise StoreRefused("CALL_QUOTA", message, retry_after_s=call.window_ms / 1000)
+    known = "SELECT 1 FROM nonce WHERE label = ? AND nonce = ? AND timestamp_ms > ?"
+    if db.execute(known, (call.label, call.nonce, floor_ms)).fetchone():
+        raise StoreRefused("CALL_REPLAYED", "this very call was made before")
+
+
+def _take(db: Connection, call: Call) -> None:
+    floor_ms = _floor_ms(db, call)
     db.execute("UPDATE clock SET floor_ms = ?", (floor_ms,))
     db.execute("DELETE FROM nonce WHERE timestamp_ms <= ?", (floor_ms,))
-    if db.execute("SELECT COUNT(*) FROM nonce WHERE label = ?", (label,)).fetchone()[0] >= max_calls:
-        message = f"more than {max_calls} calls within the last minutes"
-        raise StoreRefused("CALL_QUOTA", message, retry_after_s=window_ms / 1000)
-    if not db.execute("INSERT OR IGNORE INTO nonce VALUES (?, ?, ?)", (label, nonce, timestamp_ms)).rowcount:
-        raise StoreRefused("CALL_REPLAYED", "this very call was made before")
+    db.execute("INSERT INTO nonce VALUES (?, ?, ?)", (call.label, call.nonce, call.timestamp_ms))

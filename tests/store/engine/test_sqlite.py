@@ -55,3 +55,15 @@ def test_a_full_disk_is_raised_as_what_it_is(database: Database) -> None:
         with pytest.raises(StoreUnavailable, match="full"), database.write() as db:
             db.executemany("INSERT INTO parent(data) VALUES (?)", rows)
     assert counts(database) == (0, 0)
+
+
+def test_a_database_in_memory_ends_at_its_limit_and_goes_on_once_there_is_room() -> None:
+    database = Database.in_memory(Schema("a witness", "CREATE TABLE kept (data BLOB);", frozenset()), max_pages=64)
+    with database.write() as db:
+        db.execute("INSERT INTO kept VALUES (zeroblob(100000))")
+    with pytest.raises(StoreUnavailable), database.write() as db:
+        db.execute("INSERT INTO kept VALUES (zeroblob(200000))")
+    with database.write() as db:
+        db.execute("DELETE FROM kept")
+        db.execute("INSERT INTO kept VALUES (zeroblob(200000))")
+    database.close()

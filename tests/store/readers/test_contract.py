@@ -8,6 +8,7 @@ import pytest
 from ipls.store.errors import StoreRefused
 from ipls.store.readers import ReadersStore, open_readers_store
 from ipls.units import DAY_MS
+from tests.faults.disks import nothing_is_written
 from tests.store.places import Place, new_place
 
 BACKENDS = ["sqlite"]
@@ -79,8 +80,19 @@ def test_its_keys_are_its_own_and_the_same_in_every_process(
 
 def test_no_number_lies_in_it(store: ReadersStore, place: Place) -> None:
     count(store, BOB)
-    store.admit(ALICE.decode(), bytes(16), NOW, now_ms=NOW, window_ms=1000, max_calls=9)
+    store.admit(ALICE.decode(), bytes(16), NOW, now_ms=NOW, window_ms=1000, max_calls=9, reading=True)
     everything = repr(place.tables())
     assert "asked" in everything
     assert ALICE[1:].decode() not in everything
     assert BOB[1:].decode() not in everything
+
+
+def test_where_the_disk_takes_nothing_labels_count_as_well(store: ReadersStore) -> None:
+    count(store, b"1", b"2")
+    with nothing_is_written():
+        count(store, b"1", b"3")
+        retry_after_s(store, b"4")
+        count(store, b"1", b"2", b"3")
+    count(store, b"3")
+    retry_after_s(store, b"4")
+    count(store, b"4", b"5", b"6", now=NOW + DAY_MS)

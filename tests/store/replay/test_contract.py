@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from ipls.store.contacts import ContactsStore, open_contacts_store
-from ipls.store.errors import StoreRefused
+from ipls.store.errors import StoreRefused, StoreUnavailable
 from ipls.store.readers import ReadersStore, open_readers_store
+from tests.faults.disks import nothing_is_written
 from tests.store.contacts.test_contract import BACKENDS as CONTACTS
 from tests.store.places import new_place
 from tests.store.readers.test_contract import BACKENDS as READERS
@@ -34,10 +35,17 @@ def store(open_store: Open) -> Store:
 
 
 def admit(
-    store: Store, nonce: int, timestamp: int = NOW, now: int = NOW, *, max_calls: int = 100, label: str = LABEL
+    store: Store,
+    nonce: int,
+    timestamp: int = NOW,
+    now: int = NOW,
+    *,
+    max_calls: int = 100,
+    label: str = LABEL,
+    reading: bool = True,
 ) -> None:
     nonce_bytes = nonce.to_bytes(16, "big")
-    store.admit(label, nonce_bytes, timestamp, now_ms=now, window_ms=WINDOW, max_calls=max_calls)
+    store.admit(label, nonce_bytes, timestamp, now_ms=now, window_ms=WINDOW, max_calls=max_calls, reading=reading)
 
 
 def refused(reason: str) -> object:
@@ -81,3 +89,20 @@ def test_calls_in_a_window_are_bounded(store: Store) -> None:
         admit(store, 4, max_calls=3)
     assert (refusal.value.reason, refusal.value.retry_after_s) == ("CALL_QUOTA", WINDOW / 1000)
     admit(store, 5, NOW + WINDOW, NOW + WINDOW, max_calls=3)
+
+
+def test_where_the_disk_takes_nothing_a_read_is_admitted_once_and_nothing_else(store: Store, open_store: Open) -> None:
+    admit(store, 1)
+    with nothing_is_written():
+        admit(store, 2)
+        for nonce in (1, 2):
+            with refused("CALL_REPLAYED"):
+                admit(store, nonce)
+        with refused("CALL_STALE"):
+            admit(store, 3, NOW - WINDOW)
+        with pytest.raises(StoreUnavailable):
+            admit(store, 4, reading=False)
+    for nonce in (1, 2):  # what memory has admitted counts when there is room again
+        with refused("CALL_REPLAYED"):
+            admit(store, nonce)
+    admit(store, 4, reading=False)
