@@ -75,8 +75,9 @@ class Fleet(NamedTuple):
 def next_bundle(config: Config, operator_key: Path, *, now_ms: int, fleet: Fleet | None = None) -> SignedBundle:
     """The successor of the bundle in use, by the operator alone: the next number, 30 days from now.
 
-    The same HSMs, or those of a fleet, of which there may be a first bundle too. The old one must be the operator's
-    own, by the key of any version of the trust root, expired or not. Raises ConfigError, VerificationError.
+    The same HSMs, good as long as the trust root, or those of a fleet, of which there may be a first bundle too. The
+    old one must be the operator's own, by the key of any version of the trust root, expired or not. Raises ConfigError,
+    VerificationError.
     """
     root = load_trust_root(config.trust_root)
     seed = read_secret(operator_key)
@@ -95,6 +96,7 @@ def next_bundle(config: Config, operator_key: Path, *, now_ms: int, fleet: Fleet
         _put_fleet(bundle, fleet, root, now_ms)
     for hsm in bundle.hsms:
         hsm.policy_digest = root.policy_digest
+        hsm.not_after_ms = max(hsm.not_after_ms, root.expires_ms)
     return sign_bundle(seed, bundle)
 
 

@@ -5,6 +5,7 @@ Tested by tests/rpc/test_errors.py and tests/admin/test_status.py.
 
 import datetime
 import ipaddress
+from collections.abc import Iterator
 from pathlib import Path
 
 from cryptography import x509
@@ -12,11 +13,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from ipls.config import Config, ConfigError, ContactsConfig, RegistrationConfig, TlsFiles, VaultConfig
+from ipls.clock import system_now_ms
+from ipls.config import ConfigError, TlsFiles
+from ipls.config.base import Model
 from ipls.rpc.server import ROLE_PREFIX
-from ipls.store.files import PUBLIC, write_new
+from ipls.store.files import PUBLIC, replace, write_new
 
 LIFETIME = datetime.timedelta(days=365)
+CA_LIFETIME = datetime.timedelta(days=3650)
+"""Devices keep a copy of the CA's certificate, which nobody renews for them."""
 
 
 class Authority:
@@ -50,17 +55,8 @@ class Authority:
     def _builder(
         self, subject: x509.Name, key: ec.EllipticCurvePublicKey, constraints: x509.BasicConstraints
     ) -> x509.CertificateBuilder:
-        now = datetime.datetime.now(datetime.UTC)
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._name)
-            .public_key(key)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(minutes=5))
-            .not_valid_after(now + LIFETIME)
-            .add_extension(constraints, critical=True)
-        )
+        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self._name).public_key(key)
+        return _from(builder, system_now_ms(), ca=constraints.ca).add_extension(constraints, critical=True)
 
     def _write(self, name: str, key: ec.EllipticCurvePrivateKey, builder: x509.CertificateBuilder) -> None:
         certificate = builder.sign(self._key, hashes.SHA256())
@@ -70,22 +66,57 @@ class Authority:
         write_new(self._folder / f"{name}.key", encoded)
 
 
-def tls_files_of(config: Config) -> dict[str, TlsFiles]:
-    """Every certificate that a deployment's `ipls.toml` names, with its CA, by the part that shows it."""
-    files = {"directory": config.directory.tls}
-    asking: dict[str, VaultConfig | ContactsConfig | RegistrationConfig] = {
-        "vault": config.vault,
-        "contacts": config.contacts,
-        "registration": config.registration,
-    }
-    for name, table in asking.items():
-        files |= {name: table.tls, f"{name}, asking": table.client}
-    return files | {witness.name: witness.tls for witness in config.witnesses if witness.tls}
+def _from(builder: x509.CertificateBuilder, now_ms: int, *, ca: bool) -> x509.CertificateBuilder:
+    """A certificate of another serial number, for as long as such a one lasts."""
+    now = datetime.datetime.fromtimestamp(now_ms / 1000, datetime.UTC)
+    builder = builder.serial_number(x509.random_serial_number())
+    builder = builder.not_valid_before(now - datetime.timedelta(minutes=5))
+    return builder.not_valid_after(now + (CA_LIFETIME if ca else LIFETIME))
 
 
-def certificate_ends_ms(file: Path) -> int:
-    """When a certificate runs out. Raises ConfigError for a file that is none, OSError."""
-    return int(_read(file).not_valid_after_utc.timestamp() * 1000)
+def renew_certificate(file: Path, ca: Path, now_ms: int) -> None:
+    """Another certificate in the place of the one in `file`, which may be the CA's own: for the same key, names and
+    uses, from now on. One file changes, and whole: a crash leaves a certificate that fits its key.
+
+    Raises ConfigError, also where the CA's key does not lie beside it; OSError.
+    """
+    old, issuer = _read(file), _read(ca)
+    builder = x509.CertificateBuilder(issuer.subject, old.subject, old.public_key(), extensions=list(old.extensions))
+    new = _from(builder, now_ms, ca=file == ca).sign(_ca_key(ca), hashes.SHA256())
+    replace(file, new.public_bytes(serialization.Encoding.PEM), mode=PUBLIC)
+
+
+def _ca_key(ca: Path) -> ec.EllipticCurvePrivateKey:
+    file = ca.with_suffix(".key")
+    if not file.exists():
+        raise ConfigError(f"{file} is not here: certificates are renewed where the CA's key is")
+    try:
+        key = serialization.load_pem_private_key(file.read_bytes(), None)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{file}: not a key") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ConfigError(f"{file}: not a key of an elliptic curve")
+    return key
+
+
+def tls_files_of(model: Model, name: str = "") -> Iterator[tuple[str, TlsFiles]]:
+    """Every certificate that an `ipls.toml`, or a table of it, names, by its key there: `vault.client`."""
+    if isinstance(model, TlsFiles):
+        yield name, model
+        return
+    for field in type(model).model_fields:
+        value = getattr(model, field)
+        for number, item in enumerate(value if isinstance(value, tuple) else (value,), 1):
+            if isinstance(item, Model):
+                at = f"{field}.{number}" if isinstance(value, tuple) else field
+                yield from tls_files_of(item, f"{name}.{at}" if name else at)
+
+
+def certificate_window_ms(file: Path) -> tuple[int, int]:
+    """From when until when a certificate is good. Raises ConfigError for a file that is none, OSError."""
+    certificate = _read(file)
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return int(begin.timestamp() * 1000), int(end.timestamp() * 1000)
 
 
 def _read(file: Path) -> x509.Certificate:

@@ -7,26 +7,20 @@ a finding.
 
 import asyncio
 import enum
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from ipls.address import reachable
-from ipls.admin.bundles import read_bundle
-from ipls.admin.certificates import certificate_ends_ms, tls_files_of
 from ipls.admin.deployment import addresses_of, process_of, speaks_http
+from ipls.admin.expiry import Ending, bundle_endings, certificate_endings, trust_root_endings
 from ipls.admin.health import last_words
-from ipls.config import Config, load_trust_root
+from ipls.config import Config
 from ipls.errors import IplsError
 from ipls.http.client import HttpClient, HttpTooLarge, HttpUnavailable
 from ipls.rpc.health import why_not_serving
-from ipls.trust.bundle import parse_bundle
-from ipls.units import DAY_MS, date
+from ipls.units import date
 
-WARN_MS = 30 * DAY_MS
-"""How long before the end of what lasts a year it is told of."""
-BUNDLE_WARN_MS = 5 * DAY_MS
-"""The same of a bundle, which lasts 30 days."""
 ANSWER_S = 5.0
 
 
@@ -112,54 +106,31 @@ def _why_no_http(address: str) -> str:
 
 async def certificates(deployment: Deployment) -> list[Finding]:
     """Each certificate that `ipls.toml` names, and the CA."""
-    files = {tls.certificate: name for name, tls in tls_files_of(deployment.config).items()}
-    files[deployment.config.directory.tls.ca] = "every part"
-    renew = "have the CA sign another with the same names, and start the part again"
-    ends = {file: certificate_ends_ms(file) for file in files}
-    soon = [
-        _until(name, f"certificate {file.name}", ends[file], deployment.now_ms, renew) for file, name in files.items()
-    ]
-    return _worst(soon, Finding("certificates", State.WELL, f"good until {date(min(ends.values()))}"))
+    return _ends("certificates", certificate_endings(deployment.config), deployment)
 
 
 async def trust_root(deployment: Deployment) -> list[Finding]:
     """The newest version of it, and the keys of its witnesses."""
-    root = load_trust_root(deployment.config.trust_root)
-    next_version = f"ipls keys trust next FILE {deployment.with_config}"
-    ends = {"trust root": root.expires_ms} | {
-        f"newest key of witness {witness.name}": max(key.not_after_ms for key in witness.keys)
-        for witness in root.witnesses
-    }
-    soon = [_until("trust root", what, end_ms, deployment.now_ms, next_version) for what, end_ms in ends.items()]
-    text = f"number {root.number} of {root.namespace}, good until {date(min(ends.values()))}"
-    return _worst(soon, Finding("trust root", State.WELL, text))
+    return _ends("trust root", trust_root_endings(deployment.config.trust_root), deployment)
 
 
 async def bundle(deployment: Deployment) -> list[Finding]:
     """The list of HSM keys, and the windows of those that have a shard."""
-    found = parse_bundle(read_bundle(deployment.config.vault.bundle).bundle)
-    renew = f"ipls keys bundle next FILE {deployment.with_config}"
-    now_ms = deployment.now_ms
-    windows = [hsm.not_after_ms for hsm in found.hsms if hsm.shards]
-    soon = [
-        _until("bundle", f"bundle {found.number}", found.expires_ms, now_ms, renew, BUNDLE_WARN_MS),
-        _until("bundle", "HSM window", min(windows), now_ms, renew),
+    return _ends("bundle", bundle_endings(deployment.config.vault.bundle), deployment)
+
+
+def _ends(part: str, endings: Iterator[Ending], deployment: Deployment) -> list[Finding]:
+    """What ends soon or has ended; if nothing does, when the first will."""
+    now_ms, renew = deployment.now_ms, f"ipls keys renew {deployment.with_config}"
+    by_end = sorted(endings, key=lambda ending: ending.end_ms)
+    told = [(ending, ending.told(now_ms)) for ending in by_end]
+    found = [
+        Finding(ending.part, State.WRONG if ending.end_ms <= now_ms else State.SOON, text, renew)
+        for ending, text in told
+        if text
     ]
-    text = f"number {found.number}, good until {date(found.expires_ms)}; HSM windows until {date(min(windows))}"
-    return _worst(soon, Finding("bundle", State.WELL, text))
-
-
-def _until(part: str, what: str, end_ms: int, now_ms: int, do: str, warn_ms: int = WARN_MS) -> Finding | None:
-    """Nothing if there is time."""
-    if end_ms <= now_ms:
-        return Finding(part, State.WRONG, f"the {what} ran out on {date(end_ms)}", do)
-    if end_ms <= now_ms + warn_ms:
-        return Finding(part, State.SOON, f"the {what} runs out on {date(end_ms)}", do)
-    return None
-
-
-def _worst(found: list[Finding | None], otherwise: Finding) -> list[Finding]:
-    return [finding for finding in found if finding is not None] or [otherwise]
+    first = by_end[0]
+    return found or [Finding(part, State.WELL, f"good until {date(first.end_ms)}, when the {first.what} runs out")]
 
 
 CHECKS: list[Check] = [services, certificates, trust_root, bundle]

@@ -10,6 +10,8 @@ import structlog
 
 from ipls.admin.deployment import addresses_of, auditor_of, processes_of, write_endpoints
 from ipls.admin.health import check_free, last_words, until_listening
+from ipls.admin.renewal import Renewed, renew
+from ipls.clock import system_now_ms
 from ipls.config import ConfigError, load, load_trust_root
 from ipls.rpc.health import until_serving
 from ipls.runtime.restart import RestartPolicy
@@ -19,6 +21,9 @@ from ipls.runtime.tasks import TaskScope, race
 log = structlog.get_logger()
 
 STOP_S = 10.0
+RENEW_EVERY_S = 3600.0
+ORDER = {"vault": 1, "directory": 2, "contacts": 3, "registration": 3}
+"""When a service is restarted for a new trust root: after the witnesses, which come first."""
 
 
 class Supervisor:
@@ -30,7 +35,7 @@ class Supervisor:
     def __init__(self, config_file: Path, *, log_level: str = "info") -> None:
         self._folder = config_file.parent
         self._config_file = config_file
-        config = load(self._config_file)
+        config = self._config = load(self._config_file)
         self._ca = config.directory.tls.ca
         self._addresses = addresses_of(config)
         self._commands = processes_of(config)
@@ -55,6 +60,7 @@ class Supervisor:
         """
         for name, address in self._addresses.items():
             check_free(name, address)
+        await self._renew()
         owner.release_async(self._stop)
         for name in self._commands:
             await self._launch(name)
@@ -66,6 +72,30 @@ class Supervisor:
         write_endpoints(self._folder, self._namespace, self._addresses, self.pids)
         for name in self._commands:
             owner.spawn(f"keep {name}", partial(self._keep, name))
+        owner.spawn("renew", self._keep_renewed)
+
+    async def _keep_renewed(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_EVERY_S)
+            if any(renewed.needs_restart for renewed in await self._renew()):
+                await self._restart()
+
+    async def _renew(self) -> list[Renewed]:
+        """What is due for it. Raises nothing: what can't be renewed is said, and tried again."""
+        done = await asyncio.to_thread(renew, self._config, self._folder, system_now_ms())
+        for what, text, failed in done:
+            (log.warning if failed else log.info)("not renewed" if failed else "renewed", what=what, text=text)
+        return done
+
+    async def _restart(self) -> None:
+        """Each in its turn, in the order that a new version of the trust root asks for (docs/operations.md)."""
+        having_one = (name for name in self._commands if name != "log")
+        for name in sorted(having_one, key=lambda name: ORDER.get(name, 0)):
+            if (process := self._processes[name]).returncode is None:
+                process.terminate()
+            await process.wait()
+            await self._answers(name)  # `_keep` has started it again
+        log.info("restarted for a new trust root")
 
     async def _stop(self) -> None:
         """Ask each to stop; kill what has not after STOP_S seconds."""

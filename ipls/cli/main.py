@@ -57,7 +57,7 @@ class _Top(_Commands):
 
 
 class _Keys(_Commands):
-    modules: ClassVar = {"bundle": "bundle", "fleet": "fleet", "trust": "trust"}
+    modules: ClassVar = {"bundle": "bundle", "fleet": "fleet", "renew": "renew", "trust": "trust"}
 
 
 app = typer.Typer(

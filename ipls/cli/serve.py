@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+from ipls.admin.expiry import table_endings, watch
 from ipls.admin.health import check_free
 from ipls.admin.supervisor import Supervisor
 from ipls.config import (
@@ -20,6 +21,7 @@ from ipls.config import (
     RegistrationConfig,
     RouterConfig,
     VaultConfig,
+    WitnessConfig,
     load_service,
     load_trust_chain,
     load_trust_root,
@@ -65,6 +67,18 @@ def _start(table: Table, trust_root: Path) -> Callable[[Service], Awaitable[obje
             return partial(registration.run, table, load_trust_root(trust_root))
 
 
+def _watched(
+    start: Callable[[Service], Awaitable[object]], table: Table | WitnessConfig, trust_root: Path
+) -> Callable[[Service], Awaitable[object]]:
+    """`start`, then warnings of what the service has that runs out."""
+
+    async def begin(service: Service) -> None:
+        await start(service)
+        service.spawn("watch what runs out", partial(watch, partial(table_endings, table, trust_root)))
+
+    return begin
+
+
 def serve_one(name: str, config_file: Path, ports: Mapping[str, str]) -> None:
     """Run the service `name`, any but a witness, until SIGTERM or SIGINT; `ports` of it are other than the file says.
 
@@ -78,7 +92,7 @@ def serve_one(name: str, config_file: Path, ports: Mapping[str, str]) -> None:
     check_free(name, table.listen)
     if isinstance(table, DirectoryConfig):
         check_free(name, table.internal_listen)
-    run(name, _start(table, config.trust_root))
+    run(name, _watched(_start(table, config.trust_root), table, config.trust_root))
 
 
 def serve_witness(name: str | None, config_file: Path) -> None:
@@ -90,7 +104,8 @@ def serve_witness(name: str | None, config_file: Path) -> None:
     chosen = config.named(name)
     for address in filter(None, (chosen.listen, chosen.http_listen)):
         check_free(chosen.name, address)
-    run("witness", partial(witness.run, chosen, load_trust_root(config.trust_root)))
+    start = partial(witness.run, chosen, load_trust_root(config.trust_root))
+    run("witness", _watched(start, chosen, config.trust_root))
 
 
 def serve_all(config_file: Path, *, log_level: str) -> None:

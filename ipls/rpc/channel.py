@@ -4,8 +4,10 @@ Tested by tests/rpc/test_errors.py.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, cast
 
 from ipls._grpc import check_guarded, grpc
 from ipls.rpc.decoding import decoding
@@ -17,37 +19,75 @@ CHUNK = 1 << 20
 def open_channel(
     address: str, ca_file: Path, *, certificate: Path | None = None, key: Path | None = None
 ) -> grpc.aio.Channel:
-    """A channel to `host:port`, connected when first used.
+    """A channel to `host:port`, connected when first used; what begins after a certificate was renewed shows that one.
 
     An answer that can't be read counts as an empty one: the caller, who believes nothing unchecked, refuses that.
 
     Raises OSError if a file can't be read, IplsError TLS_UNGUARDED.
     """
-    check_guarded()
-    credentials = grpc.ssl_channel_credentials(
-        ca_file.read_bytes(),
-        key.read_bytes() if key else None,
-        certificate.read_bytes() if certificate else None,
-    )
-    options = [
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 2000),
-        ("grpc.keepalive_time_ms", 10_000),  # while a call is open: a stopped peer fails it, not its deadline
-        ("grpc.keepalive_timeout_ms", 5_000),
-    ]
-    channel = grpc.aio.secure_channel(address, credentials, options)
-    for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
-        setattr(channel, kind, _reading_all(getattr(channel, kind)))
-    return channel
+    return cast(grpc.aio.Channel, _RenewedChannel(address, (ca_file, key, certificate)))
 
 
-def _reading_all(method: Callable[..., Any]) -> Callable[..., Any]:
-    def make(path: str, *, response_deserializer: Callable[[bytes], Any], **options: Any) -> Any:
+class _RenewedChannel:
+    """Channels to one address: another takes the place of the last when the files of its certificates have changed.
+    What was begun on that one goes on there.
+
+    It has of grpc.aio.Channel what is used of it: stubs are made with it, and it is a context.
+    """
+
+    def __init__(self, address: str, files: tuple[Path, Path | None, Path | None]) -> None:
+        check_guarded()
+        self._address = address
+        self._files = files
+        self._stamps = self._changed()
+        self._opened = [self._open()]
+        for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
+            setattr(self, kind, partial(self._method, kind))
+
+    def _changed(self) -> tuple[int, ...]:
+        return tuple(file.stat().st_mtime_ns for file in self._files if file)
+
+    def _open(self) -> grpc.aio.Channel:
+        credentials = grpc.ssl_channel_credentials(*(file.read_bytes() if file else None for file in self._files))
+        options = [
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 2000),
+            ("grpc.keepalive_time_ms", 10_000),  # while a call is open: a stopped peer fails it, not its deadline
+            ("grpc.keepalive_timeout_ms", 5_000),
+        ]
+        return grpc.aio.secure_channel(self._address, credentials, options)
+
+    def _present(self) -> grpc.aio.Channel:
+        """The one for what begins now: the last, where the files can't be read."""
+        with suppress(OSError):
+            if (stamps := self._changed()) != self._stamps:
+                self._opened.append(self._open())
+                self._stamps = stamps
+        return self._opened[-1]
+
+    def _method(self, kind: str, path: str, *, response_deserializer: Callable[[bytes], Any], **options: Any) -> Any:
         decode = decoding(response_deserializer, lambda: response_deserializer(b""))
-        return method(path, response_deserializer=decode, **options)
 
-    return make
+        @lru_cache(maxsize=1)
+        def of(channel: grpc.aio.Channel) -> Any:
+            return getattr(channel, kind)(path, response_deserializer=decode, **options)
+
+        return lambda *arguments, **named: of(self._present())(*arguments, **named)
+
+    async def channel_ready(self) -> None:
+        await self._present().channel_ready()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends what is under way."""
+        for channel in self._opened:
+            await channel.close(None)
 
 
 def chunks(data: bytes) -> Iterator[bytes]:

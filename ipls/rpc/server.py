@@ -36,6 +36,41 @@ class Listener:
     client_ca: Path | None = None
 
 
+def _credentials(listener: Listener) -> grpc.ServerCredentials:
+    """Of the listener's files as they are at each handshake: who renews a certificate restarts nothing, and connections
+    that stand go on. gRPC goes on with what it had while a certificate has another's key, as between two writes.
+
+    Raises OSError.
+    """
+
+    def read() -> tuple[bytes, bytes, bytes | None]:
+        ca = listener.client_ca.read_bytes() if listener.client_ca else None
+        return listener.key.read_bytes(), listener.certificate.read_bytes(), ca
+
+    shown = read()
+
+    def configuration() -> Any:
+        key, certificate, ca = shown
+        return grpc.ssl_server_certificate_configuration([(key, certificate)], ca)
+
+    def renewed() -> Any:  # gRPC calls this at each handshake, on a thread of its own; None: nothing new
+        nonlocal shown
+        try:
+            found = read()
+        except OSError as error:
+            log.error("certificate not read", file=str(error.filename), why=error.strerror)
+            return None
+        if found == shown:
+            return None
+        shown = found
+        log.info("certificate renewed", file=str(listener.certificate))
+        return configuration()
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(), renewed, require_client_authentication=listener.client_ca is not None
+    )
+
+
 def peer_roles(context: Any) -> set[str]:
     """The roles in the certificate that a caller showed; none on a port that asks for no certificate."""
     names = context.auth_context().get("x509_subject_alternative_name", ())
@@ -195,13 +230,8 @@ class GrpcServer:
             raise AccessUnstated("ACCESS_UNSTATED", f"nobody said who may call {', '.join(sorted(unstated))}")
         ports = []
         for listener in self._listeners:
-            credentials = grpc.ssl_server_credentials(
-                [(listener.key.read_bytes(), listener.certificate.read_bytes())],
-                listener.client_ca.read_bytes() if listener.client_ca else None,
-                require_client_auth=listener.client_ca is not None,
-            )
             try:
-                ports.append(self._server.add_secure_port(listener.address, credentials))
+                ports.append(self._server.add_secure_port(listener.address, _credentials(listener)))
             except RuntimeError as error:
                 raise OSError(cannot_listen(listener.address)) from error
         await self._server.start()

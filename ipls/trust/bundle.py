@@ -17,7 +17,7 @@ from ipls.trust.errors import BundleRefused
 from ipls.trust.heads import Head, cosign, count
 from ipls.trust.limits import MAX_AHEAD_MS, MAX_INT
 from ipls.trust.root import TrustRoot
-from ipls.units import DAY_MS
+from ipls.units import DAY_MS, date
 
 MAX_LIFE_MS = 30 * DAY_MS
 MAX_BUNDLE = 64 * 1024
@@ -43,10 +43,12 @@ def check_bundle(root: TrustRoot, signed: SignedBundle, *, now_ms: int) -> Bundl
     bundle = parse_bundle(signed.bundle)
     if bundle.namespace != root.namespace:
         raise BundleRefused("BUNDLE_OTHER_NAMESPACE", "the bundle is for another namespace")
-    if not now_ms < bundle.expires_ms <= now_ms + MAX_AHEAD_MS + MAX_LIFE_MS:
-        raise BundleRefused(
-            "BUNDLE_EXPIRED", "the bundle has expired, or claims over 30 days: `ipls keys bundle` renews it"
-        )
+    if now_ms >= bundle.expires_ms:
+        message = f"bundle {bundle.number}, the HSM keys of {root.namespace}, ran out on {date(bundle.expires_ms)}"
+        raise BundleRefused("BUNDLE_EXPIRED", f"{message}: its operator renews it with `ipls keys renew`")
+    if bundle.expires_ms > now_ms + MAX_AHEAD_MS + MAX_LIFE_MS:
+        message = f"bundle {bundle.number} claims to be good until {date(bundle.expires_ms)}, over 30 days from now"
+        raise BundleRefused("BUNDLE_EXPIRED", f"{message}: its operator, or this machine's clock, is wrong")
     if bundle.development and not root.development:
         raise BundleRefused("BUNDLE_DEVELOPMENT", "a development bundle under a trust root that allows none")
     return bundle
@@ -143,7 +145,9 @@ def hsm_for(bundle: Bundle, label: str, *, now_ms: int) -> Hsm:
     shard = shard_of(label, shard_count(bundle))
     hsm = next(hsm for hsm in bundle.hsms if shard in hsm.shards)
     if not hsm.not_before_ms <= now_ms < hsm.not_after_ms:
-        raise BundleRefused("BUNDLE_HSM_NOT_VALID", "the shard's HSM key is not valid now")
+        window = f"from {date(hsm.not_before_ms)} to {date(hsm.not_after_ms)}"
+        message = f"the HSM key of this account's shard is good {window} only"
+        raise BundleRefused("BUNDLE_HSM_NOT_VALID", f"{message}: the operator of {bundle.namespace} renews it")
     return hsm
 
 

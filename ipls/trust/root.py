@@ -16,6 +16,7 @@ from ipls.crypto.errors import SignatureRefused
 from ipls.crypto.keys import check_public_key
 from ipls.trust.errors import TrustRootRefused
 from ipls.trust.limits import MAX_COSIGNATURES, MAX_INT
+from ipls.units import date
 
 MAX_FILE = 256 * 1024
 
@@ -93,7 +94,8 @@ class TrustRoot:
     def check_expiry(self, now_ms: int) -> None:
         """Raises TrustRootRefused TRUST_ROOT_EXPIRED."""
         if now_ms >= self.expires_ms:
-            raise TrustRootRefused("TRUST_ROOT_EXPIRED", "the trust root has expired: get the newest version")
+            message = f"the trust root of {self.namespace} ran out on {date(self.expires_ms)}"
+            raise TrustRootRefused("TRUST_ROOT_EXPIRED", f"{message}: ask who runs {self.namespace} for the newest")
 
 
 def parse_trust_root(data: bytes) -> TrustRoot:

@@ -10,6 +10,9 @@ from tests.surface.snapshot import FOLDER, recorded
 
 ADDED = {
     "ipls --version",
+    "ipls keys renew",
+    "ipls keys renew --config",
+    "ipls keys renew --early",
     "ipls status",
     "ipls status --config",
     "ipls status --json",
