@@ -4,7 +4,6 @@ Tested by tests/hsm/ceremony/test_steps.py.
 """
 
 import hashlib
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +12,7 @@ from google.protobuf.message import DecodeError, Message
 
 from ipls.clock import system_now_ms
 from ipls.config import ConfigError, CoreConfig, load_trust_root, read_pin
+from ipls.config.base import Model, load_model
 from ipls.hsm.ceremony import steps
 from ipls.hsm.token.module import usable
 from ipls.proto.vault.v1.fleet_pb2 import Card, Member, Officer, OfficerSignature, Report, SignedCard
@@ -129,16 +129,24 @@ def read_report(file: Path) -> bytes:
         return opened.read(MAX_REPORT + 1)
 
 
+class _Officer(Model):
+    name: str
+    key: str
+
+
+class _OfficersFile(Model):
+    m: int
+    officer: tuple[_Officer, ...]
+
+
 def read_officers(file: Path, *, development: bool) -> Officers:
     """`m`, and `[[officer]]` with `name` and `key`. Raises ConfigError, CeremonyRefused OFFICERS_INVALID."""
+    table = load_model(file, _OfficersFile, absent="it names the officers, as docs/operations.md shows")
     try:
-        table = tomllib.loads(file.read_text())
-        each = (
-            Officer(name=entry.pop("name"), public_key=bytes.fromhex(entry.pop("key"))) for entry in table["officer"]
-        )
-        officers = Officers(int(table["m"]), tuple(each))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"{file}: not a table of officers: {error}") from error
+        each = tuple(Officer(name=entry.name, public_key=bytes.fromhex(entry.key)) for entry in table.officer)
+    except ValueError as error:
+        raise ConfigError(f"{file}: an officer's key is 64 hex digits") from error
+    officers = Officers(table.m, each)
     check_officers(officers, development=development)
     return officers
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError
 
 from ipls.auditlog.chain import Position
-from ipls.config import ConfigError
+from ipls.config import ConfigError, in_home
 from ipls.crypto.encoding import tagged_hash
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.store.files import PUBLIC, replace
@@ -24,9 +24,9 @@ def _key(root: TrustRoot) -> str:
 
 
 def default_path(root: TrustRoot) -> Path:
-    """Under the user's state folder, a file for each log."""
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
-    return Path(base) / "ipls/audit" / f"{root.namespace}-{_key(root)[:16]}.json"
+    """Under the user's state folder, a file for each log. Raises ConfigError where the user has no home."""
+    base = in_home(Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state"))
+    return base / "ipls/audit" / f"{root.namespace}-{_key(root)[:16]}.json"
 
 
 class Kept(NamedTuple):

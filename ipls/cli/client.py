@@ -23,6 +23,7 @@ from ipls.client.device import Device
 from ipls.client.errors import ProfileError
 from ipls.client.outbox import code_from
 from ipls.client.registration import CodeSource
+from ipls.config import in_home
 from ipls.store.files import replace
 from ipls.units import DAY_MS
 
@@ -45,7 +46,7 @@ Endpoints = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 Patience = Annotated[float, typer.Option("--patience", help="Seconds to go on asking a service that is away.")]
-HOME = Path.home() / ".ipls"
+HOME = Path("~/.ipls")
 
 STREAMS = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))
 """The folders of what a process has open."""
@@ -129,7 +130,7 @@ def _local(folder: Path, read: Callable[[Device], Result], endpoints: Path | Non
 def _folder(home: Path, profile: str) -> Path:
     if not profile or "/" in profile or profile.startswith("."):
         raise typer.BadParameter("a profile's name has no slash and does not begin with a dot", param_hint="--profile")
-    return home / "profiles" / profile
+    return in_home(home) / "profiles" / profile
 
 
 def _say(text: str, value: Any, as_json: bool) -> None:

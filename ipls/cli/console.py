@@ -2,12 +2,14 @@
 
 import json
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 
 def fail(message: str, reason: str, status: int) -> NoReturn:
     """One clear line on standard error, then exit. A message may be a server's: its control characters stay out."""
-    print(printable(f"ipls: {message} [{reason}]"), file=sys.stderr)
+    with suppress(OSError):  # nobody reads it; the status says it
+        print(printable(f"ipls: {message} [{reason}]"), file=sys.stderr, flush=True)
     sys.exit(status)
 
 

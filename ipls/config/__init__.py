@@ -3,7 +3,7 @@
 The tables are tested by tests/config/test_addresses.py, and by the tests of what each configures.
 """
 
-from ipls.config.base import ConfigError, TlsFiles
+from ipls.config.base import ConfigError, TlsFiles, in_home
 from ipls.config.contacts import ContactsConfig
 from ipls.config.database import PostgresConfig, VaultPostgresConfig
 from ipls.config.deployment import Config, ServiceConfig, load, load_service
@@ -39,6 +39,7 @@ __all__ = [
     "WitnessesConfig",
     "chain_file",
     "check_private",
+    "in_home",
     "load",
     "load_core",
     "load_service",

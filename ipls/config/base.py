@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, field_validator
 
 from ipls.address import parse_address
 from ipls.errors import IplsError
@@ -32,7 +32,15 @@ Address = Annotated[str, AfterValidator(_address)]
 class Model(BaseModel):
     """A table of `ipls.toml`, or the file itself."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _written(cls, value: object) -> object:
+        texts = value if isinstance(value, list) else [value]
+        if any(isinstance(text, str) and (not text or "\0" in text) for text in texts):
+            raise ValueError("a text that is empty, or has a zero byte in it")
+        return value
 
 
 class TlsFiles(Model):
@@ -61,15 +69,26 @@ def _rebased(item: object, base: Path) -> object:
     return _rebase(item, base) if isinstance(item, Model) else item
 
 
+def in_home(path: Path) -> Path:
+    """The path with the user's home in the place of a `~` at its beginning. Raises ConfigError where there is none."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: this user has no home folder; set HOME, or name another place") from error
+
+
 ModelT = TypeVar("ModelT", bound=Model)
 
 
-def load_model(path: Path, model: type[ModelT]) -> ModelT:
-    """Read a file as this model. Raises ConfigError with one line that names the file and the key at fault."""
+def load_model(path: Path, model: type[ModelT], *, absent: str = "run `ipls init DIR` to make a deployment") -> ModelT:
+    """Read a file as this model. Raises ConfigError with one line that names the file and the key at fault; `absent`
+    says what to do where there is none."""
     try:
         config = model.model_validate(tomllib.loads(path.read_text()))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: {error.strerror}; {absent}") from error
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; run `ipls init DIR` to make a deployment") from error
+        raise ConfigError(f"{path}: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from ipls.cli.main import app
+from ipls.cli.commands import app
 from tests.hsm.fleets import Fleet
 
 

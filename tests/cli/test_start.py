@@ -117,3 +117,83 @@ def test_it_says_its_version() -> None:
     project = tomllib.loads((Path(__file__).parent.parent.parent / "pyproject.toml").read_text())["project"]
     ended = subprocess.run([sys.executable, "-m", "ipls.cli.main", "--version"], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"ipls {project['version']}\n", "")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_without_a_standard_stream_does_its_work(deployment: Path, tmp_path: Path, closed: str) -> None:
+    """What it opens first, a database here, doesn't take the stream's place either."""
+    book = tmp_path / "book.vcf"
+    book.write_text("BEGIN:VCARD\r\nVERSION:3.0\r\nFN:Ana\r\nEND:VCARD\r\nno card\r\n")
+    profile = ["--home", tmp_path, "--endpoints", deployment / "endpoints.json"]
+    command = [sys.executable, "-m", "ipls.cli.main", "client", "contacts", "import", book, *profile]
+    shell = f'exec "$@" {closed}'
+    ended = subprocess.run(["sh", "-c", shell, "sh", *map(str, command)], capture_output=True, text=True)
+    assert ended.returncode == 0
+    assert "Traceback" not in ended.stderr
+    assert b"FN:Ana" in (tmp_path / "profiles/default/profile.db").read_bytes()
+    export = [sys.executable, "-m", "ipls.cli.main", "client", "contacts", "export", "-", "--home", str(tmp_path)]
+    assert subprocess.run(export, capture_output=True, text=True).stdout.count("BEGIN:VCARD") == 1
+
+
+def test_standard_output_that_is_full_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "ipls.cli.main", "--help"]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr) == (1, "ipls: No space left on device [IO]\n")
+
+
+HOMELESS = """
+import os, pwd, sys
+def nobody(uid): raise KeyError(uid)
+pwd.getpwuid = nobody
+os.environ.pop("HOME", None)
+from ipls.cli.main import main
+sys.argv[0] = "ipls"
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("--help",), 0, ""),
+        (("client", "--help"), 0, ""),
+        (("client", "status"), 2, "ipls: ~/.ipls: this user has no home folder; set HOME, or name another place"),
+    ],
+)
+def test_a_user_without_a_home_needs_none_until_a_profile_is_wanted(
+    arguments: tuple[str, ...], status: int, said: str
+) -> None:
+    ended = subprocess.run([sys.executable, "-c", HOMELESS, *arguments], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (status, said and f"{said} [CONFIG_INVALID]\n")
+
+
+INTERRUPTED = """
+import os, signal, sys
+{when}
+from ipls.cli.main import main
+sys.argv[0] = "ipls"
+main()
+"""
+MOMENTS = {
+    "while modules are imported": "class Finder:\n  def find_spec(self, name, path, target=None):\n"
+    "    if name == 'typer': os.kill(os.getpid(), signal.SIGINT)\nsys.meta_path.insert(0, Finder())",
+    "where nothing can catch it": "import ipls.cli.commands as c\nclass Late:\n"
+    "  def __del__(self): raise KeyboardInterrupt\ndef run():\n  Late()\n  sys.exit(0)\nc.run = run",
+    "in a command": "import ipls.cli.commands as c\nc.version = lambda name: os.kill(os.getpid(), signal.SIGINT)",
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_ctrl_c_ends_a_command_without_a_word(moment: str) -> None:
+    program = INTERRUPTED.format(when=MOMENTS[moment])
+    ended = subprocess.run([sys.executable, "-c", program, "--version"], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (130, "")
+
+
+def test_a_fault_of_ours_is_one_line_that_says_where_and_quotes_nothing() -> None:
+    fault = "import ipls.cli.commands as c\ndef broken(name): raise ValueError('+491701234567')\nc.version = broken"
+    program = INTERRUPTED.format(when=fault)
+    ended = subprocess.run([sys.executable, "-c", program, "--version"], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr == "ipls: a fault of ipls itself, ValueError at <string>:4; please report it [INTERNAL]\n"

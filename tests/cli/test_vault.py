@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from ipls.admin import deployment
-from ipls.cli.main import app
+from ipls.cli.commands import app
 from ipls.config import load_core
 from ipls.hsm.anchor_service import open_anchor_service
 from tests.e2e.running import ipls

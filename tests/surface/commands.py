@@ -6,7 +6,7 @@ from typing import Any
 
 from typer.main import get_command
 
-from ipls.cli.main import app
+from ipls.cli.commands import app
 
 
 def surface() -> dict[str, dict[str, Any]]:

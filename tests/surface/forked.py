@@ -12,7 +12,8 @@ from typing import Any
 
 from typer.main import get_command
 
-from ipls.cli.main import app, main
+from ipls.cli.commands import app
+from ipls.cli.main import main
 
 
 def until_forked() -> bool:
