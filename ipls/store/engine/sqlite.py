@@ -15,6 +15,7 @@ __all__ = [
     "Connection",
     "Database",
     "Schema",
+    "add_column",
     "copy",
     "open_database",
     "open_read_only",
@@ -163,6 +164,12 @@ def translated(where: object) -> Iterator[None]:
         raise StoreUnavailable(f"{where}: {error}") from error
     except (sqlite3.Error, UnicodeDecodeError) as error:  # its message may quote a damaged file
         raise StoreDamaged("DATABASE_UNREADABLE", f"{where}: {error}") from error
+
+
+def add_column(connection: Connection, table: str, column: str, kind: str) -> None:
+    """Of a table that was made before it had this one. Software of then can use it still, if `kind` has a default."""
+    if not connection.execute("SELECT 1 FROM pragma_table_info(?) WHERE name = ?", (table, column)).fetchone():
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
 
 
 class Database:

@@ -24,10 +24,9 @@ CREATE TABLE IF NOT EXISTS registration (
     expires_ms bigint NOT NULL, attempts_left integer NOT NULL, record bytea);
 CREATE INDEX IF NOT EXISTS registration_expires ON registration (expires_ms);
 CREATE INDEX IF NOT EXISTS registration_approved ON registration (label) WHERE record IS NOT NULL;
-DROP TABLE IF EXISTS sent;  -- of version 1, which did not say who asked: an hour's codes are forgotten
-CREATE TABLE IF NOT EXISTS code_sent (label text NOT NULL, peer text NOT NULL, at_ms bigint NOT NULL);
-CREATE INDEX IF NOT EXISTS code_sent_label ON code_sent (label, at_ms);
-CREATE INDEX IF NOT EXISTS code_sent_at ON code_sent (at_ms);
+CREATE TABLE IF NOT EXISTS sent (label text NOT NULL, at_ms bigint NOT NULL);
+CREATE INDEX IF NOT EXISTS sent_label ON sent (label, at_ms);
+CREATE INDEX IF NOT EXISTS sent_at ON sent (at_ms);
 """
 _MAKING = f"SELECT pg_advisory_xact_lock({int.from_bytes(b'iplg')}, hashtext(current_schema()))"
 
@@ -40,8 +39,9 @@ class PostgresRegistration(RegistrationStore):
         self._database = Database(server.postgres, "ipls registration")
         with self._database.write() as c:
             c.execute(_MAKING)  # of processes that start together one makes the tables
-            if c.execute("SELECT 1 WHERE to_regclass('code_sent') IS NULL").fetchone():
+            if c.execute("SELECT 1 WHERE to_regclass('sent') IS NULL").fetchone():
                 c.execute(_SCHEMA)
+            c.execute("ALTER TABLE sent ADD COLUMN IF NOT EXISTS peer text NOT NULL DEFAULT ''")
 
     def close(self) -> None:
         self._database.close()
@@ -64,11 +64,11 @@ class PostgresRegistration(RegistrationStore):
             c.execute("DELETE FROM registration WHERE expires_ms < %s", (now_ms - KEPT_MS,))
             # Those that nobody finished: anyone can begin as many as there are numbers.
             c.execute("DELETE FROM registration WHERE expires_ms < %s AND record IS NULL", (now_ms - HOUR_MS,))
-            c.execute("DELETE FROM code_sent WHERE at_ms <= %s", (now_ms - HOUR_MS,))
+            c.execute("DELETE FROM sent WHERE at_ms <= %s", (now_ms - HOUR_MS,))
             query = "SELECT label, record FROM registration WHERE request_id = %s"
             judge_begin(c.execute(query, (request_id,)).fetchone(), label)
             judge_rate(_sent(c, label, now_ms), peer, now_ms, codes_per_hour)
-            c.execute("INSERT INTO code_sent VALUES (%s, %s, %s)", (label, peer, now_ms))
+            c.execute("INSERT INTO sent (label, peer, at_ms) VALUES (%s, %s, %s)", (label, peer, now_ms))
             c.execute("DELETE FROM registration WHERE request_id = %s", (request_id,))
             c.execute(
                 "INSERT INTO registration VALUES (%s, %s, %s, %s, %s, %s, NULL)",
@@ -103,5 +103,5 @@ class PostgresRegistration(RegistrationStore):
 
 
 def _sent(c: Connection, label: str, now_ms: int) -> list[tuple[str, int]]:
-    query = "SELECT peer, at_ms FROM code_sent WHERE label = %s AND at_ms > %s ORDER BY at_ms DESC"
+    query = "SELECT peer, at_ms FROM sent WHERE label = %s AND at_ms > %s ORDER BY at_ms DESC"
     return c.execute(query, (label, now_ms - HOUR_MS)).fetchall()

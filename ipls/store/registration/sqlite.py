@@ -5,7 +5,7 @@ Tested by tests/store/registration/test_contract.py.
 
 from pathlib import Path
 
-from ipls.store.engine.sqlite import Connection, Database, Schema
+from ipls.store.engine.sqlite import Connection, Database, Schema, add_column
 from ipls.store.registration.contract import (
     ATTEMPTS,
     CODE_LIFE_MS,
@@ -25,12 +25,11 @@ CREATE TABLE IF NOT EXISTS registration(
     expires_ms INTEGER NOT NULL, attempts_left INTEGER NOT NULL, record BLOB) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS registration_expires ON registration(expires_ms);
 CREATE INDEX IF NOT EXISTS registration_approved ON registration(label) WHERE record IS NOT NULL;
-DROP TABLE IF EXISTS sent;  -- of version 1, which did not say who asked: an hour's codes are forgotten
-CREATE TABLE IF NOT EXISTS code_sent(label TEXT NOT NULL, peer TEXT NOT NULL, at_ms INTEGER NOT NULL);
-CREATE INDEX IF NOT EXISTS code_sent_label ON code_sent(label, at_ms);
-CREATE INDEX IF NOT EXISTS code_sent_at ON code_sent(at_ms);
+CREATE TABLE IF NOT EXISTS sent(label TEXT NOT NULL, at_ms INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS sent_label ON sent(label, at_ms);
+CREATE INDEX IF NOT EXISTS sent_at ON sent(at_ms);
 """
-_SCHEMA = Schema("the registration service", _STATEMENTS, frozenset({"registration", "sent"}), version=2)
+_SCHEMA = Schema("the registration service", _STATEMENTS, frozenset({"registration", "sent"}))
 
 
 class SqliteRegistration(RegistrationStore):
@@ -38,6 +37,8 @@ class SqliteRegistration(RegistrationStore):
 
     def __init__(self, path: Path) -> None:
         self._db = Database(path, _SCHEMA)
+        with self._db.write() as db:
+            add_column(db, "sent", "peer", "TEXT NOT NULL DEFAULT ''")
 
     def close(self) -> None:
         self._db.close()
@@ -53,11 +54,11 @@ class SqliteRegistration(RegistrationStore):
             db.execute("DELETE FROM registration WHERE expires_ms < ?", (now_ms - KEPT_MS,))
             # Those that nobody finished: anyone can begin as many as there are numbers.
             db.execute("DELETE FROM registration WHERE expires_ms < ? AND record IS NULL", (now_ms - HOUR_MS,))
-            db.execute("DELETE FROM code_sent WHERE at_ms <= ?", (now_ms - HOUR_MS,))
+            db.execute("DELETE FROM sent WHERE at_ms <= ?", (now_ms - HOUR_MS,))
             query = "SELECT label, record FROM registration WHERE request_id = ?"
             judge_begin(db.execute(query, (request_id,)).fetchone(), label)
             judge_rate(_sent(db, label, now_ms), peer, now_ms, codes_per_hour)
-            db.execute("INSERT INTO code_sent VALUES (?, ?, ?)", (label, peer, now_ms))
+            db.execute("INSERT INTO sent(label, peer, at_ms) VALUES (?, ?, ?)", (label, peer, now_ms))
             db.execute(
                 "INSERT OR REPLACE INTO registration VALUES (?, ?, ?, ?, ?, ?, NULL)",
                 (request_id, label, *code, now_ms + CODE_LIFE_MS, ATTEMPTS),
@@ -91,5 +92,5 @@ class SqliteRegistration(RegistrationStore):
 
 
 def _sent(db: Connection, label: str, now_ms: int) -> list[tuple[str, int]]:
-    query = "SELECT peer, at_ms FROM code_sent WHERE label = ? AND at_ms > ? ORDER BY at_ms DESC"
+    query = "SELECT peer, at_ms FROM sent WHERE label = ? AND at_ms > ? ORDER BY at_ms DESC"
     return db.execute(query, (label, now_ms - HOUR_MS)).fetchall()
