@@ -17,15 +17,14 @@ Result = TypeVar("Result")
 CALL_S = 60.0
 """Deadline of one call."""
 RETRY_FOR_S = 30.0
-"""How long what is UNAVAILABLE is asked again."""
+"""How long what is UNAVAILABLE, or busy, is asked again."""
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
-_LATER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 async def retrying(call: Callable[[], Awaitable[Result]], retry_for_s: float = RETRY_FOR_S) -> Result:
-    """`await call()`, again while it answers UNAVAILABLE; for calls that may be made twice.
+    """`await call()`, again while it answers UNAVAILABLE or SERVICE_BUSY; for calls that may be made twice.
 
     Raises RefusedError with the service's reason, TryLaterError once patience is at its end.
     """
@@ -37,13 +36,18 @@ async def retrying(call: Callable[[], Awaitable[Result]], retry_for_s: float = R
         except grpc.aio.AioRpcError as raised:
             error = remote_error(raised)
             wait = max(pause, error.retry_after_s or 0)
-            if error.code is not grpc.StatusCode.UNAVAILABLE or time.monotonic() + wait > end:
+            if not _passes(error) or time.monotonic() + wait > end:
                 raise client_error(error) from raised
         await asyncio.sleep(wait)
         pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
+def _passes(error: RemoteError) -> bool:
+    return error.code is grpc.StatusCode.UNAVAILABLE or error.reason == "SERVICE_BUSY"
+
+
 def client_error(error: RemoteError) -> ClientError:
     """What a service answered, fit for a terminal: it may be the adversary's text."""
-    kind = TryLaterError if error.code in _LATER else RefusedError
+    later = _passes(error) or error.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    kind = TryLaterError if later else RefusedError
     return kind(error.reason, "".join(c if c.isprintable() else " " for c in error.message[:300]))

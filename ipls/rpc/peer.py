@@ -6,9 +6,12 @@ from urllib.parse import unquote
 
 
 def network_of(context: Any) -> str:
-    """The caller's IPv4 address or IPv6 /64, as text: what one party has many addresses of counts as one."""
-    host = unquote(context.peer()).partition(":")[2].rpartition(":")[0].strip("[]")
-    address = ipaddress.ip_address(host.partition("%")[0])
+    """The caller's IPv4 address or IPv6 /64, as text: what one party has many addresses of counts as one. All that come
+    by Unix sockets are one, too."""
+    kind, _, rest = unquote(context.peer()).partition(":")
+    if not kind.startswith("ip"):
+        return kind
+    address = ipaddress.ip_address(rest.rpartition(":")[0].strip("[]").partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is None:
             return str(ipaddress.ip_network((address, 64), strict=False))

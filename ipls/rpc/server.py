@@ -18,6 +18,7 @@ from ipls.address import cannot_listen
 from ipls.errors import IplsError
 from ipls.rpc.decoding import decoding
 from ipls.rpc.errors import ServiceError, to_status
+from ipls.runtime.executors import ExecutorBusy
 from ipls.runtime.service import Service
 
 log = structlog.get_logger()
@@ -117,6 +118,8 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic i
                 raise ServiceError("ROLE_REQUIRED", f"this method is for the role {role}")
 
         async def fail(context: Any, error: Exception) -> None:
+            if isinstance(error, ExecutorBusy):
+                error = ServiceError(error.reason, error.message, retry_after_s=error.retry_after_s)
             if not isinstance(error, ServiceError):
                 # The type alone: a message may hold what must not reach a log.
                 log.error("handler failed", method=method, error=type(error).__name__)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest_asyncio
 from ipls._grpc import grpc
 from ipls.akd import verify_absence, verify_history, verify_lookup
 from ipls.proto.directory.v1 import directory_pb2 as pb
+from ipls.server.directory import authorizer
 from ipls.server.directory.authorizer import MAX_OPENINGS, MAX_SESSIONS, SESSION_MS
 from ipls.trust.calls import CALL_WINDOW_MS
 from ipls.units import DAY_MS
@@ -244,14 +246,27 @@ async def test_reads_go_on_under_a_flood_of_forged_calls(client: Client) -> None
     flood = [asyncio.create_task(refusal(client.public.OpenSession(forged))) for _ in range(8 * MAX_OPENINGS)]
     await alice.lookup(BOB)
     reasons = {error.reason for error in await asyncio.gather(*flood)}
-    assert reasons <= {"SIGNATURE_INVALID", "OPENINGS_BUSY"}
+    assert reasons <= {"SIGNATURE_INVALID", "SERVICE_BUSY"}
 
 
 async def test_no_more_calls_are_checked_or_wait_for_it_than_there_may(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ipls.server.directory.authorizer.MAX_OPENINGS", 0)
-    refused(await refusal(client.public.OpenSession(opening(ALICE, key(1)))), LATER, "OPENINGS_BUSY")
+    release, checked = threading.Event(), list[bytes]()
+
+    def held(*call: bytes) -> None:
+        checked.append(call[0])
+        release.wait(60)
+
+    monkeypatch.setattr(authorizer, "verify", held)
+    flood = [
+        asyncio.create_task(refusal(client.public.OpenSession(opening(CAROL, key(1))))) for _ in range(MAX_OPENINGS)
+    ]
+    done, pending = await asyncio.wait(flood, return_when=asyncio.FIRST_COMPLETED)
+    refused(done.pop().result(), EXHAUSTED, "SERVICE_BUSY")
+    assert len(checked) == 1
+    release.set()
+    assert {error.reason for error in await asyncio.gather(*pending)} <= {"SERVICE_BUSY", "READER_UNKNOWN"}
 
 
 async def test_a_flood_of_updates_is_refused_and_reads_go_on(world: World) -> None:

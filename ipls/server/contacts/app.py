@@ -25,5 +25,7 @@ async def run(config: ContactsConfig, root: TrustRoot, service: Service) -> None
     directory = await service.enter_async(mtls_channel(config.directory, config.client))
     identities = Identities(DirectoryServiceStub(directory), root)
     service.spawn("follow heads", identities.follow, restart=RestartPolicy())
-    add_ContactsServiceServicer_to_server(ContactsServicer(store, identities, root), server.grpc)
+    servicer = ContactsServicer(store, identities, root)
+    service.release(servicer.close)
+    add_ContactsServiceServicer_to_server(servicer, server.grpc)
     service.serving(await serve(service, server))

@@ -18,6 +18,7 @@ from ipls.proto.contacts.v1 import contacts_pb2 as pb
 from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceServicer
 from ipls.rpc.channel import CHUNK, chunks, cut
 from ipls.rpc.errors import ServiceError, refuse
+from ipls.runtime.executors import FairExecutor
 from ipls.server.contacts.identities import Identities
 from ipls.store.contacts import ContactsStore, Manifest, RecordKey
 from ipls.store.errors import StoreRefused
@@ -48,6 +49,10 @@ class Limits:
     account_uploads: int = 4
     upload_s: float = 120.0
 
+
+THREADS = 4
+MAX_WAITING = 128
+"""Works on the database that wait for a thread, of all accounts."""
 
 Body = TypeVar("Body", bound=Message)
 P = ParamSpec("P")
@@ -81,6 +86,11 @@ class ContactsServicer(ContactsServiceServicer):
         self._now_ms = now_ms
         self._limits = limits or Limits()
         self._uploads = Counter[str]()
+        self._working = FairExecutor("the database", THREADS, MAX_WAITING)
+
+    def close(self) -> None:
+        """End its threads; no call may follow."""
+        self._working.close()
 
     async def PutRecords(self, request_iterator: Any, context: Any) -> pb.PutRecordsResponse:
         async with self._upload("PutRecords", request_iterator, pb.PutRecordsBody) as (label, body):
@@ -92,8 +102,9 @@ class ContactsServicer(ContactsServiceServicer):
             keys = [_key(record.key) for record in body.records]
             data = await _collect(request_iterator, sum(sizes))
             records = list(zip(keys, cut(data, sizes), strict=True))
-            await asyncio.to_thread(_check_digests, records)
+            await self._run(label, _check_digests, records)
             await self._run(
+                label,
                 self._store.put,
                 label,
                 records,
@@ -108,10 +119,10 @@ class ContactsServicer(ContactsServiceServicer):
         keys = [_key(key) for key in body.keys]
         if not 1 <= len(keys) <= self._limits.call_records:
             raise ServiceError("CALL_TOO_LARGE", f"1 to {self._limits.call_records} records a call")
-        sizes = await self._run(self._store.sizes, label, keys)
+        sizes = await self._run(label, self._store.sizes, label, keys)
         yield pb.GetRecordsResponse(sizes=pb.RecordSizes(sizes=sizes))
         for group in _groups(keys, sizes):
-            data = await self._run(self._store.read, label, group)
+            data = await self._run(label, self._store.read, label, group)
             for chunk in chunks(data):
                 yield pb.GetRecordsResponse(chunk=chunk)
 
@@ -119,7 +130,7 @@ class ContactsServicer(ContactsServiceServicer):
         label = request.call.label
         await self._admit("ListRecords", request.call, pb.ListRecordsBody, reading=True)
         after: RecordKey | None = None
-        while page := await self._run(self._store.page, label, after=after, limit=self._limits.call_keys):
+        while page := await self._run(label, self._store.page, label, after=after, limit=self._limits.call_keys):
             records = [pb.RecordSize(key=pb.RecordKey(**key._asdict()), size=size) for key, size in page]
             yield pb.ListRecordsResponse(records=records)
             after = page[-1][0]
@@ -129,12 +140,12 @@ class ContactsServicer(ContactsServiceServicer):
         if len(body.keys) > self._limits.call_keys:
             raise ServiceError("CALL_TOO_LARGE", f"at most {self._limits.call_keys} records a call")
         keys = [_key(key) for key in body.keys]
-        await self._run(self._store.drop, request.call.label, keys)
+        await self._run(request.call.label, self._store.drop, request.call.label, keys)
         return pb.DropRecordsResponse()
 
     async def GetManifest(self, request: pb.GetManifestRequest, context: Any) -> AsyncIterator[pb.GetManifestResponse]:
         await self._admit("GetManifest", request.call, pb.GetManifestBody, reading=True)
-        manifest = await self._run(self._store.manifest, request.call.label)
+        manifest = await self._run(request.call.label, self._store.manifest, request.call.label)
         if manifest is None:
             raise ServiceError("MANIFEST_ABSENT", "the account has stored nothing")
         yield pb.GetManifestResponse(
@@ -158,7 +169,7 @@ class ContactsServicer(ContactsServiceServicer):
             if hashlib.sha256(data).digest() != body.digest:
                 raise ServiceError("DIGEST_MISMATCH", "the data is not what the call was signed for")
             manifest = Manifest(body.version, body.generation, body.check_value, data)
-            await self._run(self._store.swap, label, body.expected_version, manifest)
+            await self._run(label, self._store.swap, label, body.expected_version, manifest)
         return pb.SwapManifestResponse()
 
     async def _admit(self, method: str, call: pb.SignedCall, body: type[Body], *, reading: bool = False) -> Body:
@@ -175,6 +186,7 @@ class ContactsServicer(ContactsServiceServicer):
             refuse(error, code=grpc.StatusCode.UNAUTHENTICATED)
         await self._identities.check(call.label, call.public_key)
         await self._run(
+            call.label,
             self._store.admit,
             call.label,
             call.nonce,
@@ -215,10 +227,10 @@ class ContactsServicer(ContactsServiceServicer):
         except TimeoutError as error:
             raise ServiceError("UPLOAD_TIME", "the upload took too long") from error
 
-    async def _run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """The database's work, off the event loop."""
+    async def _run(self, label: str, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """The database's work, off the event loop, in turn by account."""
         try:
-            return await asyncio.to_thread(work, *args, **kwargs)
+            return await self._working.run(label, work, *args, **kwargs)
         except StoreRefused as error:
             refuse(error)
 

@@ -92,6 +92,7 @@ async def run(
         queue_max=config.queue_max,
         now_ms=now_ms,
     )
+    service.release(updates.close)
     reads = _reads(config, root, service, store, key, publisher.heads, versions, now_ms)
     server = GrpcServer(
         [tls_listener(config.listen, config.tls), mtls_listener(config.internal_listen, config.tls)], ACCESS
@@ -164,7 +165,9 @@ def _reads(
         service.release_async(shared.close)
         service.spawn("follow Redis", partial(shared.follow, lambda epoch: heads.announce()), restart=RestartPolicy())
         service.spawn("announce heads", partial(_announce, store, heads, shared), restart=RestartPolicy())
-    return DirectoryService(store, key, heads, authorizer, ProofCache(shared), versions)
+    reads = DirectoryService(store, key, heads, authorizer, ProofCache(shared), versions)
+    service.release(reads.close)
+    return reads
 
 
 async def _announce(store: DirectoryStore, heads: HeadNotifier, shared: RedisProofCache) -> None:

@@ -3,11 +3,9 @@
 Tested by tests/attack/test_reads.py.
 """
 
-import asyncio
 import hmac
 import struct
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from ipls._grpc import StatusCode
@@ -17,6 +15,7 @@ from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.rpc.errors import ServiceError, refuse
 from ipls.rpc.reads import SESSION_METADATA
 from ipls.rpc.server import peer_roles
+from ipls.runtime.executors import FairExecutor
 from ipls.store.directory import DirectoryStore
 from ipls.store.errors import StoreRefused
 from ipls.store.readers import ReadersStore
@@ -71,22 +70,16 @@ class ReadAuthorizer:
         self._anonymous = anonymous
         self._now_ms = now_ms
         self._token_key = readers.derived_key("sessions")
-        self._checker = ThreadPoolExecutor(1, "openings")
-        self._openings = 0
+        self._checker = FairExecutor("openings of sessions", 1, MAX_OPENINGS)
 
     def close(self) -> None:
         """End the thread; no call may follow."""
-        self._checker.shutdown()
+        self._checker.close()
 
-    async def open(self, request: pb.OpenSessionRequest) -> pb.OpenSessionResponse:
-        """A session for the identity that signed the call, now or before the account's. Raises ServiceError."""
-        if self._openings >= MAX_OPENINGS:
-            raise ServiceError("OPENINGS_BUSY", "too many sessions are being opened at once")
-        self._openings += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._checker, self._open, request)
-        finally:
-            self._openings -= 1
+    async def open(self, request: pb.OpenSessionRequest, peer: str) -> pb.OpenSessionResponse:
+        """A session for the identity that signed the call, now or before the account's. Raises ServiceError;
+        ExecutorBusy, if too much of the peer's waits."""
+        return await self._checker.run(peer, self._open, request)
 
     def _open(self, request: pb.OpenSessionRequest) -> pb.OpenSessionResponse:
         now_ms = self._now_ms()

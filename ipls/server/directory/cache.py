@@ -175,13 +175,13 @@ class ProofCache:
         self._shared = shared
         self._kept: OrderedDict[CacheKey, bytes] = OrderedDict()
 
-    async def get(self, entry: CacheKey, make: Callable[[], bytes]) -> bytes:
-        """The proof that `make` makes, in a thread if it must. Raises what it raises."""
+    async def get(self, entry: CacheKey, make: Callable[[], Awaitable[bytes]]) -> bytes:
+        """The proof that `make` makes, if it must. Raises what it raises."""
         proof = self._kept.get(entry)
         if proof is None and self._shared:
             proof = await self._shared.get(entry)
         if proof is None:
-            proof = await asyncio.to_thread(make)
+            proof = await make()
             if self._shared and len(proof) <= MAX_ENTRY:
                 self._shared.put(entry, proof)
         if len(proof) <= MAX_ENTRY:

@@ -1,8 +1,7 @@
 """The directory's two gRPC services, over the store and the publisher's announcements."""
 
 import asyncio
-from asyncio import to_thread
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,7 +13,9 @@ from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.channel import CHUNK
 from ipls.rpc.errors import ServiceError, refuse
+from ipls.rpc.peer import network_of
 from ipls.rpc.reads import MAX_VERSIONS, history_responses
+from ipls.runtime.executors import FairExecutor
 from ipls.server.directory.adoption import known_versions
 from ipls.server.directory.authorizer import ReadAuthorizer
 from ipls.server.directory.cache import CacheKey, ProofCache
@@ -37,6 +38,13 @@ MAX_LONG_HISTORIES = 8
 """Histories over a message's size that are sent at once, each in memory until then."""
 LONG_HISTORY_S = 60.0
 
+READ_THREADS = 4
+MAX_READS = 128
+"""Reads that wait for a thread: some milliseconds each, so that the last waits for about a second."""
+MAX_UPDATES = 128
+MAX_LOOKS = 4096
+"""Streams, of heads or of tickets, that look at once for what an epoch brought them: all that there can be."""
+
 
 class _Wanted(NamedTuple):
     """How to make an answer; with an entry, one that may have been kept."""
@@ -53,7 +61,8 @@ class DirectoryService(DirectoryServiceServicer):
     """Proved reads. Each answer is for one head, the newest or the one asked for, and carries it.
 
     What asks for a label raises, besides what is named there: READ_SESSION_REQUIRED, READ_SESSION_INVALID,
-    READ_SESSION_EXPIRED, IDENTITY_SUPERSEDED, HISTORY_OF_ANOTHER, LABEL_QUOTA.
+    READ_SESSION_EXPIRED, IDENTITY_SUPERSEDED, HISTORY_OF_ANOTHER, LABEL_QUOTA. Reads have threads of their own, in turn
+    by account, or by network where nobody says who asks: epochs don't wait for them, nor one account for another's.
     """
 
     def __init__(
@@ -72,14 +81,21 @@ class DirectoryService(DirectoryServiceServicer):
         self._readers = readers
         self._proofs = proofs
         self._trust_roots = {parse_trust_root(version.file).number: version for version in versions}
+        self._reading = FairExecutor("reads", READ_THREADS, MAX_READS)
+        self._looking = FairExecutor("looks for heads", 1, MAX_LOOKS)
         self._watchers = 0
         self._long_histories = 0
 
+    def close(self) -> None:
+        """End its threads; no call may follow."""
+        self._reading.close()
+        self._looking.close()
+
     async def OpenSession(self, request: pb.OpenSessionRequest, context: Any) -> pb.OpenSessionResponse:
         """LABEL_INVALID, BODY_INVALID, KEY_INVALID, SIGNATURE_LENGTH, SIGNATURE_INVALID; READER_UNKNOWN,
-        READER_PENDING; CALL_STALE, CALL_REPLAYED, CALL_QUOTA, OPENINGS_BUSY.
+        READER_PENDING; CALL_STALE, CALL_REPLAYED, CALL_QUOTA.
         """
-        return await self._readers.open(request)
+        return await self._readers.open(request, network_of(context))
 
     async def Lookup(self, request: pb.LookupRequest, context: Any) -> pb.LookupResponse:
         """LABEL_NOT_FOUND, VALUE_AWAITED, VALUE_ERASED, LABEL_INVALID; EPOCH_UNKNOWN, EPOCH_PRUNED,
@@ -127,7 +143,7 @@ class DirectoryService(DirectoryServiceServicer):
 
     async def GetHead(self, request: pb.GetHeadRequest, context: Any) -> pb.GetHeadResponse:
         """EPOCH_UNKNOWN, DIRECTORY_NOT_READY. Only the newest head's signatures are kept young."""
-        _, head = await self._heads_at(request.epoch)
+        _, head = await self._heads_at(network_of(context), request.epoch)
         return pb.GetHeadResponse(head=SignedHead.FromString(head.signed))
 
     async def WatchHeads(self, request: pb.WatchHeadsRequest, context: Any) -> AsyncIterator[pb.WatchHeadsResponse]:
@@ -143,7 +159,7 @@ class DirectoryService(DirectoryServiceServicer):
             sent: bytes | None = None
             while True:
                 announced = self._heads.next
-                head = await to_thread(self._store.head)
+                head = await self._looking.run(context, self._store.head)
                 if head and head.signed != sent:
                     sent = head.signed
                     yield pb.WatchHeadsResponse(head=SignedHead.FromString(sent))
@@ -161,8 +177,9 @@ class DirectoryService(DirectoryServiceServicer):
     ) -> tuple[StoredHead, Any]:
         """The head of `epoch` (0: the newest) and the answer against it, kept or made, if the caller may have it."""
         reader = self._readers.reader(context)
+        whose = reader.label if reader and reader.label else network_of(context)
         while True:
-            newest, head = await self._heads_at(epoch)
+            newest, head = await self._heads_at(whose, epoch)
 
             def admit(newest: StoredHead = newest, head: StoredHead = head) -> _Wanted:
                 self._readers.allow(reader, labels, newest=newest.epoch, epoch=head.epoch, complete=complete)
@@ -170,23 +187,22 @@ class DirectoryService(DirectoryServiceServicer):
                 return plan(head)
 
             try:
-                entry, make = await to_thread(admit)
-                return head, await (self._proofs.get(entry, make) if entry else to_thread(make))
+                return head, await self._answer(whose, await self._reading.run(whose, admit))
             except StoreRefused as e:
                 if epoch or e.reason != "EPOCH_PRUNED":  # else the newest was replaced meanwhile: there is a newer one
                     refuse(e)
 
-    async def _heads_at(self, epoch: int) -> tuple[StoredHead, StoredHead]:
+    async def _heads_at(self, whose: Hashable, epoch: int) -> tuple[StoredHead, StoredHead]:
         """The newest head, and that of `epoch` (0: the newest)."""
-        newest = await to_thread(self._store.head)
+        newest = await self._reading.run(whose, self._store.head)
         if newest is None:
             raise ServiceError("DIRECTORY_NOT_READY", "the witnesses have not signed the first head yet")
         if epoch > newest.epoch:
             raise _epoch_unknown(epoch)
         # The start is the one epoch that 0 can't name while others follow; nothing is in it.
-        return newest, await self._past_head(epoch) if 0 < epoch < newest.epoch else newest
+        return newest, await self._past_head(whose, epoch) if 0 < epoch < newest.epoch else newest
 
-    async def _past_head(self, epoch: int) -> StoredHead:
+    async def _past_head(self, whose: Hashable, epoch: int) -> StoredHead:
         """A head that a newer one follows: it does not change any more."""
 
         def read() -> bytes:
@@ -195,7 +211,13 @@ class DirectoryService(DirectoryServiceServicer):
                 raise _epoch_unknown(epoch)
             return head.encode()
 
-        return StoredHead.decode(await self._proofs.get(CacheKey("head", epoch, b"", b"", ()), read))
+        return StoredHead.decode(await self._answer(whose, _Wanted(CacheKey("head", epoch, b"", b"", ()), read)))
+
+    def _answer(self, whose: Hashable, wanted: _Wanted) -> Awaitable[Any]:
+        def make() -> Awaitable[Any]:
+            return self._reading.run(whose, wanted.make)
+
+        return self._proofs.get(wanted.entry, make) if wanted.entry else make()
 
     def _lookup(self, label: bytes, head: StoredHead) -> _Wanted:
         versions = self._versions(label, head.epoch, 1)
@@ -263,6 +285,13 @@ class UpdateService(UpdateServiceServicer):
         self._daily_quota = daily_quota
         self._queue_max = queue_max
         self._now_ms = now_ms
+        self._writing = FairExecutor("updates", 1, MAX_UPDATES)
+        self._looking = FairExecutor("looks for tickets", 1, MAX_LOOKS)
+
+    def close(self) -> None:
+        """End its threads; no call may follow."""
+        self._writing.close()
+        self._looking.close()
 
     async def SubmitUpdate(self, request: pb.SubmitUpdateRequest, context: Any) -> pb.SubmitUpdateResponse:
         """REQUEST_ID_INVALID, LABEL_INVALID, IDENTITY_RECORD_INVALID; REQUEST_ID_REUSED, QUEUE_FULL, QUOTA_EXCEEDED."""
@@ -274,7 +303,8 @@ class UpdateService(UpdateServiceServicer):
         except VerificationError as e:
             refuse(e)
         try:
-            ticket = await to_thread(
+            ticket = await self._writing.run(
+                label,
                 self._store.submit,
                 request.request_id,
                 label,
@@ -294,7 +324,7 @@ class UpdateService(UpdateServiceServicer):
         while True:
             announced = self._heads.next
             try:
-                epoch = await to_thread(self._store.published_at, request.ticket)
+                epoch = await self._looking.run(context, self._store.published_at, request.ticket)
             except StoreRefused as e:
                 refuse(e)
             if epoch is not None:
@@ -310,7 +340,7 @@ class UpdateService(UpdateServiceServicer):
         label = _checked_label(request.label)
         try:
             return pb.EraseValuesResponse(
-                erased=await to_thread(self._store.erase_values, label, request.through_version)
+                erased=await self._writing.run(label, self._store.erase_values, label, request.through_version)
             )
         except StoreRefused as e:
             refuse(e)

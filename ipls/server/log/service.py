@@ -4,12 +4,10 @@ Objects lie at `/E/<old root>/<new root>`, the root of a host or port of their o
 look for them; `/?list-type=2` lists them as S3's ListObjectsV2 does. An object is sent as it is read, piece by piece.
 """
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
-from functools import partial
 from typing import ParamSpec, TypeVar
 from xml.etree import ElementTree as ET
 
@@ -21,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from ipls.runtime.executors import ExecutorBusy, FairExecutor
 from ipls.store.errors import StoreError
 from ipls.store.log import LogStore, ObjectInfo
 
@@ -30,6 +29,9 @@ MAX_KEYS = 1000
 PIECE = 256 * 1024
 """Bytes of an object that are in memory for one reader."""
 _S3 = "http://s3.amazonaws.com/doc/2006-03-01/"
+READ_THREADS = 8
+MAX_READS = 256
+"""Of all readers, more than there can be connections: one reader alone has no more than half of them."""
 _RETRY = {"Retry-After": "5"}
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))", re.ASCII)
 _TAG = re.compile(r'(W/)?"([^"]*)"')
@@ -50,9 +52,10 @@ def log_app(store: LogStore) -> Starlette:
 class _Endpoints:
     def __init__(self, store: LogStore) -> None:
         self._store = store
+        self._reading = FairExecutor("reads of the log", READ_THREADS, MAX_READS)
 
     async def get_object(self, request: Request) -> Response:
-        entry = await _ask(self._store.stat, request.path_params["name"])
+        entry = await self._ask(request, self._store.stat, request.path_params["name"])
         if entry is None:
             raise HTTPException(404)
         headers = {
@@ -72,20 +75,20 @@ class _Endpoints:
         headers |= {"Content-Type": "application/octet-stream", "Content-Length": str(len(part))}
         if request.method == "HEAD" or not part:
             return Response(headers=headers)
-        first = await self._piece(entry.name, part)  # before the status is sent
-        return StreamingResponse(self._pieces(entry.name, part, first), 206 if is_part else 200, headers)
+        first = await self._piece(request, entry.name, part)  # before the status is sent
+        return StreamingResponse(self._pieces(request, entry.name, part, first), 206 if is_part else 200, headers)
 
-    async def _pieces(self, name: str, part: range, piece: bytes) -> AsyncIterator[bytes]:
+    async def _pieces(self, request: Request, name: str, part: range, piece: bytes) -> AsyncIterator[bytes]:
         """The bytes of `part`, of which `piece` is the beginning. What fails here ends the connection, too early."""
         while True:
             yield piece
             part = part[len(piece) :]
             if not part:
                 return
-            piece = await self._piece(name, part)
+            piece = await self._piece(request, name, part)
 
-    async def _piece(self, name: str, part: range) -> bytes:
-        piece = await _ask(self._store.read, name, part.start, min(len(part), PIECE))
+    async def _piece(self, request: Request, name: str, part: range) -> bytes:
+        piece = await self._ask(request, self._store.read, name, part.start, min(len(part), PIECE))
         if not piece:
             raise HTTPException(503, headers=_RETRY)
         return piece
@@ -101,8 +104,8 @@ class _Endpoints:
         if not (re.fullmatch("[0-9]{1,9}", keys) and texts.isascii() and texts.isprintable()):
             return _error("InvalidArgument", "max-keys is a number; prefix and start-after are printable ASCII")
         limit = min(int(keys), MAX_KEYS)
-        entries = await _ask(
-            partial(self._store.list, start_after=max(start_after, token), prefix=prefix, limit=limit + 1)
+        entries = await self._ask(
+            request, self._store.list, start_after=max(start_after, token), prefix=prefix, limit=limit + 1
         )
         truncated = len(entries) > limit > 0
         folders = [_folder(entry.name, prefix, delimiter) for entry in entries[:limit]]
@@ -131,19 +134,20 @@ class _Endpoints:
             _add(ET.SubElement(root, "CommonPrefixes"), "Prefix", folder)
         return _xml(root, 200)
 
-
-async def _ask(method: Callable[_P, _T], *arguments: _P.args, **options: _P.kwargs) -> _T:
-    """What the store answers, or the HTTP status that says why it does not."""
-    try:
-        return await asyncio.to_thread(method, *arguments, **options)
-    except StoreError as e:
-        if e.reason == "LOG_NAME_INVALID":
-            raise HTTPException(404) from e
-        log.error("the log can't be read", reason=e.reason, why=str(e))
-        raise HTTPException(503, headers=_RETRY) from e
-    except OSError as e:
-        log.warning("the log does not answer", why=str(e))
-        raise HTTPException(503, headers=_RETRY) from e
+    async def _ask(self, request: Request, method: Callable[_P, _T], *arguments: _P.args, **options: _P.kwargs) -> _T:
+        """What the store answers, in turn by reader, or the HTTP status that says why it does not."""
+        try:
+            return await self._reading.run(request.client and request.client.host, method, *arguments, **options)
+        except StoreError as e:
+            if e.reason == "LOG_NAME_INVALID":
+                raise HTTPException(404) from e
+            log.error("the log can't be read", reason=e.reason, why=str(e))
+            raise HTTPException(503, headers=_RETRY) from e
+        except ExecutorBusy as e:
+            raise HTTPException(503, headers=_RETRY) from e
+        except OSError as e:
+            log.warning("the log does not answer", why=str(e))
+            raise HTTPException(503, headers=_RETRY) from e
 
 
 def _folder(name: str, prefix: str, delimiter: str) -> str | None:

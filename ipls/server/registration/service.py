@@ -1,14 +1,10 @@
 """The registration service: a code to the number, the device's signed request, and the messaging service's
 certificate at the directory's update port."""
 
-import asyncio
 import hashlib
 import hmac
 import secrets
-from asyncio import to_thread
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,6 +22,7 @@ from ipls.proto.registration.v1.registration_pb2_grpc import (
 )
 from ipls.rpc.errors import ServiceError, refuse, remote_error
 from ipls.rpc.peer import network_of
+from ipls.runtime.executors import FairExecutor
 from ipls.store.errors import StoreRefused
 from ipls.store.files import append
 from ipls.store.registration import CodeHash, RegistrationStore
@@ -41,7 +38,9 @@ CODE_DIGITS = 8
 """100 guesses an hour and number are one chance in a million: 4 peers' 5 codes of 5 attempts, by default."""
 SUBMIT_TIMEOUT_S = 10.0
 MAX_HASHING = 32
-"""Calls of one kind that hash a code or wait for it, some 50 ms each: the last of them waits for less than 2 s."""
+"""Calls of one kind that wait for a code's hash, some 50 ms each: the last of them waits for less than 2 s."""
+MAX_LOOKS = 128
+"""Calls that wait for the database alone."""
 
 
 class CodeSender(Protocol):
@@ -73,32 +72,6 @@ def _hash(code: str, salt: bytes) -> CodeHash:
     return CodeHash(salt, hashlib.scrypt(code.encode(), salt=salt, n=1 << 14, r=8, p=1, dklen=32))
 
 
-class _Hasher:
-    """Hashes codes one at a time, for one kind of call: a flood of these takes a thread and 16 MiB, and no other's."""
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1)
-        self._taken = 0
-
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """For a call that is going to hash. Raises ServiceError REGISTRATIONS_BUSY if too many do."""
-        if self._taken >= MAX_HASHING:
-            raise ServiceError("REGISTRATIONS_BUSY", f"{MAX_HASHING} such calls are under way")
-        self._taken += 1
-        try:
-            yield
-        finally:
-            self._taken -= 1
-
-    async def hash(self, code: str, salt: bytes) -> CodeHash:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, _hash, code, salt)
-
-    def close(self) -> None:
-        """End the thread."""
-        self._thread.shutdown()
-
-
 class RegistrationService(RegistrationServiceServicer):
     """Lets a number's holder put one identity record into the directory per request id."""
 
@@ -118,31 +91,31 @@ class RegistrationService(RegistrationServiceServicer):
         self._updates: UpdateServiceAsyncStub = UpdateServiceStub(directory)
         self._codes_per_hour = codes_per_hour
         self._now_ms = now_ms
-        self._asked, self._shown = _Hasher(), _Hasher()
+        # Each kind of call that hashes has a thread of its own: a flood of it takes that and 16 MiB, and no other's.
+        self._asked = FairExecutor("codes that are asked for", 1, MAX_HASHING)
+        self._shown = FairExecutor("codes that are shown", 1, MAX_HASHING)
+        self._looking = FairExecutor("registrations", 1, MAX_LOOKS)
 
     def close(self) -> None:
-        """End its threads."""
-        self._asked.close()
-        self._shown.close()
+        """End its threads; no call may follow."""
+        for executor in (self._asked, self._shown, self._looking):
+            executor.close()
 
     async def RequestCode(self, request: pb.RequestCodeRequest, context: Any) -> pb.RequestCodeResponse:
-        """LABEL_INVALID, REQUEST_ID_INVALID; REQUEST_ID_REUSED, CODE_RATE, REGISTRATIONS_BUSY, CODE_NOT_SENT."""
+        """LABEL_INVALID, REQUEST_ID_INVALID; REQUEST_ID_REUSED, CODE_RATE, CODE_NOT_SENT."""
         _check_names(request.label, request.request_id)
         code = f"{secrets.randbelow(10**CODE_DIGITS):0{CODE_DIGITS}}"
         peer, per_hour = network_of(context), self._codes_per_hour
+
+        def begin() -> None:
+            hashed = _hash(code, secrets.token_bytes(16))
+            self._store.begin(request.request_id, request.label, peer, hashed, self._now_ms(), codes_per_hour=per_hour)
+
         try:
-            await to_thread(self._store.check_rate, request.label, peer, self._now_ms(), codes_per_hour=per_hour)
-            with self._asked.place():
-                hashed = await self._asked.hash(code, secrets.token_bytes(16))
-            await to_thread(
-                self._store.begin,
-                request.request_id,
-                request.label,
-                peer,
-                hashed,
-                self._now_ms(),
-                codes_per_hour=per_hour,
+            await self._looking.run(
+                peer, self._store.check_rate, request.label, peer, self._now_ms(), codes_per_hour=per_hour
             )
+            await self._asked.run(peer, begin)
             await self._verifier.deliver(request.request_id, request.label, code)
         except StoreRefused as e:
             refuse(e)
@@ -154,8 +127,8 @@ class RegistrationService(RegistrationServiceServicer):
         """Idempotent by request id: once the code was right, the same record again gets the same ticket.
 
         LABEL_INVALID, REQUEST_ID_INVALID, IDENTITY_RECORD_INVALID, SIGNATURE_LENGTH, SIGNATURE_INVALID;
-        REGISTRATIONS_BUSY (no attempt is used up), CODE_NOT_REQUESTED, CODE_EXPIRED, CODE_ATTEMPTS, CODE_WRONG,
-        REQUEST_ID_REUSED; what the directory refuses.
+        CODE_NOT_REQUESTED, CODE_EXPIRED, CODE_ATTEMPTS, CODE_WRONG, REQUEST_ID_REUSED; what the directory refuses. No
+        attempt is used up by who is refused as SERVICE_BUSY.
         """
         _check_names(request.label, request.request_id)
         label, request_id, record = request.label, request.request_id, request.identity_record
@@ -164,14 +137,17 @@ class RegistrationService(RegistrationServiceServicer):
             verify(decode_record(record), digest, request.signature)
         except VerificationError as e:
             refuse(e, code=StatusCode.INVALID_ARGUMENT)
+        peer = network_of(context)
+
+        def is_the_code() -> bool:
+            expected = self._store.attempt(request_id, label, self._now_ms())
+            return hmac.compare_digest(_hash(request.code, expected.salt).digest, expected.digest)
+
         try:
-            if await to_thread(self._store.approved, request_id, label) is None:
-                with self._shown.place():
-                    expected = await to_thread(self._store.attempt, request_id, label, self._now_ms())
-                    given = await self._shown.hash(request.code, expected.salt)
-                if not hmac.compare_digest(given.digest, expected.digest):
-                    raise ServiceError("CODE_WRONG", "this is not the code")
-            await to_thread(self._store.approve, request_id, record)
+            known = await self._looking.run(peer, self._store.approved, request_id, label) is not None
+            if not known and not await self._shown.run(peer, is_the_code):
+                raise ServiceError("CODE_WRONG", "this is not the code")
+            await self._looking.run(peer, self._store.approve, request_id, record)
         except StoreRefused as e:
             refuse(e)
         update = SubmitUpdateRequest(request_id=request_id, label=label.encode(), value=record)

@@ -9,7 +9,8 @@ import contextlib
 import re
 import uuid
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -20,6 +21,7 @@ from starlette.routing import Route
 from ipls.clock import system_now_ms
 from ipls.http.client import HttpClient, HttpUnavailable
 from ipls.proto.witness.v1.head_pb2 import Cosignature
+from ipls.runtime.executors import ExecutorBusy, FairExecutor
 from ipls.store.errors import StoreRefused
 from ipls.store.witness import Signed, WitnessStore
 from ipls.trust.heads import CIPHERSUITE, timestamp
@@ -27,6 +29,10 @@ from ipls.trust.root import TrustRoot, Witness
 
 _EPOCH = re.compile(r"0|[1-9][0-9]{0,18}")
 _ASK_S = 5.0
+MAX_LOOKS = 256
+"""That wait for a thread: more than there can be connections, of which each asks for one thing at a time."""
+
+_T = TypeVar("_T")
 
 Readable = Callable[[str], bool]
 """Whether the audit log's object of this name can be read; HttpUnavailable if the log doesn't answer. Blocking."""
@@ -69,7 +75,7 @@ def auditor_app(
         return False
 
     async def described() -> dict[str, Any]:
-        if not await asyncio.to_thread(can_sign):
+        if not await shown.run(can_sign):
             status = "Disabled"
         else:
             status = "Online" if await shown.newest() > root.start_epoch else "Initialization"
@@ -130,6 +136,9 @@ def auditor_app(
     async def unavailable(_: Request, __: Exception) -> JSONResponse:
         return JSONResponse({"error": "the audit log does not answer"}, 503, {"Retry-After": "1"})
 
+    async def busy(_: Request, __: Exception) -> JSONResponse:
+        return JSONResponse({"error": "too many ask at once"}, 503, {"Retry-After": "1"})
+
     one = "/namespaces/{namespace}"
     return Starlette(
         routes=[
@@ -139,7 +148,7 @@ def auditor_app(
             Route(one + "/audits/{epoch}", audit),
             Route(one + "/last-verified-epoch", last_verified_epoch),
         ],
-        exception_handlers={HttpUnavailable: unavailable},
+        exception_handlers={HttpUnavailable: unavailable, ExecutorBusy: busy},
     )
 
 
@@ -156,15 +165,20 @@ class _Shown:
         self._up_to = start
         self._readable = readable
         self._asking = asyncio.Lock()
+        self._looking = FairExecutor("the audit interface", 2, MAX_LOOKS)  # signing waits for no reader
+
+    async def run(self, work: Callable[[], _T]) -> _T:
+        """Off the event loop. Raises ExecutorBusy."""
+        return await self._looking.run(None, work)
 
     async def get(self, epoch: int) -> Signed | None:
         """The epoch's row; None if it isn't signed, or its object can't be read yet."""
-        signed = await asyncio.to_thread(self._store.shown, epoch)
+        signed = await self.run(partial(self._store.shown, epoch))
         return signed if signed is not None and await self._is_shown(signed) else None
 
     async def newest(self) -> int:
         """The newest epoch shown. The log may lag the witness by one."""
-        state = await asyncio.to_thread(self._store.state)
+        state = await self.run(self._store.state)
         for epoch in (state.epoch, state.epoch - 1):
             if epoch <= self._up_to or await self.get(epoch):
                 break
@@ -172,6 +186,6 @@ class _Shown:
 
     async def _is_shown(self, signed: Signed) -> bool:
         async with self._asking:
-            if signed.epoch > self._up_to and await asyncio.to_thread(self._readable, signed.name):
+            if signed.epoch > self._up_to and await self.run(partial(self._readable, signed.name)):
                 self._up_to = signed.epoch
         return signed.epoch <= self._up_to

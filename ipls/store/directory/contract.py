@@ -166,7 +166,8 @@ class DirectoryStore(ABC):
 
     @abstractmethod
     def next_batch(self, size: int) -> list[PendingUpdate]:
-        """Each label's oldest waiting update, at most `size`, oldest first."""
+        """Each label's oldest waiting update, at most `size`: in turn by label, so that a label's second waits until
+        all that others had queued by then have had their first; of one turn, oldest first."""
 
     @abstractmethod
     def settle(self, term: int, updates: Sequence[PendingUpdate], epoch: int) -> None:

@@ -19,7 +19,7 @@ from ipls.store.directory.contract import (
     StoredHead,
     Waiting,
 )
-from ipls.store.engine.sqlite import Connection, Database, Schema
+from ipls.store.engine.sqlite import Connection, Database, Schema, add_column
 from ipls.store.errors import StoreRefused
 from ipls.units import DAY_MS
 
@@ -108,6 +108,8 @@ class SqliteDirectory(DirectoryStore):
         self._writer = Database(path, _SCHEMA, page_size=8192)
         identity = {"namespace": namespace.encode(), "vrf_public_key": vrf_public_key}
         with self._writer.write() as db:
+            add_column(db, "queue", "turn", "INTEGER NOT NULL DEFAULT 0")
+            db.execute("CREATE INDEX IF NOT EXISTS queue_turn ON queue(turn) WHERE epoch IS NULL")
             db.executemany("INSERT OR IGNORE INTO setting VALUES (?, ?)", identity.items())
             found = dict(db.execute("SELECT name, value FROM setting WHERE name IN ('namespace', 'vrf_public_key')"))
         self._reader = Database(path, _SCHEMA)
@@ -181,9 +183,13 @@ class SqliteDirectory(DirectoryStore):
                     "QUOTA_EXCEEDED", f"{daily_quota} updates of this label in a day", retry_after_s=wait_s
                 )
             ticket = secrets.token_bytes(16)
+            # Start-time fair queueing: no earlier than what is served now, and each of a label's one turn later.
+            query = """SELECT max(coalesce((SELECT min(turn) FROM queue WHERE epoch IS NULL), 0),
+                coalesce((SELECT max(turn) + 1 FROM queue WHERE epoch IS NULL AND label = ?), 0))"""
+            (turn,) = db.execute(query, (label,)).fetchone()
             db.execute(
-                "INSERT INTO queue(request_id, ticket, label, value, submitted_ms) VALUES (?, ?, ?, ?, ?)",
-                (request_id, ticket, label, value, now_ms),
+                "INSERT INTO queue(request_id, ticket, label, value, submitted_ms, turn) VALUES (?, ?, ?, ?, ?, ?)",
+                (request_id, ticket, label, value, now_ms, turn),
             )
         return ticket
 
@@ -200,8 +206,9 @@ class SqliteDirectory(DirectoryStore):
         return bool(self._rows("SELECT 1 FROM queue WHERE epoch IS NULL AND label = ? AND value = ?", (label, value)))
 
     def next_batch(self, size: int) -> list[PendingUpdate]:
-        query = """SELECT min(seq) AS first, label, value FROM queue WHERE epoch IS NULL
-                   GROUP BY label ORDER BY first LIMIT ?"""
+        query = """SELECT seq, label, value FROM queue
+                   WHERE seq IN (SELECT min(seq) FROM queue WHERE epoch IS NULL GROUP BY label)
+                   ORDER BY turn, seq LIMIT ?"""
         return [PendingUpdate(*row) for row in self._rows(query, (size,))]
 
     def settle(self, term: int, updates: Sequence[PendingUpdate], epoch: int) -> None:

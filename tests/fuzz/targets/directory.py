@@ -80,8 +80,10 @@ def _serve() -> Served:
     opening = pb.OpenSessionRequest(
         label=LABEL, public_key=public_key(SEED), timestamp_ms=NOW, nonce=ID, signature=sign(SEED, digest)
     )
-    token = asyncio.run(readers.open(opening)).token
-    context = SimpleNamespace(auth_context=dict, invocation_metadata=lambda: ((SESSION_METADATA, token),))
+    token = asyncio.run(readers.open(opening, "192.0.2.1")).token
+    context = SimpleNamespace(
+        peer=lambda: "ipv4:192.0.2.1:7", auth_context=dict, invocation_metadata=lambda: ((SESSION_METADATA, token),)
+    )
     return Served(store, reads, updates, context)
 
 

@@ -58,7 +58,7 @@ def _() -> Target:
     )
 
     def run(data: bytes) -> None:
-        asyncio.run(service.Register(registration_pb2.RegisterRequest.FromString(data), None))
+        asyncio.run(service.Register(registration_pb2.RegisterRequest.FromString(data), call))
 
     return Target(run, (ServiceError, DecodeError), serialized(seed), weight=4)
 
@@ -83,7 +83,7 @@ def _() -> Target:
     def run(data: bytes) -> None:
         readers = _readers()  # which know no nonce yet
         try:
-            asyncio.run(readers.open(OpenSessionRequest.FromString(data)))
+            asyncio.run(readers.open(OpenSessionRequest.FromString(data), "192.0.2.1"))
         finally:
             readers.close()
 
@@ -93,7 +93,7 @@ def _() -> Target:
 @target("read session's token")
 def _() -> Target:
     readers = _readers()
-    token = asyncio.run(readers.open(_opening(b"\x08" * 16))).token
+    token = asyncio.run(readers.open(_opening(b"\x08" * 16), "192.0.2.1")).token
 
     def run(data: bytes) -> None:
         call: Any = SimpleNamespace(auth_context=dict, invocation_metadata=lambda: ((SESSION_METADATA, data),))

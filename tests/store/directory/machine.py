@@ -117,6 +117,7 @@ class Model:
         self.roots = [EMPTY_ROOT]
         self.known: list[Known] = []
         self.settled: list[int | None] = []  # of each known update: the epoch at which it holds
+        self.turns: list[int] = []  # of each known update
         self.leaves: dict[bytes, dict[int, bytes]] = {}
         self.erased: dict[bytes, int] = {}  # through which version
         self.floor = 0
@@ -139,12 +140,18 @@ class Model:
         return [label for label, versions in self.epochs[-1].items() if len(versions) > 1]
 
     def batch(self, size: int) -> list[int]:
-        """Each label's oldest waiting update, oldest first, as places in `known`."""
+        """Each label's oldest waiting update, in turn by label, as places in `known`."""
         first: dict[bytes, int] = {}
         for at, update in enumerate(self.known):
             if self.settled[at] is None:
                 first.setdefault(update.label, at)
-        return list(first.values())[:size]
+        return sorted(first.values(), key=lambda at: (self.turns[at], at))[:size]
+
+    def turn(self, label: bytes) -> int:
+        """Of an update that is queued now: with the first that wait, and after the label's own."""
+        waiting = [(self.known[at].label, turn) for at, turn in enumerate(self.turns) if self.settled[at] is None]
+        own = [turn + 1 for whose, turn in waiting if whose == label]
+        return max([min((turn for _, turn in waiting), default=0), *own])
 
     def changes(self, at: int) -> bool:
         update = self.known[at]
@@ -214,6 +221,7 @@ class DirectoryMachine(RuleBasedStateMachine):
     def submit(self, label: bytes, value: bytes) -> None:
         request_id = len(self.model.known).to_bytes(16, "big")
         ticket = self.store.submit(request_id, label, value, NOW_MS, daily_quota=999, queue_max=999)
+        self.model.turns.append(self.model.turn(label))
         self.model.known.append(Known(request_id, label, value, ticket))
         self.model.settled.append(None)
 

@@ -285,6 +285,22 @@ def test_a_batch_has_each_labels_oldest_update(store: DirectoryStore) -> None:
         store.published_at(b"?" * 16)
 
 
+def test_a_label_with_many_updates_delays_no_other(store: DirectoryStore) -> None:
+    start(store)
+    for number in range(9):
+        submit(store, number, ALICE, b"a%d" % number)
+    submit(store, 10, BOB, b"b0")
+    submit(store, 11, BOB, b"b1")
+    served = list[bytes]()
+    for epoch in range(1, 12):
+        if epoch == 4:
+            submit(store, 12, b"+491700000003", b"c0")
+        (queued,) = store.next_batch(1)
+        served.append(queued.value)
+        store.settle(term(store), [queued], epoch)
+    assert served == [b"a0", b"b0", b"a1", b"b1", b"c0", *(b"a%d" % number for number in range(2, 8))]
+
+
 def test_an_epoch_has_one_row_for_ever(store: DirectoryStore) -> None:
     with refused("STEP_GAP"):
         store.insert_step(lead(store), EpochRow(1, EMPTY_ROOT, digest(1), (), b""))

@@ -27,6 +27,17 @@ def test_the_file_is_private_and_has_the_measured_page_size(store: DirectoryStor
     assert sqlite3.connect(path).execute("PRAGMA page_size").fetchone() == (8192,)
 
 
+def test_a_file_from_before_updates_had_turns_goes_on(store: DirectoryStore, path: Path) -> None:
+    start(store)
+    submit(store, 1)
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript("DROP INDEX queue_turn; ALTER TABLE queue DROP COLUMN turn")
+    with closing(open_directory_store(path, NAMESPACE, VRF_KEY)) as upgraded:
+        submit(upgraded, 2)
+        submit(upgraded, 3, label=b"+491700000009")
+        assert [queued.seq for queued in upgraded.next_batch(9)] == [1, 3]
+
+
 def test_an_epochs_row_is_not_changed_and_not_deleted(store: DirectoryStore, path: Path) -> None:
     start(store)
     submit(store, 1)

@@ -1,0 +1,51 @@
+"""One account that does as much as it can: it costs that account, and nobody else."""
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ipls.server.directory import service
+from ipls.server.directory.service import MAX_READS, READ_THREADS
+from tests.server.directories import ALICE, BOB, World, record
+from tests.server.sessions import Session, refusal
+
+FLOOD = MAX_READS
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+async def test_epochs_go_on_while_an_accounts_look_ups_take_every_thread(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, looking = threading.Event(), threading.Semaphore(0)
+    original = service.make_lookup
+
+    def held(*arguments: Any) -> bytes:
+        looking.release()
+        release.wait(60)
+        return original(*arguments)
+
+    async with world.witness(), world.directory() as client:
+        await client.publish(1, ALICE, record(1))
+        await client.publish(2, BOB, record(2))
+        alice, bob = await Session.open(client, ALICE, 1), await Session.open(client, BOB, 2)
+        monkeypatch.setattr(service, "make_lookup", held)
+        flood = [asyncio.create_task(alice.lookup(BOB)) for _ in range(FLOOD)]
+        try:
+            done, _ = await asyncio.wait(flood, return_when=asyncio.FIRST_COMPLETED, timeout=60)
+            assert (await refusal(done.pop())).reason == "SERVICE_BUSY"  # at once, however long the others take
+            assert looking.acquire(timeout=60)
+            async with asyncio.timeout(60):
+                assert await client.publish(3, b"+491700000003", record(3)) == 3
+            others = asyncio.create_task(bob.lookup(ALICE))  # its turn comes with the next thread
+        finally:
+            release.set()
+        assert (await others).head.epoch == 3
+        answers = await asyncio.gather(*flood, return_exceptions=True)
+        assert sum(not isinstance(answer, Exception) for answer in answers) >= READ_THREADS
