@@ -211,11 +211,11 @@ def bare(token: Path, kind: str, batch: float, shard: int, begin: float) -> tupl
 
         def entry() -> None:
             nonlocal entries, anchors
-            opened.log_mac(digest)
+            opened.log_macs([digest])
             entries += 1
             if entries >= batch:
                 entries -= batch
-                opened.log_mac(digest)
+                opened.log_macs([digest])
                 new = os.urandom(ANCHOR_BYTES)
                 opened.replace_anchor(shard, anchors, new)
                 anchors = [new]

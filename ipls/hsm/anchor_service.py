@@ -48,11 +48,11 @@ class TokenAnchorService:
 
     def macs(self, digests: Sequence[bytes]) -> list[bytes]:
         """See `AnchorService`."""
-        return [self._token.log_mac(digest) for digest in digests]
+        return self._token.log_macs(digests)
 
-    def holds(self, digests: Sequence[bytes], macs: Sequence[bytes]) -> list[bool]:
+    def holds(self, digests: Sequence[bytes], macs: Sequence[bytes], *, retired: bool = False) -> list[bool]:
         """See `AnchorService`."""
-        return [self._token.log_holds(digest, mac) for digest, mac in zip(digests, macs, strict=True)]
+        return self._token.log_holds(digests, macs, retired=retired)
 
     def first_log_key(self) -> int:
         """See `AnchorService`."""
@@ -112,9 +112,9 @@ class AnchorServiceProcess:
         """See `AnchorService`."""
         return list(self._ask(pb.AnchorRequest.MACS_FIELD_NUMBER, pb.Values(values=digests), pb.Values).values)
 
-    def holds(self, digests: Sequence[bytes], macs: Sequence[bytes]) -> list[bool]:
+    def holds(self, digests: Sequence[bytes], macs: Sequence[bytes], *, retired: bool = False) -> list[bool]:
         """See `AnchorService`."""
-        question = pb.Holds(digests=digests, macs=macs)
+        question = pb.Holds(digests=digests, macs=macs, retired=retired)
         return list(self._ask(pb.AnchorRequest.HOLDS_FIELD_NUMBER, question, pb.Holding).holding)
 
     def first_log_key(self) -> int:
@@ -207,7 +207,7 @@ def _answer(anchor_service: TokenAnchorService, kind: int, body: bytes) -> Messa
             return pb.Values(values=anchor_service.macs(pipe.parse(pb.Values, body).values))
         case pb.AnchorRequest.HOLDS_FIELD_NUMBER:
             holds = pipe.parse(pb.Holds, body)
-            return pb.Holding(holding=anchor_service.holds(holds.digests, holds.macs))
+            return pb.Holding(holding=anchor_service.holds(holds.digests, holds.macs, retired=holds.retired))
         case pb.AnchorRequest.FIRST_LOG_KEY_FIELD_NUMBER:
             return pb.LogKey(number=anchor_service.first_log_key())
         case pb.AnchorRequest.STORAGE_KEY_IDS_FIELD_NUMBER:

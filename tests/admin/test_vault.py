@@ -124,7 +124,7 @@ def test_a_damaged_database_is_made_again_from_its_log(config: Path) -> None:
         ("DELETE FROM log WHERE sequence < 10", "VAULT_LOG_BROKEN"),
         ("DELETE FROM log WHERE sequence = 300", "VAULT_LOG_BROKEN"),
         ("UPDATE log SET entry = zeroblob(300) WHERE sequence = 300", "VAULT_LOG_BROKEN"),
-        ("UPDATE log SET entry = zeroblob(300) WHERE sequence = 600", "VAULT_DATABASE_FORKED"),
+        ("UPDATE log SET entry = zeroblob(300) WHERE sequence = 600", "VAULT_LOG_BROKEN"),
         ("DELETE FROM log", "VAULT_DATABASE_BEHIND"),
     ],
 )

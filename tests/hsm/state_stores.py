@@ -1,14 +1,15 @@
-"""A ledger without a token: its anchor lies in memory, under an HMAC by a key of its own."""
+"""A ledger without a token, its anchor in memory, under an HMAC by a key of its own; and one without a database."""
 
 import hmac
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ipls.hsm.state.anchor import AnchorService, genesis
 from ipls.hsm.state.store import StateStore
-from ipls.store.vault import Changes, Server, open_vault_store
+from ipls.store.errors import StoreDamaged
+from ipls.store.vault import Changes, LogRow, Server, VaultStore, open_vault_store
 from ipls.vault.errors import SessionRefused
 
 T = TypeVar("T")
@@ -30,7 +31,7 @@ class MemoryNotary:
     def macs(self, digests: Sequence[bytes]) -> list[bytes]:
         return [hmac.digest(self.key, digest, "sha256") for digest in digests]
 
-    def holds(self, digests: Sequence[bytes], macs: Sequence[bytes]) -> list[bool]:
+    def holds(self, digests: Sequence[bytes], macs: Sequence[bytes], *, retired: bool = False) -> list[bool]:
         return [made == mac for made, mac in zip(self.macs(digests), macs, strict=True)]
 
     def first_log_key(self) -> int:
@@ -43,6 +44,74 @@ class MemoryNotary:
         if sorted(expected) != sorted(self.values):
             raise SessionRefused("VAULT_ANCHOR_MOVED", "another")
         self.values = [new]
+
+
+class Keys(MemoryNotary):
+    """With log keys of these numbers: all but the highest are retired."""
+
+    def __init__(self, *numbers: int) -> None:
+        super().__init__()
+        self.numbers = sorted(numbers)
+
+    def macs(self, digests: Sequence[bytes]) -> list[bytes]:
+        return self._macs(digests, self.numbers[-1])
+
+    def holds(self, digests: Sequence[bytes], macs: Sequence[bytes], *, retired: bool = False) -> list[bool]:
+        numbers = self.numbers if retired else self.numbers[-1:]
+        made = [set(each) for each in zip(*(self._macs(digests, n) for n in numbers), strict=True)]
+        return [mac in each for each, mac in zip(made, macs, strict=True)]
+
+    def first_log_key(self) -> int:
+        return self.numbers[0]
+
+    def _macs(self, digests: Sequence[bytes], number: int) -> list[bytes]:
+        self.key = b"log key %d" % number
+        return super().macs(digests)
+
+
+class MemoryStore(VaultStore):
+    """A database without a disk, for tests that make thousands of them."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, LogRow] = {}
+        self.records: dict[bytes, bytes] = {}
+        self.bodies: dict[bytes, bytes] = {}
+
+    def copy(self) -> "MemoryStore":
+        """What is there now, elsewhere."""
+        copy = MemoryStore()
+        copy.rows, copy.records, copy.bodies = dict(self.rows), dict(self.records), dict(self.bodies)
+        return copy
+
+    def append_all(self, steps: Iterable[Changes]) -> None:
+        before = self.copy()
+        try:
+            for changes in steps:
+                for row in changes.log:
+                    if row.sequence in self.rows:
+                        raise StoreDamaged("DATABASE_UNREADABLE", "there is such a row")
+                    self.rows[row.sequence] = row
+                self.records |= changes.records
+                self.bodies |= changes.nodes
+        except BaseException:
+            self.__dict__ |= before.__dict__
+            raise
+
+    def record(self, key: bytes) -> bytes | None:
+        return self.records.get(key)
+
+    def nodes(self, prefixes: Sequence[bytes]) -> dict[bytes, bytes]:
+        return {prefix: self.bodies[prefix] for prefix in prefixes if prefix in self.bodies}
+
+    def last(self) -> LogRow | None:
+        return self.rows[max(self.rows)] if self.rows else None
+
+    def log(self, first: int, count: int) -> list[LogRow]:
+        return [row for sequence, row in sorted(self.rows.items()) if sequence >= first][:count]
+
+    def uses(self, key: bytes, first: int, count: int) -> list[LogRow]:
+        found = [row for row in self.rows.values() if row.key == key and (row.use_number or 0) >= first]
+        return sorted(found, key=lambda row: row.use_number or 0)[:count]
 
 
 class Killed(BaseException):

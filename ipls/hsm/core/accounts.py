@@ -50,7 +50,7 @@ class Accounts:
         seen, found = Seen(), list[HistoryEntry]()
         for entry in self._state_store.uses(key, max(first - 1, 1)):
             use = entry.history
-            if use is not None and use.number < first:
+            if use is not None and seen == Seen() and use.number == first - 1 > 0:
                 # Where the chain stood is not verified: from no other place it leads to the end.
                 seen = Seen(use.number, Account.decode(entry.record).chain_head)
                 continue

@@ -23,10 +23,11 @@ class AnchorService(Protocol):
         """The token's, by which the fleet bundle and a hand-off name it."""
 
     def macs(self, digests: Sequence[bytes]) -> list[bytes]:
-        """The log key's HMAC-SHA-256 over each 32-byte digest; the newest one's, where there are several."""
+        """HMAC-SHA-256 over each 32-byte digest, by the newest log key that the token has at this moment."""
 
-    def holds(self, digests: Sequence[bytes], macs: Sequence[bytes]) -> list[bool]:
-        """Whether each is such an HMAC over its digest, by any log key that the token has."""
+    def holds(self, digests: Sequence[bytes], macs: Sequence[bytes], *, retired: bool = False) -> list[bool]:
+        """Whether each is such an HMAC over its digest. One by a log key that a rotation retired is not: it bears out
+        what it once signed, where the caller says that it may (`retired`), and signs nothing new."""
 
     def first_log_key(self) -> int:
         """The number of the oldest log key that the token has: above 1 in one that came to the fleet later."""
@@ -46,11 +47,20 @@ class Anchor(NamedTuple):
 
 
 def read_anchor(anchor_service: AnchorService) -> Anchor:
-    """Raises SessionRefused VAULT_ANCHOR_MISSING; VAULT_ANCHOR_MOVED for two of one sequence: two vaults wrote them."""
-    values = anchor_service.anchors()
+    """Raises as `anchor_among`."""
+    return anchor_among(anchor_service, anchor_service.anchors())
+
+
+def anchor_among(anchor_service: AnchorService, values: Sequence[bytes]) -> Anchor:
+    """The anchor, of all that lies in the token as one.
+
+    Raises SessionRefused VAULT_ANCHOR_MISSING; VAULT_ANCHOR_MOVED for two of one sequence: two vaults wrote them.
+    """
     digests, macs = [anchor_digest(value[:STATE_BYTES]) for value in values], [value[STATE_BYTES:] for value in values]
+    # It may be from before a rotation: nobody but the vault writes into the token.
+    holding = anchor_service.holds(digests, macs, retired=True)
     # One that a kill left unfinished was never waited for.
-    whole = [value for value, holds in zip(values, anchor_service.holds(digests, macs), strict=True) if holds]
+    whole = [value for value, holds in zip(values, holding, strict=True) if holds]
     states = sorted({State.decode(value[:STATE_BYTES]) for value in whole}, key=lambda state: state.sequence)
     if not states or states[-1].shard != anchor_service.shard:
         raise SessionRefused("VAULT_ANCHOR_MISSING", "the token holds no anchor of this vault")

@@ -6,8 +6,6 @@ Tested by tests/hsm/state/test_handoff.py.
 import struct
 from typing import NamedTuple
 
-from ipls.hsm.state.anchor import AnchorService
-from ipls.store.vault import VaultStore
 from ipls.vault.errors import SessionRefused
 from ipls.vault.state.journal import JournalEntry, State, other_key
 
@@ -32,21 +30,19 @@ class Owner(NamedTuple):
         return cls._make(_RECORD.unpack(record))
 
 
-def handed_to(store: VaultStore, state: State) -> Owner | None:
-    """Whom the log's entry of this state hands the shard to, if that is what it does. The entry must be verified."""
-    rows = store.log(state.sequence, 1) if state.sequence else []
-    entry = JournalEntry.decode(rows[0].entry) if rows else None
-    return Owner.decode(entry.record) if entry and entry.key == OWNER else None
+class HandedOff(NamedTuple):
+    """The end of a token's service: its last state, and whose the shard is from there on."""
+
+    state: State
+    to: Owner
+
+    def refusal(self) -> SessionRefused:
+        """Why the token does nothing more with the shard."""
+        where = f"the HSM {self.to.hsm_key_id.hex()[:16]}…, which bundle {self.to.bundle_number} names"
+        message = f"shard {self.state.shard} was handed to {where}: there it goes on, by `ipls vault take-over`"
+        return SessionRefused("VAULT_HANDED_OFF", f"{message} of what `ipls vault hand-off` writes here")
 
 
-def check_owner(store: VaultStore, anchor_service: AnchorService, state: State) -> None:
-    """Raises SessionRefused VAULT_HANDED_OFF where that is another token: such an entry is the last that one writes."""
-    to = handed_to(store, state)
-    if to is not None and to.hsm_key_id != anchor_service.hsm_key_id():
-        raise handed_off(state.shard, to)
-
-
-def handed_off(shard: int, to: Owner) -> SessionRefused:
-    """Why this token does nothing more with a shard."""
-    where = f"the HSM {to.hsm_key_id.hex()[:16]}…, which bundle {to.bundle_number} names"
-    return SessionRefused("VAULT_HANDED_OFF", f"shard {shard} was handed to {where}")
+def handed_to(entry: JournalEntry) -> Owner | None:
+    """Whom an entry hands the shard to, if that is what it does. It must be verified."""
+    return Owner.decode(entry.record) if entry.key == OWNER else None

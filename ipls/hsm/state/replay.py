@@ -26,36 +26,55 @@ class Followed(NamedTuple):
 
 
 def follow(
-    store: VaultStore, anchor_service: AnchorService, state: State, vouched: int = 0
+    store: VaultStore, anchor_service: AnchorService, state: State | None, anchored: Callable[[], State]
 ) -> Iterator[list[Followed]]:
-    """What continues `state` in the log, page by page. Up to the entry `vouched` it may bear any HMAC.
+    """What continues `state` in the log, page by page, each entry read once; None is the log's beginning, whatever the
+    first entry says of what was before it: the caller sees that the log leads to what is anchored.
 
-    Raises SessionRefused VAULT_LOG_BROKEN; StoreError.
+    `anchored` is where the anchor is now. A page ends there: beyond it the newest log key alone makes an HMAC. Up to
+    it the chain proves the entries; a token that came to the fleet later lacks keys of theirs. Raises SessionRefused
+    VAULT_LOG_BROKEN; StoreError.
     """
-    while rows := store.log(state.sequence + 1, PAGE):
-        page = []
-        holding = anchor_service.holds(log_digests(anchor_service, rows), [row.mac for row in rows])
-        for row, holds in zip(rows, holding, strict=True):
-            if not holds and row.sequence > vouched:
-                raise SessionRefused("VAULT_LOG_BROKEN", f"entry {row.sequence} of the log is not this vault's")
-            entry = JournalEntry.decode(row.entry)
-            if row != log_row(entry, row.entry, row.mac):
-                raise SessionRefused("VAULT_LOG_BROKEN", f"entry {row.sequence} of the log stands in another's place")
-            state = state.followed_by(entry)
-            page.append(Followed(row, entry, state))
+    while page := _page(store, anchor_service, state, anchored().sequence):
+        state = page[-1].state
         yield page
 
 
-def follow_whole(store: VaultStore, anchor_service: AnchorService, anchored: State) -> Iterator[list[Followed]]:
-    """As `follow`, from the first entry on, whatever that one says of what was before it.
+def _page(
+    store: VaultStore, anchor_service: AnchorService, state: State | None, anchored_sequence: int
+) -> list[Followed]:
+    """The next entries, those before one that is not as it must be; none at the log's end."""
+    before = state.sequence if state else 0
+    old = before < anchored_sequence
+    count = min(PAGE, anchored_sequence - before) if old else PAGE
+    rows = store.log(before + 1, count)[:count]
+    if not rows:
+        return []
+    if state is None:
+        state = State(anchor_service.shard, 0, JournalEntry.decode(rows[0].entry).previous, EMPTY_ROOT)
+    if old and anchor_service.first_log_key() > 1:
+        holding = [True] * len(rows)
+    else:
+        digests, macs = log_digests(anchor_service, rows), [row.mac for row in rows]
+        holding = anchor_service.holds(digests, macs, retired=old)
+    page: list[Followed] = []
+    for row, holds in zip(rows, holding, strict=True):
+        try:
+            page.append(_followed(row, page[-1].state if page else state, holds))
+        except SessionRefused:
+            if page:
+                break
+            raise
+    return page
 
-    The caller sees that it leads to what is anchored. So a token that came to the fleet later needs no HMAC of keys
-    that it never had.
-    """
-    vouched = anchored.sequence if anchor_service.first_log_key() > 1 else 0
-    first = store.log(1, 1)
-    beginning = JournalEntry.decode(first[0].entry).previous if first else NO_RECORD
-    return follow(store, anchor_service, State(anchor_service.shard, 0, beginning, EMPTY_ROOT), vouched)
+
+def _followed(row: LogRow, state: State, holds: bool) -> Followed:
+    if not holds:
+        raise _broken(f"entry {row.sequence} of the log is not this vault's")
+    entry = JournalEntry.decode(row.entry)
+    if row != log_row(entry, row.entry, row.mac):
+        raise _broken(f"entry {row.sequence} of the log stands in another's place")
+    return Followed(row, entry, state.followed_by(entry))
 
 
 def catch_up(store: VaultStore, anchor_service: AnchorService, anchored: State) -> State:
@@ -63,30 +82,25 @@ def catch_up(store: VaultStore, anchor_service: AnchorService, anchored: State) 
 
     Raises SessionRefused VAULT_DATABASE_BEHIND, VAULT_DATABASE_FORKED, VAULT_LOG_BROKEN; StoreError.
     """
-    check_anchored(store, anchored)
     state = anchored
-    for page in follow(store, anchor_service, anchored):
+    check_anchored(store, anchored)
+    for page in follow(store, anchor_service, anchored, lambda: anchored):
         state = page[-1].state
     return state
 
 
-def check_anchored(store: VaultStore, anchored: State) -> None:
-    """That the log has the entry that the anchor names. Raises as `catch_up`."""
+def check_anchored(store: VaultStore, anchored: State) -> JournalEntry | None:
+    """The log's entry that the anchor names, which is None before the first. Raises as `catch_up`."""
     if anchored.sequence == 0:
-        return
+        return None
     rows = store.log(anchored.sequence, 1)
     if not rows:
-        raise SessionRefused(
-            "VAULT_DATABASE_BEHIND", f"the log ends before entry {anchored.sequence}, which the anchor names"
-        )
+        raise _behind(anchored)
     if rows[0].sequence != anchored.sequence:
-        raise SessionRefused(
-            "VAULT_LOG_BROKEN", f"entry {anchored.sequence}, which the anchor names, is not in the log"
-        )
+        raise _broken(f"entry {anchored.sequence}, which the anchor names, is not in the log")
     if entry_hash(rows[0].entry) != anchored.chain_head:
-        raise SessionRefused(
-            "VAULT_DATABASE_FORKED", f"entry {anchored.sequence} of the log is not the one that the anchor names"
-        )
+        raise _forked(anchored)
+    return JournalEntry.decode(rows[0].entry)
 
 
 def check(store: VaultStore, anchor_service: AnchorService, anchored: Callable[[], State]) -> Iterator[None]:
@@ -96,11 +110,11 @@ def check(store: VaultStore, anchor_service: AnchorService, anchored: Callable[[
     VAULT_DATABASE_EDITED; StoreError.
     """
     state = None
-    for page in follow_whole(store, anchor_service, anchored()):
+    for page in follow(store, anchor_service, None, anchored):
         state = page[-1].state
         yield
     if state != anchored() and (state or anchored().sequence):
-        raise SessionRefused("VAULT_LOG_BROKEN", "the log does not lead to what the anchor names")
+        raise _broken("the log does not lead to what the anchor names")
     after = b""
     while leaves := list(islice(Trie(anchored().records_root, store.nodes).leaves(after), PAGE)):
         for leaf in leaves:
@@ -118,13 +132,13 @@ def check_record(key: bytes, record: bytes | None, digest: bytes) -> None:
 def recover(source: VaultStore, target: VaultStore, anchor_service: AnchorService) -> State:
     """Makes the database again, in an empty one, from the log in another: all that the log proves and nothing else.
 
-    The log must reach what the anchor names. All of it is there afterwards or nothing. Raises SessionRefused
-    VAULT_DATABASE_NOT_EMPTY, and as `read_anchor` and `catch_up`; StoreError.
+    The log must reach what the anchor names; what comes after that and is not proven was never answered, and stays
+    behind. All of it is there afterwards or nothing. Raises SessionRefused VAULT_DATABASE_NOT_EMPTY, and as
+    `read_anchor` and `catch_up`; StoreError.
     """
     if target.last() is not None:
         raise SessionRefused("VAULT_DATABASE_NOT_EMPTY", "the database to recover into has a log")
     anchored = read_anchor(anchor_service).state
-    check_anchored(source, anchored)
     target.append_all(_replayed(source, target, anchor_service, anchored))
     return catch_up(target, anchor_service, anchored)
 
@@ -132,17 +146,31 @@ def recover(source: VaultStore, target: VaultStore, anchor_service: AnchorServic
 def _replayed(
     source: VaultStore, target: VaultStore, anchor_service: AnchorService, anchored: State
 ) -> Iterator[Changes]:
-    root = EMPTY_ROOT
-    for page in follow_whole(source, anchor_service, anchored):
+    root, sequence = EMPTY_ROOT, 0
+    pages = follow(source, anchor_service, None if anchored.sequence else anchored, lambda: anchored)
+    while True:
+        try:
+            page = next(pages, None)
+        except SessionRefused:
+            if sequence < anchored.sequence:
+                raise
+            return
+        if page is None:
+            break
         trie, records = Trie(root, target.nodes), dict[bytes, bytes]()
         for _, entry, _ in page:
             before = trie.get(entry.key) or NO_RECORD
             trie.put(entry.key, digest_of(entry.key, entry.record))
             if (before, trie.root) != (entry.before, entry.records_root):
-                raise SessionRefused("VAULT_LOG_BROKEN", f"entry {entry.sequence} of the log does not add up")
+                raise _broken(f"entry {entry.sequence} of the log does not add up")
             records[entry.key] = entry.record
-        root = trie.root
+        root, state = trie.root, page[-1].state
+        sequence = state.sequence
+        if sequence == anchored.sequence and state != anchored:
+            raise _forked(anchored)
         yield Changes([row for row, _, _ in page], records, trie.changed)
+    if sequence < anchored.sequence:
+        raise _behind(anchored)
 
 
 def log_row(entry: JournalEntry, encoded: bytes, mac: bytes) -> LogRow:
@@ -159,3 +187,21 @@ def log_macs(anchor_service: AnchorService, rows: Sequence[LogRow]) -> list[byte
 def log_digests(anchor_service: AnchorService, rows: Sequence[LogRow]) -> list[bytes]:
     """What they are over."""
     return [entry_digest(anchor_service.shard, row.entry) for row in rows]
+
+
+_COPY = "`ipls vault recover` from a copy of the database that has it whole"
+_ANEW = "where there is none its accounts are lost: the shard begins anew on another HSM, by `ipls vault genesis`"
+
+
+def _behind(anchored: State) -> SessionRefused:
+    what = f"the log ends before entry {anchored.sequence}, which the anchor names"
+    return SessionRefused("VAULT_DATABASE_BEHIND", f"{what}: {_COPY}; {_ANEW}")
+
+
+def _forked(anchored: State) -> SessionRefused:
+    what = f"entry {anchored.sequence} of the log is not the one that the anchor names"
+    return SessionRefused("VAULT_DATABASE_FORKED", f"{what}: {_COPY}; {_ANEW}")
+
+
+def _broken(what: str) -> SessionRefused:
+    return SessionRefused("VAULT_LOG_BROKEN", f"{what}: {_COPY}; {_ANEW}")

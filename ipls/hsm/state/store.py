@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from ipls.crypto.errors import VerificationError
 from ipls.hsm.state import replay
 from ipls.hsm.state.anchor import Anchor, AnchorService, read_anchor, write_anchor
-from ipls.hsm.state.owner import check_owner
+from ipls.hsm.state.owner import HandedOff, handed_to
 from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
 from ipls.store.errors import StoreError
 from ipls.store.vault import Changes, DatabaseEdited, VaultStore
@@ -32,6 +32,8 @@ class StateStore:
         self._anchor_service = anchor_service
         self._anchor: Anchor | None = None  # None: what token and database hold is yet to be compared
         self._written = 0  # the highest sequence that this process anchored
+        self.handed_off: HandedOff | None = None
+        """Where the last anchored entry hands the shard to another token: it is the last that this one writes."""
         self._begin(State(anchor_service.shard, 0, bytes(32), EMPTY_ROOT))
 
     def perform(self, works: Sequence[Transaction]) -> list[object]:
@@ -139,7 +141,7 @@ class StateStore:
 
     def _current(self) -> State:
         """The anchored state, which the database bears out. Raises SessionRefused with the check that failed."""
-        if self._anchor is not None:
+        if self._anchor is not None and self.handed_off is None:
             state, last = self._anchor.state, self._store.last()
             head = (last.sequence, entry_hash(last.entry)) if last else (0, state.chain_head)
             if head == (state.sequence, state.chain_head):
@@ -147,15 +149,31 @@ class StateStore:
         self._anchor = anchor = read_anchor(self._anchor_service)
         if anchor.state.sequence < self._written:
             raise SessionRefused("VAULT_ANCHOR_MOVED", "the token holds an older anchor than this vault wrote")
-        # Before what follows in the log is looked at: the next owner's entries bear the fleet's HMAC too.
-        replay.check_anchored(self._store, anchor.state)
-        check_owner(self._store, self._anchor_service, anchor.state)
-        state = replay.catch_up(self._store, self._anchor_service, anchor.state)
-        Trie(state.records_root, self._store.nodes).get(NO_RECORD)  # its root is there
+        state, handed_off = anchor.state, None
+        for state, entry in self._from(anchor.state):
+            # Whatever follows is not looked at: the next owner's entries bear the fleet's HMAC too.
+            if (handed_off := self._hands_off(state, entry)) is not None:
+                break
+        else:
+            Trie(state.records_root, self._store.nodes).get(NO_RECORD)  # its root is there
         if state != anchor.state:
             self._write_anchor(anchor, state)
-        check_owner(self._store, self._anchor_service, state)
+        self.handed_off = handed_off
+        if handed_off is not None:
+            raise handed_off.refusal()
         return state
+
+    def _from(self, anchored: State) -> Iterator[tuple[State, JournalEntry]]:
+        """The anchored entry, and those beyond it: each as it was verified, read once. A database that is asked again
+        may say something else."""
+        if (entry := replay.check_anchored(self._store, anchored)) is not None:
+            yield anchored, entry
+        for page in replay.follow(self._store, self._anchor_service, anchored, lambda: anchored):
+            yield from ((followed.state, followed.entry) for followed in page)
+
+    def _hands_off(self, state: State, entry: JournalEntry) -> HandedOff | None:
+        to = handed_to(entry)
+        return HandedOff(state, to) if to and to.hsm_key_id != self._anchor_service.hsm_key_id() else None
 
     def _commit(self) -> None:
         if not self._entries:
@@ -166,6 +184,7 @@ class StateStore:
         signed = [row._replace(mac=mac) for row, mac in zip(rows, macs, strict=True)]
         self._store.append(Changes(signed, self._changed, self._trie.changed))
         self._write_anchor(self._anchor, self._state)
+        self.handed_off = self._hands_off(self._state, self._entries[-1])
 
     def _anchored(self) -> State:
         assert self._anchor

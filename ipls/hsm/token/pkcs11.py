@@ -98,11 +98,11 @@ class HsmToken:
         self.storage_key_id = self._roots.newest
         self._derivation = self._roots.derivation
         self.profile = self._derivation.profile
-        self._logs = _newest_first(session, prefix + LOG)
+        self._log_label = prefix + LOG
         self.public_point = point_of(only(session, ObjectClass.PUBLIC_KEY, prefix + FLEET))
         self.transport_point = point_of(only(session, ObjectClass.PUBLIC_KEY, prefix + TRANSPORT))
         self.hsm_key_id = transcript.hsm_key_id(self.public_point)
-        for key in (self._fleet, *self._logs):
+        for key in (self._fleet, *self._log_keys()):
             check_hidden(key)
 
     @classmethod
@@ -145,18 +145,26 @@ class HsmToken:
             with held(wrapping):
                 return _wrap(wrapping, contact_key)
 
-    def log_mac(self, digest: bytes) -> bytes:
-        """HMAC-SHA-256 (32 bytes) by the newest log key."""
-        return _mac(self._logs[0], digest)
+    def log_macs(self, digests: Sequence[bytes]) -> list[bytes]:
+        """HMAC-SHA-256 (32 bytes) over each, by the newest log key. Raises ConfigError as the constructor."""
+        newest = self._log_keys()[0]
+        check_hidden(newest)
+        return [_mac(newest, digest) for digest in digests]
 
     @property
     def first_log_key(self) -> int:
         """The number of the oldest one."""
-        return root_number(self._logs[-1].id)
+        return root_number(self._log_keys()[-1].id)
 
-    def log_holds(self, digest: bytes, mac: bytes) -> bool:
-        """Whether one of the log keys made it."""
-        return any(hmac.compare_digest(_mac(key, digest), mac) for key in self._logs)
+    def log_holds(self, digests: Sequence[bytes], macs: Sequence[bytes], *, retired: bool = False) -> list[bool]:
+        """Whether the newest log key made each over its digest, or any of them where `retired` ones count too."""
+        keys = self._log_keys()[: None if retired else 1]
+        each = zip(digests, macs, strict=True)
+        return [any(hmac.compare_digest(_mac(key, digest), mac) for key in keys) for digest, mac in each]
+
+    def _log_keys(self) -> list[Any]:
+        """As they are in the token now, the newest first: a rotation puts one there while the vault runs."""
+        return _newest_first(self._session, self._log_label)
 
     def anchors(self, shard: int) -> list[bytes]:
         """What lies in the token as this shard's anchor: one value, two after a crash, none before genesis."""

@@ -86,11 +86,11 @@ def test_tokens_that_joined_share_storage_root_and_log_key(name: str, tmp_path: 
     with opened(first) as token:
         storage_key_id, mac, points = (
             token.storage_key_id,
-            token.log_mac(DIGEST),
+            token.log_macs([DIGEST]),
             {token.public_point, token.transport_point},
         )
     with opened(second) as token:
-        assert (token.storage_key_id, token.log_mac(DIGEST)) == (storage_key_id, mac)
+        assert (token.storage_key_id, token.log_macs([DIGEST])) == (storage_key_id, mac)
         assert len({token.public_point, token.transport_point, *points}) == 4
     record = transcript.record_digest(storage_key_id, bytes(32), 1, bytes(16))
     assert retrieved(second, stored(first, record), record) == KEY
@@ -401,9 +401,9 @@ def test_a_rotations_keys_lie_beside_the_old_ones_and_a_new_hsm_has_them_alone(t
     assert (kept(old), kept(new)) == (["log", "log", "storage root", "storage root"], ["log", "storage root"])
     first, second = (Report.FromString(each.report.read_bytes()).root_id for each in (fleet, later))
     with opened(old) as token:
-        mac, storage_key_ids, first_log_key = token.log_mac(DIGEST), token.storage_key_ids(), token.first_log_key
+        mac, storage_key_ids, first_log_key = token.log_macs([DIGEST]), token.storage_key_ids(), token.first_log_key
     with opened(new) as token:
-        assert (token.log_mac(DIGEST), token.storage_key_ids(), token.first_log_key) == (mac, [second], 2)
+        assert (token.log_macs([DIGEST]), token.storage_key_ids(), token.first_log_key) == (mac, [second], 2)
     assert (storage_key_ids, first_log_key) == ([second, first], 1)
     record = transcript.record_digest(second, bytes(32), 1, bytes(16))
     assert retrieved(new, stored(old, record), record) == KEY

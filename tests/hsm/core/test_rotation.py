@@ -30,7 +30,7 @@ from ipls.vault.errors import SessionRefused
 from ipls.vault.session.client import ClientSession
 from ipls.vault.state.journal import account_key, other_key
 from tests.hsm.rig import CoreProcess, Exchange, Owner, Rig, running_core
-from tests.hsm.state_stores import MemoryNotary, new_ledger, perform
+from tests.hsm.state_stores import Keys, new_ledger, perform
 from tests.hsm.tokens import MODULES, PIN
 
 ROTATING = str(Path(__file__).parent / "rotating.py")
@@ -316,28 +316,6 @@ async def test_an_old_root_stays_while_the_token_has_another_shard(private: Rig)
 
 
 # Log keys
-
-
-class Keys(MemoryNotary):
-    """With log keys of these numbers."""
-
-    def __init__(self, *numbers: int) -> None:
-        super().__init__()
-        self.numbers = sorted(numbers)
-
-    def macs(self, digests: Sequence[bytes]) -> list[bytes]:
-        return self._macs(digests, self.numbers[-1])
-
-    def holds(self, digests: Sequence[bytes], macs: Sequence[bytes]) -> list[bool]:
-        made = [set(each) for each in zip(*(self._macs(digests, n) for n in self.numbers), strict=True)]
-        return [mac in each for each, mac in zip(made, macs, strict=True)]
-
-    def first_log_key(self) -> int:
-        return self.numbers[0]
-
-    def _macs(self, digests: Sequence[bytes], number: int) -> list[bytes]:
-        self.key = b"log key %d" % number
-        return super().macs(digests)
 
 
 def write(state_store: StateStore, count: int) -> None:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from ipls.proto.vault.v1 import core_pb2 as ipls_dot_vault_dot_v1_dot_core__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ipls/hsm/v1/anchor.proto\x12\x0bipls.hsm.v1\x1a\x18ipls/vault/v1/core.proto\"\xd9\x02\n\rAnchorRequest\x12&\n\nhsm_key_id\x18\x01 \x01(\x0b\x32\x10.ipls.hsm.v1.AskH\x00\x12#\n\x04macs\x18\x02 \x01(\x0b\x32\x13.ipls.hsm.v1.ValuesH\x00\x12#\n\x05holds\x18\x03 \x01(\x0b\x32\x12.ipls.hsm.v1.HoldsH\x00\x12)\n\rfirst_log_key\x18\x04 \x01(\x0b\x32\x10.ipls.hsm.v1.AskH\x00\x12+\n\x0fstorage_key_ids\x18\x05 \x01(\x0b\x32\x10.ipls.hsm.v1.AskH\x00\x12%\n\x06rewrap\x18\x06 \x01(\x0b\x32\x13.ipls.hsm.v1.RewrapH\x00\x12#\n\x07\x61nchors\x18\x07 \x01(\x0b\x32\x10.ipls.hsm.v1.AskH\x00\x12\'\n\x07replace\x18\x08 \x01(\x0b\x32\x14.ipls.hsm.v1.ReplaceH\x00\x42\t\n\x07request\"\x98\x03\n\x0e\x41nchorResponse\x12)\n\nhsm_key_id\x18\x01 \x01(\x0b\x32\x13.ipls.hsm.v1.HsmKeyH\x00\x12#\n\x04macs\x18\x02 \x01(\x0b\x32\x13.ipls.hsm.v1.ValuesH\x00\x12%\n\x05holds\x18\x03 \x01(\x0b\x32\x14.ipls.hsm.v1.HoldingH\x00\x12,\n\rfirst_log_key\x18\x04 \x01(\x0b\x32\x13.ipls.hsm.v1.LogKeyH\x00\x12.\n\x0fstorage_key_ids\x18\x05 \x01(\x0b\x32\x13.ipls.hsm.v1.ValuesH\x00\x12(\n\x06rewrap\x18\x06 \x01(\x0b\x32\x16.ipls.hsm.v1.RewrappedH\x00\x12&\n\x07\x61nchors\x18\x07 \x01(\x0b\x32\x13.ipls.hsm.v1.ValuesH\x00\x12(\n\x07replace\x18\x08 \x01(\x0b\x32\x15.ipls.hsm.v1.ReplacedH\x00\x12)\n\x07refused\x18\t \x01(\x0b\x32\x16.ipls.vault.v1.RefusedH\x00\x42\n\n\x08response\"\x05\n\x03\x41sk\"\x14\n\x06HsmKey\x12\n\n\x02id\x18\x01 \x01(\x0c\"\x18\n\x06Values\x12\x0e\n\x06values\x18\x01 \x03(\x0c\"&\n\x05Holds\x12\x0f\n\x07\x64igests\x18\x01 \x03(\x0c\x12\x0c\n\x04macs\x18\x02 \x03(\x0c\"\x1a\n\x07Holding\x12\x0f\n\x07holding\x18\x01 \x03(\x08\"\x18\n\x06LogKey\x12\x0e\n\x06number\x18\x01 \x01(\x04\"0\n\x06Record\x12\x16\n\x0estorage_key_id\x18\x01 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"/\n\x06Rewrap\x12%\n\x04keys\x18\x01 \x03(\x0b\x32\x17.ipls.hsm.v1.WrappedKey\"a\n\nWrappedKey\x12\x0f\n\x07wrapped\x18\x01 \x01(\x0c\x12 \n\x03old\x18\x02 \x01(\x0b\x32\x13.ipls.hsm.v1.Record\x12 \n\x03new\x18\x03 \x01(\x0b\x32\x13.ipls.hsm.v1.Record\"\x1c\n\tRewrapped\x12\x0f\n\x07wrapped\x18\x01 \x03(\x0c\"(\n\x07Replace\x12\x10\n\x08\x65xpected\x18\x01 \x03(\x0c\x12\x0b\n\x03new\x18\x02 \x01(\x0c\"\n\n\x08Replacedb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ipls/hsm/v1/anchor.proto\x12\x0bipls.hsm.v1\x1a\x18ipls/vault/v1/core.proto\"\xd9\x02\n\rAnchorRequest\x12&\n\nhsm_key_id\x18\x01 \x01(\x0b\x32\x10.ipls.hsm.v1.AskH\x00\x12#\n\x04macs\x18\x02 \x01(\x0b\x32\x13.ipls.hsm.v1.ValuesH\x00\x12#\n\x05holds\x18\x03 \x01(\x0b\x32\x12.ipls.hsm.v1.HoldsH\x00\x12)\n\rfirst_log_key\x18\x04 \x01(\x0b\x32\x10.ipls.hsm.v1.AskH\x00\x12+\n\x0fstorage_key_ids\x18\x05 \x01(\x0b\x32\x10.ipls.hsm.v1.AskH\x00\x12%\n\x06rewrap\x18\x06 \x01(\x0b\x32\x13.ipls.hsm.v1.RewrapH\x00\x12#\n\x07\x61nchors\x18\x07 \x01(\x0b\x32\x10.ipls.hsm.v1.AskH\x00\x12\'\n\x07replace\x18\x08 \x01(\x0b\x32\x14.ipls.hsm.v1.ReplaceH\x00\x42\t\n\x07request\"\x98\x03\n\x0e\x41nchorResponse\x12)\n\nhsm_key_id\x18\x01 \x01(\x0b\x32\x13.ipls.hsm.v1.HsmKeyH\x00\x12#\n\x04macs\x18\x02 \x01(\x0b\x32\x13.ipls.hsm.v1.ValuesH\x00\x12%\n\x05holds\x18\x03 \x01(\x0b\x32\x14.ipls.hsm.v1.HoldingH\x00\x12,\n\rfirst_log_key\x18\x04 \x01(\x0b\x32\x13.ipls.hsm.v1.LogKeyH\x00\x12.\n\x0fstorage_key_ids\x18\x05 \x01(\x0b\x32\x13.ipls.hsm.v1.ValuesH\x00\x12(\n\x06rewrap\x18\x06 \x01(\x0b\x32\x16.ipls.hsm.v1.RewrappedH\x00\x12&\n\x07\x61nchors\x18\x07 \x01(\x0b\x32\x13.ipls.hsm.v1.ValuesH\x00\x12(\n\x07replace\x18\x08 \x01(\x0b\x32\x15.ipls.hsm.v1.ReplacedH\x00\x12)\n\x07refused\x18\t \x01(\x0b\x32\x16.ipls.vault.v1.RefusedH\x00\x42\n\n\x08response\"\x05\n\x03\x41sk\"\x14\n\x06HsmKey\x12\n\n\x02id\x18\x01 \x01(\x0c\"\x18\n\x06Values\x12\x0e\n\x06values\x18\x01 \x03(\x0c\"7\n\x05Holds\x12\x0f\n\x07\x64igests\x18\x01 \x03(\x0c\x12\x0c\n\x04macs\x18\x02 \x03(\x0c\x12\x0f\n\x07retired\x18\x03 \x01(\x08\"\x1a\n\x07Holding\x12\x0f\n\x07holding\x18\x01 \x03(\x08\"\x18\n\x06LogKey\x12\x0e\n\x06number\x18\x01 \x01(\x04\"0\n\x06Record\x12\x16\n\x0estorage_key_id\x18\x01 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"/\n\x06Rewrap\x12%\n\x04keys\x18\x01 \x03(\x0b\x32\x17.ipls.hsm.v1.WrappedKey\"a\n\nWrappedKey\x12\x0f\n\x07wrapped\x18\x01 \x01(\x0c\x12 \n\x03old\x18\x02 \x01(\x0b\x32\x13.ipls.hsm.v1.Record\x12 \n\x03new\x18\x03 \x01(\x0b\x32\x13.ipls.hsm.v1.Record\"\x1c\n\tRewrapped\x12\x0f\n\x07wrapped\x18\x01 \x03(\x0c\"(\n\x07Replace\x12\x10\n\x08\x65xpected\x18\x01 \x03(\x0c\x12\x0b\n\x03new\x18\x02 \x01(\x0c\"\n\n\x08Replacedb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,21 +43,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VALUES']._serialized_start=855
   _globals['_VALUES']._serialized_end=879
   _globals['_HOLDS']._serialized_start=881
-  _globals['_HOLDS']._serialized_end=919
-  _globals['_HOLDING']._serialized_start=921
-  _globals['_HOLDING']._serialized_end=947
-  _globals['_LOGKEY']._serialized_start=949
-  _globals['_LOGKEY']._serialized_end=973
-  _globals['_RECORD']._serialized_start=975
-  _globals['_RECORD']._serialized_end=1023
-  _globals['_REWRAP']._serialized_start=1025
-  _globals['_REWRAP']._serialized_end=1072
-  _globals['_WRAPPEDKEY']._serialized_start=1074
-  _globals['_WRAPPEDKEY']._serialized_end=1171
-  _globals['_REWRAPPED']._serialized_start=1173
-  _globals['_REWRAPPED']._serialized_end=1201
-  _globals['_REPLACE']._serialized_start=1203
-  _globals['_REPLACE']._serialized_end=1243
-  _globals['_REPLACED']._serialized_start=1245
-  _globals['_REPLACED']._serialized_end=1255
+  _globals['_HOLDS']._serialized_end=936
+  _globals['_HOLDING']._serialized_start=938
+  _globals['_HOLDING']._serialized_end=964
+  _globals['_LOGKEY']._serialized_start=966
+  _globals['_LOGKEY']._serialized_end=990
+  _globals['_RECORD']._serialized_start=992
+  _globals['_RECORD']._serialized_end=1040
+  _globals['_REWRAP']._serialized_start=1042
+  _globals['_REWRAP']._serialized_end=1089
+  _globals['_WRAPPEDKEY']._serialized_start=1091
+  _globals['_WRAPPEDKEY']._serialized_end=1188
+  _globals['_REWRAPPED']._serialized_start=1190
+  _globals['_REWRAPPED']._serialized_end=1218
+  _globals['_REPLACE']._serialized_start=1220
+  _globals['_REPLACE']._serialized_end=1260
+  _globals['_REPLACED']._serialized_start=1262
+  _globals['_REPLACED']._serialized_end=1272
 # @@protoc_insertion_point(module_scope)

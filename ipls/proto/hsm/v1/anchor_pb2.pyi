@@ -186,6 +186,9 @@ class Holds(_message.Message):
 
     DIGESTS_FIELD_NUMBER: _builtins.int
     MACS_FIELD_NUMBER: _builtins.int
+    RETIRED_FIELD_NUMBER: _builtins.int
+    retired: _builtins.bool
+    """One by a log key that a rotation retired is good too."""
     @_builtins.property
     def digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     @_builtins.property
@@ -195,10 +198,11 @@ class Holds(_message.Message):
         *,
         digests: _abc.Iterable[_builtins.bytes] | None = ...,
         macs: _abc.Iterable[_builtins.bytes] | None = ...,
+        retired: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests", "macs", b"macs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests", "macs", b"macs", "retired", b"retired"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
