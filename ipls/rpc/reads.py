@@ -15,7 +15,7 @@ SESSION_METADATA = "ipls-session-bin"
 """The call's metadata that holds the session's token."""
 
 MAX_VERSIONS = 10_000
-"""In one history: about 50 MB, and years of changes at the highest rate that a label is allowed."""
+"""In one history: about 50 MB, and more changes than anybody makes who does not mean to."""
 
 MAX_PROOF = 64 << 20
 """Bytes of a proof that a reader takes."""

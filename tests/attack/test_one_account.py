@@ -49,3 +49,16 @@ async def test_epochs_go_on_while_an_accounts_look_ups_take_every_thread(
         assert (await others).head.epoch == 3
         answers = await asyncio.gather(*flood, return_exceptions=True)
         assert sum(not isinstance(answer, Exception) for answer in answers) >= READ_THREADS
+
+
+async def test_a_thiefs_updates_leave_the_owner_his(world: World) -> None:
+    async with world.directory(daily_quota=3) as client:
+        thiefs = [await client.submit(number, ALICE, record(number)) for number in range(1, 8)]
+        ticket = await client.submit(9, ALICE, record(9))  # the number is the owner's again
+        async with world.witness():
+            assert await client.published(ticket) == 1
+            for thief in thiefs:
+                assert await client.published(thief) == 0
+            owner = await Session.open(client, ALICE, 9)
+            assert (await owner.lookup(ALICE)).head.epoch == 1
+            assert await client.publish(10, ALICE, record(10)) == 2

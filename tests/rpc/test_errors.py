@@ -71,9 +71,9 @@ async def _drained(stream: Any) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_reason_message_and_delay_cross_the_wire(tmp_path: Path, stream: bool) -> None:
-    error = ServiceError("QUOTA_EXCEEDED", "enough for today", retry_after_s=2.5)
+    error = ServiceError("LABEL_QUOTA", "enough for today", retry_after_s=2.5)
     got = remote_error(await failure(tmp_path, error, stream=stream))
-    assert (got.code, got.reason, got.message) == (error.code, "QUOTA_EXCEEDED", "enough for today")
+    assert (got.code, got.reason, got.message) == (error.code, "LABEL_QUOTA", "enough for today")
     assert got.retry_after_s == 2.5
 
 

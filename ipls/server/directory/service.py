@@ -294,7 +294,7 @@ class UpdateService(UpdateServiceServicer):
         self._looking.close()
 
     async def SubmitUpdate(self, request: pb.SubmitUpdateRequest, context: Any) -> pb.SubmitUpdateResponse:
-        """REQUEST_ID_INVALID, LABEL_INVALID, IDENTITY_RECORD_INVALID; REQUEST_ID_REUSED, QUEUE_FULL, QUOTA_EXCEEDED."""
+        """REQUEST_ID_INVALID, LABEL_INVALID, IDENTITY_RECORD_INVALID; REQUEST_ID_REUSED, QUEUE_FULL."""
         if len(request.request_id) != REQUEST_ID_BYTES:
             raise ServiceError("REQUEST_ID_INVALID", f"a request id has {REQUEST_ID_BYTES} bytes")
         label = _checked_label(request.label)

@@ -148,8 +148,10 @@ class DirectoryStore(ABC):
     ) -> bytes:
         """Queue an update, return its ticket (16 bytes); the same request again gets the same ticket.
 
-        Raises StoreRefused REQUEST_ID_REUSED (other content under this id), QUEUE_FULL (`queue_max` updates wait),
-        QUOTA_EXCEEDED (`daily_quota` updates of the label within 24 hours); the latter two say when to try again.
+        Of a label that had `daily_quota` updates within 24 hours only the newest waits: it takes the place of those
+        that wait and are in no epoch's row, whose tickets resolve at the newest head. So nobody who had the number for
+        a while keeps out who has it now. Raises StoreRefused REQUEST_ID_REUSED (other content under this id),
+        QUEUE_FULL (`queue_max` updates wait; says when to try again).
         """
 
     @abstractmethod

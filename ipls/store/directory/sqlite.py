@@ -170,18 +170,13 @@ class SqliteDirectory(DirectoryStore):
                 if known[1:] != (label, value):
                     raise StoreRefused("REQUEST_ID_REUSED", "this request id came with another update before")
                 return bytes(known[0])
+            query = "SELECT count(*) FROM queue WHERE label = ? AND submitted_ms > ?"
+            (recent,) = db.execute(query, (label, now_ms - DAY_MS)).fetchone()
+            if recent >= daily_quota:
+                self._replace_waiting(db, label)
             (waiting,) = db.execute("SELECT count(*) FROM queue WHERE epoch IS NULL").fetchone()
             if waiting >= queue_max:
                 raise StoreRefused("QUEUE_FULL", f"{waiting} updates wait for their epoch", retry_after_s=5)
-            recent = db.execute(
-                "SELECT submitted_ms FROM queue WHERE label = ? AND submitted_ms > ? ORDER BY submitted_ms DESC",
-                (label, now_ms - DAY_MS),
-            ).fetchmany(daily_quota)
-            if len(recent) == daily_quota:
-                wait_s = (recent[-1][0] + DAY_MS - now_ms) / 1000
-                raise StoreRefused(
-                    "QUOTA_EXCEEDED", f"{daily_quota} updates of this label in a day", retry_after_s=wait_s
-                )
             ticket = secrets.token_bytes(16)
             # Start-time fair queueing: no earlier than what is served now, and each of a label's one turn later.
             query = """SELECT max(coalesce((SELECT min(turn) FROM queue WHERE epoch IS NULL), 0),
@@ -192,6 +187,13 @@ class SqliteDirectory(DirectoryStore):
                 (request_id, ticket, label, value, now_ms, turn),
             )
         return ticket
+
+    def _replace_waiting(self, db: Connection, label: bytes) -> None:
+        step = self.unfinished_step()
+        proposed = {q.seq for q in step.batch} if step else set()
+        waiting = [seq for (seq,) in db.execute("SELECT seq FROM queue WHERE epoch IS NULL AND label = ?", (label,))]
+        query = "UPDATE queue SET epoch = coalesce((SELECT max(epoch) FROM head), 0) WHERE seq = ?"
+        db.executemany(query, [(seq,) for seq in waiting if seq not in proposed])
 
     def published_at(self, ticket: bytes) -> int | None:
         for (epoch,) in self._rows("SELECT epoch FROM queue WHERE ticket = ?", (ticket,)):

@@ -284,13 +284,10 @@ async def test_an_epoch_waits_for_its_oldest_updates_age(world: World) -> None:
         assert store.waiting().updates == 0  # both of them are in it
 
 
-async def test_queue_and_quota_are_bounded(world: World) -> None:
-    async with world.directory(queue_max=3, daily_quota=2) as client:
+async def test_the_queue_is_bounded(world: World) -> None:
+    async with world.directory(queue_max=3) as client:
         for request in (1, 2):
             await client.submit(request, ALICE, record(request))
-        error = await failure(client.submit(3, ALICE, record(3)))
-        assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED")
-        assert error.retry_after_s == 24 * 3600
         await client.submit(3, BOB, record(3))
         error = await failure(client.submit(4, BOB, record(4)))
         assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "QUEUE_FULL")

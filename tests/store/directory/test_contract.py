@@ -257,15 +257,37 @@ def test_the_queue_is_bounded(store: DirectoryStore) -> None:
     submit(store, 3, queue_max=2)
 
 
-def test_a_label_has_a_daily_quota(store: DirectoryStore) -> None:
-    for hour in range(3):
-        submit(store, hour, now_ms=NOW + hour * 3_600_000, daily_quota=3)
-    with pytest.raises(StoreRefused) as caught:
-        submit(store, 3, now_ms=NOW + 3 * 3_600_000, daily_quota=3)
-    assert caught.value.reason == "QUOTA_EXCEEDED"
-    assert caught.value.retry_after_s == 21 * 3600
-    submit(store, 3, label=BOB, now_ms=NOW + 3 * 3_600_000, daily_quota=3)
-    submit(store, 4, now_ms=NOW + DAY_MS, daily_quota=3)
+def waiting(store: DirectoryStore) -> list[bytes]:
+    """Values, each label's oldest."""
+    return [queued.value for queued in store.next_batch(9)]
+
+
+def test_beyond_a_labels_daily_quota_the_newest_takes_the_place_of_those_that_wait(store: DirectoryStore) -> None:
+    start(store)
+    submit(store, 0, BOB, b"bob's")
+    tickets = [submit(store, n, value=b"%d" % n, now_ms=NOW + n * 3_600_000, daily_quota=3) for n in (1, 2, 3)]
+    assert [store.published_at(ticket) for ticket in tickets] == [None, None, None]
+    newest = submit(store, 4, value=b"4", now_ms=NOW + 4 * 3_600_000, daily_quota=3, queue_max=3)
+    assert (waiting(store), store.waiting().updates) == ([b"bob's", b"4"], 2)
+    assert [store.published_at(ticket) for ticket in (*tickets, newest)] == [0, 0, 0, None]
+    assert submit(store, 2, value=b"2", daily_quota=3) == tickets[1]  # it is no new one
+    publish(store)
+    assert store.published_at(newest) == 1
+    submit(store, 5, value=b"5", now_ms=NOW + 4 * DAY_MS, daily_quota=3)
+    submit(store, 6, value=b"6", now_ms=NOW + 4 * DAY_MS, daily_quota=3)
+    assert store.waiting().updates == 2  # of another day: in order
+
+
+def test_what_is_in_an_epochs_row_keeps_its_place(store: DirectoryStore) -> None:
+    start(store)
+    first, second = submit(store, 1, value=b"1"), submit(store, 2, value=b"2")
+    step = step_of(store, *store.next_batch(9))
+    store.insert_step(term(store), step)
+    third = submit(store, 3, value=b"3", daily_quota=2)
+    assert [store.published_at(ticket) for ticket in (first, second, third)] == [None, 0, None]
+    store.commit(term(store), step, made(step), b"signed")
+    assert [store.published_at(ticket) for ticket in (first, second, third)] == [1, 0, None]
+    assert waiting(store) == [b"3"]
 
 
 def test_a_batch_has_each_labels_oldest_update(store: DirectoryStore) -> None:
