@@ -185,11 +185,20 @@ class Device:
         if account is not None and account.label != label:
             raise ProfileError("OTHER_ACCOUNT", "this profile is another number's; name a new profile")
         await self._follow_trust_root()
-        if account is not None and self._watch(await self._directory.own_history(label, account.seed)):
+        if account is not None and await self._is_newest(account):
             return account
         account = await self._registrar.register(label, code_source)
         self._tell_versions()
         return account
+
+    async def _is_newest(self, account: Account) -> bool:
+        """Whether the proved history ends in this device's key; not if the directory knows nothing of the key."""
+        try:
+            return self._watch(await self._directory.own_history(account.label, account.seed))
+        except RefusedError as error:
+            if error.reason != "READER_UNKNOWN":  # it was lost with a database, or erased
+                raise
+            return False
 
     async def monitor(self) -> list[KnownVersion]:
         """Follow the trust root, check the own complete history and return it, oldest first; a version with the origin

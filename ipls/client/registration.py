@@ -142,9 +142,11 @@ class Registrar:
     def _adopt(self, request: Registration, history: History) -> Account:
         newest, *earlier = history.identities
         known = {version.version for version in self._profile.versions()}
+        # What came since this profile had an account, and was not made here, is a theft unless the person knows it.
+        origin = "earlier" if self._profile.get(Account) is None else "foreign"
         account = Account(request.label, request.seed, newest.version, newest.epoch)
         with self._profile.transaction():
-            self._profile.add_versions(_known(i, "earlier") for i in earlier if i.version not in known)
+            self._profile.add_versions(_known(i, origin) for i in earlier if i.version not in known)
             self._profile.add_versions([_known(newest, "own")])
             self._profile.add_leaves(history.leaves)
             self._profile.put(ProvedHistory(history.proof))

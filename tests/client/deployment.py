@@ -70,6 +70,14 @@ class Deployment:
             process.kill()
         self._launch(name)
 
+    def lose(self, name: str, database: Path) -> None:
+        """kill -9, its database goes, and a supervisor starts it."""
+        with self._processes[name] as process:
+            process.kill()
+        for file in database.parent.glob(f"{database.name}*"):
+            file.unlink()
+        self._launch(name)
+
     def ended(self) -> list[str]:
         """Services whose process has ended, unasked."""
         return [name for name, process in self._processes.items() if process.poll() is not None]

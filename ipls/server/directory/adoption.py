@@ -2,9 +2,11 @@
 
 A database that was put back to an older state has lost rows that witnesses have signed. It takes them again from the
 log and the witnesses (the directory spec, "An epoch"). A blob has leaves only: which label and value is behind one
-shows when the messaging service submits the update again, or when it still waits here.
+shows when the messaging service submits the update again, when it still waits here, or when the device whose key it is
+comes to read.
 """
 
+import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -86,6 +88,28 @@ def find(store: DirectoryStore, key: DirectoryKey, batch: Sequence[PendingUpdate
                 skipped.append(current)
         found.append(ResolvedUpdate(Update(queued.label, queued.value, current), skipped, there))
     return found
+
+
+def submit_again(
+    store: DirectoryStore,
+    key: DirectoryKey,
+    label: bytes,
+    value: bytes,
+    now_ms: int,
+    *,
+    daily_quota: int,
+    queue_max: int,
+) -> bool:
+    """Queue the update whose lost value is shown here; False if no awaited leaf of the label holds it.
+
+    Whoever knows a value can do so: it says nothing that the tree does not. Raises StoreRefused as `submit`.
+    """
+    head = store.head()
+    [found] = find(store, key, [PendingUpdate(0, label, value)], head.epoch) if head else [None]
+    if found is None or found.there is None:
+        return False
+    store.submit(secrets.token_bytes(16), label, value, now_ms, daily_quota=daily_quota, queue_max=queue_max)
+    return True
 
 
 def _next(

@@ -27,6 +27,7 @@ from ipls.rpc.server import ANYONE, DRAIN_S, Access, GrpcServer, serve
 from ipls.rpc.tls import mtls_listener, tls_listener
 from ipls.runtime.restart import RestartPolicy
 from ipls.runtime.service import Service
+from ipls.server.directory.adoption import submit_again
 from ipls.server.directory.authorizer import ReadAuthorizer
 from ipls.server.directory.cache import ProofCache, RedisProofCache
 from ipls.server.directory.evidence import EvidenceRecorder
@@ -157,6 +158,9 @@ def _reads(
         daily_labels=config.daily_labels,
         anonymous=config.anonymous_reads,
         now_ms=now_ms,
+        submit_again=lambda label, record: submit_again(
+            store, key, label, record, now_ms(), daily_quota=config.daily_quota, queue_max=config.queue_max
+        ),
     )
     service.release(authorizer.close)
     shared = None

@@ -62,13 +62,16 @@ class ReadAuthorizer:
         daily_labels: int,
         anonymous: bool,
         now_ms: Callable[[], int],
+        submit_again: Callable[[bytes, bytes], bool] = lambda label, record: False,
     ) -> None:
+        """`submit_again`: queue the record as its label's, if it is one that was lost with a database."""
         self._directory = directory
         self._readers = readers
         self._namespace = namespace
         self._daily_labels = daily_labels
         self._anonymous = anonymous
         self._now_ms = now_ms
+        self._submit_again = submit_again
         self._token_key = readers.derived_key("sessions")
         self._checker = FairExecutor("openings of sessions", 1, MAX_OPENINGS)
 
@@ -111,11 +114,15 @@ class ReadAuthorizer:
         return pb.OpenSessionResponse(token=self._tag(claims) + claims, expires_ms=expires_ms)
 
     def _version(self, label: bytes, record: bytes) -> int:
-        """The newest of the label's published versions that is this record."""
+        """The newest of the label's published versions that is this record. One that was lost with a database comes
+        back: it is queued again."""
         if version := self._directory.version_of(label, record):
             return version
-        if self._directory.is_queued(label, record):
-            raise ServiceError("READER_PENDING", "the key waits for its epoch")
+        try:
+            if self._directory.is_queued(label, record) or self._submit_again(label, record):
+                raise ServiceError("READER_PENDING", "the key waits for its epoch")
+        except StoreRefused as e:
+            refuse(e)
         raise ServiceError("READER_UNKNOWN", "this key is not one of the account's")
 
     def reader(self, context: Any) -> Reader | None:

@@ -15,6 +15,7 @@ import pytest
 
 from ipls._grpc import grpc
 from ipls.akd import EMPTY_ROOT, Update, publish, verify_history
+from ipls.client.calls import retrying
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import remote_error
@@ -26,6 +27,7 @@ from ipls.store.directory.fsck import Fsck
 from ipls.store.witness import ProposedEpoch as Signing
 from ipls.trust.heads import signers, verify_head
 from tests.server.directories import ALICE, BOB, NOW, PROPOSER, Client, World, record
+from tests.server.sessions import Session
 from tests.server.witnesses import open_store
 from tests.trust.roots import cosign
 
@@ -124,6 +126,20 @@ async def test_lost_epochs_are_adopted_and_their_values_come_again(world: World,
         assert await client.publish(20, BOB, record(20)) == 4
         assert await versions(world, client, BOB) == [(2, 4, record(20)), (1, 2, record(2))]
     assert sorted(entry.name[:2] for entry in world.log.list()) == ["1/", "2/", "3/", "4/"]
+
+
+async def test_a_device_brings_its_lost_key_back_by_reading(world: World) -> None:
+    async with restored(world, 3) as client:
+        await at_epoch(client, 3)
+        unknown = (grpc.StatusCode.UNAUTHENTICATED, "READER_UNKNOWN")
+        assert await refusal(Session.open(client, BOB, 3)) == unknown  # somebody's key, not Bob's
+        session = await retrying(lambda: Session.open(client, ALICE, 3))  # pending, until the publisher has seen it
+        head, proof = await session.history(ALICE, most_recent=0)
+        root_hash, vrf = head.root_hash, world.root.vrf_public_key
+        shown = verify_history(root_hash, head.epoch, vrf, ALICE, proof, allow_missing=True)
+        assert [tuple(version) for version in shown] == [(2, 3, record(3)), (1, 1, b"")]
+        assert head.epoch == 3  # nothing was published: it was there
+        assert fsck(world) == []
 
 
 async def test_another_value_leaves_the_lost_one_erased_and_follows_it(world: World) -> None:
