@@ -63,7 +63,11 @@ def anchor_among(anchor_service: AnchorService, values: Sequence[bytes]) -> Anch
     whole = [value for value, holds in zip(values, holding, strict=True) if holds]
     states = sorted({State.decode(value[:STATE_BYTES]) for value in whole}, key=lambda state: state.sequence)
     if not states or states[-1].shard != anchor_service.shard:
-        raise SessionRefused("VAULT_ANCHOR_MISSING", "the token holds no anchor of this vault")
+        raise SessionRefused(
+            "VAULT_ANCHOR_MISSING",
+            "the token holds no anchor of this vault: `ipls vault take-over` for a shard that was handed to it,"
+            " `ipls vault genesis` for a new one",
+        )
     if len(states) > 1 and states[-1].sequence == states[-2].sequence:
         raise SessionRefused("VAULT_ANCHOR_MOVED", "the token holds two anchors of one sequence")
     return Anchor(states[-1], values)

@@ -59,6 +59,9 @@ def take_over(store: VaultStore, anchor_service: AnchorService, handoff: bytes) 
         if own == state:
             return state
         if own.sequence >= state.sequence:
-            raise SessionRefused("VAULT_ANCHOR_EXISTS", "the token has an anchor of its own that is not older")
+            raise SessionRefused(
+                "VAULT_ANCHOR_EXISTS",
+                "the token has an anchor that is not older: it went on with the shard, see `ipls vault check`",
+            )
     write_anchor(anchor_service, values, state)
     return state

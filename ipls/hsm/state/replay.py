@@ -48,10 +48,6 @@ def _page(
     old = before < anchored_sequence
     count = min(PAGE, anchored_sequence - before) if old else PAGE
     rows = store.log(before + 1, count)[:count]
-    if not rows:
-        return []
-    if state is None:
-        state = State(anchor_service.shard, 0, JournalEntry.decode(rows[0].entry).previous, EMPTY_ROOT)
     if old and anchor_service.first_log_key() > 1:
         holding = [True] * len(rows)
     else:
@@ -60,21 +56,27 @@ def _page(
     page: list[Followed] = []
     for row, holds in zip(rows, holding, strict=True):
         try:
-            page.append(_followed(row, page[-1].state if page else state, holds))
-        except SessionRefused:
+            entry = _verified(row, holds)
+            before_it = page[-1].state if page else state or _beginning(anchor_service.shard, entry)
+            page.append(Followed(row, entry, before_it.followed_by(entry)))
+        except SessionRefused as refused:
             if page:
                 break
-            raise
+            raise _broken(refused.message) from None
     return page
 
 
-def _followed(row: LogRow, state: State, holds: bool) -> Followed:
+def _verified(row: LogRow, holds: bool) -> JournalEntry:
     if not holds:
-        raise _broken(f"entry {row.sequence} of the log is not this vault's")
+        raise SessionRefused("VAULT_LOG_BROKEN", f"entry {row.sequence} of the log is not this vault's")
     entry = JournalEntry.decode(row.entry)
     if row != log_row(entry, row.entry, row.mac):
-        raise _broken(f"entry {row.sequence} of the log stands in another's place")
-    return Followed(row, entry, state.followed_by(entry))
+        raise SessionRefused("VAULT_LOG_BROKEN", f"entry {row.sequence} of the log stands in another's place")
+    return entry
+
+
+def _beginning(shard: int, first: JournalEntry) -> State:
+    return State(shard, 0, first.previous, EMPTY_ROOT)
 
 
 def catch_up(store: VaultStore, anchor_service: AnchorService, anchored: State) -> State:
