@@ -5,9 +5,16 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
+from ipls.cli.advice import NEXT
+
 
 def fail(message: str, reason: str, status: int) -> NoReturn:
-    """One clear line on standard error, then exit. A message may be a server's: its control characters stay out."""
+    """One clear line on standard error, with what to do next, then exit.
+
+    A message may be a server's: its control characters stay out.
+    """
+    if step := NEXT.get(reason):
+        message += f"; next: {step}"
     with suppress(OSError):  # nobody reads it; the status says it
         print(printable(f"ipls: {message} [{reason}]"), file=sys.stderr, flush=True)
     sys.exit(status)

@@ -1,0 +1,86 @@
+"""What a person does next about each refusal that `ipls client` can end in.
+
+docs/protocol/errors.md says what the reasons mean. Tested by tests/cli/test_advice.py.
+"""
+
+from collections.abc import Mapping
+
+_LATER = "try again in a while"
+_AGAIN = "run the same command again"
+_REGISTER = "ipls client register NUMBER"
+_RESTORE = "ipls client restore, then ipls client store"
+_MONITOR = "ipls client monitor shows whose key it is; if it is not yours: ipls client register NUMBER"
+_CLOCK = "set this machine's clock right, then run the command again"
+_UPDATE = "install the newest ipls, then run the command again; if it stays, report it"
+_OPERATOR = "tell whoever runs the service; ipls status --config ipls.toml shows them what it is"
+_ACCUSE = "keep the profile as it is, it may be evidence; tell whoever runs the service, and ipls audit --trust FILE"
+_ENDPOINTS = "name a deployment's file by --endpoints"
+_NEW_PROFILE = "name a new one by --profile"
+_SHOW_VAULT = "ipls client vault show"
+
+_REASONS: Mapping[str, str] = {
+    _LATER: """
+        UNREACHABLE DATABASE_UNAVAILABLE DIRECTORY_NOT_READY DIRECTORY_UNAVAILABLE HISTORIES_BUSY IDENTITY_UNKNOWN
+        LOG_SILENT QUEUE_FULL READER_PENDING SERVICE_BUSY UPLOADS_BUSY UPLOAD_TIME
+        VAULT_AWAY VAULT_BUNDLE_BEHIND VAULT_BUNDLE_MISSING VAULT_BUSY VAULT_CORE_LOST VAULT_DIRECTORY_UNAVAILABLE
+        VAULT_HEAD_BELOW_OWN_KEY VAULT_NOTARY_LOST VAULT_NO_HEAD VAULT_STORAGE_FAILED VAULT_STREAM_ENDED
+        VAULT_WORKER_LOST VAULT_BUNDLE_OLD WATCHERS_FULL CALL_QUOTA LABEL_QUOTA VAULT_RELEASE_LIMIT
+        ABSENCE_UNPROVEN PROPOSAL_STREAMS PROPOSAL_STREAM_SLOW CODE_RATE CODE_NOT_SENT""",
+    _AGAIN: """
+        CALL_REPLAYED CODE_EMPTY EPOCH_PRUNED EPOCH_UNKNOWN MANIFEST_CONFLICT PROFILE_BUSY READ_SESSION_EXPIRED
+        READ_SESSION_INVALID READ_SESSION_REQUIRED RECORD_ABSENT REGISTRATION_PENDING REQUEST_ID_REUSED VALUE_ERASED
+        VAULT_OUT_OF_ORDER VAULT_SESSION_EXPIRED VAULT_SESSION_OVER VAULT_TOO_MANY_REQUESTS VAULT_HSM_KEY_MISMATCH
+        VAULT_WRONG_SHARD VAULT_HANDED_OFF VAULT_PROFILE_MISMATCH""",
+    _REGISTER: """
+        CODE_ATTEMPTS CODE_EXPIRED CODE_NOT_REQUESTED CODE_WRONG LABEL_NOT_FOUND NOT_REGISTERED READER_UNKNOWN
+        REGISTRATION_NOT_PROVED TICKET_UNKNOWN VALUE_AWAITED""",
+    _MONITOR: """
+        IDENTITY_SUPERSEDED VAULT_IDENTITY_MISMATCH VAULT_IDENTITY_SUPERSEDED""",
+    _RESTORE: "RESTORE_FIRST",
+    _CLOCK: "CALL_STALE HEAD_FROM_FUTURE HEAD_TOO_OLD",
+    _UPDATE: """
+        BATCH_SIZE BODY_INVALID CALL_TOO_LARGE CHUNK_INVALID DIGEST_MISMATCH HISTORY_OF_ANOTHER INTERNAL KEY_INVALID
+        MANIFEST_INVALID MESSAGE_UNREADABLE PROPOSAL_STREAM_BROKEN RECORD_ID_INVALID RECORD_SIZE REQUEST_ID_INVALID
+        ROLE_REQUIRED SIGNATURE_INVALID SIGNATURE_LENGTH SIZE_MISMATCH VAULT_ACCOUNT_UNREADABLE VAULT_BLOB_REFUSED
+        VAULT_FIELD_INVALID VAULT_FRAME_MALFORMED VAULT_FRAME_TOO_LARGE VAULT_INTERNAL VAULT_KEM_KEY_INVALID
+        VAULT_OPERATION_UNKNOWN VAULT_POINT_INVALID VAULT_PROFILE_UNKNOWN VAULT_VERSION_UNSUPPORTED TLS_UNGUARDED
+        HISTORY_TOO_LONG IDENTITY_RECORD_INVALID LABEL_PRESENT VERSION_NEWEST WITNESS_OTHER_NAMESPACE
+        VAULT_RECORD_REFUSED""",
+    _OPERATOR: """
+        BUNDLE_HSM_NOT_VALID
+        BUNDLE_DEVELOPMENT BUNDLE_EXPIRED BUNDLE_GAP BUNDLE_INVALID BUNDLE_OTHER_NAMESPACE HEAD_BELOW_START
+        IDENTITY_UNPROVEN TRUST_ROOT_EXPIRED TRUST_ROOT_GAP VAULT_ANCHOR_MISSING VAULT_ANCHOR_MOVED
+        VAULT_DATABASE_BEHIND VAULT_DATABASE_EDITED VAULT_DATABASE_FORKED VAULT_LOG_BROKEN VAULT_POLICY_MISMATCH
+        VAULT_ROOT_MISSING VAULT_SHARDS_CHANGED TRUST_ROOT_INVALID TRUST_ROOT_NEW_QUORUM TRUST_ROOT_OLD_QUORUM
+        TRUST_ROOT_START HEAD_ENCODING""",
+    _ACCUSE: """
+        BUNDLE_BELOW_HIGHEST BUNDLE_FORK HEAD_BELOW_HIGHEST HEAD_FORK HEAD_KEY_EXPIRED HEAD_KEY_UNPINNED HEAD_NO_QUORUM
+        HEAD_OTHER_NAMESPACE HEAD_OTHER_ROOT HISTORY_REWRITTEN IDENTITY_SPLIT KEY_CHECK_FAILED KEY_READ_BACK
+        MANIFEST_FORK MANIFEST_ROLLED_BACK RECORD_INVALID RECORD_MISMATCH STORE_ANSWER_INVALID TRUST_ROOT_FORK
+        TRUST_ROOT_OTHER_NAMESPACE TRUST_ROOT_PREVIOUS TRUST_ROOT_ROLLED_BACK TRUST_ROOT_VRF_KEY VAULT_BODY_REFUSED
+        VAULT_HISTORY_REWRITTEN VAULT_SIGNATURE_INVALID VAULT_TAG_INVALID TRUST_ROOT_KEY_DROPPED""",
+    _ENDPOINTS: "ENDPOINTS_INVALID PROFILE_ABSENT",
+    _NEW_PROFILE: "OTHER_ACCOUNT",
+    _SHOW_VAULT: "VAULT_APPROVER_UNKNOWN VAULT_GENERATION_UNKNOWN",
+    "ipls client register and the number that was begun with; or name a new profile by --profile": (
+        "REGISTRATION_UNDER_WAY"
+    ),
+    "give the number as + and 1 to 15 digits": "LABEL_INVALID",
+    "make room on the disk; for a lost ca.pem name the endpoints.json by --endpoints; a damaged profile is made anew:"
+    " ipls client register NUMBER --profile NEW, then ipls client restore": "PROFILE_STORAGE",
+    "ipls client monitor, without --endpoints; else a new profile by --profile": "TRUST_ROOT_CHANGED",
+    "ipls client store on the phone that has the contacts": "MANIFEST_ABSENT NOTHING_STORED",
+    "keep fewer contacts": "MANIFEST_TOO_LARGE",
+    "ipls client restore, which makes room of what an earlier phone left": "ACCOUNT_QUOTA VAULT_TOO_MANY_GENERATIONS",
+    "give that card a smaller photo": "CARD_TOO_LARGE",
+    "ipls client contacts list": "CONTACT_UNKNOWN CONTACT_AMBIGUOUS",
+    "ipls client store again": "VAULT_GENERATION_CONFLICT",
+    "wait, or ipls client vault request and have it signed on a device that may; if you registered nothing:"
+    " ipls client register NUMBER": "VAULT_CHANGE_DELAYED",
+    "ipls client vault request anew, and ipls client vault sign that": "APPROVAL_UNREADABLE VAULT_APPROVAL_INVALID",
+    "copy the whole line that ipls client vault request printed": "APPROVAL_REQUEST_INVALID",
+    "ipls client vault distrust KEY": "VAULT_TOO_MANY_APPROVERS",
+    "try again tomorrow; ipls client history shows who used it": "VAULT_ACCOUNT_LIMIT",
+}
+
+NEXT: Mapping[str, str] = {reason: advice for advice, reasons in _REASONS.items() for reason in reasons.split()}
