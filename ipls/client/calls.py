@@ -36,18 +36,14 @@ async def retrying(call: Callable[[], Awaitable[Result]], retry_for_s: float = R
         except grpc.aio.AioRpcError as raised:
             error = remote_error(raised)
             wait = max(pause, error.retry_after_s or 0)
-            if not _passes(error) or time.monotonic() + wait > end:
+            if not error.passes or time.monotonic() + wait > end:
                 raise client_error(error) from raised
         await asyncio.sleep(wait)
         pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
-def _passes(error: RemoteError) -> bool:
-    return error.code is grpc.StatusCode.UNAVAILABLE or error.reason == "SERVICE_BUSY"
-
-
 def client_error(error: RemoteError) -> ClientError:
     """What a service answered, fit for a terminal: it may be the adversary's text."""
-    later = _passes(error) or error.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    later = error.passes or error.code is grpc.StatusCode.DEADLINE_EXCEEDED
     kind = TryLaterError if later else RefusedError
     return kind(error.reason, "".join(c if c.isprintable() else " " for c in error.message[:300]))

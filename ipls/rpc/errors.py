@@ -33,6 +33,11 @@ class ServiceError(IplsError):
         super().__init__(reason, message, retry_after_s=retry_after_s)
         self.code = STATUSES[reason] if code is None else code
 
+    @property
+    def passes(self) -> bool:
+        """Whether the same call may succeed soon."""
+        return self.code is grpc.StatusCode.UNAVAILABLE or self.reason == "SERVICE_BUSY"
+
 
 class RemoteError(ServiceError):
     """What the other side answered, or that it could not be reached (reason `UNREACHABLE`)."""

@@ -1,5 +1,6 @@
 """Who calls, as far as limits go that hold before a call has said who it is."""
 
+import hashlib
 import ipaddress
 from typing import Any
 from urllib.parse import unquote
@@ -17,3 +18,9 @@ def network_of(context: Any) -> str:
             return str(ipaddress.ip_network((address, 64), strict=False))
         address = address.ipv4_mapped
     return str(address)
+
+
+def peer_of(context: Any) -> str:
+    """Whose the caller's places are: its client certificate's, else its network's."""
+    certificates = context.auth_context().get("x509_pem_cert")
+    return hashlib.sha256(certificates[0]).hexdigest() if certificates else network_of(context)

@@ -1,23 +1,27 @@
 """gRPC servers: TLS on every port, roles from client certificates, errors as statuses, health, reflection.
 
-Tested by tests/rpc/test_errors.py and tests/rpc/test_hostile_peer.py.
+Tested by tests/rpc/test_server.py, tests/rpc/test_errors.py and tests/attack/test_standing_streams.py.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import structlog
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from ipls._grpc import aio, check_guarded, grpc
 from ipls.address import cannot_listen
 from ipls.errors import IplsError
-from ipls.rpc.decoding import decoding
+from ipls.rpc.admission import Admission, Limits, Method, Pace, slow
 from ipls.rpc.errors import ServiceError, to_status
+from ipls.rpc.peer import peer_of
 from ipls.runtime.executors import ExecutorBusy
 from ipls.runtime.service import Service
 
@@ -79,82 +83,128 @@ def peer_roles(context: Any) -> set[str]:
     return {uri.removeprefix(ROLE_PREFIX) for uri in uris if uri.startswith(ROLE_PREFIX)}
 
 
-_UNREADABLE = object()
-"""Stands for a message that could not be decoded."""
+class _Call:
+    """One call, of whatever kind: its messages as they come, in bytes, and their answers, each in its time."""
 
+    def __init__(self, admission: Admission, method: Method, context: Any) -> None:
+        self._admission = admission
+        self._method = method
+        self._context = context
+        self._peer = peer_of(context)
+        self._pace = Pace(method, admission.limits)
+        self._first: bytes | None = None
 
-def _readable(message: Any) -> Any:
-    if message is _UNREADABLE:
-        raise ServiceError("MESSAGE_UNREADABLE", "a message can't be read")
-    return message
+    async def begin(self) -> None:
+        """Waits for the first message, and takes the call's place. Raises ServiceError."""
+        self._admission.check_metadata(self._context)
+        async with self._admission.silent(self._peer, self._method):
+            self._first = await self._read()
+        self._admission.work(self._peer, self._method, self._context)
 
+    @asynccontextmanager
+    async def time(self) -> AsyncIterator[None]:
+        """For what follows. Raises ServiceError CALL_SLOW; STREAM_OVER at the end of a standing stream's life."""
+        standing = self._method.standing
+        try:
+            async with asyncio.timeout(
+                self._admission.limits.standing_s if standing else self._method.deadline_s
+            ) as limit:
+                yield
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            if standing:
+                raise ServiceError("STREAM_OVER", "the stream has had its time; open another") from error
+            raise slow() from error
 
-async def _all_readable(messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for message in messages:
-        yield _readable(message)
+    async def messages(self, decode: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+        """Raises ServiceError CALL_SLOW, MESSAGE_TOO_LARGE, MESSAGE_UNREADABLE."""
+        data = self._first
+        while data is not None:
+            self._pace.moved(len(data))
+            if len(data) > self._method.request:
+                raise ServiceError("MESSAGE_TOO_LARGE", f"a message has at most {self._method.request} bytes")
+            try:
+                message = decode(data)
+            except DecodeError:
+                raise ServiceError("MESSAGE_UNREADABLE", "a message can't be read") from None
+            yield message
+            async with self._pace.waiting(self._method.request):
+                data = await self._read()
+
+    async def _read(self) -> bytes | None:
+        data = await self._context.read()
+        return None if data is aio.EOF else data  # type: ignore[attr-defined]  # not in the stubs
+
+    async def answer(self, data: bytes) -> None:
+        """Raises ServiceError CALL_SLOW."""
+        async with self._pace.waiting(len(data)):
+            await self._context.write(data)
+        self._pace.moved(len(data))
 
 
 class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
-    """Demands a method's role and readable messages, then turns what its handler raises into a status."""
+    """Demands a method's role, a place, and readable messages in their time, then turns what its handler raises into a
+    status.
 
-    def __init__(self, access: Mapping[str, "Access"]) -> None:
+    gRPC reads a unary call's message before anybody sees the call. So every handler is one of streams here, which are
+    the same on the wire: the guard reads, and no call waits anywhere else.
+    """
+
+    def __init__(self, access: Mapping[str, "Access"], admission: Admission) -> None:
         self._access = access
+        self._admission = admission
+        self._guarded: dict[str, Any] = {}
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return handler
         method = handler_call_details.method
-        service = method.rpartition("/")[0].removeprefix("/")
-        role = self._access[service].role
-        check_request = _all_readable if handler.request_streaming else _readable
+        if method not in self._guarded:
+            handler = await continuation(handler_call_details)
+            if handler is None:  # not kept: strangers can think of any number of names
+                return None
+            self._guarded[method] = self._guard(method.removeprefix("/"), handler)
+        return self._guarded[method]
 
-        async def check(context: Any) -> None:
+    def _guard(self, name: str, handler: Any) -> Any:
+        role = self._access[name.partition("/")[0]].role
+        method = self._admission.limits.method(name)
+        inner = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+
+        async def serve(call: _Call, context: Any) -> None:
             if role is not None and role not in peer_roles(context):
                 raise ServiceError("ROLE_REQUIRED", f"this method is for the role {role}")
+            await call.begin()
+            async with call.time():
+                messages = call.messages(handler.request_deserializer)  # a handler's task may read on after its end
+                request = messages if handler.request_streaming else await anext(messages, None)
+                if request is None:
+                    raise ServiceError("MESSAGE_UNREADABLE", "the call has no message")
+                if not handler.response_streaming:
+                    await call.answer(handler.response_serializer(await inner(request, context)))
+                    return
+                async with aclosing(inner(request, context)) as responses:
+                    async for response in responses:
+                        await call.answer(handler.response_serializer(response))
 
-        async def fail(context: Any, error: Exception) -> None:
-            if isinstance(error, ExecutorBusy):
-                error = ServiceError(error.reason, error.message, retry_after_s=error.retry_after_s)
-            if not isinstance(error, ServiceError):
-                # The type alone: a message may hold what must not reach a log.
-                log.error("handler failed", method=method, error=type(error).__name__)
-                error = _as_service_error(error)
-            await context.abort_with_status(to_status(error))
-
-        async def unary(request: Any, context: Any) -> Any:
-            inner = handler.unary_unary or handler.stream_unary
+        async def guarded(_: Any, context: Any) -> None:
             try:
-                await check(context)
-                return await inner(check_request(request), context)
-            except grpc.aio.AbortError:
+                await serve(_Call(self._admission, method, context), context)
+            except (grpc.aio.AbortError, grpc.aio.InternalError):  # the second: its caller has gone
                 raise
             except Exception as error:  # every failure becomes a status
-                await fail(context, error)
+                if isinstance(error, ExecutorBusy):
+                    error = ServiceError(error.reason, error.message, retry_after_s=error.retry_after_s)
+                if not isinstance(error, ServiceError):
+                    # The type alone: a message may hold what must not reach a log.
+                    log.error("handler failed", method=name, error=type(error).__name__)
+                    error = _as_service_error(error)
+                await context.abort_with_status(to_status(error))
 
-        async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
-            inner = handler.unary_stream or handler.stream_stream
-            try:
-                await check(context)
-                async for response in inner(check_request(request), context):
-                    yield response
-            except grpc.aio.AbortError:
-                raise
-            except Exception as error:  # every failure becomes a status
-                await fail(context, error)
-
-        make: dict[tuple[bool, bool], tuple[Callable[..., Any], Any]] = {
-            (False, False): (grpc.unary_unary_rpc_method_handler, unary),
-            (True, False): (grpc.stream_unary_rpc_method_handler, unary),
-            (False, True): (grpc.unary_stream_rpc_method_handler, stream),
-            (True, True): (grpc.stream_stream_rpc_method_handler, stream),
-        }
-        build, wrapped = make[handler.request_streaming, handler.response_streaming]
-        return build(wrapped, decoding(handler.request_deserializer, lambda: _UNREADABLE), handler.response_serializer)
+        return grpc.stream_stream_rpc_method_handler(guarded)
 
 
 def _as_service_error(error: Exception) -> ServiceError:
@@ -200,16 +250,13 @@ class GrpcServer:
     """
 
     def __init__(
-        self, listeners: Sequence[Listener], access: Mapping[str, Access], *, max_concurrent_rpcs: int = 1000
+        self, listeners: Sequence[Listener], access: Mapping[str, Access], limits: Limits | None = None
     ) -> None:
+        limits = limits or Limits()
         self._access = {reflection.SERVICE_NAME: ANYONE, health.SERVICE_NAME: ANYONE, **access}
         self._server = aio.server(
-            interceptors=[_Guard(self._access)],
-            maximum_concurrent_rpcs=max_concurrent_rpcs,
-            options=[
-                ("grpc.so_reuseport", 0),
-                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),  # the callers' keep-alive
-            ],
+            interceptors=[_Guard(self._access, Admission(limits, self._access))],
+            options=[("grpc.so_reuseport", 0), *limits.options(self._access)],
         )
         self._registry = _Registry(self._server)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # set at run time

@@ -65,7 +65,7 @@ async def test_silent_streams_make_room(rig: Rig) -> None:
         calls = [vault.stub.Session() for _ in range(STRANGERS)]
         ends = [asyncio.create_task(reason(call)) for call in calls]
         first = islice(asyncio.as_completed(ends), STRANGERS - PLACES)
-        assert {await end for end in first} == {"VAULT_BUSY"}
+        assert {await end for end in first} == {"SERVICE_BUSY"}
         await serve(vault, owner)
         for call in calls:
             call.cancel()
@@ -98,4 +98,4 @@ async def test_owners_are_served_among_strangers_who_go_on_knocking(rig: Rig) ->
         for either in (*open_calls, *strangers):
             either.cancel()
         await asyncio.gather(*strangers, return_exceptions=True)
-    assert ends == {"VAULT_BUSY"}
+    assert ends <= {"VAULT_BUSY", "SERVICE_BUSY"}  # the second before its first frame had come

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ipls.rpc.peer import network_of
+from ipls.rpc.peer import network_of, peer_of
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,12 @@ from ipls.rpc.peer import network_of
 )
 def test_a_caller_is_its_network(peer: str, network: str) -> None:
     assert network_of(SimpleNamespace(peer=lambda: peer)) == network
+
+
+def test_who_shows_a_certificate_is_that_wherever_it_calls_from() -> None:
+    def shown(*certificates: bytes) -> str:
+        auth = {"x509_pem_cert": certificates} if certificates else {}
+        return peer_of(SimpleNamespace(peer=lambda: "ipv4:192.0.2.7:1", auth_context=lambda: auth))
+
+    assert shown() == "192.0.2.7"
+    assert shown(b"one") != shown(b"other")

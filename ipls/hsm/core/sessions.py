@@ -4,6 +4,7 @@ Tested by tests/hsm/core/test_core.py.
 """
 
 import asyncio
+from collections import Counter
 from typing import NamedTuple
 
 import structlog
@@ -48,6 +49,9 @@ FAULTS = (
 )
 """These end a session; a refusal of what it asked for is the worker's to answer."""
 
+ACCOUNT_SESSIONS = 8
+"""Proven at once, of one account: more than its devices have."""
+
 
 class Kept(NamedTuple):
     """What the state store keeps."""
@@ -80,7 +84,10 @@ class Sessions:
         # A session waits for its turn, is answered and half-open, then proven.
         self._waiting = HalfOpenTable[int](vault.max_half_open)
         self._half_open = HalfOpenTable[int](vault.max_half_open)
-        self._proven: set[int] = set()
+        self._proven: dict[int, str] = {}
+        """Whose they are, by its label."""
+        self._idle = HalfOpenTable[int](vault.max_sessions)
+        """Those of the proven that wait for their client."""
         self._limits: dict[int, asyncio.Timeout] = {}
         self._highest = 0
 
@@ -123,7 +130,8 @@ class Sessions:
         self._inboxes.pop(session, None)
         self._waiting.leave(session)
         self._half_open.leave(session)
-        self._proven.discard(session)
+        self._proven.pop(session, None)
+        self._idle.leave(session)
         self._limits.pop(session, None)
         del self._tasks[session]
 
@@ -152,12 +160,18 @@ class Sessions:
             finally:
                 worker.close(session)
 
-    def _prove(self, session: int) -> None:
-        """Counts a session among those of proven identity, which last longer. Raises SessionRefused VAULT_BUSY."""
-        if len(self._proven) >= self._vault.max_sessions:
-            raise SessionRefused("VAULT_BUSY", "the vault has as many sessions as it takes; try again")
+    def _prove(self, session: int, label: str) -> None:
+        """Counts a session among those of proven identity, which last longer. One that waits for its client makes room,
+        the account's own where it has as many as it may. Raises SessionRefused VAULT_BUSY."""
+        crowded = Counter(self._proven.values())[label] >= ACCOUNT_SESSIONS
+        if crowded or len(self._proven) >= self._vault.max_sessions:
+            longest = self._idle.push_out(label) if crowded else self._idle.push_out()
+            if longest is None:
+                raise SessionRefused("VAULT_BUSY", "the vault has as many sessions as it takes; try again")
+            del self._proven[longest]
+            self._give_up(longest)
         self._half_open.leave(session)
-        self._proven.add(session)
+        self._proven[session] = label
         limit = self._limits[session]
         limit.reschedule((limit.when() or 0) + self._vault.session_s - self._vault.handshake_s)
 
@@ -182,7 +196,10 @@ class Sessions:
             case Receive():
                 return await _frame(inbox)
             case ReceiveRequest():
-                return await _frame(inbox), heads.standing()
+                self._idle.admit(session, self._proven[session])
+                frame = await _frame(inbox)
+                self._idle.leave(session)
+                return frame, heads.standing()
             case Admit(label, bundle_number):
                 return await self._durably(lambda: self._check_shard(label, bundle_number))
             case JudgeBy(client_head):
@@ -194,7 +211,7 @@ class Sessions:
                 return await _history(inbox, epoch)
             case Commit(label, identity, operation):
                 if isinstance(operation, Handshake):
-                    self._prove(session)
+                    self._prove(session, label)
                 return await self._durably(lambda: accounts.commit(label, identity, operation))
             case Send():
                 raise AssertionError("sent by the caller")

@@ -5,6 +5,7 @@ Tested by tests/e2e/test_tls.py.
 
 from ipls.config import RouterConfig
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub, add_VaultServiceServicer_to_server
+from ipls.rpc.admission import Limits
 from ipls.rpc.channel import open_channel
 from ipls.rpc.server import ANYONE, GrpcServer, serve
 from ipls.rpc.tls import tls_listener
@@ -14,8 +15,9 @@ from ipls.server.router.service import Router
 
 async def run(config: RouterConfig, service: Service) -> None:
     """Carry sessions to the vaults of their shards. Raises ConfigError, OSError."""
-    server = GrpcServer([tls_listener(config.listen, config.tls)], {"ipls.vault.v1.VaultService": ANYONE})
+    limits = Limits(silent=config.max_half_open, silent_s=config.handshake_s)
+    server = GrpcServer([tls_listener(config.listen, config.tls)], {"ipls.vault.v1.VaultService": ANYONE}, limits)
     channels = [await service.enter_async(open_channel(address, config.ca)) for address in config.vaults]
-    router = Router([VaultServiceStub(channel) for channel in channels], config)
+    router = Router([VaultServiceStub(channel) for channel in channels])
     add_VaultServiceServicer_to_server(router, server.grpc)
     service.serving(await serve(service, server))

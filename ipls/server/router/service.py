@@ -4,14 +4,12 @@ It is trusted with nothing, as the vaults' fronts and the network are: it reads 
 and who answers must have the HSM key that the fleet bundle gives that shard.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
 from ipls._grpc import grpc
-from ipls.config import RouterConfig
 from ipls.proto.vault.v1.vault_pb2 import (
     ClientHello,
     GetBundleRequest,
@@ -23,8 +21,6 @@ from ipls.proto.vault.v1.vault_pb2_grpc import (
     VaultServiceServicer,
 )
 from ipls.rpc.errors import Ending, ServiceError, remote_error
-from ipls.rpc.half_open import HalfOpenTable
-from ipls.runtime.tasks import race
 from ipls.trust.bundle import shard_of
 
 if TYPE_CHECKING:
@@ -40,10 +36,8 @@ BUNDLE_DEADLINE_S = 5.0
 class Router(VaultServiceServicer):
     """`vaults` are by the number of their shard."""
 
-    def __init__(self, vaults: Sequence["VaultServiceAsyncStub"], config: RouterConfig) -> None:
+    def __init__(self, vaults: Sequence["VaultServiceAsyncStub"]) -> None:
         self._vaults = vaults
-        self._config = config
-        self._silent = HalfOpenTable[asyncio.Event](config.max_half_open)
 
     async def GetBundle(self, request: GetBundleRequest, context: "BundleContext") -> GetBundleResponse:
         """Of the first vault that has one: all have the same. Raises ServiceError."""
@@ -59,7 +53,7 @@ class Router(VaultServiceServicer):
         self, requests: AsyncIterator[SessionRequest], context: "Context"
     ) -> AsyncIterator[SessionResponse]:
         """One session, at the vault of its account. Raises what that one raises; ServiceError while it is away."""
-        first = await self._first(requests)
+        first = await anext(requests, None)
         if first is None:
             return
 
@@ -78,36 +72,12 @@ class Router(VaultServiceServicer):
         finally:
             call.cancel()
 
-    async def _first(self, requests: AsyncIterator[SessionRequest]) -> SessionRequest | None:
-        """None if the client sends nothing. Raises ServiceError where it is silent too long, or has to make room."""
-        pushed_out = asyncio.Event()
-        if longest := self._silent.admit(pushed_out):
-            longest.set()
-        try:
-            async with asyncio.timeout(self._config.handshake_s):
-                return await race(_next(requests), _make_room(pushed_out))
-        except TimeoutError:
-            message = f"a stream is silent for {self._config.handshake_s:g} s at most"
-            raise ServiceError("VAULT_SESSION_EXPIRED", message) from None
-        finally:
-            self._silent.leave(pushed_out)
-
     def _vault(self, first: SessionRequest) -> "VaultServiceAsyncStub":
         try:
             label = ClientHello.FromString(first.m1).label
         except DecodeError:
             raise ServiceError("MESSAGE_UNREADABLE", "the first frame is no hello") from None
         return self._vaults[shard_of(label, len(self._vaults))]
-
-
-async def _next(requests: AsyncIterator[SessionRequest]) -> SessionRequest | None:
-    return await anext(requests, None)
-
-
-async def _make_room(pushed_out: asyncio.Event) -> NoReturn:
-    await pushed_out.wait()
-    message = "more streams are silent than the router bears; try again"
-    raise ServiceError("VAULT_BUSY", message)
 
 
 def _of_vault(failed: grpc.aio.AioRpcError) -> ServiceError:

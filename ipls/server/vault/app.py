@@ -6,6 +6,7 @@ Tested by tests/e2e/test_tls.py.
 from ipls.config import VaultConfig
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
 from ipls.proto.vault.v1.vault_pb2_grpc import add_VaultServiceServicer_to_server
+from ipls.rpc.admission import Limits
 from ipls.rpc.server import ANYONE, GrpcServer, serve
 from ipls.rpc.tls import mtls_channel, tls_listener
 from ipls.runtime.restart import RestartPolicy
@@ -16,7 +17,8 @@ from ipls.store.evidence import EvidenceFolder
 
 async def run(config: VaultConfig, service: Service) -> None:
     """Run front and core; the port opens when the core is up. Raises ConfigError, OSError; as `CoreProcess.run`."""
-    server = GrpcServer([tls_listener(config.listen, config.tls)], {"ipls.vault.v1.VaultService": ANYONE})
+    limits = Limits(silent=config.max_half_open, silent_s=config.handshake_s)
+    server = GrpcServer([tls_listener(config.listen, config.tls)], {"ipls.vault.v1.VaultService": ANYONE}, limits)
     core = CoreProcess(config.core_config, EvidenceFolder(config.evidence))
     directory = await service.enter_async(mtls_channel(config.directory, config.client))
     service.release_async(core.close)

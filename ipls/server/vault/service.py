@@ -32,7 +32,6 @@ from ipls.proto.vault.v1.vault_pb2 import (
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceServicer
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.errors import ServiceError
-from ipls.rpc.half_open import HalfOpenTable
 from ipls.rpc.reads import read_history
 from ipls.rpc.reasons import STATUSES
 from ipls.runtime.tasks import TaskScope
@@ -237,7 +236,6 @@ class VaultGateway(VaultServiceServicer):
         self._core = core
         self._directory = directory
         self._config = config
-        self._silent = HalfOpenTable[CoreSession](config.max_half_open)
 
     async def follow_heads(self) -> None:
         """Hands the directory's heads to the core, for ever; it judges them."""
@@ -264,8 +262,6 @@ class VaultGateway(VaultServiceServicer):
     ) -> AsyncIterator[SessionResponse]:
         """One session, frame by frame: the client's next is read when the last was answered. Raises ServiceError."""
         session = CoreSession(self._core)
-        if longest := self._silent.admit(session):
-            longest.refuse("VAULT_BUSY", "more streams are silent than the vault bears; try again")
         try:
             async with TaskScope() as scope:
                 scope.start("read frames", self._read(requests, session))
@@ -281,22 +277,16 @@ class VaultGateway(VaultServiceServicer):
                         case None:
                             return
         finally:
-            self._silent.leave(session)
             await session.close()
 
     async def _read(self, requests: AsyncIterator[SessionRequest], session: CoreSession) -> None:
         """Hands the client's frames in, one at a time, until it sends no more."""
         try:
-            async with asyncio.timeout(self._config.handshake_s) as limit:
-                async for frame in requests:
-                    limit.reschedule(None)  # the core keeps the time now
-                    self._silent.leave(session)
-                    await session.frame(frame)
-                    await session.turn.wait()
+            async for frame in requests:
+                await session.frame(frame)
+                await session.turn.wait()
         except ServiceError as refused:
             session.refuse(refused.reason, refused.message)
-        except TimeoutError:
-            session.refuse("VAULT_SESSION_EXPIRED", f"a stream is silent for {self._config.handshake_s:g} s at most")
         else:
             session.responses.put_nowait(None)
 

@@ -440,19 +440,6 @@ async def test_messages_out_of_order_end_the_session(core: CoreProcess) -> None:
     assert (await core.receive()).refused.reason == "VAULT_OUT_OF_ORDER"
 
 
-async def test_no_more_sessions_than_configured(rig: Rig) -> None:
-    rig.configure(max_sessions=1)
-    owner = Owner()
-    head = rig.directory.publish(owner)
-    async with running_core(rig) as core:
-        await rig.open(owner, core.stream(), known_head=head)
-        with pytest.raises(SessionRefused) as refusal:
-            await rig.open(owner, core.stream(), known_head=head)
-        assert reason(refusal) == "VAULT_BUSY"
-        core.close(1)
-        await rig.open(owner, core.stream(), known_head=head)
-
-
 async def test_a_stream_that_ends_at_once_leaves_nothing_behind(rig: Rig) -> None:
     rig.configure(max_sessions=1)
     owner = Owner()

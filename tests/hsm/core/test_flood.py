@@ -4,11 +4,13 @@ import os
 import signal
 from contextlib import closing
 
+import pytest
+
+from ipls.hsm.core.sessions import ACCOUNT_SESSIONS
 from ipls.hsm.core.workers import HELLOS
 from ipls.hsm.token.ephemeral_pool import EphemeralPool
 from ipls.hsm.token.pkcs11 import HsmToken
 from ipls.proto.vault.v1.vault_pb2 import SessionRequest, SessionResponse
-from ipls.rpc.half_open import HalfOpenTable
 from ipls.vault.session import transcript
 from tests.hsm.rig import CoreProcess, Exchange, Owner, Rig, now_ms, running, running_core
 
@@ -132,6 +134,25 @@ async def test_a_handshake_has_its_time_and_a_proven_session_longer(rig: Rig) ->
         client.on_answer(await exchange(client.list_request()))  # it began before
 
 
+@pytest.mark.parametrize(
+    ("places", "owned"), [(3, 2), (256, ACCOUNT_SESSIONS)], ids=["of all that there are", "of the account's"]
+)
+async def test_a_proven_session_that_never_goes_on_makes_room_of_the_account_that_has_most(
+    rig: Rig, places: int, owned: int
+) -> None:
+    rig.configure(max_sessions=places)
+    async with running_core(rig) as core:
+        crowd, other = Crowd(core), Owner()
+        head = rig.directory.publish(other)
+        exchange = crowd.stream()
+        oldest = await rig.open(other, exchange, known_head=head)
+        for _ in range(owned + 1):
+            await rig.open(crowd.owner, crowd.stream(), known_head=head)
+        await crowd.turn_away(1)
+        assert crowd.turned_away == {2}
+        oldest.on_answer(await exchange(oldest.list_request()))
+
+
 async def test_the_next_worker_is_ready_before_one_is_used_up(rig: Rig) -> None:
     """Among so many handshakes that workers come and go, nobody is told to wait for one."""
     rig.configure(worker_sessions=8)
@@ -155,11 +176,3 @@ def test_key_pairs_made_ahead_are_each_used_once_and_go_with_the_token(rig: Rig)
         for ephemeral in made:
             ephemeral.agree(token.public_point, bytes(32)).close()
         transcript.check_point(token.ephemeral().point)
-
-
-def test_a_room_is_left_by_who_has_been_there_longest() -> None:
-    table = HalfOpenTable[str](2)
-    assert [table.admit(guest) for guest in "abc"] == [None, None, "a"]
-    table.leave("b")
-    table.leave("b")
-    assert [table.admit(guest) for guest in "de"] == [None, "c"]

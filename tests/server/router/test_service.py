@@ -184,7 +184,7 @@ async def test_silent_streams_make_room(fleet: Fleet) -> None:
 
     calls = [fleet.router.stub.Session() for _ in range(3 * PLACES)]
     ends = [asyncio.create_task(reason(call)) for call in calls]
-    assert {await end for end in islice(asyncio.as_completed(ends), 2 * PLACES)} == {"VAULT_BUSY"}
+    assert {await end for end in islice(asyncio.as_completed(ends), 2 * PLACES)} == {"SERVICE_BUSY"}
     await use(fleet.router, fleet.owner(0))
     for either in (*calls, *ends):
         either.cancel()

@@ -113,7 +113,7 @@ class Vault:
                     client = await self.rig.open(owner, exchange, known_head=self.rig.directory.head())
                     return await work(client, exchange)
             except RemoteError as error:
-                if error.code is not grpc.StatusCode.UNAVAILABLE:
+                if not error.passes:
                     raise
                 await self.channel.channel_ready()
 

@@ -285,8 +285,10 @@ async def test_an_oversized_blob_or_chunk_is_refused(world: World) -> None:
 async def test_a_stream_that_brings_nothing_is_ended(world: World, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
     monkeypatch.setattr(f"ipls.server.witness.service.{limit}", 0)
     call = world.stub.Propose(timeout=60)
-    if limit == "BLOB_S":
-        await call.write(ProposeRequest(proposal=proposal(world.chain.step())))
+    await call.write(ProposeRequest(proposal=proposal(made := world.chain.step())))
+    if limit == "IDLE_S":
+        await call.write(ProposeRequest(blob_chunk=made.blob))
+        await call.read()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call.read()
     assert remote_error(caught.value).reason == "PROPOSAL_STREAM_SLOW"
@@ -302,8 +304,9 @@ async def test_more_streams_than_there_may_be_are_refused_until_some_end(
         for request in messages(proposal(made), made.blob):
             await first.write(request)
         assert (await first.read()).WhichOneof("result") == "cosignature"
+        second = world.stub.Propose(iter([ProposeRequest()]))
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await world.stub.Propose().read()  # it writes nothing: a write may fail first, without the reason
+            await second.read()
         assert remote_error(caught.value).reason == "PROPOSAL_STREAMS"
         await first.done_writing()
         assert await first.read() is grpc.aio.EOF

@@ -1,0 +1,246 @@
+"""Who gets a place at a service, for how long, and how much one message may bring: the same rules for every service.
+
+A call first waits in the table of the silent until its first message has come whole, unary calls too; it holds no other
+place until then. With it the call takes a place among those in work, or among the standing ones, and both are shared so
+that nobody who has few is kept out by others who have many.
+
+Tested by tests/rpc/test_admission.py and tests/attack/test_standing_streams.py.
+"""
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Hashable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from ipls.rpc.errors import ServiceError
+from ipls.rpc.half_open import HalfOpenTable
+
+KIB = 1024
+RETRY_AFTER_S = 1.0
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a call of one method may take."""
+
+    request: int = 16 * KIB
+    """Bytes of one message of the caller's, checked before it is decoded. The worst that decodes in so many takes 65
+    times its bytes (`bench/streams.py decoding`), 1 MiB here, and is gone or counted before the next is read."""
+    deadline_s: float = 60.0
+    """From the first message to the end."""
+    pause_s: float = 20.0
+    """For which the caller may send nothing, or take nothing, beyond what its bytes need; in the whole call."""
+    standing: bool = False
+    """Only the service speaks, when there is something to say: it lasts for `Limits.standing_s`."""
+
+
+STANDING = Method(standing=True)
+
+_CHUNKS = 1024 * KIB + KIB
+"""A chunk and what surrounds it: bytes, which decode to no more than they are."""
+_UPLOAD = Method(_CHUNKS, deadline_s=120)
+_DOWNLOAD = Method(1024 * KIB, deadline_s=600)
+
+METHODS: Mapping[str, Method] = {
+    "grpc.health.v1.Health/Watch": STANDING,
+    "ipls.directory.v1.DirectoryService/WatchHeads": STANDING,
+    "ipls.directory.v1.UpdateService/WatchUpdate": STANDING,
+    "ipls.registration.v1.RegistrationService/WatchRegistration": STANDING,
+    "ipls.directory.v1.DirectoryService/History": Method(deadline_s=300),  # up to 64 MiB come back
+    "ipls.vault.v1.VaultService/Session": Method(66 * KIB, deadline_s=120, pause_s=60),  # the core keeps its time
+    "ipls.contacts.v1.ContactsService/PutRecords": _UPLOAD,
+    "ipls.contacts.v1.ContactsService/SwapManifest": _UPLOAD,
+    "ipls.contacts.v1.ContactsService/GetRecords": _DOWNLOAD,  # 2,000 keys
+    "ipls.contacts.v1.ContactsService/DropRecords": _DOWNLOAD,  # 10,000 keys
+    "ipls.contacts.v1.ContactsService/GetManifest": _DOWNLOAD,
+    "ipls.contacts.v1.ContactsService/ListRecords": _DOWNLOAD,
+    "ipls.witness.v1.WitnessService/GetState": Method(deadline_s=300),
+    "ipls.witness.v1.WitnessService/Propose": Method(_CHUNKS, deadline_s=math.inf, pause_s=math.inf),
+}
+"""Those that differ from `Method()`."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """A service's places and times. "Whose" a place is: the caller's client certificate, or its IPv4 address, or the
+    /64 of its IPv6 address (who has one has them all)."""
+
+    silent: int = 2048
+    """Calls whose first message has not come whole. One more takes the place of the oldest of whom there are most. With
+    `half_sent` it bounds what they hold; a call costs some 40 KiB besides (`bench/streams.py`)."""
+    half_sent: int = 256 << 20
+    """Bytes that the messages of the silent may hold together: fewer are silent where messages may be large."""
+    silent_s: float = 10.0
+    """For the first message, beyond what its bytes need."""
+    working: int = 1000
+    """Calls in work. Nobody has more places than are left free: one alone has half of them, each of 20 floods a 21st,
+    and as many are free for who comes next."""
+    standing: int = 2000
+    """Streams on which only the service speaks, shared as those in work: the registration service alone, which waits
+    here for each of its devices' tickets, has a thousand."""
+    standing_s: float = 3600.0
+    """Such a stream's life. Whether its caller is still there is seen by HTTP/2's pings (`heartbeat_s`)."""
+    rate: int = 16 * KIB
+    """Bytes a second that a caller sends or takes, at least, while the service waits for it: a poor mobile line."""
+    heartbeat_s: float = 30.0
+    """Between two pings of a connection; without an answer for a third of it, the connection goes."""
+    handshake_s: float = 10.0
+    """For TLS and HTTP/2 to begin: a connection that stops half-way costs a descriptor and 60 KiB for no longer."""
+    idle_s: float = 60.0
+    """A connection without a call."""
+    connection_s: float = 900.0
+    """A connection's life; its calls have `connection_grace_s` to end. Python can't end a call whose caller opens no
+    HTTP/2 window for its answer: it keeps its place for so long."""
+    connection_grace_s: float = 600.0
+    streams: int = 1024
+    """Calls on one connection: the router's sessions, or the registration service's tickets, come over one."""
+    metadata: int = 8 * KIB
+    """Bytes of a call's headers: a session's token is the largest, with some 100. gRPC tells callers so, and lets more
+    in: what is over it is refused when it is there."""
+    methods: Mapping[str, Method] = field(default_factory=lambda: METHODS)
+
+    def method(self, name: str) -> Method:
+        """Of `package.Service/Method`."""
+        return self.methods.get(name) or Method()
+
+    def largest_request(self, services: Collection[str]) -> int:
+        """Bytes of a message that some method of theirs takes."""
+        own = [method.request for name, method in self.methods.items() if name.partition("/")[0] in services]
+        return max(own, default=0) or Method().request
+
+    def options(self, services: Collection[str]) -> list[tuple[str, int]]:
+        """As gRPC takes them; https://grpc.github.io/grpc/core/group__grpc__arg__keys.html."""
+        return [
+            ("grpc.max_receive_message_length", max(self.largest_request(services), Method().request)),
+            ("grpc.max_concurrent_streams", self.streams),
+            ("grpc.max_metadata_size", self.metadata),
+            ("grpc.server_handshake_timeout_ms", _ms(self.handshake_s)),
+            ("grpc.max_connection_idle_ms", _ms(self.idle_s)),
+            ("grpc.max_connection_age_ms", _ms(self.connection_s)),
+            ("grpc.max_connection_age_grace_ms", _ms(self.connection_grace_s)),
+            ("grpc.keepalive_time_ms", _ms(self.heartbeat_s)),
+            ("grpc.keepalive_timeout_ms", _ms(self.heartbeat_s / 3)),
+            ("grpc.http2.ping_timeout_ms", _ms(self.heartbeat_s / 3)),
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),  # the callers' keep-alive
+            ("grpc.http2.max_ping_strikes", 2),
+        ]
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+class Places:
+    """So many, of which one holder has at most as many as are left free, and at most `each`.
+
+    So whoever has none gets one as long as there is any, and n holders who want all leave an (n+1)th part free.
+    """
+
+    def __init__(self, places: int, each: int | None = None) -> None:
+        self._free = places
+        self._each = places if each is None else each
+        self._held = Counter[Hashable]()
+
+    def take(self, holder: Hashable) -> None:
+        """`leave` has to follow. Raises ServiceError SERVICE_BUSY."""
+        if self._held[holder] >= min(self._free, self._each):
+            raise busy()
+        self._free -= 1
+        self._held[holder] += 1
+
+    def leave(self, holder: Hashable) -> None:
+        self._free += 1
+        self._held[holder] -= 1
+        self._held += Counter()  # those at 0 go
+
+    @contextmanager
+    def place(self, holder: Hashable) -> Iterator[None]:
+        """One, for as long as the block lasts. Raises ServiceError SERVICE_BUSY."""
+        self.take(holder)
+        try:
+            yield
+        finally:
+            self.leave(holder)
+
+
+def busy() -> ServiceError:
+    """For who finds no place."""
+    return ServiceError("SERVICE_BUSY", "all places are taken; try again", retry_after_s=RETRY_AFTER_S)
+
+
+_PUSHED_OUT = 0.0
+"""The end of a silent call's time that had to make room: long past."""
+
+
+class Admission:
+    """A server's places, for the calls of all its ports."""
+
+    def __init__(self, limits: Limits, services: Collection[str]) -> None:
+        self.limits = limits
+        together = limits.half_sent // limits.largest_request(services)
+        self._silent = HalfOpenTable[asyncio.Timeout](max(1, min(limits.silent, together)))
+        self._working = Places(limits.working)
+        self._standing = Places(limits.standing)
+
+    @asynccontextmanager
+    async def silent(self, peer: str, method: Method) -> AsyncIterator[None]:
+        """A place for a call until it has spoken. Raises ServiceError SERVICE_BUSY, CALL_SLOW."""
+        try:
+            async with asyncio.timeout(self.limits.silent_s + method.request / self.limits.rate) as limit:
+                longest = self._silent.admit(limit, peer)
+                if longest and not longest.expired():
+                    longest.reschedule(_PUSHED_OUT)
+                try:
+                    yield
+                finally:
+                    self._silent.leave(limit)
+        except TimeoutError as error:
+            if limit.when() == _PUSHED_OUT:
+                raise busy() from error
+            raise slow() from error
+
+    def check_metadata(self, context: Any) -> None:
+        """Raises ServiceError MESSAGE_TOO_LARGE."""
+        if sum(len(key) + len(value) for key, value in context.invocation_metadata() or ()) > self.limits.metadata:
+            raise ServiceError("MESSAGE_TOO_LARGE", f"a call has at most {self.limits.metadata} bytes of headers")
+
+    def work(self, peer: str, method: Method, context: Any) -> None:
+        """Takes a place for a call that has spoken, until gRPC is through with it: also with its answer, which a caller
+        may not take. Raises ServiceError SERVICE_BUSY."""
+        places = self._standing if method.standing else self._working
+        places.take(peer)
+        context.add_done_callback(lambda _: places.leave(peer))
+
+
+def slow() -> ServiceError:
+    """For who keeps the service waiting."""
+    return ServiceError("CALL_SLOW", "the call sends or takes too little, or takes too long")
+
+
+class Pace:
+    """What a caller may keep the service waiting: `Method.pause_s` in the whole call, and what its bytes need."""
+
+    def __init__(self, method: Method, limits: Limits) -> None:
+        self._left_s = method.pause_s
+        self._rate = limits.rate
+
+    @asynccontextmanager
+    async def waiting(self, size: int) -> AsyncIterator[None]:
+        """While at most `size` bytes come or go. Raises ServiceError CALL_SLOW."""
+        now = asyncio.get_running_loop().time
+        began = now()
+        try:
+            async with asyncio.timeout(self._left_s + size / self._rate) as limit:
+                yield
+        except TimeoutError as error:
+            if limit.expired():
+                raise slow() from error
+            raise
+        self._left_s -= now() - began
+
+    def moved(self, size: int) -> None:
+        """So many bytes came or went."""
+        self._left_s += size / self._rate
