@@ -46,7 +46,7 @@ class Directory(rig.Directory, DirectoryServiceServicer):
     def __init__(self) -> None:
         super().__init__()
         self.moved = asyncio.Condition()
-        self.histories = 0
+        self.asked = list[str]()
         self.away = False
 
     async def announce(self, owner: Owner) -> None:
@@ -57,7 +57,7 @@ class Directory(rig.Directory, DirectoryServiceServicer):
     async def History(self, request: Any, context: Any) -> AsyncIterator[directory_pb2.HistoryResponse]:
         if self.away:
             raise ServiceError("DIRECTORY_AWAY", "back soon", code=grpc.StatusCode.UNAVAILABLE)
-        self.histories += 1
+        self.asked.append("History")
         versions = [v for v in self._versions.get(request.label, []) if v.epoch <= request.epoch]
         if not versions:
             raise ServiceError("LABEL_NOT_FOUND", "no such label")
@@ -67,6 +67,7 @@ class Directory(rig.Directory, DirectoryServiceServicer):
         yield directory_pb2.HistoryResponse(head=self.head(epoch=request.epoch, time=NOW), chunk=proof)
 
     async def Absence(self, request: Any, context: Any) -> directory_pb2.AbsenceResponse:
+        self.asked.append("Absence")
         proof = self.prove_absent(request.label.decode(), request.epoch)
         return directory_pb2.AbsenceResponse(head=self.head(epoch=request.epoch, time=NOW), proof=proof)
 
@@ -85,7 +86,7 @@ class World:
         self.root = three_of(
             vrf_public_key=DirectoryKey.from_seed(VRF).public_key, start_epoch=0, start_root=EMPTY_ROOT
         )
-        self.now_ms = NOW
+        self.now_ms, self.now_s = NOW, 0.0
         self.limits = Limits()
         self.identities: Identities
 
@@ -95,7 +96,9 @@ class World:
             channel = await stack.enter_async_context(
                 loopback(self.folder, lambda s: add_DirectoryServiceServicer_to_server(self.directory, s))
             )
-            self.identities = Identities(DirectoryServiceStub(channel), self.root, now_ms=lambda: self.now_ms)
+            self.identities = Identities(
+                DirectoryServiceStub(channel), self.root, now_ms=lambda: self.now_ms, now_s=lambda: self.now_s
+            )
             following = asyncio.create_task(self.identities.follow())
             stack.callback(following.cancel)
             store = open_contacts_store(self.folder / "contacts.db")

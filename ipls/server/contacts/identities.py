@@ -1,6 +1,7 @@
 """Whose call it is: an account's newest key, proved by the directory at the newest head that the witnesses signed."""
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,6 +15,7 @@ from ipls.crypto.errors import VerificationError
 from ipls.proto.directory.v1.directory_pb2 import AbsenceRequest, HistoryRequest, WatchHeadsRequest
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.errors import ServiceError
+from ipls.rpc.quota import PeerQuota
 from ipls.rpc.reads import read_history
 from ipls.trust.heads import Head, verify_head
 from ipls.trust.identity import encode_record, verify_identity
@@ -24,35 +26,72 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-CACHED_ACCOUNTS = 100_000
+KNOWN = 100_000
+"""Identities that were the newest when they last called."""
+REFUSED = 10_000
+"""Keys that were not."""
+EARLIER = 32
+"""Versions of an account in which a key is looked for, to say that there is a newer one."""
+IN_VAIN = 60
+"""Keys that are no account's newest, and that the directory is asked for in a minute for one caller's network."""
 DIRECTORY_DEADLINE_S = 10.0
 RETRY_AFTER_S = 0.5
 
 
-class _Known(NamedTuple):
-    """What was proved of one account at `epoch`: the newest key, and keys that were it before (once asked for)."""
+class _Verdict(NamedTuple):
+    """What a key was at an epoch, by the refusal's reason; "": the account's newest."""
 
     epoch: int
-    newest: bytes
-    earlier: frozenset[bytes] | None
+    reason: str
+
+    def refusal(self) -> ServiceError:
+        if self.reason == "IDENTITY_SUPERSEDED":
+            return ServiceError("IDENTITY_SUPERSEDED", "the account has a newer identity key")
+        message = f"the account does not have this key at epoch {self.epoch}"
+        return ServiceError("IDENTITY_UNKNOWN", message, retry_after_s=RETRY_AFTER_S)
+
+
+class _Verdicts:
+    """Of the last so many keys of accounts."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._found: OrderedDict[tuple[str, bytes], _Verdict] = OrderedDict()
+
+    def get(self, key: tuple[str, bytes]) -> "_Verdict | None":
+        return self._found.get(key)
+
+    def put(self, key: tuple[str, bytes], verdict: "_Verdict") -> None:
+        self._found[key] = verdict
+        self._found.move_to_end(key)
+        if len(self._found) > self._most:
+            self._found.popitem(last=False)
 
 
 class Identities:
     """Decides whether a key is an account's identity at the newest head. Run `follow` beside it.
 
-    Decided by a history proof, most recent 1 (never a lookup), or an absence proof, and kept while that head is the
-    newest.
+    Decided by a history proof, most recent 1 (never a lookup), or an absence proof, and kept for that very key while
+    that head is the newest. Two questions to the directory for a key that is not the newest, whatever account it names
+    (registered, not registered, erased) and whoever called for it before; and of a caller's network only so many.
     """
 
     def __init__(
-        self, directory: "DirectoryServiceAsyncStub", root: TrustRoot, *, now_ms: Callable[[], int] = system_now_ms
+        self,
+        directory: "DirectoryServiceAsyncStub",
+        root: TrustRoot,
+        *,
+        now_ms: Callable[[], int] = system_now_ms,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory = directory
         self._root = root
         self._now_ms = now_ms
         self._signed: SignedHead | None = None
         self._arrived = asyncio.Event()
-        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._known = _Verdicts(KNOWN)
+        self._refused = _Verdicts(REFUSED)
+        self._in_vain = PeerQuota(IN_VAIN, now_s=now_s)
 
     async def follow(self) -> None:
         """Keep the newest head, for ever; a directory that is away or lies changes nothing but the head's age."""
@@ -73,32 +112,21 @@ class Identities:
         self._signed = signed
         self._arrived.set()
 
-    async def check(self, label: str, public_key: bytes) -> None:
-        """Return if `public_key` is the account's identity now.
+    async def check(self, label: str, public_key: bytes, peer: str) -> None:
+        """Return if `public_key` is the account's identity now, as `peer` says.
 
         Raises ServiceError: UNAVAILABLE IDENTITY_UNKNOWN (with RetryInfo) for a key that the head does not hold,
         which may be on its way; PERMISSION_DENIED IDENTITY_SUPERSEDED for one that was it before; UNAVAILABLE
-        DIRECTORY_UNAVAILABLE.
+        DIRECTORY_UNAVAILABLE; SERVICE_BUSY for a peer that asks in vain too often.
         """
-        head = await self.newest()
-        known = self._known.get(label)
-        if known is None or known.epoch != head.epoch:
-            known = await self._prove_newest(head, label)
-        if known.newest != public_key and known.newest and known.earlier is None:
-            known = await self._prove_earlier(head, label, known)
-        self._known[label] = known
-        self._known.move_to_end(label)
-        if len(self._known) > CACHED_ACCOUNTS:
-            self._known.popitem(last=False)
-        if public_key == known.newest:
-            return
-        if public_key in (known.earlier or ()):
-            raise ServiceError("IDENTITY_SUPERSEDED", "the account has a newer identity key")
-        raise ServiceError(
-            "IDENTITY_UNKNOWN",
-            f"the account does not have this key at epoch {head.epoch}",
-            retry_after_s=RETRY_AFTER_S,
-        )
+        head, key = await self.newest(), (label, public_key)
+        for verdict in (self._known.get(key), self._refused.get(key)):
+            if verdict and verdict.epoch == head.epoch:
+                break
+        else:
+            verdict = await self._judge(head, label, public_key, peer)
+        if verdict.reason:
+            raise verdict.refusal()
 
     async def newest(self) -> Head:
         """The newest head, of accepted age, once there is one. Raises ServiceError DIRECTORY_UNAVAILABLE."""
@@ -110,15 +138,34 @@ class Identities:
         except (TimeoutError, VerificationError) as error:
             raise _unavailable("no fresh head from the directory") from error
 
-    async def _prove_newest(self, head: Head, label: str) -> _Known:
+    async def _judge(self, head: Head, label: str, public_key: bytes, peer: str) -> _Verdict:
+        """Ask the directory; beyond the peer's quota for a key alone that was an account's newest before."""
+        key = (label, public_key)
+        if stranger := self._known.get(key) is None:
+            self._in_vain.take(peer)
+        reason = "DIRECTORY_UNAVAILABLE"
+        try:
+            reason = await self._reason(head, label, public_key)
+        finally:
+            if stranger and reason in ("", "DIRECTORY_UNAVAILABLE"):
+                self._in_vain.give_back(peer)
+        verdict = _Verdict(head.epoch, reason)
+        (self._refused if reason else self._known).put(key, verdict)
+        return verdict
+
+    async def _reason(self, head: Head, label: str, public_key: bytes) -> str:
         proof = await self._history(head, label, most_recent=1)
         if proof is None:
             await self._prove_absent(head, label)
-            return _Known(head.epoch, b"", None)
+            return "IDENTITY_UNKNOWN"
         try:
-            return _Known(head.epoch, verify_identity(self._root, head, label, proof).public_key, None)
+            newest = verify_identity(self._root, head, label, proof).public_key
         except VerificationError as error:
             raise _refused(error) from error
+        if newest == public_key:
+            return ""
+        earlier = await self._earlier(head, label, newest)
+        return "IDENTITY_SUPERSEDED" if public_key in earlier else "IDENTITY_UNKNOWN"
 
     async def _prove_absent(self, head: Head, label: str) -> None:
         proof = b""  # of epoch 0, where nothing is
@@ -133,17 +180,27 @@ class Identities:
         except AkdError as error:
             raise _refused(error) from error
 
-    async def _prove_earlier(self, head: Head, label: str, known: _Known) -> _Known:
-        proof = await self._history(head, label, most_recent=0)
+    async def _earlier(self, head: Head, label: str, newest: bytes) -> set[bytes]:
+        """Keys that were the account's before, as far as they are not erased."""
+        proof = await self._history(head, label, most_recent=EARLIER)
         if proof is None:
             raise _unavailable("the directory withholds a history")
+        vrf_key = self._root.vrf_public_key
         try:
-            versions = verify_history(head.root_hash, head.epoch, self._root.vrf_public_key, label.encode(), proof)
+            versions = verify_history(
+                head.root_hash,
+                head.epoch,
+                vrf_key,
+                label.encode(),
+                proof,
+                most_recent=EARLIER,
+                allow_missing=True,  # what an erased one was decides nothing here
+            )
         except AkdError as error:
             raise _refused(error) from error
-        if versions[0].value != encode_record(known.newest):
+        if versions[0].value != encode_record(newest):
             raise _unavailable("the directory's histories contradict each other")
-        return known._replace(earlier=frozenset(version.value[1:] for version in versions[1:]))
+        return {version.value[1:] for version in versions[1:]}
 
     async def _history(self, head: Head, label: str, *, most_recent: int) -> bytes | None:
         """The encoded proof at the head's epoch; None where the directory says that it has no such label."""

@@ -18,6 +18,7 @@ from ipls.proto.contacts.v1 import contacts_pb2 as pb
 from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceServicer
 from ipls.rpc.channel import CHUNK, chunks, cut
 from ipls.rpc.errors import ServiceError, refuse
+from ipls.rpc.peer import network_of
 from ipls.runtime.executors import FairExecutor
 from ipls.server.contacts.identities import Identities
 from ipls.store.contacts import ContactsStore, Manifest, RecordKey
@@ -93,7 +94,7 @@ class ContactsServicer(ContactsServiceServicer):
         self._working.close()
 
     async def PutRecords(self, request_iterator: Any, context: Any) -> pb.PutRecordsResponse:
-        async with self._upload("PutRecords", request_iterator, pb.PutRecordsBody) as (label, body):
+        async with self._upload(context, "PutRecords", request_iterator, pb.PutRecordsBody) as (label, body):
             sizes = [record.size for record in body.records]
             if not 1 <= len(sizes) <= self._limits.call_records or sum(sizes) > self._limits.call:
                 raise ServiceError("CALL_TOO_LARGE", "too many records, or too large together, for one call")
@@ -115,7 +116,7 @@ class ContactsServicer(ContactsServiceServicer):
 
     async def GetRecords(self, request: pb.GetRecordsRequest, context: Any) -> AsyncIterator[pb.GetRecordsResponse]:
         label = request.call.label
-        body = await self._admit("GetRecords", request.call, pb.GetRecordsBody, reading=True)
+        body = await self._admit(context, "GetRecords", request.call, pb.GetRecordsBody, reading=True)
         keys = [_key(key) for key in body.keys]
         if not 1 <= len(keys) <= self._limits.call_records:
             raise ServiceError("CALL_TOO_LARGE", f"1 to {self._limits.call_records} records a call")
@@ -128,7 +129,7 @@ class ContactsServicer(ContactsServiceServicer):
 
     async def ListRecords(self, request: pb.ListRecordsRequest, context: Any) -> AsyncIterator[pb.ListRecordsResponse]:
         label = request.call.label
-        await self._admit("ListRecords", request.call, pb.ListRecordsBody, reading=True)
+        await self._admit(context, "ListRecords", request.call, pb.ListRecordsBody, reading=True)
         after: RecordKey | None = None
         while page := await self._run(label, self._store.page, label, after=after, limit=self._limits.call_keys):
             records = [pb.RecordSize(key=pb.RecordKey(**key._asdict()), size=size) for key, size in page]
@@ -136,7 +137,7 @@ class ContactsServicer(ContactsServiceServicer):
             after = page[-1][0]
 
     async def DropRecords(self, request: pb.DropRecordsRequest, context: Any) -> pb.DropRecordsResponse:
-        body = await self._admit("DropRecords", request.call, pb.DropRecordsBody)
+        body = await self._admit(context, "DropRecords", request.call, pb.DropRecordsBody)
         if len(body.keys) > self._limits.call_keys:
             raise ServiceError("CALL_TOO_LARGE", f"at most {self._limits.call_keys} records a call")
         keys = [_key(key) for key in body.keys]
@@ -144,7 +145,7 @@ class ContactsServicer(ContactsServiceServicer):
         return pb.DropRecordsResponse()
 
     async def GetManifest(self, request: pb.GetManifestRequest, context: Any) -> AsyncIterator[pb.GetManifestResponse]:
-        await self._admit("GetManifest", request.call, pb.GetManifestBody, reading=True)
+        await self._admit(context, "GetManifest", request.call, pb.GetManifestBody, reading=True)
         manifest = await self._run(request.call.label, self._store.manifest, request.call.label)
         if manifest is None:
             raise ServiceError("MANIFEST_ABSENT", "the account has stored nothing")
@@ -160,7 +161,7 @@ class ContactsServicer(ContactsServiceServicer):
             yield pb.GetManifestResponse(chunk=chunk)
 
     async def SwapManifest(self, request_iterator: Any, context: Any) -> pb.SwapManifestResponse:
-        async with self._upload("SwapManifest", request_iterator, pb.SwapManifestBody) as (label, body):
+        async with self._upload(context, "SwapManifest", request_iterator, pb.SwapManifestBody) as (label, body):
             if body.size > self._limits.manifest:
                 raise ServiceError("CALL_TOO_LARGE", "the manifest is too large")
             if len(body.check_value) != 32 or not 1 <= body.generation <= MAX_INT or body.version > MAX_INT:
@@ -172,19 +173,26 @@ class ContactsServicer(ContactsServiceServicer):
             await self._run(label, self._store.swap, label, body.expected_version, manifest)
         return pb.SwapManifestResponse()
 
-    async def _admit(self, method: str, call: pb.SignedCall, body: type[Body], *, reading: bool = False) -> Body:
-        """The call's body, once the account's identity is known to have signed it, just now and for this method."""
+    async def _admit(
+        self, context: Any, method: str, call: pb.SignedCall, body: type[Body], *, reading: bool = False
+    ) -> Body:
+        """The call's body, once the account's identity is known to have signed it, just now and for this method.
+
+        What costs least comes first. A nonce is kept of nobody but an account's identity, and counts for that account.
+        """
         try:
             check_label(call.label)
             if len(call.nonce) != NONCE_BYTES:
                 raise ServiceError("BODY_INVALID", f"a nonce has {NONCE_BYTES} bytes")
+            if abs(call.timestamp_ms - self._now_ms()) > CALL_WINDOW_MS:
+                raise ServiceError("CALL_STALE", "the call's time is more than two minutes from the service's clock")
             digest = call_digest(
                 self._namespace, call.label, call.public_key, method, call.body, call.timestamp_ms, call.nonce
             )
             verify(call.public_key, digest, call.signature)
         except VerificationError as error:
             refuse(error, code=grpc.StatusCode.UNAUTHENTICATED)
-        await self._identities.check(call.label, call.public_key)
+        await self._identities.check(call.label, call.public_key, network_of(context))
         await self._run(
             call.label,
             self._store.admit,
@@ -203,7 +211,7 @@ class ContactsServicer(ContactsServiceServicer):
 
     @asynccontextmanager
     async def _upload(
-        self, method: str, requests: AsyncIterator[_Upload], body: type[Body]
+        self, context: Any, method: str, requests: AsyncIterator[_Upload], body: type[Body]
     ) -> AsyncIterator[tuple[str, Body]]:
         """The account and the body that the stream begins with, and a place among the uploads, for a limited time.
 
@@ -215,7 +223,7 @@ class ContactsServicer(ContactsServiceServicer):
                 first = await anext(requests, None)
                 if first is None or first.WhichOneof("part") != "call":
                     raise ServiceError("BODY_INVALID", "a stream begins with its call")
-                label, admitted = first.call.label, await self._admit(method, first.call, body)
+                label, admitted = first.call.label, await self._admit(context, method, first.call, body)
                 if uploads.total() >= limits.uploads or uploads[label] >= limits.account_uploads:
                     raise ServiceError("UPLOADS_BUSY", "too many uploads at once")
                 uploads[label] += 1

@@ -116,7 +116,7 @@ def _() -> Target:
 class _Anyone:
     """Stands for the directory: the account is known."""
 
-    async def check(self, label: str, public_key: bytes) -> None:
+    async def check(self, label: str, public_key: bytes, peer: str) -> None:
         pass
 
 
@@ -139,6 +139,7 @@ def _contacts(method: str, request: Any, seeds: Iterable[Message], parts: tuple[
     """The account itself signs its bodies, whatever they say. `parts` are streamed after the call."""
     identities: Any = _Anyone()
     store = open_contacts_store(folder() / "contacts.db")
+    caller = SimpleNamespace(peer=lambda: "ipv4:192.0.2.1:7")
     servicer = ContactsServicer(store, identities, make_root(), now_ms=lambda: NOW, limits=Limits(calls=10**9))
     count = 0
 
@@ -153,7 +154,7 @@ def _contacts(method: str, request: Any, seeds: Iterable[Message], parts: tuple[
                 yield request(chunk=part)
 
         async def go() -> None:
-            answer = getattr(servicer, method)(requests() if parts else made, None)
+            answer = getattr(servicer, method)(requests() if parts else made, caller)
             if hasattr(answer, "__aiter__"):
                 async for _ in answer:
                     pass

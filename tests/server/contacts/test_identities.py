@@ -66,7 +66,7 @@ async def test_an_erased_key_lets_nobody_in(world: World, stub: Any, alice: Owne
     await world.publish(new)
     world.directory.erase(alice, 1)
     call = world.call(alice, "ListRecords", pb.ListRecordsBody())
-    with refused(grpc.StatusCode.UNAVAILABLE, "DIRECTORY_UNAVAILABLE"):
+    with refused(grpc.StatusCode.UNAVAILABLE, "IDENTITY_UNKNOWN"):
         await answered(stub.ListRecords(pb.ListRecordsRequest(call=call)))
     assert await world.device(stub, new).list() == set()
 
@@ -75,7 +75,7 @@ async def test_an_identity_is_proved_once_an_epoch(world: World, stub: Any, alic
     device = world.device(stub, alice)
     for _ in range(3):
         await device.list()
-    assert world.directory.histories == 1
+    assert world.directory.asked == ["History"]
 
 
 async def test_a_directory_that_is_away_lets_nobody_in_until_it_is_back(world: World, stub: Any, alice: Owner) -> None:

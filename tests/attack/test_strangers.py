@@ -1,0 +1,177 @@
+"""A stranger with keys of his own, who calls in the name of any number: what he can learn, fill and have done.
+
+The same number may be registered, or not, or have values that were erased: status, reason, work are the same.
+"""
+
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from ipls._grpc import grpc
+from ipls.proto.contacts.v1 import contacts_pb2 as pb
+from ipls.proto.directory.v1 import directory_pb2
+from ipls.rpc.errors import RemoteError
+from ipls.server.contacts.identities import IN_VAIN
+from ipls.server.contacts.service import Limits
+from ipls.store.engine.sqlite import Database
+from tests.hsm.rig import Owner
+from tests.server import contact_stores, directories
+from tests.server.contact_stores import ALICE, BOB, answered
+from tests.server.sessions import key, opening, refusal
+
+CAROL = "+491700000003"
+
+
+class Seen(NamedTuple):
+    """What a refusal shows, and what it took."""
+
+    code: grpc.StatusCode
+    reason: str
+    message: str
+    retry_after_s: float | None
+    asked: list[str]
+    """Of the directory."""
+    uses: int
+    """Of databases."""
+
+
+@contextmanager
+def counted(monkeypatch: pytest.MonkeyPatch, threads: str) -> Iterator[list[str]]:
+    """Every use of a database, inner ones too, by the threads whose names begin so."""
+    uses = list[str]()
+
+    def count(name: str) -> Callable[..., Any]:
+        original = getattr(Database, name)
+
+        def used(self: Database) -> Any:
+            if threading.current_thread().name.startswith(threads):
+                uses.append(name)
+            return original(self)
+
+        return used
+
+    with monkeypatch.context() as patch:
+        for name in ("read", "write"):
+            patch.setattr(Database, name, count(name))
+        yield uses
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> contact_stores.World:
+    return contact_stores.World(tmp_path)
+
+
+@pytest.fixture
+async def stub(world: contact_stores.World) -> AsyncIterator[Any]:
+    """Alice has had a key before, which is erased, and called; Carol has her first; Bob is not there."""
+    async with world.running() as stub:
+        first, alice = Owner(ALICE), Owner(ALICE)
+        for owner in (Owner(CAROL), first, alice):
+            await world.publish(owner)
+        world.directory.erase(first, 1)
+        await world.device(stub, alice).list()
+        yield stub
+
+
+def listing(world: contact_stores.World, stub: Any, owner: Owner) -> Any:
+    return answered(
+        stub.ListRecords(pb.ListRecordsRequest(call=world.call(owner, "ListRecords", pb.ListRecordsBody())))
+    )
+
+
+async def test_at_the_contact_store_every_number_looks_and_costs_the_same(
+    world: contact_stores.World, stub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dave = Owner("+491700000004")
+    await world.publish(dave)
+    with counted(monkeypatch, "the database") as uses:
+        await listing(world, stub, dave)
+    assert uses  # else nothing is counted below
+    seen = list[Seen]()
+    for label in (ALICE, CAROL, BOB):
+        stranger = Owner(label)
+        for asked in (2, 0):  # and once more, with the key that is known to be none of them by then
+            world.directory.asked.clear()
+            with counted(monkeypatch, "the database") as uses, pytest.raises(RemoteError) as caught:
+                await listing(world, stub, stranger)
+            assert len(world.directory.asked) == asked
+            error = caught.value
+            seen.append(Seen(error.code, error.reason, error.message, error.retry_after_s, [], len(uses)))
+    assert set(map(str, seen)) == {str(seen[0])}
+    assert (seen[0].reason, seen[0].uses) == ("IDENTITY_UNKNOWN", 0)  # so no nonce of a stranger's is kept either
+
+
+async def test_a_stranger_has_the_directory_asked_so_often_and_no_more(world: contact_stores.World, stub: Any) -> None:
+    world.directory.asked.clear()
+    reasons = list[str]()
+    for _ in range(IN_VAIN + 20):
+        with pytest.raises(RemoteError) as caught:
+            await listing(world, stub, Owner(BOB))
+        reasons.append(caught.value.reason)
+    assert reasons == ["IDENTITY_UNKNOWN"] * IN_VAIN + ["SERVICE_BUSY"] * 20
+    assert caught.value.retry_after_s == 60 / IN_VAIN
+    assert len(world.directory.asked) == 2 * IN_VAIN
+    world.now_s += caught.value.retry_after_s
+    with pytest.raises(RemoteError) as caught:
+        await listing(world, stub, Owner(BOB))
+    assert caught.value.reason == "IDENTITY_UNKNOWN"
+
+
+async def test_an_account_that_is_known_is_let_in_whatever_its_neighbour_asks_for(
+    world: contact_stores.World, stub: Any
+) -> None:
+    alice = Owner(ALICE)
+    await world.publish(alice)
+    await world.device(stub, alice).list()
+    for _ in range(IN_VAIN + 1):
+        with pytest.raises(RemoteError):
+            await listing(world, stub, Owner(BOB))
+    await world.publish(Owner(CAROL))  # another epoch: everybody is proved anew
+    assert await world.device(stub, alice).list() == set()
+
+
+async def test_a_table_of_nonces_that_is_full_is_full_for_one_account(world: contact_stores.World) -> None:
+    world.limits = Limits(calls=3)
+    async with world.running() as stub:
+        alice, carol = Owner(ALICE), Owner(CAROL)
+        for owner in (alice, carol):
+            await world.publish(owner)
+        for _ in range(3):
+            await listing(world, stub, alice)
+        with pytest.raises(RemoteError) as caught:
+            await listing(world, stub, alice)
+        assert caught.value.reason == "CALL_QUOTA"
+        await listing(world, stub, carol)
+
+
+async def test_a_call_of_another_time_costs_no_signature_check(
+    world: contact_stores.World, stub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ipls.server.contacts.service.verify", lambda *call: pytest.fail("checked"))
+    stale = world.call(Owner(ALICE), "ListRecords", pb.ListRecordsBody(), world.now_ms - 120_001)
+    with pytest.raises(RemoteError) as caught:
+        await answered(stub.ListRecords(pb.ListRecordsRequest(call=stale)))
+    assert caught.value.reason == "CALL_STALE"
+
+
+async def test_a_session_is_refused_to_a_stranger_alike_for_every_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = directories.World(tmp_path)
+    async with world.witness(), world.directory() as client:
+        for number, label in enumerate((ALICE, ALICE, CAROL), 1):
+            await client.publish(number, label.encode(), directories.record(number))
+        erase = directory_pb2.EraseValuesRequest(label=ALICE.encode(), through_version=1)
+        await client.updates.EraseValues(erase)
+        seen = list[Seen]()
+        for label in (ALICE, CAROL, BOB):
+            call = opening(label.encode(), key(66))
+            with counted(monkeypatch, "openings") as uses:
+                error = await refusal(client.public.OpenSession(call))
+            seen.append(Seen(error.code, error.reason, error.message, error.retry_after_s, [], len(uses)))
+    assert set(map(str, seen)) == {str(seen[0])}
+    assert (seen[0].reason, seen[0].uses) == ("READER_UNKNOWN", 2)
