@@ -102,7 +102,8 @@ def test_an_older_anchor_is_refused_under_a_running_vault(vault: Vault) -> None:
         use(state, [ALICE])
         vault.put_back(yesterday.database)
         vault.anchor_service.values = values
-        assert outcome(lambda: state.key(ALICE)) == "VAULT_ANCHOR_MOVED"
+        for _ in range(2):  # what it read at the first refusal is not what it goes by at the next
+            assert outcome(lambda: state.key(ALICE)) == "VAULT_ANCHOR_MOVED"
 
 
 # Forked

@@ -1,7 +1,4 @@
-"""The fleet bundle that the vault goes by: its own file's, never one below what it went by before.
-
-Tested by tests/hsm/core/test_core.py.
-"""
+"""The fleet bundle that the vault goes by: its own file's, never one below what it went by before."""
 
 import hashlib
 import struct

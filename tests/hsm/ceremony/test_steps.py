@@ -141,13 +141,17 @@ def test_the_keys_lie_in_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert fleet.parcel(fleet.hosts[0]).stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.parametrize(("attribute", "value"), [(Attribute.EXTRACTABLE, True), (Attribute.SENSITIVE, False)])
 @pytest.mark.parametrize("label", SECRETS)
-def test_a_token_with_a_key_that_is_still_extractable_is_not_opened(label: str, tmp_path: Path) -> None:
+def test_a_token_with_a_key_that_could_leave_it_is_not_opened(
+    label: str, attribute: Attribute, value: bool, tmp_path: Path
+) -> None:
+    """Wrapped, or read as it is."""
     host = Host(tmp_path, "h0")
     host.prepare(tmp_path / "h0.card")
     with session_of(host) as session:
         for purpose in token_module.purposes(by_profile(host.profile)):
-            template = hidden(purpose.mechanism) | {Attribute.EXTRACTABLE: purpose.label == label}
+            template = hidden(purpose.mechanism) | ({attribute: value} if purpose.label == label else {})
             session.generate_key(
                 purpose.kind,
                 256,

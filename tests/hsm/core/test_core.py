@@ -268,6 +268,21 @@ async def test_an_hsm_serves_its_own_shards_alone(rig: Rig) -> None:
             core.close()
 
 
+async def test_a_session_under_way_ends_when_its_account_goes_to_another_hsm(rig: Rig) -> None:
+    """At its next proof, before the front is asked for one."""
+    owner = Owner()
+    head = rig.directory.publish(owner)
+    async with running_core(rig) as core:
+        exchange = core.stream()
+        client = await rig.open(owner, exchange, known_head=head)
+        client.on_answer(await exchange(client.list_request()))
+        rig.write_bundle(public_point=point(7))
+        core.send(session=0, head=rig.directory.publish(Owner()))
+        with pytest.raises(SessionRefused) as refusal:
+            await exchange(client.list_request())
+    assert reason(refusal) == "VAULT_WRONG_SHARD"
+
+
 async def test_the_number_of_shards_never_changes(rig: Rig) -> None:
     """Another number would put accounts into shards where nothing is known of them."""
     owner = Owner()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ipls.crypto.errors import VerificationError
 from ipls.hsm.core.heads import HeadKeeper
 from ipls.hsm.state.store import StateStore
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
@@ -12,9 +13,10 @@ from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.trust.errors import HeadRefused
 from ipls.trust.evidence import encode, judge_evidence
 from ipls.trust.heads import Head
+from ipls.trust.root import TrustRoot
 from ipls.vault.errors import SessionRefused
 from tests.hsm.state_stores import new_ledger, perform
-from tests.trust.roots import HOUR, NOW, THIEF, WITNESSES, signed, three_of
+from tests.trust.roots import HOUR, NOW, THIEF, WITNESSES, signed, three_of, witness
 
 ROOT = three_of()
 ONE, OTHER_ONE, TWO = Head(1, b"1" * 32), Head(1, b"x" * 32), Head(2, b"2" * 32)
@@ -37,10 +39,15 @@ class Heads:
     """A keeper whose every call is a work of its own."""
 
     def __init__(
-        self, state_store: StateStore, clock: Clock, tell: Callable[[Evidence], None] = lambda evidence: None
+        self,
+        state_store: StateStore,
+        clock: Clock,
+        tell: Callable[[Evidence], None] = lambda evidence: None,
+        root: TrustRoot = ROOT,
     ) -> None:
         self.state_store = state_store
-        self._keeper = HeadKeeper(ROOT, state_store, clock, tell)
+        self._keeper = HeadKeeper(root, state_store, clock, tell)
+        self.standing = self._keeper.standing
 
     def offer(self, signed: SignedHead) -> None:
         perform(self.state_store, lambda: self._keeper.offer(signed))
@@ -150,3 +157,40 @@ def test_a_head_cant_be_stuffed_until_it_fits_no_frame(heads: Heads) -> None:
     with pytest.raises(HeadRefused) as refusal:
         heads.offer(stuffed)
     assert refusal.value.reason == "HEAD_ENCODING"
+
+
+def refused(work: Callable[[], object]) -> str:
+    with pytest.raises(VerificationError) as refusal:
+        work()
+    return refusal.value.reason
+
+
+def test_a_later_head_with_earlier_signatures_takes_nothing_off_the_clock(heads: Heads, clock: Clock) -> None:
+    heads.offer(by_two(ONE, NOW))
+    heads.offer(by_two(TWO, NOW - 30 * MINUTE))
+    assert heads.judge_by().epoch == 2
+    clock.ms = NOW - HOUR
+    assert heads.now_ms() == NOW
+
+
+def test_a_session_under_way_is_not_judged_by_a_head_that_grew_old(heads: Heads, clock: Clock) -> None:
+    heads.judge_by(by_two(ONE))
+    clock.ms = NOW + HOUR
+    assert heads.standing() == 1
+    clock.ms += 1
+    assert refused(heads.standing) == "HEAD_TOO_OLD"
+
+
+def test_nor_by_a_young_one_under_a_trust_root_that_has_run_out(heads: Heads, clock: Clock) -> None:
+    root = three_of(expires_ms=NOW + MINUTE)
+    keeper = Heads(heads.state_store, clock, root=root)
+    keeper.judge_by(by_two(ONE))
+    clock.ms = NOW + MINUTE
+    for judge in (keeper.standing, keeper.judge_by):
+        assert refused(judge) == "TRUST_ROOT_EXPIRED"
+
+
+def test_a_head_kept_under_an_earlier_trust_root_is_verified_under_the_present_one(heads: Heads, clock: Clock) -> None:
+    heads.judge_by(by_two(ONE))
+    later = three_of(witnesses=(*ROOT.witnesses[1:], witness("new", THIEF)))
+    assert refused(Heads(heads.state_store, clock, root=later).judge_by) == "HEAD_KEY_UNPINNED"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ipls.hsm.state.anchor import read_anchor
 from ipls.hsm.state.handoff import hand_off, take_over
 from ipls.hsm.state.owner import Owner
 from ipls.hsm.state.store import StateStore
@@ -137,6 +138,9 @@ def test_done_again_it_is_the_same(old: Host, new: Host) -> None:
     assert new.take(handoff) == new.take(handoff)
     with pytest.raises(SessionRefused, match="handed to the HSM"):
         old.hand_to(Host("third", old.database))
+    with old.store() as store:  # nor under a later bundle that names the same HSM
+        later = new.owner._replace(bundle_number=3)
+        assert outcome(lambda: hand_off(store, old.anchor_service, later)) == "VAULT_HANDED_OFF"
 
 
 def test_a_hand_off_is_good_for_the_token_and_the_shard_that_it_names(old: Host, new: Host) -> None:
@@ -186,6 +190,20 @@ def test_an_older_or_another_database_is_not_taken_over(old: Host, new: Host, tm
             perform(state_store, lambda: state_store.put(KEY, b"another life"))
     new.database = other.database
     assert new.take(handoff) == "VAULT_DATABASE_FORKED"
+
+
+def test_a_token_with_an_anchor_as_far_on_keeps_it(old: Host, new: Host, tmp_path: Path) -> None:
+    """It began the shard by itself, and wrote as much."""
+    own = Host("new", tmp_path / "own.db")
+    with new_ledger(own.database, own.anchor_service) as state_store:
+        for record in (b"own", b"own too"):
+            perform(state_store, lambda record=record: state_store.put(KEY, record))
+    handoff = old.hand_to(new)
+    assert read_anchor(own.anchor_service).state.sequence == read_anchor(old.anchor_service).state.sequence
+    own.database = old.database
+    assert own.take(handoff) == "VAULT_ANCHOR_EXISTS"
+    own.database = tmp_path / "own.db"
+    assert own.serve() == b"own too"
 
 
 def test_a_shard_goes_there_and_back_and_no_earlier_hand_off_counts(old: Host, new: Host) -> None:

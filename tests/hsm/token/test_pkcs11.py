@@ -273,3 +273,26 @@ def test_each_key_serves_one_mechanism(token: HsmToken, observed: Callable[[Obje
         with pytest.raises((pkcs11.PKCS11Error, AttributeError)):  # the library has no method without its capability
             use()
     assert len(by_label["log"].sign(DIGEST, mechanism=Mechanism.SHA256_HMAC)) == 32
+
+
+def test_of_two_that_write_the_anchor_at_once_one_finds_the_other(token: HsmToken) -> None:
+    """Both have found what they expected; the other's is there before this one looks again."""
+    token.replace_anchor(7, [], b"first")
+    create = token._session.create_object
+
+    class Meanwhile:
+        """The session, in which another process of the token writes right before this one."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(session, name)
+
+        def create_object(self, template: dict[Attribute, Any]) -> Any:
+            create(template | {Attribute.VALUE: b"the other's"})
+            return create(template)
+
+    session, token._session = token._session, Meanwhile()
+    with pytest.raises(SessionRefused) as refused:
+        token.replace_anchor(7, [b"first"], b"this one's")
+    token._session = session
+    assert refused.value.reason == "VAULT_ANCHOR_MOVED"
+    assert sorted(token.anchors(7)) == [b"first", b"the other's"]
