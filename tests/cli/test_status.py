@@ -16,7 +16,7 @@ from ipls.rpc.errors import ServiceError
     [
         (RefusedError("MANIFEST_CONFLICT", "no"), 1),
         (CardError("RECORD_INVALID", "no"), 1),
-        (ServiceError("UPLOAD_TIME", "no"), 1),
+        (ServiceError("CALL_SLOW", "no"), 1),
         (AuditFault("AUDIT_HOLE", "no"), 1),
         (ProfileError("PROFILE_ABSENT", "no"), 2),
         (ConfigError("no", "WITNESS_KEY_UNPINNED"), 2),

@@ -1,8 +1,6 @@
 """The contact store: ciphertexts for accounts whose identity signed the call. It is trusted for availability only."""
 
-import asyncio
 import hashlib
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import verify
 from ipls.proto.contacts.v1 import contacts_pb2 as pb
 from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceServicer
+from ipls.rpc.admission import Places
 from ipls.rpc.channel import CHUNK, chunks, cut
 from ipls.rpc.errors import ServiceError, refuse
 from ipls.rpc.peer import network_of
@@ -45,10 +44,12 @@ class Limits:
     account_records: int = 700_000
     """Two generations of what one manifest can name."""
     account: int = 8 << 30
+    calls_at_once: int = 256
+    """In work, of accounts that are known by then; what is sent back is in memory, a manifest whole."""
+    account_calls: int = 8
     uploads: int = 32
-    """At once, of accounts that are known by then; each in memory until it is complete."""
+    """Of these; each in memory until it is complete."""
     account_uploads: int = 4
-    upload_s: float = 120.0
 
 
 THREADS = 4
@@ -86,7 +87,8 @@ class ContactsServicer(ContactsServiceServicer):
         self._namespace = root.namespace
         self._now_ms = now_ms
         self._limits = limits or Limits()
-        self._uploads = Counter[str]()
+        self._calls = Places(self._limits.calls_at_once, self._limits.account_calls)
+        self._uploads = Places(self._limits.uploads, self._limits.account_uploads)
         self._working = FairExecutor("the database", THREADS, MAX_WAITING)
 
     def close(self) -> None:
@@ -116,49 +118,49 @@ class ContactsServicer(ContactsServiceServicer):
 
     async def GetRecords(self, request: pb.GetRecordsRequest, context: Any) -> AsyncIterator[pb.GetRecordsResponse]:
         label = request.call.label
-        body = await self._admit(context, "GetRecords", request.call, pb.GetRecordsBody, reading=True)
-        keys = [_key(key) for key in body.keys]
-        if not 1 <= len(keys) <= self._limits.call_records:
-            raise ServiceError("CALL_TOO_LARGE", f"1 to {self._limits.call_records} records a call")
-        sizes = await self._run(label, self._store.sizes, label, keys)
-        yield pb.GetRecordsResponse(sizes=pb.RecordSizes(sizes=sizes))
-        for group in _groups(keys, sizes):
-            data = await self._run(label, self._store.read, label, group)
-            for chunk in chunks(data):
-                yield pb.GetRecordsResponse(chunk=chunk)
+        async with self._admitted(context, "GetRecords", request.call, pb.GetRecordsBody, reading=True) as body:
+            keys = [_key(key) for key in body.keys]
+            if not 1 <= len(keys) <= self._limits.call_records:
+                raise ServiceError("CALL_TOO_LARGE", f"1 to {self._limits.call_records} records a call")
+            sizes = await self._run(label, self._store.sizes, label, keys)
+            yield pb.GetRecordsResponse(sizes=pb.RecordSizes(sizes=sizes))
+            for group in _groups(keys, sizes):
+                data = await self._run(label, self._store.read, label, group)
+                for chunk in chunks(data):
+                    yield pb.GetRecordsResponse(chunk=chunk)
 
     async def ListRecords(self, request: pb.ListRecordsRequest, context: Any) -> AsyncIterator[pb.ListRecordsResponse]:
         label = request.call.label
-        await self._admit(context, "ListRecords", request.call, pb.ListRecordsBody, reading=True)
-        after: RecordKey | None = None
-        while page := await self._run(label, self._store.page, label, after=after, limit=self._limits.call_keys):
-            records = [pb.RecordSize(key=pb.RecordKey(**key._asdict()), size=size) for key, size in page]
-            yield pb.ListRecordsResponse(records=records)
-            after = page[-1][0]
+        async with self._admitted(context, "ListRecords", request.call, pb.ListRecordsBody, reading=True):
+            after: RecordKey | None = None
+            while page := await self._run(label, self._store.page, label, after=after, limit=self._limits.call_keys):
+                records = [pb.RecordSize(key=pb.RecordKey(**key._asdict()), size=size) for key, size in page]
+                yield pb.ListRecordsResponse(records=records)
+                after = page[-1][0]
 
     async def DropRecords(self, request: pb.DropRecordsRequest, context: Any) -> pb.DropRecordsResponse:
-        body = await self._admit(context, "DropRecords", request.call, pb.DropRecordsBody)
-        if len(body.keys) > self._limits.call_keys:
-            raise ServiceError("CALL_TOO_LARGE", f"at most {self._limits.call_keys} records a call")
-        keys = [_key(key) for key in body.keys]
-        await self._run(request.call.label, self._store.drop, request.call.label, keys)
-        return pb.DropRecordsResponse()
+        async with self._admitted(context, "DropRecords", request.call, pb.DropRecordsBody) as body:
+            if len(body.keys) > self._limits.call_keys:
+                raise ServiceError("CALL_TOO_LARGE", f"at most {self._limits.call_keys} records a call")
+            keys = [_key(key) for key in body.keys]
+            await self._run(request.call.label, self._store.drop, request.call.label, keys)
+            return pb.DropRecordsResponse()
 
     async def GetManifest(self, request: pb.GetManifestRequest, context: Any) -> AsyncIterator[pb.GetManifestResponse]:
-        await self._admit(context, "GetManifest", request.call, pb.GetManifestBody, reading=True)
-        manifest = await self._run(request.call.label, self._store.manifest, request.call.label)
-        if manifest is None:
-            raise ServiceError("MANIFEST_ABSENT", "the account has stored nothing")
-        yield pb.GetManifestResponse(
-            header=pb.ManifestHeader(
-                generation=manifest.generation,
-                version=manifest.version,
-                check_value=manifest.check_value,
-                size=len(manifest.ciphertext),
+        async with self._admitted(context, "GetManifest", request.call, pb.GetManifestBody, reading=True):
+            manifest = await self._run(request.call.label, self._store.manifest, request.call.label)
+            if manifest is None:
+                raise ServiceError("MANIFEST_ABSENT", "the account has stored nothing")
+            yield pb.GetManifestResponse(
+                header=pb.ManifestHeader(
+                    generation=manifest.generation,
+                    version=manifest.version,
+                    check_value=manifest.check_value,
+                    size=len(manifest.ciphertext),
+                )
             )
-        )
-        for chunk in chunks(manifest.ciphertext):
-            yield pb.GetManifestResponse(chunk=chunk)
+            for chunk in chunks(manifest.ciphertext):
+                yield pb.GetManifestResponse(chunk=chunk)
 
     async def SwapManifest(self, request_iterator: Any, context: Any) -> pb.SwapManifestResponse:
         async with self._upload(context, "SwapManifest", request_iterator, pb.SwapManifestBody) as (label, body):
@@ -173,10 +175,12 @@ class ContactsServicer(ContactsServiceServicer):
             await self._run(label, self._store.swap, label, body.expected_version, manifest)
         return pb.SwapManifestResponse()
 
-    async def _admit(
+    @asynccontextmanager
+    async def _admitted(
         self, context: Any, method: str, call: pb.SignedCall, body: type[Body], *, reading: bool = False
-    ) -> Body:
-        """The call's body, once the account's identity is known to have signed it, just now and for this method.
+    ) -> AsyncIterator[Body]:
+        """The call's body, once the account's identity is known to have signed it, just now and for this method; and a
+        place, which who is not known gets none of, nor one account all of them.
 
         What costs least comes first. A nonce is kept of nobody but an account's identity, and counts for that account.
         """
@@ -204,36 +208,25 @@ class ContactsServicer(ContactsServiceServicer):
             max_calls=self._limits.calls,
             reading=reading,
         )
-        try:
-            return body.FromString(call.body)
-        except DecodeError as error:
-            raise ServiceError("BODY_INVALID", "the call's body can't be read") from error
+        with self._calls.place(call.label):
+            try:
+                parsed = body.FromString(call.body)
+            except DecodeError as error:
+                raise ServiceError("BODY_INVALID", "the call's body can't be read") from error
+            yield parsed
 
     @asynccontextmanager
     async def _upload(
         self, context: Any, method: str, requests: AsyncIterator[_Upload], body: type[Body]
     ) -> AsyncIterator[tuple[str, Body]]:
-        """The account and the body that the stream begins with, and a place among the uploads, for a limited time.
-
-        Only who was admitted takes a place, and no account takes them all; without one it is refused at once.
-        """
-        limits, uploads = self._limits, self._uploads
-        try:
-            async with asyncio.timeout(limits.upload_s):
-                first = await anext(requests, None)
-                if first is None or first.WhichOneof("part") != "call":
-                    raise ServiceError("BODY_INVALID", "a stream begins with its call")
-                label, admitted = first.call.label, await self._admit(context, method, first.call, body)
-                if uploads.total() >= limits.uploads or uploads[label] >= limits.account_uploads:
-                    raise ServiceError("UPLOADS_BUSY", "too many uploads at once")
-                uploads[label] += 1
-                try:
-                    yield label, admitted
-                finally:
-                    uploads.subtract((label,))
-                    uploads += Counter()  # those at 0 go
-        except TimeoutError as error:
-            raise ServiceError("UPLOAD_TIME", "the upload took too long") from error
+        """The account and the body that the stream begins with, and a place among the uploads."""
+        first = await anext(requests, None)
+        if first is None or first.WhichOneof("part") != "call":
+            raise ServiceError("BODY_INVALID", "a stream begins with its call")
+        label = first.call.label
+        async with self._admitted(context, method, first.call, body) as admitted:
+            with self._uploads.place(label):
+                yield label, admitted
 
     async def _run(self, label: str, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """The database's work, off the event loop, in turn by account."""

@@ -1,6 +1,5 @@
 """The directory's two gRPC services, over the store and the publisher's announcements."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,9 +10,10 @@ from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceServicer, UpdateServiceServicer
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
 from ipls.proto.witness.v1.head_pb2 import SignedHead
+from ipls.rpc.admission import Places
 from ipls.rpc.channel import CHUNK
 from ipls.rpc.errors import ServiceError, refuse
-from ipls.rpc.peer import network_of
+from ipls.rpc.peer import network_of, peer_of
 from ipls.rpc.reads import MAX_VERSIONS, history_responses
 from ipls.runtime.executors import FairExecutor
 from ipls.server.directory.adoption import known_versions
@@ -31,12 +31,8 @@ REQUEST_ID_BYTES = 16
 MAX_BATCH = 64
 """Labels in one lookup: their proofs, absences included, stay below gRPC's 4 MiB a message."""
 
-MAX_WATCHERS = 500
-"""Streams of heads at once: half of the calls that a server takes, so that reads and updates go on beside them."""
-
 MAX_LONG_HISTORIES = 8
 """Histories over a message's size that are sent at once, each in memory until then."""
-LONG_HISTORY_S = 60.0
 
 READ_THREADS = 4
 MAX_READS = 128
@@ -83,8 +79,7 @@ class DirectoryService(DirectoryServiceServicer):
         self._trust_roots = {parse_trust_root(version.file).number: version for version in versions}
         self._reading = FairExecutor("reads", READ_THREADS, MAX_READS)
         self._looking = FairExecutor("looks for heads", 1, MAX_LOOKS)
-        self._watchers = 0
-        self._long_histories = 0
+        self._long_histories = Places(MAX_LONG_HISTORIES)
 
     def close(self) -> None:
         """End its threads; no call may follow."""
@@ -106,7 +101,7 @@ class DirectoryService(DirectoryServiceServicer):
 
     async def History(self, request: pb.HistoryRequest, context: Any) -> AsyncIterator[pb.HistoryResponse]:
         """LABEL_NOT_FOUND, VALUE_AWAITED, VALUE_ERASED, LABEL_INVALID; EPOCH_UNKNOWN, EPOCH_PRUNED,
-        DIRECTORY_NOT_READY; HISTORY_TOO_LONG, HISTORIES_BUSY.
+        DIRECTORY_NOT_READY; HISTORY_TOO_LONG, SERVICE_BUSY.
         """
         label = _checked_label(request.label)
         plan = partial(self._history, label, request.most_recent)
@@ -115,17 +110,9 @@ class DirectoryService(DirectoryServiceServicer):
         if len(proof) <= CHUNK:
             yield pb.HistoryResponse(head=signed, chunk=proof)
             return
-        if self._long_histories >= MAX_LONG_HISTORIES:
-            raise ServiceError("HISTORIES_BUSY", "too many long histories are being sent")
-        self._long_histories += 1
-        try:
-            async with asyncio.timeout(LONG_HISTORY_S):
-                for response in history_responses(signed, proof):
-                    yield response
-        except TimeoutError as e:
-            raise ServiceError("HISTORIES_BUSY", "the history was read too slowly") from e
-        finally:
-            self._long_histories -= 1
+        with self._long_histories.place(peer_of(context)):
+            for response in history_responses(signed, proof):
+                yield response
 
     async def BatchLookup(self, request: pb.BatchLookupRequest, context: Any) -> pb.BatchLookupResponse:
         """BATCH_SIZE, VALUE_AWAITED, VALUE_ERASED, LABEL_INVALID, EPOCH_UNKNOWN, EPOCH_PRUNED, DIRECTORY_NOT_READY."""
@@ -147,25 +134,15 @@ class DirectoryService(DirectoryServiceServicer):
         return pb.GetHeadResponse(head=SignedHead.FromString(head.signed))
 
     async def WatchHeads(self, request: pb.WatchHeadsRequest, context: Any) -> AsyncIterator[pb.WatchHeadsResponse]:
-        """The newest head, then each newer or renewed one; a reader slower than the epochs skips to the newest.
-
-        WATCHERS_FULL.
-        """
-        if self._watchers >= MAX_WATCHERS:
-            message = f"{MAX_WATCHERS} others watch: ask for the head instead"
-            raise ServiceError("WATCHERS_FULL", message, retry_after_s=5)
-        self._watchers += 1
-        try:
-            sent: bytes | None = None
-            while True:
-                announced = self._heads.next
-                head = await self._looking.run(context, self._store.head)
-                if head and head.signed != sent:
-                    sent = head.signed
-                    yield pb.WatchHeadsResponse(head=SignedHead.FromString(sent))
-                await announced.wait()
-        finally:
-            self._watchers -= 1
+        """The newest head, then each newer or renewed one; a reader slower than the epochs skips to the newest."""
+        sent: bytes | None = None
+        while True:
+            announced = self._heads.next
+            head = await self._looking.run(context, self._store.head)
+            if head and head.signed != sent:
+                sent = head.signed
+                yield pb.WatchHeadsResponse(head=SignedHead.FromString(sent))
+            await announced.wait()
 
     async def TrustRoots(self, request: pb.TrustRootsRequest, context: Any) -> pb.TrustRootsResponse:
         """What the witnesses signed, for anyone to check; a directory that was not restarted knows no newer ones."""

@@ -270,18 +270,6 @@ async def test_an_account_has_a_quota(world: World) -> None:
             await device.list()
 
 
-async def test_an_upload_that_does_not_end_is_ended(world: World) -> None:
-    world.limits = Limits(uploads=1, upload_s=0.1)
-    owner = Owner(ALICE)
-    async with world.running() as stub:
-        await world.publish(owner)
-        idle = stub.PutRecords()
-        await idle.write(pb.PutRecordsRequest(call=world.call(owner, "PutRecords", sizes_of(record(1)))))
-        with refused(grpc.StatusCode.DEADLINE_EXCEEDED, "UPLOAD_TIME"):
-            await answered(idle)
-        await world.device(stub, owner).put([record(1)])
-
-
 async def test_uploads_beyond_their_places_are_asked_to_come_again(world: World) -> None:
     world.limits = Limits(uploads=1)
     owner = Owner(ALICE)
@@ -294,7 +282,7 @@ async def test_uploads_beyond_their_places_are_asked_to_come_again(world: World)
             while True:  # the idle one may not have its place yet
                 await world.device(stub, owner).put([record(1)])
 
-        with pytest.raises(TryLaterError, check=lambda e: e.reason == "UPLOADS_BUSY"):
+        with pytest.raises(TryLaterError, check=lambda e: e.reason == "SERVICE_BUSY"):
             await put_until_refused()
         idle.cancel()
 
@@ -323,12 +311,32 @@ async def test_no_account_takes_all_places_among_the_uploads(world: World) -> No
             await stream.write(pb.PutRecordsRequest(call=call))
         ended = [asyncio.ensure_future(answered(stream)) for stream in streams]
         (first,), _ = await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
-        with refused(grpc.StatusCode.UNAVAILABLE, "UPLOADS_BUSY"):
+        with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVICE_BUSY"):
             await first
         await world.device(stub, owner).put([record(1)])
         for stream in streams:
             stream.cancel()
         await asyncio.wait(ended)
+
+
+async def test_no_account_takes_all_places(world: World) -> None:
+    """By calls that stand, here uploads, of whatever kind the others are."""
+    world.limits = Limits(calls_at_once=8, account_calls=1)
+    greedy, owner = Owner(ALICE), Owner(BOB)
+    async with world.running() as stub:
+        await world.publish(greedy)
+        await world.publish(owner)
+        idle = stub.PutRecords()
+        await idle.write(pb.PutRecordsRequest(call=world.call(greedy, "PutRecords", sizes_of(record(1)))))
+
+        async def list_until_refused() -> None:
+            while True:  # the idle one may not have its place yet
+                await world.device(stub, greedy).list()
+
+        with pytest.raises(TryLaterError, check=lambda e: e.reason == "SERVICE_BUSY"):
+            await list_until_refused()
+        await world.device(stub, owner).put([record(2)])
+        idle.cancel()
 
 
 async def test_plaintext_is_refused(world: World, tmp_path: Path) -> None:
