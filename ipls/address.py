@@ -24,6 +24,19 @@ def reachable(listen: str) -> str:
     return listen
 
 
+def network(host: str) -> str:
+    """The IPv4 address or IPv6 /64 of a peer's address, as text: what one party has many addresses of counts as one.
+
+    Raises ValueError.
+    """
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is None:
+            return str(ipaddress.ip_network((address, 64), strict=False))
+        address = address.ipv4_mapped
+    return str(address)
+
+
 def cannot_listen(address: str) -> str:
     """What a server says that can't listen there."""
     return f"can't listen at {address}: the port is taken, or the host is not this machine's"

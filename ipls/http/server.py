@@ -4,16 +4,19 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ipls.address import cannot_listen, parse_address
+from ipls.address import cannot_listen, network, parse_address
+from ipls.runtime.half_open import HalfOpenTable
 from ipls.runtime.service import Service
 
 MAX_CONNECTIONS = 128
-"""More are answered 503 and closed."""
+"""One more takes the place of the oldest of the address that has most."""
 MAX_HEAD = 16 * 1024
 """Bytes of a request's line and headers."""
 IDLE_S = 20
@@ -49,13 +52,20 @@ class _Patience:
 class _Protocol(H11Protocol):
     """uvicorn's, which by itself waits for ever for a first request, for the rest of one, and for a slow reader."""
 
+    def __init__(self, *arguments: Any, connections: "HalfOpenTable[_Protocol]", **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._connections = connections
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
         self._request = _Patience(transport, self.timeout_keep_alive)
         self._reader = _Patience(transport, self.timeout_keep_alive)
         self._request.begin()
+        if longest := self._connections.admit(self, network(transport.get_extra_info("peername")[0])):
+            longest.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.leave(self)
         self._request.end()
         self._reader.end()
         super().connection_lost(exc)
@@ -89,11 +99,10 @@ async def serve(service: Service, app: Starlette, listen: str, *, idle_s: int = 
         raise OSError(cannot_listen(listen)) from error
     config = uvicorn.Config(
         app,
-        http=_Protocol,
+        http=partial(_Protocol, connections=HalfOpenTable[_Protocol](MAX_CONNECTIONS)),  # type: ignore[arg-type]
         log_config=None,
         access_log=False,
         lifespan="off",
-        limit_concurrency=MAX_CONNECTIONS,
         h11_max_incomplete_event_size=MAX_HEAD,
         timeout_keep_alive=idle_s,
         timeout_graceful_shutdown=_DRAIN_S,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ipls.rpc.errors import ServiceError
-from ipls.rpc.half_open import HalfOpenTable
+from ipls.runtime.half_open import HalfOpenTable
 
 KIB = 1024
 RETRY_AFTER_S = 1.0

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import NoReturn
 
 import pytest
@@ -134,14 +134,22 @@ async def test_nonsense_gets_an_error_or_nothing_and_others_go_on(served: Served
     assert (await served.ask(GET)).startswith(b"HTTP/1.1 200 ")
 
 
-async def test_more_connections_than_there_may_be_are_refused_until_some_end(served: Served) -> None:
-    waiting = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(MAX_CONNECTIONS)]
-    assert (await served.ask(GET)).startswith(b"HTTP/1.1 503 ")
-    for reader, _ in waiting:  # none of them ever asks
-        assert await asyncio.wait_for(reader.read(), WITHIN_S) == b""
-    for _, writer in waiting:
-        writer.close()
+async def test_of_more_connections_than_there_may_be_the_oldest_of_whom_there_are_most_ends(served: Served) -> None:
+    """A reader from another address, who was there first and is slow, is served."""
+
+    async def connect(source: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", served.port, local_addr=(source, 0))
+
+    slow_reader, slow = await connect("127.0.0.1")
+    slow.write(GET[:5])
+    flood = [await connect("127.0.0.2") for _ in range(MAX_CONNECTIONS)]
+    with suppress(ConnectionError):
+        assert await asyncio.wait_for(flood[0][0].read(), WITHIN_S) == b""
+    slow.write(GET[5:])
+    assert b"hello" in await asyncio.wait_for(slow_reader.readuntil(b"hello"), WITHIN_S)
     assert (await served.ask(GET)).startswith(b"HTTP/1.1 200 ")
+    for writer in (slow, *(writer for _, writer in flood)):
+        writer.close()
 
 
 async def test_a_server_that_ends_by_itself_ends_its_process(monkeypatch: pytest.MonkeyPatch) -> None:

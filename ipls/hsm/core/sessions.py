@@ -20,7 +20,7 @@ from ipls.hsm.core.workers import WorkerProcess, Workers
 from ipls.hsm.messages import Ended
 from ipls.hsm.pipe import Frame, PipeError, parse
 from ipls.proto.vault.v1.core_pb2 import CoreRequest, CoreResponse, HistoryHandIn, NeedsHistory
-from ipls.rpc.half_open import HalfOpenTable
+from ipls.runtime.half_open import HalfOpenTable
 from ipls.runtime.service import Service
 from ipls.vault.errors import SessionRefused
 from ipls.vault.session.effects import (

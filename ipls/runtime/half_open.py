@@ -1,6 +1,6 @@
 """Where those wait who have not said who they are: a flood of them must cost those who have nothing.
 
-Tested by tests/rpc/test_half_open.py, tests/hsm/core/test_flood.py and tests/attack/test_standing_streams.py.
+Tested by tests/runtime/test_half_open.py, tests/hsm/core/test_flood.py and tests/attack/test_standing_streams.py.
 """
 
 from collections.abc import Hashable

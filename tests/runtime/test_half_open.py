@@ -1,6 +1,6 @@
 """Who makes room when a table is full."""
 
-from ipls.rpc.half_open import HalfOpenTable
+from ipls.runtime.half_open import HalfOpenTable
 
 
 def test_who_has_been_there_longest_makes_room() -> None:
