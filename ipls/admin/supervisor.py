@@ -1,8 +1,11 @@
 """Runs the services of a deployment, each a process of its own, and starts again what dies."""
 
 import asyncio
+import os
+import shutil
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -21,13 +24,30 @@ from ipls.runtime.tasks import TaskScope, race
 log = structlog.get_logger()
 
 STOP_S = 10.0
+LOG_BYTES = 8 << 20
+"""Of a service's log; as many lie beside it, of before."""
+LOGS_EVERY_S = 1.0
 RENEW_EVERY_S = 3600.0
 ORDER = {"vault": 1, "directory": 2, "contacts": 3, "registration": 3}
 """When a service is restarted for a new trust root: after the witnesses, which come first."""
 
 
+def cut_log(path: Path) -> None:
+    """Begin a log anew that is over LOG_BYTES: what is there goes to NAME.1, in the place of what was there before.
+
+    Whoever has it open goes on writing to it. A line that comes at that very moment may be lost; where the disk has no
+    room for a copy, the log is.
+    """
+    with suppress(OSError):  # a log that is not there
+        if path.stat().st_size > LOG_BYTES:
+            with suppress(OSError):
+                shutil.copy(path, path.with_name(f"{path.name}.1"))
+            os.truncate(path, 0)
+
+
 class Supervisor:
-    """The services of the deployment of `config_file`; logs go to logs/NAME.log beside it.
+    """The services of the deployment of `config_file`; logs go to logs/NAME.log beside it, of
+    bounded size.
 
     A child reads its standard input to the end and then stops: however this process ends, none outlives it.
     """
@@ -72,6 +92,7 @@ class Supervisor:
         write_endpoints(self._folder, self._namespace, self._addresses, self.pids)
         for name in self._commands:
             owner.spawn(f"keep {name}", partial(self._keep, name))
+        owner.spawn("cut logs", self._cut_logs)
         owner.spawn("renew", self._keep_renewed)
 
     async def _keep_renewed(self) -> None:
@@ -96,6 +117,12 @@ class Supervisor:
             await process.wait()
             await self._answers(name)  # `_keep` has started it again
         log.info("restarted for a new trust root")
+
+    async def _cut_logs(self) -> None:
+        while True:
+            await asyncio.sleep(LOGS_EVERY_S)
+            for name in self._commands:
+                await asyncio.to_thread(cut_log, self._folder / "logs" / f"{name}.log")
 
     async def _stop(self) -> None:
         """Ask each to stop; kill what has not after STOP_S seconds."""

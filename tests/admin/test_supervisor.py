@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from ipls.admin import supervisor
 from ipls.admin.deployment import create, free_ports
 from ipls.admin.health import until_listening
 from ipls.admin.supervisor import Supervisor
@@ -102,6 +103,41 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
     select.select([watched], [], [])
     os.close(watched)
+
+
+def test_a_log_begins_anew_and_its_writer_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "LOG_BYTES", 10)
+    path, before = tmp_path / "a.log", tmp_path / "a.log.1"
+    supervisor.cut_log(path)  # which is not there
+    with path.open("ab", buffering=0) as writer:
+        for text in (b"some ", b"first lines ", b"others, longer "):
+            writer.write(text)
+            supervisor.cut_log(path)
+        assert (before.read_bytes(), path.read_bytes()) == (b"others, longer ", b"")
+        before.unlink()
+        before.mkdir()  # no copy can be made
+        writer.write(b"more than fits")
+        supervisor.cut_log(path)
+        writer.write(b"end")
+    assert path.read_bytes() == b"end"
+
+
+async def test_logs_are_cut_while_their_services_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "LOG_BYTES", 10)
+    monkeypatch.setattr(supervisor, "LOGS_EVERY_S", 0.05)
+    original, loop, all_cut = supervisor.cut_log, asyncio.get_running_loop(), asyncio.Event()
+    cut = set[Path]()
+
+    def cutting(path: Path) -> None:
+        original(path)
+        cut.update(path.parent.glob("*.log.1"))
+        if len(cut) == 6:
+            loop.call_soon_threadsafe(all_cut.set)
+
+    monkeypatch.setattr(supervisor, "cut_log", cutting)
+    async with supervised(tmp_path / "ipls") as running:
+        assert running.count == 6
+        await asyncio.wait_for(all_cut.wait(), 60)
 
 
 async def test_what_the_disk_refuses_leaves_a_service_kept_alive(tmp_path: Path) -> None:
