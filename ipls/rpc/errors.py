@@ -14,8 +14,10 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from ipls._grpc import grpc
+from ipls.clock import system_now_ms
 from ipls.errors import IplsError
 from ipls.rpc.reasons import STATUSES
+from ipls.units import date
 
 DOMAIN = "ipls"
 
@@ -92,7 +94,21 @@ def remote_error(error: grpc.aio.AioRpcError) -> RemoteError:
         reason = ""
     if not reason and code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE):
         code, reason = grpc.StatusCode.UNAVAILABLE, "UNREACHABLE"
-    return RemoteError(reason or code.name, error.details() or code.name, code=code, retry_after_s=retry_after_s)
+    message = error.details() or code.name
+    if reason == "UNREACHABLE":
+        message = _of_certificate(message) or message
+    return RemoteError(reason or code.name, message, code=code, retry_after_s=retry_after_s)
+
+
+def _of_certificate(details: str) -> str:
+    """What to say in the place of gRPC's words for a certificate whose time it is not; nothing for other words."""
+    clock = f"by this machine's clock, which says {date(system_now_ms())}"
+    if "certificate is not yet valid" in details:
+        return f"the service's certificate is not good yet {clock}: set the clock right, or the service's"
+    if "certificate has expired" in details:
+        renew = "who runs the service renews it with `ipls keys renew`"
+        return f"the service's certificate has run out {clock}: if that is right, {renew}, else set the clock"
+    return ""
 
 
 class Ending:

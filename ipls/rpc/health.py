@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ipls._grpc import grpc
 from ipls.address import reachable
 from ipls.rpc.channel import open_channel
+from ipls.rpc.errors import remote_error
 
 ATTEMPT_S = 1.0
 ANSWER_S = 5.0
@@ -39,5 +40,5 @@ async def _why_not(channel: grpc.aio.Channel, attempt_s: float, *, wait: bool) -
     try:
         answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=attempt_s, wait_for_ready=wait)
     except grpc.aio.AioRpcError as error:
-        return error.details() or error.code().name
+        return remote_error(error).message
     return "" if answer.status == health_pb2.HealthCheckResponse.SERVING else "it says that it does not serve"

@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 import structlog
 
 from ipls.errors import IplsError
+from ipls.runtime import clock
 from ipls.runtime.restart import RestartPolicy
 from ipls.runtime.tasks import end, race
 
@@ -177,6 +178,7 @@ def run(name: str, start: Callable[[Service], Awaitable[object]]) -> None:
 
     async def serve() -> None:
         async with Service(name) as service:
+            service.spawn("watch the clock", clock.watch)
 
             async def started() -> None:
                 await start(service)

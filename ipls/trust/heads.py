@@ -15,6 +15,7 @@ from ipls.proto.witness.v1.head_pb2 import Cosignature, SignatureMessage, Signed
 from ipls.trust.errors import HeadRefused
 from ipls.trust.limits import MAX_AHEAD_MS, MAX_COSIGNATURES, MAX_INT
 from ipls.trust.root import TrustRoot, Witness
+from ipls.units import date
 
 CIPHERSUITE = 1
 
@@ -152,7 +153,8 @@ def check_cosignature(
     if time < oldest_ms:
         raise HeadRefused("HEAD_TOO_OLD", "the signature is older than the maximum head age")
     if time > now_ms + MAX_AHEAD_MS:
-        raise HeadRefused("HEAD_FROM_FUTURE", "the signature's time is over two minutes ahead of the clock")
+        message = f"the signature's time is over two minutes ahead of the clock, which says {date(now_ms)}"
+        raise HeadRefused("HEAD_FROM_FUTURE", f"{message}: if that is wrong, set it")
     return witness.name, time
 
 

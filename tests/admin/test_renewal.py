@@ -11,13 +11,14 @@ import pytest
 import structlog
 from cryptography import x509
 
+from ipls import clock
 from ipls.admin import deployment, renewal, supervisor
 from ipls.admin.bundles import read_bundle
 from ipls.admin.expiry import watch
 from ipls.admin.renewal import renew
 from ipls.admin.status import Deployment, State, examine
 from ipls.admin.supervisor import Supervisor
-from ipls.clock import system_now_ms
+from ipls.clock import SettledClock, system_now_ms
 from ipls.config import load, load_trust_root
 from ipls.crypto.errors import VerificationError
 from ipls.runtime.service import Service
@@ -33,9 +34,8 @@ def old(tmp_path: Path) -> Path:
 
 def aged(folder: Path, *, witnesses: int) -> Path:
     """A new deployment in `folder`, as it is 300 days on."""
-    now_ns = time.time_ns
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(time, "time_ns", lambda: now_ns() - 300 * DAY_MS * 1_000_000)
+        patch.setattr(clock, "machine", SettledClock(lambda: time.time_ns() - 300 * DAY_MS * 1_000_000))
         deployment.create(folder, "test.ipls", witnesses=witnesses, port=0)
     return folder
 

@@ -199,6 +199,14 @@ async def test_a_token_is_good_as_it_was_given_and_for_its_time(world: World, cl
     refused(await refusal(Session(client, token).absence(CAROL)), UNKNOWN, "READ_SESSION_EXPIRED")
 
 
+async def test_a_token_that_a_clock_a_day_ahead_gave_does_not_last_a_day(world: World, client: Client) -> None:
+    world.now_ms += DAY_MS
+    token = (await Session.open(client, ALICE, 1, world.now_ms)).token
+    world.now_ms -= DAY_MS - 1000
+    refused(await refusal(Session(client, token).absence(CAROL)), UNKNOWN, "READ_SESSION_EXPIRED")
+    await (await Session.open(client, ALICE, 1, world.now_ms)).absence(CAROL)
+
+
 async def test_a_token_of_another_directory_is_none_here(tmp_path: Path, client: Client) -> None:
     folder = tmp_path / "other"
     folder.mkdir()

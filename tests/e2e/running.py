@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,7 +47,11 @@ class Deployment:
 
 @contextmanager
 def running(
-    folder: Path, *options: str, witnesses: int = 1, prepare: Callable[[Path], None] = lambda config: None
+    folder: Path,
+    *options: str,
+    witnesses: int = 1,
+    prepare: Callable[[Path], None] = lambda config: None,
+    environment: Mapping[str, str] = BARE,
 ) -> Iterator[Deployment]:
     """`ipls init`, what `prepare` does with ipls.toml, `ipls serve all` with these options; epochs come at once."""
     assert ipls("init", folder, "--port", 0, "--witnesses", witnesses).returncode == 0
@@ -56,7 +60,7 @@ def running(
     prepare(config)
     command = [*IPLS, "serve", "all", "--config", str(config), "--stop-at-eof", *options]
     with (folder / "logs/all.log").open("wb") as log:
-        server = subprocess.Popen(command, env=BARE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+        server = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
     assert server.stdout is not None
     assert server.stdin is not None
     assert server.stdout.readline(), (folder / "logs/all.log").read_text()

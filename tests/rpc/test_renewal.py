@@ -1,7 +1,9 @@
 """Certificates that are renewed while both sides run: what is under way goes on, what begins shows the new one."""
 
 import asyncio
+import re
 import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,7 +12,9 @@ from typing import Any
 import pytest
 from cryptography import x509
 
+from ipls import clock
 from ipls.admin.certificates import Authority
+from ipls.clock import SettledClock
 from ipls.proto.registration.v1 import registration_pb2 as pb
 from ipls.proto.registration.v1.registration_pb2_grpc import (
     RegistrationServiceServicer,
@@ -18,7 +22,9 @@ from ipls.proto.registration.v1.registration_pb2_grpc import (
     add_RegistrationServiceServicer_to_server,
 )
 from ipls.rpc.channel import open_channel
+from ipls.rpc.health import why_not_serving
 from ipls.rpc.server import Access, GrpcServer, Listener
+from ipls.units import DAY_MS
 
 ROLE = "messaging-service"
 
@@ -111,6 +117,29 @@ async def test_a_certificate_without_its_key_changes_nothing_until_the_key_is_th
         (tmp_path / "server.key").write_bytes((tmp_path / "new/server.key").read_bytes())
         assert await server_serial(port) == serial(tmp_path / "new/server.pem")
         assert key != (tmp_path / "server.key").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("ahead_ms", "words"),
+    [
+        (2 * DAY_MS, r"is not good yet by this machine's clock, which says 20.*: set the clock"),
+        (
+            -400 * DAY_MS,
+            r"has run out by this machine's clock, which says 20.*: if .*, else set the clock",
+        ),
+    ],
+)
+async def test_a_clock_by_which_a_certificate_is_not_good_is_named_in_the_place_of_tls_words(
+    tmp_path: Path, ahead_ms: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is the clock that is wrong, as seen from the certificate."""
+    with monkeypatch.context() as patch:
+        patch.setattr(clock, "machine", SettledClock(lambda: time.time_ns() + ahead_ms * 1_000_000))
+        issue(tmp_path)
+    async with serving(tmp_path) as (_, port):
+        why = await why_not_serving(f"127.0.0.1:{port}", tmp_path / "ca.pem")
+    assert re.search(words, why)
+    assert "SSL" not in why
 
 
 async def test_a_channel_whose_files_are_gone_goes_on_with_what_it_has(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from ipls.hsm.state.store import StateStore
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.vault.v1.core_pb2 import CoreRequest, CoreResponse
 from ipls.proto.witness.v1.head_pb2 import SignedHead
+from ipls.runtime import clock
 from ipls.runtime.service import Service
 from ipls.store.vault import open_vault_store
 from ipls.trust.root import TrustRoot
@@ -143,6 +144,7 @@ async def serve(config_path: Path, source: BinaryIO, sink: BinaryIO) -> None:
         async with Service("core") as process:
             core = Core(config_path, config, root, state_store, Rotation(state_store, anchor_service), front, process)
             process.release(core.close)
+            process.spawn("watch the clock", clock.watch)
             await core.run()
 
 

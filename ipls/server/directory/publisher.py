@@ -34,6 +34,9 @@ log = structlog.get_logger()
 RETRY_S = (0.25, 5.0)
 """The first wait after a failure, and the longest; it doubles in between."""
 
+LOOK_EVERY_S = 2.0
+"""How often the time is looked at while nothing is due: no timer counts the time that a machine sleeps."""
+
 MAX_STATED_TERM = 2**62
 """A witness's term is its word alone: one that lies must not use up the terms there are."""
 
@@ -219,18 +222,22 @@ class Publisher:
     def _renewal_due_ms(self, head: StoredHead) -> int:
         """When a quarter of the maximum age is over for the oldest of the head's signatures.
 
-        And over since they were given: a witness whose clock is behind is not asked without end.
+        And over since they were given: a witness whose clock is behind is not asked without end. Unless they were given
+        at a time that has yet to come, by a clock that has been put right since.
         """
         signed = SignedHead.FromString(head.signed)
         oldest_ms = min(map(timestamp, signed.cosignatures))
-        return max(oldest_ms, self._signed_ms) + self._root.max_head_age_ms // RENEWALS
+        given_ms = self._signed_ms if self._signed_ms <= self._now_ms() else 0
+        return max(oldest_ms, given_ms) + self._root.max_head_age_ms // RENEWALS
 
     def _epoch_due_ms(self) -> float:
-        """When the next epoch is to be made; never, while nothing waits."""
+        """When the next epoch is to be made; never, while nothing waits. At once for what was queued at a time that has
+        yet to come, by a clock that has been put right since."""
         waiting = self._store.waiting()
         if waiting.updates == 0:
             return math.inf
-        return 0 if waiting.updates >= self._max_updates else waiting.oldest_ms + self._max_age_ms
+        at_once = waiting.updates >= self._max_updates or waiting.oldest_ms > self._now_ms()
+        return 0 if at_once else waiting.oldest_ms + self._max_age_ms
 
     async def _work(self) -> None:
         """Return when an epoch or the head's renewal is due; until then, prune."""
@@ -248,5 +255,5 @@ class Publisher:
             if pruning:
                 continue
             with suppress(TimeoutError):  # not wait_for, which may swallow the cancellation that ends us
-                async with asyncio.timeout(wait_ms / 1000):
+                async with asyncio.timeout(min(wait_ms / 1000, LOOK_EVERY_S)):
                     await self._submitted.wait()

@@ -9,6 +9,8 @@ from ipls.store.errors import StoreRefused
 from ipls.units import HOUR_MS
 
 CODE_LIFE_MS = 10 * 60_000
+AHEAD_MS = 2 * 60_000
+"""A code sent later than so from now was sent by a clock that has been put right since: it holds nobody up."""
 ATTEMPTS = 5
 KEPT_MS = 24 * HOUR_MS
 """How long after its code's expiry a registration that was let through can still be repeated."""
@@ -92,6 +94,7 @@ def judge_begin(known: tuple[str, bytes | None] | None, label: str) -> None:
 def judge_rate(sent: Sequence[tuple[str, int]], peer: str, now_ms: int, codes_per_hour: int) -> None:
     """`sent`: who asked for the number's codes of the last hour, and when, newest first. Raises StoreRefused
     CODE_RATE."""
+    sent = [(other, at_ms) for other, at_ms in sent if at_ms <= now_ms + AHEAD_MS]
     own = [at_ms for other, at_ms in sent if other == peer]
     every = [at_ms for _, at_ms in sent]
     for times, limit in ((own, codes_per_hour), (every, PEERS * codes_per_hour)):

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 class ReplayGuard(ABC):
     """A nonce is admitted once for a label as long as its time can be admitted at all, across restarts, from any
     process over one database, and even if the clock is set back: no time at or below one already forgotten is admitted.
+    What is forgotten are nonces, not hours: after a clock that was ahead for less than the window all is as before.
     What is refused changes nothing that a later call could see.
 
     Reads go on where the disk takes nothing: a call that only reads is admitted then too, once for each process until

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ipls.store.engine.sqlite import Connection, Database
 from ipls.store.errors import StoreRefused, StoreUnavailable
+from ipls.units import date
 
 STATEMENTS = """
 CREATE TABLE IF NOT EXISTS nonce (
@@ -54,15 +55,17 @@ class Nonces:
 
 
 def _floor_ms(db: Connection, call: Call) -> int:
+    """The newest time that was forgotten, or that is too old by the clock. A clock that was ahead leaves no more."""
     return max(int(db.execute("SELECT floor_ms FROM clock").fetchone()[0]), call.now_ms - call.window_ms)
 
 
 def _check(db: Connection, call: Call) -> None:
     floor_ms = _floor_ms(db, call)
     if not floor_ms < call.timestamp_ms <= call.now_ms + call.window_ms:
-        raise StoreRefused("CALL_STALE", "the call's time is more than two minutes from the service's clock")
-    count = "SELECT COUNT(*) FROM nonce WHERE label = ? AND timestamp_ms > ?"
-    if db.execute(count, (call.label, floor_ms)).fetchone()[0] >= call.max_calls:
+        message = f"the call's time is more than two minutes from the service's clock, which says {date(call.now_ms)}"
+        raise StoreRefused("CALL_STALE", f"{message}: set the clock that is wrong")
+    count = "SELECT COUNT(*) FROM nonce WHERE label = ? AND timestamp_ms > ? AND timestamp_ms <= ?"
+    if db.execute(count, (call.label, floor_ms, call.now_ms + call.window_ms)).fetchone()[0] >= call.max_calls:
         message = f"more than {call.max_calls} calls within the last minutes"
         raise StoreRefused("CALL_QUOTA", message, retry_after_s=call.window_ms / 1000)
     known = "SELECT 1 FROM nonce WHERE label = ? AND nonce = ? AND timestamp_ms > ?"
@@ -71,7 +74,8 @@ def _check(db: Connection, call: Call) -> None:
 
 
 def _take(db: Connection, call: Call) -> None:
-    floor_ms = _floor_ms(db, call)
-    db.execute("UPDATE clock SET floor_ms = ?", (floor_ms,))
-    db.execute("DELETE FROM nonce WHERE timestamp_ms <= ?", (floor_ms,))
+    old_ms = call.now_ms - call.window_ms
+    newest = "SELECT coalesce(max(timestamp_ms), 0) FROM nonce WHERE timestamp_ms <= ?"
+    db.execute(f"UPDATE clock SET floor_ms = max(floor_ms, ({newest}))", (old_ms,))  # noqa: S608  # ours
+    db.execute("DELETE FROM nonce WHERE timestamp_ms <= ?", (old_ms,))
     db.execute("INSERT INTO nonce VALUES (?, ?, ?)", (call.label, call.nonce, call.timestamp_ms))

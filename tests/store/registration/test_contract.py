@@ -159,6 +159,13 @@ def test_codes_to_a_number_are_bounded_also_where_processes_race(store: Registra
     begin(store, THREE, now=NOW + HOUR_MS, limit=3)
 
 
+def test_codes_that_were_sent_by_a_clock_a_day_ahead_hold_nobody_up(store: RegistrationStore) -> None:
+    for request in (ONE, TWO):
+        begin(store, request, now=NOW + 24 * HOUR_MS, limit=2)
+    begin(store, THREE, now=NOW, limit=2)
+    store.check_rate(LABEL, PEER, NOW, codes_per_hour=2)
+
+
 def test_one_peers_codes_are_not_anothers_and_all_together_are_bounded(store: RegistrationStore) -> None:
     for number in range(PEERS):
         for code in range(3):

@@ -76,6 +76,22 @@ def test_a_forgotten_time_stays_refused_when_the_clock_is_set_back(store: Store,
         admit(open_store(), 1)
 
 
+@pytest.mark.parametrize("ahead", [24 * 3_600_000, -24 * 3_600_000])
+def test_a_clock_that_was_a_day_off_refuses_no_call_afterwards_and_admits_none_again(
+    store: Store, open_store: Open, ahead: int
+) -> None:
+    admit(store, 1, max_calls=3)
+    for nonce in (2, 3, 4):  # what clients of the same machine sign meanwhile
+        admit(store, nonce, NOW + ahead, NOW + ahead, max_calls=3)
+    store.close()
+    store = open_store()
+    for nonce in (5, 6):
+        admit(store, nonce, NOW + 1000, NOW + 1000, max_calls=3)
+    for nonce, at in ((1, NOW), (2, NOW + ahead)):  # a day later the second's time has come again
+        with pytest.raises(StoreRefused, check=lambda error: error.reason in ("CALL_STALE", "CALL_REPLAYED")):
+            admit(store, nonce, at, max(at, NOW))
+
+
 @pytest.mark.parametrize("offset", [-WINDOW, WINDOW + 1])
 def test_a_call_out_of_the_window_is_refused(store: Store, offset: int) -> None:
     with refused("CALL_STALE"):

@@ -1,0 +1,73 @@
+"""A clock that is a day off for a moment, and a machine that slept: everything serves again by itself."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from itertools import count
+
+import pytest
+
+from tests.e2e.running import Deployment, ipls, running
+from tests.faults.clocks import Clock
+
+DAY_S = 86_400
+WITHIN_S = 90
+
+
+class Person:
+    """Somebody with a phone whose clock is that of the services."""
+
+    def __init__(self, deployment: Deployment, clock: Clock) -> None:
+        self._deployment = deployment
+        self._clock = clock
+        self._numbers = count(15550001000)
+
+    def tries(self, act: str) -> "subprocess.CompletedProcess[str]":
+        """Once, with little patience."""
+        folder = self._deployment.folder
+        register = act == "register"
+        number = next(self._numbers) if register else 15550001000
+        where = ("--endpoints", folder / "endpoints.json", "--outbox", folder / "data/registration.outbox")
+        options = ["--home", folder / "profiles", "--profile", number, "--patience", 1]
+        words = (f"+{number}", *where) if register else ()
+        return ipls("client", act, *words, *options, env=self._clock.environment)
+
+    def does(self, *acts: str) -> None:
+        """Each, again and again until it works, within 90 s for all."""
+        end = time.monotonic() + WITHIN_S
+        for act in acts:
+            while (ended := self.tries(act)).returncode:
+                assert "Traceback" not in ended.stderr
+                assert time.monotonic() < end, f"{act}: {ended.stderr}"
+
+
+@pytest.fixture(scope="module")
+def clock(tmp_path_factory: pytest.TempPathFactory) -> Clock:
+    return Clock(tmp_path_factory.mktemp("clock"))
+
+
+@pytest.fixture(scope="module")
+def person(clock: Clock, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
+    folder = tmp_path_factory.mktemp("deployment") / "ipls"
+    with running(folder, environment=clock.environment) as deployment:
+        person = Person(deployment, clock)
+        person.does("register", "store")
+        yield person
+
+
+@pytest.mark.parametrize(("step_s", "said"), [(DAY_S, ""), (-DAY_S, "this machine's clock, which says 20")])
+def test_a_clock_that_was_a_day_off_for_a_moment(person: Person, clock: Clock, step_s: int, said: str) -> None:
+    clock.set(step_s)
+    ends = [person.tries(act) for act in ("monitor", "store", "register")]
+    clock.set(0)
+    for ended in ends:
+        assert ended.returncode in (0, 1, 3)
+        assert "Traceback" not in ended.stderr
+        assert said in ended.stderr
+    person.does("monitor", "store", "register")
+
+
+def test_a_machine_that_slept_for_longer_than_a_head_may_be_old(person: Person, clock: Clock) -> None:
+    """Here the sleep is one that the machine does not tell of, so the clock has to stay first; else it is at once."""
+    clock.set(70 * 60)
+    person.does("monitor", "store", "register")  # what only reads first: a registration makes a new head
