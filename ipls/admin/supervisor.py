@@ -11,6 +11,7 @@ from pathlib import Path
 
 import structlog
 
+from ipls.address import parse_address
 from ipls.admin.deployment import addresses_of, auditor_of, processes_of, write_endpoints
 from ipls.admin.health import check_free, last_words, until_listening
 from ipls.admin.renewal import Renewed, renew
@@ -79,6 +80,8 @@ class Supervisor:
         Raises ConfigError if one can't, OSError if `endpoints.json` can't be written.
         """
         for name, address in self._addresses.items():
+            if parse_address(address)[1] == 0:
+                raise ConfigError(f"{name}: {address}: under `serve all` a port has a number, by which it is asked")
             check_free(name, address)
         await self._renew()
         owner.release_async(self._stop)

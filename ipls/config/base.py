@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, field_validator
 
-from ipls.address import parse_address
+from ipls.address import parse_address, reachable
 from ipls.errors import IplsError
 
 
@@ -27,6 +27,16 @@ def _address(value: str) -> str:
 
 Address = Annotated[str, AfterValidator(_address)]
 """host:port or [IPv6]:port"""
+
+
+def _peer(value: str) -> str:
+    if reachable(value) != value:
+        raise ValueError("0.0.0.0 and [::] are where a service listens; name the host that is asked")
+    return value
+
+
+Peer = Annotated[Address, AfterValidator(_peer)]
+"""The same, of a service that is asked: one host's."""
 
 
 class Model(BaseModel):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from ipls.config.base import Address, Model, TlsFiles
+from ipls.config.base import Address, Model, Peer, TlsFiles
 from ipls.config.log import BucketConfig
 
 
@@ -26,7 +26,7 @@ class DirectoryConfig(Model):
     proposal_key: Path
     log: Path | BucketConfig
     """The audit log's objects: a folder, or a table for S3."""
-    witnesses: dict[str, Address]
+    witnesses: dict[str, Peer]
     """Address of each witness by its name in the trust root."""
     evidence: Path = Path("data/evidence")
     """The folder in which it keeps what it meets: files to be published (docs/protocol/evidence.md)."""

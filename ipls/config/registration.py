@@ -8,14 +8,14 @@ from typing import Annotated
 
 from pydantic import Field, Tag
 
-from ipls.config.base import Address, Model, TlsFiles
+from ipls.config.base import Address, Model, Peer, TlsFiles
 from ipls.config.database import PostgresConfig, database_kind
 
 
 class RegistrationConfig(Model):
     listen: Address
     tls: TlsFiles
-    directory: Address
+    directory: Peer
     """The directory's port for services."""
     client: TlsFiles
     """The messaging service's certificate."""

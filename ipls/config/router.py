@@ -7,13 +7,13 @@ from pathlib import Path
 
 from pydantic import Field
 
-from ipls.config.base import Address, Model, TlsFiles
+from ipls.config.base import Address, Model, Peer, TlsFiles
 
 
 class RouterConfig(Model):
     listen: Address
     tls: TlsFiles
-    vaults: tuple[Address, ...] = Field(min_length=1)
+    vaults: tuple[Peer, ...] = Field(min_length=1)
     """Their addresses, by the number of the shard that each keeps."""
     ca: Path
     """That their certificates come from."""

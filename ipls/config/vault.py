@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, Tag
 
-from ipls.config.base import Address, Model, TlsFiles, load_model
+from ipls.config.base import Address, Model, Peer, TlsFiles, load_model
 from ipls.config.database import VaultPostgresConfig, database_kind
 from ipls.config.token import TokenConfig
 
@@ -16,7 +16,7 @@ from ipls.config.token import TokenConfig
 class VaultConfig(Model):
     listen: Address
     tls: TlsFiles
-    directory: Address
+    directory: Peer
     """The directory's port for services."""
     client: TlsFiles
     """The certificate that it is asked with, of the role `reader`."""

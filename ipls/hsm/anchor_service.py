@@ -15,10 +15,12 @@ from typing import BinaryIO, TypeVar
 import structlog
 from google.protobuf.message import Message
 
-from ipls.config import VaultConfig, load_core, read_pin
+from ipls.config import ConfigError, VaultConfig, load_core, read_pin
+from ipls.errors import IplsError
 from ipls.hsm import pipe
 from ipls.hsm.process import main
 from ipls.hsm.rewrapping import Rewrap
+from ipls.hsm.token.module import usable
 from ipls.hsm.token.pkcs11 import HsmToken, Record
 from ipls.proto.hsm.v1 import anchor_pb2 as pb
 from ipls.proto.vault.v1.core_pb2 import Refused
@@ -93,7 +95,8 @@ class AnchorServiceProcess:
     """The process as its parent sees it: started when it is needed, and again after its death. One thread at a time.
 
     Its methods raise SessionRefused VAULT_NOTARY_LOST when it does not start, has died, or is not understood; its
-    work may be done or not then.
+    work may be done or not then. TOKEN_UNUSABLE, and what else is wrong with the configuration, says why it could not
+    open the token.
     """
 
     def __init__(self, config_path: Path, shard: int, lock: TextIOWrapper) -> None:
@@ -198,6 +201,20 @@ class AnchorServiceProcess:
             process.stdout.close()
 
 
+@contextmanager
+def _told_why(sink: BinaryIO) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        _refuse(sink, error)
+        raise
+
+
+def _refuse(sink: BinaryIO, error: IplsError) -> None:
+    refused = Refused(reason=error.reason, message=error.message)
+    sink.write(pipe.framed(0, pb.AnchorResponse.REFUSED_FIELD_NUMBER, refused.SerializeToString()))
+
+
 def _answer(anchor_service: TokenAnchorService, kind: int, body: bytes) -> Message:
     """Raises SessionRefused; PipeError for what is no question."""
     match kind:
@@ -230,16 +247,16 @@ def _record(record: pb.Record) -> Record:
 
 
 def run(config_path: Path, source: BinaryIO, sink: BinaryIO) -> None:
-    """Opens the token and answers until `source` ends. Raises PipeError."""
-    with open_anchor_service(load_core(config_path).vault) as anchor_service:
+    """Opens the token and answers until `source` ends; where it can't be opened, says so to its parent. Raises
+    ConfigError, PipeError."""
+    with _told_why(sink), usable(), open_anchor_service(load_core(config_path).vault) as anchor_service:
         while (question := pipe.receive_blocking(source)) is not None:
-            kind = question.kind
             try:
-                answer = _answer(anchor_service, kind, question.body)
+                answer = _answer(anchor_service, question.kind, question.body)
             except SessionRefused as refused:
-                kind = pb.AnchorResponse.REFUSED_FIELD_NUMBER
-                answer = Refused(reason=refused.reason, message=refused.message)
-            sink.write(pipe.framed(0, kind, answer.SerializeToString()))
+                _refuse(sink, refused)
+            else:
+                sink.write(pipe.framed(0, question.kind, answer.SerializeToString()))
 
 
 if __name__ == "__main__":

@@ -106,6 +106,31 @@ def test_an_address_without_a_port_is_one_line_with_its_key(deployment: Path, se
     assert re.search(r"listen: .*not an address: .* \[CONFIG_INVALID\]\n", said)
 
 
+def test_a_port_that_nobody_knows_before_is_none_for_all_together(deployment: Path) -> None:
+    status, said = ipls("serve", "all", "--config", listening(deployment, "http_listen", "127.0.0.1:0"))
+    assert (status, said.count("\n")) == (2, 1)
+    assert said.startswith("ipls: auditor: 127.0.0.1:0: ")
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [
+        ("keys/token.pin", "TOKEN_UNUSABLE"),
+        ("data/vault.db", "DATABASE_UNREADABLE"),
+        ("trust.toml", "TRUST_ROOT_INVALID"),
+    ],
+)
+def test_a_vault_that_can_t_start_ends_and_its_last_line_says_why(deployment: Path, file: str, reason: str) -> None:
+    """Before, its front began the core again for ever."""
+    right = (deployment / file).read_bytes()
+    (deployment / file).write_bytes(b"wrong" * 1000)
+    status, said = ipls("serve", "vault", "--config", str(deployment / "ipls.toml"))
+    (deployment / file).write_bytes(right)
+    assert status == 1
+    assert said.splitlines()[-1].startswith("ipls: ")
+    assert said.endswith(f"[{reason}]\n")
+
+
 @pytest.mark.parametrize("option", ["--listen", "--internal-listen"])
 def test_an_address_without_a_port_is_no_option(deployment: Path, option: str) -> None:
     status, said = ipls("serve", "directory", "--config", str(deployment / "ipls.toml"), option, "localhost")

@@ -1,5 +1,6 @@
 """Addresses in `ipls.toml`: one that is none is refused when the file is read, by its key."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,3 +68,19 @@ def test_an_address_without_a_port_is_refused_by_its_key(
         load(file)
     assert str(refused.value) == f"{file}: {key}: Value error, not an address: host:port, or [IPv6]:port"
     assert refused.value.reason == "CONFIG_INVALID"
+
+
+@pytest.mark.parametrize("everywhere", ["0.0.0.0:7401", "[::]:7401"])
+@pytest.mark.parametrize(
+    ("load", "table", "key", "address"),
+    [row for row in ADDRESSES if "listen" not in row[2]],
+    ids=[key for _, _, key, _ in ADDRESSES if "listen" not in key],
+)
+def test_every_interface_is_no_address_of_one_that_is_asked(
+    tmp_path: Path, load: Loader, table: str, key: str, address: str, everywhere: str
+) -> None:
+    """No certificate names it, and who asks there would wait for ever."""
+    file = tmp_path / "ipls.toml"
+    file.write_text(f'trust_root = "trust.toml"\n{table}'.replace(address, f'"{everywhere}"'))
+    with pytest.raises(ConfigError, match=re.escape(f"{key}: Value error, 0.0.0.0 and [::] are where")):
+        load(file)

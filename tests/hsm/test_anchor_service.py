@@ -2,10 +2,11 @@
 
 import resource
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 
+from ipls.config import load_core
 from ipls.hsm import anchor_service
 from ipls.hsm.anchor_service import AnchorServiceProcess
 from ipls.vault.errors import SessionRefused
@@ -49,6 +50,22 @@ def test_one_that_is_not_understood_is_replaced(
         with pytest.raises(SessionRefused) as refusal:
             process.hsm_key_id()
     assert refusal.value.reason == "VAULT_NOTARY_LOST"
+    assert len(process.hsm_key_id()) == 32
+
+
+def test_why_the_token_can_t_be_opened_is_said(process: AnchorServiceProcess, rig: Rig) -> None:
+    pin = load_core(rig.config_path).vault.pin
+    right = pin.read_text()
+    pin.write_text("wrong")
+    with pytest.raises(SessionRefused) as refusal:
+        process.anchors()
+    assert (refusal.value.reason, refusal.value.message) == (
+        "TOKEN_UNUSABLE",
+        "the token can't be used: PinIncorrect",
+    )
+    pin.write_text(right)
+    with suppress(SessionRefused):  # the process that told why has ended
+        process.anchors()
     assert len(process.hsm_key_id()) == 32
 
 

@@ -34,6 +34,7 @@ from ipls.proto.vault.v1.core_pb2 import CoreRequest, CoreResponse
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.runtime import clock
 from ipls.runtime.service import Service
+from ipls.store.errors import StoreError
 from ipls.store.vault import open_vault_store
 from ipls.trust.root import TrustRoot
 from ipls.vault.errors import SessionRefused
@@ -132,10 +133,20 @@ async def _connect(source: BinaryIO, sink: BinaryIO) -> Front:
 
 
 async def serve(config_path: Path, source: BinaryIO, sink: BinaryIO) -> None:
-    """Runs the core until `source` ends. Raises ConfigError; as `Core.run`; what ends one of the core's own tasks."""
+    """Runs the core until `source` ends. Raises ConfigError and StoreError, of which it tells the front why; as
+    `Core.run`; what ends one of the core's own tasks."""
+    front = await _connect(source, sink)
+    try:
+        await _serve(config_path, front)
+    except (ConfigError, StoreError) as error:
+        front.refuse(0, error.reason, error.message)
+        await front.drain()
+        raise
+
+
+async def _serve(config_path: Path, front: Front) -> None:
     config = load_core(config_path)
     root = load_trust_root(config.trust_root)
-    front = await _connect(source, sink)
     with (
         closing(open_vault_store(config.vault.database)) as store,
         closing(AnchorServiceProcess(config_path, config.vault.shard, store.lock)) as anchor_service,

@@ -23,8 +23,17 @@ def place(folder: Path, name: str) -> TokenConfig:
 
 
 def token_at(where: Path | TokenConfig, name: str) -> TokenConfig:
-    """The token that a configuration means: of this name in a folder, or the one that a table says."""
-    return place(where, name) if isinstance(where, Path) else where
+    """The token that a configuration means: of this name in a folder, or the one that a table says.
+
+    A folder that was moved, or copied, is told where it lies now: it would lead to the token in the old place. Raises
+    OSError.
+    """
+    if not isinstance(where, Path):
+        return where
+    conf = where / "softhsm2.conf"
+    if conf.exists() and conf.read_text(errors="replace") != _conf(where):
+        _write_conf(where, where)
+    return place(where, name)
 
 
 def create(folder: Path, pin: str, name: str, make_keys: Callable[[Any], None]) -> None:
@@ -54,5 +63,8 @@ def create(folder: Path, pin: str, name: str, make_keys: Callable[[Any], None]) 
 def _write_conf(where: Path, token: Path) -> None:
     """The file that names a token's folder, which SoftHSM wants in full; made before what it names."""
     (where / "objects").mkdir(mode=0o700, exist_ok=True)
-    text = f"directories.tokendir = {token.absolute() / 'objects'}\nobjectstore.backend = file\nlog.level = ERROR\n"
-    replace(where / "softhsm2.conf", text.encode())
+    replace(where / "softhsm2.conf", _conf(token).encode())
+
+
+def _conf(token: Path) -> str:
+    return f"directories.tokendir = {token.absolute() / 'objects'}\nobjectstore.backend = file\nlog.level = ERROR\n"

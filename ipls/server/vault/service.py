@@ -176,7 +176,9 @@ class CoreProcess:
                 case CoreResponse.REFUSED_FIELD_NUMBER:
                     refused = pipe.parse(Refused, frame.body)
                     error = service_error(refused.reason, refused.message)
-                    if error.code is not grpc.StatusCode.UNAVAILABLE:
+                    # A token that has worked may be a network's that is away.
+                    passing = self.ready.is_set() and error.reason == "TOKEN_UNUSABLE"
+                    if error.code is not grpc.StatusCode.UNAVAILABLE and not passing:
                         raise error
                 case _:
                     raise pipe.PipeError(f"a frame of kind {frame.kind} outside a session")

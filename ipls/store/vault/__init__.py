@@ -15,7 +15,9 @@ __all__ = ["Changes", "DatabaseEdited", "LogRow", "Server", "VaultStore", "open_
 def open_vault_store(database: Path | Server, *, wait: bool = True) -> VaultStore:
     """The database: a file of SQLite, or one of a PostgreSQL server; its tables are made if they are not there.
 
-    Raises StoreRefused VAULT_RUNNING, where it does not wait for another process; StoreUnavailable, StoreDamaged.
+    Raises StoreRefused VAULT_RUNNING where another process has it: at once, or, where it waits, if one of this host has
+    not ended after LOCK_WAIT_S; for one of another host, which PostgreSQL has, it waits on. StoreUnavailable,
+    StoreDamaged.
     """
     if isinstance(database, Path):
         return SqliteVault(database, wait=wait)

@@ -1,6 +1,7 @@
 """What every backend of the vault's store gives; tests/store/vault/test_contract.py holds each of them to it."""
 
 import fcntl
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from io import TextIOWrapper
 from pathlib import Path
@@ -89,15 +90,25 @@ class VaultStore(Protocol):
         ...
 
 
+LOCK_WAIT_S = 10.0
+"""For a process of this host that was killed, and what it started, to end. One that still has the lock then runs."""
+LOCK_POLL_S = 0.02
+
+
 def take_lock(path: Path, *, wait: bool) -> TextIOWrapper:
-    """Raises StoreRefused VAULT_RUNNING where another process of this host has it, and this one does not wait."""
+    """Raises StoreRefused VAULT_RUNNING where another process of this host has it: at once, or after LOCK_WAIT_S."""
     lock = path.open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        lock.close()
-        raise running() from None
-    return lock
+    end = time.monotonic() + (LOCK_WAIT_S if wait else 0)
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                lock.close()
+                raise running() from None
+            time.sleep(LOCK_POLL_S)
+        else:
+            return lock
 
 
 def running() -> StoreRefused:

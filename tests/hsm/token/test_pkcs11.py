@@ -2,8 +2,10 @@
 
 import hashlib
 import hmac
+import shutil
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,23 @@ def test_a_token_begun_and_not_finished_is_begun_again(tmp_path: Path) -> None:
 def test_a_wrong_pin_opens_nothing(folder: Path) -> None:
     with pytest.raises(pkcs11.PinIncorrect):
         HsmToken.open(folder, PIN + "0")
+
+
+def test_a_token_that_was_moved_or_copied_is_that_of_its_own_folder(tmp_path: Path) -> None:
+    """SoftHSM is told its folder in full: a copy must not lead to the token that it was made from."""
+    keys = create_token(tmp_path / "made", PIN)
+    (tmp_path / "made").rename(tmp_path / "moved")
+    shutil.copytree(tmp_path / "moved", tmp_path / "copied")
+    for folder in (tmp_path / "moved", tmp_path / "copied"):
+        with closing(HsmToken.open(folder, PIN)) as token:
+            assert token.public_point == keys.public_point
+        token_files = folder / "objects"
+        token_files.rename(tmp_path / "elsewhere")
+        token_files.mkdir()
+        with pytest.raises(pkcs11.PKCS11Error):
+            HsmToken.open(folder, PIN)
+        token_files.rmdir()
+        (tmp_path / "elsewhere").rename(token_files)
 
 
 def test_nobody_else_reads_its_files(folder: Path) -> None:

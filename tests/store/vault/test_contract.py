@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ipls.store.errors import StoreError
-from ipls.store.vault import Changes, DatabaseEdited, LogRow, open_vault_store
+from ipls.store.vault import Changes, DatabaseEdited, LogRow, contract, open_vault_store
 from tests.store.postgres import PostgresDatabase
 from tests.store.vault_databases import BACKENDS, FAILED, Database, new_database
 
@@ -113,6 +113,13 @@ def test_a_second_process_waits_for_the_first_and_goes_on_after_its_death(databa
         assert second.stdout.readline() == b"open\n"
         second.kill()
     database.open().close()
+
+
+def test_one_of_this_host_is_not_waited_for_without_end(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contract, "LOCK_WAIT_S", 0.1)
+    with closing(database.open()), pytest.raises(StoreError) as refusal:
+        database.open()
+    assert refusal.value.reason == "VAULT_RUNNING"
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
