@@ -30,4 +30,14 @@ class StoreRefused(StoreError):
 
 class StoreDamaged(StoreError):
     """DATABASE_UNREADABLE: no database, damaged, or rows that contradict what is written (nothing is written then);
-    DATABASE_OTHER_ROLE: another store's; DATABASE_NEWER: a later version's; and what a role's contract names."""
+    DATABASE_OTHER_ROLE: another store's; DATABASE_NEWER: a later version's; DATABASE_ALTERED: not the tables that this
+    software makes, or code beside them, none of which has run; and what a role's contract names."""
+
+
+def altered(where: object, what: str) -> StoreDamaged:
+    """DATABASE_ALTERED; whoever altered the database chose `what` is found there."""
+    return StoreDamaged(
+        "DATABASE_ALTERED",
+        f"{where}: {what.encode('unicode_escape').decode()[:100]} is not as this software makes it; put a copy from"
+        " before in its place, or undo it if it was made by hand",
+    )

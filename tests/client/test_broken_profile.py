@@ -10,6 +10,7 @@ import pytest
 from ipls.client.device import Device
 from ipls.client.errors import ProfileError
 from tests.client.deployment import Deployment, book
+from tests.faults.disks import nothing_is_written
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +30,16 @@ async def test_a_file_that_is_no_profile_is_refused(world: Deployment) -> None:
 
 async def test_what_the_disk_refuses_is_a_profile_error_and_changes_nothing(world: Deployment) -> None:
     profile = world.profile()
+
+    def import_onto_full_disk(device: Device) -> None:
+        with nothing_is_written():
+            device.import_cards(book(4))
+
     async with world.device(profile) as device:
         device.import_cards(book(2))
-    refuse_writes(profile, "CREATE TRIGGER full BEFORE INSERT ON contact BEGIN SELECT RAISE(ABORT, 'disk full'); END")
-    with pytest.raises(ProfileError, match="disk full"):
+    with pytest.raises(ProfileError, check=lambda error: error.reason == "PROFILE_STORAGE"):
         async with world.device(profile) as device:
-            device.import_cards(book(4))
-    refuse_writes(profile, "DROP TRIGGER full")
+            import_onto_full_disk(device)
     async with world.device(profile) as device:
         assert len(device.cards()) == 2
 
@@ -76,13 +80,13 @@ async def test_a_profile_that_has_no_place_is_refused(world: Deployment) -> None
 async def test_a_profile_of_another_schema_is_refused_and_let_go_of(world: Deployment) -> None:
     profile = world.profile()
     profile.mkdir()
-    refuse_writes(profile, "CREATE TABLE pinned (one INTEGER)")
+    execute(profile, "CREATE TABLE pinned (one INTEGER)")
     for _ in range(2):
         with pytest.raises(ProfileError, check=lambda error: error.reason == "PROFILE_STORAGE"):
             Device.open(profile, world.folder / "endpoints.json")
 
 
-def refuse_writes(profile: Path, sql: str) -> None:
+def execute(profile: Path, sql: str) -> None:
     with closing(sqlite3.connect(profile / "profile.db", isolation_level=None)) as db:
         db.execute(sql)
 

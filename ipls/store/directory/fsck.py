@@ -25,6 +25,7 @@ from ipls.akd.rebuild import (
     rebuilt_root,
 )
 from ipls.akd.tiles import BUCKET_LEAVES, STEP, Subtree, decode_tile, tile_prefix
+from ipls.store.directory.sqlite import SCHEMA as DIRECTORY
 from ipls.store.engine.sqlite import Connection, Schema, open_database, open_read_only, transaction, translated
 from ipls.store.errors import StoreError, StoreRefused
 
@@ -92,7 +93,7 @@ class Fsck:
         self._key = key
         self._leaves_at_once = leaves_at_once
         self._files = f"{database} or {self.state}"
-        self._database = open_read_only(database)
+        self._database = open_read_only(database, DIRECTORY)
         self._state = open_database(self.state, _SCHEMA)
         try:
             with translated(self._files):

@@ -19,7 +19,7 @@ from ipls.store.directory.contract import (
     StoredHead,
     Waiting,
 )
-from ipls.store.engine.sqlite import Connection, Database, Schema, add_column
+from ipls.store.engine.sqlite import Connection, Database, Schema
 from ipls.store.errors import StoreRefused
 from ipls.units import DAY_MS
 
@@ -35,7 +35,7 @@ _SUPERSEDED = """SELECT at, rowid, prefix, epoch,
 
 _QUEUED = struct.Struct(">QHH")
 
-_SCHEMA = Schema(
+SCHEMA = Schema(
     "the directory",
     """
 CREATE TABLE IF NOT EXISTS setting(name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -59,7 +59,9 @@ CREATE INDEX IF NOT EXISTS queue_settled ON queue(submitted_ms) WHERE epoch IS N
 CREATE TABLE IF NOT EXISTS step(
     epoch INTEGER PRIMARY KEY, old_root BLOB NOT NULL, new_root BLOB NOT NULL,
     batch BLOB NOT NULL, blob BLOB NOT NULL);
-DROP TRIGGER IF EXISTS step_is_final;  -- of databases from before values could be erased
+CREATE TRIGGER IF NOT EXISTS step_is_final BEFORE UPDATE ON step
+    BEGIN SELECT RAISE(ABORT, 'an epoch row is never changed'); END;
+DROP TRIGGER step_is_final;  -- of databases from before values could be erased
 CREATE TRIGGER IF NOT EXISTS step_is_as_signed BEFORE UPDATE ON step
     WHEN old.epoch > (SELECT max(epoch) FROM head)
         OR (new.epoch, new.old_root, new.new_root, new.blob) IS NOT (old.epoch, old.old_root, old.new_root, old.blob)
@@ -74,6 +76,8 @@ CREATE TABLE IF NOT EXISTS lease(
     one INTEGER PRIMARY KEY CHECK (one = 1),
     term INTEGER NOT NULL, beat INTEGER NOT NULL, held INTEGER NOT NULL, news INTEGER NOT NULL);
 INSERT OR IGNORE INTO lease VALUES (1, 0, 0, 0, 0);
+ALTER TABLE queue ADD COLUMN turn INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX IF NOT EXISTS queue_turn ON queue(turn) WHERE epoch IS NULL;
 """,
     frozenset({"tile", "version", "step", "head"}),
 )
@@ -105,14 +109,12 @@ class SqliteDirectory(DirectoryStore):
 
     def __init__(self, path: Path, namespace: str, vrf_public_key: bytes) -> None:
         """See `open_directory_store`."""
-        self._writer = Database(path, _SCHEMA, page_size=8192)
+        self._writer = Database(path, SCHEMA, page_size=8192)
         identity = {"namespace": namespace.encode(), "vrf_public_key": vrf_public_key}
         with self._writer.write() as db:
-            add_column(db, "queue", "turn", "INTEGER NOT NULL DEFAULT 0")
-            db.execute("CREATE INDEX IF NOT EXISTS queue_turn ON queue(turn) WHERE epoch IS NULL")
             db.executemany("INSERT OR IGNORE INTO setting VALUES (?, ?)", identity.items())
             found = dict(db.execute("SELECT name, value FROM setting WHERE name IN ('namespace', 'vrf_public_key')"))
-        self._reader = Database(path, _SCHEMA)
+        self._reader = Database(path, SCHEMA)
         if found != identity:
             self.close()
             raise StoreRefused("DATABASE_FOREIGN", f"{path} belongs to another namespace or VRF key")

@@ -1,21 +1,25 @@
 """SQLite as every store here uses it: a file that says whose it is, a write-ahead log, a full sync on each commit,
-explicit transactions."""
+explicit transactions, and in its schema nothing but what the role's statements make.
 
+A file is its writer's: triggers, views, generated columns and expressions of indices in it would run as this process
+reads and writes its rows. So the schema is compared before any of it is used."""
+
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from sqlite3 import Connection
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
-from ipls.store.errors import StoreDamaged, StoreUnavailable
+from ipls.store.errors import StoreDamaged, StoreUnavailable, altered
 
 __all__ = [
     "Connection",
     "Database",
     "Schema",
-    "add_column",
     "copy",
     "open_database",
     "open_read_only",
@@ -40,9 +44,14 @@ _IDS = {
 """The `application_id` in a file's header, by whose it is. Never changed: files bear them."""
 
 
+_Object = tuple[str, str, str, str | None]
+"""Of a schema: what it is, its name, its table's name, and its SQL, which an index of a constraint has not."""
+
+
 class Schema(NamedTuple):
-    """Whose the file is, and what its statements make there; they may be run again. A file that was made before files
-    said what they are is known by the tables `marks`, and has more."""
+    """Whose the file is, and what its statements make there; they may be run again. What earlier versions made is there
+    on the way: what they did not make comes last, a column by ALTER TABLE, and what is no more is made and dropped. The
+    tables `marks` have been there ever since; a file that was made before files said what they are is known by them."""
 
     role: str
     statements: str
@@ -63,16 +72,16 @@ def open_database(path: Path, schema: Schema, *, page_size: int = 4096, alone: b
     no other connection comes meanwhile, and what is there can be read on a full disk (otherwise SQLite needs room for
     the index of its log, which processes share).
 
-    Raises StoreDamaged, and the file is as it was: DATABASE_UNREADABLE, DATABASE_OTHER_ROLE, DATABASE_NEWER;
-    StoreUnavailable, OSError.
+    Raises StoreDamaged, and the file is as it was: DATABASE_UNREADABLE, DATABASE_OTHER_ROLE, DATABASE_NEWER,
+    DATABASE_ALTERED; StoreUnavailable, OSError.
     """
     path.touch(mode=0o600, exist_ok=True)
     with translated(path):
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+        connection = _connect(path, check_same_thread=False, timeout=10)
         try:
             if alone:
                 connection.execute("PRAGMA locking_mode=EXCLUSIVE")
-            marked = _is_marked(connection, path, schema)  # before anything in it changes
+            marked = _is_marked(connection, path, schema)  # before anything in it changes, or is run
             connection.execute(f"PRAGMA page_size={page_size:d}")
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
@@ -87,54 +96,91 @@ def open_database(path: Path, schema: Schema, *, page_size: int = 4096, alone: b
     return connection
 
 
-def open_read_only(path: Path) -> Connection:
-    """Of a file that another process may write to meanwhile, whosever it is; nothing can be written."""
+def open_read_only(path: Path, schema: Schema) -> Connection:
+    """Of a file that another process may write to meanwhile; nothing can be written. Raises as `open_database`."""
     with translated(path):
-        return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        connection = _connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+        try:
+            _is_marked(connection, path, schema)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
 
 
 def temporary() -> Connection:
     """An empty database, on disk as far as it must be, that ends with its connection."""
-    return sqlite3.connect("", isolation_level=None)
+    return _connect("")
 
 
 def copy(source: Path, target: Path) -> None:
     """A file of its own with what is in another now, which may be in use."""
-    with translated(source):
-        there, made = sqlite3.connect(source), sqlite3.connect(target)
-        try:
-            there.backup(made)
-        finally:
-            there.close()
-            made.close()
+    with translated(source), closing(_connect(source)) as there, closing(_connect(target)) as made:
+        there.backup(made)
+
+
+def _connect(database: Path | str, **options: Any) -> Connection:
+    connection: Connection = sqlite3.connect(database, isolation_level=None, **options)
+    connection.execute("PRAGMA trusted_schema=OFF")
+    connection.execute("PRAGMA cell_size_check=ON")
+    return connection
 
 
 def _is_marked(connection: Connection, path: Path, schema: Schema) -> bool:
-    """Whether the file says that it is this schema's; if it says nothing, it is new, or old and not another's."""
+    """Whether the file says that it is this schema's, and is; otherwise it is new or of an earlier version, and nothing
+    is in it that is not made on the way to this one."""
     application_id, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in _HEADER)
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     if application_id == 0:
-        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
         if tables and not tables >= schema.marks:
             raise StoreDamaged("DATABASE_OTHER_ROLE", f"{path} is not the database of {schema.role}")
-        return False
-    if application_id != schema.identity[0]:
+    elif application_id != schema.identity[0]:
         whose = next((role for role, known in _IDS.items() if known == application_id), "another program")
         raise StoreDamaged("DATABASE_OTHER_ROLE", f"{path} is the database of {whose}, not of {schema.role}")
-    if version > schema.version:
+    elif version > schema.version:
         raise StoreDamaged("DATABASE_NEWER", f"{path} was written by a later version of this software")
-    return (application_id, version) == schema.identity
+    there, stages = _objects(connection), _stages(schema.statements)
+    other = there - frozenset().union(*stages)
+    if application_id and not other and (there not in stages or not tables >= schema.marks):
+        other = stages[-1] - there
+    if other:
+        raise altered(path, min(f"{kind} {name}" for kind, name, *_ in other))
+    return (application_id, version) == schema.identity and there == stages[-1]
 
 
 _HEADER = ("application_id", "user_version")
 
 
-def _make(connection: Connection, schema: Schema) -> None:
+def _objects(connection: Connection) -> frozenset[_Object]:
+    return frozenset(connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema"))
+
+
+@cache
+def _stages(statements: str) -> list[frozenset[_Object]]:
+    """What is in an empty file after each of them."""
+    with closing(temporary()) as empty:
+        return [_objects(empty) for _ in _run(empty, statements)]
+
+
+def _run(connection: Connection, statements: str) -> Iterator[None]:
     statement = ""
-    for line in schema.statements.splitlines(keepends=True):  # executescript would end the transaction
+    for line in statements.splitlines(keepends=True):  # executescript would end the transaction
         statement += line
         if sqlite3.complete_statement(statement):
-            connection.execute(statement)
+            column = _COLUMN.match(statement)
+            if not (column and connection.execute(_HAS_COLUMN, column.groups()).fetchone()):
+                connection.execute(statement)
+            yield
             statement = ""
+
+
+_COLUMN = re.compile(r"ALTER TABLE (\w+) ADD COLUMN (\w+)")
+_HAS_COLUMN = "SELECT 1 FROM pragma_table_info(?) WHERE name = ?"
+
+
+def _make(connection: Connection, schema: Schema) -> None:
+    for _ in _run(connection, schema.statements):
+        pass
     for name, value in zip(_HEADER, schema.identity, strict=True):
         connection.execute(f"PRAGMA {name}={value:d}")
 
@@ -166,12 +212,6 @@ def translated(where: object) -> Iterator[None]:
         raise StoreDamaged("DATABASE_UNREADABLE", f"{where}: {error}") from error
 
 
-def add_column(connection: Connection, table: str, column: str, kind: str) -> None:
-    """Of a table that was made before it had this one. Software of then can use it still, if `kind` has a default."""
-    if not connection.execute("SELECT 1 FROM pragma_table_info(?) WHERE name = ?", (table, column)).fetchone():
-        connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
-
-
 class Database:
     """A role's file, for the threads of this process, one at a time. What a block raises of SQLite's is translated."""
 
@@ -186,7 +226,7 @@ class Database:
         """An empty one without a file, of at most so many pages of 4 KiB; then it is full as a disk is."""
         made = cls.__new__(cls)
         made._path, made._lock = "in memory", threading.RLock()
-        made._connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        made._connection = _connect(":memory:", check_same_thread=False)
         made._connection.execute(f"PRAGMA max_page_count={max_pages:d}")
         _make(made._connection, schema)
         return made

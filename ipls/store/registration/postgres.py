@@ -27,8 +27,8 @@ CREATE INDEX IF NOT EXISTS registration_approved ON registration (label) WHERE r
 CREATE TABLE IF NOT EXISTS sent (label text NOT NULL, at_ms bigint NOT NULL);
 CREATE INDEX IF NOT EXISTS sent_label ON sent (label, at_ms);
 CREATE INDEX IF NOT EXISTS sent_at ON sent (at_ms);
+ALTER TABLE sent ADD COLUMN IF NOT EXISTS peer text NOT NULL DEFAULT '';
 """
-_MAKING = f"SELECT pg_advisory_xact_lock({int.from_bytes(b'iplg')}, hashtext(current_schema()))"
 
 
 class PostgresRegistration(RegistrationStore):
@@ -36,12 +36,7 @@ class PostgresRegistration(RegistrationStore):
 
     def __init__(self, server: Server) -> None:
         """See `open_registration_store`."""
-        self._database = Database(server.postgres, "ipls registration")
-        with self._database.write() as c:
-            c.execute(_MAKING)  # of processes that start together one makes the tables
-            if c.execute("SELECT 1 WHERE to_regclass('sent') IS NULL").fetchone():
-                c.execute(_SCHEMA)
-            c.execute("ALTER TABLE sent ADD COLUMN IF NOT EXISTS peer text NOT NULL DEFAULT ''")
+        self._database = Database(server.postgres, "ipls registration", _SCHEMA)
 
     def close(self) -> None:
         self._database.close()

@@ -5,7 +5,7 @@ Tested by tests/store/registration/test_contract.py.
 
 from pathlib import Path
 
-from ipls.store.engine.sqlite import Connection, Database, Schema, add_column
+from ipls.store.engine.sqlite import Connection, Database, Schema
 from ipls.store.registration.contract import (
     ATTEMPTS,
     CODE_LIFE_MS,
@@ -28,6 +28,7 @@ CREATE INDEX IF NOT EXISTS registration_approved ON registration(label) WHERE re
 CREATE TABLE IF NOT EXISTS sent(label TEXT NOT NULL, at_ms INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS sent_label ON sent(label, at_ms);
 CREATE INDEX IF NOT EXISTS sent_at ON sent(at_ms);
+ALTER TABLE sent ADD COLUMN peer TEXT NOT NULL DEFAULT '';
 """
 _SCHEMA = Schema("the registration service", _STATEMENTS, frozenset({"registration", "sent"}))
 
@@ -37,8 +38,6 @@ class SqliteRegistration(RegistrationStore):
 
     def __init__(self, path: Path) -> None:
         self._db = Database(path, _SCHEMA)
-        with self._db.write() as db:
-            add_column(db, "sent", "peer", "TEXT NOT NULL DEFAULT ''")
 
     def close(self) -> None:
         self._db.close()

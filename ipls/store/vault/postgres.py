@@ -18,8 +18,8 @@ CREATE TABLE log (
 CREATE UNIQUE INDEX uses ON log (key, use_number) WHERE use_number IS NOT NULL;
 """
 _LOG = "SELECT sequence, entry, mac, key, use_number FROM log"
-_LOCK = f"({int.from_bytes(b'ipls')}, hashtext(current_schema()))"
-_TRY, _WAIT = f"SELECT pg_try_advisory_lock{_LOCK}", f"SELECT pg_advisory_lock{_LOCK}"
+_LOCK = f"({int.from_bytes(b'ipls')}, pg_catalog.hashtext(pg_catalog.current_schema()::pg_catalog.text))"
+_TRY, _WAIT = f"SELECT pg_catalog.pg_try_advisory_lock{_LOCK}", f"SELECT pg_catalog.pg_advisory_lock{_LOCK}"
 
 
 class PostgresVault(VaultStore):
@@ -30,14 +30,11 @@ class PostgresVault(VaultStore):
         """See `open_vault_store`."""
         self._lock_query = _WAIT if wait else _TRY
         self._taken: StoreError | psycopg.Error = running()
-        self._database = Database(server.postgres, "ipls vault", self._take_lock)
         self.lock = take_lock(server.lock, wait=wait)
         try:
-            with self._database.read() as c:
-                if c.execute("SELECT 1 WHERE to_regclass('log') IS NULL").fetchone():
-                    c.execute(_SCHEMA)
+            self._database = Database(server.postgres, "ipls vault", _SCHEMA, self._take_lock)
         except BaseException:  # Ctrl-C too
-            self.close()
+            self.lock.close()
             raise
         # From now on another host's is why a connection fails, and may pass.
         self._lock_query = _TRY

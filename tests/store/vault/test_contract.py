@@ -140,17 +140,18 @@ def test_who_does_not_wait_is_refused(database: Database, elsewhere: bool) -> No
 )
 @pytest.mark.parametrize("value", ["text", None, 5])
 def test_values_of_another_type_are_refused(database: Database, table: str, column: str, value: object) -> None:
-    with closing(database.open()) as store:
+    with closing(database.open()) as store:  # at its opening other columns are refused
         store.append(changes(row(1, use_number=1)))
-    if isinstance(database, PostgresDatabase):
-        database.execute(f"ALTER TABLE {table} ALTER {column} DROP NOT NULL")
-        kind = "int" if value == 5 else "text"
-        database.execute(f"ALTER TABLE {table} ALTER {column} TYPE {kind} USING NULL")
-    elif value is None:
-        value = 0.5  # a column that is not to be null can't be
-    assert database.execute(f"UPDATE {table} SET {column} = ?", value)
-    with closing(database.open()) as store, pytest.raises(DatabaseEdited) as refusal:
-        {"records": lambda: store.record(KEY), "nodes": lambda: store.nodes([b"prefix"]), "log": store.last}[table]()
+        if isinstance(database, PostgresDatabase):
+            database.execute(f"ALTER TABLE {table} ALTER {column} DROP NOT NULL")
+            kind = "int" if value == 5 else "text"
+            database.execute(f"ALTER TABLE {table} ALTER {column} TYPE {kind} USING NULL")
+        elif value is None:
+            value = 0.5  # a column that is not to be null can't be
+        assert database.execute(f"UPDATE {table} SET {column} = ?", value)
+        reads = {"records": lambda: store.record(KEY), "nodes": lambda: store.nodes([b"prefix"]), "log": store.last}
+        with pytest.raises(DatabaseEdited) as refusal:
+            reads[table]()
     assert refusal.value.reason == "VAULT_DATABASE_EDITED"
 
 
