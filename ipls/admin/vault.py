@@ -14,6 +14,7 @@ from ipls.store.files import PUBLIC, replace
 from ipls.store.vault import VaultStore, open_vault_store
 from ipls.trust.bundle import verify_bundle
 from ipls.trust.errors import BundleRefused
+from ipls.vault.errors import SessionRefused
 from ipls.vault.session.transcript import hsm_key_id
 from ipls.vault.state.journal import State
 
@@ -38,14 +39,12 @@ def genesis(vault: VaultConfig) -> None:
         anchor.genesis(store, anchor_service)
 
 
-def check(vault: VaultConfig) -> State:
-    """Every row of the database is what the token's anchor vouches for. Raises SessionRefused at the first that is
-    not, StoreError."""
+def check(vault: VaultConfig) -> tuple[State, list[SessionRefused]]:
+    """What the token's anchor vouches for, and what of the database is not that. Raises SessionRefused where the vault
+    would not start on it, StoreError."""
     with offline_vault(vault) as (store, anchor_service):
         state = replay.catch_up(store, anchor_service, anchor.read_anchor(anchor_service).state)
-        for _ in replay.check(store, anchor_service, lambda: state):
-            pass
-    return state
+        return state, [each for found in replay.check(store, anchor_service, lambda: state) for each in found]
 
 
 def recover(vault: VaultConfig, damaged: Path | VaultPostgresConfig) -> State:

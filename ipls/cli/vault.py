@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from ipls.admin import storage_keys, vault
 from ipls.admin.bundles import read_bundle
+from ipls.cli.status import REFUSED
 from ipls.clock import system_now_ms
 from ipls.config import VaultPostgresConfig, load_core
 
@@ -30,8 +31,12 @@ def genesis(config: ConfigFile) -> None:
 
 @app.command()
 def check(config: ConfigFile) -> None:
-    """Compare every row of the database with what the token's anchor vouches for; exit 1 at the first that differs."""
-    state = vault.check(load_core(config).vault)
+    """Compare every row of the database with what the token's anchor vouches for; exit 1 if one differs."""
+    state, found = vault.check(load_core(config).vault)
+    for refused in found:
+        print(f"{refused.reason}: {refused.message}")
+    if found:
+        raise typer.Exit(REFUSED)
     print(f"all is as the log of {state.sequence} entries has it, and the log as the anchor has it")
 
 

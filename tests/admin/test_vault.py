@@ -50,7 +50,10 @@ def read(config: Path) -> list[bytes | None]:
 
 def check(config: Path) -> int:
     """How many entries the log has, which all is as."""
-    return vault.check(load_core(config).vault).sequence
+    state, found = vault.check(load_core(config).vault)
+    for refused in found:
+        raise refused
+    return state.sequence
 
 
 def genesis(config: Path) -> None:

@@ -49,8 +49,9 @@ class State:
     def check(self) -> None:
         """The walk through everything, to its end."""
         steps = self.state_store.check()
-        while perform(self.state_store, lambda: next(steps, True)) is None:
-            pass
+        while (found := perform(self.state_store, lambda: next(steps, None))) is not None:
+            for refused in found:
+                raise refused
 
 
 def wrapped(label: str, number: int) -> bytes:

@@ -29,9 +29,8 @@ class Accounts:
     def commit(self, label: str, identity: Identity, operation: Operation) -> Result:
         """See `effects.Commit`. Raises SessionRefused, and the account stays as it was; StoreError."""
         key = account_key(label)
-        record, counted = self._state_store.get(key), self._state_store.get(_RELEASES)
-        before = Account.decode(record) if record else None
-        present = Releases.decode(counted) if counted else Releases()
+        record = self._state_store.get(key)
+        before, present = Account.decode(record) if record else None, self._releases()
         account, releases, result, use = apply(before, present, identity, operation, self._times(), self._limits)
         if releases != present:  # first: if the account can't be put, one too many is counted, never one too few
             self._state_store.put(_RELEASES, releases.encode())
@@ -41,6 +40,15 @@ class Accounts:
             assert isinstance(result, HistoryAnswer)
             result.entries.extend(self._history(key, Seen(result.length, result.chain_head), operation.first))
         return result
+
+    def _releases(self) -> Releases:
+        """Of the present hour. Where the count was edited it begins anew, as if the hour's releases were all given."""
+        try:
+            counted = self._state_store.get(_RELEASES)
+        except SessionRefused:
+            counted = Releases(self._times().witness_ms, self._limits.hourly_releases).encode()
+            self._state_store.put(_RELEASES, counted)
+        return Releases.decode(counted) if counted else Releases()
 
     def _history(self, key: bytes, whole: Seen, first: int) -> list[HistoryEntry]:
         """At most MAX_ENTRIES uses from number `first` on; all behind are read too, as they must lead to the end."""

@@ -41,17 +41,13 @@ class GroupCommit:
         self._thread = ThreadPoolExecutor(1)  # the state store and what lies in it belong to this thread
         self._works: list[tuple[Transaction, asyncio.Future[Any]]] = []
         self._performing = False
-        self._broken: SessionRefused | None = None  # what the walk through the database found
 
     async def durably(self, work: Callable[[], T]) -> T:
         """What `work` returns, when what it put in the state store is durable and anchored, as all works that wait
         then.
 
-        Raises what it raises; SessionRefused VAULT_STORAGE_FAILED if database or bundle fail, and what the walk through
-        the database found, for good.
+        Raises what it raises; SessionRefused VAULT_STORAGE_FAILED if database or bundle fail.
         """
-        if self._broken is not None:
-            raise self._broken
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._works.append((work, future))
         if not self._performing:
@@ -64,29 +60,33 @@ class GroupCommit:
             raise SessionRefused("VAULT_STORAGE_FAILED", "the vault can't read or write what it keeps") from error
 
     async def keep_checking(self) -> None:
-        """Walks through all that the database holds, at the start and each day; what was edited ends all service."""
+        """Walks through all that the database holds, at the start and each day, and tells what was edited.
+
+        It costs whose row it is, when that is read, and nobody else.
+        """
+        pause_s = CHECK_PAUSE_S
         while True:
             try:
                 await self._check_all()
-            except SessionRefused as refused:
-                log.error("vault database check failed", reason=refused.reason, error=refused.message)
-                if refused.reason not in TRANSIENT:
-                    self._broken = refused
-                    return
-                await asyncio.sleep(CHECK_PAUSE_S)
-            else:
+                pause_s = CHECK_PAUSE_S
                 await asyncio.sleep(CHECK_EVERY_S)
+            except SessionRefused as refused:
+                log.error("vault database not checked", reason=refused.reason, error=refused.message)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, CHECK_EVERY_S)
 
     def close(self) -> None:
         """Returns when the work that is being done is done."""
         self._thread.shutdown()
 
     async def _check_all(self) -> None:
-        steps, over = self._state_store.check(), False
-        while not over:
-            over = await self.durably(partial(next, steps, True)) is True
+        steps, damaged = self._state_store.check(), 0
+        while (found := await self.durably(partial(next, steps, None))) is not None:
+            if found:
+                log.error("vault database damaged", reason=found[0].reason, error=found[0].message, rows=len(found))
+            damaged += len(found)
             await asyncio.sleep(CHECK_PAUSE_S)
-        log.info("vault database checked")
+        log.info("vault database checked", damaged=damaged)
 
     async def _perform_all(self) -> None:
         try:

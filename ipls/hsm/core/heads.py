@@ -3,7 +3,6 @@
 import struct
 from collections.abc import Callable
 from functools import partial
-from itertools import count
 from typing import NamedTuple
 
 from ipls.clock import system_now_ms
@@ -76,15 +75,15 @@ class HeadKeeper:
         if signed.ByteSize() > MAX_SIGNED_HEAD:
             raise HeadRefused("HEAD_ENCODING", f"a signed head over {MAX_SIGNED_HEAD} bytes")
         now_ms = self.now_ms()
-        record = self._state_store.get(other_key("head", signed.epoch))
-        accepted = _Accepted.decode(record) if record else None
+        accepted = self._accepted(signed.epoch)
         if accepted is not None:
             self._keep(from_heads(self._root, accepted.signed, signed))
         # Without its age: a head of the past is no use but proves a fork as well as any.
         head = verify_head(self._root, signed, now_ms=now_ms, check_age=False)
-        if accepted is not None and accepted.signed.root_hash != head.root_hash:
-            raise HeadRefused("HEAD_FORK", f"the witnesses signed two roots for epoch {head.epoch}")
         highest = self._state_store.highest
+        seen = accepted.signed.root_hash if accepted else highest.root_hash if highest.epoch == head.epoch else None
+        if highest.any and seen not in (None, head.root_hash):
+            raise HeadRefused("HEAD_FORK", f"the witnesses signed two roots for epoch {head.epoch}")
         if highest.any and head.epoch < highest.epoch:
             return
         try:
@@ -102,18 +101,40 @@ class HeadKeeper:
             )
             self._go_by(newest)
 
+    def _accepted(self, epoch: int) -> _Accepted | None:
+        """What is kept of this epoch's head. One whose record was edited is written anew: of the highest the anchor
+        has the root, and the others are not judged by."""
+        try:
+            record = self._state_store.get(other_key("head", epoch))
+        except SessionRefused:
+            return None
+        return _Accepted.decode(record) if record else None
+
     def _keep(self, met: list[Evidence]) -> None:
         """As with files of it, there is an end to how much."""
         for evidence in met:
-            kept = self.evidence()
-            if evidence not in kept and len(kept) < MAX_FILES:
+            kept = self._evidence()
+            if evidence not in kept.values() and len(kept) < MAX_FILES:
                 self._state_store.put(other_key("evidence", len(kept)), encode(evidence))
             self._state_store.on_commit(partial(self._tell, evidence))
 
     def evidence(self) -> list[Evidence]:
-        """All that is kept."""
-        records = (self._state_store.get(other_key("evidence", number)) for number in count())
-        return [Evidence.FromString(record) for record in iter(lambda: next(records), None)]
+        """All that is kept, without what was edited."""
+        return [evidence for evidence in self._evidence().values() if evidence is not None]
+
+    def _evidence(self) -> dict[int, Evidence | None]:
+        """By number, from 0 on; None for what was edited."""
+        kept: dict[int, Evidence | None] = {}
+        for number in range(MAX_FILES):
+            try:
+                record = self._state_store.get(other_key("evidence", number))
+            except SessionRefused:
+                kept[number] = None
+                continue
+            if record is None:
+                break
+            kept[number] = Evidence.FromString(record)
+        return kept
 
     def judge_by(self, client_head: SignedHead | None = None) -> SignedHead:
         """The head to judge by now: the higher of the vault's own and the client's, of accepted age.

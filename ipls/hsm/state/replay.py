@@ -8,7 +8,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from ipls.hsm.state.anchor import AnchorService, read_anchor
-from ipls.store.vault import Changes, LogRow, VaultStore
+from ipls.store.vault import Changes, DatabaseEdited, LogRow, VaultStore
 from ipls.vault.errors import SessionRefused
 from ipls.vault.state.journal import NO_RECORD, JournalEntry, State, entry_digest, entry_hash
 from ipls.vault.state.trie import EMPTY_ROOT, Trie, digest_of
@@ -105,24 +105,44 @@ def check_anchored(store: VaultStore, anchored: State) -> JournalEntry | None:
     return JournalEntry.decode(rows[0].entry)
 
 
-def check(store: VaultStore, anchor_service: AnchorService, anchored: Callable[[], State]) -> Iterator[None]:
-    """Compares all that the database holds with what the anchor vouches for, a page a step: the log, then the records.
+def check(
+    store: VaultStore, anchor_service: AnchorService, anchored: Callable[[], State]
+) -> Iterator[list[SessionRefused]]:
+    """Compares all that the database holds with what the anchor vouches for, a page a step: the log up to the first
+    entry that is not as it must be, then all records.
 
-    `anchored` is what the log leads to now: it may move from step to step. Raises SessionRefused VAULT_LOG_BROKEN,
-    VAULT_DATABASE_EDITED; StoreError.
+    Yields what it found in a step, VAULT_LOG_BROKEN and VAULT_DATABASE_EDITED. `anchored` is what the log leads to
+    now: it may move from step to step. Raises SessionRefused, StoreError where it can't look.
     """
     state = None
-    for page in follow(store, anchor_service, None, anchored):
-        state = page[-1].state
-        yield
-    if state != anchored() and (state or anchored().sequence):
-        raise _broken("the log does not lead to what the anchor names")
-    after = b""
-    while leaves := list(islice(Trie(anchored().records_root, store.nodes).leaves(after), PAGE)):
+    try:
+        for page in follow(store, anchor_service, None, anchored):
+            state = page[-1].state
+            yield []
+        if state != anchored() and (state or anchored().sequence):
+            raise _broken("the log does not lead to what the anchor names")
+    except SessionRefused as broken:
+        if broken.reason != "VAULT_LOG_BROKEN":
+            raise
+        yield [broken]
+    after, more = b"", True
+    while more:
+        found: list[SessionRefused] = []
+        leaves = list(islice(Trie(anchored().records_root, store.nodes).leaves(after, found.append), PAGE))
         for leaf in leaves:
-            check_record(leaf.key, store.record(leaf.key), leaf.digest)
-        after = leaves[-1].key
-        yield
+            try:
+                check_record(leaf.key, _record(store, leaf.key), leaf.digest)
+            except SessionRefused as edited:
+                found.append(edited)
+        after, more = leaves[-1].key if leaves else after, len(leaves) == PAGE
+        yield found
+
+
+def _record(store: VaultStore, key: bytes) -> bytes | None:
+    try:
+        return store.record(key)
+    except DatabaseEdited:
+        return None
 
 
 def check_record(key: bytes, record: bytes | None, digest: bytes) -> None:

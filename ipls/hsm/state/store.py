@@ -15,8 +15,8 @@ from ipls.hsm.state import replay
 from ipls.hsm.state.anchor import Anchor, AnchorService, read_anchor, write_anchor
 from ipls.hsm.state.owner import HandedOff, handed_to
 from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
-from ipls.store.errors import StoreError
-from ipls.store.vault import Changes, DatabaseEdited, VaultStore
+from ipls.store.errors import StoreDamaged, StoreError
+from ipls.store.vault import Changes, VaultStore
 from ipls.vault.errors import SessionRefused
 from ipls.vault.state.journal import NO_RECORD, Highest, JournalEntry, State, entry_hash
 from ipls.vault.state.trie import EMPTY_ROOT, Trie, digest_of
@@ -77,7 +77,7 @@ class StateStore:
     def get(self, key: bytes) -> bytes | None:
         """The record of this key, None if there is none.
 
-        Raises SessionRefused VAULT_DATABASE_EDITED; StoreError, of which DatabaseEdited is a work's outcome as
+        Raises SessionRefused VAULT_DATABASE_EDITED; StoreError, of which StoreDamaged is a work's outcome as
         SessionRefused.
         """
         if key not in self._records:
@@ -129,7 +129,7 @@ class StateStore:
             if entry.key == key and (use := entry.history) is not None and use.number >= first:
                 yield entry
 
-    def check(self) -> Iterator[None]:
+    def check(self) -> Iterator[list[SessionRefused]]:
         """A walk through the whole database (`ipls.hsm.state.replay.check`), a step a work, other works in between."""
         return replay.check(self._store, self._anchor_service, self._anchored)
 
@@ -198,10 +198,10 @@ class StateStore:
 def _outcome(work: Transaction) -> object:
     try:
         return work()
-    except (SessionRefused, VerificationError, OSError, DecodeError, DatabaseEdited) as error:
+    except (SessionRefused, VerificationError, OSError, DecodeError, StoreDamaged) as error:
         return _refusal(error)
 
 
 def _refusal(error: Exception) -> Exception:
-    """To a session, a row that no vault wrote is what any other forged row is."""
-    return SessionRefused(error.reason, error.message) if isinstance(error, DatabaseEdited) else error
+    """To a session, a row that can't be read, or that no vault wrote, is what any other forged row is."""
+    return SessionRefused("VAULT_DATABASE_EDITED", error.message) if isinstance(error, StoreDamaged) else error

@@ -94,19 +94,29 @@ class Trie:
         found = path[-1].get(_nibble(key, len(path) - 1))
         return found.digest if isinstance(found, Leaf) and found.key == key else None
 
-    def leaves(self, after: bytes = b"") -> Iterator[Leaf]:
-        """Those of the keys above that one, ascending. Raises SessionRefused."""
-        return self._leaves(bytes(32), 0, self.root, after)
+    def leaves(self, after: bytes = b"", damaged: Callable[[SessionRefused], object] | None = None) -> Iterator[Leaf]:
+        """Those of the keys above that one, ascending. Raises SessionRefused; or tells `damaged`, and leaves out what
+        is below that node."""
+        return self._leaves(bytes(32), 0, self.root, after, damaged)
 
-    def _leaves(self, place: bytes, depth: int, below: bytes, after: bytes) -> Iterator[Leaf]:
+    def _leaves(
+        self, place: bytes, depth: int, below: bytes, after: bytes, damaged: Callable[[SessionRefused], object] | None
+    ) -> Iterator[Leaf]:
         shift = 4 * (_KEY_NIBBLES - 1 - depth)
-        for nibble, child in sorted(self._node(place, depth, below).items()):
+        try:
+            node = self._node(place, depth, below)
+        except SessionRefused as refused:
+            if damaged is None:
+                raise
+            damaged(refused)
+            return
+        for nibble, child in sorted(node.items()):
             first = int.from_bytes(place, "big") | nibble << shift
             if isinstance(child, Leaf):
                 if child.key > after:
                     yield child
             elif (first | (1 << shift) - 1).to_bytes(32, "big") > after:
-                yield from self._leaves(first.to_bytes(32, "big"), depth + 1, child, after)
+                yield from self._leaves(first.to_bytes(32, "big"), depth + 1, child, after, damaged)
 
     def put(self, key: bytes, digest: bytes) -> None:
         """Adds a record or changes it. Raises SessionRefused, and has changed nothing then."""

@@ -192,8 +192,7 @@ def lying_under(rig: Rig) -> dict[bytes, int]:
     found: dict[bytes, int] = {}
     with closing(open_vault_store(vault.database)) as store, rig.anchor_service() as anchor_service:
         state = replay.catch_up(store, anchor_service, read_anchor(anchor_service).state)
-        for _ in replay.check(store, anchor_service, lambda: state):
-            pass
+        assert not any(replay.check(store, anchor_service, lambda: state))
         state_store = StateStore(store, anchor_service)
         for key in perform(state_store, lambda: state_store.keys(b"", 1000)):
             if account := account_of(store.record(key)):
@@ -328,8 +327,9 @@ def checked(make: Callable[[], StateStore]) -> str:
     try:
         state_store = make()
         perform(state_store, lambda: None)
-        for _ in state_store.check():
-            pass
+        for found in state_store.check():
+            for refused in found:
+                raise refused
         write(state_store, 1)
     except SessionRefused as refused:
         return refused.reason

@@ -79,8 +79,8 @@ def write_and_die(database: Path | Server, steps: list[Step]) -> None:
                 model = found
             fuses["store"].left = fuses["anchor service"].left = None
         walk = state_store.check()
-        while perform(state_store, lambda: next(walk, True)) is None:
-            pass
+        while (found := perform(state_store, lambda: next(walk, None))) is not None:
+            assert found == []
 
 
 def _restarted(store: VaultStore, token: MemoryNotary) -> tuple[StateStore, dict[str, Fuse]]:
@@ -122,8 +122,8 @@ def test_nothing_acknowledged_is_lost_when_the_databases_server_is_killed_again_
         writer.join()
         assert {key: perform(state_store, lambda key=key: state_store.get(key)) for key in acknowledged} == acknowledged
         walk = state_store.check()
-        while perform(state_store, lambda: next(walk, True)) is None:
-            pass
+        while (found := perform(state_store, lambda: next(walk, None))) is not None:
+            assert found == []
     assert failed
     assert all(isinstance(each, FAILED) for each in failed)
 
