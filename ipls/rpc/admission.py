@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Hashable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ipls.rpc.errors import ServiceError
@@ -27,8 +27,8 @@ class Method:
     """What a call of one method may take."""
 
     request: int = 16 * KIB
-    """Bytes of one message of the caller's, checked before it is decoded. The worst that decodes in so many takes 65
-    times its bytes (`bench/streams.py decoding`), 1 MiB here, and is gone or counted before the next is read."""
+    """Bytes of one message of the caller's, checked before it is decoded. Decoded, the worst of our messages takes 64
+    times its bytes, the worst that a service is asked with 32 (`bench/streams.py decoding`): half a MiB here."""
     deadline_s: float = 60.0
     """From the first message to the end."""
     pause_s: float = 20.0
@@ -42,7 +42,7 @@ STANDING = Method(standing=True)
 _CHUNKS = 1024 * KIB + KIB
 """A chunk and what surrounds it: bytes, which decode to no more than they are."""
 _UPLOAD = Method(_CHUNKS, deadline_s=120)
-_DOWNLOAD = Method(1024 * KIB, deadline_s=600)
+_DOWNLOAD = Method(deadline_s=600)
 
 METHODS: Mapping[str, Method] = {
     "grpc.health.v1.Health/Watch": STANDING,
@@ -53,8 +53,10 @@ METHODS: Mapping[str, Method] = {
     "ipls.vault.v1.VaultService/Session": Method(66 * KIB, deadline_s=120, pause_s=60),  # the core keeps its time
     "ipls.contacts.v1.ContactsService/PutRecords": _UPLOAD,
     "ipls.contacts.v1.ContactsService/SwapManifest": _UPLOAD,
-    "ipls.contacts.v1.ContactsService/GetRecords": _DOWNLOAD,  # 2,000 keys
-    "ipls.contacts.v1.ContactsService/DropRecords": _DOWNLOAD,  # 10,000 keys
+    "ipls.contacts.v1.ContactsService/GetRecords": replace(_DOWNLOAD, request=192 * KIB),  # 2,000 keys, 6 MiB decoded
+    "ipls.contacts.v1.ContactsService/DropRecords": Method(
+        896 * KIB
+    ),  # 10,000 keys, 28 MiB decoded, of a known account
     "ipls.contacts.v1.ContactsService/GetManifest": _DOWNLOAD,
     "ipls.contacts.v1.ContactsService/ListRecords": _DOWNLOAD,
     "ipls.witness.v1.WitnessService/GetState": Method(deadline_s=300),
@@ -70,7 +72,7 @@ class Limits:
 
     silent: int = 2048
     """Calls whose first message has not come whole. One more takes the place of the oldest of whom there are most. With
-    `half_sent` it bounds what they hold; a call costs some 40 KiB besides (`bench/streams.py`)."""
+    `half_sent` it bounds what they hold; a call costs some 36 KiB besides (`bench/streams.py`)."""
     half_sent: int = 256 << 20
     """Bytes that the messages of the silent may hold together: fewer are silent where messages may be large."""
     silent_s: float = 10.0
@@ -88,7 +90,8 @@ class Limits:
     heartbeat_s: float = 30.0
     """Between two pings of a connection; without an answer for a third of it, the connection goes."""
     handshake_s: float = 10.0
-    """For TLS and HTTP/2 to begin: a connection that stops half-way costs a descriptor and 60 KiB for no longer."""
+    """For TLS and HTTP/2 to begin: a connection that stops half-way costs a descriptor and 47 KiB (`bench/streams.py
+    connections`) for no longer."""
     idle_s: float = 60.0
     """A connection without a call."""
     connection_s: float = 900.0

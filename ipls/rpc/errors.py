@@ -23,6 +23,13 @@ DOMAIN = "ipls"
 
 T = TypeVar("T")
 
+_TRANSPORT = (
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,  # of a server that has no room even in its queue of calls
+)
+
 _REASON = re.compile(r"[A-Z][A-Z0-9_]{,62}")
 
 
@@ -92,7 +99,7 @@ def remote_error(error: grpc.aio.AioRpcError) -> RemoteError:
                 retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
     except (DecodeError, ValueError):  # details that can't be read, or contradict their status: as if there were none
         reason = ""
-    if not reason and code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE):
+    if not reason and code in _TRANSPORT:
         code, reason = grpc.StatusCode.UNAVAILABLE, "UNREACHABLE"
     message = error.details() or code.name
     if reason == "UNREACHABLE":

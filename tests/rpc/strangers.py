@@ -12,6 +12,7 @@ _DATA, _HEADERS, _RST, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8
 _END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _INITIAL_WINDOW = 4
+_CANCEL = 8
 
 
 def message(data: bytes) -> bytes:
@@ -57,6 +58,11 @@ class Stranger:
 
     def send(self, stream: int, data: bytes, *, end: bool = False) -> None:
         self._writer.write(_frame(_DATA, _END_STREAM if end else 0, stream, data))
+
+    def leave(self, stream: int) -> None:
+        """End it from this side, by RST_STREAM."""
+        self._writer.write(_frame(_RST, 0, stream, struct.pack(">I", _CANCEL)))
+        self.open.discard(stream)
 
     async def until(self, open_streams: int) -> None:
         """Return when no more than so many of its calls are open."""

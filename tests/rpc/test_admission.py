@@ -2,11 +2,25 @@
 
 from contextlib import suppress
 from importlib import import_module
+from typing import Any
 
 import pytest
+from google.protobuf.message import Message
 
+from ipls.proto.contacts.v1.contacts_pb2 import (
+    DropRecordsBody,
+    GetRecordsBody,
+    PutRecordsBody,
+    RecordKey,
+    RecordSize,
+    SignedCall,
+)
+from ipls.proto.directory.v1.directory_pb2 import BatchLookupRequest
 from ipls.rpc.admission import METHODS, Limits, Method, Places
 from ipls.rpc.errors import ServiceError
+from ipls.server.directory.service import MAX_BATCH
+from ipls.trust.limits import MAX_INT
+from ipls.vault.session.transcript import MAX_FRAME
 
 
 def taken(places: Places, holder: str) -> int:
@@ -48,6 +62,35 @@ def test_the_methods_with_limits_of_their_own_are_there() -> None:
         if package[0] == "ipls":
             descriptor = import_module(f"ipls.proto.{'.'.join(package[1:])}.{package[1]}_pb2").DESCRIPTOR
             assert method in descriptor.services_by_name[service.rpartition(".")[2]].methods_by_name
+
+
+KEYS = [RecordKey(generation=MAX_INT, id=bytes(16), digest=bytes(32))] * 10_000
+SIZES = [RecordSize(key=KEYS[0], size=1 << 21)] * 2000
+CALL: dict[str, Any] = {
+    "label": "+123456789012345",
+    "public_key": bytes(32),
+    "timestamp_ms": MAX_INT,
+    "nonce": bytes(16),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("GetRecords", GetRecordsBody(keys=KEYS[:2000])),
+        ("DropRecords", DropRecordsBody(keys=KEYS)),
+        ("PutRecords", PutRecordsBody(records=SIZES)),
+    ],
+)
+def test_the_largest_honest_request_is_taken(name: str, body: Message) -> None:
+    call = SignedCall(**CALL, body=body.SerializeToString(), signature=bytes(64))
+    assert call.ByteSize() + 10 < Limits().method(f"ipls.contacts.v1.ContactsService/{name}").request
+
+
+def test_a_batch_of_labels_and_a_frame_of_the_vault_are_taken() -> None:
+    batch = BatchLookupRequest(labels=[CALL["label"].encode()] * MAX_BATCH)
+    assert batch.ByteSize() < Limits().method("ipls.directory.v1.DirectoryService/BatchLookup").request
+    assert Limits().method("ipls.vault.v1.VaultService/Session").request > MAX_FRAME + 10
 
 
 def test_the_half_sent_messages_of_a_service_are_bounded_together() -> None:

@@ -90,3 +90,17 @@ async def test_details_that_lie_are_passed_over(tmp_path: Path, details: bytes) 
             await stub.Register(pb.RegisterRequest())
     error = remote_error(raised.value)
     assert (error.code, error.reason, error.message) == (CODE, "PERMISSION_DENIED", "no")
+
+
+async def test_a_call_that_the_server_drops_is_tried_again_like_one_that_did_not_reach_it(tmp_path: Path) -> None:
+    """As gRPC does of itself where a flood has filled its queue."""
+
+    async def drop(context: Any) -> bytes:
+        await context.abort(grpc.StatusCode.CANCELLED)
+        raise AssertionError
+
+    async with peer(tmp_path, drop) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stub.Register(pb.RegisterRequest())
+    error = remote_error(raised.value)
+    assert (error.code, error.reason, error.passes) == (grpc.StatusCode.UNAVAILABLE, "UNREACHABLE", True)
