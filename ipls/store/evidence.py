@@ -4,15 +4,22 @@ Tested by tests/trust/test_evidence.py.
 """
 
 import hashlib
+from collections import Counter
 from pathlib import Path
+
+from google.protobuf.message import DecodeError
 
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.store.errors import StoreRefused
 from ipls.store.files import PUBLIC, replace, sync
-from ipls.trust.evidence import encode
+from ipls.trust.evidence import Contradiction, contradiction, encode
 
+EACH = 4
+"""Files against one key, of one kind: a dishonest witness can sign without end, and each of these proves it as well as
+all. So nobody's take the place of another's."""
 MAX_FILES = 1000
-"""A dishonest witness can sign without end; each of these proves it as well as all."""
+MAX_BYTES = 32 << 20
+"""What all of them may have: 64 witnesses' come to some 500 small ones."""
 
 
 class EvidenceFolder:
@@ -20,27 +27,46 @@ class EvidenceFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._about: dict[Path, Contradiction] = {}  # files don't change
 
     def keep(self, evidence: Evidence) -> Path:
-        """The file `HEX.evidence` with the evidence, durable; nothing changes if it is there already.
+        """The file `HEX.evidence` with the evidence, durable, or one that is there already and proves the same.
 
-        Raises StoreRefused EVIDENCE_FULL at the limit of files, OSError.
+        Raises StoreRefused EVIDENCE_FULL where as many prove it of the same culprits as are kept, and at the limit of
+        files or bytes; OSError.
         """
-        data = encode(evidence)
+        data, about = encode(evidence), contradiction(evidence)
         path = self._folder / f"{hashlib.sha256(data).hexdigest()}.evidence"
-        if path.exists():
-            sync(self._folder)  # who wrote it may not have come to that
-        else:
-            self._write(path, data)
+        there = self._kept()
+        for file in [path, *(file for file, other in there.items() if other == about)]:
+            if file.exists():
+                sync(self._folder)  # who wrote it may not have come to that
+                return file
+        against = Counter(culprit for other in there.values() for culprit in other.culprits)
+        if all(against[culprit] >= EACH for culprit in about.culprits):
+            raise StoreRefused("EVIDENCE_FULL", f"{self._folder} holds {EACH} files that prove it of the same")
+        self._write(path, data)
         return path
+
+    def _kept(self) -> dict[Path, Contradiction]:
+        self._about = {file: self._about.get(file) or _about(file) for file in self.files()}
+        return self._about
 
     def _write(self, path: Path, data: bytes) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         sync(self._folder.parent)
-        if len(list(self._folder.iterdir())) >= MAX_FILES:  # what a crash left counts too
-            raise StoreRefused("EVIDENCE_FULL", f"{self._folder} holds {MAX_FILES} files")
+        sizes = [file.stat().st_size for file in self._folder.iterdir()]  # what a crash left counts too
+        if len(sizes) >= MAX_FILES or sum(sizes) + len(data) > MAX_BYTES:
+            raise StoreRefused("EVIDENCE_FULL", f"{self._folder} holds {len(sizes)} files")
         replace(path, data, mode=PUBLIC)
 
     def files(self) -> list[Path]:
         """What is kept, by name."""
         return sorted(self._folder.glob("*.evidence"))
+
+
+def _about(file: Path) -> Contradiction:
+    try:
+        return contradiction(Evidence.FromString(file.read_bytes()))
+    except (DecodeError, OSError, ValueError):  # it is no evidence, or gone: of nobody
+        return Contradiction((), frozenset())

@@ -158,6 +158,34 @@ def encode(evidence: Evidence) -> bytes:
     return _bytes(evidence)
 
 
+class Contradiction(NamedTuple):
+    """What evidence is about: more of the same proves no more. `culprits` are keys that it blames, in a kind and
+    namespace; of the directory, and of those who are not named, there is one."""
+
+    what: tuple[object, ...]
+    culprits: frozenset[tuple[str, str, bytes]]
+
+
+def contradiction(evidence: Evidence) -> Contradiction:
+    """Of evidence that was judged."""
+    kind = evidence.WhichOneof("kind") or ""
+    namespace, keys, what = "", {b""}, tuple[object, ...]()
+    if kind == "two_signatures":
+        given = evidence.two_signatures
+        signed = SignatureMessage.FromString(given.one.message)
+        namespace, what, keys = signed.namespace, (signed.epoch.inner,), {given.one.public_key}
+    elif kind == "two_heads":
+        heads = evidence.two_heads
+        ours, theirs = ({c.public_key for c in head.cosignatures} for head in (heads.one, heads.other))
+        what, keys = (heads.one.epoch,), ours & theirs or ours | theirs  # a witness may have signed with two keys
+    elif kind == "two_proposals":
+        what = (evidence.two_proposals.one.proposal.epoch,)
+    elif kind == "rewrite":
+        rewritten = evidence.rewrite
+        what = (rewritten.earlier.epoch, rewritten.later.epoch, rewritten.WhichOneof("later_proof"))
+    return Contradiction(what, frozenset((kind, namespace, key) for key in keys))
+
+
 def judge_evidence(root: TrustRoot, evidence: bytes) -> Finding:
     """What the encoded evidence proves under this trust root.
 
