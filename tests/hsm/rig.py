@@ -256,7 +256,7 @@ class CoreProcess:
         self.process.stdin.write(pipe.framed(session, kind, body))
 
     async def receive(self, *, ready: bool = False) -> CoreResponse:
-        """The next response that is not `ready`, or that is."""
+        """The next response that is not `ready`, or that is; without those that say that a head was judged."""
         assert self.process.stdout
         while (frame := await pipe.receive(self.process.stdout)) is not None:
             response = CoreResponse(session=frame.session)
@@ -265,7 +265,7 @@ class CoreProcess:
             getattr(response, name).SetInParent()
             if response.HasField("evidence"):
                 self.evidence.append(response.evidence)
-            elif response.HasField("ready") == ready:
+            elif not response.HasField("head_judged") and response.HasField("ready") == ready:
                 return response
         raise EOFError
 

@@ -113,6 +113,7 @@ class Core:
                 await self._sessions.close(frame.session)
             case CoreRequest.HEAD_FIELD_NUMBER:
                 await self._offer(frame.body)
+                self._front.send(0, CoreResponse.HEAD_JUDGED_FIELD_NUMBER, b"")
             case _:
                 raise pipe.PipeError(f"a frame of kind {frame.kind}, which no request is")
 

@@ -1,11 +1,13 @@
 """The directory heads that the vault judges by (the vault spec, Policy), and with them its clock."""
 
+import hashlib
 import struct
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 from ipls.clock import system_now_ms
+from ipls.crypto.errors import VerificationError
 from ipls.hsm.state.store import StateStore
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.witness.v1.head_pb2 import SignedHead
@@ -20,7 +22,10 @@ from ipls.vault.state.journal import Highest, other_key
 
 MAX_SIGNED_HEAD = 16 * 1024
 """Bytes: room for 64 signatures. The head goes out in every m2, which must stay a frame whatever a client hands in."""
-
+MAX_JUDGED = 256
+"""Heads of which is remembered what came of them: whoever hands in the same bytes again has no signature verified."""
+JUDGED_FOR_MS = 60_000
+"""For so long: with time a head may be judged otherwise."""
 
 _TIMESTAMP = struct.Struct(">Q")
 
@@ -57,6 +62,8 @@ class HeadKeeper:
         self._tell = tell
         self._newest: _Accepted | None = None
         self._verified = b""  # the record of the head whose signatures were found to hold under this root
+        self._judged: dict[bytes, VerificationError | None] = {}  # by a head's hash; None: it was taken, or left
+        self._judged_from_ms = 0
 
     def now_ms(self) -> int:
         """The later of the host's clock and the highest timestamp ever accepted: a host can't turn it back."""
@@ -70,11 +77,32 @@ class HeadKeeper:
         """Accepts `signed` if it is newer than the newest accepted; one that is not is checked and left.
 
         Raises VerificationError as `verify_head`; HeadRefused HEAD_FORK if its epoch was accepted with another root.
-        Of a witness that signed both, quorum or not, the evidence is kept first.
+        Of a witness that signed both, quorum or not, the evidence is kept first. The same bytes have the same outcome
+        for a while, without a look at their signatures.
         """
         if signed.ByteSize() > MAX_SIGNED_HEAD:
             raise HeadRefused("HEAD_ENCODING", f"a signed head over {MAX_SIGNED_HEAD} bytes")
         now_ms = self.now_ms()
+        if abs(now_ms - self._judged_from_ms) >= JUDGED_FOR_MS:
+            self._judged, self._judged_from_ms = {}, now_ms
+        name = hashlib.sha256(signed.SerializeToString(deterministic=True)).digest()
+        if name in self._judged:
+            if (known := self._judged[name]) is not None:
+                raise known.with_traceback(None)
+            return
+        try:
+            self._judge(signed, now_ms)
+        except VerificationError as refused:
+            self._state_store.on_commit(partial(self._remember, name, refused))
+            raise
+        self._state_store.on_commit(partial(self._remember, name, None))
+
+    def _remember(self, name: bytes, outcome: VerificationError | None) -> None:
+        self._judged[name] = outcome
+        if len(self._judged) > MAX_JUDGED:
+            del self._judged[next(iter(self._judged))]
+
+    def _judge(self, signed: SignedHead, now_ms: int) -> None:
         accepted = self._accepted(signed.epoch)
         if accepted is not None:
             self._keep(from_heads(self._root, accepted.signed, signed))

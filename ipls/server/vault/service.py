@@ -128,6 +128,10 @@ class CoreProcess:
         """While it is up."""
         self._numbers = count(1)
         self._head = b""
+        """The newest that the directory gave."""
+        self._handed = b""
+        """The one that the core was handed last, and whether it is at that still."""
+        self._judging = False
         self.sessions: dict[int, CoreSession] = {}
         self.ready = asyncio.Event()
         """Set when the core has first come up."""
@@ -149,6 +153,7 @@ class CoreProcess:
                 log.error("vault core not understood", reason=error.reason, error=str(error))
             finally:
                 self._stdin = None
+                self._handed, self._judging = b"", False
                 for session in self.sessions.values():
                     session.refuse("VAULT_CORE_LOST", "the vault's core died; try again")
             await self.close()
@@ -168,9 +173,10 @@ class CoreProcess:
                 case CoreResponse.READY_FIELD_NUMBER:
                     self._stdin = process.stdin
                     self.ready.set()
-                    if self._head:
-                        # Without waiting: a core that waits for its responses to be read reads no more itself.
-                        process.stdin.write(pipe.framed(0, CoreRequest.HEAD_FIELD_NUMBER, self._head))
+                    self._hand_head()
+                case CoreResponse.HEAD_JUDGED_FIELD_NUMBER:
+                    self._judging = False
+                    self._hand_head()
                 case CoreResponse.EVIDENCE_FIELD_NUMBER:
                     await asyncio.to_thread(self._keep, pipe.parse(Evidence, frame.body))
                 case CoreResponse.REFUSED_FIELD_NUMBER:
@@ -200,15 +206,22 @@ class CoreProcess:
         except ConnectionError:
             raise service_error("VAULT_CORE_LOST", "the vault's core is being started; try again") from None
 
-    async def offer(self, head: SignedHead) -> None:
-        """Hands the core a head, and again if it is restarted; one that it would not take is left out."""
+    def offer(self, head: SignedHead) -> None:
+        """Has the core judge a head, and again if it is restarted: one at a time, and of those that come meanwhile the
+        newest. One that it would not take is left out."""
         encoded = head.SerializeToString()
         if len(encoded) > MAX_SIGNED_HEAD:
             log.error("a head of the directory is too large")
             return
         self._head = encoded
-        with suppress(ServiceError):
-            await self.send(0, CoreRequest.HEAD_FIELD_NUMBER, encoded)
+        self._hand_head()
+
+    def _hand_head(self) -> None:
+        if self._stdin is None or self._judging or self._head == self._handed:
+            return
+        self._handed, self._judging = self._head, True
+        # Without waiting: a core that waits for its responses to be read reads no more itself.
+        self._stdin.write(pipe.framed(0, CoreRequest.HEAD_FIELD_NUMBER, self._handed))
 
     def number(self, session: CoreSession) -> int:
         """The session's number on the pipe, under which its responses come from now on."""
@@ -244,7 +257,7 @@ class VaultGateway(VaultServiceServicer):
         while True:
             try:
                 async for response in self._directory.WatchHeads(WatchHeadsRequest()):
-                    await self._core.offer(response.head)
+                    self._core.offer(response.head)
             except grpc.aio.AioRpcError as error:
                 log.warning("no heads from the directory", code=error.code().name)
             await asyncio.sleep(DIRECTORY_RETRY_S)

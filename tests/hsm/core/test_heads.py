@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from ipls.crypto.errors import VerificationError
-from ipls.hsm.core.heads import HeadKeeper
+from ipls.crypto.keys import verify
+from ipls.hsm.core.heads import MAX_JUDGED, HeadKeeper
 from ipls.hsm.state.store import StateStore
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
+from ipls.store.errors import StoreUnavailable
 from ipls.trust.errors import HeadRefused
 from ipls.trust.evidence import encode, judge_evidence
 from ipls.trust.heads import Head
@@ -194,3 +196,83 @@ def test_a_head_kept_under_an_earlier_trust_root_is_verified_under_the_present_o
     heads.judge_by(by_two(ONE))
     later = three_of(witnesses=(*ROOT.witnesses[1:], witness("new", THIEF)))
     assert refused(Heads(heads.state_store, clock, root=later).judge_by) == "HEAD_KEY_UNPINNED"
+
+
+# Floods
+
+
+@pytest.fixture
+def verified(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The signatures that were verified."""
+    seen: list[bytes] = []
+
+    def counted(key: bytes, message: bytes, signature: bytes) -> None:
+        seen.append(signature)
+        verify(key, message, signature)
+
+    monkeypatch.setattr("ipls.trust.heads.verify", counted)
+    return seen
+
+
+def outcome(heads: Heads, head: SignedHead) -> str:
+    try:
+        heads.offer(head)
+    except VerificationError as refused:
+        return refused.reason
+    return ""
+
+
+def test_a_flood_of_one_head_has_its_signatures_verified_once(
+    heads: Heads, clock: Clock, verified: list[bytes]
+) -> None:
+    """Strangers hand in the vault's own, one below it, a fork, one that nobody signed: each a hundred times."""
+    heads.judge_by(by_two(TWO))
+    forged = by_two(Head(3, b"3" * 32))
+    forged.cosignatures[0].signature = forged.cosignatures[1].signature
+    flood = [
+        (by_two(TWO), ""),
+        (by_two(ONE), ""),
+        (by_two(Head(2, b"x" * 32)), "HEAD_FORK"),
+        (forged, "SIGNATURE_INVALID"),
+    ]
+    for head, expected in flood:
+        assert outcome(heads, head) == expected
+    once = len(verified)
+    assert once
+    for head, expected in flood:
+        assert {outcome(heads, head) for _ in range(99)} == {expected}
+    assert len(verified) == once
+    clock.ms += MINUTE  # what may be otherwise by now is judged again, once
+    for head, expected in flood:
+        assert {outcome(heads, head) for _ in range(99)} == {expected}
+    assert once < len(verified) <= 3 * once
+
+
+def test_one_from_the_future_is_taken_when_its_time_has_come(heads: Heads, clock: Clock) -> None:
+    early = by_two(ONE, NOW + 3 * MINUTE)
+    assert outcome(heads, early) == "HEAD_FROM_FUTURE"
+    clock.ms += MINUTE
+    assert outcome(heads, early) == ""
+    assert heads.judge_by() == early
+
+
+def test_a_head_whose_write_failed_is_judged_anew(heads: Heads, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(changes: object) -> None:
+        raise StoreUnavailable("the disk is full")
+
+    monkeypatch.setattr(heads.state_store._store, "append", full)
+    with pytest.raises(StoreUnavailable):
+        heads.offer(by_two(ONE))
+    monkeypatch.undo()
+    heads.offer(by_two(ONE))
+    assert heads.judge_by() == by_two(ONE)
+
+
+def test_what_is_remembered_of_heads_has_an_end(heads: Heads, verified: list[bytes]) -> None:
+    """The one that came first is verified again when so many others have come."""
+    heads.offer(by_two(ONE))
+    for number in range(MAX_JUDGED):
+        assert outcome(heads, signed(Head(10 + number, bytes(32)), THIEF)) == "HEAD_KEY_UNPINNED"
+    before = len(verified)
+    heads.offer(by_two(ONE))
+    assert len(verified) > before

@@ -50,7 +50,7 @@ class CoreRequest(_message.Message):
 
     @_builtins.property
     def head(self) -> _head_pb2.SignedHead:
-        """A newer head from the directory; session 0."""
+        """A newer head from the directory; session 0. One at a time: the next when head_judged has come."""
 
     def __init__(
         self,
@@ -121,6 +121,7 @@ class CoreResponse(_message.Message):
     REFUSED_FIELD_NUMBER: _builtins.int
     READY_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
+    HEAD_JUDGED_FIELD_NUMBER: _builtins.int
     session: _builtins.int
     @_builtins.property
     def frame(self) -> _vault_pb2.SessionResponse: ...
@@ -138,6 +139,10 @@ class CoreResponse(_message.Message):
     def evidence(self) -> _evidence_pb2.Evidence:
         """What the core met; session 0. It tells of all of it again whenever it starts."""
 
+    @_builtins.property
+    def head_judged(self) -> Global___HeadJudged:
+        """The core is through with the head that it was handed; session 0."""
+
     def __init__(
         self,
         *,
@@ -147,12 +152,13 @@ class CoreResponse(_message.Message):
         refused: Global___Refused | None = ...,
         ready: Global___Ready | None = ...,
         evidence: _evidence_pb2.Evidence | None = ...,
+        head_judged: Global___HeadJudged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "frame", b"frame", "message", b"message", "needs_history", b"needs_history", "ready", b"ready", "refused", b"refused"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "frame", b"frame", "head_judged", b"head_judged", "message", b"message", "needs_history", b"needs_history", "ready", b"ready", "refused", b"refused"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "frame", b"frame", "message", b"message", "needs_history", b"needs_history", "ready", b"ready", "refused", b"refused", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "frame", b"frame", "head_judged", b"head_judged", "message", b"message", "needs_history", b"needs_history", "ready", b"ready", "refused", b"refused", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["frame", "needs_history", "refused", "ready", "evidence"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["frame", "needs_history", "refused", "ready", "evidence", "head_judged"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -216,3 +222,18 @@ class Ready(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Ready: _TypeAlias = Ready  # noqa: Y015
+
+@_typing.final
+class HeadJudged(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeadJudged: _TypeAlias = HeadJudged  # noqa: Y015
