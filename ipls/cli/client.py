@@ -4,6 +4,9 @@ Tested by tests/e2e/test_client_commands.py.
 """
 
 import asyncio
+import os
+import shlex
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -20,8 +23,9 @@ from ipls.client.access import WARNING, days, describe, when
 from ipls.client.approvals import Approval, ApprovalRequest, parse_approver
 from ipls.client.calls import RETRY_FOR_S
 from ipls.client.device import Device
-from ipls.client.errors import ProfileError
+from ipls.client.errors import ProfileError, RefusedError
 from ipls.client.outbox import code_from
+from ipls.client.profile import Account
 from ipls.client.registration import CodeSource
 from ipls.config import in_home
 from ipls.store.files import replace
@@ -48,6 +52,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a lin
 Patience = Annotated[float, typer.Option("--patience", help="Seconds to go on asking a service that is away.")]
 HOME = Path("~/.ipls")
 
+TRIES = 3
+"""With a code, before the command ends; the code may be good for more."""
 STREAMS = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))
 """The folders of what a process has open."""
 
@@ -61,6 +67,7 @@ class _Reporter:
         self._progress = Progress(console=Console(stderr=True), transient=True)
         self._task = self._progress.add_task("")
         self._warned: set[int] = set()
+        self._code_holds_s = 0
 
     def __enter__(self) -> "_Reporter":
         return self
@@ -93,6 +100,10 @@ class _Reporter:
                 self._say(describe(event))
             case events.EvidenceMet(text, file):
                 self._say(f"EVIDENCE: {text}; {file or 'its file could not be written'}")
+            case events.CodeAwaited(sent_to, holds_s):
+                if holds_s > self._code_holds_s:  # else it is the one that was spoken of
+                    self._say(f"a code was sent to {sent_to or 'the number'}; it holds for {-(-holds_s // 60)} minutes")
+                self._code_holds_s = holds_s
             case events.JourneyStep(name, _, count):
                 self._say(name + (f" ({count})" if count else ""))
 
@@ -141,7 +152,9 @@ def _say(text: str, value: Any, as_json: bool) -> None:
 def register(
     number: Annotated[str, typer.Argument(help="The phone number, E.164: + and digits.")],
     endpoints: Endpoints = None,
-    code: Annotated[str | None, typer.Option(help="The code that was sent; asked for where it is left out.")] = None,
+    code: Annotated[
+        str | None, typer.Option(help="The code that was sent before; without it one is sent, and asked for here.")
+    ] = None,
     outbox: Annotated[
         Path | None, typer.Option(help="Development only: read the code from the registration service's outbox.")
     ] = None,
@@ -150,28 +163,74 @@ def register(
     patience: Patience = RETRY_FOR_S,
     as_json: Json = False,
 ) -> None:
-    """Make an identity key and have it published under the number; returns once the directory proves it."""
+    """Make an identity key and have it published under the number; returns once the directory proves it.
 
-    async def typed(request_id: bytes) -> str:
-        print(
-            f"The code that was sent to the number (request {request_id.hex()}): ", end="", file=sys.stderr, flush=True
-        )
-        line: str = await asyncio.to_thread(sys.stdin.readline)
-        if not line.strip():
-            raise ProfileError("CODE_EMPTY", "no code was entered; run this again to enter it")
-        return line.strip()
+    The number's holder is sent a code, which is asked for here, three times at most. A code that was sent holds for a
+    while: this may be ended, and run again with --code.
+    """
+    folder = _folder(home, profile)
 
     async def given(request_id: bytes) -> str:
         if not code:
             raise ProfileError("CODE_EMPTY", "the code is empty")
         return code
 
-    source: CodeSource = given if code is not None else code_from(outbox) if outbox else typed
-    account = _run(
-        _folder(home, profile), lambda device: device.register(number, source), endpoints, retry_for_s=patience
-    )
+    source: CodeSource = given if code is not None else code_from(outbox) if outbox else _typed
+
+    async def work(device: Device) -> tuple[Account, bool]:
+        for more in reversed(range(TRIES)):
+            try:
+                account = await device.register(number, source, continuing=code is not None)
+                return account, device.status().contacts > 0
+            except RefusedError as error:
+                if error.reason != "CODE_WRONG" or source is not _typed or not more:
+                    raise
+                print(f"that is not the code; you may try {more} more time{'s' * (more > 1)}", file=sys.stderr)
+        raise AssertionError("the last try returns or raises")
+
+    account, has_contacts = _run(folder, work, endpoints, retry_for_s=patience)
     value = {"version": account.version, "epoch": account.epoch}
-    _say(f"registered: identity version {account.version}, published in epoch {account.epoch}", value, as_json)
+    where = _options(profile, home)
+    if account.version > 1:
+        following = f"ipls client restore{where}, which brings back what is stored for the number"
+    elif has_contacts:
+        following = f"ipls client store{where}"
+    else:
+        following = f"ipls client contacts import FILE.vcf{where}, then ipls client store{where}"
+    lines = [
+        f"registered: identity version {account.version}, published in epoch {account.epoch}",
+        f"made: the number's identity key, in {folder} and nowhere else",
+        f"next: {following}",
+    ]
+    _say("\n".join(lines), value, as_json)
+
+
+async def _typed(request_id: bytes) -> str:
+    """The code, as the person enters it; nothing has another one sent."""
+    print("enter it, or nothing to have another one sent: ", end="", file=sys.stderr, flush=True)
+    # In this thread: nobody else waits for the loop, and Ctrl-C could not end a thread that reads.
+    of_the_loop = signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupted = False
+    try:
+        line = sys.stdin.readline()
+    except KeyboardInterrupt:
+        line, interrupted = "", True
+    finally:
+        signal.signal(signal.SIGINT, of_the_loop)
+    if interrupted:
+        signal.raise_signal(signal.SIGINT)  # the loop ends what runs in its order
+        await asyncio.sleep(0)
+    if not line:
+        raise ProfileError("CODE_EMPTY", "no code was entered; the one that was sent stays good")
+    return line.strip()
+
+
+def _options(profile: str, home: Path) -> str:
+    """What the next command has to be told, too, to find this profile."""
+    told = [] if profile == "default" else ["--profile", profile]
+    if home != HOME and str(home) != os.environ.get("IPLS_HOME"):
+        told += ["--home", str(home)]
+    return "".join(f" {shlex.quote(word)}" for word in told)
 
 
 @app.command()

@@ -18,6 +18,8 @@ CALL_S = 60.0
 """Deadline of one call."""
 RETRY_FOR_S = 30.0
 """How long what is UNAVAILABLE, or busy, is asked again."""
+LEAST_CALL_S = 5.0
+"""What a call has in any case, however short the patience with a service that is away."""
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
@@ -42,8 +44,19 @@ async def retrying(call: Callable[[], Awaitable[Result]], retry_for_s: float = R
         pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
+def within(retry_for_s: float) -> float:
+    """The deadline of a call that is short, or only waits: one that gets no answer takes no longer than one that is
+    refused."""
+    return min(CALL_S, max(retry_for_s, LEAST_CALL_S))
+
+
+def plain(text: str) -> str:
+    """Of a service's text, which may be the adversary's, what is fit for a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text[:300])
+
+
 def client_error(error: RemoteError) -> ClientError:
-    """What a service answered, fit for a terminal: it may be the adversary's text."""
+    """What a service answered, fit for a terminal."""
     later = error.passes or error.code is grpc.StatusCode.DEADLINE_EXCEEDED
     kind = TryLaterError if later else RefusedError
-    return kind(error.reason, "".join(c if c.isprintable() else " " for c in error.message[:300]))
+    return kind(error.reason, plain(error.message))

@@ -152,15 +152,13 @@ class Device:
     def _judge_by(self, root: TrustRoot) -> None:
         """Make what talks to the services, anew when there is another version of the trust root."""
         self._root = root
-        common: dict[str, Any] = {"retry_for_s": self._retry_for_s}
-        observed: dict[str, Any] = common | {"report": self._report}
-        timed: dict[str, Any] = observed | {"now_ms": self._now_ms}
+        timed: dict[str, Any] = {"retry_for_s": self._retry_for_s, "report": self._report, "now_ms": self._now_ms}
         profile, channels = self._profile, self._channels
         directory = DirectoryServiceStub(channels["directory"])
         self._trust_roots = TrustRoots(directory, profile, **timed)
         self._directory = DirectoryReader(directory, root, profile, **timed)
         self._registrar = Registrar(
-            RegistrationServiceStub(channels["registration"]), root.namespace, profile, self._directory, **observed
+            RegistrationServiceStub(channels["registration"]), root.namespace, profile, self._directory, **timed
         )
         self._vault = Vault(VaultServiceStub(channels["vault"]), root, profile, self._directory, **timed)
 
@@ -177,9 +175,12 @@ class Device:
         if isinstance(error, StorageError):
             raise storage_error(error) from error
 
-    async def register(self, label: str, code_source: CodeSource) -> Account:
+    async def register(self, label: str, code_source: CodeSource, *, continuing: bool = False) -> Account:
         """Register the number (E.164); returns when the device's own complete history, at a head that it verified,
         ends in its key. A profile whose key was superseded gets a new one; one that holds the newest is left alone.
+
+        A code that was sent is asked for again until it is over, by a later call too; with `continuing` none is sent.
+        Raises RefusedError CODE_WRONG, after which it may be called again; ProfileError CODE_NOT_REQUESTED.
         """
         account = self._profile.get(Account)
         if account is not None and account.label != label:
@@ -187,7 +188,7 @@ class Device:
         await self._follow_trust_root()
         if account is not None and await self._is_newest(account):
             return account
-        account = await self._registrar.register(label, code_source)
+        account = await self._registrar.register(label, code_source, continuing=continuing)
         self._tell_versions()
         return account
 

@@ -29,6 +29,15 @@ class TrustRootFollowed:
 
 
 @dataclass(frozen=True)
+class CodeAwaited:
+    """A registration's code is on its way, and is asked for next: where the service says that it sent it (plain text,
+    empty where it doesn't), and how many seconds it holds from now on."""
+
+    sent_to: str
+    holds_s: int
+
+
+@dataclass(frozen=True)
 class HistoryChecked:
     """The own account's history proof holds at that head."""
 
@@ -128,6 +137,7 @@ class Progress:
 Event = (
     TrustRootFollowed
     | HeadChecked
+    | CodeAwaited
     | HistoryChecked
     | IdentityChange
     | AccessEntry

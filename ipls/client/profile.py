@@ -36,6 +36,7 @@ CREATE TABLE IF NOT EXISTS pinned (one INTEGER PRIMARY KEY CHECK (one = 1), trus
 CREATE TABLE IF NOT EXISTS trust_root (number INTEGER PRIMARY KEY, signed BLOB);
 CREATE TABLE IF NOT EXISTS registration (one INTEGER PRIMARY KEY CHECK (one = 1),
     label TEXT, seed BLOB, request_id BLOB, code TEXT, ticket BLOB);
+CREATE TABLE IF NOT EXISTS code_sent (one INTEGER PRIMARY KEY CHECK (one = 1), sent_to TEXT, expires_ms INTEGER);
 CREATE TABLE IF NOT EXISTS account (one INTEGER PRIMARY KEY CHECK (one = 1),
     label TEXT, seed BLOB, version INTEGER, epoch INTEGER);
 CREATE TABLE IF NOT EXISTS manifest (one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -77,6 +78,13 @@ class Registration(NamedTuple):
     request_id: bytes
     code: str
     ticket: bytes
+
+
+class CodeSent(NamedTuple):
+    """The registration's code is on its way: where to, for people, and until when it holds, by this device's clock."""
+
+    sent_to: str
+    expires_ms: int
 
 
 class Account(NamedTuple):
@@ -162,12 +170,13 @@ class ApproverKey(NamedTuple):
 
 
 Row = TypeVar(
-    "Row", Pinned, Registration, Account, ManifestSeen, Swap, Progress, BundleSeen, ProvedHistory, ApproverKey
+    "Row", Pinned, Registration, CodeSent, Account, ManifestSeen, Swap, Progress, BundleSeen, ProvedHistory, ApproverKey
 )
 
 _TABLES: dict[type, str] = {
     Pinned: "pinned",
     Registration: "registration",
+    CodeSent: "code_sent",
     Account: "account",
     ManifestSeen: "manifest",
     Swap: "swap",
@@ -220,6 +229,7 @@ class Profile:
         self,
         row: Pinned
         | Registration
+        | CodeSent
         | Account
         | ManifestSeen
         | Swap

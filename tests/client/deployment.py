@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -69,6 +70,15 @@ class Deployment:
         with self._processes[name] as process:
             process.kill()
         self._launch(name)
+
+    @contextmanager
+    def paused(self, name: str) -> Iterator[None]:
+        """It takes connections, and does nothing more."""
+        self._processes[name].send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._processes[name].send_signal(signal.SIGCONT)
 
     def lose(self, name: str, database: Path) -> None:
         """kill -9, its database goes, and a supervisor starts it."""

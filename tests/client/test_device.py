@@ -19,6 +19,7 @@ from ipls.client.device import Device
 from ipls.client.errors import ProfileError
 from ipls.client.events import (
     AccessEntry,
+    CodeAwaited,
     Event,
     HeadChecked,
     HistoryChecked,
@@ -28,6 +29,7 @@ from ipls.client.events import (
     VaultAccepted,
 )
 from ipls.client.vault import VaultSession
+from ipls.clock import system_now_ms
 from ipls.errors import IplsError
 from ipls.store.contacts import Manifest
 from ipls.units import DAY_MS
@@ -221,6 +223,69 @@ async def test_a_registration_cut_off_goes_on_with_its_key(world: Deployment) ->
         account = await device.register(label, no_code)
         assert account.version == 1
         assert await device.register(label, no_code) == account
+
+
+async def test_a_wrong_code_leaves_the_right_one_good_for_a_later_call(world: Deployment) -> None:
+    label, profile, asked, told = world.label(), world.profile(), [], []
+
+    async def wrong(request_id: bytes) -> str:
+        asked.append(request_id)
+        return "no code"
+
+    async with world.device(profile, told.append) as device:
+        for _ in range(2):
+            with refused("CODE_WRONG"):
+                await device.register(label, wrong)
+    (request_id,) = set(asked)
+    sent = world.config.registration.outbox.read_text()
+    assert sent.count(request_id.hex()) == 1
+    first, again = [event for event in told if isinstance(event, CodeAwaited)]
+    assert f"{label[:3]}…{label[-2:]} " in first.sent_to
+    assert label not in first.sent_to
+    assert 590 <= again.holds_s <= first.holds_s <= 600
+    async with world.device(profile) as device:
+        assert (await device.register(label, world.code, continuing=True)).version == 1
+    assert world.config.registration.outbox.read_text() == sent
+
+
+async def test_a_code_that_never_came_or_is_over_is_sent_again(world: Deployment) -> None:
+    label, profile, codes = world.label(), world.profile(), iter(["", "no code", "no code"])
+    now_ms = system_now_ms()
+
+    def lines() -> int:
+        return len(world.config.registration.outbox.read_text().splitlines())
+
+    async def typed(request_id: bytes) -> str:
+        return next(codes)
+
+    before = lines()
+    async with world.device(profile, now_ms=lambda: now_ms) as device:
+        with refused("CODE_WRONG"):
+            await device.register(label, typed)
+        assert lines() == before + 2
+        now_ms += 10 * 60_000
+        with refused("CODE_WRONG"):
+            await device.register(label, typed)
+        assert lines() == before + 3
+
+
+async def test_a_code_that_nobody_asked_for_is_not_sent_to_be_tried(world: Deployment) -> None:
+    before = world.config.registration.outbox.read_text()
+    async with world.device(world.profile()) as device:
+        with refused("CODE_NOT_REQUESTED"):
+            await device.register(world.label(), world.code, continuing=True)
+    assert world.config.registration.outbox.read_text() == before
+
+
+async def test_a_registration_whose_epoch_nobody_signs_ends_with_the_patience(world: Deployment) -> None:
+    """Without an answer in between, as a call has that fails: it would wait for a minute."""
+    label, profile = world.label(), world.profile()
+    with world.paused("witness"):
+        async with world.device(profile, retry_for_s=0.1) as device:
+            with refused("REGISTRATION_PENDING"):
+                await device.register(label, world.code)
+    async with world.device(profile) as device:
+        assert (await device.register(label, no_code)).version == 1
 
 
 async def test_only_what_changed_is_written_again(world: Deployment) -> None:

@@ -78,3 +78,29 @@ def test_a_number_goes_from_one_phone_to_another(deployment: Deployment, tmp_pat
         "foreign",
         "own",
     ]
+
+
+def test_register_asks_three_times_and_the_code_that_was_sent_stays_good(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    command = ("client", "register", "+4930555000777", "--home", tmp_path)
+    endpoints = ("--endpoints", deployment.folder / "endpoints.json")
+    tried = ipls(*command, *endpoints, input="1\n2\n3\n")
+    assert tried.returncode == 1
+    assert tried.stderr.endswith("[CODE_WRONG]\n")
+    assert "a code was sent to +49…77 (development" in tried.stderr
+    assert "it holds for 10 minutes\n" in tried.stderr
+    assert [line.rpartition(": ")[2] for line in tried.stderr.splitlines() if "you may try" in line] == [
+        "that is not the code; you may try 2 more times",
+        "that is not the code; you may try 1 more time",
+    ]
+    left = ipls(*command, input="")
+    assert (left.returncode, left.stderr.endswith("[CODE_EMPTY]\n")) == (2, True)
+    code = (deployment.folder / "data/registration.outbox").read_text().split()[-1]
+    registered = ipls(*command, "--code", code)
+    assert registered.returncode == 0, registered.stderr
+    made, where, following = registered.stdout.splitlines()
+    assert made.startswith("registered: identity version 1, published in epoch ")
+    assert where == f"made: the number's identity key, in {tmp_path}/profiles/default and nowhere else"
+    also = f"--home {tmp_path}"
+    assert following == f"next: ipls client contacts import FILE.vcf {also}, then ipls client store {also}"

@@ -25,7 +25,7 @@ from ipls.rpc.peer import network_of
 from ipls.runtime.executors import FairExecutor
 from ipls.store.errors import StoreRefused
 from ipls.store.files import append
-from ipls.store.registration import CodeHash, RegistrationStore
+from ipls.store.registration import CODE_LIFE_MS, CodeHash, RegistrationStore
 from ipls.trust.identity import check_label, decode_record
 
 if TYPE_CHECKING:
@@ -46,9 +46,17 @@ MAX_LOOKS = 128
 class CodeSender(Protocol):
     """Shows that a person holds a number, by what only the number's holder will read."""
 
-    async def deliver(self, request_id: bytes, label: str, code: str) -> None:
-        """Send the code to the number. Raises OSError if it can't be sent now."""
+    async def deliver(self, request_id: bytes, label: str, code: str) -> str:
+        """Send the code to the number, and say where to look for it, with no more of the number than `masked` leaves.
+
+        Raises OSError if it can't be sent now.
+        """
         ...
+
+
+def masked(label: str) -> str:
+    """Of a number what its holder knows it by: how it begins, and the last two digits where it has more than six."""
+    return f"{label[:3]}…{label[-2:]}" if len(label) > 7 else "your number"
 
 
 class FileCodeSender:
@@ -60,11 +68,12 @@ class FileCodeSender:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    async def deliver(self, request_id: bytes, label: str, code: str) -> None:
+    async def deliver(self, request_id: bytes, label: str, code: str) -> str:
         """Append the line, then print it."""
         line = f"{request_id.hex()} {code}\n"
         append(self._path, line.encode())
         print(f"registration code: {line}", end="", flush=True)
+        return f"{masked(label)} (development: it stands in the service's {self._path.name}, and in its log)"
 
 
 def _hash(code: str, salt: bytes) -> CodeHash:
@@ -116,12 +125,12 @@ class RegistrationService(RegistrationServiceServicer):
                 peer, self._store.check_rate, request.label, peer, self._now_ms(), codes_per_hour=per_hour
             )
             await self._asked.run(peer, begin)
-            await self._verifier.deliver(request.request_id, request.label, code)
+            sent_to = await self._verifier.deliver(request.request_id, request.label, code)
         except StoreRefused as e:
             refuse(e)
         except OSError as e:
             raise ServiceError("CODE_NOT_SENT", "the code could not be sent") from e
-        return pb.RequestCodeResponse()
+        return pb.RequestCodeResponse(sent_to=sent_to, valid_s=CODE_LIFE_MS // 1000)
 
     async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.RegisterResponse:
         """Idempotent by request id: once the code was right, the same record again gets the same ticket.

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'ipls/registration/v1/registration.proto\x12\x14ipls.registration.v1\"7\n\x12RequestCodeRequest\x12\r\n\x05label\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\x0c\"\x15\n\x13RequestCodeResponse\"n\n\x0fRegisterRequest\x12\r\n\x05label\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\x0c\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x17\n\x0fidentity_record\x18\x04 \x01(\x0c\x12\x11\n\tsignature\x18\x05 \x01(\x0c\"\"\n\x10RegisterResponse\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\"*\n\x18WatchRegistrationRequest\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\"=\n\x19WatchRegistrationResponse\x12\x11\n\tpublished\x18\x01 \x01(\x08\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x32\xcc\x02\n\x13RegistrationService\x12\x62\n\x0bRequestCode\x12(.ipls.registration.v1.RequestCodeRequest\x1a).ipls.registration.v1.RequestCodeResponse\x12Y\n\x08Register\x12%.ipls.registration.v1.RegisterRequest\x1a&.ipls.registration.v1.RegisterResponse\x12v\n\x11WatchRegistration\x12..ipls.registration.v1.WatchRegistrationRequest\x1a/.ipls.registration.v1.WatchRegistrationResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'ipls/registration/v1/registration.proto\x12\x14ipls.registration.v1\"7\n\x12RequestCodeRequest\x12\r\n\x05label\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\x0c\"7\n\x13RequestCodeResponse\x12\x0f\n\x07sent_to\x18\x01 \x01(\t\x12\x0f\n\x07valid_s\x18\x02 \x01(\r\"n\n\x0fRegisterRequest\x12\r\n\x05label\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\x0c\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x17\n\x0fidentity_record\x18\x04 \x01(\x0c\x12\x11\n\tsignature\x18\x05 \x01(\x0c\"\"\n\x10RegisterResponse\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\"*\n\x18WatchRegistrationRequest\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\"=\n\x19WatchRegistrationResponse\x12\x11\n\tpublished\x18\x01 \x01(\x08\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x32\xcc\x02\n\x13RegistrationService\x12\x62\n\x0bRequestCode\x12(.ipls.registration.v1.RequestCodeRequest\x1a).ipls.registration.v1.RequestCodeResponse\x12Y\n\x08Register\x12%.ipls.registration.v1.RegisterRequest\x1a&.ipls.registration.v1.RegisterResponse\x12v\n\x11WatchRegistration\x12..ipls.registration.v1.WatchRegistrationRequest\x1a/.ipls.registration.v1.WatchRegistrationResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,15 +34,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REQUESTCODEREQUEST']._serialized_start=65
   _globals['_REQUESTCODEREQUEST']._serialized_end=120
   _globals['_REQUESTCODERESPONSE']._serialized_start=122
-  _globals['_REQUESTCODERESPONSE']._serialized_end=143
-  _globals['_REGISTERREQUEST']._serialized_start=145
-  _globals['_REGISTERREQUEST']._serialized_end=255
-  _globals['_REGISTERRESPONSE']._serialized_start=257
-  _globals['_REGISTERRESPONSE']._serialized_end=291
-  _globals['_WATCHREGISTRATIONREQUEST']._serialized_start=293
-  _globals['_WATCHREGISTRATIONREQUEST']._serialized_end=335
-  _globals['_WATCHREGISTRATIONRESPONSE']._serialized_start=337
-  _globals['_WATCHREGISTRATIONRESPONSE']._serialized_end=398
-  _globals['_REGISTRATIONSERVICE']._serialized_start=401
-  _globals['_REGISTRATIONSERVICE']._serialized_end=733
+  _globals['_REQUESTCODERESPONSE']._serialized_end=177
+  _globals['_REGISTERREQUEST']._serialized_start=179
+  _globals['_REGISTERREQUEST']._serialized_end=289
+  _globals['_REGISTERRESPONSE']._serialized_start=291
+  _globals['_REGISTERRESPONSE']._serialized_end=325
+  _globals['_WATCHREGISTRATIONREQUEST']._serialized_start=327
+  _globals['_WATCHREGISTRATIONREQUEST']._serialized_end=369
+  _globals['_WATCHREGISTRATIONRESPONSE']._serialized_start=371
+  _globals['_WATCHREGISTRATIONRESPONSE']._serialized_end=432
+  _globals['_REGISTRATIONSERVICE']._serialized_start=435
+  _globals['_REGISTRATIONSERVICE']._serialized_end=767
 # @@protoc_insertion_point(module_scope)

@@ -43,12 +43,21 @@ Global___RequestCodeRequest: _TypeAlias = RequestCodeRequest  # noqa: Y015
 class RequestCodeResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    SENT_TO_FIELD_NUMBER: _builtins.int
+    VALID_S_FIELD_NUMBER: _builtins.int
+    sent_to: _builtins.str
+    """Where it was sent, for people; of the number no more than its holder needs to know it again."""
+    valid_s: _builtins.int
+    """How long the code holds, from now on. Another one may be asked for meanwhile, and takes its place."""
     def __init__(
         self,
+        *,
+        sent_to: _builtins.str = ...,
+        valid_s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sent_to", b"sent_to", "valid_s", b"valid_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
