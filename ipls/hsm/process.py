@@ -15,6 +15,7 @@ from ipls.config import ConfigError
 from ipls.hsm import pipe
 from ipls.hsm.token.module import TokenFailed
 from ipls.runtime.logging import configure_logging
+from ipls.runtime.privileges import close_off
 from ipls.store.errors import StoreError
 
 log = structlog.get_logger()
@@ -22,9 +23,10 @@ log = structlog.get_logger()
 
 def main(name: str, run: Callable[[Path, BinaryIO, BinaryIO], None]) -> None:
     """Runs `run` on the configuration that the command line names, and on stdin and stdout, whose other end is the
-    parent's. Why it can't is one line in the log, and exit status 1."""
+    parent's; closed off from the machine's other processes. Why it can't is one line in the log, and exit status 1."""
     configure_logging()
     try:
+        close_off()
         with suppress(BrokenPipeError):  # the parent is gone
             run(Path(sys.argv[1]), *pipe.take_stdio())
     except (ConfigError, StoreError, pipe.PipeError, TokenFailed, OSError) as error:

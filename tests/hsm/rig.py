@@ -298,11 +298,13 @@ class CoreProcess:
 
 
 @asynccontextmanager
-async def running_core(rig: Rig, *command: str, stderr: int | None = None) -> AsyncIterator[CoreProcess]:
-    """`command` is what Python runs as the core; `stderr` where its log goes, as `asyncio.create_subprocess_exec` has
-    it."""
+async def running_core(
+    rig: Rig, *command: str, program: str = sys.executable, stderr: int | None = None
+) -> AsyncIterator[CoreProcess]:
+    """`command` is what Python, or another program, runs as the core; `stderr` where its log goes, as
+    `asyncio.create_subprocess_exec` has it."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
+        program,
         *(command or ("-m", "ipls.hsm.core", str(rig.config_path))),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
