@@ -28,6 +28,8 @@ STOP_S = 10.0
 LOG_BYTES = 8 << 20
 """Of a service's log; as many lie beside it, of before."""
 LOGS_EVERY_S = 1.0
+OFF_PAUSE_S = 30.0
+"""Before a service that ended without having served is tried again."""
 RENEW_EVERY_S = 3600.0
 ORDER = {"vault": 1, "directory": 2, "contacts": 3, "registration": 3}
 """When a service is restarted for a new trust root: after the witnesses, which come first."""
@@ -63,6 +65,8 @@ class Supervisor:
         self._namespace = load_trust_root(config.trust_root).namespace
         self._log_level = log_level
         self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self.off: dict[str, str] = {}
+        """The services that do not serve since they were started, each with why. They are tried again."""
 
     @property
     def count(self) -> int:
@@ -74,10 +78,10 @@ class Supervisor:
         """Of the processes that run, by the names of the services."""
         return {name: process.pid for name, process in self._processes.items() if process.returncode is None}
 
-    async def start(self, owner: Service, report: Callable[[str], None] = lambda name: None) -> None:
-        """Start every service and wait until each serves; `report` hears of each. They end with `owner`.
+    async def start(self, owner: Service, report: Callable[[str], None] = lambda line: None) -> None:
+        """Start every service and wait until each serves, or is off; `report` hears of each. They end with `owner`.
 
-        Raises ConfigError if one can't, OSError if `endpoints.json` can't be written.
+        Raises ConfigError if none can or an address is taken, OSError if `endpoints.json` can't be written.
         """
         for name, address in self._addresses.items():
             if parse_address(address)[1] == 0:
@@ -90,8 +94,14 @@ class Supervisor:
         async with TaskScope() as scope:
             waits = {name: scope.start(f"{name} serves", self._until_serving(name)) for name in self._commands}
             for name, wait in waits.items():
-                await wait
-                report(name)
+                try:
+                    await wait
+                    report(f"{name} serves")
+                except ConfigError as error:
+                    self.off[name] = error.message
+                    report(f"OFF: {error.message}")
+        if len(self.off) == self.count:
+            raise ConfigError(next(iter(self.off.values())), "SERVICE_DID_NOT_START")
         write_endpoints(self._folder, self._namespace, self._addresses, self.pids)
         for name in self._commands:
             owner.spawn(f"keep {name}", partial(self._keep, name))
@@ -165,15 +175,29 @@ class Supervisor:
         policy = RestartPolicy()
         while True:
             started = asyncio.get_running_loop().time()
+            if name in self.off:
+                await self._until_on(name)
             code = await self._processes[name].wait()
             log.warning("service died, starting it again", service=name, status=code)
-            await asyncio.sleep(policy.pause_s(asyncio.get_running_loop().time() - started))
+            lived_s = asyncio.get_running_loop().time() - started
+            await asyncio.sleep(OFF_PAUSE_S if name in self.off else policy.pause_s(lived_s))
             try:
                 await self._launch(name)
             except OSError as error:  # no more memory, processes or files: as if it had died at once
                 log.warning("service not started", service=name, why=str(error))
             else:
                 self._note_pids()
+
+    async def _until_on(self, name: str) -> None:
+        """Return when a service that was off serves, or has ended without."""
+        try:
+            await self._until_serving(name)
+        except ConfigError as error:
+            self.off[name] = error.message
+            log.warning("service is off", service=name, why=error.message)
+        else:
+            del self.off[name]
+            log.info("service is on again", service=name)
 
     def _note_pids(self) -> None:
         """Write `endpoints.json` anew. Where the disk refuses it, the next time this is called will do."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from ipls.admin.expiry import table_endings, watch
 from ipls.admin.health import check_free
 from ipls.admin.supervisor import Supervisor
+from ipls.cli.console import printable
 from ipls.config import (
     ConfigError,
     ContactsConfig,
@@ -113,9 +114,11 @@ def serve_all(config_file: Path, *, log_level: str) -> None:
     supervisor = Supervisor(config_file, log_level=log_level)
 
     async def start(service: Service) -> None:
-        await supervisor.start(service, lambda name: print(f"{name} serves", file=sys.stderr))
+        await supervisor.start(service, lambda line: print(printable(line), file=sys.stderr))
         # `ipls demo` waits for this line at the other end of a pipe.
         where = config_file.parent / "endpoints.json"
-        print(f"all {supervisor.count} services run; {where} says where. Ctrl-C ends them.", flush=True)
+        off = len(supervisor.off)
+        some = f"{supervisor.count - off} of {supervisor.count}, without {', '.join(supervisor.off)}," if off else ""
+        print(f"{some or f'all {supervisor.count}'} services run; {where} says where. Ctrl-C ends them.", flush=True)
 
     run("supervisor", start)

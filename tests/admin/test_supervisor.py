@@ -16,7 +16,8 @@ from ipls.admin import supervisor
 from ipls.admin.deployment import create, free_ports
 from ipls.admin.health import until_listening
 from ipls.admin.supervisor import Supervisor
-from ipls.config import load, load_trust_root
+from ipls.config import ConfigError, load, load_trust_root
+from ipls.rpc.health import until_serving
 from ipls.runtime.service import Service
 from ipls.store.witness import init_witness_state
 from tests.e2e.running import children, command_line
@@ -138,6 +139,43 @@ async def test_logs_are_cut_while_their_services_run(tmp_path: Path, monkeypatch
     async with supervised(tmp_path / "ipls") as running:
         assert running.count == 6
         await asyncio.wait_for(all_cut.wait(), 60)
+
+
+async def test_one_part_that_can_not_start_is_said_and_the_others_serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A vault whose database is another file; once it is there again, the vault is too, by itself."""
+    monkeypatch.setattr("ipls.admin.supervisor.OFF_PAUSE_S", 0.1)
+    folder, reported = tmp_path / "ipls", list[str]()
+    create(folder, "test.ipls", port=0)
+    database = folder / "data/vault.db"
+    database.rename(folder / "elsewhere.db")
+    database.write_bytes(b"no database" * 1000)
+    supervisor = Supervisor(folder / "ipls.toml")
+    async with Service("supervisor") as service:
+        await supervisor.start(service, reported.append)
+        assert supervisor.off.keys() == {"vault"}
+        (off,) = (line for line in reported if line.startswith("OFF: vault did not start: "))
+        assert "vault.db" in off
+        assert len(reported) == supervisor.count
+        await until_listening(load(folder / "ipls.toml").contacts.listen)
+        for file in folder.glob("data/vault.db*"):
+            file.unlink()
+        (folder / "elsewhere.db").rename(database)
+        config = load(folder / "ipls.toml")
+        await until_serving(config.vault.listen, config.directory.tls.ca)
+
+
+async def test_where_none_can_start_that_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "ipls"
+    create(folder, "test.ipls", port=0)
+    for file in folder.glob("tls/*.key"):
+        file.chmod(0o644)
+    config = folder / "ipls.toml"
+    config.write_text(config.read_text().replace('objects = "data/log"', 'objects = "trust.toml"'))
+    with pytest.raises(ConfigError, match=r"did not start: .*KEY_FILE_OPEN"):
+        async with Service("supervisor") as service:
+            await Supervisor(config).start(service)
 
 
 async def test_what_the_disk_refuses_leaves_a_service_kept_alive(tmp_path: Path) -> None:
