@@ -7,8 +7,10 @@ DIRECTION, CHILD_COUNT, MARKER_COUNT.
 Tested by tests/attack/test_encoding_forgeries.py.
 """
 
-from typing import NamedTuple
+from functools import cache
+from typing import NamedTuple, cast
 
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
 from ipls.akd.errors import ProofRefused
@@ -174,7 +176,16 @@ def encode_append_only(proof: AppendOnly) -> bytes:
     return message.SerializeToString()
 
 
+_UNSEEN = 64 * 1024
+"""Bytes that are decoded unseen: at most 4 MiB then."""
+_LEAST = 32
+"""Bytes of a part of which there are several, on average: each has a hash."""
+
+
 def _parse(message: Message, data: bytes) -> None:
+    if len(data) > _UNSEEN:  # of nothing but empty parts it would take 64 times its bytes when decoded
+        kind = cast(Descriptor, message.DESCRIPTOR)
+        _count_parts(kind, data, 0, len(data), len(data) // _LEAST)
     try:
         message.ParseFromString(data)
     except DecodeError:
@@ -182,6 +193,47 @@ def _parse(message: Message, data: bytes) -> None:
     message.DiscardUnknownFields()
     if message.SerializeToString() != data:
         raise ProofRefused("ENCODING", "the proof is not equal to its own re-encoding")
+
+
+@cache
+def _lengths(kind: Descriptor) -> dict[int, tuple[bool, Descriptor | None]]:
+    """Of the fields with a length, by their tag: whether there may be several, and what message each is, if it is one
+    in which there are several of something."""
+    return {
+        field.number << 3 | 2: (field.is_repeated, field.message_type if _has_several(field.message_type) else None)
+        for field in kind.fields
+        if field.message_type or field.type in (field.TYPE_BYTES, field.TYPE_STRING)
+    }
+
+
+@cache
+def _has_several(kind: Descriptor | None) -> bool:
+    return kind is not None and any(field.is_repeated or _has_several(field.message_type) for field in kind.fields)
+
+
+def _count_parts(kind: Descriptor, data: bytes, at: int, end: int, left: int) -> int:
+    """How many more there may be, of `left`, after those between `at` and `end`. Raises ProofRefused."""
+    lengths = _lengths(kind)
+    while at < end:
+        tag, at = data[at], at + 1
+        length, shift = 0, 0
+        while at < end and data[at] >= 0x80 and shift < 63:
+            length |= (data[at] & 0x7F) << shift
+            at, shift = at + 1, shift + 7
+        if at >= end or (tag not in lengths and tag & 0x87):
+            raise ProofRefused("ENCODING", "the proof is not a message of its kind")
+        length |= data[at] << shift
+        at += 1
+        if tag not in lengths:  # a number
+            continue
+        several, inner = lengths[tag]
+        left -= several
+        if at + length > end or left < 0:
+            raise ProofRefused("ENCODING", "the proof is cut, or has more parts than its bytes can be good for")
+        if inner:
+            left = _count_parts(inner, data, at, at + length, left)
+        at += length
+    return left
 
 
 def _need(message: Message, *fields: str) -> None:

@@ -1,6 +1,7 @@
 """Proofs that are not exactly their own re-encoding; fields left out."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,8 @@ from ipls.akd import (
     verify_history,
     verify_lookup,
 )
+from ipls.akd.errors import ProofRefused
+from ipls.akd.messages import decode_absence, decode_append_only, decode_history
 from ipls.proto.akd.v1 import akd_pb2 as pb
 from tests.attack.victim import (
     EPOCH,
@@ -143,3 +146,25 @@ def test_every_field_of_every_message(kind: int) -> None:
         reason, edit = edits(bent)[index]
         edit()
         refuses(reason, lambda bent=bent: check(bent.SerializeToString()))
+
+
+@pytest.mark.parametrize(
+    ("decode", "parts"),
+    [
+        (decode_history, b"\x0a\x00"),
+        (decode_history, field(1, field(5, field(3, b"") * 50))),
+        (decode_history, field(2, b"")),
+        (decode_absence, field(2, field(3, b"") * 50)),
+        (decode_append_only, field(2, b"")),
+    ],
+    ids=["updates", "siblings of updates", "VRF proofs", "children", "nodes"],
+)
+def test_many_empty_parts_are_refused_before_they_are_decoded(decode: Callable[[bytes], Any], parts: bytes) -> None:
+    """Decoded they take up to 64 times their bytes."""
+    with pytest.raises(ProofRefused, match="more parts than its bytes"):
+        decode(parts * (2**20 // len(parts)))
+
+
+def test_a_long_tag_hides_no_parts() -> None:
+    with pytest.raises(ProofRefused, match="not a message of its kind"):
+        decode_history(b"\x8a\x00\x00" * 2**19)

@@ -24,9 +24,10 @@ SERVICES = [f"{name}.v1.{name}" for name in ("contacts", "directory", "registrat
 PLACES = 8
 FLOOD = 5 * PLACES
 NEVER = 3600.0
+"""However busy the machine is."""
 FAST = 1 << 30
 """Bytes a second: none of them gains a caller time."""
-SMALL = Limits(silent=PLACES, silent_s=NEVER, working=PLACES, standing=PLACES)
+SMALL = Limits(silent=PLACES, silent_s=NEVER, working=PLACES, standing=PLACES, handshake_s=NEVER, idle_s=NEVER)
 
 
 def methods() -> Iterator[Any]:

@@ -64,12 +64,17 @@ class Served:
                 return b""
 
 
-@pytest.fixture
-async def served() -> AsyncIterator[Served]:
+@asynccontextmanager
+async def serving(idle_s: int) -> AsyncIterator[Served]:
     served = Served()
     async with Service("test") as service:
-        port = await serve(service, served.app, "127.0.0.1:0", idle_s=IDLE_S)
-        served.port = port
+        served.port = await serve(service, served.app, "127.0.0.1:0", idle_s=idle_s)
+        yield served
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    async with serving(IDLE_S) as served:
         yield served
 
 
@@ -134,22 +139,25 @@ async def test_nonsense_gets_an_error_or_nothing_and_others_go_on(served: Served
     assert (await served.ask(GET)).startswith(b"HTTP/1.1 200 ")
 
 
-async def test_of_more_connections_than_there_may_be_the_oldest_of_whom_there_are_most_ends(served: Served) -> None:
+async def test_of_more_connections_than_there_may_be_the_oldest_of_whom_there_are_most_ends() -> None:
     """A reader from another address, who was there first and is slow, is served."""
+    async with serving(3600) as served:
 
-    async def connect(source: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", served.port, local_addr=(source, 0))
+        async def connect(source: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            return await asyncio.open_connection("127.0.0.1", served.port, local_addr=(source, 0))
 
-    slow_reader, slow = await connect("127.0.0.1")
-    slow.write(GET[:5])
-    flood = [await connect("127.0.0.2") for _ in range(MAX_CONNECTIONS)]
-    with suppress(ConnectionError):
-        assert await asyncio.wait_for(flood[0][0].read(), WITHIN_S) == b""
-    slow.write(GET[5:])
-    assert b"hello" in await asyncio.wait_for(slow_reader.readuntil(b"hello"), WITHIN_S)
-    assert (await served.ask(GET)).startswith(b"HTTP/1.1 200 ")
-    for writer in (slow, *(writer for _, writer in flood)):
-        writer.close()
+        slow_reader, slow = await connect("127.0.0.1")
+        slow.write(GET[:5])
+        flood = [await connect("127.0.0.2") for _ in range(MAX_CONNECTIONS)]
+        with suppress(ConnectionError):
+            assert await asyncio.wait_for(flood[0][0].read(), WITHIN_S) == b""
+        slow.write(GET[5:])
+        assert b"hello" in await asyncio.wait_for(slow_reader.readuntil(b"hello"), WITHIN_S)
+        async with served.connect() as (reader, writer):
+            writer.write(GET)
+            assert b"hello" in await asyncio.wait_for(reader.readuntil(b"hello"), WITHIN_S)
+        for writer in (slow, *(writer for _, writer in flood)):
+            writer.close()
 
 
 async def test_a_server_that_ends_by_itself_ends_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
