@@ -12,17 +12,18 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tomli_w
 
-from ipls._grpc import grpc
 from ipls.admin.deployment import free_ports
 from ipls.akd import DirectoryKey
+from ipls.client.calls import retrying
+from ipls.client.errors import RefusedError, TryLaterError
 from ipls.client.vault import FrameStream
 from ipls.clock import system_now_ms
 from ipls.config import DirectoryConfig, load, load_trust_root, read_secret
@@ -32,7 +33,6 @@ from ipls.proto.vault.v1 import vault_pb2
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.channel import open_channel
-from ipls.rpc.errors import RemoteError, remote_error
 from ipls.server.directory.epochs import prepare
 from ipls.store.directory import open_directory_store
 from ipls.store.engine.sqlite import copy
@@ -45,7 +45,8 @@ from ipls.vault.session.client import ClientSession
 if TYPE_CHECKING:
     from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceAsyncStub
 
-WAIT_S = 20.0
+WAIT_S = 60.0
+"""For a server to answer: this machine may be busy."""
 POLL_S = 0.05
 
 
@@ -95,23 +96,27 @@ class OperatorAttack:
     async def replay(self, frames: Sequence[vault_pb2.SessionRequest]) -> Refusal | None:
         """(c) The client's frames of an honest session, sent again on a new stream."""
         async with self._stub() as stub:
-            return await _refusal_of(stub, list(frames))
+
+            async def again() -> None:
+                with closing(FrameStream(stub, WAIT_S)) as stream:
+                    for frame in frames:  # each once the one before is answered
+                        await stream.exchange(frame)
+
+            return await _refusal_of(again)
 
     async def _session(self, head: SignedHead) -> Refusal | None:
         """The refusal of a session under the operator's key that claims `head`; None if the vault let it in."""
         async with self._stub() as stub:
-            signed = (await stub.GetBundle(vault_pb2.GetBundleRequest(), timeout=WAIT_S)).bundle
-            bundle = verify_bundle(self._root, signed, now_ms=system_now_ms())
-            session = ClientSession(self._root, bundle, self._label, self._seed, head, own_epoch=0)
-            stream = FrameStream(stub, WAIT_S)
-            try:
-                hello = await stream.exchange(session.hello(system_now_ms()))
-                await stream.exchange(session.on_hello(hello, system_now_ms()))
-            except grpc.aio.AioRpcError as error:
-                return _refused(remote_error(error))
-            finally:
-                stream.close()
-            return None
+
+            async def enter() -> None:
+                signed = (await stub.GetBundle(vault_pb2.GetBundleRequest(), timeout=WAIT_S)).bundle
+                bundle = verify_bundle(self._root, signed, now_ms=system_now_ms())
+                session = ClientSession(self._root, bundle, self._label, self._seed, head, own_epoch=0)
+                with closing(FrameStream(stub, WAIT_S)) as stream:
+                    hello = await stream.exchange(session.hello(system_now_ms()))
+                    await stream.exchange(session.on_hello(hello, system_now_ms()))
+
+            return await _refusal_of(enter)
 
     @asynccontextmanager
     async def _stub(self) -> AsyncIterator["VaultServiceAsyncStub"]:
@@ -174,7 +179,7 @@ class OperatorAttack:
     async def _witnesses_refusal(self, log: Path, epoch: int) -> Refusal | None:
         """What the second directory logs of the witnesses' answers, once so many refused that no quorum is left.
 
-        None if it is signed, or too few answer within WAIT_S.
+        None if it is signed. Raises TryLaterError if too few have answered within WAIT_S.
         """
         deadline = time.monotonic() + WAIT_S
         while time.monotonic() < deadline:
@@ -189,23 +194,16 @@ class OperatorAttack:
             if len(self._root.witnesses) - len(refused) < self._root.k:
                 return next(iter(refused.values()))
             await asyncio.sleep(POLL_S)
-        return None
+        raise TryLaterError("UNREACHABLE", "too few witnesses answered the second directory; is the machine busy?")
 
 
-async def _refusal_of(stub: "VaultServiceAsyncStub", frames: Sequence[vault_pb2.SessionRequest]) -> Refusal | None:
-    """Send frames one after the other, each once the one before is answered; the refusal, or None if all are."""
-    stream = FrameStream(stub, WAIT_S)
+async def _refusal_of(attempt: Callable[[], Awaitable[None]]) -> Refusal | None:
+    """The vault's refusal of an attempt, or None if it let it be; asked again while it doesn't answer.
+
+    Raises TryLaterError: no answer is no refusal.
+    """
     try:
-        for frame in frames:
-            await stream.exchange(frame)
-    except grpc.aio.AioRpcError as error:
-        return _refused(remote_error(error))
-    finally:
-        stream.close()
+        await retrying(attempt, WAIT_S)
+    except RefusedError as error:
+        return Refusal("the vault", error.reason, error.message)
     return None
-
-
-def _refused(error: RemoteError) -> Refusal:
-    if error.reason == "UNREACHABLE" or error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        raise error  # no answer is no refusal
-    return Refusal("the vault", error.reason, error.message)
