@@ -68,7 +68,7 @@ _REASONS: Mapping[str, str] = {
         "REGISTRATION_UNDER_WAY"
     ),
     "give the number as + and 1 to 15 digits": "LABEL_INVALID",
-    "make room on the disk; for a lost ca.pem name the endpoints.json by --endpoints; a damaged profile is made anew:"
+    "make room on the disk; a damaged profile is made anew:"
     " ipls client register NUMBER --profile NEW, then ipls client restore": "PROFILE_STORAGE",
     "ipls client monitor, without --endpoints; else a new profile by --profile": "TRUST_ROOT_CHANGED",
     "ipls client store on the phone that has the contacts": "MANIFEST_ABSENT NOTHING_STORED",

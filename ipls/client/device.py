@@ -8,6 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from cryptography.x509 import load_pem_x509_certificates
+
 from ipls.address import parse_address
 from ipls.akd import Version
 from ipls.client.approvals import Approval, ApprovalRequest
@@ -140,8 +142,7 @@ class Device:
                 try:
                     channel = open_channel(self._addresses[name], self._profile.ca_file)
                 except OSError as error:
-                    message = f"{error.filename}: {error.strerror}; name the endpoints.json to have it written anew"
-                    raise ProfileError("PROFILE_STORAGE", message) from error
+                    raise storage_error(error) from error
                 channels[name] = await stack.enter_async_context(channel)
             self._channels = channels
             self._contacts = ContactsServiceStub(channels["contacts"])
@@ -459,6 +460,7 @@ def _pin(profile: Profile, given: Pinned | None) -> Pinned:
     if given is None:
         if pinned is None:
             raise ProfileError("PROFILE_ABSENT", "this profile was never made; name the endpoints.json to make it")
+        profile.write_ca(pinned)
         return pinned
     if pinned is not None:
         if given.trust_root not in profile.trust_roots():
@@ -479,10 +481,13 @@ def _read_endpoints(path: Path) -> Pinned:
         trust_root = (path.parent / endpoints["trust_root"]).read_bytes()
         ca = (path.parent / endpoints["ca_file"]).read_bytes()
         parse_trust_root(trust_root)
+        load_pem_x509_certificates(ca)
     except OSError as error:
         raise ProfileError("ENDPOINTS_INVALID", f"{error.filename}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ProfileError("ENDPOINTS_INVALID", f"{path}: not a deployment's endpoints.json") from error
+        raise ProfileError(
+            "ENDPOINTS_INVALID", f"{path}: not a deployment's endpoints.json, or its ca_file no certificate"
+        ) from error
     except VerificationError as error:
         raise ProfileError(error.reason, f"{endpoints['trust_root']}: {error.message}") from error
     return Pinned(trust_root, ca, json.dumps(addresses))

@@ -10,7 +10,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -248,8 +248,16 @@ class Profile:
 
     def pin(self, pinned: Pinned) -> None:
         """Bind the profile; the CA also goes to `ca_file`, where channels read it."""
-        replace(self.ca_file, pinned.ca)
+        self.write_ca(pinned)
         self.put(pinned)
+
+    def write_ca(self, pinned: Pinned) -> None:
+        """Have it there, byte for byte: from a file that was lost or damaged no service could be reached. Raises
+        OSError."""
+        with suppress(OSError):
+            if self.ca_file.read_bytes() == pinned.ca:
+                return
+        replace(self.ca_file, pinned.ca)
 
     def trust_roots(self) -> list[bytes]:
         """The files of all versions of the trust root that this profile knows, the pinned one first."""

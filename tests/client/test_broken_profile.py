@@ -44,19 +44,27 @@ async def test_what_the_disk_refuses_is_a_profile_error_and_changes_nothing(worl
         assert len(device.cards()) == 2
 
 
-async def test_a_profile_without_its_ca_is_refused_and_whole_again_with_the_endpoints(world: Deployment) -> None:
+@pytest.mark.parametrize("left", [None, b"", b"no certificate"])
+async def test_a_profile_whose_ca_is_lost_or_damaged_writes_it_again(world: Deployment, left: bytes | None) -> None:
+    """With what was left no service could be reached."""
     profile = world.profile()
-    async with world.device(profile) as device:
-        device.import_cards(book(2))
+    async with world.device(profile):
+        whole = (profile / "ca.pem").read_bytes()
     (profile / "ca.pem").unlink()
-    for _ in range(2):  # not busy the second time
-        with pytest.raises(ProfileError, match=r"ca\.pem", check=lambda error: error.reason == "PROFILE_STORAGE"):
-            async with Device.open(profile):
-                pass
-    async with world.device(profile) as device:
-        assert len(device.cards()) == 2
-    async with Device.open(profile) as device:
-        assert len(device.cards()) == 2
+    if left is not None:
+        (profile / "ca.pem").write_bytes(left)
+    async with Device.open(profile):
+        assert (profile / "ca.pem").read_bytes() == whole
+
+
+def test_endpoints_with_a_ca_that_is_none_are_refused(world: Deployment, tmp_path: Path) -> None:
+    endpoints = json.loads((world.folder / "endpoints.json").read_text())
+    endpoints["ca_file"] = endpoints["trust_root"]
+    file = tmp_path / "endpoints.json"
+    file.write_text(json.dumps(endpoints))
+    with pytest.raises(ProfileError, check=lambda error: error.reason == "ENDPOINTS_INVALID"):
+        Device.open(tmp_path / "phone", file)
+    assert not (tmp_path / "phone").exists()
 
 
 @pytest.mark.parametrize("name", ["lock", "profile.db", "ca.pem"])
