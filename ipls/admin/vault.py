@@ -1,5 +1,6 @@
 """A vault's state, of a vault that is off: its beginning, a check, recovery, and the move to another HSM."""
 
+import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from ipls.hsm.state import anchor, handoff, replay
 from ipls.hsm.state.owner import Owner
 from ipls.proto.vault.v1.vault_pb2 import SignedBundle
 from ipls.store.errors import StoreDamaged, StoreUnavailable
-from ipls.store.files import PUBLIC, replace
+from ipls.store.files import PUBLIC, replace, sync
 from ipls.store.vault import VaultStore, open_vault_store
 from ipls.trust.bundle import verify_bundle
 from ipls.trust.errors import BundleRefused
@@ -55,6 +56,27 @@ def recover(vault: VaultConfig, damaged: Path | VaultPostgresConfig) -> State:
         closing(open_vault_store(damaged, wait=False)) as source,
     ):
         return replay.recover(source, store, anchor_service)
+
+
+def recover_in_place(vault: VaultConfig, database: Path) -> State:
+    """`recover` from the file itself; the damaged one lies beside it then, under a name that ends in `.damaged`.
+
+    Killed, the damaged file is where it was or the new one is whole. Raises as `recover`.
+    """
+    made = database.with_name(f"{database.name}.recovered")
+    for left in made.parent.glob(f"{made.name}*"):
+        left.unlink()
+    with (
+        offline_vault(vault) as (damaged, anchor_service),
+        closing(open_vault_store(made, wait=False)) as target,
+    ):
+        state = replay.recover(damaged, target, anchor_service)
+    database.with_name(f"{database.name}.damaged").unlink(missing_ok=True)
+    os.link(database, database.with_name(f"{database.name}.damaged"))
+    made.replace(database)
+    sync(database.parent)
+    made.with_name(f"{made.name}.lock").unlink()
+    return state
 
 
 def hand_off(core: CoreConfig, signed: SignedBundle, file: Path, *, now_ms: int) -> Owner:

@@ -51,6 +51,7 @@ _REASONS: Mapping[str, str] = {
     _OPERATOR: """
         BUNDLE_HSM_NOT_VALID
         BUNDLE_DEVELOPMENT BUNDLE_EXPIRED BUNDLE_GAP BUNDLE_INVALID BUNDLE_OTHER_NAMESPACE HEAD_BELOW_START
+        DATABASE_UNREADABLE TILE_CORRUPT TILE_MISSING TREE_MISMATCH
         IDENTITY_UNPROVEN TRUST_ROOT_EXPIRED TRUST_ROOT_GAP VAULT_ANCHOR_MISSING VAULT_ANCHOR_MOVED
         VAULT_DATABASE_BEHIND VAULT_DATABASE_EDITED VAULT_DATABASE_FORKED VAULT_LOG_BROKEN VAULT_POLICY_MISMATCH
         VAULT_ROOT_MISSING VAULT_SHARDS_CHANGED TRUST_ROOT_INVALID TRUST_ROOT_NEW_QUORUM TRUST_ROOT_OLD_QUORUM
@@ -76,6 +77,7 @@ _REASONS: Mapping[str, str] = {
     "ipls client restore, which makes room of what an earlier phone left": "ACCOUNT_QUOTA VAULT_TOO_MANY_GENERATIONS",
     "give that card a smaller photo": "CARD_TOO_LARGE",
     "ipls client contacts list": "CONTACT_UNKNOWN CONTACT_AMBIGUOUS",
+    "ipls client vault delete, then ipls client store, on the phone that has the contacts": "RECORD_DAMAGED",
     "ipls client store again": "VAULT_GENERATION_CONFLICT",
     "wait, or ipls client vault request and have it signed on a device that may; if you registered nothing:"
     " ipls client register NUMBER": "VAULT_CHANGE_DELAYED",

@@ -35,7 +35,7 @@ def fsck(config: ConfigFile, as_json: Json = False) -> None:
     """
     with checking(load(config)) as check:
         try:
-            with _Bars() as progress:
+            with Bars() as progress:
                 report = check.run(progress)
         except KeyboardInterrupt:
             print(f"stopped; the same command goes on, by {check.state}", file=sys.stderr)
@@ -45,7 +45,7 @@ def fsck(config: ConfigFile, as_json: Json = False) -> None:
         raise typer.Exit(REFUSED)
 
 
-class _Bars(Progress):
+class Bars(Progress):
     """A bar for each kind of work, on standard error where that is a terminal."""
 
     def __init__(self) -> None:

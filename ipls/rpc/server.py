@@ -22,6 +22,7 @@ from ipls.errors import IplsError
 from ipls.rpc.admission import Admission, Limits, Method, Pace, slow
 from ipls.rpc.errors import ServiceError, to_status
 from ipls.rpc.peer import peer_of
+from ipls.rpc.reasons import STATUSES
 from ipls.runtime.executors import ExecutorBusy
 from ipls.runtime.service import Service
 
@@ -211,6 +212,12 @@ def _as_service_error(error: Exception) -> ServiceError:
     if isinstance(error, IplsError) and error.reason == "DATABASE_UNAVAILABLE":  # a full disk
         message = "the service's database can't be used now"
         return ServiceError("DATABASE_UNAVAILABLE", message)
+    if isinstance(error, IplsError) and STATUSES.get(error.reason) is grpc.StatusCode.DATA_LOSS:
+        # What a database says may quote it.
+        unreadable = error.reason == "DATABASE_UNREADABLE"
+        return ServiceError(
+            error.reason, "a part of the service's database is damaged" if unreadable else error.message
+        )
     return ServiceError("INTERNAL", "internal error; see the server's log")
 
 

@@ -10,6 +10,10 @@ from tests.surface.snapshot import FOLDER, recorded
 
 ADDED = {
     "ipls --version",
+    "ipls fsck",
+    "ipls fsck --config",
+    "ipls fsck --json",
+    "ipls fsck --repair",
     "ipls keys renew",
     "ipls keys renew --config",
     "ipls keys renew --early",

@@ -53,6 +53,10 @@ class HeadNotifier:
         self.next = asyncio.Event()
 
 
+CORRUPT_RETRY_S = 10.0
+"""Before a damaged tree is tried again: somebody has to mend it first."""
+
+
 class Publisher:
     """Makes epochs of the queue and keeps the newest head's signatures young, while it holds the lease.
 
@@ -97,7 +101,7 @@ class Publisher:
         self._submitted.set()
 
     async def run(self, lease: LeaseKeeper) -> NoReturn:
-        """Publish whenever the lease is ours, until cancelled. Raises PublisherStopped.
+        """Publish whenever the lease is ours, until cancelled. Raises PublisherStopped, but for TREE_CORRUPT.
 
         Who can't publish gives the lease back for a while: another process may reach what this one does not.
         """
@@ -111,6 +115,12 @@ class Publisher:
                 log.warning("no epoch", reason=reason, why=str(e), retry_s=self._wait_s)
                 await asyncio.sleep(self._wait_s)
                 self._wait_s = min(2 * self._wait_s, self._retry_s[1])
+            except PublisherStopped as e:
+                if e.reason != "TREE_CORRUPT":
+                    raise
+                # Reads of what is not damaged go on; `ipls fsck --repair` mends the tree under a directory that runs.
+                log.error("no epoch", reason=e.reason, why=str(e), retry_s=CORRUPT_RETRY_S)
+                await asyncio.sleep(CORRUPT_RETRY_S)
             except StoreRefused as e:
                 if e.reason != "LEASE_LOST":
                     raise

@@ -1,7 +1,7 @@
 """What every backend of the contact store gives; tests/store/contacts/test_contract.py holds each of them to it."""
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ipls.store.replay import ReplayGuard
@@ -58,6 +58,10 @@ class ContactsStore(ReplayGuard):
     @abstractmethod
     def read(self, label: str, keys: Iterable[RecordKey]) -> bytes:
         """The ciphertexts one after another, in order. Raises StoreRefused RECORD_ABSENT."""
+
+    @abstractmethod
+    def damaged(self) -> Iterator[RecordKey]:
+        """Of all accounts, the records whose ciphertext is not the one that they are named by."""
 
     @abstractmethod
     def page(self, label: str, *, after: RecordKey | None, limit: int) -> list[tuple[RecordKey, int]]:

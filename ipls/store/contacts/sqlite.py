@@ -1,12 +1,13 @@
 """The contact store's database in a file of SQLite."""
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ipls.store.contacts.contract import ContactsStore, Manifest, RecordKey
 from ipls.store.engine.sqlite import Connection, Database, Schema
-from ipls.store.errors import StoreRefused
+from ipls.store.errors import StoreDamaged, StoreRefused
 from ipls.store.replay import sqlite as replay
 
 _STATEMENTS = """
@@ -62,7 +63,24 @@ class SqliteContacts(ContactsStore):
 
     def read(self, label: str, keys: Iterable[RecordKey]) -> bytes:
         with self._db.read() as db:
-            return b"".join(_one(db, _CIPHERTEXT, label, key) for key in keys)
+            found = [(key, _one(db, _CIPHERTEXT, label, key)) for key in keys]
+        for key, data in found:
+            if not _is_as_named(key, data):
+                message = f"the record {key.id.hex()} of generation {key.generation} is damaged in the contact store"
+                raise StoreDamaged("RECORD_DAMAGED", message)
+        return b"".join(data for _, data in found)
+
+    def damaged(self) -> Iterator[RecordKey]:
+        query = """SELECT rowid, generation, id, digest, ciphertext FROM record
+                   WHERE rowid > ? ORDER BY rowid LIMIT 100"""
+        last = 0
+        while True:
+            with self._db.read() as db:
+                rows = db.execute(query, (last,)).fetchall()
+            if not rows:
+                return
+            yield from (RecordKey(*key) for _, *key, data in rows if not _is_as_named(RecordKey(*key), data))
+            last = rows[-1][0]
 
     def page(self, label: str, *, after: RecordKey | None, limit: int) -> list[tuple[RecordKey, int]]:
         with self._db.read() as db:
@@ -89,6 +107,10 @@ class SqliteContacts(ContactsStore):
             if manifest.generation < current.generation:
                 raise StoreRefused("MANIFEST_CONFLICT", "a manifest's generation never falls")
             db.execute("INSERT OR REPLACE INTO manifest VALUES (?, ?, ?, ?, ?)", (label, *manifest))
+
+
+def _is_as_named(key: RecordKey, data: object) -> bool:
+    return isinstance(data, bytes) and hashlib.sha256(data).digest() == key.digest
 
 
 def _one(db: Connection, sql: str, label: str, key: RecordKey) -> Any:

@@ -184,6 +184,10 @@ class DirectoryStore(ABC):
         """Write the epoch's row. Raises StoreRefused STEP_EXISTS if the epoch has one, STEP_GAP if not head + 1."""
 
     @abstractmethod
+    def step(self, epoch: int) -> EpochRow | None:
+        """An epoch's row."""
+
+    @abstractmethod
     def unfinished_step(self) -> EpochRow | None:
         """The row above the newest head, if there is one."""
 
@@ -274,6 +278,11 @@ class DirectoryStore(ABC):
     @abstractmethod
     def unpin(self, epoch: int) -> None:
         """Let a pinned epoch go. Raises StoreRefused PIN_UNKNOWN."""
+
+    @abstractmethod
+    def mend_tiles(self, tiles: Iterable[tuple[bytes, int, bytes | None]]) -> None:
+        """Put tiles in the place of damaged ones, (prefix, epoch, body), without a body none. The caller has shown them
+        to be what the versions give, and these to give the signed roots."""
 
     @abstractmethod
     def raise_floor(self, term: int, epoch: int) -> None:

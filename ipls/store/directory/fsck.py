@@ -52,6 +52,7 @@ CREATE TABLE IF NOT EXISTS leaf(position BLOB PRIMARY KEY, epoch INTEGER NOT NUL
 CREATE TABLE IF NOT EXISTS grown(
     prefix BLOB NOT NULL, epoch INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY(prefix, epoch)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS difference(what TEXT NOT NULL, prefix BLOB NOT NULL, epoch INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS remedy(prefix BLOB NOT NULL, epoch INTEGER NOT NULL, body BLOB);
 """,
     frozenset({"run", "leaf", "grown"}),
 )
@@ -63,6 +64,9 @@ class Difference(NamedTuple):
     what: str
     prefix: bytes
     epoch: int
+
+
+_OF_TILES = ("tile is extra", "tile differs", "tile is missing")
 
 
 class Report(NamedTuple):
@@ -118,9 +122,15 @@ class Fsck:
         self._database.close()
         self._state.close()
 
-    def run(self, progress: Callable[[str, int, int], None]) -> Report:
+    def run(
+        self,
+        progress: Callable[[str, int, int], None],
+        mend: Callable[[Iterable[tuple[bytes, int, bytes | None]]], None] | None = None,
+    ) -> Report:
         """Check what is left to check. `progress` hears (what, done, of how many); it may raise, to stop here.
 
+        `mend` is called with (prefix, epoch, right body or None for no tile) of what differs, if tiles alone differ:
+        then the versions give the roots that the witnesses signed, and so do the tiles that are made from them.
         When all is done the progress file is removed, and the next check is a new one.
         """
         with translated(self._files):
@@ -128,6 +138,8 @@ class Fsck:
             self._check_parts(progress)
             count, tiles = self._run("leaves_done, tiles")
             found = [Difference(*row) for row in self._state.execute("SELECT * FROM difference ORDER BY rowid")]
+            if mend and found and all(difference.what in _OF_TILES for difference in found):
+                mend(self._state.execute("SELECT prefix, epoch, body FROM remedy"))
         self.close()
         self.state.unlink()
         return Report(self._kept.head, self._kept.floor, self._kept.pins, count, tiles, found)
@@ -164,7 +176,7 @@ class Fsck:
             superseded = db.execute("SELECT prefix, epoch FROM superseded WHERE at <= ?", (floor,))
             awaited = db.execute("SELECT position, epoch, stored FROM awaited WHERE epoch <= ?", head[:1])
             with transaction(self._state) as state:
-                for table in ("run", "pin", "pending", "leaf", "grown", "difference"):
+                for table in ("run", "pin", "pending", "leaf", "grown", "difference", "remedy"):
                     state.execute(f"DELETE FROM {table}")  # noqa: S608 - our own words
                 state.execute(
                     "INSERT INTO run(identity, head, root_hash, floor, versions) VALUES (?, ?, ?, ?, ?)",
@@ -242,6 +254,7 @@ class Fsck:
         first, end = index << BITS - level, index + 1 << BITS - level
         rows: dict[Key, bytes] = {}
         found: list[Difference] = []
+        remedies: list[tuple[bytes, int, bytes | None]] = []
         if level == lowest:
             grown = grow_leaves(level, self._leaves(first, end - 1), self._kept, rows)
             levels = range(level + STEP, BITS, STEP)
@@ -254,7 +267,9 @@ class Fsck:
             levels = range(0, levels.stop, STEP)
         tiles, depth = len(rows), max((prefix[0] for prefix, _ in rows), default=0)
         with self._snapshot() as db:
-            found += self._compare(db, levels, first, end, rows)
+            for difference, right in self._compare(db, levels, first, end, rows):
+                found.append(difference)
+                remedies.append((difference.prefix, difference.epoch, right))
             if level == 0:
                 found += self._compare_heads(db, grown, max(depth, *self._run("depth")))
         with transaction(self._state) as state:
@@ -263,6 +278,7 @@ class Fsck:
                 "INSERT INTO grown VALUES (?, ?, ?)", [(prefix, made.epoch, made.encode(level)) for made in grown]
             )
             _add(state, found)
+            state.executemany("INSERT INTO remedy VALUES (?, ?, ?)", remedies)
             state.execute(
                 "UPDATE run SET parts_done = parts_done + 1, tiles = tiles + ?, depth = max(depth, ?)", (tiles, depth)
             )
@@ -281,18 +297,19 @@ class Fsck:
 
     def _compare(
         self, db: Connection, levels: Sequence[int], first: int, end: int, wanted: dict[Key, bytes]
-    ) -> Iterator[Difference]:
+    ) -> Iterator[tuple[Difference, bytes | None]]:
+        """Each difference, and what would be right."""
         query = "SELECT prefix, epoch, body FROM tile WHERE prefix >= ? AND prefix < ? ORDER BY prefix, epoch"
         for level in levels:
             for prefix, epoch, body in db.execute(query, _bounds(level, first, end)):
                 right = wanted.pop((prefix, epoch), None)
                 if right is None and not self._is_due(db, Row(prefix, epoch, body)):
-                    yield Difference("tile is extra", prefix, epoch)
+                    yield Difference("tile is extra", prefix, epoch), None
                 elif right is not None and body != right:
-                    yield Difference("tile differs", prefix, epoch)
-        for prefix, epoch in sorted(wanted):
+                    yield Difference("tile differs", prefix, epoch), right
+        for (prefix, epoch), right in sorted(wanted.items()):
             if not self._is_pruned(db, prefix, epoch):
-                yield Difference("tile is missing", prefix, epoch)
+                yield Difference("tile is missing", prefix, epoch), right
 
     def _is_due(self, db: Connection, row: Row) -> bool:
         """Whether a row that no kept epoch reads may be there: pruning has not come to it, or a later epoch wrote it.

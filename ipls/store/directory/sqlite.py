@@ -228,6 +228,11 @@ class SqliteDirectory(DirectoryStore):
             if not db.execute("INSERT OR IGNORE INTO step VALUES (?, ?, ?, ?, ?)", row).rowcount:
                 raise StoreRefused("STEP_EXISTS", f"epoch {step.epoch} has its row already")
 
+    def step(self, epoch: int) -> EpochRow | None:
+        for number, old_root, new_root, batch, blob in self._rows("SELECT * FROM step WHERE epoch = ?", (epoch,)):
+            return EpochRow(number, old_root, new_root, _decode_batch(batch), blob)
+        return None
+
     def unfinished_step(self) -> EpochRow | None:
         for epoch, old_root, new_root, batch, blob in self._rows(
             "SELECT * FROM step WHERE epoch = (SELECT max(epoch) + 1 FROM head)"
@@ -345,6 +350,14 @@ class SqliteDirectory(DirectoryStore):
         with self._write() as db:
             if not db.execute("DELETE FROM pin WHERE epoch = ?", (epoch,)).rowcount:
                 raise StoreRefused("PIN_UNKNOWN", f"epoch {epoch} is not pinned")
+
+    def mend_tiles(self, tiles: Iterable[tuple[bytes, int, bytes | None]]) -> None:
+        with self._write() as db:
+            for prefix, epoch, body in tiles:
+                if body is None:
+                    db.execute("DELETE FROM tile WHERE prefix = ? AND epoch = ?", (prefix, epoch))
+                else:
+                    db.execute("INSERT OR REPLACE INTO tile VALUES (?, ?, ?)", (prefix, epoch, body))
 
     def raise_floor(self, term: int, epoch: int) -> None:
         query = """INSERT OR REPLACE INTO setting

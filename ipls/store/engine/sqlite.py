@@ -21,8 +21,10 @@ __all__ = [
     "Database",
     "Schema",
     "copy",
+    "defects",
     "open_database",
     "open_read_only",
+    "reindex",
     "temporary",
     "transaction",
     "translated",
@@ -111,6 +113,25 @@ def open_read_only(path: Path, schema: Schema) -> Connection:
 def temporary() -> Connection:
     """An empty database, on disk as far as it must be, that ends with its connection."""
     return _connect("")
+
+
+def defects(path: Path) -> list[str]:
+    """What SQLite finds wrong in a file's pages and indexes, whosever it is and while it is in use; at most 20 lines.
+
+    What stands in the rows is for their store to judge. Raises StoreUnavailable.
+    """
+    try:
+        with translated(path), closing(_connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            found = [line for (line,) in connection.execute("PRAGMA integrity_check(20)")]
+    except StoreDamaged as damaged:
+        return [damaged.message]
+    return [] if found == ["ok"] else found
+
+
+def reindex(path: Path) -> None:
+    """Make the indexes again from the rows. Raises StoreUnavailable, StoreDamaged."""
+    with translated(path), closing(_connect(path)) as connection:
+        connection.execute("REINDEX")
 
 
 def copy(source: Path, target: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ipls.clock import system_now_ms
 from ipls.store.errors import StoreRefused
-from ipls.store.files import PUBLIC, sync, write_new
+from ipls.store.files import PUBLIC, replace, sync, write_new
 from ipls.store.log.contract import LogStore, ObjectInfo, is_bundle, parse_name
 
 _EPOCH = re.compile(r"[1-9][0-9]{0,18}")
@@ -77,6 +77,14 @@ class FileLog(LogStore):
             # Also what a crash or a slower writer left: the epoch is decided, or is tried again.
             for leftover in self._folder.glob(f".{target.name}-*") if target.exists() else [draft]:
                 shutil.rmtree(leftover, ignore_errors=True)
+
+    def mend(self, name: str, blob: bytes) -> None:
+        """Put back an object that was lost or damaged. The caller has shown it to prove the step."""
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace(path, blob, mode=PUBLIC)
+        sync(path.parent.parent)
+        sync(self._folder)
 
     def get(self, name: str) -> bytes | None:
         try:

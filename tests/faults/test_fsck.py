@@ -1,0 +1,117 @@
+"""`ipls fsck` names what is damaged in each part of a deployment, and makes good again what can be."""
+
+import asyncio
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from ipls.admin.fsck import Finding, examine
+from ipls.clock import system_now_ms
+from tests.client.deployment import Deployment, book
+from tests.e2e.running import ipls
+from tests.faults.test_bit_flips import flipped
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    """Of two epochs, with an account that stored contacts; off now."""
+    world = Deployment(tmp_path_factory.mktemp("deployment") / "d")
+
+    async def use() -> None:
+        await world.stored(world.label(), book(3))
+        await world.registered(world.label())
+
+    with world.running():
+        asyncio.run(use())
+    shutil.copytree(world.folder / "data", world.folder / "whole")
+    return world
+
+
+@pytest.fixture
+def world(stopped: Deployment) -> Iterator[Deployment]:
+    """As it was."""
+    yield stopped
+    shutil.rmtree(stopped.folder / "data")
+    shutil.copytree(stopped.folder / "whole", stopped.folder / "data")
+
+
+def fsck(world: Deployment, *, repair: bool = False) -> list[Finding]:
+    return list(examine(world.config, system_now_ms(), repair=repair, progress=lambda *_: None))
+
+
+def flip(database: Path, table: str, column: str) -> None:
+    """A bit of the last row."""
+    with closing(sqlite3.connect(database)) as db, db:
+        triggers = db.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
+        for name, _ in triggers:
+            db.execute(f"DROP TRIGGER {name}")
+        last = f"(SELECT {column} FROM {table} WHERE {column} IS NOT NULL ORDER BY 1 DESC LIMIT 1)"
+        [(value,)] = db.execute(f"SELECT {last}")
+        assert db.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = {last}", (flipped(value),)).rowcount
+        for _, sql in triggers:
+            db.execute(sql)
+
+
+def test_a_whole_deployment_is_whole(world: Deployment) -> None:
+    assert fsck(world) == fsck(world, repair=True) == []
+    ended = ipls("fsck", "--config", world.folder / "ipls.toml")
+    assert (ended.returncode, ended.stdout) == (
+        0,
+        "whole: directory, readers, log, witness witness, vault, contacts, registration\n",
+    )
+
+
+def test_tiles_are_made_again_from_the_versions(world: Deployment) -> None:
+    flip(world.config.directory.database, "tile", "body")
+    assert [(each.part, each.mended) for each in fsck(world)] == [("directory", False)]
+    ended = ipls("fsck", "--config", world.folder / "ipls.toml")
+    assert ended.returncode == 1
+    assert "--repair" in ended.stdout
+    assert [(each.part, each.mended) for each in fsck(world, repair=True)] == [("directory", True)]
+    assert fsck(world) == []
+
+
+def test_a_version_that_differs_is_not_mended_by_its_own_word(world: Deployment) -> None:
+    flip(world.config.directory.database, "version", "value")
+    found = fsck(world, repair=True)
+    assert {each.part for each in found} == {"directory"}
+    assert not any(each.mended for each in found)
+    assert any("ipls restore" in each.do for each in found)
+
+
+@pytest.mark.parametrize("damage", ["a bit", "gone"])
+def test_the_logs_objects_come_back_from_the_directory(world: Deployment, damage: str) -> None:
+    [file] = [path for path in (world.folder / "data/log/1").rglob("*") if path.is_file()]
+    before = file.read_bytes()
+    file.write_bytes(flipped(before)) if damage == "a bit" else file.unlink()  # type: ignore[arg-type]
+    assert [(each.part, each.mended) for each in fsck(world)] == [("log", False)]
+    assert [(each.part, each.mended) for each in fsck(world, repair=True)] == [("log", True)]
+    assert file.read_bytes() == before
+    assert fsck(world) == []
+
+
+def test_a_witnesses_signature_is_not_made_up(world: Deployment) -> None:
+    flip(world.config.witnesses[0].database, "epoch", "root_hash")
+    for repair in (False, True):
+        [found] = fsck(world, repair=repair)
+        assert (found.part, found.mended) == ("witness witness", False)
+
+
+@pytest.mark.parametrize(("table", "column"), [("records", "record"), ("nodes", "body")])
+def test_the_vaults_records_come_back_from_its_log(world: Deployment, table: str, column: str) -> None:
+    flip(world.config.vault.database, table, column)
+    assert {(each.part, each.mended) for each in fsck(world)} == {("vault", False)}
+    assert {(each.part, each.mended) for each in fsck(world, repair=True)} == {("vault", True)}
+    assert fsck(world) == []
+
+
+def test_a_contact_comes_back_from_its_owner_alone(world: Deployment) -> None:
+    flip(world.config.contacts.database, "record", "ciphertext")
+    for repair in (False, True):
+        [found] = fsck(world, repair=repair)
+        assert (found.part, found.mended) == ("contacts", False)
+        assert "its owner's phone" in found.do
