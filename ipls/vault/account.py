@@ -15,8 +15,11 @@ from ipls.vault.session import effects
 RETENTION_MS = 30 * DAY_MS
 # Kept at once of those stored under one identity version: per version, so that a thief can't use up the owner's.
 MAX_GENERATIONS = 8
-# Of all versions: an account stays small, and its listing a frame.
-MAX_ALL_GENERATIONS = 256
+# Beside so many of other versions, enough for a rotation: nor can a thief who takes the number again and again.
+CROWDED, MAX_CROWDED_GENERATIONS = 64, 2
+# Of all versions: an account stays small, and its listing a frame. There is room for as many versions as 30 days have,
+# by a directory's default quota of 10 a day.
+MAX_ALL_GENERATIONS = CROWDED + MAX_CROWDED_GENERATIONS * 10 * 30
 MAX_CHANGE_DELAY_MS = 30 * DAY_MS
 MAX_APPROVERS = 8
 
@@ -261,7 +264,8 @@ def _store(account: Account, identity: Identity, operation: effects.Store, now_m
             return account
     if operation.expected_generation != account.last_generation:
         raise SessionRefused("VAULT_GENERATION_CONFLICT", f"the last generation stored is {account.last_generation}")
-    if sum(g.identity_version == identity.version for g in account.generations) >= MAX_GENERATIONS:
+    own = sum(g.identity_version == identity.version for g in account.generations)
+    if own >= (MAX_GENERATIONS if len(account.generations) - own < CROWDED else MAX_CROWDED_GENERATIONS):
         raise SessionRefused("VAULT_TOO_MANY_GENERATIONS", "finish a rotation before storing another key")
     if len(account.generations) >= MAX_ALL_GENERATIONS:
         raise SessionRefused("VAULT_TOO_MANY_GENERATIONS", "finish a rotation; what others stored goes 30 days later")

@@ -15,7 +15,6 @@ import pytest
 
 from ipls.hsm.core.heads import HeadKeeper
 from ipls.hsm.core.rotation import Rotation
-from ipls.hsm.rewrapping import Rewrap
 from ipls.hsm.state import replay
 from ipls.hsm.state.anchor import genesis, read_anchor
 from ipls.hsm.state.handoff import hand_off, take_over
@@ -39,6 +38,7 @@ from ipls.vault.session.effects import (
 )
 from ipls.vault.state import journal as ledger
 from tests.attack.vault_state import OWNERS, State, outcome, wrapped
+from tests.hsm.core.test_rotation import NEW, Wrapping
 from tests.hsm.state_stores import MemoryNotary, MemoryStore, perform
 from tests.trust.roots import NOW as HEAD_TIME
 from tests.trust.roots import WITNESSES, signed, three_of
@@ -155,16 +155,6 @@ def by_two(head: Head):
     return signed(head, *WITNESSES[:2], time=HEAD_TIME)
 
 
-class Rewrapping:
-    """Wraps anew without a token."""
-
-    def storage_key_ids(self) -> list[bytes]:
-        return [b"new".ljust(16), bytes(16)]
-
-    def rewrap(self, each: Sequence[Rewrap]) -> list[bytes | None]:
-        return [one.wrapped[::-1] for one in each]
-
-
 # Whatever a vault does: what each step of it comes to, the second by what is known from the first
 
 Work = Callable[[VaultStore, MemoryNotary], list[str]]
@@ -189,8 +179,7 @@ def work(step: Callable[[State], object]) -> Callable[[State], object]:
 
 
 def rotate(state: State) -> object:
-    rotation = Rotation(state.state_store, Rewrapping())
-    return rotation.step(rotation.storage_key_ids()[0], b"")
+    return Rotation(state.state_store, Wrapping()).step(NEW, b"")
 
 
 def checked_offline(store: VaultStore, anchor_service: MemoryNotary) -> list[str]:

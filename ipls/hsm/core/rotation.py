@@ -21,7 +21,8 @@ from ipls.vault.session.transcript import record_digest
 log = structlog.get_logger()
 
 PAGE = 32
-"""Records looked at in a step: it takes some 50 ms, in which no session is answered."""
+"""Records looked at in a step, and keys after which it ends: some 50 ms, in which no session is answered. An account
+that thieves filled takes longer, by itself."""
 PAUSE_S = 0.1
 """Between two steps: service goes first."""
 LOOK_EVERY_S = 60.0
@@ -72,6 +73,8 @@ class Rotation:
                 generations = tuple(done.get(g, g) for g in account.generations)
                 self._state_store.put(key, account._replace(generations=generations).encode())
             wrapped, left = wrapped + len(done), left + len(old) - len(done)
+            if wrapped + left >= PAGE:
+                return RotationProgress(key, wrapped, left)
         return RotationProgress(keys[-1] if keys else None, wrapped, left)
 
 

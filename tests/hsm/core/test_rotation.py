@@ -107,6 +107,18 @@ def test_what_does_not_unwrap_is_left_as_it_is(tmp_path: Path) -> None:
         assert walked(state_store, Wrapping()) == (0, 1)
 
 
+def test_accounts_that_thieves_filled_make_no_step_longer(tmp_path: Path) -> None:
+    """No session is answered meanwhile: a step ends when so many keys were looked at."""
+    filled = Account(generations=tuple(stored(number) for number in range(1, rotation.PAGE // 2 + 1)))
+    with new_ledger(tmp_path / "vault.db") as state_store:
+        perform(state_store, lambda: [state_store.put(account_key(f"+49{n}"), filled.encode()) for n in range(3)])
+        walk = Rotation(state_store, Wrapping())
+        first = perform(state_store, lambda: walk.step(NEW, b""))
+        assert (first.wrapped, first.last is None) == (rotation.PAGE, False)
+        second = perform(state_store, lambda: walk.step(NEW, first.last))
+        assert second.wrapped == rotation.PAGE // 2
+
+
 @pytest.mark.parametrize("record", [b"", b"\x03", b"\x03" * 40, b"\x03" * 203, Account().encode()[:-1]])
 def test_another_record_is_no_account(record: bytes) -> None:
     assert account_of(record) is None
