@@ -13,7 +13,7 @@ from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.admission import Places
 from ipls.rpc.channel import CHUNK
 from ipls.rpc.errors import ServiceError, refuse
-from ipls.rpc.peer import network_of, peer_of
+from ipls.rpc.peer import peer_of
 from ipls.rpc.reads import MAX_VERSIONS, history_responses
 from ipls.runtime.executors import FairExecutor
 from ipls.server.directory.adoption import known_versions
@@ -34,7 +34,9 @@ MAX_BATCH = 64
 MAX_LONG_HISTORIES = 8
 """Histories over a message's size that are sent at once, each in memory until then."""
 
-READ_THREADS = 4
+READ_THREADS = 2
+"""More would take no more reads, since one interpreter runs them all, but what is left of it for epochs
+(`bench/one_account.py`)."""
 MAX_READS = 128
 """Reads that wait for a thread: some milliseconds each, so that the last waits for about a second."""
 MAX_UPDATES = 128
@@ -90,7 +92,7 @@ class DirectoryService(DirectoryServiceServicer):
         """LABEL_INVALID, BODY_INVALID, KEY_INVALID, SIGNATURE_LENGTH, SIGNATURE_INVALID; READER_UNKNOWN,
         READER_PENDING; CALL_STALE, CALL_REPLAYED, CALL_QUOTA.
         """
-        return await self._readers.open(request, network_of(context))
+        return await self._readers.open(request, peer_of(context))
 
     async def Lookup(self, request: pb.LookupRequest, context: Any) -> pb.LookupResponse:
         """LABEL_NOT_FOUND, VALUE_AWAITED, VALUE_ERASED, LABEL_INVALID; EPOCH_UNKNOWN, EPOCH_PRUNED,
@@ -130,7 +132,7 @@ class DirectoryService(DirectoryServiceServicer):
 
     async def GetHead(self, request: pb.GetHeadRequest, context: Any) -> pb.GetHeadResponse:
         """EPOCH_UNKNOWN, DIRECTORY_NOT_READY. Only the newest head's signatures are kept young."""
-        _, head = await self._heads_at(network_of(context), request.epoch)
+        _, head = await self._heads_at(peer_of(context), request.epoch)
         return pb.GetHeadResponse(head=SignedHead.FromString(head.signed))
 
     async def WatchHeads(self, request: pb.WatchHeadsRequest, context: Any) -> AsyncIterator[pb.WatchHeadsResponse]:
@@ -154,7 +156,7 @@ class DirectoryService(DirectoryServiceServicer):
     ) -> tuple[StoredHead, Any]:
         """The head of `epoch` (0: the newest) and the answer against it, kept or made, if the caller may have it."""
         reader = self._readers.reader(context)
-        whose = reader.label if reader and reader.label else network_of(context)
+        whose = reader.label if reader and reader.label else peer_of(context)
         while True:
             newest, head = await self._heads_at(whose, epoch)
 
