@@ -20,7 +20,7 @@ CASES = Path(__file__).parent / "cases"
 SHARED = ROOT.parent / "shared/cases/faults"
 ON_ONE_THAT_RUNS = ("closed-stdio", "reimport")
 """These do no harm to it: they follow one another on the same."""
-ON_A_COPY = ("moved-folder",)
+ON_A_COPY = ("moved-folder", "asleep-70-min")
 
 
 @pytest.fixture(scope="module")

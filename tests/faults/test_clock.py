@@ -1,4 +1,4 @@
-"""A clock that is a day off for a moment, and a machine that slept: everything serves again by itself."""
+"""A clock that is a day off for a moment: everything serves again by itself. Of a sleep there is a case in `cases/`."""
 
 import subprocess
 import time
@@ -65,9 +65,3 @@ def test_a_clock_that_was_a_day_off_for_a_moment(person: Person, clock: Clock, s
         assert "Traceback" not in ended.stderr
         assert said in ended.stderr
     person.does("monitor", "store", "register")
-
-
-def test_a_machine_that_slept_for_longer_than_a_head_may_be_old(person: Person, clock: Clock) -> None:
-    """Here the sleep is one that the machine does not tell of, so the clock has to stay first; else it is at once."""
-    clock.set(70 * 60)
-    person.does("monitor", "store", "register")  # what only reads first: a registration makes a new head
