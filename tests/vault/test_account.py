@@ -308,6 +308,15 @@ def test_a_damaged_row_is_refused_or_has_one_encoding(data: bytes) -> None:
         assert Account.decode(data).encode() == data
 
 
+def test_a_row_cut_anywhere_is_refused() -> None:
+    """Within its approvers too, where nothing comes after them."""
+    data = Account(approvers=(b"a" * 32, b"b" * 32)).encode()
+    for length in range(len(data)):
+        with pytest.raises(SessionRefused) as refused:
+            Account.decode(data[:length])
+        assert refused.value.reason == "VAULT_ACCOUNT_UNREADABLE"
+
+
 def test_a_row_of_another_format_is_refused() -> None:
     data = Account().encode()
     with pytest.raises(SessionRefused) as refused:

@@ -314,3 +314,13 @@ def test_an_approver_is_a_key_of_full_order(core: Core, rig: Rig) -> None:
     with pytest.raises(OperationRefused) as refused:
         client.on_answer(stream.exchange(client.add_approver_request(b"\1" + bytes(31))))
     assert refused.value.reason == "KEY_INVALID"
+
+
+def test_a_longer_delay_ends_the_wait_for_a_shorter_one(vault: Vault) -> None:
+    """Else it would fall by itself, when its owner had made it longer."""
+    vault.do(SetChangeDelay(DAY))
+    vault.do(SetChangeDelay(2 * DELAY))
+    for _ in range(3):
+        listing = vault.listing()
+        assert (listing.change_delay_ms, listing.next_change_delay_ms) == (2 * DELAY, 0)
+        vault.now += DELAY

@@ -59,6 +59,13 @@ def test_a_long_history_comes_in_parts() -> None:
     assert follow(found[-1][1], rest)[-1][1] == seen_after(uses)
 
 
+def test_an_entry_beyond_the_length_is_refused() -> None:
+    """No chain head says what it is."""
+    beyond = answer(entries(2))
+    beyond.entries.append(entries(3)[-1])
+    refused(Seen(), beyond)
+
+
 @pytest.mark.parametrize("known", [1, 3, 4])
 def test_a_shorter_history_is_refused(known: int) -> None:
     uses = entries(4)

@@ -325,6 +325,11 @@ class TestThief:
         request = session.store_request(0, STORE_ID, KEY)
         assert operation_refused(lambda: session.on_answer(stream.exchange(request))) == "VAULT_FIELD_INVALID"
 
+    @pytest.mark.parametrize("store_id", [b"", bytes(15), bytes(17), bytes(32)], ids=len)
+    def test_a_store_id_of_another_length(self, session: ClientSession, stream: Stream, store_id: bytes) -> None:
+        request = session.store_request(0, store_id, KEY)
+        assert operation_refused(lambda: session.on_answer(stream.exchange(request))) == "VAULT_FIELD_INVALID"
+
     def test_a_blob_that_does_not_unwrap(
         self, session: ClientSession, stream: Stream, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -10,6 +10,7 @@ from ipls.proto.vault.v1 import vault_pb2 as pb
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.trust.heads import Head
 from ipls.vault.session import effects, transcript
+from ipls.vault.session import vault as vault_module
 from ipls.vault.session.client import ClientSession
 from ipls.vault.session.profiles import HKDF_SHA256, SOFTHSM_AES_CBC
 from tests.hsm.rig import Owner, Rig, now_ms
@@ -51,6 +52,16 @@ class TestFalseVault:
         ):
             assert FalseVault(rig, core, head=head).refused_by(owner, **known) == reason
 
+    @pytest.mark.parametrize("at", [0, 32, 64])
+    def test_a_signature_that_is_longer_and_means_the_same(
+        self, client: ClientSession, stream: Stream, at: int
+    ) -> None:
+        """r and s are numbers: zeros before one change nothing of it."""
+        answer = stream.exchange(client.hello(now_ms()))
+        sig2 = answer.hello.sig2
+        answer.hello.sig2 = sig2[:at] + bytes(1) + sig2[at:]
+        assert refused(lambda: client.on_hello(answer, now_ms())) == "VAULT_FIELD_INVALID"
+
     def test_another_hsm_than_the_bundles(self, rig: Rig, owner: Owner, core: Core) -> None:
         false = FalseVault(rig, core, hsm_key_id=transcript.hsm_key_id(rig.bundle.hsms[0].public_key))
         client = rig.client(owner)
@@ -86,6 +97,14 @@ class TestFalseVault:
         client = rig.client(owner, own_epoch=own_epoch)
         assert refused(lambda: handshake(client, core.stream())) == "VAULT_IDENTITY_MISMATCH"
 
+    def test_a_confirmation_of_an_identity_beyond_its_own_head(
+        self, core: Core, rig: Rig, owner: Owner, stream: Stream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        beyond = core.head.epoch + 1
+        honest = vault_module.verify_identity
+        monkeypatch.setattr(vault_module, "verify_identity", lambda *proof: honest(*proof)._replace(epoch=beyond))
+        assert refused(lambda: handshake(rig.client(owner), stream)) == "VAULT_IDENTITY_MISMATCH"
+
     @pytest.mark.parametrize(
         ("blob", "reason"),
         [(bytes(24), "VAULT_FIELD_INVALID"), (bytes(40), "VAULT_BLOB_REFUSED")],
@@ -107,6 +126,25 @@ class TestFalseVault:
         honest = core.commit
         core.commit = lambda c: honest(dataclasses.replace(c, operation=effects.Retrieve(2)))
         answer = stream.exchange(request)
+        assert refused(lambda: session.on_answer(answer)) == "VAULT_FIELD_INVALID"
+
+    def test_a_key_of_no_generation(
+        self, core: Core, session: ClientSession, stream: Stream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The current one was asked for, and comes, without its number."""
+        session.on_answer(stream.exchange(session.store_request(0, STORE_ID, KEY)))
+        retrieve, blobs = HsmChannel.retrieve, list[bytes]()
+
+        def noted(channel: HsmChannel, *record: bytes) -> bytes:
+            blobs.append(retrieve(channel, *record))
+            return blobs[0]
+
+        monkeypatch.setattr(HsmChannel, "retrieve", noted)
+        assert session.on_answer(stream.exchange(session.retrieve_request())) == (1, KEY)
+        honest = core.commit
+        core.commit = lambda c: dataclasses.replace(honest(c), generation=0)
+        monkeypatch.setattr(HsmChannel, "retrieve", lambda *_: blobs[0])
+        answer = stream.exchange(session.retrieve_request())
         assert refused(lambda: session.on_answer(answer)) == "VAULT_FIELD_INVALID"
 
     def test_a_store_elsewhere_than_asked(self, core: Core, session: ClientSession, stream: Stream) -> None:

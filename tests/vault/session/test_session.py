@@ -1,14 +1,17 @@
 """A session as it should go, and with an adversary in its way."""
 
 import secrets
+from typing import Any
 
 import pytest
 
+from ipls.hsm.token.pkcs11 import HsmChannel, HsmEphemeral
 from ipls.proto.vault.v1 import vault_pb2 as pb
 from ipls.vault.errors import OperationRefused, SessionRefused
 from ipls.vault.session import effects
 from ipls.vault.session.client import ClientSession, RetrievedKey
 from tests.hsm.rig import Owner, Rig, now_ms
+from tests.vault.refusals import refused
 from tests.vault.rig import Core, Stream, handshake
 
 KEY = bytes(range(32))
@@ -79,3 +82,31 @@ def test_a_failed_step_ends_the_clients_session(client: ClientSession, stream: S
     with pytest.raises(SessionRefused) as refused:
         client.on_hello(hello, now_ms())
     assert refused.value.reason == "VAULT_OUT_OF_ORDER"
+
+
+def test_a_session_leaves_no_key_in_the_token(
+    core: Core, rig: Rig, owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the ephemeral one, once the session keys are made, nor these, however the session ends."""
+    closed = list[str]()
+
+    def noting(kind: type[Any], name: str) -> None:
+        close = kind.close
+        monkeypatch.setattr(kind, "close", lambda key: [closed.append(name), close(key)])
+
+    noting(HsmEphemeral, "ephemeral")
+    noting(HsmChannel, "session keys")
+    handshake(rig.client(owner), stream := core.stream())
+    assert closed == ["ephemeral"]
+    stream.close()
+    assert closed == ["ephemeral", "session keys"]
+
+    closed.clear()
+    refused(lambda: handshake(rig.client(Owner(label="+4930111119")), core.stream()))  # it has no such account
+    assert closed == ["ephemeral", "session keys"]
+
+    closed.clear()
+    monkeypatch.setattr(HsmEphemeral, "agree", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        handshake(rig.client(owner), core.stream())
+    assert closed == ["ephemeral"]
