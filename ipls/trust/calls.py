@@ -10,6 +10,11 @@ CALL_WINDOW_MS = 2 * 60 * 1000
 NONCE_BYTES = 16
 
 
+def is_timely(timestamp_ms: int, now_ms: int) -> bool:
+    """Whether a call's time may be taken at all: the cheapest that a service can ask of it."""
+    return abs(timestamp_ms - now_ms) <= CALL_WINDOW_MS
+
+
 def call_digest(
     namespace: str, label: str, public_key: bytes, method: str, body: bytes, timestamp_ms: int, nonce: bytes
 ) -> bytes:

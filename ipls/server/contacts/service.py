@@ -22,7 +22,7 @@ from ipls.runtime.executors import FairExecutor
 from ipls.server.contacts.identities import Identities
 from ipls.store.contacts import ContactsStore, Manifest, RecordKey
 from ipls.store.errors import StoreRefused
-from ipls.trust.calls import CALL_WINDOW_MS, NONCE_BYTES, call_digest
+from ipls.trust.calls import CALL_WINDOW_MS, NONCE_BYTES, call_digest, is_timely
 from ipls.trust.identity import check_label
 from ipls.trust.limits import MAX_INT
 from ipls.trust.root import TrustRoot
@@ -188,7 +188,7 @@ class ContactsServicer(ContactsServiceServicer):
             check_label(call.label)
             if len(call.nonce) != NONCE_BYTES:
                 raise ServiceError("BODY_INVALID", f"a nonce has {NONCE_BYTES} bytes")
-            if abs(call.timestamp_ms - self._now_ms()) > CALL_WINDOW_MS:
+            if not is_timely(call.timestamp_ms, self._now_ms()):
                 raise ServiceError("CALL_STALE", "the call's time is more than two minutes from the service's clock")
             digest = call_digest(
                 self._namespace, call.label, call.public_key, method, call.body, call.timestamp_ms, call.nonce

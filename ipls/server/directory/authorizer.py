@@ -19,7 +19,7 @@ from ipls.runtime.executors import FairExecutor
 from ipls.store.directory import DirectoryStore
 from ipls.store.errors import StoreRefused
 from ipls.store.readers import ReadersStore
-from ipls.trust.calls import CALL_WINDOW_MS, NONCE_BYTES, session_digest
+from ipls.trust.calls import CALL_WINDOW_MS, NONCE_BYTES, is_timely, session_digest
 from ipls.trust.identity import check_label, encode_record
 from ipls.trust.limits import MAX_INT
 
@@ -90,6 +90,8 @@ class ReadAuthorizer:
             label = check_label(request.label).encode()
             if len(request.nonce) != NONCE_BYTES or request.timestamp_ms > MAX_INT:
                 raise ServiceError("BODY_INVALID", f"a nonce has {NONCE_BYTES} bytes")
+            if not is_timely(request.timestamp_ms, now_ms):
+                raise ServiceError("CALL_STALE", "the call's time is more than two minutes from the service's clock")
             digest = session_digest(
                 self._namespace, request.label, request.public_key, request.timestamp_ms, request.nonce
             )
