@@ -45,7 +45,6 @@ _UPLOAD = Method(_CHUNKS, deadline_s=120)
 _DOWNLOAD = Method(deadline_s=600)
 
 METHODS: Mapping[str, Method] = {
-    "grpc.health.v1.Health/Watch": STANDING,
     "ipls.directory.v1.DirectoryService/WatchHeads": STANDING,
     "ipls.directory.v1.UpdateService/WatchUpdate": STANDING,
     "ipls.registration.v1.RegistrationService/WatchRegistration": STANDING,

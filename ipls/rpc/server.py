@@ -4,6 +4,7 @@ Tested by tests/rpc/test_server.py, tests/rpc/test_errors.py and tests/attack/te
 """
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -165,7 +166,9 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic i
         method = handler_call_details.method
         if method not in self._guarded:
             handler = await continuation(handler_call_details)
-            if handler is None:  # not kept: strangers can think of any number of names
+            if handler is None or inspect.iscoroutinefunction(handler.unary_stream):
+                # Not kept: strangers can think of any number of names. The second is the health protocol's Watch, which
+                # would write by itself: its callers take it for granted that it may not be there.
                 return None
             self._guarded[method] = self._guard(method.removeprefix("/"), handler)
         return self._guarded[method]

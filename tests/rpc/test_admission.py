@@ -59,9 +59,8 @@ def test_the_methods_with_limits_of_their_own_are_there() -> None:
     for name in METHODS:
         service, _, method = name.partition("/")
         package = service.rpartition(".")[0].split(".")
-        if package[0] == "ipls":
-            descriptor = import_module(f"ipls.proto.{'.'.join(package[1:])}.{package[1]}_pb2").DESCRIPTOR
-            assert method in descriptor.services_by_name[service.rpartition(".")[2]].methods_by_name
+        descriptor = import_module(f"ipls.proto.{'.'.join(package[1:])}.{package[1]}_pb2").DESCRIPTOR
+        assert method in descriptor.services_by_name[service.rpartition(".")[2]].methods_by_name
 
 
 KEYS = [RecordKey(generation=MAX_INT, id=bytes(16), digest=bytes(32))] * 10_000
