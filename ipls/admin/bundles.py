@@ -42,14 +42,14 @@ BUNDLE_LIFETIME_MS = 30 * DAY_MS
 
 
 def first_bundle(
-    root: TrustRoot, hsm: TokenKeys, operator_seed: bytes, *, now_ms: int, lifetime_ms: int
+    root: TrustRoot, hsm: TokenKeys, operator_seed: bytes, *, now_ms: int, lifetime_ms: int, shards: int = 1
 ) -> SignedBundle:
-    """Bundle 1, naming one HSM that owns every account, by the operator alone."""
+    """Bundle 1, naming one HSM that owns every account, in so many shards, by the operator alone."""
     entry = Hsm(
         public_key=hsm.public_point,
         profile=hsm.profile,
         policy_digest=root.policy_digest,
-        shards=[0],
+        shards=range(shards),
         not_before_ms=now_ms,
         not_after_ms=root.expires_ms,
         transport_key=hsm.transport_point,

@@ -107,10 +107,17 @@ def processes_of(config: Config) -> dict[str, list[str]]:
 
 
 def create(
-    folder: Path, namespace: str, *, witnesses: int = 1, port: int = DEFAULT_PORT, max_head_age_s: int = 3600
+    folder: Path,
+    namespace: str,
+    *,
+    witnesses: int = 1,
+    shards: int = 1,
+    port: int = DEFAULT_PORT,
+    max_head_age_s: int = 3600,
 ) -> None:
     """Make a deployment in `folder`, which must be new or empty, with so many witnesses, more than half of which make
-    a quorum. `port` is the first of eight, and two more a further witness; 0 takes free ones.
+    a quorum, and accounts in so many shards, of which its vault keeps the first. `port` is the first of eight, and two
+    more a further witness; 0 takes free ones.
 
     Raises ConfigError if the folder is in use. What it began it removes when it fails.
     """
@@ -119,7 +126,7 @@ def create(
     existed = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        _fill(folder.resolve(), namespace, witness_names(witnesses), port, max_head_age_s * 1000)
+        _fill(folder.resolve(), namespace, witness_names(witnesses), shards, port, max_head_age_s * 1000)
     except BaseException:  # Ctrl-C too
         for entry in folder.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -128,7 +135,7 @@ def create(
         raise
 
 
-def _fill(folder: Path, namespace: str, witnesses: list[str], port: int, max_head_age_ms: int) -> None:
+def _fill(folder: Path, namespace: str, witnesses: list[str], shards: int, port: int, max_head_age_ms: int) -> None:
     for name in ("tls", "keys", "data", "data/log", "logs"):
         (folder / name).mkdir(mode=0o700)
     seeds = {name: secrets.token_bytes(32) for name in ("vrf", "proposal", "operator", *witnesses)}
@@ -186,7 +193,7 @@ def _fill(folder: Path, namespace: str, witnesses: list[str], port: int, max_hea
         closing(HsmToken.open(folder / "token", pin)) as token,
     ):
         genesis(database, TokenAnchorService(token, 0))
-    bundle = first_bundle(trust, hsm, seeds["operator"], now_ms=now_ms, lifetime_ms=BUNDLE_LIFETIME_MS)
+    bundle = first_bundle(trust, hsm, seeds["operator"], now_ms=now_ms, lifetime_ms=BUNDLE_LIFETIME_MS, shards=shards)
     for name in witnesses:
         cosignature = countersign(keys.SeedSigner(seeds[name]), trust, bundle, now_ms)
         encoded = cosignature.SerializeToString(deterministic=True)

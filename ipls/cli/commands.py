@@ -93,11 +93,14 @@ def init(
         int, typer.Option(min=0, max=65498, help="First of the loopback ports: 6, and 2 a witness; 0 takes free ones.")
     ] = 7400,
     witnesses: Annotated[int, typer.Option(min=1, max=16, help="How many; more than half of them make a quorum.")] = 1,
+    shards: Annotated[
+        int, typer.Option(min=1, max=256, help="Of the accounts, for good; each needs a vault (docs/operations.md).")
+    ] = 1,
 ) -> None:
     """Make keys, token, certificates, trust root and ipls.toml for a new deployment."""
     from ipls.admin import deployment
 
-    deployment.create(folder, namespace, witnesses=witnesses, port=port)
+    deployment.create(folder, namespace, witnesses=witnesses, shards=shards, port=port)
     print(f"{folder} is ready. Next: ipls serve all --config {shlex.quote(str(folder / 'ipls.toml'))}")
 
 

@@ -51,7 +51,7 @@ def stop_at_eof() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _start(table: Table, trust_root: Path) -> Callable[[Service], Awaitable[object]]:
+def _start(config_file: Path, table: Table, trust_root: Path) -> Callable[[Service], Awaitable[object]]:
     match table:
         case DirectoryConfig():
             versions = load_trust_chain(trust_root)
@@ -59,7 +59,7 @@ def _start(table: Table, trust_root: Path) -> Callable[[Service], Awaitable[obje
         case LogConfig():
             return partial(audit_log.run, table)
         case VaultConfig():
-            return partial(vault.run, table)
+            return partial(vault.run, table, table.core_config or config_file)
         case RouterConfig():
             return partial(router.run, table)
         case ContactsConfig():
@@ -93,7 +93,7 @@ def serve_one(name: str, config_file: Path, ports: Mapping[str, str]) -> None:
     check_free(name, table.listen)
     if isinstance(table, DirectoryConfig):
         check_free(name, table.internal_listen)
-    run(name, _watched(_start(table, config.trust_root), table, config.trust_root))
+    run(name, _watched(_start(config_file, table, config.trust_root), table, config.trust_root))
 
 
 def serve_witness(name: str | None, config_file: Path) -> None:

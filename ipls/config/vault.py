@@ -30,8 +30,9 @@ class VaultConfig(Model):
     bundle: Path
     evidence: Path = Path("data/evidence")
     """The folder in which the front keeps what the core met: files to be published (docs/protocol/evidence.md)."""
-    core_config: Path = Path("ipls.toml")
-    """The file that the core reads its own settings from (CoreConfig): the front tells it nothing."""
+    core_config: Path | None = None
+    """The file that the core reads its own settings from (CoreConfig): the front tells it nothing. By default the one
+    that this table stands in."""
     workers: int = Field(1, ge=1)
     worker_sessions: int = Field(1000, ge=1)
     """Sessions that a worker takes before it is replaced: SoftHSM leaks about 600 bytes a retrieve."""

@@ -137,6 +137,9 @@ def _until_serving(server: "subprocess.Popen[str]", folder: Path) -> None:
         server.wait()
         last = (folder / "logs/all.log").read_text(errors="replace").strip().splitlines()[-1:]
         raise ConfigError(f"the servers did not start: {''.join(last)}", "SERVICE_DID_NOT_START")
+    if off := [name for name, service in endpoints(folder)["services"].items() if "pid" not in service]:
+        last = (folder / f"logs/{off[0]}.log").read_text(errors="replace").strip().splitlines()[-1:]
+        raise ConfigError(f"{', '.join(off)} did not start: {''.join(last)}", "SERVICE_DID_NOT_START")
 
 
 def endpoints(folder: Path) -> dict[str, Any]:

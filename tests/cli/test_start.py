@@ -131,6 +131,17 @@ def test_a_vault_that_can_t_start_ends_and_its_last_line_says_why(deployment: Pa
     assert said.endswith(f"[{reason}]\n")
 
 
+def test_the_core_of_a_vault_reads_the_file_that_its_front_was_given(deployment: Path) -> None:
+    """Before, it read the ipls.toml beside it: the vault of another shard served the first one."""
+    text = (deployment / "ipls.toml").read_text()
+    (deployment / "wrong.pin").write_text("wrong")
+    (deployment / "wrong.pin").chmod(0o600)
+    (deployment / "vault-1.toml").write_text(text.replace('"keys/token.pin"', '"wrong.pin"'))
+    command = [sys.executable, "-m", "ipls.cli.main", "serve", "vault", "--config", str(deployment / "vault-1.toml")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.stderr.endswith("[TOKEN_UNUSABLE]\n")
+
+
 @pytest.mark.parametrize("option", ["--listen", "--internal-listen"])
 def test_an_address_without_a_port_is_no_option(deployment: Path, option: str) -> None:
     status, said = ipls("serve", "directory", "--config", str(deployment / "ipls.toml"), option, "localhost")

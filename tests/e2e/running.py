@@ -50,11 +50,12 @@ def running(
     folder: Path,
     *options: str,
     witnesses: int = 1,
+    shards: int = 1,
     prepare: Callable[[Path], None] = lambda config: None,
     environment: Mapping[str, str] = BARE,
 ) -> Iterator[Deployment]:
     """`ipls init`, what `prepare` does with ipls.toml, `ipls serve all` with these options; epochs come at once."""
-    assert ipls("init", folder, "--port", 0, "--witnesses", witnesses).returncode == 0
+    assert ipls("init", folder, "--port", 0, "--witnesses", witnesses, "--shards", shards).returncode == 0
     config = folder / "ipls.toml"
     config.write_text(config.read_text().replace("[directory]\n", "[directory]\nepoch_max_age_s = 0.05\n"))
     prepare(config)

@@ -14,6 +14,7 @@ ADDED = {
     "ipls fsck --config",
     "ipls fsck --json",
     "ipls fsck --repair",
+    "ipls init --shards",
     "ipls keys renew",
     "ipls keys renew --config",
     "ipls keys renew --early",

@@ -3,6 +3,8 @@
 Tested by tests/e2e/test_tls.py.
 """
 
+from pathlib import Path
+
 from ipls.config import VaultConfig
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
 from ipls.proto.vault.v1.vault_pb2_grpc import add_VaultServiceServicer_to_server
@@ -15,11 +17,12 @@ from ipls.server.vault.service import CoreProcess, VaultGateway
 from ipls.store.evidence import EvidenceFolder
 
 
-async def run(config: VaultConfig, service: Service) -> None:
-    """Run front and core; the port opens when the core is up. Raises ConfigError, OSError; as `CoreProcess.run`."""
+async def run(config: VaultConfig, core_config: Path, service: Service) -> None:
+    """Run front and core, which reads `core_config`; the port opens when the core is up. Raises ConfigError, OSError;
+    as `CoreProcess.run`."""
     limits = Limits(silent=config.max_half_open, silent_s=config.handshake_s)
     server = GrpcServer([tls_listener(config.listen, config.tls)], {"ipls.vault.v1.VaultService": ANYONE}, limits)
-    core = CoreProcess(config.core_config, EvidenceFolder(config.evidence))
+    core = CoreProcess(core_config, EvidenceFolder(config.evidence))
     directory = await service.enter_async(mtls_channel(config.directory, config.client))
     service.release_async(core.close)
     gateway = VaultGateway(core, DirectoryServiceStub(directory), config)

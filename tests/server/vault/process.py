@@ -28,7 +28,7 @@ from pathlib import Path
 from ipls.config import load_core
 from ipls.runtime.service import run
 from ipls.server.vault import app
-run("vault", partial(app.run, load_core(Path(sys.argv[1])).vault))
+run("vault", partial(app.run, load_core(Path(sys.argv[1])).vault, Path(sys.argv[1])))
 """
 
 
