@@ -53,7 +53,7 @@ class _Commands(TyperGroup):
 class _Top(_Commands):
     modules: ClassVar = {
         name: name for name in ("audit", "client", "demo", "directory", "hsm", "log", "vault", "verify", "witness")
-    } | {"fsck": "fsck", "status": "parts"}
+    } | {"backup": "backup", "fsck": "fsck", "restore": "restore", "status": "parts"}
 
 
 class _Keys(_Commands):

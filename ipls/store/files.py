@@ -61,6 +61,13 @@ def append(path: Path, data: bytes) -> None:
             raise
 
 
+def put_in_place(draft: Path, path: Path) -> None:
+    """Rename a file that was made beside another to that one's name; durable when this returns. Raises OSError."""
+    sync(draft)
+    draft.replace(path)
+    sync(path.parent)
+
+
 @contextmanager
 def _draft(path: Path, data: bytes, mode: int) -> Iterator[Path]:
     """The data, durable, in a file beside `path`; gone after the block. What the system refuses names `path`."""

@@ -10,6 +10,15 @@ from tests.surface.snapshot import FOLDER, recorded
 
 ADDED = {
     "ipls --version",
+    "ipls backup",
+    "ipls backup FOLDER",
+    "ipls backup --config",
+    "ipls restore",
+    "ipls restore FOLDER",
+    "ipls restore --config",
+    "ipls restore --part",
+    "ipls restore --replace",
+    "ipls restore --yes",
     "ipls fsck",
     "ipls fsck --config",
     "ipls fsck --json",

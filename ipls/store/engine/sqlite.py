@@ -25,6 +25,7 @@ __all__ = [
     "open_database",
     "open_read_only",
     "reindex",
+    "settle",
     "temporary",
     "transaction",
     "translated",
@@ -138,6 +139,16 @@ def copy(source: Path, target: Path) -> None:
     """A file of its own with what is in another now, which may be in use."""
     with translated(source), closing(_connect(source)) as there, closing(_connect(target)) as made:
         there.backup(made)
+
+
+def settle(path: Path) -> None:
+    """Bring all of a file that nobody has open into that one file, without a log beside it.
+
+    Raises StoreUnavailable where another connection has it open, StoreDamaged.
+    """
+    with translated(path), closing(_connect(path, timeout=0)) as connection:
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        connection.execute("PRAGMA journal_mode=DELETE")
 
 
 def _connect(database: Path | str, **options: Any) -> Connection:
