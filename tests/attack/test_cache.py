@@ -293,10 +293,31 @@ async def test_announcements_of_others_and_repeated_ones_wake_nobody(redis: Redi
         await shared.close()
 
 
-@pytest.mark.parametrize("said", [b">0\r\n", b"%1\r\n*1\r\n:1\r\n:1\r\n", b">3\r\n$1\r\n\xff\r\n:1\r\n:2\r\n"])
+NO_REDIS_SAYS = [b">0\r\n", b"%1\r\n*1\r\n:1\r\n:1\r\n", b">3\r\n$1\r\n\xff\r\n:1\r\n:2\r\n"]
+ERRORS = [
+    f"-{error}\r\n".encode()
+    for error in (
+        "LOADING Redis is loading the dataset in memory",
+        "BUSY Redis is busy running a script",
+        "MISCONF Errors writing to disk",
+        "READONLY You can't write against a read only replica",
+        "MASTERDOWN Link with MASTER is down",
+        "NOAUTH Authentication required",
+        "NOPERM this user has no permissions",
+        "WRONGPASS invalid username-password pair",
+        "CLUSTERDOWN The cluster is down",
+        "MOVED 3999 127.0.0.1:1",
+        "ERR max number of clients reached",
+        "UNHEARD of",
+    )
+]
+
+
+@pytest.mark.parametrize("said", [*NO_REDIS_SAYS, *ERRORS])
 async def test_what_no_redis_says_is_a_miss_and_it_is_asked_again(
     tmp_path: Path, patient: None, monkeypatch: pytest.MonkeyPatch, said: bytes
 ) -> None:
+    """Nor what one says that is starting, full, another's, or not to be written to."""
     monkeypatch.setattr(cache, "PAUSE_S", 0)
     redis = ScriptedRedis(said)
     async with await asyncio.start_unix_server(redis.serve, tmp_path / "redis"):

@@ -91,6 +91,19 @@ class PostgresServer:
             select.select([descriptor], [], [])
             os.close(descriptor)
 
+    def stop(self) -> None:
+        """It and its processes take what comes and answer nothing, until `go_on`."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        pid = self._process.pid
+        self._process.send_signal(number)
+        for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+            os.kill(child, number)
+
     def close(self) -> None:
         """For good."""
         if self._process.poll() is None:

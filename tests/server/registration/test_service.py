@@ -20,6 +20,7 @@ from ipls.proto.registration.v1 import registration_pb2 as pb
 from ipls.proto.registration.v1.registration_pb2_grpc import RegistrationServiceStub
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import RemoteError, remote_error
+from ipls.rpc.health import why_not_serving
 from ipls.runtime.service import Service
 from ipls.server.registration import app
 from ipls.server.registration.service import CODE_DIGITS, FileCodeSender
@@ -347,3 +348,24 @@ async def test_a_server_that_goes_away_is_said_so_and_service_goes_on_when_it_is
                 assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE")
             await asyncio.to_thread(server.start)
             await device.code()
+
+
+async def test_a_server_that_answers_nothing_holds_up_no_more_than_the_calls_until_it_does(
+    world: World, tmp_path: Path
+) -> None:
+    """As a host that hangs for ten minutes: callers give up by their deadlines, and nothing is left of it."""
+    with postgres_server(tmp_path / "postgres") as server:
+        database = PostgresConfig(postgres=server.new().place.postgres)
+        async with registrar(world, "127.0.0.1:1", database=database, limit=9) as device:
+            code = await device.code(1)
+            server.stop()
+            try:
+                for _ in range(3):
+                    request = pb.RequestCodeRequest(label=LABEL, request_id=bytes(16))
+                    error = await failure(device.stub.RequestCode(request, timeout=0.5))
+                    assert error.code is grpc.StatusCode.DEADLINE_EXCEEDED
+                assert await why_not_serving(device.address, world.ca) == ""
+            finally:
+                server.go_on()
+            await device.code(2, OTHER)
+            assert (await device.refusal(device.request(another(code)))).reason == "CODE_WRONG"  # it is known still
