@@ -14,7 +14,7 @@ NAMED = re.compile(r"(?<![\w/.-])(?:ipls|tests|docs|scripts|bench|protos)/[\w./-
 LINKED = re.compile(r"\]\((?!\w+:)([^)#]+)")  # what is not a URL
 
 NO_PATHS = re.compile(
-    r"ipls/\w+/v1"  # a tag of a hash, or a name on the wire
+    r"ipls/\w+/v[12]"  # a tag of a hash, or a name on the wire
     r"|ipls/a/b\.py|tests/a/test_b\.py"  # any module, and its test
 )
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.proto.witness.v1.witness_pb2 import SignedProposal
-from ipls.trust.evidence import bare, from_heads, from_proposals
+from ipls.trust.evidence import from_heads, from_proposals
 from ipls.trust.limits import MAX_INT
 from ipls.trust.root import TrustRoot
 
@@ -55,7 +55,7 @@ class EquivocationDetector:
         proposal = signed.proposal
         roots = self._proposals.setdefault(proposal.epoch, {})
         if len(roots) < 2 and proposal.new_root not in roots:
-            roots[proposal.new_root] = bare(signed)
+            roots[proposal.new_root] = signed
         _bound(self._proposals, near)
         return from_proposals(self._root, *roots.values()) if len(roots) == 2 else []
 

@@ -3,6 +3,7 @@
 AuditError
 ├── AuditFault          the log or its witnesses are at fault: `epoch` says where, None where it is no epoch's
 └── AuditUnavailable    nothing is known to be wrong, but not everything could be seen: try again
+    └── AuditWaits      the newest object has not k signatures yet
 
 CosignatureInvalid      does not leave an audit: one witness's answer does not count
 
@@ -33,6 +34,10 @@ class AuditFault(AuditError):
 
 class AuditUnavailable(AuditError):
     pass
+
+
+class AuditWaits(AuditUnavailable):
+    """The log's newest object has not k signatures yet: the log comes before the signatures."""
 
 
 class CosignatureInvalid(IplsError):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ipls.auditlog.chain import beginning
-from ipls.auditlog.errors import AuditError, AuditUnavailable
+from ipls.auditlog.errors import AuditError, AuditUnavailable, AuditWaits
 from ipls.auditor.state import Kept, default_path, load_kept, save_kept
 from ipls.auditor.walker import Auditor, VerifiedEpoch
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
@@ -29,6 +29,12 @@ class CaughtUp(NamedTuple):
     """Everything that the log had is walked; further epochs come as they are published."""
 
 
+class Waiting(NamedTuple):
+    """The log's newest object holds, and has not enough signatures yet; the run goes on."""
+
+    error: AuditWaits
+
+
 class Unanswered(NamedTuple):
     """Something did not answer while the log is followed; the run goes on."""
 
@@ -41,7 +47,7 @@ class Unwritten(NamedTuple):
     error: OSError | StoreError
 
 
-Event = Listed | VerifiedEpoch | CaughtUp | Unanswered | Unwritten
+Event = Listed | VerifiedEpoch | CaughtUp | Waiting | Unanswered | Unwritten
 Report = Callable[[Event], None]
 
 
@@ -51,6 +57,8 @@ class Summary(NamedTuple):
     first: int
     last: int
     root_hash: bytes
+    waiting: int | None
+    """The epoch after it, where its object lies in the log and waits for signatures."""
     signed: dict[str, int]
     """For each of the trust root's witnesses, how many of these epochs it signed."""
     seconds: float
@@ -97,6 +105,7 @@ class AuditRun:
         self._at = self._from = self._saved = beginning(root)
         self._looked = self._started = time.monotonic()
         self._signed: Counter[str] = Counter()
+        self._waiting: int | None = None
 
     def catch_up(self) -> None:
         """Everything that the log has by now. Raises AuditError at the first fault, or where something is silent."""
@@ -127,6 +136,7 @@ class AuditRun:
             first=self._from.epoch + 1,
             last=self._at.epoch,
             root_hash=self._at.root_hash,
+            waiting=self._waiting,
             signed={witness.name: self._signed[witness.name] for witness in self._root.witnesses},
             seconds=time.monotonic() - self._started,
             evidence=files,
@@ -134,11 +144,17 @@ class AuditRun:
 
     def _walk(self) -> None:
         newest = self._auditor.newest()
-        for step in self._auditor.walk(self._at, self._auditor.steps(self._at), self._look):
-            self._at = step.position
-            self._signed.update(step.signed.keys())
-            self._report(step)
-            self._look()
+        before, self._waiting = self._waiting, None
+        try:
+            for step in self._auditor.walk(self._at, self._auditor.steps(self._at), self._look):
+                self._at = step.position
+                self._signed.update(step.signed.keys())
+                self._report(step)
+                self._look()
+        except AuditWaits as error:
+            self._waiting = error.epoch
+            if self._waiting != before:  # told once
+                self._report(Waiting(error))
         self._auditor.check_end(self._at, newest)
         self._save()
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ipls.auditlog.chain import Position, beginning, check_proof
 from ipls.auditlog.cosignatures import count_cosignatures, signed_heads
 from ipls.auditlog.equivocation import EquivocationDetector
-from ipls.auditlog.errors import AuditError, AuditFault, AuditUnavailable
+from ipls.auditlog.errors import AuditError, AuditFault, AuditUnavailable, AuditWaits
 from ipls.auditlog.listing import Listing, LogObject
 from ipls.auditor.index import Index
 from ipls.auditor.state import Kept
@@ -62,6 +62,7 @@ class Auditor:
         self._memory = _Budget(MAX_IN_FLIGHT)
         self._detector = EquivocationDetector(root)
         self._meeting = threading.Lock()
+        self._waiting: LogObject | None = None
 
     def newest(self) -> dict[str, Head]:
         """The newest head that each witness has a signature on; one at the start has none.
@@ -121,7 +122,7 @@ class Auditor:
     def begin_at(self, first: int) -> Position:
         """Where an audit from epoch `first` begins: the root before it, as the witnesses signed it.
 
-        Raises AuditError, as `count_cosignatures`; AUDIT_HOLE, AUDIT_NOT_YET if the log doesn't have it.
+        Raises AuditError, as `count_cosignatures`; AUDIT_HOLE, AUDIT_NOT_YET if the log doesn't have it; AuditWaits.
         """
         if first == self._root.start_epoch + 1:
             return beginning(self._root)
@@ -130,7 +131,12 @@ class Auditor:
             raise AuditUnavailable("AUDIT_NOT_YET", "the log has not come so far", first - 1)
         if before is None:
             raise AuditFault("AUDIT_HOLE", "the log has no object for it", first - 1)
-        self._cosigners(Head(before.epoch, before.new_root))
+        try:
+            self._settled(before)
+        except AuditWaits:
+            if self.index.last < first:
+                raise
+            self._cosigners(Head(before.epoch, before.new_root))
         return Position(before.epoch, before.new_root, bytes(32))
 
     def steps(self, position: Position) -> Iterator[LogObject]:
@@ -153,7 +159,8 @@ class Auditor:
     ) -> Iterator[VerifiedEpoch]:
         """Check the steps, several at a time, and give them in order. `look` is called now and then while it waits.
 
-        Raises AuditError at the first that does not hold; all before it do.
+        Raises AuditError at the first that does not hold; all before it do. AuditWaits is for the log's newest object,
+        which holds but for its signatures.
         """
         waiting: deque[tuple[LogObject, Future[dict[str, int]]]] = deque()
         ahead: AuditError | None = None
@@ -171,7 +178,15 @@ class Auditor:
                     return
                 step, checked = waiting.popleft()
                 position = position.after(step)
-                yield VerifiedEpoch(position, _result(checked, look))
+                try:
+                    signed = _result(checked, look)
+                except AuditWaits:
+                    if ahead is not None:
+                        raise ahead from None
+                    if self.index.last <= step.epoch:
+                        raise
+                    signed = self._cosigners(Head(step.epoch, step.new_root))  # it had them before another was written
+                yield VerifiedEpoch(position, signed)
         finally:
             self._public.end()
             pool.shutdown(cancel_futures=True)
@@ -182,15 +197,28 @@ class Auditor:
         root than the log's."""
         for name, head in newest.items():
             found = self.index.get(head.epoch)
-            if head.epoch > position.epoch:
+            if found is None and head.epoch > position.epoch:
                 raise AuditFault("AUDIT_ENDS_EARLY", f"{name} signed it; the log ends at {position.epoch}", head.epoch)
             if found is not None and found.new_root != head.root_hash:
                 raise AuditFault("AUDIT_FORK", f"{name} signed another root, {head.root_hash.hex()}", head.epoch)
 
     def _check(self, step: LogObject) -> dict[str, int]:
-        with self._memory.taken(min(step.size, MAX_OBJECT)):
-            check_proof(step, self._public.object(step, MAX_OBJECT))
-        return self._cosigners(Head(step.epoch, step.new_root))
+        if step != self._waiting:  # its proof has been checked
+            with self._memory.taken(min(step.size, MAX_OBJECT)):
+                check_proof(step, self._public.object(step, MAX_OBJECT))
+        return self._settled(step)
+
+    def _settled(self, step: LogObject) -> dict[str, int]:
+        """As `_cosigners`, but AuditWaits where they are too few: unless the log has more objects, that is no fault."""
+        try:
+            return self._cosigners(Head(step.epoch, step.new_root))
+        except AuditError as error:
+            if error.reason not in ("AUDIT_UNSIGNED", "AUDIT_WITNESS_SILENT"):
+                raise
+            self._waiting = step
+            raise AuditWaits(
+                "AUDIT_NOT_YET", f"its object waits for signatures: {error.message}", step.epoch
+            ) from error
 
     def _cosigners(self, head: Head) -> dict[str, int]:
         answers = self._public.answers(head.epoch)

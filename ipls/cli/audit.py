@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from ipls.auditlog.errors import AuditError, AuditUnavailable
-from ipls.auditor.run import AuditRun, CaughtUp, Event, Listed, Summary, Unanswered, Unwritten
+from ipls.auditor.run import AuditRun, CaughtUp, Event, Listed, Summary, Unanswered, Unwritten, Waiting
 from ipls.auditor.walker import VerifiedEpoch
 from ipls.cli.console import emit, fail
 from ipls.cli.status import exit_status
@@ -89,6 +89,8 @@ class _Shown:
                     self._tell(event)
                 else:
                     self._bar.advance(self._task)
+            case Waiting(error):
+                print(f"ipls: {error}; no fault [{error.reason}]", file=sys.stderr, flush=True)
             case Unanswered(error):
                 print(f"ipls: {error}; trying again [{error.reason}]", file=sys.stderr, flush=True)
             case Unwritten(error):
@@ -125,6 +127,7 @@ def _print(namespace: str, found: Summary, error: AuditError | None, as_json: bo
                 "last": found.last,
                 "epochs": found.epochs,
                 "root": found.root_hash.hex(),
+                "waiting": found.waiting,
                 "signed": found.signed,
                 "seconds": round(found.seconds, 3),
                 "epochs_per_second": round(found.rate, 1),
@@ -136,6 +139,8 @@ def _print(namespace: str, found: Summary, error: AuditError | None, as_json: bo
         return
     print(f"{namespace}: the log holds up to epoch {found.last}, root {found.root_hash.hex()}")
     print(f"checked now: {found.epochs} epochs from {found.first} on, {found.rate:.1f} a second")
+    if found.waiting is not None:
+        print(f"epoch {found.waiting} is in the log and waits for its witnesses' signatures")
     for witness, count in found.signed.items():
         print(f"signed by {witness}: {count} of {found.epochs}")
     for file in found.evidence:

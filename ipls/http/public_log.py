@@ -90,6 +90,14 @@ class PublicReader:
             raise AuditFault("AUDIT_LISTING_INVALID", "the log lists names that were not asked for", epoch)
         return objects[0] if objects else None
 
+    def try_object(self, name: str, limit: int) -> bytes | None:
+        """The log's object of that name, of at most `limit` bytes, if the log gives it now: asked once, no listing.
+
+        Raises HttpUnavailable, HttpTooLarge.
+        """
+        status, blob = self._http.get(f"{self._root.log_url.rstrip('/')}/{name}", limit=limit)
+        return blob if status == 200 else None
+
     def object(self, step: LogObject, limit: int) -> bytes:
         """An object, of the size that was listed and at most `limit` bytes.
 

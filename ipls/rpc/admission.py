@@ -8,7 +8,6 @@ Tested by tests/rpc/test_admission.py and tests/attack/test_standing_streams.py.
 """
 
 import asyncio
-import math
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Hashable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -58,8 +57,9 @@ METHODS: Mapping[str, Method] = {
     ),  # 10,000 keys, 28 MiB decoded, of a known account
     "ipls.contacts.v1.ContactsService/GetManifest": _DOWNLOAD,
     "ipls.contacts.v1.ContactsService/ListRecords": _DOWNLOAD,
-    "ipls.witness.v1.WitnessService/GetState": Method(deadline_s=300),
-    "ipls.witness.v1.WitnessService/Propose": Method(_CHUNKS, deadline_s=math.inf, pause_s=math.inf),
+    "ipls.witness.v1.WitnessService/Propose": Method(
+        32 * KIB, deadline_s=90
+    ),  # with a head of 64 signatures; it reads the log
 }
 """Those that differ from `Method()`."""
 

@@ -20,7 +20,7 @@ from ipls.proto.witness.v1.witness_pb2 import SignedProposal
 from ipls.trust.errors import EvidenceRefused
 from ipls.trust.heads import Head, check_cosignature, signers
 from ipls.trust.limits import MAX_COSIGNATURES, MAX_INT
-from ipls.trust.proposals import verify_proposal
+from ipls.trust.proposals import judge_proposal
 from ipls.trust.root import TrustRoot
 
 MAX_EVIDENCE = 256 * 1024
@@ -57,7 +57,7 @@ def two_heads(one: SignedHead, other: SignedHead) -> Evidence:
 
 def two_proposals(one: SignedProposal, other: SignedProposal) -> Evidence:
     """(c) The proposal key signed two new roots for one epoch."""
-    first, second = _in_order(bare(one), bare(other))
+    first, second = _in_order(one, other)
     return Evidence(two_proposals=TwoProposals(one=first, other=second))
 
 
@@ -89,11 +89,6 @@ def from_proposals(root: TrustRoot, one: SignedProposal, other: SignedProposal) 
     """What two proposals prove together: that the directory forked; mostly nothing."""
     evidence = two_proposals(one, other)
     return [evidence] if _proves(root, evidence) else []
-
-
-def bare(signed: SignedProposal) -> SignedProposal:
-    """A proposal as it stands in evidence: without what is not signed, the blob's size and a head."""
-    return _known(SignedProposal(proposal=signed.proposal, signature=signed.signature))
 
 
 def holding(root: TrustRoot, signed: SignedHead) -> SignedHead:
@@ -191,7 +186,7 @@ def judge_evidence(root: TrustRoot, evidence: bytes) -> Finding:
 
     Raises EvidenceRefused for evidence that proves nothing: EVIDENCE_ENCODING, EVIDENCE_SAME, EVIDENCE_OTHER_WITNESS,
     EVIDENCE_OTHER_NAMESPACE, EVIDENCE_OTHER_EPOCH, EVIDENCE_OTHER_LEAF, EVIDENCE_ORDER, EVIDENCE_PROOF_REFUSED; and
-    VerificationError as `verify_head` or `verify_proposal` for a signature that does not hold.
+    VerificationError as `verify_head` or `judge_proposal` for a signature that does not hold.
     """
     if len(evidence) > MAX_EVIDENCE:
         raise EvidenceRefused("EVIDENCE_ENCODING", f"evidence has at most {MAX_EVIDENCE} bytes")
@@ -234,8 +229,8 @@ def _two_heads(root: TrustRoot, given: TwoHeads) -> Finding:
 
 
 def _two_proposals(root: TrustRoot, given: TwoProposals) -> Finding:
-    one = verify_proposal(root.proposal_key, given.one)
-    other = verify_proposal(root.proposal_key, given.other)
+    one = judge_proposal(root.proposal_key, given.one)
+    other = judge_proposal(root.proposal_key, given.other)
     if {one.namespace, other.namespace} != {root.namespace}:
         raise EvidenceRefused("EVIDENCE_OTHER_NAMESPACE", "the proposals are not both of the trust root's namespace")
     _same_epoch(one.epoch, other.epoch)

@@ -16,5 +16,8 @@ MAX_COSIGNATURES = 64
 # How far a signature's time may lie ahead of the clock.
 MAX_AHEAD_MS = 2 * 60 * 1000
 
+# How far the clocks of the directory and of a witness may be apart, either way.
+MAX_APART_MS = 2 * 60 * 1000
+
 # Integers on the wire are u64; stores and TOML hold 63 bits.
 MAX_INT = 2**63 - 1

@@ -1,17 +1,15 @@
 """A witness that looks at a public world, and what tests let happen to it."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 from ipls.akd import Publication
 from ipls.auditlog.errors import AuditError
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.proto.witness.v1.witness_pb2 import ProposeRequest, SignedProposal
-from ipls.rpc.channel import chunks
 from ipls.store.errors import StoreError
 from ipls.store.witness import State, init_witness_state
 from ipls.trust.heads import Head
-from tests.attack.log import World
+from tests.attack.log import World, name
 from tests.server.chains import Chain, proposal
 from tests.server.witnesses import make_service, open_store
 from tests.trust.evidence import Proved, proved
@@ -49,19 +47,22 @@ class Victim:
         self.world.newest[OWN] = 0
         return made
 
-    async def propose(self, request: SignedProposal, blob: bytes = b"") -> str:
+    async def propose(self, asked: SignedProposal, head: SignedHead | None = None) -> str:
         """How the witness answers: `cosignature`, or the reason of its refusal."""
-
-        async def requests() -> AsyncIterator[ProposeRequest]:
-            yield ProposeRequest(proposal=request)
-            for chunk in chunks(blob):
-                yield ProposeRequest(blob_chunk=chunk)
-
-        (answer,) = [answer async for answer in self.service.Propose(requests(), None)]
+        answer = await self.service.Propose(ProposeRequest(proposal=asked, head=head), None)
         return answer.refusal.reason or str(answer.WhichOneof("result"))
 
-    async def live(self, made: Publication, **changes: object) -> str:
-        return await self.propose(proposal(made, **changes), made.blob)
+    async def live(self, made: Publication, head: SignedHead | None = None, **changes: object) -> str:
+        """As the directory proposes it, in time; an object that is not the log's own the log shows for once."""
+        asked = proposal(made, **{"time_ms": self.now, **changes})
+        shown = "/log/" + name(made.epoch, asked.proposal.old_root, asked.proposal.new_root)
+        if shown.removeprefix("/log/") in self.world.objects:
+            return await self.propose(asked, head)
+        self.world.answers[shown] = (200, made.blob)
+        try:
+            return await self.propose(asked, head)
+        finally:
+            del self.world.answers[shown]
 
     def look(self, hint: SignedHead | None = None) -> str | None:
         """Once at the public world; the reason why it did not come through."""

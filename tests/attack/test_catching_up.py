@@ -20,7 +20,7 @@ from ipls.trust.heads import Head, timestamp, verify_head
 from ipls.trust.limits import MAX_BLOB
 from tests.attack.catching_up import OWN, Victim, quorums
 from tests.attack.log import answer, listing, name, public_world
-from tests.server.chains import Chain, proposal, renewal
+from tests.server.chains import Chain, renewal
 from tests.trust.roots import HOUR, NAMESPACE, NOW, THIEF, WITNESSES, make_root, signed
 
 
@@ -43,7 +43,6 @@ async def test_a_dead_witness_signs_all_that_it_missed_never_freshly(victim: Vic
     victim.now += 2 * HOUR
     assert victim.look() is None
     assert is_at(victim, made[-1])
-    assert victim.state().blob == made[-1].blob
     alone = make_root(start_root=EMPTY_ROOT, witnesses=victim.world.root.witnesses[OWN:])
     for step in made:
         row = victim.store.signed(step.epoch)
@@ -56,7 +55,7 @@ async def test_a_dead_witness_signs_all_that_it_missed_never_freshly(victim: Vic
         with pytest.raises(HeadRefused) as e:
             verify_head(alone, head, now_ms=victim.now)
         assert e.value.reason == "HEAD_TOO_OLD"
-    assert await victim.propose(renewal(7, made[-1].new_root)) == "cosignature"
+    assert await victim.propose(renewal(7, made[-1].new_root, time_ms=victim.now)) == "cosignature"
     assert victim.state().time_ms == victim.now
 
 
@@ -79,9 +78,7 @@ async def test_a_proposal_that_finds_it_behind_makes_it_catch_up(victim: Victim)
     for i in range(3):
         victim.world.answers[f"/w{i}/namespaces/{NAMESPACE}/last-verified-epoch"] = (503, b"")
     late = victim.world.chain.step()
-    request = proposal(late)
-    request.head.CopyFrom(quorums(made[-1]))
-    assert await victim.propose(request, late.blob) == "WITNESS_GAP"
+    assert await victim.live(late, quorums(made[-1])) == "WITNESS_GAP"
     caught_up, sign_pulled, loop = asyncio.Event(), victim.store.sign_pulled, asyncio.get_running_loop()
 
     def signing(*arguments: Any) -> bool:
@@ -93,7 +90,7 @@ async def test_a_proposal_that_finds_it_behind_makes_it_catch_up(victim: Victim)
     running = asyncio.create_task(victim.service.catch_up(3600))
     await caught_up.wait()
     running.cancel()
-    assert await victim.propose(request, late.blob) == "cosignature"
+    assert await victim.live(late) == "cosignature"
     assert is_at(victim, late)
 
 
@@ -276,14 +273,14 @@ async def test_one_that_signed_the_losing_root_rejoins_and_never_signs_that_epoc
     assert victim.look() is None
     victim.restart()
     assert is_at(victim, won)
-    assert (victim.state().cosignature, victim.state().blob) == (None, won.blob)
+    assert victim.state().cosignature is None
     on_record = victim.store.signed(2)
     assert on_record is not None
     assert on_record.root_hash == lost.new_root
     assert on_record.cosignature is not None
     assert await victim.propose(renewal(2, won.new_root)) == "WITNESS_SIGNED_OTHER"
     assert await victim.propose(renewal(2, lost.new_root)) == "WITNESS_FORK"
-    (answer,) = [answer async for answer in victim.service.GetState(GetStateRequest(namespace=NAMESPACE), None)]
+    answer = await victim.service.GetState(GetStateRequest(namespace=NAMESPACE), None)
     assert not answer.state.HasField("cosignature")
     assert verify_head(victim.world.root, answer.state.head, now_ms=NOW) == (2, won.new_root)
     after = victim.publish()
@@ -414,9 +411,7 @@ async def test_everything_from_a_backup_is_noticed_by_its_own_signature_on_a_hea
     assert await victim.live(second) == "cosignature"
     restore(victim, copy)
     third = victim.world.chain.step()
-    request = proposal(third)
-    request.head.CopyFrom(quorums(second, WITNESSES[0], WITNESSES[OWN]))
-    assert await victim.propose(request, third.blob) == "WITNESS_RESTORED"
+    assert await victim.live(third, quorums(second, WITNESSES[0], WITNESSES[OWN])) == "WITNESS_RESTORED"
     victim.restart()
     assert await victim.live(second) == "WITNESS_RESTORED"  # nor after a restart, asked without that head
 
@@ -435,6 +430,4 @@ async def test_another_witnesss_or_a_forged_signature_does_not_count_as_its_own(
     second = victim.publish()
     head = quorums(second, WITNESSES[0], WITNESSES[OWN])
     head.cosignatures[1].signature = bytes(64)
-    request = proposal(second)
-    request.head.CopyFrom(head)
-    assert await victim.propose(request, second.blob) == "cosignature"
+    assert await victim.live(second, head) == "cosignature"

@@ -48,10 +48,10 @@ async def test_two_proposals_for_an_epoch_are_evidence_though_it_signed_neither(
     one.proposal.MergeFromString(UNKNOWN)
     refusal = {1: "WITNESS_FORK", 5: "WITNESS_GAP"}[epoch]
     for _ in range(2):
-        assert await victim.propose(one, made.blob) == refusal
+        assert await victim.propose(one) == refusal
     assert victim.evidence() == []
     for _ in range(2):
-        assert await victim.propose(other, made.blob) == refusal
+        assert await victim.propose(other) == refusal
         assert victim.evidence() == [("two_proposals", (), epoch)]
 
 
@@ -65,9 +65,7 @@ async def test_a_refused_proposal_stands_against_the_one_that_it_signs(victim: V
 
 async def handed(victim: Victim, head: SignedHead) -> None:
     """By the directory, with an honest proposal."""
-    request = proposal(made := victim.publish())
-    request.head.CopyFrom(head)
-    assert await victim.propose(request, made.blob) == "cosignature"
+    assert await victim.live(victim.publish(), head) == "cosignature"
 
 
 async def polled(victim: Victim, head: SignedHead) -> None:

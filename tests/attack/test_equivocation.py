@@ -20,7 +20,7 @@ from ipls.proto.directory.v1.directory_pb2_grpc import (
     DirectoryServiceStub,
     add_DirectoryServiceServicer_to_server,
 )
-from ipls.proto.witness.v1.witness_pb2 import GetStateResponse, ProposeRequest, ProposeResponse, WitnessState
+from ipls.proto.witness.v1.witness_pb2 import GetStateResponse, ProposeResponse, WitnessState
 from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceServicer
 from ipls.rpc.channel import open_channel
 from ipls.server.directory.evidence import EvidenceRecorder
@@ -57,8 +57,8 @@ class TwoFaced(WitnessServiceServicer):
         made = cosign(by, world.root.namespace, *head, world.now_ms)
         self.state = WitnessState(epoch=head.epoch, root_hash=head.root_hash, cosignature=made)
 
-    async def GetState(self, request: Any, context: Any) -> AsyncIterator[GetStateResponse]:
-        yield GetStateResponse(state=self.state)
+    async def GetState(self, request: Any, context: Any) -> GetStateResponse:
+        return GetStateResponse(state=self.state)
 
 
 async def meets(world: World, witness: TwoFaced) -> list[Path]:
@@ -109,9 +109,8 @@ class SignsAnother(TwoFaced):
         super().__init__(world, head, by)
         self.answer = cosign(by, world.root.namespace, head.epoch, b"x" * 32, world.now_ms)
 
-    async def Propose(self, requests: AsyncIterator[ProposeRequest], context: Any) -> AsyncIterator[ProposeResponse]:
-        async for _ in requests:
-            yield ProposeResponse(cosignature=self.answer)
+    async def Propose(self, request: Any, context: Any) -> ProposeResponse:
+        return ProposeResponse(cosignature=self.answer)
 
 
 async def test_a_witness_that_answers_a_proposal_with_a_signature_on_another_root(world: World) -> None:

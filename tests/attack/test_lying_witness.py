@@ -1,6 +1,9 @@
-"""A witness that tells the directory what it has not signed, or nothing: it counts for nothing, and why is said."""
+"""A witness that tells the directory what it has not signed, or nothing: it counts for nothing, and why is said.
 
-from collections.abc import AsyncIterator
+Nor do its words end the directory, or keep it from an epoch that others sign.
+"""
+
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +12,12 @@ import pytest
 from ipls._grpc import grpc
 from ipls.crypto.keys import public_key
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
-from ipls.proto.witness.v1.witness_pb2 import GetStateResponse, ProposeResponse, WitnessState
+from ipls.proto.witness.v1.witness_pb2 import GetStateResponse, ProposeResponse, Refusal, WitnessState
 from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceServicer
 from ipls.rpc.errors import ServiceError
-from ipls.server.directory.errors import NoQuorum
-from tests.server.directories import NOW, World, seed
+from ipls.server.directory.errors import NoQuorum, PublisherStopped
+from tests.logs import heard
+from tests.server.directories import ALICE, NOW, World, record, seed
 from tests.trust.roots import cosign
 
 OWN, OTHER, SPACE = seed(10), seed(11), "test.ipls"
@@ -23,19 +27,18 @@ ROOT, ANOTHER = bytes(32), b"x" * 32
 class Says(WitnessServiceServicer):
     """Answers with these messages, or with this error."""
 
-    def __init__(self, *states: GetStateResponse, refusing: str = "") -> None:
-        self.states = states
+    def __init__(self, state: GetStateResponse | None = None, *, refusing: str = "", refusal: str = "") -> None:
+        self.state = state or GetStateResponse()
         self.refusing = refusing
+        self.answer = ProposeResponse(refusal=Refusal(reason=refusal)) if refusal else ProposeResponse()
 
-    async def GetState(self, request: Any, context: Any) -> AsyncIterator[GetStateResponse]:
+    async def GetState(self, request: Any, context: Any) -> GetStateResponse:
         self.refuse()
-        for state in self.states:
-            yield state
+        return self.state
 
-    async def Propose(self, requests: Any, context: Any) -> AsyncIterator[ProposeResponse]:
+    async def Propose(self, request: Any, context: Any) -> ProposeResponse:
         self.refuse()
-        for answer in list[ProposeResponse]():
-            yield answer
+        return self.answer
 
     def refuse(self) -> None:
         if self.refusing:
@@ -83,27 +86,68 @@ async def test_a_state_that_its_witness_has_not_signed_is_none(tmp_path: Path, l
 
 async def test_a_witness_that_says_nothing_signs_nothing(tmp_path: Path) -> None:
     world = World(tmp_path)
-    async with world.publisher() as (publisher, _, witnesses):
-        for says, reason in ((Says(), "WITNESS_UNREACHABLE"), (Says(refusing="WITNESS_STOPPED"), "WITNESS_STOPPED")):
-            async with world.witness(0, says):
-                with pytest.raises(NoQuorum) as asked:
-                    await publisher.ask()
-                with pytest.raises(NoQuorum) as proposed:
-                    await witnesses.sign(1, 1, ROOT, ANOTHER, b"blob")
-            assert (asked.value.reason, proposed.value.reason) == (reason, reason)
+    async with world.witness(0, Says()), world.publisher() as (_, _, witnesses):
+        with pytest.raises(NoQuorum) as proposed:
+            await witnesses.sign(1, 1, ROOT, ANOTHER, b"blob")
+        assert proposed.value.reason == "HEAD_KEY_UNPINNED"
+    async with world.witness(0, Says(refusing="WITNESS_STOPPED")), world.publisher() as (publisher, _, witnesses):
+        with pytest.raises(NoQuorum) as asked:
+            await publisher.ask()
+        with pytest.raises(NoQuorum) as proposed:
+            await witnesses.sign(1, 1, ROOT, ANOTHER, b"blob")
+        assert (asked.value.reason, proposed.value.reason) == ("WITNESS_STOPPED", "WITNESS_STOPPED")
 
 
-async def test_the_proof_of_another_step_or_without_end_is_not_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ipls.server.directory.witnesses.MAX_BLOB", 5)
-    world, chunk = World(tmp_path), GetStateResponse(blob_chunk=b"blob")
-    async with world.publisher() as (_, _, witnesses):
-        for says, taken in (
-            (Says(state(), chunk), [b"blob"]),
-            (Says(state(ANOTHER), chunk), []),
-            (Says(state(), chunk, chunk), []),
-            (Says(refusing="WITNESS_STOPPED"), []),
-        ):
-            async with world.witness(0, says):
-                assert await witnesses.blobs(7, ROOT, ["w0"]) == taken
+def shown(root_hash: bytes, *, epoch: int = 1, by: bytes = OWN) -> GetStateResponse:
+    signed = cosign(by, SPACE, epoch, root_hash, NOW)
+    return GetStateResponse(state=WitnessState(epoch=epoch, root_hash=root_hash, cosignature=signed))
+
+
+BARE = {
+    "a fork": Says(refusal="WITNESS_FORK"),
+    "a fork, of an epoch that it shows nothing for": Says(shown(ANOTHER, epoch=2), refusal="WITNESS_FORK"),
+    "a fork, by another's signature": Says(shown(ANOTHER, by=OTHER), refusal="WITNESS_FORK"),
+    "a fork of the start": Says(
+        GetStateResponse(state=WitnessState(epoch=0, root_hash=ANOTHER)), refusal="WITNESS_FORK"
+    ),
+    "that it has gone further": Says(refusal="WITNESS_BEHIND"),
+    "a higher term": Says(GetStateResponse(state=WitnessState(term=2**64 - 1)), refusal="WITNESS_TERM"),
+    "that its log has nothing": Says(refusal="LOG_OBJECT_MISSING"),
+    "the directory's own reasons": Says(refusal="ROOT_UNREACHABLE"),
+    "what ends the lease": Says(refusal="LEASE_LOST"),
+}
+
+
+@pytest.mark.parametrize("lie", BARE)
+async def test_bare_words_of_witnesses_cost_their_votes_and_end_nothing(tmp_path: Path, lie: str) -> None:
+    """Two of three, without whom there is no epoch: it comes as soon as one of them is honest again."""
+    world, liar = World(tmp_path, witnesses=3, k=2), BARE[lie]
+    async with world.witness(0), AsyncExitStack() as liars:
+        async with world.witness(1), world.directory() as client:
+            await client.first_head()
+        for number in (1, 2):
+            await liars.enter_async_context(world.witness(number, liar))
+        with heard(event="no epoch") as failed:
+            async with world.directory() as client:
+                ticket = await client.submit(1, ALICE, record(1))
+                await failed.wait()
+                assert (await client.first_head()).head.epoch == 0  # it serves
+                await liars.aclose()
+                async with world.witness(1):
+                    assert await client.published(ticket) == 1
+    assert [entry.name[:2] for entry in world.log.list()] == ["1/"]
+
+
+async def test_a_signature_on_another_root_is_verified_and_stops_what_can_not_go_on(tmp_path: Path) -> None:
+    """Two of three have signed other roots, by whatever means: no root is left that two can sign."""
+    world = World(tmp_path, witnesses=3, k=2)
+    liars = (Says(shown(bytes([n]) * 32, by=seed(10 + n)), refusal="WITNESS_FORK") for n in (1, 2))
+    async with world.witness(0), world.publisher() as (publisher, store, _):
+        async with world.witness(1), world.witness(2):
+            await publisher.take_over()
+            await publisher.advance()
+        store.submit(bytes(16), ALICE, record(1), NOW, daily_quota=9, queue_max=9)
+        async with world.witness(1, next(liars)), world.witness(2, next(liars)):
+            with pytest.raises(PublisherStopped) as stopped:
+                await publisher.advance()
+        assert stopped.value.reason == "ROOT_UNREACHABLE"

@@ -15,9 +15,16 @@ ONE, OTHER, THIRD = b"\x01" * 32, b"\x02" * 32, b"\x03" * 32
 
 def proposal(new_root: bytes, epoch: int, term: int = 1) -> SignedProposal:
     made = Proposal(
-        namespace=NAMESPACE, term=term, epoch=epoch, old_root=bytes(32), new_root=new_root, blob_sha256=bytes(32)
+        namespace=NAMESPACE,
+        term=term,
+        time_ms=NOW,
+        epoch=epoch,
+        old_root=bytes(32),
+        new_root=new_root,
+        blob_sha256=bytes(32),
+        blob_size=9,
     )
-    return SignedProposal(proposal=made, signature=sign_proposal(PROPOSER, made), blob_size=9)
+    return SignedProposal(proposal=made, signature=sign_proposal(PROPOSER, made))
 
 
 def blamed(found: list[Evidence]) -> list[tuple[str, ...]]:

@@ -13,7 +13,7 @@ import pytest
 
 from ipls.auditlog.errors import AuditError, AuditFault, AuditUnavailable
 from ipls.auditor import walker as auditor
-from ipls.auditor.run import AuditRun, Summary
+from ipls.auditor.run import AuditRun, Summary, Waiting
 from ipls.config import load_trust_root
 from ipls.crypto.keys import public_key
 from ipls.proto.akd.v1.akd_pb2 import SingleAppendOnlyProof
@@ -180,6 +180,95 @@ def test_an_unsigned_root(world: World, audit: Audit) -> None:
     for cosigned in world.cosigned[:2]:
         del cosigned[4]
     refused(audit, "AUDIT_UNSIGNED", 4)
+
+
+def unsign(world: World, epoch: int, *witnesses: int) -> None:
+    for i in witnesses:
+        del world.cosigned[i][epoch]
+        world.newest[i] = epoch - 1
+
+
+@pytest.mark.parametrize("signed", [0, 1])
+def test_the_newest_object_may_wait_for_its_signatures(world: World, audit: Audit, signed: int) -> None:
+    unsign(world, EPOCHS, *range(3 - signed))
+    for _ in range(2):
+        error, found = audit()
+        assert (error, found.last, found.waiting) == (None, EPOCHS - 1, EPOCHS)
+    for i, seed in enumerate(WITNESSES):
+        world.cosigned[i][EPOCHS] = answer(seed, EPOCHS, world.chain.root)
+        world.newest[i] = EPOCHS
+    error, found = audit()
+    assert (error, found.last, found.waiting) == (None, EPOCHS, None)
+
+
+def test_the_newest_object_may_wait_while_a_witness_is_away(world: World, audit: Audit) -> None:
+    unsign(world, EPOCHS, 1, 2)
+    world.answers[f"/w2/namespaces/test.ipls/audits/{EPOCHS}"] = (503, b"")
+    error, found = audit()
+    assert (error, found.last, found.waiting) == (None, EPOCHS - 1, EPOCHS)
+
+
+def test_an_unsigned_object_that_is_not_the_newest_is_a_fault(world: World, audit: Audit) -> None:
+    unsign(world, EPOCHS - 1, 0, 1)
+    unsign(world, EPOCHS, 0, 1, 2)
+    refused(audit, "AUDIT_UNSIGNED", EPOCHS - 1)
+
+
+def test_an_unsigned_newest_object_hides_no_fault(world: World, audit: Audit) -> None:
+    """Of its own, or of what lies above it."""
+    world.page_size = 1000
+    unsign(world, EPOCHS, 0, 1, 2)
+    honest = dict(world.objects)
+    world.objects[world.name_of(EPOCHS)] = b"x"
+    refused(audit, "AUDIT_PROOF_REFUSED", EPOCHS, state="proof")
+    world.objects = dict(honest)
+    world.cosigned[0][EPOCHS] = answer(WITNESSES[0], EPOCHS, b"\x07" * 32)
+    refused(audit, "AUDIT_FORK", EPOCHS, state="fork")
+    del world.cosigned[0][EPOCHS]
+    listed = world.answer("/log/?list-type=2")
+    for n in (7, 8):
+        world.objects[name(EPOCHS + 1, bytes(32), bytes([n]) * 32)] = b"x"
+    world.answers["/log/?list-type=2"] = listed  # they came after it
+    refused(audit, "AUDIT_TWO_OBJECTS", EPOCHS + 1, state="above")
+    world.answers.clear()
+    world.objects = dict(honest)
+    world.cosigned[1][EPOCHS + 1] = answer(WITNESSES[1], EPOCHS + 1, b"\x07" * 32)
+    world.newest[1] = EPOCHS + 1
+    refused(audit, "AUDIT_ENDS_EARLY", EPOCHS + 1, state="early")
+
+
+def test_it_does_not_begin_after_an_object_that_waits(world: World, audit: Audit) -> None:
+    unsign(world, EPOCHS, 0, 1, 2)
+    error, _ = audit(first=EPOCHS + 1)
+    assert isinstance(error, AuditUnavailable)
+    assert (error.reason, error.epoch) == ("AUDIT_NOT_YET", EPOCHS)
+
+
+def test_while_the_log_is_followed_what_waits_is_told_once_and_fetched_once(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unsign(world, EPOCHS, 0, 1, 2)
+    events: list[object] = []
+    looks = 0
+
+    def report(event: object) -> None:
+        events.append(event)
+
+    def newest(self: auditor.Auditor) -> Any:
+        nonlocal looks
+        looks += 1
+        if looks == 5:
+            raise AuditFault("AUDIT_STOPPED", "the test ends")
+        return original(self)
+
+    original = auditor.Auditor.newest
+    monkeypatch.setattr(auditor.Auditor, "newest", newest)
+    run = AuditRun(load_trust_root(world.trust_file(tmp_path)), report, state=tmp_path / "state.json")
+    run.catch_up()
+    with pytest.raises(AuditFault, match="the test ends"):
+        run.follow(0)
+    assert [event.error.epoch for event in events if isinstance(event, Waiting)] == [EPOCHS]
+    assert sum(path == f"/log/{world.name_of(EPOCHS)}" for path in world.asked) == 1
 
 
 def test_k_signatures_are_enough(world: World, audit: Audit) -> None:

@@ -45,6 +45,7 @@ def test_a_program_is_told_what_was_found(world: World, tmp_path: Path) -> None:
         "last": EPOCHS,
         "epochs": EPOCHS,
         "root": world.chain.root.hex(),
+        "waiting": None,
         "signed": {"w0": EPOCHS, "w1": EPOCHS, "w2": EPOCHS},
         "fault": None,
         "unavailable": None,
@@ -147,13 +148,29 @@ def test_follow_tells_of_each_new_epoch_until_the_first_fault(world: World, tmp_
     world.answers.clear()
     world.grow(1)
     assert json.loads(process.stdout.readline())["epoch"] == EPOCHS + 2
-    for cosigned in world.cosigned[:2]:
-        cosigned[EPOCHS + 3] = {}
-    made = world.chain.step()
-    world.objects[name(made.epoch, made.old_root, made.new_root)] = made.blob
+    unsigned = [world.chain.step() for _ in range(2)]
+    world.objects[name(*unsigned[0][:3])] = unsigned[0].blob
+    waits = b"ipls: epoch 10: its object waits for signatures: 0 of 2 witnesses signed it (no signature); no fault"
+    assert process.stderr.readline().startswith(waits)
+    world.objects[name(*unsigned[1][:3])] = unsigned[1].blob
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert json.loads(out)["fault"]["epoch"] == EPOCHS + 3
+
+
+def test_the_newest_object_may_wait_for_its_signatures(world: World, tmp_path: Path) -> None:
+    made = world.chain.step()
+    world.objects[name(*made[:3])] = made.blob
+    ended = audit(world, tmp_path, "--json")
+    report = json.loads(ended.stdout)
+    assert (ended.returncode, report["ok"], report["last"], report["waiting"]) == (0, True, EPOCHS, EPOCHS + 1)
+    told = subprocess.run(
+        [*IPLS, "audit", "--trust", world.trust_file(tmp_path), "--state", tmp_path / "s"],
+        capture_output=True,
+        text=True,
+    )
+    assert told.returncode == 0
+    assert "epoch 8 is in the log and waits for its witnesses' signatures\n" in told.stdout
 
 
 def test_people_are_told_too(world: World, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ class Deployment:
 
     @contextmanager
     def running(self) -> Iterator["Deployment"]:
-        for name in PROCESSES:
+        for name in ("log", *PROCESSES):
             self._launch(name)
         try:
             asyncio.run(self._until_serving())

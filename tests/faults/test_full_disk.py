@@ -12,6 +12,7 @@ from ipls.akd import verify_lookup
 from ipls.client.device import Device
 from ipls.client.errors import ClientError, ProfileError, TryLaterError
 from ipls.proto.directory.v1 import directory_pb2 as pb
+from ipls.store.log import FileLog
 from ipls.trust.heads import verify_head
 from tests.client.deployment import Deployment, book
 from tests.faults.disks import disk, fill, nothing_is_written
@@ -40,6 +41,7 @@ async def stands(world: World, client: Client, label: bytes, value: bytes) -> bo
 
 async def test_a_full_disk_loses_nothing_and_its_end_needs_no_hand(tmp_path: Path, full: Path) -> None:
     world, places = World(tmp_path), {"database": full / "directory.db", "log": full / "log"}
+    world.log = FileLog(places["log"])
     async with world.directory(**places) as client:
         async with world.witness():
             assert await client.publish(1, ALICE, record(1)) == 1

@@ -7,7 +7,7 @@ from typing import Any
 from ipls.akd import EMPTY_ROOT, DirectoryKey, MemoryTiles, Publication, Update, publish
 from ipls.proto.witness.v1.witness_pb2 import Proposal, SignedProposal
 from ipls.trust.proposals import sign_proposal
-from tests.trust.roots import NAMESPACE, PROPOSER, VRF
+from tests.trust.roots import NAMESPACE, NOW, PROPOSER, VRF
 
 
 class Chain:
@@ -37,23 +37,31 @@ def proposal(made: Publication, *, seed: bytes = PROPOSER, **changes: Any) -> Si
     fields: dict[str, Any] = {
         "namespace": NAMESPACE,
         "term": 1,
+        "time_ms": NOW,
         "epoch": made.epoch,
         "old_root": made.old_root,
         "new_root": made.new_root,
         "blob_sha256": hashlib.sha256(made.blob).digest(),
+        "blob_size": len(made.blob),
     }
-    body = Proposal(**{**fields, **changes})
-    return SignedProposal(proposal=body, signature=sign_proposal(seed, body), blob_size=len(made.blob))
+    return _signed(seed, Proposal(**{**fields, **changes}))
 
 
-def renewal(epoch: int, root_hash: bytes, *, seed: bytes = PROPOSER, term: int = 1) -> SignedProposal:
+def renewal(
+    epoch: int, root_hash: bytes, *, seed: bytes = PROPOSER, term: int = 1, time_ms: int = NOW
+) -> SignedProposal:
     """As the directory asks for a signature on the start, or anew on the newest epoch."""
     body = Proposal(
         namespace=NAMESPACE,
         term=term,
+        time_ms=time_ms,
         epoch=epoch,
         old_root=root_hash,
         new_root=root_hash,
         blob_sha256=hashlib.sha256(b"").digest(),
     )
-    return SignedProposal(proposal=body, signature=sign_proposal(seed, body), blob_size=0)
+    return _signed(seed, body)
+
+
+def _signed(seed: bytes, body: Proposal) -> SignedProposal:
+    return SignedProposal(proposal=body, signature=sign_proposal(seed, body))

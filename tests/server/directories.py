@@ -21,15 +21,17 @@ from ipls.rpc.server import ANYONE, GrpcServer, Listener
 from ipls.runtime.service import Service
 from ipls.server.directory import app
 from ipls.server.directory.epochs import prepare
+from ipls.server.directory.evidence import EvidenceRecorder
 from ipls.server.directory.pruning import Pruner
 from ipls.server.directory.publisher import Publisher
 from ipls.server.directory.witnesses import Witnesses
 from ipls.store.directory import DirectoryStore, EpochRow, open_directory_store
+from ipls.store.evidence import EvidenceFolder
 from ipls.store.log import FileLog, LogStore
 from ipls.store.witness import init_witness_state
 from ipls.trust.identity import encode_record
 from ipls.trust.root import TrustRoot, Witness, WitnessKey
-from tests.server.witnesses import make_service, open_store
+from tests.server.witnesses import LogOnly, make_service, open_store, reader
 
 NOW = 1_700_000_000_000
 YEAR = 365 * 24 * 3_600_000
@@ -89,7 +91,7 @@ class World:
         )
         for n in range(witnesses):
             init_witness_state(folder / f"witness{n}.db", self.root)
-        self.log = FileLog(folder / "log")
+        self.log: LogStore = FileLog(folder / "log")
 
     @staticmethod
     def _witness_key(number: int) -> WitnessKey:
@@ -125,7 +127,10 @@ class World:
         store = open_store(self.folder / f"witness{number}.db", self.root.namespace)
         server = GrpcServer([self.listener(self.witness_ports[number])], {"ipls.witness.v1.WitnessService": ANYONE})
         evidence = self.folder / "evidence"
-        real = make_service(self.root, f"w{number}", self.seeds[number], store, self.witness_clock, evidence)
+        public = reader(self.root, LogOnly(self.root, lambda name: self.log.get(name)))
+        real = make_service(
+            self.root, f"w{number}", self.seeds[number], store, self.witness_clock, evidence, public=public
+        )
         add_WitnessServiceServicer_to_server(service or real, server.grpc)
         await server.start()
         try:
@@ -163,7 +168,8 @@ class World:
                 f"w{n}": await stack.enter_async_context(open_channel(f"127.0.0.1:{port}", self.ca))
                 for n, port in enumerate(self.witness_ports)
             }
-            witnesses = Witnesses(self.root, channels, PROPOSER, self.clock)
+            recorder = EvidenceRecorder(self.root, store, EvidenceFolder(self.folder / "evidence"))
+            witnesses = Witnesses(self.root, channels, PROPOSER, self.clock, recorder.met, recorder.forked)
             stack.push_async_callback(witnesses.close)
             publisher = Driven(
                 store,

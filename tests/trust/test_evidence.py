@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ipls.crypto.encoding import tagged_hash
 from ipls.crypto.errors import VerificationError
-from ipls.crypto.keys import public_key
+from ipls.crypto.keys import public_key, sign
 from ipls.proto.akd.v1.akd_pb2 import HistoryProof, MembershipProof, UpdateProof
 from ipls.proto.trust.v1.evidence_pb2 import Evidence, Rewrite
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
@@ -44,9 +45,25 @@ def answer(by: bytes, head: Head = HEAD, *, namespace: str = NAMESPACE, time: in
 
 def proposal(new: bytes, *, by: bytes = PROPOSER, namespace: str = NAMESPACE, epoch: int = 7) -> SignedProposal:
     made = Proposal(
-        namespace=namespace, term=1, epoch=epoch, old_root=bytes(32), new_root=new, blob_sha256=b"\x01" * 32
+        namespace=namespace,
+        term=1,
+        time_ms=NOW,
+        epoch=epoch,
+        old_root=bytes(32),
+        new_root=new,
+        blob_sha256=b"\x01" * 32,
+        blob_size=9,
     )
-    return SignedProposal(proposal=made, signature=sign_proposal(by, made), blob_size=9)
+    return SignedProposal(proposal=made, signature=sign_proposal(by, made))
+
+
+def proposal_v1(new: bytes, *, blob_size: int = 0) -> SignedProposal:
+    """As it was signed before time and size were."""
+    made = Proposal(namespace=NAMESPACE, term=1, epoch=7, old_root=bytes(32), new_root=new, blob_sha256=b"\x01" * 32)
+    said = (made.namespace, made.term, made.epoch, made.old_root, made.new_root, made.blob_sha256)
+    signature = sign(PROPOSER, tagged_hash("ipls/witness/v1 proposal", *said))
+    made.blob_size = blob_size
+    return SignedProposal(proposal=made, signature=signature)
 
 
 class Lie(NamedTuple):
@@ -130,6 +147,21 @@ def test_two_proposals_say_that_the_directory_forked_and_blame_no_witness() -> N
     finding = judge_evidence(ROOT, encode(two_proposals(proposal(b"\x01" * 32), proposal(b"\x02" * 32))))
     assert (finding.kind, finding.witnesses, finding.epoch) == ("two_proposals", (), 7)
     assert finding.text.startswith("the directory forked: its proposal key signed two roots for epoch 7")
+
+
+def test_old_proposals_and_an_old_one_and_a_new_one_prove_a_fork_too() -> None:
+    one, other = proposal_v1(b"\x01" * 32), proposal_v1(b"\x02" * 32)
+    for pair in ((one, other), (one, proposal(b"\x02" * 32)), (proposal(b"\x01" * 32), other)):
+        assert judge_evidence(ROOT, encode(two_proposals(*pair))).kind == "two_proposals"
+    forged = proposal_v1(b"\x02" * 32, blob_size=9)  # what was not signed stands in no evidence
+    assert refused(two_proposals(one, forged)) == "SIGNATURE_INVALID"
+
+
+def test_a_file_of_two_proposals_from_before_is_read_as_it_is() -> None:
+    """The bytes that 0.1.0 wrote: fields 1 to 6 and a signature."""
+    file = bytes.fromhex((Path(__file__).parent / "two_proposals_v1.hex").read_text())
+    assert file == encode(two_proposals(proposal_v1(b"\x01" * 32), proposal_v1(b"\x02" * 32)))
+    assert judge_evidence(ROOT, file).kind == "two_proposals"
 
 
 def test_a_leaf_that_changed_or_went_shows_a_directory_that_does_not_only_append() -> None:

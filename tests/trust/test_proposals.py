@@ -13,10 +13,12 @@ from tests.trust.roots import NAMESPACE, PROPOSER, THIEF
 FIELDS: dict[str, Any] = {
     "namespace": NAMESPACE,
     "term": 3,
+    "time_ms": 1_700_000_000_000,
     "epoch": 5,
     "old_root": b"o" * 32,
     "new_root": b"n" * 32,
     "blob_sha256": hashlib.sha256(b"blob").digest(),
+    "blob_size": 4,
 }
 SIGNATURE = sign_proposal(PROPOSER, Proposal(**FIELDS))
 
@@ -35,7 +37,7 @@ def test_a_signed_proposal_is_accepted() -> None:
 
 
 def test_what_is_signed_is_the_spec_s_digest() -> None:
-    assert sign(PROPOSER, tagged_hash("ipls/witness/v1 proposal", *FIELDS.values())) == SIGNATURE
+    assert sign(PROPOSER, tagged_hash("ipls/witness/v2 proposal", *FIELDS.values())) == SIGNATURE
 
 
 @pytest.mark.parametrize(
@@ -43,10 +45,15 @@ def test_what_is_signed_is_the_spec_s_digest() -> None:
     [
         {"namespace": "other"},
         {"term": 4},
+        {"time_ms": 1_700_000_000_001},
+        {"time_ms": 0},
         {"epoch": 6},
         {"old_root": bytes(32)},
         {"new_root": bytes(32)},
         {"blob_sha256": bytes(32)},
+        {"blob_size": 5},
+        {"blob_size": 0},
+        {"time_ms": 0, "blob_size": 0},
         {"old_root": FIELDS["new_root"], "new_root": FIELDS["old_root"]},
     ],
     ids=str,

@@ -1,55 +1,21 @@
-"""Epochs that witnesses signed and this database lacks: which root is taken, and whose values its leaves hold.
+"""Epochs that the log has and this database lacks: whose values their leaves hold.
 
-A database that was put back to an older state has lost rows that witnesses have signed. It takes them again from the
-log and the witnesses (the directory spec, "An epoch"). A blob has leaves only: which label and value is behind one
-shows when the messaging service submits the update again, when it still waits here, or when the device whose key it is
-comes to read.
+A database that was put back to an older state has lost rows that are in the log, where whatever witnesses have signed
+is. It takes them again from there (the directory spec, "An epoch"). A blob has leaves only: which label and value is
+behind one shows when the messaging service submits the update again, when it still waits here, or when the device whose
+key it is comes to read.
 """
 
 import secrets
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ipls.akd import DirectoryKey, Update, Version
 from ipls.akd.keys import Place
 from ipls.akd.labels import Label
 from ipls.akd.publish import make_leaves
-from ipls.server.directory.errors import NoQuorum, PublisherStopped
 from ipls.store.directory import DirectoryStore, Leaf, PendingUpdate
 from ipls.store.errors import StoreRefused
-
-
-def choose_root(signed_roots: Mapping[str, bytes | None], ours: set[bytes], n: int, k: int) -> bytes | None:
-    """The root to be taken for the epoch after the head, None if it has none yet.
-
-    `signed_roots` has, of each witness that answers, the root that it signed for the epoch, None if it signed none;
-    `ours` are the roots that this directory has proposed once, the only ones to be taken: a witness can sign anything.
-    A root that may have k signatures already, with those of witnesses that don't answer, goes before any other. Raises
-    NoQuorum WITNESSES_SPLIT while several may (then neither can get on without those that don't answer), and
-    PublisherStopped ROOT_UNREACHABLE if none can get k any more.
-    """
-    silent = n - len(signed_roots)
-    signed = Counter(root for root in signed_roots.values() if root is not None)
-    candidates = [root for root in signed if root in ours]
-    if not candidates:
-        return None
-    decided = [root for root in candidates if signed[root] + silent >= k]
-    if len(decided) > 1:
-        raise NoQuorum("WITNESSES_SPLIT", "witnesses signed different roots; the others must answer first")
-    open_signatures = silent + sum(root is None for root in signed_roots.values())
-    possible = decided or [root for root in candidates if signed[root] + open_signatures >= k]
-    if not possible:
-        raise root_unreachable()
-    return max(possible, key=lambda root: (signed[root], root))
-
-
-def root_unreachable() -> PublisherStopped:
-    """So many witnesses signed other roots that none is left that k can sign."""
-    return PublisherStopped(
-        "ROOT_UNREACHABLE",
-        "no root of this epoch can get k signatures any more: a new version of the trust root must replace a witness",
-    )
 
 
 class ResolvedUpdate(NamedTuple):

@@ -133,7 +133,7 @@ async def _witnesses(
         for name, address in config.witnesses.items()
     }
     recorder = EvidenceRecorder(root, store, EvidenceFolder(config.evidence))
-    witnesses = Witnesses(root, channels, proposal_seed, now_ms, recorder.met)
+    witnesses = Witnesses(root, channels, proposal_seed, now_ms, recorder.met, recorder.forked)
     service.release_async(witnesses.close)
     return witnesses
 

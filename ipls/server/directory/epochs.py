@@ -3,14 +3,17 @@
 Tested by tests/server/directory/test_recovery.py and tests/store/directory/test_machine.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from ipls.akd import AkdError, DirectoryKey, publish, republish, verify_append_only
+from ipls.auditlog.names import split_name
 from ipls.server.directory.adoption import ResolvedUpdate, find, position, positions
-from ipls.server.directory.errors import PublisherStopped
+from ipls.server.directory.errors import LogRefused, PublisherStopped
 from ipls.store.directory import DirectoryStore, EpochRow, Leaf, PreparedEpoch, StoredHead
 from ipls.store.errors import StoreRefused
 from ipls.store.log import LogStore, object_name
+from ipls.trust.limits import MAX_BLOB
 
 
 def prepare(
@@ -20,7 +23,7 @@ def prepare(
 
     Updates that change nothing are settled at the present epoch, those that bring an adopted leaf's value at the
     leaf's. None if no other waits. The row is durable and final when this returns: from here on the epoch is this one
-    or none. Raises PublisherStopped TREE_CORRUPT, StoreRefused LEASE_LOST.
+    or none. Raises PublisherStopped TREE_CORRUPT, STEP_UNPROVEN; StoreRefused LEASE_LOST.
     """
     head = store.head()
     assert head is not None, "an epoch follows a head"
@@ -38,18 +41,33 @@ def prepare(
             assert made is not None, "every update of the batch changes its label"
             new = made.publication
             step = EpochRow(new.epoch, new.old_root, new.new_root, tuple(batch), new.blob)
+            _check(step)
             store.insert_step(term, step)
             return step, made
     return None
 
 
-def adopt(store: DirectoryStore, term: int, head: StoredHead, new_root: bytes, blob: bytes) -> EpochRow:
-    """Write the row of the epoch after `head` from a blob that witnesses signed.
+def adopt(store: DirectoryStore, log: LogStore, term: int, head: StoredHead) -> EpochRow | None:
+    """Write the row of the epoch after `head` from the log's object, signed or not; None if the log has none.
 
-    Raises AkdError if the blob doesn't prove the step, StoreRefused LEASE_LOST.
+    Any other object would be refused for ever. Raises OSError; LogRefused LOG_EPOCH_TAKEN if what is there is no step
+    from `head`; StoreRefused LEASE_LOST.
     """
-    step = EpochRow(head.epoch + 1, head.root_hash, new_root, (), blob)
-    verify_append_only(step.old_root, step.new_root, step.epoch, step.blob)
+    epoch = head.epoch + 1
+    with _refusals():
+        names = [entry.name for entry in log.list(prefix=f"{epoch}/", limit=2)]
+        if not names:
+            return None
+        blob = log.get(names[0])
+    parts = split_name(names[0])
+    assert parts is not None, "the log's store lists names"
+    step = EpochRow(epoch, head.root_hash, bytes.fromhex(parts[2]), (), blob or b"")
+    try:
+        if names != [object_name(epoch, head.root_hash, step.new_root)] or len(step.blob) > MAX_BLOB:
+            raise LogRefused("LOG_EPOCH_TAKEN", f"the log has another object for epoch {epoch} than one after our head")
+        verify_append_only(step.old_root, step.new_root, step.epoch, step.blob)
+    except AkdError as e:
+        raise LogRefused("LOG_EPOCH_TAKEN", f"the log's object for epoch {epoch} proves no step: {e.reason}") from e
     store.insert_step(term, step)
     return step
 
@@ -57,7 +75,8 @@ def adopt(store: DirectoryStore, term: int, head: StoredHead, new_root: bytes, b
 def recompute(store: DirectoryStore, key: DirectoryKey, step: EpochRow) -> PreparedEpoch:
     """The epoch of a row written before, e.g. by a process that died.
 
-    Raises PublisherStopped TREE_CORRUPT, and STEP_DIFFERS if it comes out otherwise: proposing that would be a fork.
+    Raises PublisherStopped TREE_CORRUPT, STEP_UNPROVEN, and STEP_DIFFERS if it comes out otherwise: proposing that
+    would be a fork.
     """
     head = store.head()
     assert head is not None, "a row follows a head"
@@ -71,7 +90,17 @@ def recompute(store: DirectoryStore, key: DirectoryKey, step: EpochRow) -> Prepa
             "STEP_DIFFERS",
             f"the row of epoch {step.epoch} can't be made again from this database and VRF key: restore the database",
         )
+    _check(step)
     return made
+
+
+def _check(step: EpochRow) -> None:
+    """As an outsider does, not by the code that made it. Raises PublisherStopped STEP_UNPROVEN."""
+    try:
+        verify_append_only(step.old_root, step.new_root, step.epoch, step.blob)
+    except AkdError as e:
+        message = f"epoch {step.epoch} as it was made here does not prove that it only appends: {e.reason}"
+        raise PublisherStopped("STEP_UNPROVEN", message) from e
 
 
 def _make(
@@ -97,19 +126,33 @@ def _corrupt(head: StoredHead, error: AkdError) -> PublisherStopped:
     return PublisherStopped("TREE_CORRUPT", f"the stored tree of epoch {head.epoch} is damaged: {error}")
 
 
-def write_object(log: LogStore, step: EpochRow) -> None:
-    """Put the signed step into the log, durably; one there already will do if it proves the same step.
+def write_object(log: LogStore, step: EpochRow) -> bytes:
+    """Claim the epoch and put the step into the log, durably; the object's bytes, which may be others that were there
+    and prove the same step.
 
-    Raises OSError (tried again later) and PublisherStopped if the epoch's object is another, or there can be none.
+    Raises OSError; LogRefused if the epoch's object is another, or there can be none. Both are tried again: that there
+    is another is the log's word alone.
     """
     name = object_name(step.epoch, step.old_root, step.new_root)
-    try:
-        log.put(name, step.blob)
-    except StoreRefused as e:
-        there = log.get(name) if e.reason == "LOG_OBJECT_EXISTS" else None
-        if there is None:
-            raise PublisherStopped(e.reason, str(e)) from e
+    with _refusals():
         try:
-            verify_append_only(step.old_root, step.new_root, step.epoch, there)
-        except AkdError as refused:
-            raise PublisherStopped(e.reason, f"{e}, which don't prove the step: {refused.reason}") from refused
+            log.put(name, step.blob)
+            return step.blob
+        except StoreRefused as e:
+            there = log.get(name) if e.reason == "LOG_OBJECT_EXISTS" else None
+            if there is None or len(there) > MAX_BLOB:
+                raise
+            try:
+                verify_append_only(step.old_root, step.new_root, step.epoch, there)
+            except AkdError as refused:
+                raise LogRefused(e.reason, f"{e}, which don't prove the step: {refused.reason}") from refused
+            return there
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What the log's store refuses."""
+    try:
+        yield
+    except StoreRefused as e:
+        raise LogRefused(e.reason, str(e)) from e

@@ -1,7 +1,11 @@
 """Why an epoch does not come about: nothing of it is visible then.
 
-NoQuorum            fewer than k witnesses signed; tried again, reads go on meanwhile
-PublisherStopped    (a StoreError) the database contradicts itself, the witnesses or the log; an operator must look
+NoEpoch             tried again, reads go on meanwhile
+├── NoQuorum        fewer than k witnesses signed
+│   └── OtherRoot   of one witness: it shows its signature, or a quorum's, on another root
+└── LogRefused      the log does not take the epoch's object, or has another
+PublisherStopped    (a StoreError) the database contradicts itself or what witnesses have signed, as was verified here:
+                    an operator must look. No other party's words end in it.
 
 Tested by tests/server/directory/test_recovery.py.
 """
@@ -10,11 +14,22 @@ from ipls.errors import IplsError
 from ipls.store.errors import StoreError
 
 
-class NoQuorum(IplsError):
-    """Witnesses are down or refuse; `reason` is the first refusal's, WITNESS_UNREACHABLE, WITNESSES_SPLIT or
-    STEP_UNAVAILABLE."""
+class NoEpoch(IplsError):
+    pass
+
+
+class NoQuorum(NoEpoch):
+    """Witnesses are down or refuse; `reason` is the first refusal's, or WITNESS_UNREACHABLE."""
+
+
+class OtherRoot(NoQuorum):
+    pass
+
+
+class LogRefused(NoEpoch):
+    """LOG_EPOCH_TAKEN, LOG_OBJECT_EXISTS, STEP_UNAVAILABLE, or what the log's store refused by."""
 
 
 class PublisherStopped(StoreError):
-    """Going on could fork the directory, or can't succeed: STEP_DIFFERS, TREE_CORRUPT, ROOT_UNREACHABLE,
-    START_NOT_EMPTY, LOG_EPOCH_TAKEN, LOG_OBJECT_EXISTS."""
+    """Going on could fork the directory, or can't succeed: STEP_DIFFERS, STEP_UNPROVEN, TREE_CORRUPT,
+    ROOT_UNREACHABLE, START_NOT_EMPTY."""

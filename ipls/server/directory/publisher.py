@@ -14,17 +14,16 @@ from typing import NoReturn
 
 import structlog
 
-from ipls.akd import EMPTY_ROOT, AkdError, DirectoryKey
+from ipls.akd import EMPTY_ROOT, DirectoryKey
 from ipls.proto.witness.v1.head_pb2 import SignedHead
-from ipls.server.directory.adoption import choose_root
 from ipls.server.directory.epochs import adopt, prepare, recompute, write_object
-from ipls.server.directory.errors import NoQuorum, PublisherStopped
+from ipls.server.directory.errors import LogRefused, NoEpoch, PublisherStopped
 from ipls.server.directory.lease import LeaseKeeper
 from ipls.server.directory.pruning import Pruner
 from ipls.server.directory.witnesses import RENEWALS, Witnesses
 from ipls.store.directory import DirectoryStore, EpochRow, PreparedEpoch, StoredHead
 from ipls.store.errors import StoreRefused, StoreUnavailable
-from ipls.store.log import LogStore, object_name
+from ipls.store.log import LogStore
 from ipls.trust.errors import HeadRefused
 from ipls.trust.heads import signers, timestamp
 from ipls.trust.root import TrustRoot
@@ -61,7 +60,7 @@ class Publisher:
     """Makes epochs of the queue and keeps the newest head's signatures young, while it holds the lease.
 
     Every step is durable before the next begins and can be done again, so that a crash or a refusal anywhere is
-    answered in one way: from the start. Without k signatures nothing of an epoch is visible or in the log.
+    answered in one way: from the start. Without k signatures nothing of an epoch is visible but its object in the log.
     """
 
     def __init__(
@@ -90,7 +89,8 @@ class Publisher:
         self._retry_s = retry_s
         self._wait_s = retry_s[0]
         self._term = 0
-        self._ahead = 0
+        self._signed_epoch = 0
+        self._is_level = False
         self._signed_ms = 0
         self._made: PreparedEpoch | None = None
         self._submitted = asyncio.Event()
@@ -110,7 +110,7 @@ class Publisher:
                 seen = await lease.until_free()
                 above = await self.ask()
                 await lease.hold(seen, above, self._publish)
-            except (NoQuorum, OSError, StoreUnavailable) as e:
+            except (NoEpoch, OSError, StoreUnavailable) as e:
                 reason = "LOG_UNAVAILABLE" if isinstance(e, OSError) else e.reason
                 log.warning("no epoch", reason=reason, why=str(e), retry_s=self._wait_s)
                 await asyncio.sleep(self._wait_s)
@@ -129,7 +129,7 @@ class Publisher:
     async def ask(self) -> int:
         """Ask the witnesses what they have signed. The term that a new one must be above. Raises NoQuorum."""
         states = (await self._witnesses.states()).values()
-        self._ahead = max(state.epoch for state in states)
+        self._signed_epoch = sorted(state.epoch for state in states)[-self._root.k]
         return min(max(state.term for state in states), MAX_STATED_TERM)
 
     async def _publish(self, term: int) -> None:
@@ -142,12 +142,13 @@ class Publisher:
     def lead(self, term: int) -> None:
         """Publish in this term from now on."""
         self._term = term
+        self._is_level = False
 
     async def advance(self) -> None:
-        """One round: start the namespace, finish the row there is, adopt what only witnesses have, renew the head,
-        publish what waits.
+        """One round: start the namespace, finish the row there is, adopt what only the log has, renew the head, publish
+        what waits.
 
-        Raises NoQuorum, OSError (the log can't be written) and StoreUnavailable (a full disk), which are tried
+        Raises NoEpoch, OSError (the log can't be written) and StoreUnavailable (a full disk), which are tried
         again later; StoreRefused LEASE_LOST; PublisherStopped.
         """
         head = await to_thread(self._store.head)
@@ -174,33 +175,28 @@ class Publisher:
         return head
 
     async def _adopt(self, head: StoredHead) -> EpochRow | None:
-        """The row of the next epoch, made of what witnesses have signed; None if there is nothing to be adopted.
+        """The row of the next epoch, made of the log's object; None if the log has none.
 
-        A row made from the queue instead would be a second one for its epoch.
+        A row made from the queue instead would be a second one for its epoch. Whoever holds the lease alone writes to
+        the log: it is looked at until it has no more.
         """
-        epoch = head.epoch + 1
-        if self._ahead < epoch:
+        if self._is_level:
             return None
-        signed, ours = await self._witnesses.signed_roots(epoch, head.root_hash)
-        root = choose_root(signed, ours, len(self._root.witnesses), self._root.k)
-        if root is None:  # a witness's word alone
-            self._ahead = head.epoch
-            return None
-        there = await to_thread(self._log.get, object_name(epoch, head.root_hash, root))
-        holders = [name for name, theirs in signed.items() if theirs == root]
-        for blob in [there] if there else await self._witnesses.blobs(epoch, root, holders):
-            with suppress(AkdError):
-                step = await to_thread(adopt, self._store, self._term, head, root, blob)
-                log.warning("epoch adopted", epoch=epoch, signed_by=holders)
-                return step
-        raise NoQuorum("STEP_UNAVAILABLE", f"epoch {epoch} lies neither in the log nor with a witness that answers")
+        step = await to_thread(adopt, self._store, self._log, self._term, head)
+        if step is None and head.epoch < self._signed_epoch:
+            message = f"k witnesses have signed epoch {head.epoch + 1}, and the log does not show it"
+            raise LogRefused("STEP_UNAVAILABLE", message)
+        self._is_level = step is None
+        if step:
+            log.warning("epoch adopted", epoch=step.epoch)
+        return step
 
     async def _finish(self, step: EpochRow) -> StoredHead:
-        """Signatures, then the log, then the head: the log may lead the head by one, never lag."""
+        """The log, then signatures, then the head: the log may lead the head by one, never lag."""
         if self._made is None or self._made.publication.epoch != step.epoch:
             self._made = await to_thread(recompute, self._store, self._key, step)
-        signed = await self._sign(step.epoch, step.old_root, step.new_root, step.blob)
-        await to_thread(write_object, self._log, step)
+        blob = await to_thread(write_object, self._log, step)
+        signed = await self._sign(step.epoch, step.old_root, step.new_root, blob)
         head = await to_thread(self._store.commit, self._term, step, self._made, signed.SerializeToString())
         self._made = None
         self.heads.announce()

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
@@ -12,7 +12,7 @@ import structlog
 from ipls._grpc import grpc
 from ipls.config import ConfigError
 from ipls.crypto.errors import VerificationError
-from ipls.crypto.keys import public_key, verify
+from ipls.crypto.keys import verify
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.proto.witness.v1.witness_pb2 import (
     GetStateRequest,
@@ -22,15 +22,12 @@ from ipls.proto.witness.v1.witness_pb2 import (
     WitnessState,
 )
 from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceStub
-from ipls.rpc.channel import chunks
-from ipls.rpc.errors import Ending, remote_error
+from ipls.rpc.errors import remote_error
 from ipls.runtime.tasks import TaskScope
-from ipls.server.directory.adoption import root_unreachable
-from ipls.server.directory.errors import NoQuorum
+from ipls.server.directory.errors import NoQuorum, OtherRoot, PublisherStopped
 from ipls.trust.errors import HeadRefused
 from ipls.trust.heads import claimed, signature_message, timestamp, verify_head
-from ipls.trust.limits import MAX_BLOB
-from ipls.trust.proposals import sign_proposal, verify_proposal
+from ipls.trust.proposals import sign_proposal
 from ipls.trust.root import TrustRoot, Witness
 
 if TYPE_CHECKING:
@@ -47,8 +44,9 @@ STATE_GRACE_S = 1.0
 """How long the others are waited for once k witnesses have told their state."""
 OLD_GRACE_S = 5.0
 """How long the others are waited for once k witnesses have signed, where one of them put an old time."""
-PROPOSAL_TIMEOUT_S = 120.0
-"""A witness verifies the largest blob within this."""
+PROPOSAL_TIMEOUT_S = 90.0
+"""A witness reads the largest object in the log, and verifies it, within this; the next proposal that waits for it is
+then still young enough for its clock."""
 
 
 class WitnessClient:
@@ -61,11 +59,13 @@ class WitnessClient:
         channel: grpc.aio.Channel,
         now_ms: Callable[[], int],
         met: Callable[[SignedHead], None],
+        forked: Callable[[SignedProposal, SignedProposal], None],
         scope: TaskScope,
     ) -> None:
         self.name = witness.name
         self._now_ms = now_ms
         self._met = met
+        self._forked = forked
         self._scope = scope
         self._root = root
         self._alone = replace(root, witnesses=(witness,), k=1)
@@ -81,45 +81,16 @@ class WitnessClient:
         """
         request = GetStateRequest(namespace=self._alone.namespace, epoch=epoch)
         try:
-            async for response in self._stub.GetState(request, timeout=STATE_TIMEOUT_S):
-                self._check_signed(response.state)
-                await asyncio.to_thread(self._met, _head(response.state))
-                if epoch in (None, response.state.epoch):
-                    return response.state
-                break
+            state = (await self._stub.GetState(request, timeout=STATE_TIMEOUT_S)).state
+            self._check_signed(state)
         except grpc.aio.AioRpcError as e:
             raise self._failed(e) from e
         except VerificationError as e:
             raise self._refused(e) from e
-        raise NoQuorum("WITNESS_UNREACHABLE", f"witness {self.name} gave no state")
-
-    async def blob(self, epoch: int, root_hash: bytes) -> bytes:
-        """The proof of the step to its newest epoch, which must be this one; unverified. Raises NoQuorum."""
-        request = GetStateRequest(namespace=self._alone.namespace, with_blob=True)
-        parts, size = list[bytes](), 0
-        try:
-            async for response in self._stub.GetState(request, timeout=PROPOSAL_TIMEOUT_S):
-                state = response.state
-                if response.WhichOneof("part") == "state" and (state.epoch, state.root_hash) != (epoch, root_hash):
-                    break
-                parts.append(response.blob_chunk)
-                size += len(response.blob_chunk)
-                if size > MAX_BLOB:
-                    break
-            else:
-                return b"".join(parts)
-        except grpc.aio.AioRpcError as e:
-            raise self._failed(e) from e
-        raise NoQuorum("STEP_UNAVAILABLE", f"witness {self.name} does not give the proof of epoch {epoch}")
-
-    def has_proposal(self, state: WitnessState, proposal_key: bytes, old_root: bytes) -> bool:
-        """Whether this directory once proposed what the witness has signed."""
-        try:
-            proposal = verify_proposal(proposal_key, state.proposal)
-        except VerificationError:
-            return False
-        asked = (proposal.namespace, proposal.epoch, proposal.old_root, proposal.new_root)
-        return asked == (self._alone.namespace, state.epoch, old_root, state.root_hash)
+        await asyncio.to_thread(self._met, _head(state))
+        if epoch not in (None, state.epoch):
+            raise NoQuorum("WITNESS_UNREACHABLE", f"witness {self.name} gave no state of epoch {epoch}")
+        return state
 
     def _check_signed(self, state: WitnessState) -> None:
         """The start needs no signature; any other epoch has one, whenever it was made. Raises VerificationError."""
@@ -137,32 +108,41 @@ class WitnessClient:
             raise HeadRefused("HEAD_OTHER_ROOT", "its state is not what it signed")
         verify(given.public_key, given.message, given.signature)
 
-    def propose(self, signed: SignedProposal, blob: bytes) -> asyncio.Task[Cosignature]:
+    def propose(self, request: ProposeRequest) -> asyncio.Task[Cosignature]:
         """`cosign`, after what this witness is still at; of proposals that wait for that the newest alone is kept."""
         if self._waiting:
             self._waiting.cancel()
-        self._waiting = self._scope.start(f"propose to {self.name}", self._in_turn(signed, blob))
+        self._waiting = self._scope.start(f"propose to {self.name}", self._in_turn(request))
         return self._waiting
 
-    async def _in_turn(self, signed: SignedProposal, blob: bytes) -> Cosignature:
+    async def _in_turn(self, request: ProposeRequest) -> Cosignature:
         async with self._turn:
             self._waiting = None
-            return await self.cosign(signed, blob)
+            return await self.cosign(request)
 
-    async def cosign(self, signed: SignedProposal, blob: bytes) -> Cosignature:
+    async def cosign(self, request: ProposeRequest) -> Cosignature:
         """Its verified signature on the proposal's new root. Raises NoQuorum with the reason of its refusal.
 
-        One that has gone further does not sign the epoch again: its signature of then is taken, whatever its age.
+        One that has gone further does not sign the epoch again: its signature of then is taken, whatever its age. That
+        it has signed another root is its bare word until it shows the signature: OtherRoot.
         """
         try:
-            return await self._ask(signed, blob)
+            return await self._ask(request)
         except NoQuorum as e:
-            if e.reason != "WITNESS_BEHIND":
+            if e.reason not in ("WITNESS_BEHIND", "WITNESS_FORK"):
                 raise
-        state = await self.state(signed.proposal.epoch)
-        if state.root_hash != signed.proposal.new_root:
-            raise NoQuorum("WITNESS_FORK", f"witness {self.name}: epoch {state.epoch} has another root here")
-        return await self._verified(signed.proposal, state.cosignature, check_age=False)
+            refusal = e
+        proposal = request.proposal.proposal
+        try:
+            state = await self.state(proposal.epoch)
+        except NoQuorum:
+            raise refusal from None
+        if state.root_hash == proposal.new_root:
+            return await self._verified(proposal, state.cosignature, check_age=False)
+        if state.epoch <= self._root.start_epoch:  # which nobody need have signed
+            raise refusal
+        await asyncio.to_thread(self._forked, request.proposal, state.proposal)
+        raise OtherRoot("WITNESS_FORK", f"witness {self.name}: epoch {state.epoch} has another root here")
 
     async def _verified(self, proposal: Proposal, cosignature: Cosignature, *, check_age: bool) -> Cosignature:
         head = SignedHead(epoch=proposal.epoch, root_hash=proposal.new_root, cosignatures=[cosignature])
@@ -174,25 +154,14 @@ class WitnessClient:
             raise self._refused(e) from e
         return cosignature
 
-    async def _ask(self, signed: SignedProposal, blob: bytes) -> Cosignature:
-
-        async def requests() -> AsyncIterator[ProposeRequest]:
-            yield ProposeRequest(proposal=signed)
-            for chunk in chunks(blob):
-                yield ProposeRequest(blob_chunk=chunk)
-
-        call = self._stub.Propose(requests(), timeout=PROPOSAL_TIMEOUT_S)
-        ending = Ending(call)
+    async def _ask(self, request: ProposeRequest) -> Cosignature:
         try:
-            async for response in call:
-                if response.WhichOneof("result") == "refusal":
-                    raise NoQuorum(response.refusal.reason, f"witness {self.name}: {response.refusal.message}")
-                return await self._verified(signed.proposal, response.cosignature, check_age=True)
+            response = await self._stub.Propose(request, timeout=PROPOSAL_TIMEOUT_S)
         except grpc.aio.AioRpcError as e:
-            raise self._failed(ending.why(e)) from e
-        finally:
-            call.cancel()
-        raise NoQuorum("WITNESS_UNREACHABLE", f"witness {self.name} gave no answer")
+            raise self._failed(e) from e
+        if response.WhichOneof("result") == "refusal":
+            raise NoQuorum(response.refusal.reason, f"witness {self.name}: {response.refusal.message}")
+        return await self._verified(request.proposal.proposal, response.cosignature, check_age=True)
 
     def _refused(self, error: VerificationError) -> NoQuorum:
         return NoQuorum(error.reason, f"witness {self.name}: {error.message}")
@@ -211,7 +180,8 @@ def _head(state: WitnessState) -> SignedHead:
 class Witnesses:
     """All pinned witnesses that this directory can reach, by the names of the trust root.
 
-    `met` is handed, in a thread, what a witness shows that it has signed.
+    Handed over, in a thread: to `met` what a witness shows that it has signed, to `forked` our proposal and the one by
+    which it signed another root.
     """
 
     def __init__(
@@ -221,6 +191,7 @@ class Witnesses:
         proposal_seed: bytes,
         now_ms: Callable[[], int],
         met: Callable[[SignedHead], None] = lambda head: None,
+        forked: Callable[[SignedProposal, SignedProposal], None] = lambda ours, theirs: None,
     ) -> None:
         """Raises ConfigError for a channel to a witness that is not pinned."""
         pinned = {witness.name: witness for witness in root.witnesses}
@@ -234,7 +205,7 @@ class Witnesses:
         self._root = root
         self._scope = TaskScope()
         self._clients = {
-            name: WitnessClient(root, pinned[name], channel, now_ms, met, self._scope)
+            name: WitnessClient(root, pinned[name], channel, now_ms, met, forked, self._scope)
             for name, channel in channels.items()
         }
         self._seed = proposal_seed
@@ -243,36 +214,6 @@ class Witnesses:
     async def states(self) -> dict[str, WitnessState]:
         """The states of at least k witnesses, of all that answer soon, by their names. Raises NoQuorum."""
         return await self._gather({name: client.state() for name, client in self._clients.items()})
-
-    async def signed_roots(self, epoch: int, old_root: bytes) -> tuple[dict[str, bytes | None], set[bytes]]:
-        """The root that each witness that answers has signed for `epoch`, None for none; at least k answer.
-
-        And those of the roots that this directory proposed itself, from `old_root`. Raises NoQuorum.
-        """
-        answers = await self._gather({name: self._state_at(client, epoch) for name, client in self._clients.items()})
-        key = public_key(self._seed)
-        ours = {
-            state.root_hash
-            for name, state in answers.items()
-            if state and self._clients[name].has_proposal(state, key, old_root)
-        }
-        return {name: state and state.root_hash for name, state in answers.items()}, ours
-
-    @staticmethod
-    async def _state_at(client: WitnessClient, epoch: int) -> WitnessState | None:
-        state = await client.state()
-        if state.epoch < epoch:
-            return None
-        return state if state.epoch == epoch and not state.HasField("head") else await client.state(epoch)
-
-    async def blobs(self, epoch: int, root_hash: bytes, names: Iterable[str]) -> list[bytes]:
-        """What these witnesses give as the proof of the step to `epoch`, unverified; one is enough to be asked."""
-        for name in names:
-            try:
-                return [await self._clients[name].blob(epoch, root_hash)]
-            except NoQuorum as e:
-                log.warning("witness gave no proof", epoch=epoch, reason=e.reason, why=str(e))
-        return []
 
     async def _gather(self, calls: Mapping[str, Coroutine[None, None, T]]) -> dict[str, T]:
         """The answers of at least k witnesses. The others get a moment more: a stopped one must not hold us up."""
@@ -293,23 +234,28 @@ class Witnesses:
     ) -> SignedHead:
         """The head with k verified signatures, as soon as k are young; slower witnesses finish meanwhile.
 
+        `blob` is the log's object, empty where the start or the newest epoch is to be signed, again.
+
         An old one counts, but a moment later: the witness may have gone further, then another head follows this one, or
         its clock may be behind; or it wants a head that is too old for its readers, whoever else signs.
         `known` is the newest head before: by it a witness that is behind knows how far to follow the log.
-        Raises NoQuorum when too many refused or can't be reached.
+        Raises NoQuorum when too many refused or can't be reached; PublisherStopped ROOT_UNREACHABLE when so many have
+        shown their signatures on other roots that none is left that k can sign.
         """
         proposal = Proposal(
             namespace=self._root.namespace,
             term=term,
+            time_ms=self._now_ms(),
             epoch=epoch,
             old_root=old_root,
             new_root=new_root,
             blob_sha256=hashlib.sha256(blob).digest(),
+            blob_size=len(blob),
         )
-        signature = sign_proposal(self._seed, proposal)
-        signed = SignedProposal(proposal=proposal, signature=signature, blob_size=len(blob), head=known)
+        signed = SignedProposal(proposal=proposal, signature=sign_proposal(self._seed, proposal))
+        request = ProposeRequest(proposal=signed, head=known)
         signatures, refusals = list[Cosignature](), list[NoQuorum]()
-        asked = [client.propose(signed, blob) for client in self._clients.values()]
+        asked = [client.propose(request) for client in self._clients.values()]
         with suppress(TimeoutError):
             async with asyncio.timeout(None) as patience:
                 for done in asyncio.as_completed(asked):
@@ -322,8 +268,12 @@ class Witnesses:
                         break
                     if len(signatures) == self._root.k and patience.when() is None:
                         patience.reschedule(asyncio.get_running_loop().time() + OLD_GRACE_S)
-                    if sum(r.reason == "WITNESS_FORK" for r in refusals) > len(self._root.witnesses) - self._root.k:
-                        raise root_unreachable()
+                    if sum(isinstance(r, OtherRoot) for r in refusals) > len(self._root.witnesses) - self._root.k:
+                        raise PublisherStopped(
+                            "ROOT_UNREACHABLE",
+                            f"no root of epoch {epoch} can get k signatures any more:"
+                            " a new version of the trust root must replace a witness",
+                        )
         if len(signatures) >= self._root.k:  # each was verified by its client
             youngest = sorted(signatures, key=timestamp, reverse=True)[: self._root.k]
             return SignedHead(epoch=epoch, root_hash=new_root, cosignatures=youngest)

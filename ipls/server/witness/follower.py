@@ -25,7 +25,7 @@ from ipls.server.witness.evidence import EvidenceRecorder
 from ipls.server.witness.keys import WitnessKeys
 from ipls.store.witness import WitnessStore
 from ipls.trust.heads import Head, check_cosignature, quorum_timestamp, signers
-from ipls.trust.limits import MAX_BLOB, MAX_INT
+from ipls.trust.limits import MAX_BLOB, MAX_COSIGNATURES, MAX_INT
 from ipls.trust.root import TrustRoot, Witness
 
 log = structlog.get_logger()
@@ -96,7 +96,7 @@ class LogFollower:
         """Raises StoreRefused WITNESS_RESTORED if a head has a signature of this witness's own that it does not know,
         or if that was so before."""
         self._store.check_restored()
-        for cosignature in head.cosignatures:
+        for cosignature in head.cosignatures[:MAX_COSIGNATURES]:
             if cosignature.public_key in [key.public_key for key in self._keys.witness.keys]:
                 try:
                     _, time_ms = check_cosignature(
@@ -166,9 +166,8 @@ class LogFollower:
             if step.old_root != root_hash:
                 self._store.drop_fetched()
                 raise AuditFault("AUDIT_CHAIN_BROKEN", "it does not start where the one before it ended", number)
-            blob = self._public.object(step, MAX_BLOB)
-            check_proof(step, blob)
-            self._store.keep_fetched(number, step.old_root, step.new_root, blob if number == head.epoch else b"")
+            check_proof(step, self._public.object(step, MAX_BLOB))
+            self._store.keep_fetched(number, step.old_root, step.new_root)
             root_hash = step.new_root
         if root_hash != head.root_hash:
             self._store.drop_fetched()

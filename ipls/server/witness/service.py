@@ -1,19 +1,21 @@
-"""The witness: verifies that each epoch only appended, makes that durable, then signs it (the directory spec, What a
-witness does)."""
+"""The witness: reads each epoch in the public log, verifies that it only appended, makes that durable, then signs it
+(the directory spec, What a witness does)."""
 
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import structlog
 
 from ipls.akd import AkdError, verify_append_only
 from ipls.auditlog.errors import AuditError
+from ipls.auditlog.names import object_name
 from ipls.clock import system_now_ms
 from ipls.crypto.errors import VerificationError
 from ipls.errors import IplsError
+from ipls.http.client import HttpTooLarge, HttpUnavailable
 from ipls.http.public_log import PublicReader
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.proto.witness.v1.witness_pb2 import (
@@ -27,8 +29,8 @@ from ipls.proto.witness.v1.witness_pb2 import (
     WitnessState,
 )
 from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceServicer
-from ipls.rpc.channel import CHUNK, chunks
 from ipls.rpc.errors import ServiceError
+from ipls.runtime.tasks import TaskScope
 from ipls.server.witness.evidence import EvidenceRecorder
 from ipls.server.witness.follower import LogFollower
 from ipls.server.witness.keys import KeyExpired, WitnessKeys
@@ -36,32 +38,29 @@ from ipls.store.errors import StoreError, StoreRefused
 from ipls.store.evidence import EvidenceFolder
 from ipls.store.witness import ProposedEpoch, Signed, State, WitnessStore
 from ipls.trust.heads import Head
-from ipls.trust.limits import MAX_BLOB, MAX_INT
+from ipls.trust.limits import MAX_APART_MS, MAX_BLOB, MAX_INT
 from ipls.trust.proposals import verify_proposal
 from ipls.trust.root import TrustRoot
 
 log = structlog.get_logger()
 
 
-IDLE_S = 900.0
-"""How long a stream may stay without a proposal: the directory signs a quiet head anew more often."""
-BLOB_S = 120.0
-"""How long a proposal's blob may be on its way."""
-MAX_STREAMS = 64
+MAX_ANSWERS = 64
+"""Proposals that are being answered: a directory has one on its way, or a few after a failover."""
 PAUSE_S = 0.2
 """Between two looks at the log, whoever asks for them."""
 
 
 class _Refused(IplsError):
-    """A proposal that is not signed; its stream goes on."""
+    """A proposal that is not signed."""
 
 
 class WitnessService(WitnessServiceServicer):
     """One witness of the trust root's namespace, with the keys that lie here.
 
     Only proposals by the pinned proposal key cost it more than a signature check: anyone can build a valid successor
-    from the public blobs, and would leave it stuck there. They are judged one at a time. One that finds it behind, or
-    on another root, makes it look at the log.
+    from the public blobs, and would leave it stuck there. What they propose it reads in the log itself, one object at a
+    time. One that finds it behind, or on another root, makes it look at the log.
     """
 
     def __init__(
@@ -78,67 +77,77 @@ class WitnessService(WitnessServiceServicer):
         self._keys = keys
         self._root = root
         self._store = store
+        self._public = public
         self._recorder = EvidenceRecorder(root, store, evidence)
         self.follower = LogFollower(root, keys, store, public, self._recorder, now_ms, follower=follower)
         self._now_ms = now_ms
+        self._scope = TaskScope()
+        self._answers: dict[bytes, asyncio.Task[ProposeResponse]] = {}
+        self._signed: tuple[bytes, ProposeResponse] | None = None
         self._judging = asyncio.Lock()
-        self._streams = 0
         self._behind = asyncio.Event()
         self._hint: SignedHead | None = None
 
-    async def Propose(self, requests: AsyncIterator[ProposeRequest], context: Any) -> AsyncIterator[ProposeResponse]:
-        """Each proposal is answered in order, by a cosignature or by a refusal that changes nothing."""
-        if self._streams >= MAX_STREAMS:
-            raise ServiceError("PROPOSAL_STREAMS", f"{MAX_STREAMS} streams are open")
-        self._streams += 1
-        try:
-            while (request := await _next(requests, IDLE_S)) is not None:
-                yield await self._answer(request, requests)
-        finally:
-            self._streams -= 1
+    async def Propose(self, request: ProposeRequest, context: Any) -> ProposeResponse:
+        """A cosignature, or a refusal that changes nothing. SERVICE_BUSY.
 
-    async def _answer(self, request: ProposeRequest, requests: AsyncIterator[ProposeRequest]) -> ProposeResponse:
-        if request.WhichOneof("part") != "proposal":
-            raise _broken("a blob comes after its proposal")
-        signed = request.proposal
-        if signed.blob_size > MAX_BLOB:
-            raise _broken(f"a blob has at most {MAX_BLOB} bytes")
+        The very proposal that was signed last, or that is being answered, gets the same answer; a caller that goes ends
+        nothing.
+        """
+        request.DiscardUnknownFields()
+        asked = request.proposal.SerializeToString(deterministic=True)
+        if self._signed and asked == self._signed[0]:
+            return self._signed[1]
         try:
-            step = await self._admit(signed)
+            proposal = self._read(request)
         except _Refused as e:
-            async for _ in _blob(requests, signed.blob_size):
-                pass  # unread: it was sent before we could refuse
-            return _refusal(signed.proposal.epoch, e)
-        blob = b"".join([chunk async for chunk in _blob(requests, signed.blob_size)])
-        try:
-            cosignature = await self._judge(signed.proposal, step, blob)
-        except _Refused as e:
-            return _refusal(step.epoch, e)
-        log.info("signed", epoch=step.epoch)
-        return ProposeResponse(cosignature=Cosignature.FromString(cosignature))
+            return _refusal(request.proposal.proposal.epoch, e)
+        key = request.SerializeToString(deterministic=True)
+        if key not in self._answers:
+            if len(self._answers) >= MAX_ANSWERS:
+                raise ServiceError("SERVICE_BUSY", f"{MAX_ANSWERS} proposals are being answered", retry_after_s=1)
+            self._answers[key] = self._scope.start("answer a proposal", self._answer(proposal, asked, request.head))
+            self._answers[key].add_done_callback(lambda _: self._answers.pop(key))
+        return await asyncio.shield(self._answers[key])
 
-    async def _admit(self, signed: SignedProposal) -> ProposedEpoch:
-        """The step, if its blob is worth reading."""
+    def _read(self, request: ProposeRequest) -> Proposal:
+        """The proposal, if it is the directory's: all that a stranger's costs."""
         try:
-            proposal = verify_proposal(self._root.proposal_key, signed)
+            proposal = verify_proposal(self._root.proposal_key, request.proposal)
         except VerificationError as e:
             raise _Refused("PROPOSAL_UNSIGNED", f"not signed by the pinned proposal key: {e.message}") from e
         if proposal.namespace != self._root.namespace:
             raise _Refused("WITNESS_OTHER_NAMESPACE", "this witness does not serve that namespace")
-        if max(proposal.term, proposal.epoch) > MAX_INT:
-            raise _Refused("PROPOSAL_INVALID", "term or epoch is out of range")
-        step = ProposedEpoch(proposal.term, proposal.epoch, proposal.old_root, proposal.new_root, _without_head(signed))
-        await asyncio.to_thread(self._recorder.proposal, signed)
-        await asyncio.to_thread(self._recorder.head, signed.head)
+        if max(proposal.term, proposal.epoch) > MAX_INT or proposal.blob_size > MAX_BLOB:
+            raise _Refused("PROPOSAL_INVALID", "term, epoch or size is out of range")
+        return proposal
+
+    async def _answer(self, proposal: Proposal, asked: bytes, head: SignedHead) -> ProposeResponse:
+        step = ProposedEpoch(proposal.term, proposal.epoch, proposal.old_root, proposal.new_root, asked)
         try:
-            await asyncio.to_thread(self.follower.check_own, signed.head)
+            await self._admit(step, proposal.time_ms, head)
+            cosignature = await self._judge(proposal, step)
+        except _Refused as e:
+            return _refusal(step.epoch, e)
+        log.info("signed", epoch=step.epoch)
+        self._signed = (asked, ProposeResponse(cosignature=Cosignature.FromString(cosignature)))
+        return self._signed[1]
+
+    async def _admit(self, step: ProposedEpoch, time_ms: int, head: SignedHead) -> None:
+        """See whether its object is worth reading."""
+        await asyncio.to_thread(self._recorder.proposal, SignedProposal.FromString(step.proposal))
+        apart_ms = time_ms - self._now_ms()
+        if abs(apart_ms) > MAX_APART_MS:
+            raise _Refused("CLOCK_APART", f"the directory's clock is {apart_ms / 1000:+.0f} s from this witness's")
+        await asyncio.to_thread(self._recorder.head, head)
+        try:
+            await asyncio.to_thread(self.follower.check_own, head)
             await self._is_next(step)
         except StoreRefused as e:
             if e.reason in ("WITNESS_GAP", "WITNESS_FORK"):
-                self._hint = signed.head
+                self._hint = head
                 self._behind.set()
             raise _Refused(e.reason, str(e)) from e
-        return step
 
     async def _is_next(self, step: ProposedEpoch) -> bool:
         """Raises StoreRefused."""
@@ -163,26 +172,41 @@ class WitnessService(WitnessServiceServicer):
                 async with asyncio.timeout(every_s):
                     await self._behind.wait()
 
-    async def _judge(self, proposal: Proposal, step: ProposedEpoch, blob: bytes) -> bytes:
+    async def _judge(self, proposal: Proposal, step: ProposedEpoch) -> bytes:
         """The encoded Cosignature, durable."""
         async with self._judging:
-            if await asyncio.to_thread(lambda: hashlib.sha256(blob).digest()) != proposal.blob_sha256:
-                raise _Refused("PROPOSAL_BLOB_MISMATCH", "the blob is not the one that was signed")
             head = Head(step.epoch, step.new_root)
             try:
                 if await self._is_next(step):
-                    await asyncio.to_thread(verify_append_only, step.old_root, step.new_root, step.epoch, blob)
+                    await asyncio.to_thread(self._verify, proposal)
                 return await asyncio.to_thread(
-                    self._store.sign, step, blob, self._now_ms(), lambda at_ms: self._keys.cosign(head, at_ms)
+                    self._store.sign, step, self._now_ms(), lambda at_ms: self._keys.cosign(head, at_ms)
                 )
-            except AkdError as e:
-                raise _Refused("WITNESS_PROOF_REFUSED", f"the epoch does not only append: {e.reason}") from e
             except (StoreRefused, KeyExpired) as e:
                 raise _Refused(e.reason, e.message) from e
 
+    def _verify(self, proposal: Proposal) -> None:
+        """Read the epoch's object in the log, where anyone can, and check that it is the proposal's and its proof."""
+        name = object_name(proposal.epoch, proposal.old_root, proposal.new_root)
+        try:
+            blob = self._public.try_object(name, proposal.blob_size)
+        except HttpUnavailable as e:
+            raise _Refused("LOG_OBJECT_MISSING", f"the log does not answer ({e})") from e
+        except HttpTooLarge as e:
+            raise _Refused("PROPOSAL_BLOB_MISMATCH", "the log's object is longer than the one that was signed") from e
+        if blob is None:
+            raise _Refused("LOG_OBJECT_MISSING", "the log has no object for this step")
+        if hashlib.sha256(blob).digest() != proposal.blob_sha256 or len(blob) != proposal.blob_size:
+            raise _Refused("PROPOSAL_BLOB_MISMATCH", "the log's object is not the one that was signed")
+        try:
+            verify_append_only(proposal.old_root, proposal.new_root, proposal.epoch, blob)
+        except AkdError as e:
+            raise _Refused("WITNESS_PROOF_REFUSED", f"the epoch does not only append: {e.reason}") from e
+
     async def stop(self) -> None:
-        """Let a look at the log end soon."""
+        """Let a look at the log end soon, and no answer be waited for."""
         self.follower.stop()
+        await self._scope.close()
 
     def sign_start(self) -> None:
         """See that the start is signed: auditors check the first epoch with the signature of the one before it.
@@ -194,8 +218,8 @@ class WitnessService(WitnessServiceServicer):
                 lambda epoch, root_hash, at_ms: self._keys.cosign_late(Head(epoch, root_hash), at_ms, self._now_ms())
             )
 
-    async def GetState(self, request: GetStateRequest, context: Any) -> AsyncIterator[GetStateResponse]:
-        """The newest epoch, from which it goes on, and its blob when asked for; or an earlier one, as it signed it.
+    async def GetState(self, request: GetStateRequest, context: Any) -> GetStateResponse:
+        """The newest epoch, from which it goes on; or an earlier one, as it signed it.
 
         WITNESS_OTHER_NAMESPACE, EPOCH_UNKNOWN.
         """
@@ -207,53 +231,14 @@ class WitnessService(WitnessServiceServicer):
             row = await asyncio.to_thread(self._store.signed, request.epoch)
         if row is None:
             raise ServiceError("EPOCH_UNKNOWN", f"epoch {request.epoch} was not signed here")
-        blob = state.blob if row is state else b""
-        message = WitnessState(
-            term=state.term, epoch=row.epoch, root_hash=row.root_hash, old_root=row.old_root, blob_size=len(blob)
-        )
+        message = WitnessState(term=state.term, epoch=row.epoch, root_hash=row.root_hash, old_root=row.old_root)
         if row.cosignature is not None:
             message.cosignature.ParseFromString(row.cosignature)
         if row.proposal:
             message.proposal.ParseFromString(row.proposal)
         if row is state and state.head is not None:
             message.head.ParseFromString(state.head)
-        yield GetStateResponse(state=message)
-        if request.with_blob:
-            for chunk in chunks(blob):
-                yield GetStateResponse(blob_chunk=chunk)
-
-
-async def _next(requests: AsyncIterator[ProposeRequest], within_s: float) -> ProposeRequest | None:
-    """None at the stream's end. Raises ServiceError PROPOSAL_STREAM_SLOW."""
-    try:
-        async with asyncio.timeout(within_s):
-            return await anext(requests, None)
-    except TimeoutError:
-        raise ServiceError("PROPOSAL_STREAM_SLOW", "the stream brought nothing for too long") from None
-
-
-async def _blob(requests: AsyncIterator[ProposeRequest], size: int) -> AsyncIterator[bytes]:
-    """Exactly `size` bytes. Raises ServiceError PROPOSAL_STREAM_BROKEN, PROPOSAL_STREAM_SLOW, which end the stream."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + BLOB_S
-    while size:
-        request = await _next(requests, deadline - loop.time())
-        if request is None or request.WhichOneof("part") != "blob_chunk":
-            raise _broken("the blob is truncated")
-        if not 0 < len(request.blob_chunk) <= min(size, CHUNK):
-            raise _broken("a chunk is empty or too long")
-        size -= len(request.blob_chunk)
-        yield request.blob_chunk
-
-
-def _without_head(signed: SignedProposal) -> bytes:
-    """What is kept of a proposal."""
-    bare = SignedProposal(proposal=signed.proposal, signature=signed.signature, blob_size=signed.blob_size)
-    return bare.SerializeToString()
-
-
-def _broken(message: str) -> ServiceError:
-    return ServiceError("PROPOSAL_STREAM_BROKEN", message)
+        return GetStateResponse(state=message)
 
 
 def _refusal(epoch: int, refused: _Refused) -> ProposeResponse:

@@ -59,7 +59,7 @@ class LogStore(ABC):
 
         After an OSError the object may or may not be there, and from now on the epoch may be promised to `name`: put
         may be tried again with this name, and may be refused with any other for ever. The caller therefore writes only
-        a step that is final (the one row an epoch, signed).
+        a step that is final: the one row an epoch.
         """
 
     @abstractmethod

@@ -122,23 +122,21 @@ class FileLog(LogStore):
                 self._read_at_ns = changed_ns if settled else -1
             return self._starts
 
+    def _names(self, start: str) -> list[str]:
+        """One, unless somebody else wrote another: whoever lists the log shall see it."""
+        folder = self._folder / start
+        return sorted(f"{start}{old}/{new}" for old in os.listdir(folder) for new in os.listdir(folder / old))
+
     def list(self, *, start_after: str = "", prefix: str = "", limit: int = 1000) -> list[ObjectInfo]:
         entries: list[ObjectInfo] = []
         starts = self._sorted_starts()
         # All of an epoch's names lie between its start and the next: pass those below the last start that is not above.
         first = max(bisect_right(starts, max(start_after, prefix)) - 1, 0)
         for start in map(starts.__getitem__, range(first, len(starts))):
-            if len(entries) == limit or (start > prefix and not start.startswith(prefix)):
+            if len(entries) >= limit or (start > prefix and not start.startswith(prefix)):
                 break
             if start.startswith(prefix) or prefix.startswith(start):
-                entry = self._entry(start)
-                if entry.name > start_after and entry.name.startswith(prefix):
-                    entries.append(entry)
-        return entries
-
-    def _entry(self, start: str) -> ObjectInfo:
-        (old,) = os.listdir(self._folder / start)
-        (new,) = os.listdir(self._folder / start / old)
-        entry = self.stat(f"{start}{old}/{new}")
-        assert entry is not None, "what is in the folder stays in it"
-        return entry
+                names = self._names(start)
+                there = [self.stat(name) for name in names if name > start_after and name.startswith(prefix)]
+                entries += filter(None, there)
+        return entries[:limit]

@@ -24,8 +24,8 @@ class ProposedEpoch(NamedTuple):
 
 
 class State(NamedTuple):
-    """The newest epoch. `cosignature` is an encoded Cosignature, None before the start has been signed; `blob`,
-    `proposal` and `old_root` are empty at the start; `time_ms` is the time in the newest signature.
+    """The newest epoch. `cosignature` is an encoded Cosignature, None before the start has been signed; `proposal` and
+    `old_root` are empty at the start; `time_ms` is the time in the newest signature.
 
     Where it signed another root than the quorum, `cosignature` is None and `head` is an encoded SignedHead, at or above
     this epoch, by which the quorum's root is known.
@@ -35,7 +35,6 @@ class State(NamedTuple):
     epoch: int
     old_root: bytes
     root_hash: bytes
-    blob: bytes
     cosignature: bytes | None
     time_ms: int
     proposal: bytes = b""
@@ -96,13 +95,13 @@ as fresh, not below that one, and the encoded Cosignature."""
 
 
 class WitnessStore(ABC):
-    """What one witness of one namespace may never forget: the highest epoch it signed, with root, blob and signature,
-    and the highest term.
+    """What one witness of one namespace may never forget: the highest epoch it signed, with root and signature, and the
+    highest term.
 
     Guarantees (the directory spec, What a witness does):
     - One row an epoch, each the successor of the one before; a root, once in, never changes, whichever key signed it.
-    - A signature leaves only after it, its root, its blob, its term and the proposal that asked for it have been
-      committed together, and after the *watermark*, a file beside the key, has been raised to it.
+    - A signature leaves only after it, its root, its term and the proposal that asked for it have been committed
+      together, and after the *watermark*, a file beside the key, has been raised to it.
     - Terms and times never fall. What is refused (StoreRefused) changes nothing; after StoreUnavailable, or OSError of
       the watermark, all of it is there or nothing, and no signature has left.
     - Of a numbered document, a version of the trust root or a fleet bundle, it signs one file a number, by whichever
@@ -112,9 +111,8 @@ class WitnessStore(ABC):
       raises StoreRefused WITNESS_RESTORED then.
     - Where a quorum signed another root for an epoch than this witness did, the quorum's stands beside its own, which
       stays on record; the chain goes on from the quorum's, and that epoch is not signed again.
-    Every epoch's signature is kept; of the blobs only the newest: older ones are in the audit log. Methods block; each
-    may be called from any thread and, over one database, from any process, and may raise StoreUnavailable and
-    StoreDamaged.
+    Every epoch's signature is kept; the blobs are in the audit log. Methods block; each may be called from any thread
+    and, over one database, from any process, and may raise StoreUnavailable and StoreDamaged.
     """
 
     @abstractmethod
@@ -138,7 +136,7 @@ class WitnessStore(ABC):
         """See that the start has a signature, durable: it has no proposal."""
 
     @abstractmethod
-    def sign(self, step: ProposedEpoch, blob: bytes, now_ms: int, cosign: Callable[[int], bytes]) -> bytes:
+    def sign(self, step: ProposedEpoch, now_ms: int, cosign: Callable[[int], bytes]) -> bytes:
         """The encoded Cosignature on a verified step, or on the newest epoch anew, durable.
 
         `cosign(time_ms)` makes it, at the later of `now_ms` and the newest signature's time; if it raises, nothing has
@@ -161,8 +159,8 @@ class WitnessStore(ABC):
         """Forget the steps that wait."""
 
     @abstractmethod
-    def keep_fetched(self, epoch: int, old_root: bytes, root_hash: bytes, blob: bytes) -> None:
-        """Keep one more verified step, durable; `blob` is empty unless it is the last one.
+    def keep_fetched(self, epoch: int, old_root: bytes, root_hash: bytes) -> None:
+        """Keep one more verified step, durable.
 
         Raises StoreRefused WITNESS_GAP if it follows neither the last one that waits nor, without any, an epoch here.
         """

@@ -54,6 +54,8 @@ CREATE VIEW IF NOT EXISTS chain AS
     frozenset({"epoch", "witness"}),
 )
 
+# The columns `blob` are of witnesses of before the log came first, and empty since: every file has them.
+
 SIGNED_TOGETHER = 256
 """Epochs from the log that are signed in one transaction."""
 
@@ -67,7 +69,6 @@ class SqliteWitness(WitnessStore):
             raise StoreRefused("WITNESS_NO_GENESIS", "this witness has no state; if it had, it needs a new key")
         self._mark = mark
         self._db = Database(path, _SCHEMA)
-        self._blob = (-1, b"")  # an epoch and its blob, of up to 32 MiB: all readers share one copy
         with self._db.read() as db:
             row, unsigned = db.execute("SELECT namespace FROM witness").fetchone(), _signed_nothing(db)
         if row is None:
@@ -82,14 +83,11 @@ class SqliteWitness(WitnessStore):
             return self._state(db)
 
     def _state(self, db: Connection) -> State:
-        term, epoch, old_root, root_hash, blob, *rest = db.execute(
-            "SELECT term, epoch, old_root, root_hash, iif(epoch = ? AND head IS NULL, NULL, blob), cosignature,"
-            " time_ms, proposal, head FROM witness, chain ORDER BY epoch DESC LIMIT 1",
-            self._blob[:1],
+        row = db.execute(
+            "SELECT term, epoch, old_root, root_hash, cosignature, time_ms, proposal, head FROM witness, chain"
+            " ORDER BY epoch DESC LIMIT 1"
         ).fetchone()
-        if epoch != self._blob[0] or rest[-1] is not None:
-            self._blob = (epoch, blob or b"")
-        return State(term, epoch, old_root, root_hash, self._blob[1], *rest)
+        return State(*row)
 
     def root_of(self, epoch: int) -> bytes | None:
         with self._db.read() as db:
@@ -130,7 +128,7 @@ class SqliteWitness(WitnessStore):
                 )
             self._raise_mark()
 
-    def sign(self, step: ProposedEpoch, blob: bytes, now_ms: int, cosign: Callable[[int], bytes]) -> bytes:
+    def sign(self, step: ProposedEpoch, now_ms: int, cosign: Callable[[int], bytes]) -> bytes:
         with self._db.read():
             with self._db.write() as db:
                 state = self._check_mark(db)
@@ -138,8 +136,7 @@ class SqliteWitness(WitnessStore):
                 is_next = state.is_next(step)
                 cosignature = cosign(time_ms)
                 if is_next:
-                    row = Signed(step.epoch, step.old_root, step.new_root, cosignature, time_ms, step.proposal)
-                    self._insert(db, row, blob)
+                    _insert(db, Signed(step.epoch, step.old_root, step.new_root, cosignature, time_ms, step.proposal))
                 else:
                     db.execute(
                         "UPDATE epoch SET cosignature = ?, time_ms = ? WHERE epoch = ?",
@@ -148,14 +145,6 @@ class SqliteWitness(WitnessStore):
                 db.execute("UPDATE witness SET term = ?", (step.term,))
             self._raise_mark()
         return cosignature
-
-    def _insert(self, db: Connection, row: Signed, blob: bytes) -> None:
-        for table in ("epoch", "lost"):  # names of ours
-            db.execute(f"UPDATE {table} SET blob = NULL WHERE epoch = ?", (row.epoch - 1,))  # noqa: S608
-        db.execute(
-            "INSERT INTO epoch VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (row.epoch, row.old_root, row.root_hash, blob, row.cosignature, row.time_ms, row.proposal),
-        )
 
     def renew(self, root_hash: bytes, time_ms: int, cosign: Callable[[int], bytes]) -> None:
         with self._db.read():
@@ -186,7 +175,7 @@ class SqliteWitness(WitnessStore):
         with self._db.write() as db:
             db.execute("DELETE FROM pulled")
 
-    def keep_fetched(self, epoch: int, old_root: bytes, root_hash: bytes, blob: bytes) -> None:
+    def keep_fetched(self, epoch: int, old_root: bytes, root_hash: bytes) -> None:
         with self._db.write() as db:
             waiting = self._fetched(db)
             if waiting is None:
@@ -194,8 +183,7 @@ class SqliteWitness(WitnessStore):
             before = (waiting.last, waiting.root_hash) if waiting else (epoch - 1, self._root_of(db, epoch - 1))
             if (epoch - 1, old_root) != before:
                 raise StoreRefused("WITNESS_GAP", f"epoch {epoch} does not follow what is here")
-            db.execute("UPDATE pulled SET blob = NULL")
-            db.execute("INSERT INTO pulled VALUES (?, ?, ?, ?)", (epoch, old_root, root_hash, blob))
+            db.execute("INSERT INTO pulled(epoch, old_root, root_hash) VALUES (?, ?, ?)", (epoch, old_root, root_hash))
 
     def sign_pulled(self, head: bytes, cosign: CosignLate) -> bool:
         with self._db.read():
@@ -205,17 +193,18 @@ class SqliteWitness(WitnessStore):
                     db.execute("DELETE FROM pulled")
                     return False
                 rows = db.execute(
-                    "SELECT epoch, old_root, root_hash, blob FROM pulled WHERE epoch <= ? ORDER BY epoch",
+                    "SELECT epoch, old_root, root_hash FROM pulled WHERE epoch <= ? ORDER BY epoch",
                     (state.epoch + SIGNED_TOGETHER,),
                 ).fetchall()
                 if rows[-1][0] < state.epoch:
                     raise StoreRefused("WITNESS_BEHIND", "what a quorum signed ends below the newest epoch here")
-                for epoch, old_root, root_hash, blob in rows:
+                for epoch, old_root, root_hash in rows:
                     if epoch > state.epoch:
                         time_ms, cosignature = cosign(epoch, root_hash, state.time_ms)
-                        self._insert(db, Signed(epoch, old_root, root_hash, cosignature, time_ms), blob)
+                        _insert(db, Signed(epoch, old_root, root_hash, cosignature, time_ms))
                     elif self._root_of(db, epoch) != root_hash:
-                        db.execute("INSERT INTO lost VALUES (?, ?, ?, ?, ?)", (epoch, old_root, root_hash, blob, head))
+                        row = (epoch, old_root, root_hash, head)
+                        db.execute("INSERT INTO lost(epoch, old_root, root_hash, head) VALUES (?, ?, ?, ?)", row)
                 db.execute("DELETE FROM pulled WHERE epoch <= ?", (rows[-1][0],))
                 more = db.execute("SELECT EXISTS (SELECT 1 FROM pulled)").fetchone()[0]
             self._raise_mark()
@@ -289,6 +278,12 @@ class SqliteWitness(WitnessStore):
 
     def close(self) -> None:
         self._db.close()
+
+
+def _insert(db: Connection, row: Signed) -> None:
+    db.execute(
+        "INSERT INTO epoch(epoch, old_root, root_hash, cosignature, time_ms, proposal) VALUES (?, ?, ?, ?, ?, ?)", row
+    )
 
 
 def _signed_nothing(db: Connection) -> bool:

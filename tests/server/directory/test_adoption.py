@@ -1,4 +1,4 @@
-"""A directory whose database was put back: it adopts what its witnesses signed, and makes no second root.
+"""A directory whose database was put back: it adopts what the log has, signed or not, and makes no second root.
 
 Values are not in the log: the messaging service submits again. Until then no wrong proof is given.
 """
@@ -19,16 +19,18 @@ from ipls.client.calls import retrying
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import remote_error
-from ipls.server.directory.adoption import choose_root
-from ipls.server.directory.errors import NoQuorum, PublisherStopped
+from ipls.server.directory.epochs import write_object
+from ipls.server.directory.errors import LogRefused, NoQuorum, PublisherStopped
 from ipls.server.directory.witnesses import Witnesses
 from ipls.store.directory import open_directory_store
 from ipls.store.directory.fsck import Fsck
+from ipls.store.log import FileLog, object_name
 from ipls.store.witness import ProposedEpoch as Signing
 from ipls.trust.heads import signers, verify_head
 from tests.server.directories import ALICE, BOB, NOW, PROPOSER, Client, World, record
 from tests.server.sessions import Session
 from tests.server.witnesses import open_store
+from tests.trust.evidence import proved
 from tests.trust.roots import cosign
 
 CAROL = b"+491700000003"
@@ -186,9 +188,9 @@ async def alone(world: World, number: int) -> AsyncIterator[Witnesses]:
         yield Witnesses(world.root, {f"w{number}": channel}, PROPOSER, world.clock)
 
 
-@pytest.mark.parametrize("step", ["row written", "signed", "logged"])
-async def test_an_epoch_that_only_a_witness_has_signed_is_adopted_from_its_blob(tmp_path: Path, step: str) -> None:
-    """Witness 0 signed; then the database was lost, before or after the row reached the others."""
+@pytest.mark.parametrize("step", ["row written", "logged", "signed", "published"])
+async def test_an_epoch_that_only_the_log_has_is_adopted_signed_or_not(tmp_path: Path, step: str) -> None:
+    """The database was lost at this step; of three witnesses the one that may have signed is away then."""
     world = World(tmp_path, witnesses=3, k=2)
     async with world.witness(0):
         async with world.witness(1), world.publisher() as (publisher, store, _):
@@ -198,22 +200,44 @@ async def test_an_epoch_that_only_a_witness_has_signed_is_adopted_from_its_blob(
             store.submit(bytes(16), ALICE, record(1), NOW, daily_quota=9, queue_max=9)
             row = publisher.prepare()
             assert row is not None
+            if step != "row written":
+                write_object(world.log, row)
             if step == "signed":
                 async with alone(world, 0) as one:
                     with pytest.raises(NoQuorum):
                         await one.sign(store.lease().term, *row[:3], row.blob)
-            elif step == "logged":
+            elif step == "published":
                 await publisher.advance()
         put_back(world, "backup")
-        async with world.witness(1), world.witness(2), world.directory(lease_s=0.5) as client:
-            if step == "row written":  # nobody has seen it: it never was
-                assert await client.publish(2, BOB, record(2)) == 1
-                return
-            head = await at_epoch(client, 1)
-            assert head.root_hash == row.new_root
-            assert await client.publish(2, BOB, record(2)) == 2
-            assert await client.publish(3, ALICE, record(1)) == 1
+    async with world.witness(1), world.witness(2), world.directory(lease_s=0.5) as client:
+        if step == "row written":  # nobody has seen it: it never was
+            assert await client.publish(2, BOB, record(2)) == 1
+            return
+        head = await at_epoch(client, 1)
+        assert head.root_hash == row.new_root
+        assert await client.publish(2, BOB, record(2)) == 2
+        assert await client.publish(3, ALICE, record(1)) == 1
     assert sorted(entry.name[:2] for entry in world.log.list()) == ["1/", "2/"]
+
+
+async def test_no_second_row_is_made_while_the_log_does_not_show_what_a_quorum_signed(world: World) -> None:
+    """A log that comes back by and by, or lies: the epoch is adopted once it shows it."""
+    async with world.witness():
+        async with world.directory() as client:
+            await client.publish(1, ALICE, record(1))
+        put_back(world, "")
+        shown, world.log = world.log, FileLog(world.folder / "empty")
+        async with world.publisher() as (publisher, store, _):
+            store.submit(bytes(16), BOB, record(2), NOW, daily_quota=9, queue_max=9)
+            await publisher.take_over()
+            with pytest.raises(LogRefused) as caught:
+                await publisher.advance()
+            assert caught.value.reason == "STEP_UNAVAILABLE"
+            assert store.unfinished_step() is None
+            store.release(store.lease().term)
+        world.log = shown
+        async with world.directory(lease_s=0.5) as client:
+            assert await client.publish(2, BOB, record(2)) == 2
 
 
 async def test_a_witness_cannot_make_the_directory_adopt_what_it_never_proposed(tmp_path: Path) -> None:
@@ -225,7 +249,6 @@ async def test_a_witness_cannot_make_the_directory_adopt_what_it_never_proposed(
     own = Signing(1, 1, EMPTY_ROOT, forged.new_root)
     store.sign(
         own,
-        forged.blob,
         NOW,
         lambda at: cosign(bytes([10]) * 32, "test.ipls", 1, forged.new_root, at).SerializeToString(),
     )
@@ -250,11 +273,8 @@ async def test_a_witness_that_signed_the_losing_root_makes_up_a_quorum_for_the_n
 
     with closing(open_store(world.folder / "witness2.db", world.root.namespace)) as store:
         losing = Signing(1, 1, EMPTY_ROOT, lost.new_root)
-        store.sign(losing, lost.blob, NOW, lambda at: sign(1, lost.new_root, at))
-        (entry,) = world.log.list()
-        blob = world.log.get(entry.name)
-        assert blob is not None
-        store.keep_fetched(1, EMPTY_ROOT, won.root_hash, blob)
+        store.sign(losing, NOW, lambda at: sign(1, lost.new_root, at))
+        store.keep_fetched(1, EMPTY_ROOT, won.root_hash)
         assert not store.sign_pulled(won.SerializeToString(), lambda *row: (row[2], sign(*row)))
     async with world.witness(1), world.witness(2), world.directory() as client:
         assert await client.publish(2, BOB, record(2)) == 2
@@ -278,9 +298,9 @@ async def test_a_log_object_that_does_not_prove_the_step_is_not_adopted(world: W
             (world.folder / "log" / entry.name).write_bytes(b"another")
         async with world.publisher() as (publisher, store, _):
             await publisher.take_over()
-            with pytest.raises(NoQuorum) as caught:
+            with pytest.raises(LogRefused) as caught:
                 await publisher.advance()
-            assert caught.value.reason == "STEP_UNAVAILABLE"
+            assert caught.value.reason == "LOG_EPOCH_TAKEN"
             assert store.unfinished_step() is None
 
 
@@ -305,47 +325,19 @@ async def test_a_row_of_a_restored_database_that_others_overtook_is_finished_wit
             assert await client.publish(2, BOB, record(2)) == 2
 
 
-# Which root.
-
-R, S, T = b"r" * 32, b"s" * 32, b"t" * 32
-
-
-@pytest.mark.parametrize(
-    ("signed_roots", "n", "k", "chosen"),
-    [
-        ({"a": None, "b": None}, 3, 2, None),
-        ({"a": R, "b": None, "c": None}, 3, 2, R),
-        ({"a": R, "b": None}, 3, 2, R),
-        ({"a": R, "b": R, "c": S}, 3, 2, R),
-        ({"a": R, "b": S, "c": None}, 3, 2, S),  # neither is decided: one of the two, always the same
-        ({"a": R, "b": S}, 3, 2, "WITNESSES_SPLIT"),  # c may have made either a head
-        ({"a": R, "b": R, "c": S}, 4, 3, R),  # d may have made R a head, not S
-        ({"a": R, "b": S, "c": T}, 3, 2, "ROOT_UNREACHABLE"),
-        ({"a": R, "b": R, "c": S, "d": S}, 4, 3, "ROOT_UNREACHABLE"),
-        ({"a": T, "b": None, "c": None}, 3, 2, None),  # T is not ours
-    ],
-)
-def test_the_root_that_can_still_get_a_quorum_is_chosen(
-    signed_roots: dict[str, bytes | None], n: int, k: int, chosen: bytes | str | None
-) -> None:
-    ours = {R, S} if chosen is None else {R, S, T}
-    if isinstance(chosen, str):
-        with pytest.raises((NoQuorum, PublisherStopped)) as caught:
-            choose_root(signed_roots, ours, n, k)
-        assert caught.value.reason == chosen
-    else:
-        assert choose_root(signed_roots, ours, n, k) == chosen
-
-
 async def test_witnesses_that_no_root_can_satisfy_stop_the_publisher(tmp_path: Path) -> None:
-    """Two databases, each before the other's: what only an operator's mistake, or a thief, makes."""
+    """A log that shows two witnesses two epochs, of one proposal key: what only an operator's mistake, or a thief,
+    makes."""
     world = World(tmp_path, witnesses=2, k=2)
     async with world.witness(0), world.witness(1), world.publisher() as (publisher, store, _):
         await publisher.take_over()
         await publisher.advance()
+        own = world.log
         for number, label in enumerate((ALICE, BOB)):
             made = publish(_Empty(), world.key, 0, EMPTY_ROOT, 0, [Update(label, record(1), None)])
             assert made is not None
+            world.log = FileLog(tmp_path / f"log of {number}") if number else own
+            world.log.put(object_name(*made[:3]), made.blob)
             async with alone(world, number) as one:
                 with pytest.raises(NoQuorum):
                     await one.sign(store.lease().term, *made[:3], made.blob)
@@ -353,5 +345,4 @@ async def test_witnesses_that_no_root_can_satisfy_stop_the_publisher(tmp_path: P
         with pytest.raises(PublisherStopped) as caught:
             await asyncio.wait_for(publisher.advance(), 60)
         assert caught.value.reason == "ROOT_UNREACHABLE"
-        assert store.unfinished_step() is None
-        assert world.log.list() == []
+    assert proved(world.root, world.folder / "evidence") == [("two_proposals", (), 1)]

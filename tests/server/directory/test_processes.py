@@ -247,14 +247,14 @@ class Stuck(WitnessServiceServicer):
         self.proposals = 0
         self.go = asyncio.Event()
 
-    async def GetState(self, request: GetStateRequest, context: Any) -> AsyncIterator[GetStateResponse]:
+    async def GetState(self, request: GetStateRequest, context: Any) -> GetStateResponse:
         await self.go.wait()
-        yield GetStateResponse()
+        return GetStateResponse()
 
-    async def Propose(self, requests: AsyncIterator[ProposeRequest], context: Any) -> AsyncIterator[ProposeResponse]:
+    async def Propose(self, request: ProposeRequest, context: Any) -> ProposeResponse:
         self.proposals += 1
         await self.go.wait()
-        yield ProposeResponse()
+        return ProposeResponse()
 
 
 async def test_a_stuck_witness_delays_nothing_and_piles_nothing_up(tmp_path: Path) -> None:

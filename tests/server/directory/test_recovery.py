@@ -1,6 +1,7 @@
 """The directory after crashes and forks: what was acknowledged is kept, no epoch gets a second root."""
 
 import asyncio
+import hashlib
 import shutil
 import signal
 import sqlite3
@@ -16,9 +17,11 @@ from ipls.config import ConfigError
 from ipls.proto.akd.v1.akd_pb2 import SingleAppendOnlyProof
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.witness.v1.head_pb2 import SignedHead
-from ipls.server.directory.epochs import recompute
-from ipls.server.directory.errors import NoQuorum, PublisherStopped
-from ipls.server.directory.witnesses import Witnesses
+from ipls.proto.witness.v1.witness_pb2 import ProposeRequest
+from ipls.server.directory import epochs
+from ipls.server.directory.epochs import recompute, write_object
+from ipls.server.directory.errors import LogRefused, NoQuorum, PublisherStopped
+from ipls.server.directory.witnesses import WitnessClient, Witnesses
 from ipls.store.directory import EpochRow, PendingUpdate, open_directory_store
 from ipls.store.directory.sqlite import SqliteDirectory
 from ipls.store.errors import StoreError, StoreUnavailable
@@ -70,8 +73,10 @@ async def lead_and_advance(publisher: Driven) -> None:
 STEPS = {
     "term taken": (SqliteDirectory, "take_lease"),
     "row written": (SqliteDirectory, "insert_step"),
-    "signed": (Witnesses, "sign"),
     "logged": (FileLog, "put"),
+    "proposed": (WitnessClient, "propose"),
+    "answered": (WitnessClient, "cosign"),
+    "signed": (Witnesses, "sign"),
     "committed": (SqliteDirectory, "commit"),
 }
 
@@ -104,6 +109,22 @@ async def test_a_crash_after_any_step_loses_and_forks_nothing(
         assert [name[:2] for name in names] == ["1/", "2/", "3/", "4/"]
         if row is not None:
             assert world.log.get(object_name(row.epoch, row.old_root, row.new_root)) == row.blob
+
+
+async def test_nothing_is_proposed_before_it_is_in_the_log(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def propose(self: WitnessClient, request: ProposeRequest) -> Any:
+        p = request.proposal.proposal
+        if p.epoch:
+            blob = world.log.get(object_name(p.epoch, p.old_root, p.new_root))
+            assert blob is not None
+            assert (hashlib.sha256(blob).digest(), len(blob), p.time_ms) == (p.blob_sha256, p.blob_size, NOW)
+        return original(self, request)
+
+    original = WitnessClient.propose
+    monkeypatch.setattr(WitnessClient, "propose", propose)
+    async with world.witness(), world.directory() as client:
+        for number in (1, 2):
+            assert await client.publish(number, ALICE, record(number)) == number
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -207,7 +228,7 @@ async def test_an_object_in_the_log_will_do_if_it_proves_the_step(world: World) 
 
 
 @pytest.mark.parametrize("reason", ["LOG_OBJECT_EXISTS", "LOG_EPOCH_TAKEN"])
-async def test_another_object_in_the_log_stops_the_publisher(world: World, reason: str) -> None:
+async def test_another_object_in_the_log_holds_the_epoch_back_as_long_as_it_is_there(world: World, reason: str) -> None:
     async with world.witness(), world.publisher() as (publisher, store, _):
         await publisher.take_over()
         await publisher.advance()
@@ -216,12 +237,34 @@ async def test_another_object_in_the_log_stops_the_publisher(world: World, reaso
         assert row is not None
         root = row.new_root if reason == "LOG_OBJECT_EXISTS" else bytes(32)
         world.log.put(object_name(1, row.old_root, root), b"another")
-        with pytest.raises(PublisherStopped) as caught:
+        with pytest.raises(LogRefused) as caught:
             await publisher.advance()
         assert caught.value.reason == reason
         head = store.head()
         assert head is not None
         assert head.epoch == 0
+        shutil.rmtree(world.folder / "log/1")  # the log has lied, or was mended
+        await publisher.advance()
+        head = store.head()
+        assert head is not None
+        assert head.root_hash == row.new_root
+
+
+async def test_a_log_that_shows_two_objects_for_the_next_epoch_holds_it_back(world: World) -> None:
+    async with world.witness(), world.publisher() as (publisher, store, _):
+        await publisher.take_over()
+        await publisher.advance()
+        names = [object_name(1, EMPTY_ROOT, bytes([n]) * 32) for n in (1, 2)]
+        for name in names:
+            (world.folder / "log" / name).parent.mkdir(parents=True, exist_ok=True)
+            (world.folder / "log" / name).write_bytes(b"blob")
+        assert [entry.name for entry in world.log.list()] == names
+        store.submit(bytes(16), ALICE, record(1), NOW, daily_quota=9, queue_max=9)
+        await publisher.take_over()
+        with pytest.raises(LogRefused) as caught:
+            await publisher.advance()
+        assert caught.value.reason == "LOG_EPOCH_TAKEN"
+        assert store.unfinished_step() is None
 
 
 # Forks.
@@ -237,6 +280,31 @@ async def test_a_row_that_cannot_be_made_again_is_not_proposed(world: World) -> 
             await publisher.advance()
         assert caught.value.reason == "STEP_DIFFERS"
         assert [state.epoch for state in (await witnesses.states()).values()] == [0]
+
+
+async def test_an_epoch_that_an_outsider_would_refuse_is_no_row_and_is_proposed_to_nobody(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the code that makes epochs does wrong: another one checks."""
+
+    def publish(*arguments: Any) -> Any:
+        made = original(*arguments)
+        return made._replace(blob=SingleAppendOnlyProof().SerializeToString())
+
+    original = epochs.publish
+    async with world.witness(), world.publisher() as (publisher, store, witnesses):
+        await publisher.take_over()
+        await publisher.advance()
+        store.submit(bytes(16), ALICE, record(1), NOW, daily_quota=9, queue_max=9)
+        with monkeypatch.context() as patch:
+            patch.setattr(epochs, "publish", publish)
+            with pytest.raises(PublisherStopped) as caught:
+                await publisher.advance()
+        assert caught.value.reason == "STEP_UNPROVEN"
+        assert store.unfinished_step() is None
+        assert world.log.list() == []
+        assert [state.epoch for state in (await witnesses.states()).values()] == [0]
+        await publisher.advance()
 
 
 async def test_a_row_over_a_damaged_tree_is_not_made_again(world: World) -> None:
@@ -295,7 +363,6 @@ async def test_a_copy_of_the_database_cannot_fork_the_directory(world: World) ->
                 await thief.advance()
             assert refused.value.reason == "ROOT_UNREACHABLE"
             assert store.head() == before
-            assert log.list() == []
             store.release(store.lease().term)
         with pytest.raises(PublisherStopped):
             await _serves_until_it_stops(world, copy)
@@ -347,6 +414,7 @@ async def test_a_late_proposal_again_gives_a_fresh_head_and_no_second_root(world
         store.submit(bytes(16), ALICE, record(1), NOW, daily_quota=9, queue_max=9)
         row = publisher.prepare()
         assert row is not None
+        write_object(world.log, row)
         first = await witnesses.sign(store.lease().term, *row[:3], row.blob)
         world.now_ms += 2 * world.root.max_head_age_ms  # the leader was away for long: its signatures have aged
         async with world.publisher() as (later, *_):
@@ -376,7 +444,7 @@ async def test_a_clock_set_back_makes_no_older_head_and_no_stuck_directory(world
         store.submit(bytes([3]) * 16, ALICE, record(3), world.now_ms, daily_quota=9, queue_max=9)
         with pytest.raises(NoQuorum) as caught:
             await publisher.advance()
-        assert caught.value.reason == "HEAD_FROM_FUTURE"
+        assert caught.value.reason == "CLOCK_APART"
         assert store.head() == head
         assert len(world.log.list()) == 2
         world.now_ms, world.witnesses_ahead_ms = NOW, 0

@@ -397,7 +397,7 @@ async def test_an_unsigned_epoch_is_never_visible(world: World, monkeypatch: pyt
         monkeypatch.setattr(Witnesses, "sign", slowly)
         ticket = await client.submit(2, ALICE, record(2))
         await asyncio.wait_for(proposed.wait(), 60)
-        # The row is durable, the witness has signed: and still nobody can see any of it.
+        # The row is durable and in the log, the witness has signed: and still nobody can see it here.
         assert (await client.reads.GetHead(pb.GetHeadRequest())).head.epoch == 1
         assert (await failure(client.reads.GetHead(pb.GetHeadRequest(epoch=2)))).reason == "EPOCH_UNKNOWN"
         signed, proof = await client.history(ALICE)
@@ -405,7 +405,7 @@ async def test_an_unsigned_epoch_is_never_visible(world: World, monkeypatch: pyt
         assert len(verify_history(*head[::-1], world.root.vrf_public_key, ALICE, proof)) == 1
         watch = client.updates.WatchUpdate(pb.WatchUpdateRequest(ticket=ticket), timeout=60)
         assert (await watch.read()).state == pb.WatchUpdateResponse.STATE_QUEUED
-        assert [entry.name[:2] for entry in world.log.list()] == ["1/"]
+        assert [entry.name[:2] for entry in world.log.list()] == ["1/", "2/"]
         decided.set()
         assert (await watch.read()).epoch == 2
 

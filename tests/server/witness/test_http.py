@@ -83,7 +83,7 @@ class World:
         def by_witness(at_ms: int) -> bytes:
             return cosign(WITNESSES[0], NAMESPACE, step.epoch, step.new_root, at_ms).SerializeToString()
 
-        self.store.sign(step, made.blob, self.now, by_witness)
+        self.store.sign(step, self.now, by_witness)
         if published:
             self.log.add(object_name(made.epoch, made.old_root, made.new_root))
 
@@ -132,7 +132,7 @@ async def test_the_keys_are_the_trust_roots_and_told_apart_by_their_last_byte(tm
 async def test_every_signature_is_served_from_the_start_on(world: World) -> None:
     start = ProposedEpoch(1, 0, EMPTY_ROOT, EMPTY_ROOT)
     world.store.sign(
-        start, b"", NOW, lambda at_ms: cosign(WITNESSES[0], NAMESPACE, 0, EMPTY_ROOT, at_ms).SerializeToString()
+        start, NOW, lambda at_ms: cosign(WITNESSES[0], NAMESPACE, 0, EMPTY_ROOT, at_ms).SerializeToString()
     )
     for _ in range(3):
         world.sign()

@@ -122,15 +122,14 @@ def test_the_second_key_signs_no_second_root_and_no_earlier_time(rotation: Rotat
     old, new = rotation.keys(rotation.old), rotation.keys(rotation.new)
     now = NOW + HOUR + HOUR // 2
     step = ProposedEpoch(1, 1, made.old_root, made.new_root)
-    store.sign(step, made.blob, now, lambda at_ms: old.cosign(Head(1, made.new_root), at_ms))
+    store.sign(step, now, lambda at_ms: old.cosign(Head(1, made.new_root), at_ms))
     with pytest.raises(StoreError) as e:
         store.sign(
             ProposedEpoch(1, 1, other.old_root, other.new_root),
-            other.blob,
             now,
             lambda at_ms: new.cosign(Head(1, other.new_root), at_ms),
         )
     assert e.value.reason == "WITNESS_FORK"
-    again = store.sign(step, b"", now - HOUR // 4, lambda at_ms: new.cosign(Head(1, made.new_root), at_ms))
+    again = store.sign(step, now - HOUR // 4, lambda at_ms: new.cosign(Head(1, made.new_root), at_ms))
     assert (signed_by(again), timestamp(Cosignature.FromString(again))) == (rotation.new.public_key, now)
     store.close()

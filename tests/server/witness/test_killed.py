@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from ipls.rpc.channel import open_channel
 from ipls.store.witness import init_witness_state
 from ipls.trust.heads import Head, verify_head
 from ipls.trust.root import encode_trust_root
+from tests.attack.log import World, name, public_world
 from tests.server.chains import Chain, proposal
 from tests.trust.roots import NAMESPACE, WITNESSES, make_root, witness
 
@@ -27,6 +29,13 @@ EPOCHS = 10
 KILLS = 4
 STEPS = 25  # starting takes 6, an epoch 12: with all kills at the last of them there are epochs left
 ROOT = make_root(start_root=EMPTY_ROOT, expires_ms=2**62, witnesses=(witness("w1", WITNESSES[0], end=2**62),))
+
+
+@pytest.fixture
+def log() -> Iterator[World]:
+    """It has all that is proposed."""
+    with public_world(0) as world:
+        yield world
 
 
 class Lives:
@@ -57,9 +66,9 @@ class Lives:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, log: World) -> Path:
     Authority(tmp_path, NAMESPACE).issue_server("server")
-    (tmp_path / "trust.toml").write_bytes(encode_trust_root(ROOT))
+    (tmp_path / "trust.toml").write_bytes(encode_trust_root(replace(ROOT, log_url=log.root.log_url)))
     (tmp_path / "witness.key").touch(0o600)
     (tmp_path / "witness.key").write_text(WITNESSES[0].hex() + "\n")
     init_witness_state(tmp_path / "w.db", ROOT)
@@ -67,24 +76,22 @@ def folder(tmp_path: Path) -> Path:
 
 
 async def propose(stub: WitnessServiceStub, made: Publication) -> ProposeResponse:
-    def requests() -> Iterator[ProposeRequest]:
-        yield ProposeRequest(proposal=proposal(made))
-        yield ProposeRequest(blob_chunk=made.blob)
-
-    return await anext(aiter(stub.Propose(requests(), timeout=60)))
+    asked = proposal(made, time_ms=time.time_ns() // 1_000_000)
+    return await stub.Propose(ProposeRequest(proposal=asked), timeout=60)
 
 
 async def state_of(stub: WitnessServiceStub) -> WitnessState:
-    answers = stub.GetState(GetStateRequest(namespace=NAMESPACE), timeout=60)
-    return (await anext(aiter(answers))).state
+    return (await stub.GetState(GetStateRequest(namespace=NAMESPACE), timeout=60)).state
 
 
 @pytest.mark.parametrize("turn", range(3))
-async def test_a_killed_witness_goes_on(folder: Path, turn: int) -> None:
+async def test_a_killed_witness_goes_on(folder: Path, log: World, turn: int) -> None:
     chain, steps = Chain(), []
     for _ in range(EPOCHS):
         fork = chain.fork().step(b"thief")
         steps.append((chain.step(), fork))
+        for made in steps[-1]:
+            log.objects[name(made.epoch, made.old_root, made.new_root)] = made.blob
     lives = Lives(folder, random.Random(turn).sample(range(1, STEPS), KILLS))
     try:
         await sign_all(lives, steps)

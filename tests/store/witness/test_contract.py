@@ -46,14 +46,14 @@ def cosign(time_ms: int) -> bytes:
 def refused(store: WitnessStore, step: ProposedEpoch) -> str:
     before = store.state()
     with pytest.raises(StoreError) as e:
-        store.sign(step, b"blob", NOW, cosign)
+        store.sign(step, NOW, cosign)
     assert store.state() == before
     return e.value.reason
 
 
 def test_a_genesis_again_changes_nothing_and_another_is_refused(place: Place, store: WitnessStore) -> None:
-    assert store.state() == State(0, 0, b"", R0, b"", None, 0)
-    store.sign(FIRST, b"blob", NOW, cosign)
+    assert store.state() == State(0, 0, b"", R0, None, 0)
+    store.sign(FIRST, NOW, cosign)
     init_witness_state(place.location, make_root())
     assert store.state().epoch == 1
     for other in (make_root(namespace="other"), make_root(start_root=FORK), make_root(start_epoch=1)):
@@ -70,8 +70,8 @@ def test_a_state_of_another_namespace_is_refused(open_store: Open) -> None:
 
 
 def test_what_is_signed_is_there_after_a_restart(open_store: Open, store: WitnessStore) -> None:
-    assert store.sign(FIRST, b"blob", NOW, cosign) == cosign(NOW)
-    assert open_store().state() == State(5, 1, R0, R1, b"blob", cosign(NOW), NOW)
+    assert store.sign(FIRST, NOW, cosign) == cosign(NOW)
+    assert open_store().state() == State(5, 1, R0, R1, cosign(NOW), NOW)
 
 
 def test_it_is_durable_before_it_leaves(open_store: Open, store: WitnessStore) -> None:
@@ -81,12 +81,12 @@ def test_it_is_durable_before_it_leaves(open_store: Open, store: WitnessStore) -
         assert open_store().state().epoch == 0
         return cosign(time_ms)
 
-    store.sign(FIRST, b"blob", NOW, look)
+    store.sign(FIRST, NOW, look)
     assert open_store().state().epoch == 1
 
 
 def test_only_the_successor_is_signed(store: WitnessStore) -> None:
-    store.sign(FIRST, b"blob", NOW, cosign)
+    store.sign(FIRST, NOW, cosign)
     for step, reason in (
         (ProposedEpoch(5, 1, R0, FORK), "WITNESS_FORK"),
         (ProposedEpoch(5, 1, R1, FORK), "WITNESS_FORK"),
@@ -97,45 +97,29 @@ def test_only_the_successor_is_signed(store: WitnessStore) -> None:
         (ProposedEpoch(2**63, 2, R1, R2), "WITNESS_GAP"),
     ):
         assert refused(store, step) == reason
-    store.sign(ProposedEpoch(5, 2, R1, R2), b"next", NOW, cosign)
+    store.sign(ProposedEpoch(5, 2, R1, R2), NOW, cosign)
 
 
 def test_only_the_start_itself_is_signed_without_a_step(store: WitnessStore) -> None:
     assert refused(store, ProposedEpoch(1, 0, FORK, FORK)) == "WITNESS_FORK"
-    store.sign(ProposedEpoch(1, 0, R0, R0), b"", NOW, cosign)
+    store.sign(ProposedEpoch(1, 0, R0, R0), NOW, cosign)
     assert (store.state().epoch, store.state().root_hash, store.state().cosignature) == (0, R0, cosign(NOW))
 
 
 def test_terms_never_fall_and_a_refused_one_raises_nothing(store: WitnessStore) -> None:
-    store.sign(FIRST, b"blob", NOW, cosign)
+    store.sign(FIRST, NOW, cosign)
     assert refused(store, ProposedEpoch(4, 2, R1, R2)) == "WITNESS_TERM"
     assert refused(store, ProposedEpoch(99, 3, R1, R2)) == "WITNESS_GAP"
-    store.sign(ProposedEpoch(7, 1, R1, R1), b"", NOW, cosign)
+    store.sign(ProposedEpoch(7, 1, R1, R1), NOW, cosign)
     assert store.state().term == 7
     assert refused(store, ProposedEpoch(6, 2, R1, R2)) == "WITNESS_TERM"
 
 
 def test_times_never_fall(store: WitnessStore) -> None:
-    store.sign(FIRST, b"blob", NOW, cosign)
-    assert store.sign(FIRST, b"blob", NOW - 1000, cosign) == cosign(NOW)
-    assert store.sign(ProposedEpoch(5, 2, R1, R2), b"", NOW - 1000, cosign) == cosign(NOW)
-    assert store.sign(ProposedEpoch(5, 2, R1, R2), b"", NOW + 1, cosign) == cosign(NOW + 1)
-
-
-def test_the_newest_again_keeps_its_blob_and_older_blobs_go(store: WitnessStore) -> None:
-    store.sign(FIRST, b"blob", NOW, cosign)
-    store.sign(FIRST, b"", NOW, cosign)
-    assert store.state().blob == b"blob"
-    store.sign(ProposedEpoch(5, 2, R1, R2), b"next", NOW, cosign)
-    assert store.state().blob == b"next"
-
-
-def test_a_blob_is_in_memory_once_however_many_read_it(store: WitnessStore, open_store: Open) -> None:
-    store.sign(FIRST, bytes(1000), NOW, cosign)
-    assert store.state().blob is store.state().blob
-    with closing(open_store()) as another:
-        another.sign(ProposedEpoch(5, 2, R1, R2), b"next", NOW, cosign)
-    assert store.state().blob == b"next"
+    store.sign(FIRST, NOW, cosign)
+    assert store.sign(FIRST, NOW - 1000, cosign) == cosign(NOW)
+    assert store.sign(ProposedEpoch(5, 2, R1, R2), NOW - 1000, cosign) == cosign(NOW)
+    assert store.sign(ProposedEpoch(5, 2, R1, R2), NOW + 1, cosign) == cosign(NOW + 1)
 
 
 def test_a_failed_signature_changes_nothing(store: WitnessStore) -> None:
@@ -144,7 +128,7 @@ def test_a_failed_signature_changes_nothing(store: WitnessStore) -> None:
 
     before = store.state()
     with pytest.raises(ZeroDivisionError):
-        store.sign(FIRST, b"blob", NOW, fail)
+        store.sign(FIRST, NOW, fail)
     assert store.state() == before
 
 
@@ -156,7 +140,7 @@ def test_of_racing_processes_one_wins(open_store: Open) -> None:
         store = open_store()
         barrier.wait()
         try:
-            store.sign(ProposedEpoch(1, 1, R0, bytes([i + 1]) * 32), b"", NOW, cosign)
+            store.sign(ProposedEpoch(1, 1, R0, bytes([i + 1]) * 32), NOW, cosign)
             outcomes.append("signed")
         except StoreError as e:
             outcomes.append(e.reason)
@@ -173,9 +157,9 @@ def test_every_signature_is_kept_with_its_row(open_store: Open, store: WitnessSt
     store.sign_start(
         lambda epoch, root_hash, at_ms: (at_ms, b"%d %s %d" % (epoch, root_hash[:1].hex().encode(), at_ms))
     )
-    store.sign(FIRST._replace(proposal=b"asked"), b"blob", NOW + 1, cosign)
-    store.sign(ProposedEpoch(5, 2, R1, R2, b"first"), b"next", NOW + 2, cosign)
-    store.sign(ProposedEpoch(5, 2, R1, R2, b"again"), b"", NOW + 3, cosign)
+    store.sign(FIRST._replace(proposal=b"asked"), NOW + 1, cosign)
+    store.sign(ProposedEpoch(5, 2, R1, R2, b"first"), NOW + 2, cosign)
+    store.sign(ProposedEpoch(5, 2, R1, R2, b"again"), NOW + 3, cosign)
     again = open_store()
     assert again.signed(0) == (0, b"", R0, b"0 00 0", 0, b"")
     assert again.signed(1) == (1, R0, R1, cosign(NOW + 1), NOW + 1, b"asked")
@@ -184,7 +168,7 @@ def test_every_signature_is_kept_with_its_row(open_store: Open, store: WitnessSt
 
 
 def test_the_start_is_signed_once_and_never_later_than_the_newest(store: WitnessStore) -> None:
-    store.sign(FIRST, b"blob", NOW, cosign)
+    store.sign(FIRST, NOW, cosign)
     store.sign_start(lambda epoch, root_hash, at_ms: (at_ms, cosign(at_ms)))
     store.sign_start(lambda epoch, root_hash, at_ms: (at_ms, b"again"))
     start, state = store.signed(0), store.state()
@@ -232,11 +216,11 @@ def test_a_document_that_no_key_signed_leaves_its_number_free(store: WitnessStor
 def test_what_waits_to_be_signed_follows_what_is_here_and_does_not_end_below(store: WitnessStore) -> None:
     for epoch, old_root in ((2, R1), (1, FORK)):
         with pytest.raises(StoreError) as e:
-            store.keep_fetched(epoch, old_root, R2, b"")
+            store.keep_fetched(epoch, old_root, R2)
         assert e.value.reason == "WITNESS_GAP"
-    store.keep_fetched(1, R0, FORK, b"blob")
-    store.sign(FIRST, b"blob", NOW, cosign)
-    store.sign(ProposedEpoch(5, 2, R1, R2), b"blob", NOW, cosign)
+    store.keep_fetched(1, R0, FORK)
+    store.sign(FIRST, NOW, cosign)
+    store.sign(ProposedEpoch(5, 2, R1, R2), NOW, cosign)
     before = store.state()
     with pytest.raises(StoreError) as e:
         store.sign_pulled(b"head", lambda epoch, root_hash, last_ms: (last_ms, b"signed"))

@@ -38,7 +38,7 @@ def test_no_state_is_never_taken_for_a_new_witness(tmp_path: Path) -> None:
 
 
 def test_the_database_itself_holds_a_signed_root_fast(path: Path, store: WitnessStore) -> None:
-    store.sign(FIRST, b"blob", NOW, cosign)
+    store.sign(FIRST, NOW, cosign)
     for sql in ("UPDATE epoch SET root_hash = x'00' WHERE epoch = 1", "DELETE FROM epoch WHERE epoch = 1"):
         with pytest.raises(sqlite3.IntegrityError):
             sqlite3.connect(path, isolation_level=None).execute(sql)

@@ -25,29 +25,29 @@ _sym_db = _symbol_database.Default()
 from ipls.proto.witness.v1 import head_pb2 as ipls_dot_witness_dot_v1_dot_head__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dipls/witness/v1/witness.proto\x12\x0fipls.witness.v1\x1a\x1aipls/witness/v1/head.proto\"s\n\x08Proposal\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x10\n\x08old_root\x18\x04 \x01(\x0c\x12\x10\n\x08new_root\x18\x05 \x01(\x0c\x12\x13\n\x0b\x62lob_sha256\x18\x06 \x01(\x0c\"\x8e\x01\n\x0eSignedProposal\x12+\n\x08proposal\x18\x01 \x01(\x0b\x32\x19.ipls.witness.v1.Proposal\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x11\n\tblob_size\x18\x03 \x01(\x04\x12)\n\x04head\x18\x04 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHead\"c\n\x0eProposeRequest\x12\x33\n\x08proposal\x18\x01 \x01(\x0b\x32\x1f.ipls.witness.v1.SignedProposalH\x00\x12\x14\n\nblob_chunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"}\n\x0fProposeResponse\x12\x33\n\x0b\x63osignature\x18\x01 \x01(\x0b\x32\x1c.ipls.witness.v1.CosignatureH\x00\x12+\n\x07refusal\x18\x02 \x01(\x0b\x32\x18.ipls.witness.v1.RefusalH\x00\x42\x08\n\x06result\"*\n\x07Refusal\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"U\n\x0fGetStateRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\twith_blob\x18\x02 \x01(\x08\x12\x12\n\x05\x65poch\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x08\n\x06_epoch\"`\n\x10GetStateResponse\x12.\n\x05state\x18\x01 \x01(\x0b\x32\x1d.ipls.witness.v1.WitnessStateH\x00\x12\x14\n\nblob_chunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\xf4\x01\n\x0cWitnessState\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x11\n\troot_hash\x18\x03 \x01(\x0c\x12\x31\n\x0b\x63osignature\x18\x04 \x01(\x0b\x32\x1c.ipls.witness.v1.Cosignature\x12\x10\n\x08old_root\x18\x05 \x01(\x0c\x12\x11\n\tblob_size\x18\x06 \x01(\x04\x12\x31\n\x08proposal\x18\x07 \x01(\x0b\x32\x1f.ipls.witness.v1.SignedProposal\x12)\n\x04head\x18\x08 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHead2\xb5\x01\n\x0eWitnessService\x12P\n\x07Propose\x12\x1f.ipls.witness.v1.ProposeRequest\x1a .ipls.witness.v1.ProposeResponse(\x01\x30\x01\x12Q\n\x08GetState\x12 .ipls.witness.v1.GetStateRequest\x1a!.ipls.witness.v1.GetStateResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dipls/witness/v1/witness.proto\x12\x0fipls.witness.v1\x1a\x1aipls/witness/v1/head.proto\"\x97\x01\n\x08Proposal\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x10\n\x08old_root\x18\x04 \x01(\x0c\x12\x10\n\x08new_root\x18\x05 \x01(\x0c\x12\x13\n\x0b\x62lob_sha256\x18\x06 \x01(\x0c\x12\x0f\n\x07time_ms\x18\x07 \x01(\x04\x12\x11\n\tblob_size\x18\x08 \x01(\x04\"m\n\x0eSignedProposal\x12+\n\x08proposal\x18\x01 \x01(\x0b\x32\x19.ipls.witness.v1.Proposal\x12\x11\n\tsignature\x18\x02 \x01(\x0cJ\x04\x08\x03\x10\x04J\x04\x08\x04\x10\x05R\tblob_sizeR\x04head\"\x80\x01\n\x0eProposeRequest\x12\x31\n\x08proposal\x18\x01 \x01(\x0b\x32\x1f.ipls.witness.v1.SignedProposal\x12)\n\x04head\x18\x03 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHeadJ\x04\x08\x02\x10\x03R\nblob_chunk\"}\n\x0fProposeResponse\x12\x33\n\x0b\x63osignature\x18\x01 \x01(\x0b\x32\x1c.ipls.witness.v1.CosignatureH\x00\x12+\n\x07refusal\x18\x02 \x01(\x0b\x32\x18.ipls.witness.v1.RefusalH\x00\x42\x08\n\x06result\"*\n\x07Refusal\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"S\n\x0fGetStateRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\x05\x65poch\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x08\n\x06_epochJ\x04\x08\x02\x10\x03R\twith_blob\"R\n\x10GetStateResponse\x12,\n\x05state\x18\x01 \x01(\x0b\x32\x1d.ipls.witness.v1.WitnessStateJ\x04\x08\x02\x10\x03R\nblob_chunk\"\xf2\x01\n\x0cWitnessState\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x11\n\troot_hash\x18\x03 \x01(\x0c\x12\x31\n\x0b\x63osignature\x18\x04 \x01(\x0b\x32\x1c.ipls.witness.v1.Cosignature\x12\x10\n\x08old_root\x18\x05 \x01(\x0c\x12\x31\n\x08proposal\x18\x07 \x01(\x0b\x32\x1f.ipls.witness.v1.SignedProposal\x12)\n\x04head\x18\x08 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHeadJ\x04\x08\x06\x10\x07R\tblob_size2\xaf\x01\n\x0eWitnessService\x12L\n\x07Propose\x12\x1f.ipls.witness.v1.ProposeRequest\x1a .ipls.witness.v1.ProposeResponse\x12O\n\x08GetState\x12 .ipls.witness.v1.GetStateRequest\x1a!.ipls.witness.v1.GetStateResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ipls.witness.v1.witness_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PROPOSAL']._serialized_start=78
-  _globals['_PROPOSAL']._serialized_end=193
-  _globals['_SIGNEDPROPOSAL']._serialized_start=196
-  _globals['_SIGNEDPROPOSAL']._serialized_end=338
-  _globals['_PROPOSEREQUEST']._serialized_start=340
-  _globals['_PROPOSEREQUEST']._serialized_end=439
-  _globals['_PROPOSERESPONSE']._serialized_start=441
-  _globals['_PROPOSERESPONSE']._serialized_end=566
-  _globals['_REFUSAL']._serialized_start=568
-  _globals['_REFUSAL']._serialized_end=610
-  _globals['_GETSTATEREQUEST']._serialized_start=612
-  _globals['_GETSTATEREQUEST']._serialized_end=697
-  _globals['_GETSTATERESPONSE']._serialized_start=699
-  _globals['_GETSTATERESPONSE']._serialized_end=795
-  _globals['_WITNESSSTATE']._serialized_start=798
-  _globals['_WITNESSSTATE']._serialized_end=1042
-  _globals['_WITNESSSERVICE']._serialized_start=1045
-  _globals['_WITNESSSERVICE']._serialized_end=1226
+  _globals['_PROPOSAL']._serialized_start=79
+  _globals['_PROPOSAL']._serialized_end=230
+  _globals['_SIGNEDPROPOSAL']._serialized_start=232
+  _globals['_SIGNEDPROPOSAL']._serialized_end=341
+  _globals['_PROPOSEREQUEST']._serialized_start=344
+  _globals['_PROPOSEREQUEST']._serialized_end=472
+  _globals['_PROPOSERESPONSE']._serialized_start=474
+  _globals['_PROPOSERESPONSE']._serialized_end=599
+  _globals['_REFUSAL']._serialized_start=601
+  _globals['_REFUSAL']._serialized_end=643
+  _globals['_GETSTATEREQUEST']._serialized_start=645
+  _globals['_GETSTATEREQUEST']._serialized_end=728
+  _globals['_GETSTATERESPONSE']._serialized_start=730
+  _globals['_GETSTATERESPONSE']._serialized_end=812
+  _globals['_WITNESSSTATE']._serialized_start=815
+  _globals['_WITNESSSTATE']._serialized_end=1057
+  _globals['_WITNESSSERVICE']._serialized_start=1060
+  _globals['_WITNESSSERVICE']._serialized_end=1235
 # @@protoc_insertion_point(module_scope)

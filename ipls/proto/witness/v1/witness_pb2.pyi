@@ -19,8 +19,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Proposal(_message.Message):
-    """What the directory's proposal key signs: T("ipls/witness/v1 proposal", namespace, term, epoch, old root, new root,
-    SHA-256 of the blob).
+    """What the directory's proposal key signs: T("ipls/witness/v2 proposal", namespace, term, time, epoch, old root, new
+    root, SHA-256 and size of the blob).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -31,13 +31,21 @@ class Proposal(_message.Message):
     OLD_ROOT_FIELD_NUMBER: _builtins.int
     NEW_ROOT_FIELD_NUMBER: _builtins.int
     BLOB_SHA256_FIELD_NUMBER: _builtins.int
+    TIME_MS_FIELD_NUMBER: _builtins.int
+    BLOB_SIZE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     term: _builtins.int
     epoch: _builtins.int
     old_root: _builtins.bytes
     new_root: _builtins.bytes
     blob_sha256: _builtins.bytes
-    """SHA-256 of the encoded SingleAppendOnlyProof; of the empty string where there is none."""
+    """SHA-256 of the log's object, an encoded SingleAppendOnlyProof; of the empty string where there is none."""
+    time_ms: _builtins.int
+    """The directory's clock, milliseconds since 1970. Absent in old evidence alone, of the domain "ipls/witness/v1
+    proposal", which had neither time nor size.
+    """
+    blob_size: _builtins.int
+    """Bytes of the log's object. 0 asks for a signature on the start or, anew, on the newest epoch."""
     def __init__(
         self,
         *,
@@ -47,10 +55,12 @@ class Proposal(_message.Message):
         old_root: _builtins.bytes = ...,
         new_root: _builtins.bytes = ...,
         blob_sha256: _builtins.bytes = ...,
+        time_ms: _builtins.int = ...,
+        blob_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob_sha256", b"blob_sha256", "epoch", b"epoch", "namespace", b"namespace", "new_root", b"new_root", "old_root", b"old_root", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob_sha256", b"blob_sha256", "blob_size", b"blob_size", "epoch", b"epoch", "namespace", b"namespace", "new_root", b"new_root", "old_root", b"old_root", "term", b"term", "time_ms", b"time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -62,31 +72,19 @@ class SignedProposal(_message.Message):
 
     PROPOSAL_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
-    BLOB_SIZE_FIELD_NUMBER: _builtins.int
-    HEAD_FIELD_NUMBER: _builtins.int
     signature: _builtins.bytes
     """Ed25519 over the digest T above."""
-    blob_size: _builtins.int
-    """Bytes of blob in the chunks that follow. 0 asks for a signature on the start or, anew, on the newest epoch."""
     @_builtins.property
     def proposal(self) -> Global___Proposal: ...
-    @_builtins.property
-    def head(self) -> _head_pb2.SignedHead:
-        """The newest head that the directory has a quorum's signatures on: by it a witness that is behind knows how far the
-        log can be followed, and one that was restored from a backup sees what it had signed. It vouches for itself.
-        """
-
     def __init__(
         self,
         *,
         proposal: Global___Proposal | None = ...,
         signature: _builtins.bytes = ...,
-        blob_size: _builtins.int = ...,
-        head: _head_pb2.SignedHead | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "proposal", b"proposal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["proposal", b"proposal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob_size", b"blob_size", "head", b"head", "proposal", b"proposal", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["proposal", b"proposal", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -97,24 +95,26 @@ class ProposeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PROPOSAL_FIELD_NUMBER: _builtins.int
-    BLOB_CHUNK_FIELD_NUMBER: _builtins.int
-    blob_chunk: _builtins.bytes
-    """At most 1 MiB, in order, until blob_size bytes have been sent."""
+    HEAD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def proposal(self) -> Global___SignedProposal: ...
+    @_builtins.property
+    def head(self) -> _head_pb2.SignedHead:
+        """The newest head that the directory has a quorum's signatures on: by it a witness that is behind knows how far the
+        log can be followed, and one that was restored from a backup sees what it had signed. It vouches for itself.
+        """
+
     def __init__(
         self,
         *,
         proposal: Global___SignedProposal | None = ...,
-        blob_chunk: _builtins.bytes = ...,
+        head: _head_pb2.SignedHead | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["blob_chunk", b"blob_chunk", "part", b"part", "proposal", b"proposal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "proposal", b"proposal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob_chunk", b"blob_chunk", "part", b"part", "proposal", b"proposal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "proposal", b"proposal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["proposal", "blob_chunk"]  # noqa: Y015
-    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProposeRequest: _TypeAlias = ProposeRequest  # noqa: Y015
 
@@ -146,7 +146,7 @@ Global___ProposeResponse: _TypeAlias = ProposeResponse  # noqa: Y015
 
 @_typing.final
 class Refusal(_message.Message):
-    """Why a proposal was not signed. The stream goes on."""
+    """Why a proposal was not signed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -174,22 +174,19 @@ class GetStateRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAMESPACE_FIELD_NUMBER: _builtins.int
-    WITH_BLOB_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
-    with_blob: _builtins.bool
     epoch: _builtins.int
-    """Absent: the newest. Of an earlier epoch there is no blob."""
+    """Absent: the newest."""
     def __init__(
         self,
         *,
         namespace: _builtins.str = ...,
-        with_blob: _builtins.bool = ...,
         epoch: _builtins.int | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_epoch", b"_epoch", "epoch", b"epoch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_epoch", b"_epoch", "epoch", b"epoch", "namespace", b"namespace", "with_blob", b"with_blob"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_epoch", b"_epoch", "epoch", b"epoch", "namespace", b"namespace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__epoch: _TypeAlias = _typing.Literal["epoch"]  # noqa: Y015
     _WhichOneofArgType__epoch: _TypeAlias = _typing.Literal["_epoch", b"_epoch"]  # noqa: Y015
@@ -202,24 +199,18 @@ class GetStateResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     STATE_FIELD_NUMBER: _builtins.int
-    BLOB_CHUNK_FIELD_NUMBER: _builtins.int
-    blob_chunk: _builtins.bytes
-    """At most 1 MiB; follows the state when it was asked for."""
     @_builtins.property
     def state(self) -> Global___WitnessState: ...
     def __init__(
         self,
         *,
         state: Global___WitnessState | None = ...,
-        blob_chunk: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["blob_chunk", b"blob_chunk", "part", b"part", "state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob_chunk", b"blob_chunk", "part", b"part", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["state", "blob_chunk"]  # noqa: Y015
-    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStateResponse: _TypeAlias = GetStateResponse  # noqa: Y015
 
@@ -232,7 +223,6 @@ class WitnessState(_message.Message):
     ROOT_HASH_FIELD_NUMBER: _builtins.int
     COSIGNATURE_FIELD_NUMBER: _builtins.int
     OLD_ROOT_FIELD_NUMBER: _builtins.int
-    BLOB_SIZE_FIELD_NUMBER: _builtins.int
     PROPOSAL_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
     term: _builtins.int
@@ -240,7 +230,6 @@ class WitnessState(_message.Message):
     epoch: _builtins.int
     root_hash: _builtins.bytes
     old_root: _builtins.bytes
-    blob_size: _builtins.int
     @_builtins.property
     def cosignature(self) -> _head_pb2.Cosignature:
         """The newest signature; absent before the first."""
@@ -263,13 +252,12 @@ class WitnessState(_message.Message):
         root_hash: _builtins.bytes = ...,
         cosignature: _head_pb2.Cosignature | None = ...,
         old_root: _builtins.bytes = ...,
-        blob_size: _builtins.int = ...,
         proposal: Global___SignedProposal | None = ...,
         head: _head_pb2.SignedHead | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cosignature", b"cosignature", "head", b"head", "proposal", b"proposal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob_size", b"blob_size", "cosignature", b"cosignature", "epoch", b"epoch", "head", b"head", "old_root", b"old_root", "proposal", b"proposal", "root_hash", b"root_hash", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cosignature", b"cosignature", "epoch", b"epoch", "head", b"head", "old_root", b"old_root", "proposal", b"proposal", "root_hash", b"root_hash", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -35,12 +35,12 @@ class WitnessServiceStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.Propose = channel.stream_stream(
+        self.Propose = channel.unary_unary(
                 '/ipls.witness.v1.WitnessService/Propose',
                 request_serializer=ipls_dot_witness_dot_v1_dot_witness__pb2.ProposeRequest.SerializeToString,
                 response_deserializer=ipls_dot_witness_dot_v1_dot_witness__pb2.ProposeResponse.FromString,
                 _registered_method=True)
-        self.GetState = channel.unary_stream(
+        self.GetState = channel.unary_unary(
                 '/ipls.witness.v1.WitnessService/GetState',
                 request_serializer=ipls_dot_witness_dot_v1_dot_witness__pb2.GetStateRequest.SerializeToString,
                 response_deserializer=ipls_dot_witness_dot_v1_dot_witness__pb2.GetStateResponse.FromString,
@@ -51,15 +51,15 @@ class WitnessServiceServicer:
     """A third party that checks that each epoch only appended, then signs (epoch, root hash).
     """
 
-    def Propose(self, request_iterator, context):
-        """Each proposal is answered with one cosignature or one refusal, in order.
+    def Propose(self, request, context):
+        """Asks for a signature on an epoch whose object lies in the log: the witness reads it there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetState(self, request, context):
-        """The witness's own record: what it signed last, and that epoch's blob when asked for; or an earlier epoch.
+        """The witness's own record: what it signed last, or for an earlier epoch.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -68,12 +68,12 @@ class WitnessServiceServicer:
 
 def add_WitnessServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Propose': grpc.stream_stream_rpc_method_handler(
+            'Propose': grpc.unary_unary_rpc_method_handler(
                     servicer.Propose,
                     request_deserializer=ipls_dot_witness_dot_v1_dot_witness__pb2.ProposeRequest.FromString,
                     response_serializer=ipls_dot_witness_dot_v1_dot_witness__pb2.ProposeResponse.SerializeToString,
             ),
-            'GetState': grpc.unary_stream_rpc_method_handler(
+            'GetState': grpc.unary_unary_rpc_method_handler(
                     servicer.GetState,
                     request_deserializer=ipls_dot_witness_dot_v1_dot_witness__pb2.GetStateRequest.FromString,
                     response_serializer=ipls_dot_witness_dot_v1_dot_witness__pb2.GetStateResponse.SerializeToString,
@@ -91,7 +91,7 @@ class WitnessService:
     """
 
     @staticmethod
-    def Propose(request_iterator,
+    def Propose(request,
             target,
             options=(),
             channel_credentials=None,
@@ -101,8 +101,8 @@ class WitnessService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.stream_stream(
-            request_iterator,
+        return grpc.experimental.unary_unary(
+            request,
             target,
             '/ipls.witness.v1.WitnessService/Propose',
             ipls_dot_witness_dot_v1_dot_witness__pb2.ProposeRequest.SerializeToString,
@@ -128,7 +128,7 @@ class WitnessService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_stream(
+        return grpc.experimental.unary_unary(
             request,
             target,
             '/ipls.witness.v1.WitnessService/GetState',

@@ -33,20 +33,20 @@ class WitnessServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> WitnessServiceAsyncStub: ...
-    Propose: _grpc.StreamStreamMultiCallable[_witness_pb2.ProposeRequest, _witness_pb2.ProposeResponse]
-    """Each proposal is answered with one cosignature or one refusal, in order."""
-    GetState: _grpc.UnaryStreamMultiCallable[_witness_pb2.GetStateRequest, _witness_pb2.GetStateResponse]
-    """The witness's own record: what it signed last, and that epoch's blob when asked for; or an earlier epoch."""
+    Propose: _grpc.UnaryUnaryMultiCallable[_witness_pb2.ProposeRequest, _witness_pb2.ProposeResponse]
+    """Asks for a signature on an epoch whose object lies in the log: the witness reads it there."""
+    GetState: _grpc.UnaryUnaryMultiCallable[_witness_pb2.GetStateRequest, _witness_pb2.GetStateResponse]
+    """The witness's own record: what it signed last, or for an earlier epoch."""
 
 @_typing.type_check_only
 class WitnessServiceAsyncStub(WitnessServiceStub):
     """A third party that checks that each epoch only appended, then signs (epoch, root hash)."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Propose: _aio.StreamStreamMultiCallable[_witness_pb2.ProposeRequest, _witness_pb2.ProposeResponse]  # type: ignore[assignment]
-    """Each proposal is answered with one cosignature or one refusal, in order."""
-    GetState: _aio.UnaryStreamMultiCallable[_witness_pb2.GetStateRequest, _witness_pb2.GetStateResponse]  # type: ignore[assignment]
-    """The witness's own record: what it signed last, and that epoch's blob when asked for; or an earlier epoch."""
+    Propose: _aio.UnaryUnaryMultiCallable[_witness_pb2.ProposeRequest, _witness_pb2.ProposeResponse]  # type: ignore[assignment]
+    """Asks for a signature on an epoch whose object lies in the log: the witness reads it there."""
+    GetState: _aio.UnaryUnaryMultiCallable[_witness_pb2.GetStateRequest, _witness_pb2.GetStateResponse]  # type: ignore[assignment]
+    """The witness's own record: what it signed last, or for an earlier epoch."""
 
 class WitnessServiceServicer(metaclass=_abc_1.ABCMeta):
     """A third party that checks that each epoch only appended, then signs (epoch, root hash)."""
@@ -54,17 +54,17 @@ class WitnessServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def Propose(
         self,
-        request_iterator: _MaybeAsyncIterator[_witness_pb2.ProposeRequest],
+        request: _witness_pb2.ProposeRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_witness_pb2.ProposeResponse], _abc.AsyncIterator[_witness_pb2.ProposeResponse]]:
-        """Each proposal is answered with one cosignature or one refusal, in order."""
+    ) -> _typing.Union[_witness_pb2.ProposeResponse, _abc.Awaitable[_witness_pb2.ProposeResponse]]:
+        """Asks for a signature on an epoch whose object lies in the log: the witness reads it there."""
 
     @_abc_1.abstractmethod
     def GetState(
         self,
         request: _witness_pb2.GetStateRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_witness_pb2.GetStateResponse], _abc.AsyncIterator[_witness_pb2.GetStateResponse]]:
-        """The witness's own record: what it signed last, and that epoch's blob when asked for; or an earlier epoch."""
+    ) -> _typing.Union[_witness_pb2.GetStateResponse, _abc.Awaitable[_witness_pb2.GetStateResponse]]:
+        """The witness's own record: what it signed last, or for an earlier epoch."""
 
 def add_WitnessServiceServicer_to_server(servicer: WitnessServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
