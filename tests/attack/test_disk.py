@@ -11,6 +11,7 @@ import pytest
 
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.runtime.logging import LINES
+from ipls.server.registration import service as registration
 from ipls.store import evidence as store
 from ipls.store.errors import StoreRefused
 from ipls.store.evidence import EACH, EvidenceFolder
@@ -54,6 +55,15 @@ def test_nonsense_without_end_is_counted_and_not_written(tmp_path: Path) -> None
     assert len(about) - len(counts) + sum(counts) == FLOOD
     assert sum(counts) > 0  # all at once: LINES of them are written, or where a minute ends meanwhile twice as many
     assert service.returncode == 0
+
+
+async def test_codes_without_end_are_in_no_file_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registration, "OUTBOX_BYTES", 1000)
+    outbox = tmp_path / "outbox"
+    for number in range(100):
+        await registration.FileCodeSender(outbox).deliver(number.to_bytes(16, "big"), "+491700000001", "12345678")
+        assert outbox.read_text().endswith(f"{number:032x} 12345678\n")
+    assert outbox.stat().st_size <= 1000 + 42
 
 
 def equivocation(witness: bytes, epoch: int, time: int = NOW) -> Evidence:

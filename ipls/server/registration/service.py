@@ -3,6 +3,7 @@ certificate at the directory's update port."""
 
 import hashlib
 import hmac
+import os
 import secrets
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -39,6 +40,9 @@ CODE_DIGITS = 8
 SUBMIT_TIMEOUT_S = 10.0
 MAX_HASHING = 32
 """Calls of one kind that wait for a code's hash, some 50 ms each: the last of them waits for less than 2 s."""
+OUTBOX_BYTES = 1 << 20
+"""Of the development verifier's file, which begins anew beyond: some 20,000 codes, of which nobody has so many hashed
+before they expire."""
 MAX_LOOKS = 128
 """Calls that wait for the database alone."""
 
@@ -71,6 +75,8 @@ class FileCodeSender:
     async def deliver(self, request_id: bytes, label: str, code: str) -> str:
         """Append the line, then print it."""
         line = f"{request_id.hex()} {code}\n"
+        if self._path.exists() and self._path.stat().st_size > OUTBOX_BYTES:
+            os.truncate(self._path, 0)
         append(self._path, line.encode())
         print(f"registration code: {line}", end="", flush=True)
         return f"{masked(label)} (development: it stands in the service's {self._path.name}, and in its log)"
