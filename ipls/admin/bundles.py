@@ -45,7 +45,18 @@ def first_bundle(
     root: TrustRoot, hsm: TokenKeys, operator_seed: bytes, *, now_ms: int, lifetime_ms: int, shards: int = 1
 ) -> SignedBundle:
     """Bundle 1, naming one HSM that owns every account, in so many shards, by the operator alone."""
-    entry = Hsm(
+    bundle = Bundle(
+        number=1,
+        expires_ms=now_ms + lifetime_ms,
+        namespace=root.namespace,
+        development=root.development,
+        hsms=[_alone(root, hsm, shards, now_ms)],
+    )
+    return sign_bundle(operator_seed, bundle)
+
+
+def _alone(root: TrustRoot, hsm: TokenKeys, shards: int, now_ms: int) -> Hsm:
+    return Hsm(
         public_key=hsm.public_point,
         profile=hsm.profile,
         policy_digest=root.policy_digest,
@@ -54,14 +65,6 @@ def first_bundle(
         not_after_ms=root.expires_ms,
         transport_key=hsm.transport_point,
     )
-    bundle = Bundle(
-        number=1,
-        expires_ms=now_ms + lifetime_ms,
-        namespace=root.namespace,
-        development=root.development,
-        hsms=[entry],
-    )
-    return sign_bundle(operator_seed, bundle)
 
 
 class Fleet(NamedTuple):
@@ -72,19 +75,21 @@ class Fleet(NamedTuple):
     shards: dict[str, list[int]]
 
 
-def next_bundle(config: Config, operator_key: Path, *, now_ms: int, fleet: Fleet | None = None) -> SignedBundle:
+def next_bundle(
+    config: Config, operator_key: Path, *, now_ms: int, fleet: Fleet | None = None, alone: TokenKeys | None = None
+) -> SignedBundle:
     """The successor of the bundle in use, by the operator alone: the next number, 30 days from now.
 
-    The same HSMs, good as long as the trust root, or those of a fleet, of which there may be a first bundle too. The
-    old one must be the operator's own, by the key of any version of the trust root, expired or not. Raises ConfigError,
-    VerificationError.
+    The same HSMs, good as long as the trust root, or those of a fleet, or one alone with all shards; of these two there
+    may be a first bundle too. The old one must be the operator's own, by the key of any version of the trust root,
+    expired or not. Raises ConfigError, VerificationError.
     """
     root = load_trust_root(config.trust_root)
     seed = read_secret(operator_key)
     if keys.public_key(seed) != root.operator_key:
         raise ConfigError(f"{operator_key} is not the operator key that the trust root pins", "OPERATOR_KEY_WRONG")
-    if fleet is not None and not config.vault.bundle.exists():
-        bundle = Bundle(namespace=root.namespace)
+    if (fleet or alone) and not config.vault.bundle.exists():
+        bundle = Bundle(namespace=root.namespace, development=root.development)
     else:
         old = read_bundle(config.vault.bundle)
         _check_own(config.trust_root, old)
@@ -94,6 +99,10 @@ def next_bundle(config: Config, operator_key: Path, *, now_ms: int, fleet: Fleet
     bundle.expires_ms = now_ms + BUNDLE_LIFETIME_MS
     if fleet is not None:
         _put_fleet(bundle, fleet, root, now_ms)
+    elif alone is not None:
+        shards = shard_count(bundle) or 1
+        del bundle.hsms[:]
+        bundle.hsms.append(_alone(root, alone, shards, now_ms))
     for hsm in bundle.hsms:
         hsm.policy_digest = root.policy_digest
         hsm.not_after_ms = max(hsm.not_after_ms, root.expires_ms)

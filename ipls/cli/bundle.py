@@ -1,6 +1,7 @@
 """`ipls keys bundle`: the next fleet bundle, from draft to the log (docs/operations.md)."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,8 @@ from ipls.admin.witness import read_signature, write_signature
 from ipls.cli.console import printable
 from ipls.cli.trust import ConfigFile
 from ipls.clock import system_now_ms
-from ipls.config import load, load_trust_root, load_witnesses
+from ipls.config import ConfigError, load, load_trust_root, load_witnesses
+from ipls.hsm.token.pkcs11 import TokenKeys
 from ipls.proto.vault.v1.vault_pb2 import Bundle
 from ipls.store.files import write_new
 from ipls.trust.bundle import check_bundle, parse_bundle
@@ -33,22 +35,30 @@ def draft(
     officers: Annotated[Path | None, typer.Option(help="With --report: officers.toml.")] = None,
     signature: Annotated[list[Path] | None, typer.Option(help="With --report: an officer's.")] = None,
     hsm: Annotated[list[str] | None, typer.Option(metavar="NAME=SHARDS", help="With --report: hsm-1=0,1")] = None,
+    hsm_keys: Annotated[
+        Path | None, typer.Option(help="What `ipls hsm keys` printed: that HSM alone takes the place of those in use.")
+    ] = None,
 ) -> None:
     """As the operator: sign the successor of the bundle in use, the same HSMs for 30 days more, for the witnesses.
 
-    With --report, those of a ceremony that m officers signed, and the first bundle where none is in use.
+    With --report, those of a ceremony that m officers signed; with --hsm-keys, one that is a fleet by itself, and has
+    none of the keys that were stored before. The first bundle where none is in use.
     """
     settings = load(config)
     key, now_ms = operator_key or config.resolve().parent / "keys/operator.key", system_now_ms()
     fleet = None
+    alone = None if hsm_keys is None else _token_keys(hsm_keys)
+    if alone is not None and (report or officers or signature or hsm):
+        raise typer.BadParameter("takes none of the options of a ceremony", param_hint="--hsm-keys")
     if report is not None and officers is not None:
         held = signed_report(settings.trust_root, report, officers, signature or [])
         fleet = Fleet(held, hashlib.sha256(read_report(report)).digest(), _shards(hsm or []))
     elif report or officers or signature or hsm:
         raise typer.BadParameter("takes --officers, and --signature and --hsm as often", param_hint="--report")
-    signed = next_bundle(settings, key, now_ms=now_ms, fleet=fleet)
+    signed = next_bundle(settings, key, now_ms=now_ms, fleet=fleet, alone=alone)
+    lines = described(parse_bundle(signed.bundle))  # refused, if it is none: by what --hsm-keys says
     write_new(file, signed.SerializeToString())
-    print("\n".join(described(parse_bundle(signed.bundle))))
+    print("\n".join(lines))
 
 
 @app.command()
@@ -89,6 +99,15 @@ def publish(
     signed.cosignatures.extend(read_signature(path) for path in signatures or ())
     bundle = put_in_use(settings, signed, now_ms=system_now_ms())
     print(f"bundle {bundle.number} is in use and in the log")
+
+
+def _token_keys(file: Path) -> TokenKeys:
+    try:
+        told = json.loads(file.read_bytes())
+        public, transport = (bytes.fromhex(told[name]) for name in ("public_key", "transport_key"))
+        return TokenKeys(public, transport, str(told["profile"]))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ConfigError(f"{file}: not what `ipls hsm keys` printed") from error
 
 
 def _shards(options: Sequence[str]) -> dict[str, list[int]]:

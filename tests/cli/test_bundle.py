@@ -1,10 +1,12 @@
 """`ipls keys bundle`, as the operator and the witnesses type it; what it does: tests/admin/test_bundles.py."""
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 from ipls.clock import system_now_ms
 from ipls.config import load_trust_root
@@ -14,6 +16,7 @@ from ipls.trust.bundle import verify_bundle
 from ipls.trust.root import TrustRoot
 from ipls.units import DAY_MS
 from tests.e2e.running import ipls
+from tests.hsm.tokens import as_configured, pin_file, softhsm_token
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +87,41 @@ def test_nothing_is_signed_that_nobody_agreed_to(folder: Path) -> None:
     assert asked.returncode == 1
     assert "HSM 04" in asked.stdout
     assert not list(folder.glob("*.sig"))
+
+
+def test_a_token_with_keys_of_its_own_is_the_fleet_by_its_next_bundle(folder: Path, tmp_path: Path) -> None:
+    """As docs/operations.md says it, from `ipls hsm keys` to a vault's state on that token."""
+    token, config = softhsm_token(tmp_path / "token"), folder / "ipls.toml"
+    text = (
+        config.read_text()
+        .replace('"keys/token.pin"', f'"{pin_file(tmp_path)}"')
+        .replace("data/vault.db", "data/own.db")
+    )
+    table = tomli_w.dumps({"vault": {"token": as_configured(token)}})
+    config.write_text(text.replace('token = "token"\n', "") + table)
+    keys = ipls("hsm", "keys", "--config", config, "--profile", "softhsm-aes-cbc")
+    assert keys.returncode == 0, keys.stderr
+    (tmp_path / "hsm.json").write_text(keys.stdout)
+    shown = bundle(folder, "next", folder / "next.pb", "--hsm-keys", tmp_path / "hsm.json")
+    key = json.loads(keys.stdout)["public_key"]
+    assert f"  HSM {key}\n" in shown
+    assert "    shards 0; policy " in shown
+    bundle(folder, "publish", folder / "next.pb", *sign(folder, folder / "next.pb", "witness", "witness-2"))
+    (hsm,) = verify_bundle(root(folder), in_use(folder), now_ms=system_now_ms()).hsms
+    assert hsm.public_key.hex() == key
+    for command in ("genesis", "check"):
+        ended = ipls("vault", command, "--config", config)
+        assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize(
+    "told", ["{}", "[", '{"public_key": "00", "transport_key": "00", "profile": "softhsm-aes-cbc"}']
+)
+def test_keys_that_are_none_make_no_bundle(folder: Path, tmp_path: Path, told: str) -> None:
+    (tmp_path / "hsm.json").write_text(told)
+    ended = ipls(
+        "keys", "bundle", "next", folder / "n", "--hsm-keys", tmp_path / "hsm.json", "--config", folder / "ipls.toml"
+    )
+    assert ended.returncode in (1, 2)
+    assert ended.stderr.count("\n") == 1
+    assert not (folder / "n").exists()

@@ -24,6 +24,7 @@ ADDED = {
     "ipls fsck --json",
     "ipls fsck --repair",
     "ipls init --shards",
+    "ipls keys bundle next --hsm-keys",
     "ipls keys renew",
     "ipls keys renew --config",
     "ipls keys renew --early",
