@@ -6,6 +6,7 @@ may fail and go on says so by a restart policy.
 """
 
 import asyncio
+import resource
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
@@ -20,6 +21,10 @@ from ipls.runtime.restart import RestartPolicy
 from ipls.runtime.tasks import end, race
 
 log = structlog.get_logger()
+
+MAX_DESCRIPTORS = 16_384
+"""Of one process, if the system gives it so many; with them connections are bounded, which nothing else counts: 47 KiB
+for each with TLS (`bench/streams.py connections`) are 770 MiB."""
 
 Resource = TypeVar("Resource")
 Result = TypeVar("Result")
@@ -171,7 +176,8 @@ def _asked_to_end() -> bool:
 
 
 def run(name: str, start: Callable[[Service], Awaitable[object]]) -> None:
-    """A process of its own: `start`, then serve until SIGTERM or SIGINT, which also cut `start` short.
+    """A process of its own: `start`, then serve until SIGTERM or SIGINT, which also cut `start` short. It may have
+    MAX_DESCRIPTORS, and no more.
 
     Raises what `start` and the tasks raise.
     """
@@ -186,4 +192,7 @@ def run(name: str, start: Callable[[Service], Awaitable[object]]) -> None:
 
             await race(started(), service.until_stopped())
 
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    given = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (given, hard))
     asyncio.run(serve())

@@ -3,6 +3,8 @@ stay for ever; from another address than the honest caller, who is served meanwh
 
 import asyncio
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from ipls.admin.certificates import Authority
 from ipls.rpc.admission import METHODS, Limits, Method
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import RemoteError, remote_error
+from ipls.rpc.health import until_serving
 from ipls.rpc.server import ANYONE, GrpcServer, Listener
 from tests.rpc.strangers import Stranger, message, stranger
 
@@ -294,6 +297,41 @@ async def test_a_connection_that_stops_half_way_is_closed(tmp_path: Path, tls: b
 async def test_a_connection_without_calls_is_closed(tmp_path: Path) -> None:
     async with serving(tmp_path, Limits(idle_s=0.3)) as served, served.stranger() as idle:
         await idle.closed()
+
+
+FEW = """
+import asyncio, resource, sys
+from pathlib import Path
+from ipls.rpc.admission import Limits
+from ipls.rpc.server import GrpcServer, Listener
+
+async def serve(folder):
+    listener = Listener("127.0.0.1:0", folder / "server.pem", folder / "server.key")
+    server = GrpcServer([listener], {}, Limits(handshake_s=1, idle_s=1))
+    [port] = await server.start()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+    print(port, flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    await server.stop(0)
+
+asyncio.run(serve(Path(sys.argv[1])))
+"""
+
+
+async def test_connections_that_use_up_the_descriptors_go_and_others_get_in(tmp_path: Path) -> None:
+    Authority(tmp_path, "test").issue_server("server")
+    command = [sys.executable, "-c", FEW, str(tmp_path)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    server = await asyncio.create_subprocess_exec(*command, **pipes)
+    assert server.stdout is not None
+    port = int(await server.stdout.readline())
+    held = [await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0)) for _ in range(150)]
+    async with asyncio.timeout(60):
+        await until_serving(f"127.0.0.1:{port}", tmp_path / "ca.pem")
+    for _, writer in held:
+        writer.close()
+    server.kill()
+    await server.wait()
 
 
 async def test_certificates_have_places_of_their_own_whatever_their_address(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """One process and what it runs: what a task's end does to it, and in which order it ends itself."""
 
 import asyncio
+import resource
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from structlog.testing import capture_logs
 
 from ipls.errors import IplsError
 from ipls.runtime.restart import RestartPolicy
-from ipls.runtime.service import Service, TaskEnded
+from ipls.runtime.service import MAX_DESCRIPTORS, Service, TaskEnded
 
 
 async def for_ever() -> None:
@@ -309,6 +310,16 @@ FOR_EVER = "await asyncio.Event().wait()"
 def process(*, work: str = FOR_EVER, start: str = "pass") -> subprocess.Popen[str]:
     code = PROCESS.format(work=work, start=start)
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(("hard", "given"), [(1000, 1000), (MAX_DESCRIPTORS + 1, MAX_DESCRIPTORS)])
+def test_it_has_the_descriptors_that_the_system_gives_up_to_a_bound(hard: int, given: int) -> None:
+    """A system's soft limit is mostly 1,024, which idle connections of a few addresses would use up."""
+    hard = min(hard, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (500, {hard}))\n"
+    code = limit + PROCESS.format(work="return", start="say(resource.getrlimit(resource.RLIMIT_NOFILE)[0])")
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.stdout.split("\n")[0] == str(min(given, hard))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
