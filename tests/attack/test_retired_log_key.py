@@ -52,7 +52,7 @@ class Vault:
             state.sequence + 1, state.chain_head, key, before, trie.root, state.highest, record, use=b""
         )
         row = replay.log_row(entry, entry.encode(), b"")
-        [mac] = replay.log_macs(Keys(RETIRED), [row])
+        [mac] = Keys(RETIRED).macs(replay.log_digests(self.token, [row]))
         self.store.append(Changes([row._replace(mac=mac)], {key: record}, trie.changed))
         return state.followed_by(entry)
 

@@ -7,13 +7,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ipls.hsm.core.accounts import Accounts
 from ipls.hsm.state.anchor import genesis, read_anchor
+from ipls.proto.vault.v1.vault_pb2 import HistoryAnswer
 from ipls.store.errors import StoreUnavailable
+from ipls.trust.identity import Identity
+from ipls.vault.account import Times
 from ipls.vault.errors import SessionRefused
-from ipls.vault.history import Seen
-from ipls.vault.session.effects import Handshake, Retrieve
+from ipls.vault.history import Seen, follow
+from ipls.vault.limits import Limits
+from ipls.vault.session.effects import Handshake, History, Operation, Retrieve
 from ipls.vault.state.journal import account_key
-from tests.attack.vault_state import OWNERS, Vault, looked_at, outcome, use, wrapped
+from tests.attack.vault_state import ME, NOW, OWNERS, Vault, looked_at, outcome, use, wrapped
 from tests.hsm.state_stores import MemoryNotary, perform
 from tests.store.postgres import PostgresServer
 from tests.store.vault_databases import BACKENDS, COLLISION, FAILED, Database, SqliteDatabase, new_database
@@ -402,6 +407,27 @@ class Failing(MemoryNotary):
 
     def replace(self, expected: object, new: bytes) -> None:
         self.fault()
+
+
+def test_a_flood_of_uses_pushes_nobodys_out(vault: Vault) -> None:
+    """A thief's identity uses an account until it is refused. Another account's uses, the owner's first when the number
+    is taken back and every identity that there was stand in the histories, and what a device has seen is continued."""
+    thief, owner = ME._replace(version=2), ME._replace(version=3)
+    with vault.running() as state:
+        accounts = Accounts(state.state_store, lambda: Times(NOW, NOW), Limits(daily_uses=20))
+
+        def use(label: str, identity: Identity, operation: Operation = Handshake()) -> object:  # noqa: B008
+            return outcome(lambda: perform(state.state_store, lambda: accounts.commit(label, identity, operation)))
+
+        seen, other = state.history(ALICE), state.history(BOB)
+        flood = [use(ALICE, thief) for _ in range(30)]
+        assert flood == [None] * 20 + ["VAULT_ACCOUNT_LIMIT"] * 10
+        assert use(BOB, ME) is None
+        assert use(ALICE, owner) is None
+        answer = use(ALICE, owner, History(seen.length + 1))
+        assert isinstance(answer, HistoryAnswer)
+        assert [entry.identity_version for entry, _ in follow(seen, answer)] == [2] * 20 + [3]
+        assert state.history(BOB, other).length == other.length + 1
 
 
 @pytest.mark.parametrize("reason", ["VAULT_NOTARY_LOST", "VAULT_ANCHOR_MOVED"])

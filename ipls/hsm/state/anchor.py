@@ -73,10 +73,13 @@ def anchor_among(anchor_service: AnchorService, values: Sequence[bytes]) -> Anch
     return Anchor(states[-1], values)
 
 
-def write_anchor(anchor_service: AnchorService, expected: Sequence[bytes], state: State) -> Anchor:
-    """Raises SessionRefused VAULT_ANCHOR_MOVED."""
+def write_anchor(
+    anchor_service: AnchorService, expected: Sequence[bytes], state: State, mac: bytes | None = None
+) -> Anchor:
+    """`mac` is its HMAC, where the caller has asked for it among others. Raises SessionRefused VAULT_ANCHOR_MOVED."""
     encoded = state.encode()
-    [mac] = anchor_service.macs([anchor_digest(encoded)])
+    if mac is None:
+        [mac] = anchor_service.macs([anchor_digest(encoded)])
     anchor_service.replace(expected, encoded + mac)
     return Anchor(state, [encoded + mac])
 

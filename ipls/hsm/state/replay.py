@@ -201,13 +201,8 @@ def log_row(entry: JournalEntry, encoded: bytes, mac: bytes) -> LogRow:
     return LogRow(entry.sequence, encoded, mac, entry.key, use.number if use is not None else None)
 
 
-def log_macs(anchor_service: AnchorService, rows: Sequence[LogRow]) -> list[bytes]:
-    """What the rows' HMACs must be."""
-    return anchor_service.macs(log_digests(anchor_service, rows))
-
-
 def log_digests(anchor_service: AnchorService, rows: Sequence[LogRow]) -> list[bytes]:
-    """What they are over."""
+    """What the rows' HMACs are over."""
     return [entry_digest(anchor_service.shard, row.entry) for row in rows]
 
 

@@ -18,7 +18,7 @@ from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
 from ipls.store.errors import StoreDamaged, StoreError
 from ipls.store.vault import Changes, VaultStore
 from ipls.vault.errors import SessionRefused
-from ipls.vault.state.journal import NO_RECORD, Highest, JournalEntry, State, entry_hash
+from ipls.vault.state.journal import NO_RECORD, Highest, JournalEntry, State, anchor_digest, entry_hash
 from ipls.vault.state.trie import EMPTY_ROOT, Trie, digest_of
 
 Transaction = Callable[[], object]
@@ -180,18 +180,20 @@ class StateStore:
             return
         assert self._anchor
         rows = [replay.log_row(*each, b"") for each in zip(self._entries, self._encoded, strict=True)]
-        macs = replay.log_macs(self._anchor_service, rows)
+        digests = replay.log_digests(self._anchor_service, rows)
+        # All at once: the token is looked through for its newest log key each time.
+        *macs, mac = self._anchor_service.macs([*digests, anchor_digest(self._state.encode())])
         signed = [row._replace(mac=mac) for row, mac in zip(rows, macs, strict=True)]
         self._store.append(Changes(signed, self._changed, self._trie.changed))
-        self._write_anchor(self._anchor, self._state)
+        self._write_anchor(self._anchor, self._state, mac)
         self.handed_off = self._hands_off(self._state, self._entries[-1])
 
     def _anchored(self) -> State:
         assert self._anchor
         return self._anchor.state
 
-    def _write_anchor(self, replaced: Anchor, state: State) -> None:
-        self._anchor = write_anchor(self._anchor_service, replaced.values, state)
+    def _write_anchor(self, replaced: Anchor, state: State, mac: bytes | None = None) -> None:
+        self._anchor = write_anchor(self._anchor_service, replaced.values, state, mac)
         self._written = state.sequence
 
 
