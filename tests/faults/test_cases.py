@@ -18,9 +18,9 @@ from tests.e2e.running import IPLS, ipls
 ROOT = Path(__file__).parent.parent.parent
 CASES = Path(__file__).parent / "cases"
 SHARED = ROOT.parent / "shared/cases/faults"
-ON_ONE_THAT_RUNS = ("closed-stdio", "reimport")
+ON_ONE_THAT_RUNS = ("closed-stdio", "export-full-disk", "reimport")
 """These do no harm to it: they follow one another on the same."""
-ON_A_COPY = ("moved-folder", "asleep-70-min")
+ON_A_COPY = ("asleep-70-min", "directory-lost", "moved-folder")
 
 
 @pytest.fixture(scope="module")
