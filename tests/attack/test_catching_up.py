@@ -21,6 +21,7 @@ from ipls.trust.limits import MAX_BLOB
 from tests.attack.catching_up import OWN, Victim, quorums
 from tests.attack.log import answer, listing, name, public_world
 from tests.server.chains import Chain, renewal
+from tests.server.loopback import CALLER
 from tests.trust.roots import HOUR, NAMESPACE, NOW, THIEF, WITNESSES, make_root, signed
 
 
@@ -280,7 +281,7 @@ async def test_one_that_signed_the_losing_root_rejoins_and_never_signs_that_epoc
     assert on_record.cosignature is not None
     assert await victim.propose(renewal(2, won.new_root)) == "WITNESS_SIGNED_OTHER"
     assert await victim.propose(renewal(2, lost.new_root)) == "WITNESS_FORK"
-    answer = await victim.service.GetState(GetStateRequest(namespace=NAMESPACE), None)
+    answer = await victim.service.GetState(GetStateRequest(namespace=NAMESPACE), CALLER)
     assert not answer.state.HasField("cosignature")
     assert verify_head(victim.world.root, answer.state.head, now_ms=NOW) == (2, won.new_root)
     after = victim.publish()

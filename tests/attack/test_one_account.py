@@ -7,8 +7,13 @@ from typing import Any
 
 import pytest
 
+from ipls.proto.witness.v1.witness_pb2 import GetStateRequest
+from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceStub
+from ipls.rpc.channel import open_channel
 from ipls.server.directory import service
 from ipls.server.directory.service import MAX_READS, READ_THREADS
+from ipls.server.witness.service import MAX_SHOWN
+from ipls.store.witness.sqlite import SqliteWitness
 from tests.server.directories import ALICE, BOB, World, record
 from tests.server.sessions import Session, refusal
 
@@ -62,3 +67,30 @@ async def test_a_thiefs_updates_leave_the_owner_his(world: World) -> None:
             owner = await Session.open(client, ALICE, 9)
             assert (await owner.lookup(ALICE)).head.epoch == 1
             assert await client.publish(10, ALICE, record(10)) == 2
+
+
+async def test_a_witness_signs_while_strangers_ask_for_its_state(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    release, held = threading.Event(), 10**6
+    original = SqliteWitness.signed
+
+    def signed(store: SqliteWitness, epoch: int) -> Any:
+        if epoch == held:
+            release.wait(60)
+        return original(store, epoch)
+
+    monkeypatch.setattr(SqliteWitness, "signed", signed)
+    async with world.witness(), world.directory() as client:
+        await client.publish(1, ALICE, record(1))
+        address = world.config().witnesses["w0"]
+        async with open_channel(address, world.ca) as channel:
+            stub = WitnessServiceStub(channel)
+            request = GetStateRequest(namespace=world.root.namespace, epoch=held)
+            strangers = [asyncio.create_task(refusal(stub.GetState(request))) for _ in range(MAX_SHOWN)]
+            try:
+                done, _ = await asyncio.wait(strangers, return_when=asyncio.FIRST_COMPLETED, timeout=60)
+                assert done.pop().result().reason == "SERVICE_BUSY"
+                async with asyncio.timeout(60):
+                    assert await client.publish(2, BOB, record(2)) == 2
+            finally:
+                release.set()
+            assert {error.reason for error in await asyncio.gather(*strangers)} == {"SERVICE_BUSY", "EPOCH_UNKNOWN"}

@@ -5,7 +5,8 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 from ipls._grpc import grpc
 from ipls.admin.certificates import Authority
@@ -24,6 +25,10 @@ SERVICES = {
         "witness.v1.WitnessService",
     )
 }
+
+
+CALLER: Any = SimpleNamespace(peer=lambda: "ipv4:192.0.2.1:7", auth_context=dict)
+"""The context of a call that comes over no wire."""
 
 
 class Listening(NamedTuple):

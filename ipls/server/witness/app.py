@@ -39,6 +39,7 @@ async def run(config: WitnessConfig, root: TrustRoot, service: Service) -> None:
     keys = (WitnessKeys.unpinned if follower else WitnessKeys.pinned)(root, config.name, signers)
     public = PublicReader(root, silent_s=SILENT_S)
     witness = WitnessService(root, keys, store, public, EvidenceFolder(config.evidence), follower=follower)
+    service.release(witness.close)
     await asyncio.to_thread(witness.sign_start)
     await serve_http(service, auditor_app(root, keys.witness, store, readable_at(root.log_url)), config.http_listen)
     service.spawn("follow the log", partial(witness.catch_up, config.catch_up_every_s), restart=RestartPolicy())

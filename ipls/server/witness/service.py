@@ -30,6 +30,8 @@ from ipls.proto.witness.v1.witness_pb2 import (
 )
 from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceServicer
 from ipls.rpc.errors import ServiceError
+from ipls.rpc.peer import peer_of
+from ipls.runtime.executors import FairExecutor
 from ipls.runtime.tasks import TaskScope
 from ipls.server.witness.evidence import EvidenceRecorder
 from ipls.server.witness.follower import LogFollower
@@ -45,6 +47,8 @@ from ipls.trust.root import TrustRoot
 log = structlog.get_logger()
 
 
+MAX_SHOWN = 128
+"""Looks at the state, for whoever asks, that wait for their thread."""
 MAX_ANSWERS = 64
 """Proposals that are being answered: a directory has one on its way, or a few after a failover."""
 PAUSE_S = 0.2
@@ -82,6 +86,7 @@ class WitnessService(WitnessServiceServicer):
         self.follower = LogFollower(root, keys, store, public, self._recorder, now_ms, follower=follower)
         self._now_ms = now_ms
         self._scope = TaskScope()
+        self._showing = FairExecutor("states", 1, MAX_SHOWN)  # signing waits for nobody who asks
         self._answers: dict[bytes, asyncio.Task[ProposeResponse]] = {}
         self._signed: tuple[bytes, ProposeResponse] | None = None
         self._judging = asyncio.Lock()
@@ -203,6 +208,10 @@ class WitnessService(WitnessServiceServicer):
         except AkdError as e:
             raise _Refused("WITNESS_PROOF_REFUSED", f"the epoch does not only append: {e.reason}") from e
 
+    def close(self) -> None:
+        """End its thread; no call may follow."""
+        self._showing.close()
+
     async def stop(self) -> None:
         """Let a look at the log end soon, and no answer be waited for."""
         self.follower.stop()
@@ -225,10 +234,11 @@ class WitnessService(WitnessServiceServicer):
         """
         if request.namespace != self._root.namespace:
             raise ServiceError("WITNESS_OTHER_NAMESPACE", "this witness does not serve that namespace")
-        state = await asyncio.to_thread(self._store.state)
+        peer = peer_of(context)
+        state = await self._showing.run(peer, self._store.state)
         row: State | Signed | None = state
         if request.HasField("epoch") and (request.epoch != state.epoch or state.head is not None):
-            row = await asyncio.to_thread(self._store.signed, request.epoch)
+            row = await self._showing.run(peer, self._store.signed, request.epoch)
         if row is None:
             raise ServiceError("EPOCH_UNKNOWN", f"epoch {request.epoch} was not signed here")
         message = WitnessState(term=state.term, epoch=row.epoch, root_hash=row.root_hash, old_root=row.old_root)

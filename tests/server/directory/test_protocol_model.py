@@ -45,6 +45,7 @@ from ipls.store.directory.sqlite import SqliteDirectory
 from ipls.store.errors import StoreError
 from ipls.store.log import FileLog
 from tests.server.directories import NOW, PROPOSER, World, record
+from tests.server.loopback import CALLER
 from tests.server.witnesses import make_service, open_store
 
 N, K = 3, 2
@@ -105,7 +106,7 @@ class Link:
     async def GetState(self, request: Any, timeout: float) -> Any:
         if self.mood != "up":
             raise self._lost()
-        return await self.service.GetState(request, None)
+        return await self.service.GetState(request, CALLER)
 
     async def Propose(self, request: ProposeRequest, timeout: float) -> Any:
         self._sent.append(request)
