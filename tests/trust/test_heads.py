@@ -194,6 +194,13 @@ def test_only_counted_signatures_of_a_quorum_set_a_clock() -> None:
     assert quorum_timestamp(three_of(2), head, now_ms=NOW) == NOW + 5
 
 
+def test_the_time_of_an_old_quorum_is_told_only_where_age_does_not_matter() -> None:
+    head, later = signed(HEAD, A, B), NOW + HOUR + 1
+    assert quorum_timestamp(three_of(2), head, now_ms=later, check_age=False) == NOW
+    with pytest.raises(HeadRefused, check=lambda e: e.reason == "HEAD_TOO_OLD"):
+        quorum_timestamp(three_of(2), head, now_ms=later)
+
+
 def test_a_flood_of_signatures_is_refused_unchecked() -> None:
     assert refused(make_root(), signed(HEAD, *[A] * 65)) == "HEAD_ENCODING"
 
