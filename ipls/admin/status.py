@@ -8,6 +8,7 @@ a finding.
 import asyncio
 import enum
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +16,15 @@ from ipls.address import reachable
 from ipls.admin.deployment import addresses_of, process_of, speaks_http
 from ipls.admin.expiry import Ending, bundle_endings, certificate_endings, trust_root_endings
 from ipls.admin.health import last_words
-from ipls.config import Config
+from ipls.auditlog.cosignatures import parse_cosignature
+from ipls.auditlog.errors import CosignatureInvalid
+from ipls.config import Config, load_trust_root
 from ipls.errors import IplsError
 from ipls.http.client import HttpClient, HttpTooLarge, HttpUnavailable
+from ipls.http.public_log import PublicReader
 from ipls.rpc.health import why_not_serving
+from ipls.trust.limits import MAX_AHEAD_MS, MAX_INT
+from ipls.trust.root import TrustRoot
 from ipls.units import date
 
 ANSWER_S = 5.0
@@ -93,6 +99,40 @@ async def _port(deployment: Deployment, name: str, address: str) -> Finding:
     return Finding(name, State.UNREACHABLE, text, f"ipls serve all {deployment.with_config}")
 
 
+async def heads(deployment: Deployment) -> list[Finding]:
+    """How old the newest head is that a quorum of the witnesses shows: what is too old counts for nobody, nor what is
+    ahead."""
+    root, now_ms = load_trust_root(deployment.config.trust_root), deployment.now_ms
+    epoch, times = await asyncio.to_thread(_newest, root)
+    if len(times) < root.k:
+        text = f"{len(times)} of {len(root.witnesses)} witnesses show epoch {epoch}, and {root.k} are needed"
+        return [Finding("heads", State.UNREACHABLE, text, f"ipls serve all {deployment.with_config}")]
+    signed_ms = times[-root.k]
+    if signed_ms > now_ms + MAX_AHEAD_MS:
+        text = f"the witnesses signed at {date(signed_ms)}, and this machine's clock says {date(now_ms)}"
+        return [Finding("heads", State.WRONG, text, "timedatectl")]
+    if signed_ms < now_ms - root.max_head_age_ms:
+        text = f"the newest head was signed at {date(signed_ms)}: too long ago, so nothing counts by it"
+        return [Finding("heads", State.WRONG, text, f"tail {deployment.file.parent / 'logs/directory.log'}")]
+    return [Finding("heads", State.WELL, f"epoch {epoch}, signed {date(signed_ms)}")]
+
+
+def _newest(root: TrustRoot) -> tuple[int, list[int]]:
+    """The highest epoch that a witness shows, or the first, and the times at which witnesses signed it, ascending."""
+    public = PublicReader(root, http=HttpClient(ANSWER_S), now_ms=lambda: MAX_INT)  # however far it is ahead
+    public.end()  # one attempt
+    epoch, times = root.start_epoch, list[int]()
+    for witness in root.witnesses:
+        with suppress(HttpUnavailable):
+            head = public.newest(witness)
+            epoch = max(epoch, head.epoch if head else epoch)
+    answers = public.answers(epoch)
+    for witness in root.witnesses:
+        with suppress(CosignatureInvalid):
+            times.append(parse_cosignature(root, witness, epoch, answers.get(witness.name) or b"", MAX_INT).time_ms)
+    return epoch, sorted(times)
+
+
 def _why_no_http(address: str) -> str:
     """By a path that every one of them refuses at once: an answer is what counts."""
     try:
@@ -133,4 +173,4 @@ def _ends(part: str, endings: Iterator[Ending], deployment: Deployment) -> list[
     return found or [Finding(part, State.WELL, f"good until {date(first.end_ms)}, when the {first.what} runs out")]
 
 
-CHECKS: list[Check] = [services, certificates, trust_root, bundle]
+CHECKS: list[Check] = [services, heads, certificates, trust_root, bundle]

@@ -3,6 +3,7 @@
 Tested by tests/rpc/test_errors.py.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -12,6 +13,8 @@ from typing import Any, Self, cast
 from ipls._grpc import check_guarded, grpc
 from ipls.rpc.decoding import decoding
 
+LOOK_EVERY_S = 1.0
+"""How often a channel looks whether a certificate was renewed."""
 CHUNK = 1 << 20
 """Bytes of payload in one streamed message; gRPC refuses messages over 4 MiB."""
 
@@ -19,7 +22,8 @@ CHUNK = 1 << 20
 def open_channel(
     address: str, ca_file: Path, *, certificate: Path | None = None, key: Path | None = None
 ) -> grpc.aio.Channel:
-    """A channel to `host:port`, connected when first used; what begins after a certificate was renewed shows that one.
+    """A channel to `host:port`, connected when first used. What begins a second after a certificate was renewed, or
+    later, shows that one.
 
     An answer that can't be read counts as an empty one: the caller, who believes nothing unchecked, refuses that.
 
@@ -41,6 +45,7 @@ class _RenewedChannel:
         self._files = files
         self._stamps = self._changed()
         self._opened = [self._open()]
+        self._look_at = 0.0
         for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
             setattr(self, kind, partial(self._method, kind))
 
@@ -59,7 +64,10 @@ class _RenewedChannel:
         return grpc.aio.secure_channel(self._address, credentials, options)
 
     def _present(self) -> grpc.aio.Channel:
-        """The one for what begins now: the last, where the files can't be read."""
+        """The one for what begins now: the last, where the files can't be read. They are looked at once a second."""
+        if (now := time.monotonic()) < self._look_at:
+            return self._opened[-1]
+        self._look_at = now + LOOK_EVERY_S
         with suppress(OSError):
             if (stamps := self._changed()) != self._stamps:
                 self._opened.append(self._open())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ipls.admin.status import CHECKS, Deployment, Finding, State, certificates, examine, services
+from ipls.admin.status import CHECKS, Deployment, Finding, State, certificates, examine, heads, services
 from ipls.clock import system_now_ms
 from ipls.config import load
 from ipls.errors import IplsError
@@ -73,18 +73,25 @@ def test_a_deployment_that_does_not_run_is_unreachable_and_no_more(folder: Path)
     assert (ended.returncode, ended.stderr) == (3, "")
     assert "its log ends in: its last words" in ended.stdout
     assert f"do: ipls serve all --config {folder / 'ipls.toml'}" in ended.stdout
-    assert ended.stdout.count("unreachable") == 12  # ports
+    assert ended.stdout.count("unreachable") == 13  # ports, and heads
 
 
 def test_every_port_is_asked_and_a_part_that_hangs_is_found(tmp_path: Path) -> None:
     with running(tmp_path / "ipls") as deployment:
         config = tmp_path / "ipls/ipls.toml"
-        well = ipls("status", "--config", config, "--json")
+        while (well := ipls("status", "--config", config, "--json")).returncode:
+            """The first head is being signed."""
         assert well.returncode == 0, well.stdout
         answer = json.loads(well.stdout)
         assert answer["well"] is True
         parts = [part["part"] for part in answer["parts"]]
-        assert sorted(parts) == sorted([*deployment.endpoints(), "certificates", "trust root", "bundle"])
+        assert sorted(parts) == sorted([*deployment.endpoints(), "heads", "certificates", "trust root", "bundle"])
+        ahead_ms = 3 * 60_000
+        for later_ms, told in ((0, State.WELL), (2 * DAY_MS, State.WRONG), (-ahead_ms, State.WRONG)):
+            at = Deployment(config, load(config), system_now_ms() + later_ms)
+            (found,) = asyncio.run(heads(at))
+            assert found.state is told
+            assert bool(found.do) is (told is State.WRONG)
         for part in ("log", "contacts"):  # one speaks HTTP, one gRPC: both take connections still
             assert _unreachable_while_stopped(deployment, part, config) == {part}
 

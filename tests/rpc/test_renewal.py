@@ -29,6 +29,11 @@ from ipls.units import DAY_MS
 ROLE = "messaging-service"
 
 
+@pytest.fixture(autouse=True)
+def looked_at_for_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ipls.rpc.channel.LOOK_EVERY_S", 0)
+
+
 class Shown(RegistrationServiceServicer):
     """Notes the certificate that each caller shows; a call with a number waits until it may go."""
 
