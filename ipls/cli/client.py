@@ -386,11 +386,12 @@ def export(
     home: Home = HOME,
 ) -> None:
     """All cards as one address book."""
-    data = _local(_folder(home, profile), Device.export)
+    data, count = _local(_folder(home, profile), lambda device: (device.export(), len(device.cards())))
     if str(file) == "-":
         sys.stdout.buffer.write(data)
         return
     _write(file, data)
+    print(f"exported: {count} contacts to {file}", file=sys.stderr)
 
 
 @vault_app.command("show")

@@ -177,7 +177,9 @@ def test_contacts_in_and_out_without_a_server(folder: Path, tmp_path: Path) -> N
     assert found["numbers"] == ["+34 600 111 222"]
     assert "FN:Ana" in ipls("client", "contacts", "show", found["id"][:8], *where).stdout
     out = tmp_path / "out.vcf"
-    assert ipls("client", "contacts", "export", out, *where).returncode == 0
+    exported = ipls("client", "contacts", "export", out, *where)
+    assert (exported.returncode, exported.stdout) == (0, "")
+    assert exported.stderr == f"exported: 2 contacts to {out}\n"
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
     assert out.read_bytes().startswith(b"BEGIN:VCARD\r\nVERSION:3.0\r\nFN:Ana Mu\xc3\xb1oz\r\n")
     profile = tmp_path / "home/profiles/default"

@@ -9,7 +9,7 @@ class Clock:
     """How far the clock of the processes started with `environment` is from the machine's."""
 
     def __init__(self, folder: Path) -> None:
-        (library,) = Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")  # scripts/setup installs it
+        (library,) = Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")  # scripts/test installs it
         self._file = folder / "clock"
         self.environment = {
             **BARE,
