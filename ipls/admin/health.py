@@ -44,9 +44,14 @@ async def until_listening(address: str) -> None:
 
 def last_words(folder: Path, name: str) -> str:
     """The last line that a process of the deployment in `folder` logged, if any. Raises OSError."""
+    return "".join(last_lines(folder, name)[-1:])
+
+
+def last_lines(folder: Path, name: str) -> list[str]:
+    """The last lines that it logged, of which the first may be cut off. Raises OSError."""
     file = folder / "logs" / f"{name}.log"
     if not file.exists():
-        return ""
+        return []
     with file.open("rb") as log:
         log.seek(-min(LAST_WORDS, log.seek(0, os.SEEK_END)), os.SEEK_END)
-        return "".join(log.read().decode(errors="replace").strip().splitlines()[-1:])
+        return log.read().decode(errors="replace").strip().splitlines()

@@ -7,15 +7,16 @@ a finding.
 
 import asyncio
 import enum
+import json
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ipls.address import reachable
 from ipls.admin.deployment import addresses_of, process_of, speaks_http
 from ipls.admin.expiry import Ending, bundle_endings, certificate_endings, trust_root_endings
-from ipls.admin.health import last_words
+from ipls.admin.health import last_lines, last_words
 from ipls.auditlog.cosignatures import parse_cosignature
 from ipls.auditlog.errors import CosignatureInvalid
 from ipls.config import Config, load_trust_root
@@ -144,6 +145,24 @@ def _why_no_http(address: str) -> str:
     return ""
 
 
+async def epochs(deployment: Deployment) -> list[Finding]:
+    """Whether the directory makes no epoch, by what it logged last, and why; nothing where all is well."""
+    failure: dict[str, Any] = {}
+    for line in last_lines(deployment.file.parent, process_of("directory")):
+        with suppress(ValueError, TypeError, KeyError):  # a line of another's making
+            said = json.loads(line)
+            if said["event"] in ("no epoch", "epochs again", "another process publishes"):
+                failure = said if said["event"] == "no epoch" else {}
+    if not failure:
+        return []
+    reason = failure.get("reason", "")
+    do = f"see {reason} in docs/protocol/errors.md"
+    if reason == "TREE_CORRUPT":
+        do = f"ipls fsck --repair {deployment.with_config}"
+    text = f"the directory makes no epoch, and tries again: {failure.get('why', '')} [{reason}]"
+    return [Finding("epochs", State.WRONG, text, do)]
+
+
 async def certificates(deployment: Deployment) -> list[Finding]:
     """Each certificate that `ipls.toml` names, and the CA."""
     return _ends("certificates", certificate_endings(deployment.config), deployment)
@@ -173,4 +192,4 @@ def _ends(part: str, endings: Iterator[Ending], deployment: Deployment) -> list[
     return found or [Finding(part, State.WELL, f"good until {date(first.end_ms)}, when the {first.what} runs out")]
 
 
-CHECKS: list[Check] = [services, heads, certificates, trust_root, bundle]
+CHECKS: list[Check] = [services, epochs, heads, certificates, trust_root, bundle]

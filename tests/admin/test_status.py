@@ -52,6 +52,26 @@ def test_after_the_end_it_is_wrong(folder: Path) -> None:
     assert {finding.state for finding in told(folder, later_ms=366 * DAY_MS)} == {State.WRONG}
 
 
+def test_a_directory_that_makes_no_epoch_is_told_of_with_its_reason_until_it_does(folder: Path) -> None:
+    log = folder / "logs/directory.log"
+    log.parent.mkdir(exist_ok=True)
+    lines = [
+        "}cut off",
+        "not JSON",
+        "[]",
+        json.dumps({"event": "no epoch", "reason": "LOG_EPOCH_TAKEN", "why": "the log has another object"}),
+        json.dumps({"event": "serving"}),
+    ]
+    log.write_text("\n".join(lines) + "\n")
+    [found] = [finding for finding in told(folder) if finding.part == "epochs"]
+    assert found.state is State.WRONG
+    assert "the log has another object [LOG_EPOCH_TAKEN]" in found.text
+    assert "LOG_EPOCH_TAKEN" in found.do
+    with log.open("a") as more:
+        more.write(json.dumps({"event": "epochs again"}) + "\n")
+    assert [finding for finding in told(folder) if finding.part == "epochs"] == []
+
+
 def test_what_a_check_stumbles_over_is_a_finding_and_the_others_go_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,7 @@ class Publisher:
         self._now_ms = now_ms
         self._retry_s = retry_s
         self._wait_s = retry_s[0]
+        self._failed = False
         self._term = 0
         self._signed_epoch = 0
         self._is_level = False
@@ -112,6 +113,7 @@ class Publisher:
                 await lease.hold(seen, above, self._publish)
             except (NoEpoch, OSError, StoreUnavailable) as e:
                 reason = "LOG_UNAVAILABLE" if isinstance(e, OSError) else e.reason
+                self._failed = True
                 log.warning("no epoch", reason=reason, why=str(e), retry_s=self._wait_s)
                 await asyncio.sleep(self._wait_s)
                 self._wait_s = min(2 * self._wait_s, self._retry_s[1])
@@ -119,6 +121,7 @@ class Publisher:
                 if e.reason != "TREE_CORRUPT":
                     raise
                 # Reads of what is not damaged go on; `ipls fsck --repair` mends the tree under a directory that runs.
+                self._failed = True
                 log.error("no epoch", reason=e.reason, why=str(e), retry_s=CORRUPT_RETRY_S)
                 await asyncio.sleep(CORRUPT_RETRY_S)
             except StoreRefused as e:
@@ -137,6 +140,9 @@ class Publisher:
         while True:
             await self.advance()
             self._wait_s = self._retry_s[0]
+            if self._failed:  # `ipls status` goes by these two lines
+                self._failed = False
+                log.info("epochs again")
             await self._work()
 
     def lead(self, term: int) -> None:
