@@ -107,9 +107,6 @@ BARE = {
     "a fork": Says(refusal="WITNESS_FORK"),
     "a fork, of an epoch that it shows nothing for": Says(shown(ANOTHER, epoch=2), refusal="WITNESS_FORK"),
     "a fork, by another's signature": Says(shown(ANOTHER, by=OTHER), refusal="WITNESS_FORK"),
-    "a fork of the start": Says(
-        GetStateResponse(state=WitnessState(epoch=0, root_hash=ANOTHER)), refusal="WITNESS_FORK"
-    ),
     "that it has gone further": Says(refusal="WITNESS_BEHIND"),
     "a higher term": Says(GetStateResponse(state=WitnessState(term=2**64 - 1)), refusal="WITNESS_TERM"),
     "that its log has nothing": Says(refusal="LOG_OBJECT_MISSING"),
@@ -136,6 +133,16 @@ async def test_bare_words_of_witnesses_cost_their_votes_and_end_nothing(tmp_path
                 async with world.witness(1):
                     assert await client.published(ticket) == 1
     assert [entry.name[:2] for entry in world.log.list()] == ["1/"]
+
+
+async def test_bare_words_about_the_start_which_nobody_signs_end_nothing(tmp_path: Path) -> None:
+    world = World(tmp_path, witnesses=3, k=2)
+    liar = Says(GetStateResponse(state=WitnessState(epoch=0, root_hash=ANOTHER)), refusal="WITNESS_FORK")
+    async with world.witness(0), world.witness(1, liar), world.witness(2, liar), world.publisher() as (publisher, _, _):
+        await publisher.take_over()
+        with pytest.raises(NoQuorum) as refused:
+            await publisher.advance()
+        assert refused.value.reason == "WITNESS_FORK"
 
 
 async def test_a_signature_on_another_root_is_verified_and_stops_what_can_not_go_on(tmp_path: Path) -> None:
