@@ -119,19 +119,27 @@ async def heads(deployment: Deployment) -> list[Finding]:
 
 
 def _newest(root: TrustRoot) -> tuple[int, list[int]]:
-    """The highest epoch that a witness shows, or the first, and the times at which witnesses signed it, ascending."""
+    """The highest epoch that a witness shows, or the first, and the times at which witnesses signed it, ascending; the
+    one before, if the others have still to sign that one."""
     public = PublicReader(root, http=HttpClient(ANSWER_S), now_ms=lambda: MAX_INT)  # however far it is ahead
     public.end()  # one attempt
-    epoch, times = root.start_epoch, list[int]()
+    epoch = root.start_epoch
     for witness in root.witnesses:
         with suppress(HttpUnavailable):
             head = public.newest(witness)
             epoch = max(epoch, head.epoch if head else epoch)
-    answers = public.answers(epoch)
+    times = _times(public, root, epoch)
+    if len(times) < root.k and len(before := _times(public, root, epoch - 1)) >= root.k:
+        return epoch - 1, before
+    return epoch, times
+
+
+def _times(public: PublicReader, root: TrustRoot, epoch: int) -> list[int]:
+    answers, times = public.answers(epoch), list[int]()
     for witness in root.witnesses:
         with suppress(CosignatureInvalid):
             times.append(parse_cosignature(root, witness, epoch, answers.get(witness.name) or b"", MAX_INT).time_ms)
-    return epoch, sorted(times)
+    return sorted(times)
 
 
 def _why_no_http(address: str) -> str:

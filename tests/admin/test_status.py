@@ -13,8 +13,10 @@ from ipls.clock import system_now_ms
 from ipls.config import load
 from ipls.errors import IplsError
 from ipls.units import DAY_MS
+from tests.attack.log import public_world
 from tests.e2e.running import Deployment as Running
 from tests.e2e.running import ipls, running
+from tests.trust.roots import NOW
 
 
 def told(folder: Path, *, later_ms: int = 0) -> list[Finding]:
@@ -70,6 +72,18 @@ def test_a_directory_that_makes_no_epoch_is_told_of_with_its_reason_until_it_doe
     with log.open("a") as more:
         more.write(json.dumps({"event": "epochs again"}) + "\n")
     assert [finding for finding in told(folder) if finding.part == "epochs"] == []
+
+
+def test_an_epoch_that_its_other_witnesses_have_still_to_sign_leaves_the_one_before(
+    folder: Path, tmp_path: Path
+) -> None:
+    with public_world(2) as world:
+        for i in (1, 2):
+            del world.cosigned[i][2]
+            world.newest[i] = 1
+        config = load(folder / "ipls.toml").model_copy(update={"trust_root": world.trust_file(tmp_path)})
+        (found,) = asyncio.run(heads(Deployment(folder / "ipls.toml", config, NOW)))
+    assert (found.state, found.text.partition(",")[0]) == (State.WELL, "epoch 1")
 
 
 def test_what_a_check_stumbles_over_is_a_finding_and_the_others_go_on(
