@@ -23,6 +23,7 @@ import tomli_w
 from ipls.address import reachable
 from ipls.admin.bundles import BUNDLE_LIFETIME_MS, first_bundle
 from ipls.admin.certificates import Authority
+from ipls.admin.users import new_users
 from ipls.akd import EMPTY_ROOT, DirectoryKey
 from ipls.clock import system_now_ms
 from ipls.config import Config, ConfigError
@@ -42,6 +43,8 @@ PORTS = ("directory", "updates", "witness", "log", "vault", "contacts", "registr
 """The ports of a deployment, in the order in which `ipls init --port` numbers them; then those of further witnesses."""
 SERVICES = ("witness", "directory", "log", "vault", "contacts", "registration")
 """What `ipls serve` runs. `updates` is the directory's second port, `auditor` the witness's."""
+CORE = "vault-core"
+"""What `ipls serve` calls the vault's core, where it is parted from its front."""
 DEFAULT_PORT = 7400
 TRUST_ROOT_LIFETIME_MS = 365 * DAY_MS
 
@@ -98,11 +101,12 @@ def speaks_http(port: str) -> bool:
     return port == "log" or port.startswith("auditor")
 
 
-def processes_of(config: Config) -> dict[str, list[str]]:
-    """The processes of a deployment, in the order of starting, with what `ipls serve` is told to run each."""
+def processes_of(config: Config, *, parted: bool) -> dict[str, list[str]]:
+    """The processes of a deployment, in the order of starting, with what `ipls serve` is told to run each. `parted`:
+    the vault's core is one of them."""
     names = zip(witness_names(len(config.witnesses)), config.witnesses, strict=True)
     return {name: ["witness", "--name", witness.name] for name, witness in names} | {
-        name: [name] for name in SERVICES if name != "witness"
+        name: [name] for name in ((CORE,) if parted else ()) + SERVICES if name != "witness"
     }
 
 
@@ -204,10 +208,12 @@ def _fill(folder: Path, namespace: str, witnesses: list[str], shards: int, port:
     replace(folder / "bundle.pb", bundle.SerializeToString(), mode=PUBLIC)
     write_endpoints(folder, namespace, addresses, {})
     # Last: a folder with this file is a whole deployment.
-    replace(folder / "ipls.toml", tomli_w.dumps(_config(addresses, witnesses)).encode(), mode=PUBLIC)
+    replace(folder / "ipls.toml", tomli_w.dumps(_config(folder, addresses, witnesses)).encode(), mode=PUBLIC)
 
 
-def _config(addresses: dict[str, str], witnesses: list[str]) -> dict[str, Any]:
+def _config(folder: Path, addresses: dict[str, str], witnesses: list[str]) -> dict[str, Any]:
+    users = new_users(folder)
+
     def tls(name: str) -> dict[str, str]:
         return {"certificate": f"tls/{name}.pem", "key": f"tls/{name}.key", "ca": "tls/ca.pem"}
 
@@ -245,7 +251,8 @@ def _config(addresses: dict[str, str], witnesses: list[str]) -> dict[str, Any]:
             "token": "token",
             "pin": "keys/token.pin",
             "bundle": "bundle.pb",
-        },
+        }
+        | ({"evidence": "data/vault-evidence", "parted": users.model_dump(mode="json")} if users else {}),
         "contacts": {
             "listen": addresses["contacts"],
             "tls": tls("contacts"),

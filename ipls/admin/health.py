@@ -42,6 +42,14 @@ async def until_listening(address: str) -> None:
         await asyncio.sleep(PAUSE_S)
 
 
+async def until_there(path: Path) -> None:
+    """Return once the file, a socket, is there; wait for ever otherwise."""
+    while True:
+        if path.exists():
+            return
+        await asyncio.sleep(PAUSE_S)
+
+
 def last_words(folder: Path, name: str) -> str:
     """The last line that a process of the deployment in `folder` logged, if any. Raises OSError."""
     return "".join(last_lines(folder, name)[-1:])

@@ -200,4 +200,17 @@ def _ends(part: str, endings: Iterator[Ending], deployment: Deployment) -> list[
     return found or [Finding(part, State.WELL, f"good until {date(first.end_ms)}, when the {first.what} runs out")]
 
 
-CHECKS: list[Check] = [services, epochs, heads, certificates, trust_root, bundle]
+async def vault_core(deployment: Deployment) -> list[Finding]:
+    """Whether the vault's core has a user of its own, as its socket says."""
+    part, parted = "vault-core", deployment.config.vault.parted
+    if parted is None:
+        text = "runs as its front's user: who takes over the front has the token's PIN"
+    elif parted.socket.exists() and parted.socket.stat().st_uid == parted.core:
+        text = f"runs as user {parted.core}, apart from its front, user {parted.front}"
+    else:
+        do = f"as root: ipls serve all {deployment.with_config}"
+        return [Finding(part, State.UNREACHABLE, "does not run as its own user", do)]
+    return [Finding(part, State.WELL, text)]
+
+
+CHECKS: list[Check] = [services, vault_core, epochs, heads, certificates, trust_root, bundle]

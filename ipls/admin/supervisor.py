@@ -12,9 +12,10 @@ from pathlib import Path
 import structlog
 
 from ipls.address import parse_address
-from ipls.admin.deployment import addresses_of, auditor_of, processes_of, write_endpoints
-from ipls.admin.health import check_free, last_words, until_listening
+from ipls.admin.deployment import CORE, addresses_of, auditor_of, processes_of, write_endpoints
+from ipls.admin.health import check_free, last_words, until_listening, until_there
 from ipls.admin.renewal import Renewed, renew
+from ipls.admin.users import hand_out, why_not_parted
 from ipls.clock import system_now_ms
 from ipls.config import ConfigError, load, load_trust_root
 from ipls.rpc.health import until_serving
@@ -31,7 +32,7 @@ LOGS_EVERY_S = 1.0
 OFF_PAUSE_S = 30.0
 """Before a service that ended without having served is tried again."""
 RENEW_EVERY_S = 3600.0
-ORDER = {"vault": 1, "directory": 2, "contacts": 3, "registration": 3}
+ORDER = {CORE: 1, "vault": 1, "directory": 2, "contacts": 3, "registration": 3}
 """When a service is restarted for a new trust root: after the witnesses, which come first."""
 
 
@@ -61,7 +62,9 @@ class Supervisor:
         config = self._config = load(self._config_file)
         self._ca = config.directory.tls.ca
         self._addresses = addresses_of(config)
-        self._commands = processes_of(config)
+        self.why_not_parted = why_not_parted(config.vault, self._folder)
+        """Why the vault's core runs as its front's user, if it does."""
+        self._commands = processes_of(config, parted=not self.why_not_parted)
         self._namespace = load_trust_root(config.trust_root).namespace
         self._log_level = log_level
         self._processes: dict[str, asyncio.subprocess.Process] = {}
@@ -88,6 +91,8 @@ class Supervisor:
                 raise ConfigError(f"{name}: {address}: under `serve all` a port has a number, by which it is asked")
             check_free(name, address)
         await self._renew()
+        if not self.why_not_parted:
+            hand_out(self._config.vault, self._config_file, self._config.trust_root)
         owner.release_async(self._stop)
         for name in self._commands:
             await self._launch(name)
@@ -166,6 +171,9 @@ class Supervisor:
     async def _answers(self, name: str) -> None:
         if name == "log":
             await until_listening(self._addresses[name])
+        elif name == CORE:
+            assert self._config.vault.parted is not None
+            await until_there(self._config.vault.parted.socket)
         elif name not in self._addresses:  # a pull-only witness
             await until_listening(self._addresses[auditor_of(name)])
         else:

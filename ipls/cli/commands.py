@@ -107,7 +107,7 @@ def init(
 @app.command()
 def serve(
     service: Annotated[
-        str, typer.Argument(help="directory, witness, log, vault, router, contacts, registration or all")
+        str, typer.Argument(help="directory, witness, log, vault, vault-core, router, contacts, registration or all")
     ],
     config: Annotated[Path, typer.Option(help="The deployment's ipls.toml.")],
     name: Annotated[str | None, typer.Option(help="Which witness, where there are several.")] = None,
@@ -118,10 +118,10 @@ def serve(
 ) -> None:
     """Run one service, or all of them, until SIGTERM or Ctrl-C."""
 
-    from ipls.admin.deployment import SERVICES
+    from ipls.admin.deployment import CORE, SERVICES
     from ipls.cli import serve as serving
 
-    services = (*SERVICES, "router")
+    services = (*SERVICES, CORE, "router")
     if service not in (*services, "all"):
         raise typer.BadParameter(f"must be one of {', '.join(services)} or all", param_hint="SERVICE")
     if log_level not in ("debug", "info", "warning", "error"):
@@ -143,6 +143,8 @@ def serve(
         serving.serve_all(config.resolve(), log_level=log_level)
     elif service == "witness":
         serving.serve_witness(name, config)
+    elif service == CORE:
+        serving.serve_core(config)
     else:
         serving.serve_one(service, config, ports)
 

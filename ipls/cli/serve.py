@@ -10,9 +10,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+import structlog
+
+from ipls.admin.deployment import CORE
 from ipls.admin.expiry import table_endings, watch
 from ipls.admin.health import check_free
 from ipls.admin.supervisor import Supervisor
+from ipls.admin.users import why_not_parted
 from ipls.cli.console import printable
 from ipls.config import (
     ConfigError,
@@ -23,11 +27,14 @@ from ipls.config import (
     RouterConfig,
     VaultConfig,
     WitnessConfig,
+    load_core,
     load_service,
     load_trust_chain,
     load_trust_root,
     load_witnesses,
 )
+from ipls.hsm.core import listener
+from ipls.runtime.privileges import become
 from ipls.runtime.service import Service, run
 from ipls.server.contacts import app as contacts
 from ipls.server.directory import app as directory
@@ -36,6 +43,8 @@ from ipls.server.registration import app as registration
 from ipls.server.router import app as router
 from ipls.server.vault import app as vault
 from ipls.server.witness import app as witness
+
+log = structlog.get_logger()
 
 Table = DirectoryConfig | LogConfig | VaultConfig | RouterConfig | ContactsConfig | RegistrationConfig
 
@@ -91,9 +100,29 @@ def serve_one(name: str, config_file: Path, ports: Mapping[str, str]) -> None:
         raise ConfigError(f"{config_file}: there is no table [{name}]")
     table = table.model_copy(update=ports)
     check_free(name, table.listen)
+    if isinstance(table, VaultConfig):
+        table = _front(table, config_file)
     if isinstance(table, DirectoryConfig):
         check_free(name, table.internal_listen)
     run(name, _watched(_start(config_file, table, config.trust_root), table, config.trust_root))
+
+
+def _front(vault: VaultConfig, config_file: Path) -> VaultConfig:
+    """The vault's table where this process is the front's user now; without `parted` it starts the core as its own."""
+    if why := why_not_parted(vault, config_file.absolute().parent):
+        log.warning("the vault's core runs as its front's user", why=why)
+        return vault.model_copy(update={"parted": None})
+    assert vault.parted is not None
+    become(vault.parted.front)
+    return vault
+
+
+def serve_core(config_file: Path) -> None:
+    """Run the vault's core by itself until SIGTERM or SIGINT, as its user. Raises ConfigError."""
+    vault = load_core(config_file).vault
+    if vault.parted is None:
+        raise ConfigError(f"{config_file}: there is no table [vault.parted]: the front starts the core")
+    run(CORE, partial(listener.run, vault.core_config or config_file.absolute(), vault.parted))
 
 
 def serve_witness(name: str | None, config_file: Path) -> None:
@@ -113,8 +142,13 @@ def serve_all(config_file: Path, *, log_level: str) -> None:
     """Run every service of the deployment until SIGTERM or SIGINT; one that dies is started again."""
     supervisor = Supervisor(config_file, log_level=log_level)
 
+    def report(line: str) -> None:
+        print(printable(line), file=sys.stderr)
+        if line == "vault serves" and supervisor.why_not_parted:
+            print(f"the vault's core runs as its front's user: {supervisor.why_not_parted}", file=sys.stderr)
+
     async def start(service: Service) -> None:
-        await supervisor.start(service, lambda line: print(printable(line), file=sys.stderr))
+        await supervisor.start(service, report)
         # `ipls demo` waits for this line at the other end of a pipe.
         where = config_file.parent / "endpoints.json"
         off = len(supervisor.off)

@@ -14,7 +14,7 @@ from ipls.config.router import RouterConfig
 from ipls.config.secrets import check_private, read_pin, read_secret
 from ipls.config.token import TokenConfig
 from ipls.config.trust import chain_file, load_trust_chain, load_trust_root, load_trust_version
-from ipls.config.vault import CoreConfig, VaultConfig, load_core
+from ipls.config.vault import CoreConfig, PartedCore, VaultConfig, load_core
 from ipls.config.witness import WitnessConfig, WitnessesConfig, WitnessTokenConfig, load_witnesses
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "CoreConfig",
     "DirectoryConfig",
     "LogConfig",
+    "PartedCore",
     "PostgresConfig",
     "RedisConfig",
     "RegistrationConfig",

@@ -4,13 +4,30 @@ Tested by tests/surface/test_failures.py.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import ConfigDict, Field, Tag
+from pydantic import ConfigDict, Field, Tag, model_validator
 
 from ipls.config.base import Address, Model, Peer, TlsFiles, load_model
 from ipls.config.database import VaultPostgresConfig, database_kind
 from ipls.config.token import TokenConfig
+
+
+class PartedCore(Model):
+    """The core as a process that is started by itself (`ipls serve vault-core`), under a user of its own."""
+
+    socket: Path
+    """Where it listens."""
+    core: int = Field(gt=0)
+    """Its user, to whom database, token and PIN belong; also the number of its group."""
+    front: int = Field(gt=0)
+    """The front's, the one user that it serves."""
+
+    @model_validator(mode="after")
+    def _two(self) -> Self:
+        if self.core == self.front:
+            raise ValueError("core and front are two users")
+        return self
 
 
 class VaultConfig(Model):
@@ -33,6 +50,8 @@ class VaultConfig(Model):
     core_config: Path | None = None
     """The file that the core reads its own settings from (CoreConfig): the front tells it nothing. By default the one
     that this table stands in."""
+    parted: PartedCore | None = None
+    """None: the front starts the core, as its own user."""
     workers: int = Field(1, ge=1)
     worker_sessions: int = Field(1000, ge=1)
     """Sessions that a worker takes before it is replaced: SoftHSM leaks about 600 bytes a retrieve."""

@@ -1,4 +1,5 @@
-"""The vault's pipes, between front, core, workers and anchor service: frames, both ways.
+"""The vault's pipes, between front, core, workers and anchor service: frames, both ways. Front and core have a Unix
+socket, whoever of them started the other; the core its workers' and the anchor service's stdin and stdout.
 
     u32 length || u64 session || u8 kind || length bytes
 
@@ -9,6 +10,7 @@ at the front, of what protos/ipls/hsm/v1 has elsewhere.
 import asyncio
 import os
 import select
+import socket
 import struct
 from typing import BinaryIO, NamedTuple, TypeVar
 
@@ -60,6 +62,11 @@ async def receive(reader: asyncio.StreamReader) -> Frame | None:
         return Frame(session, kind, await reader.readexactly(length))
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
+
+
+async def connect(end: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """One end of a connected Unix socket, which belongs to the streams from now on."""
+    return await asyncio.open_connection(limit=MAX_MESSAGE, sock=end)
 
 
 def receive_blocking(stream: BinaryIO) -> Frame | None:

@@ -4,6 +4,7 @@ Tested by tests/attack/test_vault_users.py.
 """
 
 import ctypes
+import os
 import resource
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -17,3 +18,11 @@ def close_off() -> None:
     for option, value in ((_PR_SET_DUMPABLE, 0), (_PR_SET_NO_NEW_PRIVS, 1)):
         if _libc.prctl(option, value, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl")
+
+
+def become(uid: int) -> None:
+    """This user's process from now on, with the group of the same number alone. Raises PermissionError."""
+    if os.geteuid() != uid:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)

@@ -38,12 +38,14 @@ def write_new(path: Path, data: bytes, *, mode: int = PRIVATE) -> None:
 def replace(path: Path, data: bytes, *, mode: int = PRIVATE) -> None:
     """Put a file in the place of what `path` holds, or leads to, if anything; durable when this returns.
 
-    Its mode is `mode`, whatever the old one's was. Raises OSError: what was there is there then. A crash may leave a
-    draft beside it, under a name that begins with a dot.
+    Its mode is `mode`, whatever the old one's was; its owner is the old one's, where root writes. Raises OSError: what
+    was there is there then. A crash may leave a draft beside it, under a name that begins with a dot.
     """
     if path.is_symlink():
         path = Path(os.path.realpath(path))
     with _draft(path, data, mode) as draft:
+        if os.geteuid() == 0 and path.exists():
+            os.chown(draft, path.stat().st_uid, path.stat().st_gid)
         draft.replace(path)
     sync(path.parent)
 

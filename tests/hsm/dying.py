@@ -64,7 +64,7 @@ def dying_core() -> None:
     VaultStore.append = dying_append
     anchor_service.AnchorServiceProcess.replace = dying_replace
     anchor_service.COMMAND = (__file__,)
-    asyncio.run(app.serve(CONFIG, *pipe.take_stdio()))
+    asyncio.run(app.serve(CONFIG, pipe.take_stdio()[0]))
 
 
 def dying_anchor_service() -> None:

@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import os
 import secrets
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -235,9 +236,12 @@ class Rig:
 class CoreProcess:
     """The core's process, with the test as its front."""
 
-    def __init__(self, rig: Rig, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, rig: Rig, process: asyncio.subprocess.Process, *pipe: Any) -> None:
         self.rig = rig
         self.process = process
+        self.source: asyncio.StreamReader
+        self.sink: asyncio.StreamWriter
+        self.source, self.sink = pipe
         self.last = 0
         self.evidence: list[Evidence] = []
         """What it told of, as it comes between other responses."""
@@ -252,13 +256,11 @@ class CoreProcess:
 
     def write(self, session: int, kind: int, body: bytes) -> None:
         """A frame."""
-        assert self.process.stdin
-        self.process.stdin.write(pipe.framed(session, kind, body))
+        self.sink.write(pipe.framed(session, kind, body))
 
     async def receive(self, *, ready: bool = False) -> CoreResponse:
         """The next response that is not `ready`, or that is; without those that say that a head was judged."""
-        assert self.process.stdout
-        while (frame := await pipe.receive(self.process.stdout)) is not None:
+        while (frame := await pipe.receive(self.source)) is not None:
             response = CoreResponse(session=frame.session)
             name = response.DESCRIPTOR.fields_by_number[frame.kind].name
             getattr(response, name).MergeFromString(frame.body)
@@ -297,28 +299,31 @@ class CoreProcess:
         self.send(session=session or self.last, closed={})
 
 
+async def started_core(rig: Rig, program: str, *command: str, stderr: int | None = None) -> CoreProcess:
+    """The process that this command runs, with this end of its socket."""
+    mine, theirs = socket.socketpair()
+    with theirs:
+        process = await asyncio.create_subprocess_exec(
+            program, *command, stdin=theirs, stdout=asyncio.subprocess.DEVNULL, stderr=stderr
+        )
+    return CoreProcess(rig, process, *await pipe.connect(mine))
+
+
 @asynccontextmanager
 async def running_core(
     rig: Rig, *command: str, program: str = sys.executable, stderr: int | None = None
 ) -> AsyncIterator[CoreProcess]:
     """`command` is what Python, or another program, runs as the core; `stderr` where its log goes, as
     `asyncio.create_subprocess_exec` has it."""
-    process = await asyncio.create_subprocess_exec(
-        program,
-        *(command or ("-m", "ipls.hsm.core", str(rig.config_path))),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=stderr,
-    )
+    module = ("-m", "ipls.hsm.core", str(rig.config_path))
+    core = await started_core(rig, program, *(command or module), stderr=stderr)
     try:
-        core = CoreProcess(rig, process)
         await core.receive(ready=True)
         core.send(session=0, head=rig.directory.head())
         yield core
     finally:
-        assert process.stdin
-        process.stdin.close()
-        await process.wait()
+        core.sink.close()
+        await core.process.wait()
 
 
 def children(pid: int) -> list[int]:

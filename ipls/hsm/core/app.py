@@ -1,14 +1,16 @@
 """The core's process. It opens nothing on the network but, where its database is a PostgreSQL server's, the connection
 to that.
 
-It reads its own configuration and speaks with the front, which it does not trust, on stdin and stdout
-(protos/ipls/vault/v1/core.proto). It ends when stdin does. A session runs in one worker (`ipls.hsm.worker`); what it
+It reads its own configuration and speaks with the front, which it does not trust, on the socket that its stdin is
+(protos/ipls/vault/v1/core.proto). It ends when that does. A session runs in one worker (`ipls.hsm.worker`); what it
 asks for is done here, where all that is durable has its one writer.
 
 Tested by tests/hsm/core/test_core.py.
 """
 
 import asyncio
+import os
+import socket
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -125,18 +127,10 @@ class Core:
             log.warning("head refused", reason=refused.reason)
 
 
-async def _connect(source: BinaryIO, sink: BinaryIO) -> Front:
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=pipe.MAX_MESSAGE)
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), source)
-    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, sink)
-    return Front(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
-
-
-async def serve(config_path: Path, source: BinaryIO, sink: BinaryIO) -> None:
-    """Runs the core until `source` ends. Raises ConfigError and StoreError, of which it tells the front why; as
-    `Core.run`; what ends one of the core's own tasks."""
-    front = await _connect(source, sink)
+async def serve(config_path: Path, front_end: BinaryIO) -> None:
+    """Runs the core until the socket `front_end` ends. Raises ConfigError and StoreError, of which it tells the front
+    why; as `Core.run`; what ends one of the core's own tasks."""
+    front = Front(*await pipe.connect(socket.socket(fileno=os.dup(front_end.fileno()))))
     try:
         await _serve(config_path, front)
     except (ConfigError, StoreError) as error:
@@ -160,6 +154,6 @@ async def _serve(config_path: Path, front: Front) -> None:
             await core.run()
 
 
-def run(config_path: Path, source: BinaryIO, sink: BinaryIO) -> None:
-    """`serve`, in a loop of its own."""
-    asyncio.run(serve(config_path, source, sink))
+def run(config_path: Path, stdin: BinaryIO, _stdout: BinaryIO) -> None:
+    """`serve`, in a loop of its own; stdin is the socket."""
+    asyncio.run(serve(config_path, stdin))

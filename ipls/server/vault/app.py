@@ -1,4 +1,4 @@
-"""The vault as a process: the front, and the core that it starts.
+"""The vault as a process: the front, and the core that it starts, or goes to.
 
 Tested by tests/e2e/test_tls.py.
 """
@@ -22,7 +22,8 @@ async def run(config: VaultConfig, core_config: Path, service: Service) -> None:
     as `CoreProcess.run`."""
     limits = Limits(silent=config.max_half_open, silent_s=config.handshake_s)
     server = GrpcServer([tls_listener(config.listen, config.tls)], {"ipls.vault.v1.VaultService": ANYONE}, limits)
-    core = CoreProcess(core_config, EvidenceFolder(config.evidence))
+    core_socket = config.parted.socket if config.parted else None
+    core = CoreProcess(core_config, EvidenceFolder(config.evidence), core_socket)
     directory = await service.enter_async(mtls_channel(config.directory, config.client))
     service.release_async(core.close)
     gateway = VaultGateway(core, DirectoryServiceStub(directory), config)

@@ -1,10 +1,11 @@
-"""The vault's front: it carries sessions between the network and the core, which it starts as a child process.
+"""The vault's front: it carries sessions between the network and the core, a child process or one of another user.
 
 It is trusted with nothing: it sees frames whose secrets are wrapped and sealed beyond its reach, fetches the proofs
 that the core asks for, and holds no key but that of its TLS certificate.
 """
 
 import asyncio
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -116,16 +117,19 @@ def _response(frame: pipe.Frame) -> SessionResponse | NeedsHistory | Refused:
 
 
 class CoreProcess:
-    """The core as the front sees it. `run` starts it, and again whenever it dies; its sessions then end UNAVAILABLE.
-    `close` ends it, when `run` has ended."""
+    """The core as the front sees it. `run` starts it, or goes to the socket of one that was started by itself, and
+    again whenever it is lost; its sessions then end UNAVAILABLE. `close` ends it, when `run` has ended."""
 
-    def __init__(self, config_path: Path, evidence: EvidenceFolder) -> None:
+    def __init__(self, config_path: Path, evidence: EvidenceFolder, core_socket: Path | None = None) -> None:
         self._config_path = config_path
         self._evidence = evidence
+        self._socket = core_socket
         self._process: asyncio.subprocess.Process | None = None
         """What was started last."""
+        self._sink: asyncio.StreamWriter | None = None
+        """The connection that was made last."""
         self._stdin: asyncio.StreamWriter | None = None
-        """While it is up."""
+        """The same, while the core is up."""
         self._numbers = count(1)
         self._head = b""
         """The newest that the directory gave."""
@@ -139,16 +143,10 @@ class CoreProcess:
     async def run(self) -> None:
         """For ever. Raises ServiceError where the core refuses to start, until an operator has seen to it."""
         while True:
-            # In a session of its own, so that a terminal's Ctrl-C ends the front alone, and the front the core.
-            self._process = process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "ipls.hsm.core", str(self._config_path)),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                start_new_session=True,
-            )
             try:
-                await self._follow(process)
+                await self._follow(await self._connect())
+            except OSError as error:
+                log.warning("no vault core", error=str(error))
             except pipe.PipeError as error:
                 log.error("vault core not understood", reason=error.reason, error=str(error))
             finally:
@@ -157,21 +155,37 @@ class CoreProcess:
                 for session in self.sessions.values():
                     session.refuse("VAULT_CORE_LOST", "the vault's core died; try again")
             await self.close()
-            log.error("vault core ended", returncode=process.returncode)
+            log.error("vault core ended", returncode=self._process and self._process.returncode)
             await asyncio.sleep(CORE_RESTART_S)
 
-    async def _follow(self, process: asyncio.subprocess.Process) -> None:
+    async def _connect(self) -> asyncio.StreamReader:
+        """Raises OSError."""
+        if self._socket is not None:
+            source, self._sink = await asyncio.open_unix_connection(self._socket, limit=pipe.MAX_MESSAGE)
+            return source
+        mine, theirs = socket.socketpair()
+        with theirs:
+            # In a session of its own, so that a terminal's Ctrl-C ends the front alone, and the front the core.
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "ipls.hsm.core", str(self._config_path)),
+                stdin=theirs.fileno(),
+                stdout=asyncio.subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        source, self._sink = await pipe.connect(mine)
+        return source
+
+    async def _follow(self, source: asyncio.StreamReader) -> None:
         """Passes the core's responses on until it ends. Raises PipeError; ServiceError as `run`."""
-        assert process.stdin
-        assert process.stdout
-        while (frame := await pipe.receive(process.stdout)) is not None:
+        while (frame := await pipe.receive(source)) is not None:
             if frame.session:
                 if session := self.sessions.get(frame.session):  # else its stream has ended
                     session.responses.put_nowait(_response(frame))
                 continue
             match frame.kind:
                 case CoreResponse.READY_FIELD_NUMBER:
-                    self._stdin = process.stdin
+                    self._stdin = self._sink
                     self.ready.set()
                     self._hand_head()
                 case CoreResponse.HEAD_JUDGED_FIELD_NUMBER:
@@ -230,18 +244,17 @@ class CoreProcess:
         return number
 
     async def close(self) -> None:
-        """End the core by closing its pipe, by force if it takes too long."""
-        process = self._process
-        if process is None:
+        """Leave the core, and end one that was started here, by force if it takes too long."""
+        if self._sink is not None:
+            self._sink.close()
+        if self._process is None:
             return
-        assert process.stdin
-        process.stdin.close()
         try:
             async with asyncio.timeout(CORE_STOP_S):
-                await process.wait()
+                await self._process.wait()
         except TimeoutError:
-            process.kill()
-            await process.wait()
+            self._process.kill()
+            await self._process.wait()
 
 
 class VaultGateway(VaultServiceServicer):

@@ -1,6 +1,7 @@
 """What every backend of the vault's store gives; tests/store/vault/test_contract.py holds each of them to it."""
 
 import fcntl
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from io import TextIOWrapper
@@ -97,7 +98,7 @@ LOCK_POLL_S = 0.02
 
 def take_lock(path: Path, *, wait: bool) -> TextIOWrapper:
     """Raises StoreRefused VAULT_RUNNING where another process of this host has it: at once, or after LOCK_WAIT_S."""
-    lock = path.open("w")
+    lock = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w")  # who can open it can keep the vault off
     end = time.monotonic() + (LOCK_WAIT_S if wait else 0)
     while True:
         try:

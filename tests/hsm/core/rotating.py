@@ -27,4 +27,4 @@ if __name__ == "__main__":
 
     Rotation.step = dying_step
     configure_logging()
-    asyncio.run(app.serve(Path(sys.argv[1]), *pipe.take_stdio()))
+    asyncio.run(app.serve(Path(sys.argv[1]), pipe.take_stdio()[0]))

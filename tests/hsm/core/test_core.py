@@ -24,7 +24,19 @@ from ipls.trust.heads import Head
 from ipls.units import DAY_MS
 from ipls.vault.errors import SessionRefused
 from ipls.vault.session.profiles import HKDF_SHA256, SOFTHSM_AES_CBC
-from tests.hsm.rig import CoreProcess, Directory, Exchange, Owner, Rig, child, children, ended, now_ms, running_core
+from tests.hsm.rig import (
+    CoreProcess,
+    Directory,
+    Exchange,
+    Owner,
+    Rig,
+    child,
+    children,
+    ended,
+    now_ms,
+    running_core,
+    started_core,
+)
 from tests.trust.bundles import countersigned, point
 from tests.trust.roots import OPERATOR, THIEF, WITNESSES, signed
 
@@ -416,8 +428,7 @@ async def test_a_frame_over_the_limit_never_comes_to_a_worker(core: CoreProcess)
 )
 async def test_what_is_no_frame_of_the_pipe_ends_the_core(rig: Rig, sent: bytes) -> None:
     async with running_core(rig, stderr=asyncio.subprocess.PIPE) as core:
-        assert core.process.stdin
-        core.process.stdin.write(sent)
+        core.sink.write(sent)
         assert core.process.stderr
         *_, last = (await core.process.stderr.read()).splitlines()
         assert (json.loads(last)["process"], json.loads(last)["reason"]) == ("core", "PIPE_BROKEN")
@@ -561,8 +572,9 @@ async def test_a_task_that_fails_as_nobody_foresaw_ends_the_core_and_is_named(
 ) -> None:
     """The front starts it again."""
     code = FAILING.format(owner=owner, method=method)
-    pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, str(rig.config_path), **pipes)
+    command = ("-c", code, str(rig.config_path))
+    core = await started_core(rig, sys.executable, *command, stderr=asyncio.subprocess.PIPE)
+    process = core.process
     assert process.stderr
     said = (await process.stderr.read()).decode()  # to the end of the core and of all that it started
     assert await process.wait() == 1

@@ -29,7 +29,7 @@ from ipls.vault.account import Account, Generation
 from ipls.vault.errors import SessionRefused
 from ipls.vault.session.client import ClientSession
 from ipls.vault.state.journal import account_key, other_key
-from tests.hsm.rig import CoreProcess, Exchange, Owner, Rig, running_core
+from tests.hsm.rig import CoreProcess, Exchange, Owner, Rig, running_core, started_core
 from tests.hsm.state_stores import Keys, new_ledger, perform
 from tests.hsm.tokens import MODULES, PIN
 
@@ -166,22 +166,15 @@ class Vault:
 
 @asynccontextmanager
 async def vault(rig: Rig, *steps: int) -> AsyncIterator[Vault]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *(ROTATING, str(rig.config_path), *map(str, steps)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    command = (ROTATING, str(rig.config_path), *map(str, steps))
+    core = await started_core(rig, sys.executable, *command, stderr=asyncio.subprocess.PIPE)
     try:
-        core = CoreProcess(rig, process)
         await core.receive(ready=True)
         core.send(session=0, head=rig.directory.head())
         yield Vault(core)
     finally:
-        assert process.stdin
-        process.stdin.close()
-        await process.communicate()
+        core.sink.close()
+        await core.process.communicate()
 
 
 async def store(running: Vault, owner: Owner, store_id: bytes, key: bytes, expected: int = 0) -> int:
