@@ -357,7 +357,7 @@ async def test_a_record_swapped_for_another_is_refused(world: Deployment) -> Non
     with sqlite3.connect(world.config.contacts.database) as db:
         first, second = db.execute("SELECT rowid, ciphertext FROM record WHERE label = ? LIMIT 2", (label,))
         db.execute("UPDATE record SET ciphertext = ? WHERE rowid = ?", (second[1], first[0]))
-    await restore_refused(world, label, "RECORD_MISMATCH")
+    await restore_refused(world, label, "RECORD_DAMAGED")  # by our own store; another's: test_hostile_store.py
 
 
 async def test_a_record_dropped_is_missed(world: Deployment) -> None:

@@ -62,7 +62,7 @@ async def test_a_manifest_without_end_is_refused(header: pb.ManifestHeader | Non
         await store(*answers).manifest()
 
 
-@pytest.mark.parametrize("sizes", [[2**63], [], [0], [284, 284], [284] * 3], ids=str)
+@pytest.mark.parametrize("sizes", [[2**63], [], [0], [284], [284, 284], [284] * 3], ids=str)
 async def test_records_that_were_not_asked_for_are_refused(sizes: list[int]) -> None:
     answers = [pb.GetRecordsResponse(sizes=pb.RecordSizes(sizes=sizes)), pb.GetRecordsResponse(chunk=bytes(284))]
     with pytest.raises(RefusedError, check=lambda e: e.reason == "RECORD_MISMATCH"):

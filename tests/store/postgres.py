@@ -149,10 +149,7 @@ class PostgresDatabase:
 
     def copy(self) -> "PostgresDatabase":
         other = self.server.new()
-        for table in ("log", "records", "nodes"):
-            self.server.execute(
-                f"CREATE TABLE {other.schema}.{table} (LIKE {self.schema}.{table} INCLUDING ALL)", role="vault"
-            )
+        other.open().close()  # which makes the tables
         other.put_back(self)
         return other
 

@@ -275,16 +275,18 @@ async def test_uploads_beyond_their_places_are_asked_to_come_again(world: World)
     owner = Owner(ALICE)
     async with world.running() as stub:
         await world.publish(owner)
-        idle = stub.PutRecords()
-        await idle.write(pb.PutRecordsRequest(call=world.call(owner, "PutRecords", sizes_of(record(1)))))
+        idle = []
 
         async def put_until_refused() -> None:
-            while True:  # the idle one may not have its place yet
+            while True:  # the idle one may come later than this one, and be refused itself
+                idle.append(stub.PutRecords())
+                await idle[-1].write(pb.PutRecordsRequest(call=world.call(owner, "PutRecords", sizes_of(record(1)))))
                 await world.device(stub, owner).put([record(1)])
 
         with pytest.raises(TryLaterError, check=lambda e: e.reason == "SERVICE_BUSY"):
             await put_until_refused()
-        idle.cancel()
+        for stream in idle:
+            stream.cancel()
 
 
 async def test_who_is_not_known_takes_no_place_among_the_uploads(world: World) -> None:

@@ -1,7 +1,6 @@
 """The directory: epochs that only a quorum makes visible, proved reads, and a door for one certificate."""
 
 import asyncio
-import sqlite3
 from contextlib import closing
 from functools import partial
 from itertools import pairwise
@@ -31,7 +30,7 @@ from ipls.rpc.errors import RemoteError, remote_error
 from ipls.server.directory.cache import RedisProofCache
 from ipls.server.directory.errors import PublisherStopped
 from ipls.server.directory.witnesses import Witnesses
-from ipls.store.directory import open_directory_store
+from ipls.store.directory import EpochRow, PendingUpdate, open_directory_store
 from ipls.store.directory.sqlite import SqliteDirectory
 from ipls.store.errors import StoreDamaged
 from ipls.trust.heads import timestamp, verify_head
@@ -515,13 +514,15 @@ async def test_a_publisher_that_must_not_go_on_ends_the_process(world: World) ->
     async with world.witness():
         async with world.directory() as client:
             await client.publish(1, ALICE, record(1))
-        with closing(sqlite3.connect(world.folder / "directory.db")) as database, database:
-            database.execute("UPDATE tile SET body = x'ff'")
+        async with world.publisher() as (publisher, store, _):
+            await publisher.take_over()
+            row = EpochRow(2, store.head().root_hash, b"n" * 32, (PendingUpdate(1, ALICE, record(2)),), b"blob")
+            store.insert_step(store.lease().term, row)
         with capture_logs() as lines, pytest.raises(PublisherStopped) as caught:
             await serving_an_update(world)
-    assert caught.value.reason == "TREE_CORRUPT"
+    assert caught.value.reason == "STEP_DIFFERS"
     ended = [line for line in lines if line["event"] == "task ended, and the process with it"]
-    assert [(line["task"], line["reason"]) for line in ended] == [("publish", "TREE_CORRUPT")]
+    assert [(line["task"], line["reason"]) for line in ended] == [("publish", "STEP_DIFFERS")]
 
 
 async def serving_an_update(world: World) -> None:
