@@ -33,7 +33,7 @@ import asyncio, sys
 start = asyncio.create_subprocess_exec
 async def strange(*command, **options):
     asyncio.create_subprocess_exec = start
-    said = "import os, sys; os.write(1, bytes(12) + bytes([255])); sys.stdin.read()"
+    said = "import os, sys; os.write(0, bytes(12) + bytes([255])); sys.stdin.read()"
     return await start(sys.executable, "-c", said, **options)
 asyncio.create_subprocess_exec = strange
 """
