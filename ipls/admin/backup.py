@@ -214,14 +214,16 @@ def _check_off(part: _Part, replace: bool) -> None:
 
 
 def _put(draft: Path, database: Path) -> None:
-    """A log of the old file's must not lie beside the new one: SQLite would play it into that."""
+    """A log of the old file's must not lie beside the new one: SQLite would play it into that. What was replaced before
+    is not replaced itself: after a restore that was killed, it is the one to be kept."""
+    kept = database.with_name(f"{database.name}.replaced")
+    if kept.exists():
+        kept = kept.with_name(f"{kept.name}-{secrets.token_hex(8)}")
     for suffix in ("-wal", "-shm"):
         log = database.with_name(database.name + suffix)
         if log.exists():
-            log.replace(database.with_name(f"{database.name}.replaced{suffix}"))
+            log.replace(kept.with_name(kept.name + suffix))
     if database.exists():
-        kept = database.with_name(f"{database.name}.replaced")
-        kept.unlink(missing_ok=True)
         os.link(database, kept)
     put_in_place(draft, database)
 

@@ -32,6 +32,8 @@ LOGS_EVERY_S = 1.0
 OFF_PAUSE_S = 30.0
 """Before a service that ended without having served is tried again."""
 RENEW_EVERY_S = 3600.0
+BACK_S = 60.0
+"""For a service to serve again, before the next one is restarted."""
 ORDER = {CORE: 1, "vault": 1, "directory": 2, "contacts": 3, "registration": 3}
 """When a service is restarted for a new trust root: after the witnesses, which come first."""
 
@@ -127,13 +129,16 @@ class Supervisor:
         return done
 
     async def _restart(self) -> None:
-        """Each in its turn, in the order that a new version of the trust root asks for (docs/operations.md)."""
-        having_one = (name for name in self._commands if name != "log")
+        """Each in its turn, in the order that a new version of the trust root asks for (docs/operations.md). One that
+        is off, or does not come back in time, holds up nobody."""
+        having_one = (name for name in self._commands if name != "log" and name not in self.off)
         for name in sorted(having_one, key=lambda name: ORDER.get(name, 0)):
-            if (process := self._processes[name]).returncode is None:
-                process.terminate()
-            await process.wait()
-            await self._answers(name)  # `_keep` has started it again
+            await self._end(self._processes[name])
+            try:
+                async with asyncio.timeout(BACK_S):
+                    await self._answers(name)  # `_keep` has started it again
+            except TimeoutError:
+                log.error("not back since the restart for a new trust root", service=name)
         log.info("restarted for a new trust root")
 
     async def _cut_logs(self) -> None:

@@ -56,7 +56,7 @@ class _RenewedChannel:
         credentials = grpc.ssl_channel_credentials(*(file.read_bytes() if file else None for file in self._files))
         options = [
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 5_000),  # what an attempt may take: a handshake over a poor line, or busy
             ("grpc.max_reconnect_backoff_ms", 2000),
             ("grpc.keepalive_time_ms", 10_000),  # while a call is open: a stopped peer fails it, not its deadline
             ("grpc.keepalive_timeout_ms", 5_000),

@@ -126,11 +126,8 @@ def test_a_renewal_that_was_killed_after_witnesses_signed_goes_on(
     assert parse_bundle(read_bundle(old / "bundle.pb").bundle).number == 2
 
 
-async def test_serve_all_renews_when_it_starts_and_by_itself_and_restarts_for_a_new_trust_root(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of a deployment that was away for most of a year: its bundle had run out."""
-    file = aged(tmp_path / "ipls", witnesses=1) / "ipls.toml"
+async def restarted_for_a_new_trust_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `serve all` does every hour comes now, and renews the trust root before its time."""
     restarted = asyncio.Event()
 
     def hear(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -141,6 +138,21 @@ async def test_serve_all_renews_when_it_starts_and_by_itself_and_restarts_for_a_
     def once(*arguments: Any) -> Any:
         monkeypatch.setattr(supervisor, "renew", renew)
         return renew(*arguments, early=True)
+
+    before = structlog.get_config()
+    structlog.configure(processors=[hear])
+    try:
+        monkeypatch.setattr(supervisor, "renew", once)
+        await restarted.wait()
+    finally:
+        structlog.configure(**before)
+
+
+async def test_serve_all_renews_when_it_starts_and_by_itself_and_restarts_for_a_new_trust_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a deployment that was away for most of a year: its bundle had run out."""
+    file = aged(tmp_path / "ipls", witnesses=1) / "ipls.toml"
 
     async def all_well() -> bool:
         found = await examine(Deployment(file, load(file), system_now_ms()))
@@ -153,17 +165,26 @@ async def test_serve_all_renews_when_it_starts_and_by_itself_and_restarts_for_a_
         while not await all_well():
             """The first head is being signed."""
         pids, number = serving.pids, load_trust_root(file.with_name("trust.toml")).number
-        before = structlog.get_config()
-        structlog.configure(processors=[hear])
-        try:
-            monkeypatch.setattr(supervisor, "renew", once)
-            await restarted.wait()
-        finally:
-            structlog.configure(**before)
+        await restarted_for_a_new_trust_root(monkeypatch)
         assert load_trust_root(file.with_name("trust.toml")).number == number + 1
         assert {name for name, pid in serving.pids.items() if pid == pids[name]} == {"log"}  # it has no trust root
         while not await all_well():
             """The head is being signed anew."""
+
+
+async def test_a_part_that_is_off_keeps_no_other_from_its_renewal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment.create(tmp_path / "ipls", "test.ipls", port=0)
+    (tmp_path / "ipls/data/contacts.db").write_bytes(b"no database" * 1000)
+    monkeypatch.setattr(supervisor, "RENEW_EVERY_S", 0.05)
+    serving = Supervisor(tmp_path / "ipls/ipls.toml")
+    async with Service("supervisor") as service:
+        await serving.start(service)
+        assert serving.off.keys() == {"contacts"}
+        pids = serving.pids
+        await restarted_for_a_new_trust_root(monkeypatch)
+        assert serving.pids["registration"] != pids["registration"]
 
 
 async def test_the_log_warns_of_what_ends_soon() -> None:

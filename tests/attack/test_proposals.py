@@ -10,6 +10,7 @@ import pytest
 
 from ipls.akd import Publication
 from ipls.http.client import HttpClient
+from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.proto.witness.v1.witness_pb2 import ProposeRequest, ProposeResponse, SignedProposal
 from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceStub
 from ipls.rpc.channel import open_channel
@@ -104,6 +105,15 @@ async def test_a_replay_with_another_size_or_time_reads_nothing(victim: Victim) 
         assert (await victim.propose(replayed)).refusal.reason == "PROPOSAL_UNSIGNED"
     assert victim.world.asked == []
     assert (await victim.propose(proposal(made))).HasField("cosignature")
+
+
+async def test_a_proposal_of_the_past_or_with_other_heads_takes_no_place(victim: Victim) -> None:
+    """Anyone has those of the past, and the head beside a proposal is signed by nobody."""
+    made = victim.world.chain.step()
+    old, new = proposal(made, time_ms=NOW - 10**6), proposal(made)
+    asked = [ProposeRequest(proposal=each, head=SignedHead(epoch=n)) for n in range(100) for each in (old, new)]
+    answers = await asyncio.gather(*(victim.service.Propose(each, None) for each in asked))
+    assert {answer.refusal.reason for answer in answers} == {"CLOCK_APART", "LOG_OBJECT_MISSING"}
 
 
 async def test_a_log_that_hangs_holds_one_reader_for_a_while_and_nothing_else(victim: Victim) -> None:

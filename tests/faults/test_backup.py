@@ -136,6 +136,9 @@ def test_the_others_are_put_back_to_what_they_were(world: Deployment) -> None:
     after = digests(world.folder / "data")
     assert after["contacts.db"] == digests(world.folder / "first")["contacts.db"]
     assert after == {**before, "contacts.db": after["contacts.db"]}
+    assert Restore(world.config, world.folder / "first", ["contacts"]).run(replace=True) == [
+        "contacts"
+    ]  # it was killed
     (world.folder / "data/contacts.db.replaced").rename(world.folder / "data/contacts.db")
     assert digests(world.folder / "data") == before
 

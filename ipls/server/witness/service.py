@@ -107,13 +107,12 @@ class WitnessService(WitnessServiceServicer):
             proposal = self._read(request)
         except _Refused as e:
             return _refusal(request.proposal.proposal.epoch, e)
-        key = request.SerializeToString(deterministic=True)
-        if key not in self._answers:
+        if asked not in self._answers:
             if len(self._answers) >= MAX_ANSWERS:
                 raise ServiceError("SERVICE_BUSY", f"{MAX_ANSWERS} proposals are being answered", retry_after_s=1)
-            self._answers[key] = self._scope.start("answer a proposal", self._answer(proposal, asked, request.head))
-            self._answers[key].add_done_callback(lambda _: self._answers.pop(key))
-        return await asyncio.shield(self._answers[key])
+            self._answers[asked] = self._scope.start("answer a proposal", self._answer(proposal, asked, request.head))
+            self._answers[asked].add_done_callback(lambda _: self._answers.pop(asked))
+        return await asyncio.shield(self._answers[asked])
 
     def _read(self, request: ProposeRequest) -> Proposal:
         """The proposal, if it is the directory's: all that a stranger's costs."""
@@ -125,12 +124,15 @@ class WitnessService(WitnessServiceServicer):
             raise _Refused("WITNESS_OTHER_NAMESPACE", "this witness does not serve that namespace")
         if max(proposal.term, proposal.epoch) > MAX_INT or proposal.blob_size > MAX_BLOB:
             raise _Refused("PROPOSAL_INVALID", "term, epoch or size is out of range")
+        apart_ms = proposal.time_ms - self._now_ms()
+        if abs(apart_ms) > MAX_APART_MS:  # as those of the past are, which anyone can have and send again
+            raise _Refused("CLOCK_APART", f"the directory's clock is {apart_ms / 1000:+.0f} s from this witness's")
         return proposal
 
     async def _answer(self, proposal: Proposal, asked: bytes, head: SignedHead) -> ProposeResponse:
         step = ProposedEpoch(proposal.term, proposal.epoch, proposal.old_root, proposal.new_root, asked)
         try:
-            await self._admit(step, proposal.time_ms, head)
+            await self._admit(step, head)
             cosignature = await self._judge(proposal, step)
         except _Refused as e:
             return _refusal(step.epoch, e)
@@ -138,12 +140,9 @@ class WitnessService(WitnessServiceServicer):
         self._signed = (asked, ProposeResponse(cosignature=Cosignature.FromString(cosignature)))
         return self._signed[1]
 
-    async def _admit(self, step: ProposedEpoch, time_ms: int, head: SignedHead) -> None:
+    async def _admit(self, step: ProposedEpoch, head: SignedHead) -> None:
         """See whether its object is worth reading."""
         await asyncio.to_thread(self._recorder.proposal, SignedProposal.FromString(step.proposal))
-        apart_ms = time_ms - self._now_ms()
-        if abs(apart_ms) > MAX_APART_MS:
-            raise _Refused("CLOCK_APART", f"the directory's clock is {apart_ms / 1000:+.0f} s from this witness's")
         await asyncio.to_thread(self._recorder.head, head)
         try:
             await asyncio.to_thread(self.follower.check_own, head)
