@@ -10,8 +10,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-import structlog
-
 from ipls.admin.deployment import CORE
 from ipls.admin.expiry import table_endings, watch
 from ipls.admin.health import check_free
@@ -43,8 +41,6 @@ from ipls.server.registration import app as registration
 from ipls.server.router import app as router
 from ipls.server.vault import app as vault
 from ipls.server.witness import app as witness
-
-log = structlog.get_logger()
 
 Table = DirectoryConfig | LogConfig | VaultConfig | RouterConfig | ContactsConfig | RegistrationConfig
 
@@ -109,8 +105,7 @@ def serve_one(name: str, config_file: Path, ports: Mapping[str, str]) -> None:
 
 def _front(vault: VaultConfig, config_file: Path) -> VaultConfig:
     """The vault's table where this process is the front's user now; without `parted` it starts the core as its own."""
-    if why := why_not_parted(vault, config_file.absolute().parent):
-        log.warning("the vault's core runs as its front's user", why=why)
+    if why_not_parted(vault, config_file.absolute().parent):
         return vault.model_copy(update={"parted": None})
     assert vault.parted is not None
     become(vault.parted.front)

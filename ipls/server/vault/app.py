@@ -5,6 +5,8 @@ Tested by tests/e2e/test_tls.py.
 
 from pathlib import Path
 
+import structlog
+
 from ipls.config import VaultConfig
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
 from ipls.proto.vault.v1.vault_pb2_grpc import add_VaultServiceServicer_to_server
@@ -15,6 +17,8 @@ from ipls.runtime.restart import RestartPolicy
 from ipls.runtime.service import Service
 from ipls.server.vault.service import CoreProcess, VaultGateway
 from ipls.store.evidence import EvidenceFolder
+
+log = structlog.get_logger()
 
 
 async def run(config: VaultConfig, core_config: Path, service: Service) -> None:
@@ -32,3 +36,5 @@ async def run(config: VaultConfig, core_config: Path, service: Service) -> None:
     service.spawn("follow heads", gateway.follow_heads, restart=RestartPolicy())
     await core.ready.wait()
     service.serving(await serve(service, server))
+    if config.parted is None:
+        log.warning("the vault's core runs as its front's user")
