@@ -93,7 +93,7 @@ class MemoryStore(VaultStore):
                     self.rows[row.sequence] = row
                 self.records |= changes.records
                 self.bodies |= changes.nodes
-        except BaseException:
+        except BaseException:  # all of a write or nothing, whatever ended it
             self.__dict__ |= before.__dict__
             raise
 

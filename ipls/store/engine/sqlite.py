@@ -105,7 +105,7 @@ def open_read_only(path: Path, schema: Schema) -> Connection:
         connection = _connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
         try:
             _is_marked(connection, path, schema)
-        except BaseException:
+        except BaseException:  # Ctrl-C too
             connection.close()
             raise
     return connection
