@@ -152,7 +152,7 @@ class Publisher:
 
     async def advance(self) -> None:
         """One round: start the namespace, finish the row there is, adopt what only the log has, renew the head, publish
-        what waits.
+        what waits. The head is renewed too where an epoch fails.
 
         Raises NoEpoch, OSError (the log can't be written) and StoreUnavailable (a full disk), which are tried
         again later; StoreRefused LEASE_LOST; PublisherStopped.
@@ -160,10 +160,13 @@ class Publisher:
         head = await to_thread(self._store.head)
         if head is None:
             head = await self._start()
-        while step := await to_thread(self._store.unfinished_step) or await self._adopt(head):
-            head = await self._finish(step)
-        if self._renewal_due_ms(head) <= self._now_ms() or not self._counts(head):
-            head = await self._renew(head)
+        try:
+            while step := await to_thread(self._store.unfinished_step) or await self._adopt(head):
+                head = await self._finish(step)
+        except (NoEpoch, OSError, PublisherStopped):
+            await self._keep_young(head)  # which takes neither the log nor the tree, and reads end without
+            raise
+        await self._keep_young(head)
         if await to_thread(self._epoch_due_ms) <= self._now_ms():
             prepared = await to_thread(prepare, self._store, self._key, self._term, self._max_updates)
             self.heads.announce()  # updates that change nothing have their tickets resolved
@@ -209,12 +212,13 @@ class Publisher:
         log.info("epoch published", epoch=head.epoch, updates=len(step.batch))
         return head
 
-    async def _renew(self, head: StoredHead) -> StoredHead:
+    async def _keep_young(self, head: StoredHead) -> None:
+        """Have the newest head signed anew, where that is due."""
+        if self._renewal_due_ms(head) > self._now_ms() and self._counts(head):
+            return
         signed = await self._sign(head.epoch, head.root_hash, head.root_hash, b"")
-        renewed = head._replace(signed=signed.SerializeToString())
-        await to_thread(self._store.renew, self._term, renewed)
+        await to_thread(self._store.renew, self._term, head._replace(signed=signed.SerializeToString()))
         self.heads.announce()
-        return renewed
 
     async def _sign(self, epoch: int, old_root: bytes, new_root: bytes, blob: bytes) -> SignedHead:
         head = await to_thread(self._store.head)
