@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from ipls.clock import system_now_ms
 from ipls.config import ConfigError, TlsFiles
 from ipls.config.base import Model
-from ipls.rpc.server import ROLE_PREFIX
+from ipls.rpc.peer import ROLE_PREFIX
 from ipls.store.files import PUBLIC, replace, write_new
 
 LIFETIME = datetime.timedelta(days=365)

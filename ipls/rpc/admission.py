@@ -2,7 +2,7 @@
 
 A call first waits in the table of the silent until its first message has come whole, unary calls too; it holds no other
 place until then. With it the call takes a place among those in work, or among the standing ones, and both are shared so
-that nobody who has few is kept out by others who have many.
+that nobody who has few is kept out by others who have many. Strangers share theirs, the deployment's own parts others.
 
 Tested by tests/rpc/test_admission.py and tests/attack/test_standing_streams.py.
 """
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ipls.rpc.errors import ServiceError
+from ipls.rpc.peer import Parted, peer_of
 from ipls.runtime.half_open import HalfOpenTable
 
 KIB = 1024
@@ -67,7 +68,8 @@ METHODS: Mapping[str, Method] = {
 @dataclass(frozen=True)
 class Limits:
     """A service's places and times. "Whose" a place is: the caller's client certificate, or its IPv4 address, or the
-    /64 of its IPv6 address (who has one has them all)."""
+    /64 of its IPv6 address (who has one has them all). Those who show the certificate of a role have as many places
+    again, apart from everybody else's."""
 
     silent: int = 2048
     """Calls whose first message has not come whole. One more takes the place of the oldest of whom there are most. With
@@ -77,11 +79,13 @@ class Limits:
     silent_s: float = 10.0
     """For the first message, beyond what its bytes need."""
     working: int = 1000
-    """Calls in work. Nobody has more places than are left free: one alone has half of them, each of 20 floods a 21st,
-    and as many are free for who comes next."""
+    """Calls in work. A stranger has at most a `stranger_share` of what is left free (111 alone), a role's certificate
+    the half of it all, and the half of the rest the next."""
+    stranger_share: int = 9
+    """Whatever 20 addresses want, a tenth is left (8/9 to the 20th) for who comes next, and of that he has a ninth."""
     standing: int = 2000
     """Streams on which only the service speaks, shared as those in work: the registration service alone, which waits
-    here for each of its devices' tickets, has a thousand."""
+    here for each of its devices' tickets, has a thousand, and an address 222."""
     standing_s: float = 3600.0
     """Such a stream's life. Whether its caller is still there is seen by HTTP/2's pings (`heartbeat_s`)."""
     rate: int = 16 * KIB
@@ -136,19 +140,21 @@ def _ms(seconds: float) -> int:
 
 
 class Places:
-    """So many, of which one holder has at most as many as are left free, and at most `each`.
+    """So many, of which one holder has at most a `share` of its own and those that are left free, and at most `each`.
 
-    So whoever has none gets one as long as there is any, and n holders who want all leave an (n+1)th part free.
+    So whoever has none gets one as long as there is any, and n holders who want all, one after the other, leave
+    (1 - 1/share)^n of them: of 1,000, 7 leave 8 by halves, and 20 leave 95 by ninths.
     """
 
-    def __init__(self, places: int, each: int | None = None) -> None:
+    def __init__(self, places: int, each: int | None = None, *, share: int = 2) -> None:
         self._free = places
         self._each = places if each is None else each
+        self._others = share - 1
         self._held = Counter[Hashable]()
 
     def take(self, holder: Hashable) -> None:
         """`leave` has to follow. Raises ServiceError SERVICE_BUSY."""
-        if self._held[holder] >= min(self._free, self._each):
+        if not self._free or self._held[holder] >= min(max(1, self._free // self._others), self._each):
             raise busy()
         self._free -= 1
         self._held[holder] += 1
@@ -177,28 +183,38 @@ _PUSHED_OUT = 0.0
 """The end of a silent call's time that had to make room: long past."""
 
 
+class _Shared:
+    """What callers of one kind share."""
+
+    def __init__(self, limits: Limits, services: Collection[str], share: int) -> None:
+        together = limits.half_sent // limits.largest_request(services)
+        self.silent = HalfOpenTable[asyncio.Timeout](max(1, min(limits.silent, together)))
+        self.working = Places(limits.working, share=share)
+        self.standing = Places(limits.standing, share=share)
+
+
 class Admission:
     """A server's places, for the calls of all its ports."""
 
     def __init__(self, limits: Limits, services: Collection[str]) -> None:
         self.limits = limits
-        together = limits.half_sent // limits.largest_request(services)
-        self._silent = HalfOpenTable[asyncio.Timeout](max(1, min(limits.silent, together)))
-        self._working = Places(limits.working)
-        self._standing = Places(limits.standing)
+        self._shared = Parted(
+            lambda: _Shared(limits, services, limits.stranger_share), lambda: _Shared(limits, services, 2)
+        )
 
     @asynccontextmanager
-    async def silent(self, peer: str, method: Method) -> AsyncIterator[None]:
+    async def silent(self, context: Any, method: Method) -> AsyncIterator[None]:
         """A place for a call until it has spoken. Raises ServiceError SERVICE_BUSY, CALL_SLOW."""
+        table = self._shared.of(context).silent
         try:
             async with asyncio.timeout(self.limits.silent_s + method.request / self.limits.rate) as limit:
-                longest = self._silent.admit(limit, peer)
+                longest = table.admit(limit, peer_of(context))
                 if longest and not longest.expired():
                     longest.reschedule(_PUSHED_OUT)
                 try:
                     yield
                 finally:
-                    self._silent.leave(limit)
+                    table.leave(limit)
         except TimeoutError as error:
             if limit.when() == _PUSHED_OUT:
                 raise busy() from error
@@ -209,10 +225,11 @@ class Admission:
         if sum(len(key) + len(value) for key, value in context.invocation_metadata() or ()) > self.limits.metadata:
             raise ServiceError("MESSAGE_TOO_LARGE", f"a call has at most {self.limits.metadata} bytes of headers")
 
-    def work(self, peer: str, method: Method, context: Any) -> None:
+    def work(self, context: Any, method: Method) -> None:
         """Takes a place for a call that has spoken, until gRPC is through with it: also with its answer, which a caller
         may not take. Raises ServiceError SERVICE_BUSY."""
-        places = self._standing if method.standing else self._working
+        shared, peer = self._shared.of(context), peer_of(context)
+        places = shared.standing if method.standing else shared.working
         places.take(peer)
         context.add_done_callback(lambda _: places.leave(peer))
 

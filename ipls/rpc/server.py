@@ -22,14 +22,13 @@ from ipls.address import cannot_listen
 from ipls.errors import IplsError
 from ipls.rpc.admission import Admission, Limits, Method, Pace, slow
 from ipls.rpc.errors import ServiceError, to_status
-from ipls.rpc.peer import peer_of
+from ipls.rpc.peer import peer_roles
 from ipls.rpc.reasons import STATUSES
 from ipls.runtime.executors import ExecutorBusy
 from ipls.runtime.service import Service
 
 log = structlog.get_logger()
 
-ROLE_PREFIX = "ipls://role/"
 DRAIN_S = 2.0
 
 
@@ -78,13 +77,6 @@ def _credentials(listener: Listener) -> grpc.ServerCredentials:
     )
 
 
-def peer_roles(context: Any) -> set[str]:
-    """The roles in the certificate that a caller showed; none on a port that asks for no certificate."""
-    names = context.auth_context().get("x509_subject_alternative_name", ())
-    uris = (bytes(name).decode("utf-8", "replace") for name in names)
-    return {uri.removeprefix(ROLE_PREFIX) for uri in uris if uri.startswith(ROLE_PREFIX)}
-
-
 class _Call:
     """One call, of whatever kind: its messages as they come, in bytes, and their answers, each in its time."""
 
@@ -92,16 +84,15 @@ class _Call:
         self._admission = admission
         self._method = method
         self._context = context
-        self._peer = peer_of(context)
         self._pace = Pace(method, admission.limits)
         self._first: bytes | None = None
 
     async def begin(self) -> None:
         """Waits for the first message, and takes the call's place. Raises ServiceError."""
         self._admission.check_metadata(self._context)
-        async with self._admission.silent(self._peer, self._method):
+        async with self._admission.silent(self._context, self._method):
             self._first = await self._read()
-        self._admission.work(self._peer, self._method, self._context)
+        self._admission.work(self._context, self._method)
 
     @asynccontextmanager
     async def time(self) -> AsyncIterator[None]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.witness.v1.witness_pb2 import GetStateRequest
 from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceStub
 from ipls.rpc.channel import open_channel
@@ -54,6 +55,34 @@ async def test_epochs_go_on_while_an_accounts_look_ups_take_every_thread(
         assert (await others).head.epoch == 3
         answers = await asyncio.gather(*flood, return_exceptions=True)
         assert sum(not isinstance(answer, Exception) for answer in answers) >= READ_THREADS
+
+
+async def test_strangers_who_take_every_thread_hold_up_no_read_of_the_deployments_own_parts(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, looking = threading.Event(), threading.Semaphore(0)
+    original = service.make_lookup
+
+    def held(*arguments: Any) -> bytes:
+        if BOB in arguments:
+            looking.release()
+            release.wait(60)
+        return original(*arguments)
+
+    async with world.witness(), world.directory() as client:
+        await client.publish(1, ALICE, record(1))
+        await client.publish(2, BOB, record(2))
+        alice = await Session.open(client, ALICE, 1)
+        monkeypatch.setattr(service, "make_lookup", held)
+        flood = [asyncio.create_task(alice.lookup(BOB)) for _ in range(READ_THREADS)]
+        try:
+            for _ in flood:
+                assert await asyncio.to_thread(looking.acquire, timeout=60)
+            answer = await client.reads.Lookup(pb.LookupRequest(label=ALICE), timeout=30)
+            assert answer.head.epoch == 2
+        finally:
+            release.set()
+            await asyncio.gather(*flood)
 
 
 async def test_a_thiefs_updates_leave_the_owner_his(world: World) -> None:

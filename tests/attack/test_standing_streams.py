@@ -6,9 +6,10 @@ import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,15 @@ NEVER = 3600.0
 """However busy the machine is."""
 FAST = 1 << 30
 """Bytes a second: none of them gains a caller time."""
-SMALL = Limits(silent=PLACES, silent_s=NEVER, working=PLACES, standing=PLACES, handshake_s=NEVER, idle_s=NEVER)
+SMALL = Limits(
+    silent=PLACES,
+    silent_s=NEVER,
+    working=PLACES,
+    standing=PLACES,
+    stranger_share=2,
+    handshake_s=NEVER,
+    idle_s=NEVER,
+)
 
 
 def methods() -> Iterator[Any]:
@@ -59,6 +68,8 @@ class Served:
     """Every method of the system on one server. Its calls are answered at once, or wait for `go`."""
 
     port: int
+    internal: int
+    """The port that asks for a certificate."""
     ca: Path
     go: asyncio.Event
     begun: asyncio.Semaphore
@@ -69,6 +80,11 @@ class Served:
     def channel(self) -> grpc.aio.Channel:
         """gRPC's own client, at 127.0.0.1."""
         return open_channel(f"127.0.0.1:{self.port}", self.ca)
+
+    def part(self, name: str) -> grpc.aio.Channel:
+        """One of the deployment's own parts, `one` or `other`, with its certificate."""
+        files = {kind: self.ca.parent / f"{name}.{end}" for kind, end in (("certificate", "pem"), ("key", "key"))}
+        return open_channel(f"127.0.0.1:{self.internal}", self.ca, **files)
 
     async def honest(self, name: str) -> None:
         """A call from 127.0.0.1 is answered."""
@@ -116,15 +132,21 @@ def handlers(go: asyncio.Event, begun: asyncio.Semaphore) -> Iterator[Any]:
 
 @asynccontextmanager
 async def serving(folder: Path, limits: Limits) -> AsyncIterator[Served]:
-    Authority(folder, "test").issue_server("server")
+    authority = Authority(folder, "test")
+    authority.issue_server("server")
+    for name in ("one", "other"):
+        authority.issue_client(name, "messaging-service")
     names = {method.containing_service.full_name for method in ALL}
-    listener = Listener("127.0.0.1:0", folder / "server.pem", folder / "server.key")
-    server = GrpcServer([listener], dict.fromkeys(names, ANYONE), limits)
+    listeners = [
+        Listener("127.0.0.1:0", folder / "server.pem", folder / "server.key", client_ca)
+        for client_ca in (None, folder / "ca.pem")
+    ]
+    server = GrpcServer(listeners, dict.fromkeys(names, ANYONE), limits)
     go, begun = asyncio.Event(), asyncio.Semaphore(0)
     server.grpc.add_generic_rpc_handlers(tuple(handlers(go, begun)))
-    [port] = await server.start()
+    port, internal = await server.start()
     try:
-        yield Served(port, folder / "ca.pem", go, begun)
+        yield Served(port, internal, folder / "ca.pem", go, begun)
     finally:
         await server.stop(0)
 
@@ -336,30 +358,52 @@ async def test_connections_that_use_up_the_descriptors_go_and_others_get_in(tmp_
 
 async def test_certificates_have_places_of_their_own_whatever_their_address(tmp_path: Path) -> None:
     """Of two services on one machine one has taken all that it may."""
-    authority = Authority(tmp_path, "test")
-    authority.issue_server("server")
-    for name in ("one", "other"):
-        authority.issue_client(name, "messaging-service")
-    listener = Listener("127.0.0.1:0", tmp_path / "server.pem", tmp_path / "server.key", tmp_path / "ca.pem")
-    names = {method.containing_service.full_name for method in ALL}
-    server = GrpcServer([listener], dict.fromkeys(names, ANYONE), SMALL)
-    go, begun = asyncio.Event(), asyncio.Semaphore(0)
-    server.grpc.add_generic_rpc_handlers(tuple(handlers(go, begun)))
-    [port] = await server.start()
-
-    def channel(name: str) -> Any:
-        own = {"certificate": tmp_path / f"{name}.pem", "key": tmp_path / f"{name}.key"}
-        return open_channel(f"127.0.0.1:{port}", tmp_path / "ca.pem", **own)
-
-    async with channel("one") as one, channel("other") as other:
+    async with serving(tmp_path, SMALL) as served, served.part("one") as one, served.part("other") as other:
         calls = [raw(one, LOOKUP)(iter([b""])) for _ in range(PLACES // 2)]
         for _ in calls:
-            await begun.acquire()
+            await served.begun.acquire()
         with pytest.raises(grpc.aio.AioRpcError) as full:
             await raw(one, LOOKUP)(iter([b""])).read()
         assert remote_error(full.value).reason == "SERVICE_BUSY"
         answer = raw(other, LOOKUP)(iter([b""]))
-        await begun.acquire()
-        go.set()
+        await served.begun.acquire()
+        served.go.set()
         assert await answer.read() == b""
-    await server.stop(0)
+
+
+@pytest.mark.parametrize("name", [WATCH, LOOKUP], ids=["standing", "in work"])
+async def test_strangers_who_take_all_places_take_none_of_the_deployments_own_parts(tmp_path: Path, name: str) -> None:
+    async with AsyncExitStack() as stack:
+        served = await stack.enter_async_context(serving(tmp_path, SMALL))
+        for last, left in zip(range(2, 6), (4, 2, 1, 1), strict=True):
+            flood = await stack.enter_async_context(served.stranger(f"127.0.0.{last}"))
+            for _ in range(PLACES):
+                flood.call(name, message(b""), end=True)
+            for _ in range(left):
+                await served.begun.acquire()
+            await flood.until(left)
+        assert (await served.refusal(name)).reason == "SERVICE_BUSY"
+        part = await stack.enter_async_context(served.part("one"))
+        answer = raw(part, name)(iter([b""]), timeout=60)
+        await served.begun.acquire()
+        served.go.set()
+        assert await answer.read() == b""
+
+
+async def test_silent_strangers_push_none_of_the_deployments_own_parts_out(tmp_path: Path) -> None:
+    """Each has one call: more than there are places, so that of those who have as many the oldest goes."""
+    async with AsyncExitStack() as stack:
+        served = await stack.enter_async_context(serving(tmp_path, SMALL))
+        part = await stack.enter_async_context(served.part("one"))
+        slow = raw(part, LOOKUP)(timeout=60)
+        served.go.set()
+        assert await raw(part, LOOKUP)(iter([b""])).read() == b""  # on the same connection: so it has arrived
+        floods = [await stack.enter_async_context(served.stranger(f"127.0.0.{last}")) for last in range(2, 4 + PLACES)]
+        for flood in floods:
+            flood.call(LOOKUP)
+        pushed_out = [asyncio.create_task(flood.until(0)) for flood in floods]
+        for one in islice(asyncio.as_completed(pushed_out), 2):
+            await one
+        await slow.write(b"")
+        await slow.done_writing()
+        assert await slow.read() == b""

@@ -41,6 +41,15 @@ def test_each_of_those_who_want_all_leaves_a_part_free() -> None:
     assert taken(places, "d") == 31
 
 
+def test_twenty_strangers_leave_a_tenth() -> None:
+    limits = Limits()
+    places = Places(limits.working, share=limits.stranger_share)
+    assert taken(places, "first") == limits.working // limits.stranger_share
+    held = sum(taken(places, str(stranger)) for stranger in range(19)) + limits.working // limits.stranger_share
+    assert limits.working - held > limits.working * 0.09
+    assert taken(places, "next") > limits.working * 0.01
+
+
 def test_the_last_place_is_given() -> None:
     places = Places(1)
     with places.place("a"), pytest.raises(ServiceError):

@@ -13,8 +13,8 @@ from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import verify
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.rpc.errors import ServiceError, refuse
+from ipls.rpc.peer import peer_roles
 from ipls.rpc.reads import SESSION_METADATA
-from ipls.rpc.server import peer_roles
 from ipls.runtime.executors import FairExecutor
 from ipls.store.directory import DirectoryStore
 from ipls.store.errors import StoreRefused

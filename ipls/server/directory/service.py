@@ -13,7 +13,7 @@ from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.admission import Places
 from ipls.rpc.channel import CHUNK
 from ipls.rpc.errors import ServiceError, refuse
-from ipls.rpc.peer import peer_of
+from ipls.rpc.peer import Parted, peer_of
 from ipls.rpc.reads import MAX_VERSIONS, history_responses
 from ipls.runtime.executors import FairExecutor
 from ipls.server.directory.adoption import known_versions
@@ -54,13 +54,17 @@ class _Wanted(NamedTuple):
 Plan = Callable[[StoredHead], _Wanted]
 """What is wanted, once the head is known that it is to be proved against."""
 
+Read = Callable[..., Awaitable[Any]]
+"""Has a thread make a call, in the caller's turn."""
+
 
 class DirectoryService(DirectoryServiceServicer):
     """Proved reads. Each answer is for one head, the newest or the one asked for, and carries it.
 
     What asks for a label raises, besides what is named there: READ_SESSION_REQUIRED, READ_SESSION_INVALID,
     READ_SESSION_EXPIRED, IDENTITY_SUPERSEDED, HISTORY_OF_ANOTHER, LABEL_QUOTA. Reads have threads of their own, in turn
-    by account, or by network where nobody says who asks: epochs don't wait for them, nor one account for another's.
+    by account, or by network where nobody says who asks: epochs don't wait for them, nor one account for another's. The
+    deployment's own parts have threads apart from everybody else's.
     """
 
     def __init__(
@@ -79,14 +83,15 @@ class DirectoryService(DirectoryServiceServicer):
         self._readers = readers
         self._proofs = proofs
         self._trust_roots = {parse_trust_root(version.file).number: version for version in versions}
-        self._reading = FairExecutor("reads", READ_THREADS, MAX_READS)
-        self._looking = FairExecutor("looks for heads", 1, MAX_LOOKS)
-        self._long_histories = Places(MAX_LONG_HISTORIES)
+        self._reading = Parted(partial(FairExecutor, "reads", READ_THREADS, MAX_READS))
+        self._looking = Parted(partial(FairExecutor, "looks for heads", 1, MAX_LOOKS))
+        self._long_histories = Parted(partial(Places, MAX_LONG_HISTORIES))
 
     def close(self) -> None:
         """End its threads; no call may follow."""
-        self._reading.close()
-        self._looking.close()
+        for parted in (self._reading, self._looking):
+            parted.strangers.close()
+            parted.roles.close()
 
     async def OpenSession(self, request: pb.OpenSessionRequest, context: Any) -> pb.OpenSessionResponse:
         """LABEL_INVALID, BODY_INVALID, KEY_INVALID, SIGNATURE_LENGTH, SIGNATURE_INVALID; READER_UNKNOWN,
@@ -112,7 +117,7 @@ class DirectoryService(DirectoryServiceServicer):
         if len(proof) <= CHUNK:
             yield pb.HistoryResponse(head=signed, chunk=proof)
             return
-        with self._long_histories.place(peer_of(context)):
+        with self._long_histories.of(context).place(peer_of(context)):
             for response in history_responses(signed, proof):
                 yield response
 
@@ -132,7 +137,7 @@ class DirectoryService(DirectoryServiceServicer):
 
     async def GetHead(self, request: pb.GetHeadRequest, context: Any) -> pb.GetHeadResponse:
         """EPOCH_UNKNOWN, DIRECTORY_NOT_READY. Only the newest head's signatures are kept young."""
-        _, head = await self._heads_at(peer_of(context), request.epoch)
+        _, head = await self._heads_at(self._read(context, peer_of(context)), request.epoch)
         return pb.GetHeadResponse(head=SignedHead.FromString(head.signed))
 
     async def WatchHeads(self, request: pb.WatchHeadsRequest, context: Any) -> AsyncIterator[pb.WatchHeadsResponse]:
@@ -140,7 +145,7 @@ class DirectoryService(DirectoryServiceServicer):
         sent: bytes | None = None
         while True:
             announced = self._heads.next
-            head = await self._looking.run(context, self._store.head)
+            head = await self._looking.of(context).run(context, self._store.head)
             if head and head.signed != sent:
                 sent = head.signed
                 yield pb.WatchHeadsResponse(head=SignedHead.FromString(sent))
@@ -156,9 +161,9 @@ class DirectoryService(DirectoryServiceServicer):
     ) -> tuple[StoredHead, Any]:
         """The head of `epoch` (0: the newest) and the answer against it, kept or made, if the caller may have it."""
         reader = self._readers.reader(context)
-        whose = reader.label if reader and reader.label else peer_of(context)
+        read = self._read(context, reader.label if reader and reader.label else peer_of(context))
         while True:
-            newest, head = await self._heads_at(whose, epoch)
+            newest, head = await self._heads_at(read, epoch)
 
             def admit(newest: StoredHead = newest, head: StoredHead = head) -> _Wanted:
                 self._readers.allow(reader, labels, newest=newest.epoch, epoch=head.epoch, complete=complete)
@@ -166,35 +171,38 @@ class DirectoryService(DirectoryServiceServicer):
                 return plan(head)
 
             try:
-                return head, await self._answer(whose, await self._reading.run(whose, admit))
+                return head, await self._answer(read, await read(admit))
             except StoreRefused as e:
                 if epoch or e.reason != "EPOCH_PRUNED":  # else the newest was replaced meanwhile: there is a newer one
                     refuse(e)
 
-    async def _heads_at(self, whose: Hashable, epoch: int) -> tuple[StoredHead, StoredHead]:
+    def _read(self, context: Any, whose: Hashable) -> Read:
+        return partial(self._reading.of(context).run, whose)
+
+    async def _heads_at(self, read: Read, epoch: int) -> tuple[StoredHead, StoredHead]:
         """The newest head, and that of `epoch` (0: the newest)."""
-        newest = await self._reading.run(whose, self._store.head)
+        newest = await read(self._store.head)
         if newest is None:
             raise ServiceError("DIRECTORY_NOT_READY", "the witnesses have not signed the first head yet")
         if epoch > newest.epoch:
             raise _epoch_unknown(epoch)
         # The start is the one epoch that 0 can't name while others follow; nothing is in it.
-        return newest, await self._past_head(whose, epoch) if 0 < epoch < newest.epoch else newest
+        return newest, await self._past_head(read, epoch) if 0 < epoch < newest.epoch else newest
 
-    async def _past_head(self, whose: Hashable, epoch: int) -> StoredHead:
+    async def _past_head(self, read: Read, epoch: int) -> StoredHead:
         """A head that a newer one follows: it does not change any more."""
 
-        def read() -> bytes:
+        def make() -> bytes:
             head = self._store.head(epoch)
             if head is None:
                 raise _epoch_unknown(epoch)
             return head.encode()
 
-        return StoredHead.decode(await self._answer(whose, _Wanted(CacheKey("head", epoch, b"", b"", ()), read)))
+        return StoredHead.decode(await self._answer(read, _Wanted(CacheKey("head", epoch, b"", b"", ()), make)))
 
-    def _answer(self, whose: Hashable, wanted: _Wanted) -> Awaitable[Any]:
+    def _answer(self, read: Read, wanted: _Wanted) -> Awaitable[Any]:
         def make() -> Awaitable[Any]:
-            return self._reading.run(whose, wanted.make)
+            return read(wanted.make)
 
         return self._proofs.get(wanted.entry, make) if wanted.entry else make()
 
