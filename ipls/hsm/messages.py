@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from ipls.hsm.pipe import Frame, PipeError, framed, parse
 from ipls.proto.hsm.v1 import worker_pb2 as pb
 from ipls.proto.vault.v1 import vault_pb2
-from ipls.proto.vault.v1.core_pb2 import Refused
+from ipls.proto.vault.v1.core_pb2 import HistoryHandIn, Refused
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.trust.identity import Identity
 from ipls.vault.session import effects
@@ -47,6 +47,7 @@ class Report(NamedTuple):
 
 
 _ANSWERS: dict[int, type[Message]] = {
+    pb.Command.PROOFS_FIELD_NUMBER: HistoryHandIn,
     pb.Command.HEAD_FIELD_NUMBER: SignedHead,
     pb.Command.STORE_FIELD_NUMBER: vault_pb2.StoreAnswer,
     pb.Command.FINISH_ROTATION_FIELD_NUMBER: vault_pb2.FinishRotationAnswer,

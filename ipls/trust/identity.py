@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple
 
-from ipls.akd import AkdError, verify_history
+from ipls.akd import AkdError, verify_absence, verify_history
 from ipls.crypto.errors import SignatureRefused
 from ipls.crypto.keys import check_public_key
 from ipls.trust.errors import IdentityRefused
@@ -57,3 +57,13 @@ def verify_identity(root: TrustRoot, head: Head, label: str, proof: bytes) -> Id
         raise IdentityRefused("IDENTITY_UNPROVEN", f"the directory's proof was refused: {e.reason}") from e
     newest = versions[0]
     return Identity(decode_record(newest.value), newest.version, newest.epoch)
+
+
+def verify_no_identity(root: TrustRoot, head: Head, label: str, proof: bytes) -> None:
+    """That the label has no identity at a verified head, from an encoded AbsenceProof. Raises IdentityRefused as
+    `verify_identity`."""
+    check_label(label)
+    try:
+        verify_absence(head.root_hash, head.epoch, root.vrf_public_key, label.encode(), proof)
+    except AkdError as e:
+        raise IdentityRefused("IDENTITY_UNPROVEN", f"the directory's proof was refused: {e.reason}") from e

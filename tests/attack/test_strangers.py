@@ -3,25 +3,36 @@
 The same number may be registered, or not, or have values that were erased: status, reason, work are the same.
 """
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from ipls._grpc import grpc
+from ipls.config import load_core
+from ipls.crypto.keys import public_key
 from ipls.proto.contacts.v1 import contacts_pb2 as pb
 from ipls.proto.directory.v1 import directory_pb2
-from ipls.rpc.errors import RemoteError
+from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub, add_DirectoryServiceServicer_to_server
+from ipls.proto.vault.v1.vault_pb2_grpc import add_VaultServiceServicer_to_server
+from ipls.rpc.errors import RemoteError, ServiceError
+from ipls.runtime.tasks import TaskScope
 from ipls.server.contacts.identities import IN_VAIN
 from ipls.server.contacts.service import Limits
+from ipls.server.vault import service as vault_front
+from ipls.server.vault.service import CoreProcess, VaultGateway
 from ipls.store.engine.sqlite import Database
-from tests.hsm.rig import Owner
+from ipls.store.evidence import EvidenceFolder
+from tests.hsm.rig import Exchange, Owner, Rig
 from tests.server import contact_stores, directories
 from tests.server.contact_stores import ALICE, BOB, answered
+from tests.server.loopback import loopback
 from tests.server.sessions import key, opening, refusal
+from tests.server.vault.process import DirectoryServicer, Vault
 
 CAROL = "+491700000003"
 
@@ -121,6 +132,56 @@ async def test_a_stranger_has_the_directory_asked_so_often_and_no_more(world: co
     assert caught.value.reason == "IDENTITY_UNKNOWN"
 
 
+async def test_who_hangs_up_has_asked_all_the_same(world: contact_stores.World, stub: Any) -> None:
+    world.directory.answers.clear()
+    for number in range(IN_VAIN):
+        check = asyncio.create_task(world.identities.check(BOB, bytes([number] * 32), "a network"))
+        await world.directory.waiting.acquire()
+        check.cancel()
+        await asyncio.wait([check])
+    with pytest.raises(ServiceError) as caught:
+        await world.identities.check(BOB, bytes([IN_VAIN] * 32), "a network")
+    assert caught.value.reason == "SERVICE_BUSY"
+
+
+async def test_a_known_key_is_looked_up_once_an_epoch_however_many_ask(world: contact_stores.World, stub: Any) -> None:
+    alice = Owner(ALICE)
+    await world.publish(alice)
+    await world.device(stub, alice).list()
+    await world.publish(Owner(CAROL))  # another epoch
+    world.directory.asked.clear()
+    world.directory.answers.clear()
+    key = public_key(alice.seed)
+    async with asyncio.TaskGroup() as checks:
+        for _ in range(10):
+            checks.create_task(world.identities.check(ALICE, key, "a network"))
+        await world.directory.waiting.acquire()
+        world.directory.answers.set()
+    assert world.directory.asked == ["History"]
+
+
+async def test_a_known_key_that_is_looked_up_in_vain_without_end_costs_itself(
+    world: contact_stores.World, stub: Any
+) -> None:
+    alice, dave = Owner(ALICE), Owner("+491700000004")
+    for owner in (alice, dave):
+        await world.publish(owner)
+        await world.device(stub, owner).list()
+    await world.publish(Owner(CAROL))  # another epoch: all are looked up anew
+    world.directory.away = True
+
+    async def reason(owner: Owner) -> str:
+        with pytest.raises(RemoteError) as caught:
+            await listing(world, stub, owner)
+        return caught.value.reason
+
+    reasons = [await reason(alice) for _ in range(IN_VAIN + 1)]
+    assert reasons == ["DIRECTORY_UNAVAILABLE"] * IN_VAIN + ["SERVICE_BUSY"]
+    assert await reason(dave) == "DIRECTORY_UNAVAILABLE"
+    world.directory.away = False
+    await listing(world, stub, dave)
+
+
 async def test_an_account_that_is_known_is_let_in_whatever_its_neighbour_asks_for(
     world: contact_stores.World, stub: Any
 ) -> None:
@@ -156,6 +217,68 @@ async def test_a_call_of_another_time_costs_no_signature_check(
     with pytest.raises(RemoteError) as caught:
         await answered(stub.ListRecords(pb.ListRecordsRequest(call=stale)))
     assert caught.value.reason == "CALL_STALE"
+
+
+@asynccontextmanager
+async def running_gateway(rig: Rig) -> AsyncIterator[Vault]:
+    """A vault whose front is in this process, and sees no time pass."""
+    servicer = DirectoryServicer(rig)
+    async with AsyncExitStack() as stack:
+        directory = await stack.enter_async_context(
+            loopback(rig.folder, lambda server: add_DirectoryServiceServicer_to_server(servicer, server))
+        )
+        core = CoreProcess(rig.config_path, EvidenceFolder(rig.folder / "evidence"))
+        stack.push_async_callback(core.close)
+        scope = await stack.enter_async_context(TaskScope())
+        scope.start("core", core.run())
+        await core.ready.wait()
+        gateway = VaultGateway(
+            core, DirectoryServiceStub(directory), load_core(rig.config_path).vault, now_s=lambda: 0.0
+        )
+        channel = await stack.enter_async_context(
+            loopback(rig.folder, lambda server: add_VaultServiceServicer_to_server(gateway, server))
+        )
+        yield Vault(rig, servicer, channel)
+
+
+async def refused_session(vault: Vault, owner: Owner) -> RemoteError:
+    async with vault.stream() as exchange:
+        with pytest.raises(RemoteError) as caught:
+            await vault.rig.open(owner, exchange, known_head=vault.rig.directory.head())
+    return caught.value
+
+
+async def test_a_vault_answers_a_stranger_alike_for_every_number_and_so_often(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    first, alice = Owner(ALICE), Owner(ALICE)
+    for owner in (Owner(CAROL), first, alice):
+        rig.directory.publish(owner)
+    rig.directory.erase(first, 1)
+
+    async def listed(client: Any, exchange: Exchange) -> None:
+        client.on_answer(await exchange(client.list_request()))
+
+    async with running_gateway(rig) as vault:
+        await vault.patiently(alice, listed)
+        seen = list[Seen]()
+        for label in (ALICE, CAROL, BOB):
+            vault.directory.asked.clear()
+            error = await refused_session(vault, Owner(label))
+            seen.append(Seen(error.code, error.reason, error.message, error.retry_after_s, vault.directory.asked[:], 0))
+        assert set(map(str, seen)) == {str(seen[0])}
+        assert (seen[0].reason, seen[0].asked) == ("VAULT_IDENTITY_MISMATCH", ["History", "Absence"])
+        reasons = [(await refused_session(vault, Owner(BOB))).reason for _ in range(vault_front.IN_VAIN - len(seen))]
+        assert set(reasons) == {"VAULT_IDENTITY_MISMATCH"}
+        vault.directory.asked.clear()
+        error = await refused_session(vault, Owner(BOB))
+        assert (error.reason, error.retry_after_s, vault.directory.asked) == ("SERVICE_BUSY", 1, [])
+
+        # Whose key is known is let in, whatever the neighbour asks for; when it was replaced it is a stranger's.
+        await vault.patiently(alice, listed)
+        assert vault.directory.asked == ["History"]
+        rig.directory.publish(Owner(ALICE))
+        assert (await refused_session(vault, alice)).reason == "VAULT_IDENTITY_MISMATCH"
+        assert (await refused_session(vault, alice)).reason == "SERVICE_BUSY"
 
 
 async def test_a_session_is_refused_to_a_stranger_alike_for_every_number(

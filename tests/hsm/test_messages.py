@@ -22,6 +22,7 @@ from ipls.hsm.messages import (
 from ipls.hsm.pipe import Frame, PipeError, receive_blocking
 from ipls.proto.hsm.v1 import worker_pb2 as pb
 from ipls.proto.vault.v1 import vault_pb2
+from ipls.proto.vault.v1.core_pb2 import HistoryHandIn
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.trust.identity import Identity
 from ipls.vault.session import effects
@@ -58,6 +59,7 @@ ANSWERS = st.one_of(
     BYTES,
     st.tuples(BYTES, NUMBERS),
     HEADS,
+    st.builds(HistoryHandIn, epoch=NUMBERS, proof=BYTES, absence=BYTES),
     st.builds(effects.StoredRecord, NUMBERS, BYTES, BYTES, BYTES),
     st.builds(vault_pb2.StoreAnswer, generation=NUMBERS),
     st.builds(vault_pb2.FinishRotationAnswer),

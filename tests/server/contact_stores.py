@@ -48,6 +48,11 @@ class Directory(rig.Directory, DirectoryServiceServicer):
         self.moved = asyncio.Condition()
         self.asked = list[str]()
         self.away = False
+        self.answers = asyncio.Event()
+        """Cleared, it keeps those waiting who ask for a history."""
+        self.answers.set()
+        self.waiting = asyncio.Semaphore(0)
+        """Released for each of them."""
 
     async def announce(self, owner: Owner) -> None:
         self.publish(owner)
@@ -58,6 +63,9 @@ class Directory(rig.Directory, DirectoryServiceServicer):
         if self.away:
             raise ServiceError("DIRECTORY_AWAY", "back soon", code=grpc.StatusCode.UNAVAILABLE)
         self.asked.append("History")
+        if not self.answers.is_set():
+            self.waiting.release()
+            await self.answers.wait()
         versions = [v for v in self._versions.get(request.label, []) if v.epoch <= request.epoch]
         if not versions:
             raise ServiceError("LABEL_NOT_FOUND", "no such label")

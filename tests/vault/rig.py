@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ipls.proto.vault.v1 import vault_pb2 as pb
+from ipls.proto.vault.v1.core_pb2 import HistoryHandIn
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.trust.heads import verify_head
 from ipls.trust.root import TrustRoot
@@ -123,7 +124,7 @@ class Stream:
             case effects.JudgeBy(client_head):
                 return self._core.judge_by(client_head)
             case effects.NeedHistory(label, epoch):
-                return self._core.prove(label, epoch)
+                return HistoryHandIn(epoch=epoch, proof=self._core.prove(label, epoch))
             case effects.Commit():
                 return self._core.commit(effect)
         raise AssertionError(effect)

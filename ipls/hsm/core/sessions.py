@@ -231,8 +231,8 @@ async def _frame(inbox: asyncio.Queue[Frame]) -> bytes:
     return frame.body
 
 
-async def _history(inbox: asyncio.Queue[Frame], epoch: int) -> bytes:
-    """The front's proof for this epoch. Raises SessionRefused."""
+async def _history(inbox: asyncio.Queue[Frame], epoch: int) -> HistoryHandIn:
+    """The front's proofs for this epoch. Raises SessionRefused."""
     frame = await inbox.get()
     if frame.kind != CoreRequest.HISTORY_FIELD_NUMBER:
         raise SessionRefused("VAULT_OUT_OF_ORDER", "a history proof was expected")
@@ -242,4 +242,4 @@ async def _history(inbox: asyncio.Queue[Frame], epoch: int) -> bytes:
         raise SessionRefused("VAULT_FRAME_MALFORMED", "what should have a history proof can't be read") from None
     if history.epoch != epoch:
         raise SessionRefused("VAULT_OUT_OF_ORDER", "a history proof of another epoch was expected")
-    return history.proof
+    return history

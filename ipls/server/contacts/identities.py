@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -15,7 +15,7 @@ from ipls.crypto.errors import VerificationError
 from ipls.proto.directory.v1.directory_pb2 import AbsenceRequest, HistoryRequest, WatchHeadsRequest
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.errors import ServiceError
-from ipls.rpc.quota import PeerQuota
+from ipls.rpc.quota import PeerQuota, Recent
 from ipls.rpc.reads import read_history
 from ipls.trust.heads import Head, verify_head
 from ipls.trust.identity import encode_record, verify_identity
@@ -51,23 +51,6 @@ class _Verdict(NamedTuple):
         return ServiceError("IDENTITY_UNKNOWN", message, retry_after_s=RETRY_AFTER_S)
 
 
-class _Verdicts:
-    """Of the last so many keys of accounts."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._found: OrderedDict[tuple[str, bytes], _Verdict] = OrderedDict()
-
-    def get(self, key: tuple[str, bytes]) -> "_Verdict | None":
-        return self._found.get(key)
-
-    def put(self, key: tuple[str, bytes], verdict: "_Verdict") -> None:
-        self._found[key] = verdict
-        self._found.move_to_end(key)
-        if len(self._found) > self._most:
-            self._found.popitem(last=False)
-
-
 class Identities:
     """Decides whether a key is an account's identity at the newest head. Run `follow` beside it.
 
@@ -89,8 +72,10 @@ class Identities:
         self._now_ms = now_ms
         self._signed: SignedHead | None = None
         self._arrived = asyncio.Event()
-        self._known = _Verdicts(KNOWN)
-        self._refused = _Verdicts(REFUSED)
+        self._known = Recent[tuple[str, bytes], _Verdict](KNOWN)
+        self._refused = Recent[tuple[str, bytes], _Verdict](REFUSED)
+        self._turns = WeakValueDictionary[tuple[str, bytes], asyncio.Lock]()
+        """Of each key that is being judged, for as long as a call holds it or waits for it."""
         self._in_vain = PeerQuota(IN_VAIN, now_s=now_s)
 
     async def follow(self) -> None:
@@ -120,11 +105,11 @@ class Identities:
         DIRECTORY_UNAVAILABLE; SERVICE_BUSY for a peer that asks in vain too often.
         """
         head, key = await self.newest(), (label, public_key)
-        for verdict in (self._known.get(key), self._refused.get(key)):
-            if verdict and verdict.epoch == head.epoch:
-                break
-        else:
-            verdict = await self._judge(head, label, public_key, peer)
+        turn = self._turns.setdefault(key, asyncio.Lock())
+        async with turn:
+            verdict = self._known.get(key) or self._refused.get(key)
+            if verdict is None or verdict.epoch < head.epoch:
+                verdict = await self._judge(head, label, public_key, peer)
         if verdict.reason:
             raise verdict.refusal()
 
@@ -139,18 +124,17 @@ class Identities:
             raise _unavailable("no fresh head from the directory") from error
 
     async def _judge(self, head: Head, label: str, public_key: bytes, peer: str) -> _Verdict:
-        """Ask the directory; beyond the peer's quota for a key alone that was an account's newest before."""
+        """Ask the directory, within a quota: of its own for a key that was its account's newest, else of the peer's.
+        What comes to nothing counts, whoever ended it."""
         key = (label, public_key)
-        if stranger := self._known.get(key) is None:
-            self._in_vain.take(peer)
-        reason = "DIRECTORY_UNAVAILABLE"
-        try:
-            reason = await self._reason(head, label, public_key)
-        finally:
-            if stranger and reason in ("", "DIRECTORY_UNAVAILABLE"):
-                self._in_vain.give_back(peer)
-        verdict = _Verdict(head.epoch, reason)
-        (self._refused if reason else self._known).put(key, verdict)
+        holder = key if key in self._known else peer
+        self._in_vain.take(holder)
+        verdict = _Verdict(head.epoch, await self._reason(head, label, public_key))
+        found, other = (self._refused, self._known) if verdict.reason else (self._known, self._refused)
+        found.put(key, verdict)
+        other.drop(key)
+        if not verdict.reason:
+            self._in_vain.give_back(holder)
         return verdict
 
     async def _reason(self, head: Head, label: str, public_key: bytes) -> str:

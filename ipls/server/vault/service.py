@@ -7,7 +7,8 @@ that the core asks for, and holds no key but that of its TLS certificate.
 import asyncio
 import socket
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -20,10 +21,11 @@ from ipls._grpc import grpc
 from ipls.config import VaultConfig
 from ipls.hsm import pipe
 from ipls.hsm.core.heads import MAX_SIGNED_HEAD
-from ipls.proto.directory.v1.directory_pb2 import HistoryRequest, WatchHeadsRequest
+from ipls.proto.directory.v1.directory_pb2 import AbsenceRequest, HistoryRequest, WatchHeadsRequest
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.vault.v1.core_pb2 import CoreRequest, CoreResponse, HistoryHandIn, NeedsHistory, Refused
 from ipls.proto.vault.v1.vault_pb2 import (
+    ClientAuth,
     GetBundleRequest,
     GetBundleResponse,
     SessionRequest,
@@ -33,6 +35,8 @@ from ipls.proto.vault.v1.vault_pb2 import (
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceServicer
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.errors import ServiceError
+from ipls.rpc.peer import peer_of
+from ipls.rpc.quota import PeerQuota, Recent
 from ipls.rpc.reads import read_history
 from ipls.rpc.reasons import STATUSES
 from ipls.runtime.tasks import TaskScope
@@ -52,6 +56,10 @@ CORE_RESTART_S = 0.5
 CORE_STOP_S = 5.0
 DIRECTORY_DEADLINE_S = 10.0
 DIRECTORY_RETRY_S = 0.5
+IN_VAIN = 60
+"""Keys that are no account's newest, and that the directory is asked for in a minute for one caller's network."""
+KNOWN = 100_000
+"""Keys that were it when they last opened a session: their sessions don't count for their networks."""
 
 
 def service_error(reason: str, message: str) -> ServiceError:
@@ -69,6 +77,8 @@ class CoreSession:
     def __init__(self, core: "CoreProcess") -> None:
         self._core = core
         self._number = 0
+        self.key = b""
+        """The identity key that the client says it holds; the core has seen it signed for when it needs a history."""
         # The core answers what it is handed and ends a session once: that bounds the queue.
         self.responses: asyncio.Queue[SessionResponse | NeedsHistory | Refused | None] = asyncio.Queue()
         """None: the client sends no more."""
@@ -81,13 +91,14 @@ class CoreSession:
         if len(encoded) > MAX_FRAME:
             raise service_error("VAULT_FRAME_TOO_LARGE", f"a frame has at most {MAX_FRAME} bytes")
         self.turn.clear()
+        if frame.HasField("proof"):
+            self.key = _identity_key(frame.proof.m3)
         if not self._number:  # only now: the core wants the first frames of sessions in the order of their numbers
             self._number = self._core.number(self)
         await self._core.send(self._number, CoreRequest.FRAME_FIELD_NUMBER, encoded)
 
-    async def history(self, epoch: int, proof: bytes) -> None:
+    async def history(self, history: HistoryHandIn) -> None:
         """Hands in what `needs_history` asked for. Raises ServiceError, PipeError if it is too large for the pipe."""
-        history = HistoryHandIn(epoch=epoch, proof=proof)
         await self._core.send(self._number, CoreRequest.HISTORY_FIELD_NUMBER, history.SerializeToString())
 
     def refuse(self, reason: str, message: str) -> None:
@@ -101,6 +112,12 @@ class CoreSession:
         del self._core.sessions[self._number]
         with suppress(ServiceError):
             await self._core.send(self._number, CoreRequest.CLOSED_FIELD_NUMBER)
+
+
+def _identity_key(m3: bytes) -> bytes:
+    with suppress(DecodeError):  # the core refuses it
+        return ClientAuth.FromString(m3).identity_key
+    return b""
 
 
 def _response(frame: pipe.Frame) -> SessionResponse | NeedsHistory | Refused:
@@ -260,10 +277,19 @@ class CoreProcess:
 class VaultGateway(VaultServiceServicer):
     """Sessions and the bundle."""
 
-    def __init__(self, core: CoreProcess, directory: "DirectoryServiceAsyncStub", config: VaultConfig) -> None:
+    def __init__(
+        self,
+        core: CoreProcess,
+        directory: "DirectoryServiceAsyncStub",
+        config: VaultConfig,
+        *,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._core = core
         self._directory = directory
         self._config = config
+        self._in_vain = PeerQuota(IN_VAIN, now_s=now_s)
+        self._known = Recent[tuple[str, bytes], None](KNOWN)
 
     async def follow_heads(self) -> None:
         """Hands the directory's heads to the core, for ever; it judges them."""
@@ -290,17 +316,28 @@ class VaultGateway(VaultServiceServicer):
     ) -> AsyncIterator[SessionResponse]:
         """One session, frame by frame: the client's next is read when the last was answered. Raises ServiceError."""
         session = CoreSession(self._core)
+        account: tuple[str, bytes] = ("", b"")
+        holder: Hashable = None
         try:
             async with TaskScope() as scope:
                 scope.start("read frames", self._read(requests, session))
                 while True:
                     match await session.responses.get():
                         case SessionResponse() as frame:
+                            if frame.HasField("confirmation"):
+                                self._in_vain.give_back(holder)
+                                self._known.put(account, None)
                             yield frame
                             session.turn.set()
                         case NeedsHistory() as needs:
-                            await self._hand_in(session, needs)
+                            if holder is None:  # later ones are of a proven session
+                                account = (needs.label, session.key)
+                                holder = account if account in self._known else peer_of(context)
+                                self._in_vain.take(holder)
+                            await self._hand_in(session, needs, account in self._known)
                         case Refused() as refused:
+                            if refused.reason == "VAULT_IDENTITY_MISMATCH":
+                                self._known.drop(account)
                             raise service_error(refused.reason, refused.message)
                         case None:
                             return
@@ -318,15 +355,20 @@ class VaultGateway(VaultServiceServicer):
         else:
             session.responses.put_nowait(None)
 
-    async def _hand_in(self, session: CoreSession, needs: NeedsHistory) -> None:
+    async def _hand_in(self, session: CoreSession, needs: NeedsHistory, known: bool) -> None:
+        """The proof that the directory has. For a key that is not known it is asked both ways, and makes one proof,
+        whether there is such an account or not."""
+        history = HistoryHandIn(epoch=needs.epoch)
         try:
-            await session.history(needs.epoch, await self._history(needs))
+            if needs.epoch:  # else the directory is empty, and 0 would ask for the newest epoch
+                history.proof = await self._history(needs)
+                if not known:
+                    history.absence = await self._absence(needs)
+            await session.history(history)
         except (grpc.aio.AioRpcError, pipe.PipeError):
             raise service_error("VAULT_DIRECTORY_UNAVAILABLE", "the directory gives the vault no proof") from None
 
     async def _history(self, needs: NeedsHistory) -> bytes:
-        if needs.epoch == 0:  # the empty directory; the request's 0 would ask for the newest epoch
-            return b""
         request = HistoryRequest(label=needs.label.encode(), epoch=needs.epoch, most_recent=1)
         try:
             _, proof = await read_history(
@@ -335,5 +377,14 @@ class VaultGateway(VaultServiceServicer):
             return proof
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
+                return b""
+            raise
+
+    async def _absence(self, needs: NeedsHistory) -> bytes:
+        request = AbsenceRequest(label=needs.label.encode(), epoch=needs.epoch)
+        try:
+            return (await self._directory.Absence(request, timeout=DIRECTORY_DEADLINE_S)).proof
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.FAILED_PRECONDITION:  # it is there
                 return b""
             raise

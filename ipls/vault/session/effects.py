@@ -54,7 +54,8 @@ class Admit:
 
 @dataclass(frozen=True)
 class NeedHistory:
-    """Answer: the label's encoded HistoryProof, most recent 1, at this epoch, unverified; b"" where there is none."""
+    """Answer: a `HistoryHandIn` of this epoch: the label's encoded HistoryProof, most recent 1, or its AbsenceProof,
+    unverified."""
 
     label: str
     epoch: int

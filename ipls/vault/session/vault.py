@@ -19,7 +19,7 @@ from ipls.crypto.keys import check_public_key, verify
 from ipls.proto.vault.v1 import vault_pb2 as pb
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.trust.heads import Head
-from ipls.trust.identity import Identity, check_label, verify_identity
+from ipls.trust.identity import Identity, check_label, verify_identity, verify_no_identity
 from ipls.trust.limits import MAX_INT
 from ipls.trust.root import TrustRoot
 from ipls.vault.errors import SessionRefused, refusing
@@ -150,11 +150,15 @@ def _check_proof(exchange: _Exchange, proof: pb.ClientProof) -> bytes:
 
 
 def _prove(root: TrustRoot, head: SignedHead, label: str, key: bytes) -> Steps[Identity]:
-    proof = yield effects.NeedHistory(label, head.epoch)
+    proofs = yield effects.NeedHistory(label, head.epoch)
+    judged, identity = Head(head.epoch, head.root_hash), None
     with refusing():
-        identity = verify_identity(root, Head(head.epoch, head.root_hash), label, proof)
-    if identity.public_key != key:
-        raise SessionRefused("VAULT_IDENTITY_MISMATCH", "the directory names another key for this account")
+        if proofs.absence:
+            verify_no_identity(root, judged, label, proofs.absence)
+        else:
+            identity = verify_identity(root, judged, label, proofs.proof)
+    if identity is None or identity.public_key != key:  # one answer: a key of anybody's making finds out no number
+        raise SessionRefused("VAULT_IDENTITY_MISMATCH", "the directory does not name this key for this account")
     return identity
 
 

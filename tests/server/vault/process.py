@@ -39,6 +39,7 @@ class DirectoryServicer(DirectoryServiceServicer):
         self._rig = rig
         self._moved = asyncio.Condition()
         self.away = False
+        self.asked = list[str]()
 
     async def announce(self) -> None:
         async with self._moved:
@@ -47,10 +48,20 @@ class DirectoryServicer(DirectoryServiceServicer):
     async def History(self, request: pb.HistoryRequest, context: Any) -> AsyncIterator[pb.HistoryResponse]:
         if self.away:
             raise ServiceError("DIRECTORY_AWAY", "back soon", code=grpc.StatusCode.UNAVAILABLE)
+        self.asked.append("History")
         proof = self._rig.directory.prove(request.label.decode(), request.epoch)
         if not proof:
             raise ServiceError("LABEL_UNKNOWN", "no such label", code=grpc.StatusCode.NOT_FOUND)
         yield pb.HistoryResponse(head=self._rig.directory.head(epoch=request.epoch), chunk=proof)
+
+    async def Absence(self, request: pb.AbsenceRequest, context: Any) -> pb.AbsenceResponse:
+        self.asked.append("Absence")
+        directory, label = self._rig.directory, request.label.decode()
+        if directory.prove(label, request.epoch):
+            raise ServiceError("LABEL_PRESENT", "there is one")
+        return pb.AbsenceResponse(
+            head=directory.head(epoch=request.epoch), proof=directory.prove_absent(label, request.epoch)
+        )
 
     async def WatchHeads(self, request: Any, context: Any) -> AsyncIterator[pb.WatchHeadsResponse]:
         async with self._moved:

@@ -99,7 +99,7 @@ async def test_refusals_have_a_code_and_a_reason(vault: Vault) -> None:
     head = rig.directory.publish(owner)
     denied = grpc.StatusCode.PERMISSION_DENIED
     assert await refusal(vault, Owner(owner.label), known_head=head) == (denied, "VAULT_IDENTITY_MISMATCH")
-    assert await refusal(vault, Owner(), known_head=head) == (denied, "IDENTITY_UNPROVEN")
+    assert await refusal(vault, Owner(), known_head=head) == (denied, "VAULT_IDENTITY_MISMATCH")
     other = rig.directory.head()
     other.epoch += 1
     failed = grpc.StatusCode.FAILED_PRECONDITION

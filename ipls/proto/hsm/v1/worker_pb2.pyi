@@ -34,6 +34,7 @@ class Command(_message.Message):
     REFUSED_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    PROOFS_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
     STORED_FIELD_NUMBER: _builtins.int
@@ -47,7 +48,7 @@ class Command(_message.Message):
     REMOVE_APPROVER_FIELD_NUMBER: _builtins.int
     APPROVE_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
-    """a client's frame as it came, or a history proof,"""
+    """a client's frame as it came, or the directory's proofs,"""
     @_builtins.property
     def open(self) -> Global___Open:
         """The session begins."""
@@ -64,6 +65,8 @@ class Command(_message.Message):
     def done(self) -> Global___Done:
         """What it asked for, from here on: nothing but that it was done,"""
 
+    @_builtins.property
+    def proofs(self) -> _core_pb2.HistoryHandIn: ...
     @_builtins.property
     def request(self) -> Global___Request: ...
     @_builtins.property
@@ -98,6 +101,7 @@ class Command(_message.Message):
         refused: _core_pb2.Refused | None = ...,
         done: Global___Done | None = ...,
         data: _builtins.bytes = ...,
+        proofs: _core_pb2.HistoryHandIn | None = ...,
         request: Global___Request | None = ...,
         head: _head_pb2.SignedHead | None = ...,
         stored: Global___StoredRecord | None = ...,
@@ -111,11 +115,11 @@ class Command(_message.Message):
         remove_approver: _vault_pb2.RemoveApproverAnswer | None = ...,
         approve: _vault_pb2.ApproveAnswer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["add_approver", b"add_approver", "approve", b"approve", "close", b"close", "command", b"command", "data", b"data", "delete", b"delete", "done", b"done", "finish_rotation", b"finish_rotation", "head", b"head", "history", b"history", "list", b"list", "open", b"open", "refused", b"refused", "remove_approver", b"remove_approver", "request", b"request", "set_change_delay", b"set_change_delay", "store", b"store", "stored", b"stored"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["add_approver", b"add_approver", "approve", b"approve", "close", b"close", "command", b"command", "data", b"data", "delete", b"delete", "done", b"done", "finish_rotation", b"finish_rotation", "head", b"head", "history", b"history", "list", b"list", "open", b"open", "proofs", b"proofs", "refused", b"refused", "remove_approver", b"remove_approver", "request", b"request", "set_change_delay", b"set_change_delay", "store", b"store", "stored", b"stored"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_approver", b"add_approver", "approve", b"approve", "close", b"close", "command", b"command", "data", b"data", "delete", b"delete", "done", b"done", "finish_rotation", b"finish_rotation", "head", b"head", "history", b"history", "list", b"list", "open", b"open", "refused", b"refused", "remove_approver", b"remove_approver", "request", b"request", "set_change_delay", b"set_change_delay", "store", b"store", "stored", b"stored"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_approver", b"add_approver", "approve", b"approve", "close", b"close", "command", b"command", "data", b"data", "delete", b"delete", "done", b"done", "finish_rotation", b"finish_rotation", "head", b"head", "history", b"history", "list", b"list", "open", b"open", "proofs", b"proofs", "refused", b"refused", "remove_approver", b"remove_approver", "request", b"request", "set_change_delay", b"set_change_delay", "store", b"store", "stored", b"stored"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["open", "close", "refused", "done", "data", "request", "head", "stored", "store", "finish_rotation", "delete", "list", "history", "set_change_delay", "add_approver", "remove_approver", "approve"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["open", "close", "refused", "done", "data", "proofs", "request", "head", "stored", "store", "finish_rotation", "delete", "list", "history", "set_change_delay", "add_approver", "remove_approver", "approve"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 

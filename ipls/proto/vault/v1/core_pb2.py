@@ -27,7 +27,7 @@ from ipls.proto.vault.v1 import vault_pb2 as ipls_dot_vault_dot_v1_dot_vault__pb
 from ipls.proto.witness.v1 import head_pb2 as ipls_dot_witness_dot_v1_dot_head__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ipls/vault/v1/core.proto\x12\ripls.vault.v1\x1a\x1cipls/trust/v1/evidence.proto\x1a\x19ipls/vault/v1/vault.proto\x1a\x1aipls/witness/v1/head.proto\"\xe0\x01\n\x0b\x43oreRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12.\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1d.ipls.vault.v1.SessionRequestH\x00\x12/\n\x07history\x18\x03 \x01(\x0b\x32\x1c.ipls.vault.v1.HistoryHandInH\x00\x12\'\n\x06\x63losed\x18\x04 \x01(\x0b\x32\x15.ipls.vault.v1.ClosedH\x00\x12+\n\x04head\x18\x05 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHeadH\x00\x42\t\n\x07message\"-\n\rHistoryHandIn\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\r\n\x05proof\x18\x02 \x01(\x0c\"\x08\n\x06\x43losed\"\xc2\x02\n\x0c\x43oreResponse\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12/\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1e.ipls.vault.v1.SessionResponseH\x00\x12\x34\n\rneeds_history\x18\x03 \x01(\x0b\x32\x1b.ipls.vault.v1.NeedsHistoryH\x00\x12)\n\x07refused\x18\x04 \x01(\x0b\x32\x16.ipls.vault.v1.RefusedH\x00\x12%\n\x05ready\x18\x05 \x01(\x0b\x32\x14.ipls.vault.v1.ReadyH\x00\x12+\n\x08\x65vidence\x18\x06 \x01(\x0b\x32\x17.ipls.trust.v1.EvidenceH\x00\x12\x30\n\x0bhead_judged\x18\x07 \x01(\x0b\x32\x19.ipls.vault.v1.HeadJudgedH\x00\x42\t\n\x07message\",\n\x0cNeedsHistory\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"*\n\x07Refused\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x07\n\x05Ready\"\x0c\n\nHeadJudgedb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ipls/vault/v1/core.proto\x12\ripls.vault.v1\x1a\x1cipls/trust/v1/evidence.proto\x1a\x19ipls/vault/v1/vault.proto\x1a\x1aipls/witness/v1/head.proto\"\xe0\x01\n\x0b\x43oreRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12.\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1d.ipls.vault.v1.SessionRequestH\x00\x12/\n\x07history\x18\x03 \x01(\x0b\x32\x1c.ipls.vault.v1.HistoryHandInH\x00\x12\'\n\x06\x63losed\x18\x04 \x01(\x0b\x32\x15.ipls.vault.v1.ClosedH\x00\x12+\n\x04head\x18\x05 \x01(\x0b\x32\x1b.ipls.witness.v1.SignedHeadH\x00\x42\t\n\x07message\">\n\rHistoryHandIn\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\r\n\x05proof\x18\x02 \x01(\x0c\x12\x0f\n\x07\x61\x62sence\x18\x03 \x01(\x0c\"\x08\n\x06\x43losed\"\xc2\x02\n\x0c\x43oreResponse\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12/\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1e.ipls.vault.v1.SessionResponseH\x00\x12\x34\n\rneeds_history\x18\x03 \x01(\x0b\x32\x1b.ipls.vault.v1.NeedsHistoryH\x00\x12)\n\x07refused\x18\x04 \x01(\x0b\x32\x16.ipls.vault.v1.RefusedH\x00\x12%\n\x05ready\x18\x05 \x01(\x0b\x32\x14.ipls.vault.v1.ReadyH\x00\x12+\n\x08\x65vidence\x18\x06 \x01(\x0b\x32\x17.ipls.trust.v1.EvidenceH\x00\x12\x30\n\x0bhead_judged\x18\x07 \x01(\x0b\x32\x19.ipls.vault.v1.HeadJudgedH\x00\x42\t\n\x07message\",\n\x0cNeedsHistory\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"*\n\x07Refused\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x07\n\x05Ready\"\x0c\n\nHeadJudgedb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,17 +37,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COREREQUEST']._serialized_start=129
   _globals['_COREREQUEST']._serialized_end=353
   _globals['_HISTORYHANDIN']._serialized_start=355
-  _globals['_HISTORYHANDIN']._serialized_end=400
-  _globals['_CLOSED']._serialized_start=402
-  _globals['_CLOSED']._serialized_end=410
-  _globals['_CORERESPONSE']._serialized_start=413
-  _globals['_CORERESPONSE']._serialized_end=735
-  _globals['_NEEDSHISTORY']._serialized_start=737
-  _globals['_NEEDSHISTORY']._serialized_end=781
-  _globals['_REFUSED']._serialized_start=783
-  _globals['_REFUSED']._serialized_end=825
-  _globals['_READY']._serialized_start=827
-  _globals['_READY']._serialized_end=834
-  _globals['_HEADJUDGED']._serialized_start=836
-  _globals['_HEADJUDGED']._serialized_end=848
+  _globals['_HISTORYHANDIN']._serialized_end=417
+  _globals['_CLOSED']._serialized_start=419
+  _globals['_CLOSED']._serialized_end=427
+  _globals['_CORERESPONSE']._serialized_start=430
+  _globals['_CORERESPONSE']._serialized_end=752
+  _globals['_NEEDSHISTORY']._serialized_start=754
+  _globals['_NEEDSHISTORY']._serialized_end=798
+  _globals['_REFUSED']._serialized_start=800
+  _globals['_REFUSED']._serialized_end=842
+  _globals['_READY']._serialized_start=844
+  _globals['_READY']._serialized_end=851
+  _globals['_HEADJUDGED']._serialized_start=853
+  _globals['_HEADJUDGED']._serialized_end=865
 # @@protoc_insertion_point(module_scope)

@@ -77,18 +77,22 @@ class HistoryHandIn(_message.Message):
 
     EPOCH_FIELD_NUMBER: _builtins.int
     PROOF_FIELD_NUMBER: _builtins.int
+    ABSENCE_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     proof: _builtins.bytes
     """An encoded HistoryProof; empty when the directory has none."""
+    absence: _builtins.bytes
+    """An encoded AbsenceProof, where it has that; both are empty where it is at fault."""
     def __init__(
         self,
         *,
         epoch: _builtins.int = ...,
         proof: _builtins.bytes = ...,
+        absence: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "proof", b"proof"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absence", b"absence", "epoch", b"epoch", "proof", b"proof"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
