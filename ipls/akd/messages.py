@@ -178,8 +178,8 @@ def encode_append_only(proof: AppendOnly) -> bytes:
 
 _UNSEEN = 64 * 1024
 """Bytes that are decoded unseen: at most 4 MiB then."""
-_LEAST = 32
-"""Bytes of a part of which there are several, on average: each has a hash."""
+_LEAST = 26
+"""Bytes of a part of which there are several, on average: of a membership proof's step, two parts, 52 at least."""
 
 
 def _parse(message: Message, data: bytes) -> None:

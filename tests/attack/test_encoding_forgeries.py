@@ -12,7 +12,8 @@ from ipls.akd import (
     verify_lookup,
 )
 from ipls.akd.errors import ProofRefused
-from ipls.akd.messages import decode_absence, decode_append_only, decode_history
+from ipls.akd.labels import Node, leaf_label
+from ipls.akd.messages import decode_absence, decode_append_only, decode_history, encode_label, encode_node
 from ipls.proto.akd.v1 import akd_pb2 as pb
 from tests.attack.victim import (
     EPOCH,
@@ -54,10 +55,11 @@ def proofs() -> list[tuple[type, bytes, Check]]:
 
 
 def field(number: int, payload: bytes) -> bytes:
-    """A length-delimited field; its length takes two bytes at least, as long as it has to be."""
-    size = len(payload)
-    head = bytes([number << 3 | 2])
-    return head + (bytes([size]) if size < 128 else bytes([size & 127 | 128, size >> 7])) + payload
+    """A length-delimited field."""
+    size, length = len(payload), b""
+    while size >= 128:
+        length, size = length + bytes([size & 127 | 128]), size >> 7
+    return bytes([number << 3 | 2]) + length + bytes([size]) + payload
 
 
 @pytest.mark.parametrize("kind", [0, 1, 2])
@@ -152,7 +154,7 @@ def test_every_field_of_every_message(kind: int) -> None:
     ("decode", "parts"),
     [
         (decode_history, b"\x0a\x00"),
-        (decode_history, field(1, field(5, field(3, b"") * 50))),
+        (decode_history, field(1, b"\x08\x07" + field(5, field(3, b"") * 50))),  # behind an epoch
         (decode_history, field(2, b"")),
         (decode_absence, field(2, field(3, b"") * 50)),
         (decode_append_only, field(2, b"")),
@@ -163,6 +165,36 @@ def test_many_empty_parts_are_refused_before_they_are_decoded(decode: Callable[[
     """Decoded they take up to 64 times their bytes."""
     with pytest.raises(ProofRefused, match="more parts than its bytes"):
         decode(parts * (2**20 // len(parts)))
+
+
+def test_a_large_proof_is_taken_whole_and_nowhere_cut() -> None:
+    """From 64 KiB on its parts are counted first."""
+    first, second, *_ = pb.HistoryProof.FromString(proofs()[1][1]).update_proofs
+    steps = first.existence_proof.sibling_proofs
+    while first.ByteSize() <= 2**16:
+        steps.extend(steps[:])
+    proof = pb.HistoryProof(update_proofs=[first, second]).SerializeToString()
+    assert len(decode_history(proof).updates[0].proved.membership.steps) == len(steps)
+    for end in range(len(proof) - second.ByteSize() - 2, len(proof)):
+        with pytest.raises(ProofRefused):
+            decode_history(proof[:end])
+
+
+def test_a_long_history_in_a_directory_of_billions_is_no_such_thing() -> None:
+    """Leaves stand 32 steps below the root, and a step near the root has the fewest bytes."""
+    update = pb.HistoryProof.FromString(proofs()[1][1]).update_proofs[0]
+    for membership in (update.existence_proof, update.previous_version_proof):
+        leaf = leaf_label(membership.label.label_val.ljust(32, b"\0"))
+        del membership.sibling_proofs[:]
+        for depth in range(32):
+            flipped = leaf_label((leaf.bits ^ 1 << 255 - depth).to_bytes(32, "big")).cut(depth + 1)
+            membership.sibling_proofs.add(
+                label=encode_label(leaf.cut(depth)),
+                siblings=[encode_node(Node(flipped, bytes(32)))],
+                direction=leaf.bit(depth),
+            )
+    versions = decode_history(pb.HistoryProof(update_proofs=[update] * 20).SerializeToString()).updates
+    assert [len(version.proved.membership.steps) for version in versions] == [32] * 20
 
 
 def test_a_long_tag_hides_no_parts() -> None:
