@@ -151,6 +151,7 @@ def _fill(folder: Path, namespace: str, witnesses: list[str], shards: int, port:
     authority.issue_client("messaging-service", "messaging-service")
     for service in ("vault", "contacts"):
         authority.issue_client(f"{service}-reader", "reader")
+    authority.issue_client("router", "router")
 
     ports = port_names(len(witnesses))
     numbers = free_ports(len(ports)) if port == 0 else range(port, port + len(ports))

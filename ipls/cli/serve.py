@@ -98,7 +98,7 @@ def serve_one(name: str, config_file: Path, ports: Mapping[str, str]) -> None:
     check_free(name, table.listen)
     if isinstance(table, VaultConfig):
         table = _front(table, config_file)
-    if isinstance(table, DirectoryConfig):
+    if isinstance(table, DirectoryConfig | VaultConfig) and table.internal_listen:
         check_free(name, table.internal_listen)
     run(name, _watched(_start(config_file, table, config.trust_root), table, config.trust_root))
 

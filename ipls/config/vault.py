@@ -32,6 +32,8 @@ class PartedCore(Model):
 
 class VaultConfig(Model):
     listen: Address
+    internal_listen: Address | None = None
+    """A port for those who show the certificate of a role: the router, whose places no stranger can take."""
     tls: TlsFiles
     directory: Peer
     """The directory's port for services."""

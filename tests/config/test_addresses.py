@@ -9,7 +9,7 @@ import pytest
 from ipls.config import ConfigError, load_service, load_witnesses
 
 TLS = '{certificate = "c", key = "k", ca = "a"}'
-ROUTER = f'[router]\nlisten = "localhost:7500"\ntls = {TLS}\nca = "ca.pem"\nvaults = ["v0:1", "[::1]:2"]\n'
+ROUTER = f'[router]\nlisten = "localhost:7500"\ntls = {TLS}\nclient = {TLS}\nvaults = ["v0:1", "[::1]:2"]\n'
 LOG = '[log]\nlisten = "[::1]:7400"\nobjects = "log"\n'
 DIRECTORY = f"""
 [directory]

@@ -48,15 +48,21 @@ def serving(service: str, config: Path) -> Iterator[None]:
 async def test_an_account_of_the_second_shard_is_served_by_its_vault_through_the_router(tmp_path: Path) -> None:
     folder = tmp_path / "ipls"
     assert FILES.keys() == {"vault-1.toml", "router.toml"}
+    router, vault, *internal = (f"127.0.0.1:{port}" for port in free_ports(4))
+
+    def prepare(config: Path) -> None:
+        assert '`internal_listen = "127.0.0.1:7418"`' in SECTION
+        config.write_text(config.read_text().replace("[vault]\n", f'[vault]\ninternal_listen = "{internal[0]}"\n'))
+
     with ExitStack() as stack:
-        deployment = stack.enter_context(running(folder, shards=2))
+        deployment = stack.enter_context(running(folder, shards=2, prepare=prepare))
         services = deployment.endpoints()
-        router, vault = (f"127.0.0.1:{port}" for port in free_ports(2))
         here = {
             "127.0.0.1:7416": router,
             "127.0.0.1:7417": vault,
             "127.0.0.1:7401": str(services["updates"]["address"]),
-            "127.0.0.1:7404": str(services["vault"]["address"]),
+            "127.0.0.1:7418": internal[0],
+            "127.0.0.1:7419": internal[1],
         }
         for name, text in FILES.items():
             (folder / name).write_text(re.sub("|".join(here), lambda found: here[found[0]], text))

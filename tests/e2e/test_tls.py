@@ -78,7 +78,7 @@ class Alone:
             "listen": f"127.0.0.1:{free_ports(1)[0]}",
             "tls": tables["vault"]["tls"],
             "vaults": [self.asked_by["router"].address],
-            "ca": "tls/ca.pem",
+            "client": {"certificate": "tls/router.pem", "key": "tls/router.key", "ca": "tls/ca.pem"},
         }
         tables["directory"]["witnesses"] = {"witness": self.asked_by["directory"].address}
         for name in ("vault", "contacts", "registration"):

@@ -18,7 +18,17 @@ from tests.hsm.tokens import PIN
 def another_host(rig: Rig, folder: Path, *, shard: int) -> Rig:
     """Of the same fleet and directory, with a token and a database of its own."""
     folder.mkdir()
-    for name in ("trust.toml", "pin", "ca.pem", "server.pem", "server.key", "reader.pem", "reader.key"):
+    for name in (
+        "trust.toml",
+        "pin",
+        "ca.pem",
+        "server.pem",
+        "server.key",
+        "reader.pem",
+        "reader.key",
+        "router.pem",
+        "router.key",
+    ):
         shutil.copy(rig.folder / name, folder)
     other = object.__new__(Rig)
     other.__dict__ |= rig.__dict__

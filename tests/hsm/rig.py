@@ -152,6 +152,7 @@ class Rig:
         authority = Authority(folder, self.root.namespace)
         authority.issue_server("server")
         authority.issue_client("reader", "reader")
+        authority.issue_client("router", "router")
         [port] = free_ports(1)
         self.address = f"127.0.0.1:{port}"
         self.configure()

@@ -12,7 +12,7 @@ from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
 from ipls.proto.vault.v1.vault_pb2_grpc import add_VaultServiceServicer_to_server
 from ipls.rpc.admission import Limits
 from ipls.rpc.server import ANYONE, GrpcServer, serve
-from ipls.rpc.tls import mtls_channel, tls_listener
+from ipls.rpc.tls import mtls_channel, mtls_listener, tls_listener
 from ipls.runtime.restart import RestartPolicy
 from ipls.runtime.service import Service
 from ipls.server.vault.service import CoreProcess, VaultGateway
@@ -25,7 +25,10 @@ async def run(config: VaultConfig, core_config: Path, service: Service) -> None:
     """Run front and core, which reads `core_config`; the port opens when the core is up. Raises ConfigError, OSError;
     as `CoreProcess.run`."""
     limits = Limits(silent=config.max_half_open, silent_s=config.handshake_s)
-    server = GrpcServer([tls_listener(config.listen, config.tls)], {"ipls.vault.v1.VaultService": ANYONE}, limits)
+    listeners = [tls_listener(config.listen, config.tls)]
+    if config.internal_listen:
+        listeners.append(mtls_listener(config.internal_listen, config.tls))
+    server = GrpcServer(listeners, {"ipls.vault.v1.VaultService": ANYONE}, limits)
     core_socket = config.parted.socket if config.parted else None
     core = CoreProcess(core_config, EvidenceFolder(config.evidence), core_socket)
     directory = await service.enter_async(mtls_channel(config.directory, config.client))

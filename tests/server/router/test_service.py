@@ -17,26 +17,35 @@ import tomli_w
 from ipls._grpc import grpc
 from ipls.admin.deployment import free_ports
 from ipls.proto.vault.v1.vault_pb2 import GetBundleRequest, SessionRequest
+from ipls.rpc.admission import Limits
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import Ending, RemoteError, remote_error
 from ipls.rpc.health import until_serving
 from ipls.trust.bundle import shard_of, verify_bundle
 from tests.hsm.fleet import another_host, write_bundle
 from tests.hsm.rig import Owner, Rig, now_ms
+from tests.rpc.strangers import message, stranger
 from tests.server.vault.process import Vault, running_vault
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PLACES = 4
+FLOOD = 150
+CLIENT = {"certificate": "router.pem", "key": "router.key", "ca": "ca.pem"}
+
+
+class Router(Vault):
+    """To talk to as to a vault."""
+
+    port: int
 
 
 class Fleet:
     """Two vaults and their router."""
 
-    def __init__(self, vaults: list[Vault], router: Vault) -> None:
+    def __init__(self, vaults: list[Vault], router: Router) -> None:
         self.vaults = vaults
         self.router = router
-        """To talk to as to a vault."""
 
     def owner(self, shard: int) -> Owner:
         """A new account of that shard, published."""
@@ -48,7 +57,7 @@ class Fleet:
 
 
 @asynccontextmanager
-async def routed(folder: Path, vaults: list[Vault], addresses: list[str]) -> AsyncIterator[Vault]:
+async def routed(folder: Path, vaults: list[Vault], addresses: list[str]) -> AsyncIterator[Router]:
     """A router's process, which knows the vaults by these addresses, by shard."""
     rig = vaults[0].rig
     [port] = free_ports(1)
@@ -58,7 +67,7 @@ async def routed(folder: Path, vaults: list[Vault], addresses: list[str]) -> Asy
         "listen": address,
         "tls": tls | {"key": str(rig.folder / "server.key")},
         "vaults": addresses,
-        "ca": tls["ca"],
+        "client": {name: str(rig.folder / file) for name, file in CLIENT.items()},
         "max_half_open": PLACES,
     }
     folder.mkdir()
@@ -70,7 +79,9 @@ async def routed(folder: Path, vaults: list[Vault], addresses: list[str]) -> Asy
     await until_serving(address, rig.folder / "ca.pem")
     async with open_channel(address, rig.folder / "ca.pem") as channel:
         try:
-            yield Vault(rig, vaults[0].directory, channel)
+            router = Router(rig, vaults[0].directory, channel)
+            router.port = port
+            yield router
         finally:
             process.send_signal(signal.SIGTERM)
             assert await process.wait() == 0
@@ -85,8 +96,12 @@ async def fleet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet
     second.genesis()
     write_bundle([(first, [0]), (second, [1])])
     async with AsyncExitStack() as stack:
-        vaults = [await stack.enter_async_context(running_vault(rig)) for rig in (first, second)]
-        router = await stack.enter_async_context(routed(folder / "router", vaults, [first.address, second.address]))
+        internal = [f"127.0.0.1:{port}" for port in free_ports(2)]
+        vaults = [
+            await stack.enter_async_context(running_vault(rig, config={"internal_listen": at}))
+            for rig, at in zip((first, second), internal, strict=True)
+        ]
+        router = await stack.enter_async_context(routed(folder / "router", vaults, internal))
         yield Fleet(vaults, router)
 
 
@@ -191,7 +206,20 @@ async def test_silent_streams_make_room(fleet: Fleet) -> None:
     await asyncio.gather(*ends, return_exceptions=True)
 
 
+async def test_one_network_leaves_the_routers_other_callers_places_at_the_vault(fleet: Fleet) -> None:
+    """It begins as many sessions of one shard as it gets, and goes on with none."""
+    owner, rig = fleet.owner(0), fleet.vaults[0].rig
+    hello = rig.client(owner, known_head=rig.directory.head()).hello(now_ms()).SerializeToString()
+    method = "ipls.vault.v1.VaultService/Session"
+    async with stranger(fleet.router.port, rig.folder / "ca.pem") as flood:
+        for _ in range(FLOOD):
+            flood.call(method, message(hello))
+        await flood.until(Limits().working // Limits().stranger_share)  # more than the router gives it
+        async with fleet.router.stream() as exchange:
+            await rig.open(owner, exchange, known_head=rig.directory.head())
+
+
 async def test_the_wrong_addresses_serve_nobody(fleet: Fleet, tmp_path: Path) -> None:
-    addresses = [vault.rig.address for vault in fleet.vaults]
+    addresses = [vault.rig.address for vault in fleet.vaults]  # which ask for no certificate
     async with routed(tmp_path / "swapped", fleet.vaults, addresses[::-1]) as swapped:
         assert (await refusal(swapped, fleet.owner(0)))[1] == "VAULT_HSM_KEY_MISMATCH"
