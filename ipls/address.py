@@ -24,15 +24,16 @@ def reachable(listen: str) -> str:
     return listen
 
 
-def network(host: str) -> str:
+def network(host: str, ipv6_prefix: int = 64) -> str:
     """The IPv4 address or IPv6 /64 of a peer's address, as text: what one party has many addresses of counts as one.
+    A /64 is one line's, a /48 at most one site's.
 
     Raises ValueError.
     """
     address = ipaddress.ip_address(host.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is None:
-            return str(ipaddress.ip_network((address, 64), strict=False))
+            return str(ipaddress.ip_network((address, ipv6_prefix), strict=False))
         address = address.ipv4_mapped
     return str(address)
 

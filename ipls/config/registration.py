@@ -24,5 +24,5 @@ class RegistrationConfig(Model):
     outbox: Path
     """Where the development implementation writes the codes that a real one would send."""
     codes_per_hour: int = Field(5, ge=1)
-    """Codes sent to one number for one caller's network, an IPv4 address or an IPv6 /64; for all of them 4 times as
-    many."""
+    """Codes sent to one number in an hour for one caller's network, an IPv4 address or an IPv6 /48; for all of them 4
+    times as many, half of them for networks that had none, one each."""

@@ -12,10 +12,10 @@ Kept = TypeVar("Kept")
 ROLE_PREFIX = "ipls://role/"
 
 
-def network_of(context: Any) -> str:
+def network_of(context: Any, ipv6_prefix: int = 64) -> str:
     """The caller's IPv4 address or IPv6 /64, as text. All that come by Unix sockets are one, too."""
     kind, _, rest = unquote(context.peer()).partition(":")
-    return network(rest.rpartition(":")[0].strip("[]")) if kind.startswith("ip") else kind
+    return network(rest.rpartition(":")[0].strip("[]"), ipv6_prefix) if kind.startswith("ip") else kind
 
 
 def peer_of(context: Any) -> str:

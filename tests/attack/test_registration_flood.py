@@ -4,8 +4,9 @@ than its codes of the hour, and goes on for those who mean it."""
 import asyncio
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,12 +14,14 @@ import pytest
 from ipls._grpc import grpc
 from ipls.proto.registration.v1 import registration_pb2 as pb
 from ipls.rpc.channel import open_channel
-from ipls.rpc.errors import remote_error
+from ipls.rpc.errors import ServiceError, remote_error
 from ipls.server.registration import service as registration
-from ipls.server.registration.service import MAX_HASHING
+from ipls.server.registration.service import MAX_HASHING, RegistrationService
+from ipls.store.registration import PEERS, REPEATING_PEERS, open_registration_store
 from tests.server.directories import World, seed
 from tests.server.loopback import calling_from
 from tests.server.registration.test_service import LABEL, OTHER, Registrar, another, both, failure
+from tests.trust.roots import NAMESPACE
 
 FLOOD = 4 * MAX_HASHING
 
@@ -59,10 +62,10 @@ def asking(device: Registrar, request: int, label: str) -> Any:
 
 
 @asynccontextmanager
-async def stranger_of(device: Registrar) -> AsyncIterator[Registrar]:
+async def stranger_of(device: Registrar, host: str = "127.0.0.2") -> AsyncIterator[Registrar]:
     """Who calls the same service from another address, and sees the same codes."""
     async with (
-        calling_from("127.0.0.2", device.address) as address,
+        calling_from(host, device.address) as address,
         open_channel(address, device.world.ca) as channel,
     ):
         yield Registrar(device.world, address, channel, device.outbox)
@@ -91,6 +94,43 @@ async def test_the_owner_has_a_code_while_a_stranger_asks_for_the_numbers_codes_
             ticket = (await owner.stub.Register(owner.request(code, 1000 + hour))).ticket
             assert await client.published(ticket)
             world.now_ms += 3600_000
+
+
+async def test_the_owner_has_a_code_whatever_strangers_from_several_addresses_asked_for(world: World) -> None:
+    async with both(world) as (owner, client), AsyncExitStack() as strangers:
+        sent = list[list[str]]()
+        for number in range(2, 2 + PEERS):
+            stranger = await strangers.enter_async_context(stranger_of(owner, f"127.0.0.{number}"))
+            sent.append([(await reasons([asking(stranger, number << 8 | n, LABEL)]))[0] for n in range(4)])
+        allowed = [[""] * 3 + ["CODE_RATE"]] * REPEATING_PEERS
+        assert sent == allowed + [[""] + ["CODE_RATE"] * 3] * (PEERS - REPEATING_PEERS)
+        ticket = (await owner.stub.Register(owner.request(await owner.code(1000), 1000))).ticket
+        assert await client.published(ticket)
+        assert await reasons([asking(owner, 1001, LABEL)]) == ["CODE_RATE"]
+
+
+async def test_the_lines_of_a_site_have_the_codes_of_one_network(world: World) -> None:
+    codes = list[str]()
+
+    class Sender:
+        async def deliver(self, request_id: bytes, label: str, code: str) -> str:
+            codes.append(code)
+            return "kept"
+
+    async with grpc.aio.insecure_channel("127.0.0.1:1") as directory:
+        store = open_registration_store(world.folder / "registration.db")
+        service = RegistrationService(store, NAMESPACE, Sender(), directory, codes_per_hour=3, now_ms=world.clock)
+        refusals = list[str]()
+        for line in range(9):
+            call: Any = SimpleNamespace(peer=lambda: f"ipv6:[2001:db8:0:{line:x}::1]:7")  # noqa: B023
+            request = pb.RequestCodeRequest(label=LABEL, request_id=bytes([line]) * 16)
+            try:
+                await service.RequestCode(request, call)
+            except ServiceError as error:
+                refusals.append(error.reason)
+        assert (len(codes), refusals) == (3, ["CODE_RATE"] * 6)
+        service.close()
+        store.close()
 
 
 async def test_a_thiefs_keys_leave_the_owner_a_code(world: World) -> None:

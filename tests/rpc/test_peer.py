@@ -22,6 +22,11 @@ def test_a_caller_is_its_network(peer: str, network: str) -> None:
     assert network_of(SimpleNamespace(peer=lambda: peer)) == network
 
 
+def test_a_site_has_many_lines() -> None:
+    lines = [f"ipv6:[2001:db8:0:{line:x}::2]:7" for line in (0, 1, 0xFFFF)]
+    assert {network_of(SimpleNamespace(peer=lambda: line), 48) for line in lines} == {"2001:db8::/48"}  # noqa: B023
+
+
 def test_who_shows_a_certificate_is_that_wherever_it_calls_from() -> None:
     def shown(*certificates: bytes) -> str:
         auth = {"x509_pem_cert": certificates} if certificates else {}

@@ -37,6 +37,8 @@ log = structlog.get_logger()
 REQUEST_ID_BYTES = 16
 CODE_DIGITS = 8
 """100 guesses an hour and number are one chance in a million: 4 peers' 5 codes of 5 attempts, by default."""
+CODES_IPV6_PREFIX = 48
+"""Of the network that a number's codes are counted for: who has a site has 65,536 lines."""
 SUBMIT_TIMEOUT_S = 10.0
 MAX_HASHING = 32
 """Calls of one kind that wait for a code's hash, some 50 ms each: the last of them waits for less than 2 s."""
@@ -120,22 +122,25 @@ class RegistrationService(RegistrationServiceServicer):
         """LABEL_INVALID, REQUEST_ID_INVALID; REQUEST_ID_REUSED, CODE_RATE, CODE_NOT_SENT."""
         _check_names(request.label, request.request_id)
         code = f"{secrets.randbelow(10**CODE_DIGITS):0{CODE_DIGITS}}"
-        peer, per_hour = network_of(context), self._codes_per_hour
+        label, request_id = request.label, request.request_id
+        peer, per_hour, now_ms = network_of(context, CODES_IPV6_PREFIX), self._codes_per_hour, self._now_ms()
 
-        def begin() -> None:
+        def begin() -> CodeHash:
             hashed = _hash(code, secrets.token_bytes(16))
-            self._store.begin(request.request_id, request.label, peer, hashed, self._now_ms(), codes_per_hour=per_hour)
+            self._store.begin(request_id, label, peer, now_ms, codes_per_hour=per_hour)
+            return hashed
 
         try:
-            await self._looking.run(
-                peer, self._store.check_rate, request.label, peer, self._now_ms(), codes_per_hour=per_hour
-            )
-            await self._asked.run(peer, begin)
-            sent_to = await self._verifier.deliver(request.request_id, request.label, code)
+            await self._looking.run(peer, self._store.check_rate, label, peer, now_ms, codes_per_hour=per_hour)
+            hashed = await self._asked.run(peer, begin)
+            try:
+                sent_to = await self._verifier.deliver(request_id, label, code)
+            except OSError as e:
+                await self._looking.run(peer, self._store.not_sent, label, peer, now_ms)
+                raise ServiceError("CODE_NOT_SENT", "the code could not be sent") from e
+            await self._looking.run(peer, self._store.sent, request_id, label, hashed, self._now_ms())
         except StoreRefused as e:
             refuse(e)
-        except OSError as e:
-            raise ServiceError("CODE_NOT_SENT", "the code could not be sent") from e
         return pb.RequestCodeResponse(sent_to=sent_to, valid_s=CODE_LIFE_MS // 1000)
 
     async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.RegisterResponse:

@@ -7,7 +7,15 @@ contract    what every backend gives          sqlite      a file
 from pathlib import Path
 
 from ipls.store.engine import Server
-from ipls.store.registration.contract import ATTEMPTS, CODE_LIFE_MS, KEPT_MS, PEERS, CodeHash, RegistrationStore
+from ipls.store.registration.contract import (
+    ATTEMPTS,
+    CODE_LIFE_MS,
+    KEPT_MS,
+    PEERS,
+    REPEATING_PEERS,
+    CodeHash,
+    RegistrationStore,
+)
 from ipls.store.registration.sqlite import SqliteRegistration
 
 __all__ = [
@@ -15,6 +23,7 @@ __all__ = [
     "CODE_LIFE_MS",
     "KEPT_MS",
     "PEERS",
+    "REPEATING_PEERS",
     "CodeHash",
     "RegistrationStore",
     "open_registration_store",

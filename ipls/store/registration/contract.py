@@ -15,8 +15,9 @@ ATTEMPTS = 5
 KEPT_MS = 24 * HOUR_MS
 """How long after its code's expiry a registration that was let through can still be repeated."""
 PEERS = 4
-"""A number may have so many times the codes of one peer in an hour: who asks for another's from one place has his own
-share of them, and no more."""
+"""A number may have so many times the codes of one peer in an hour, all together."""
+REPEATING_PEERS = 2
+"""So many times of them are for whoever asks again; the rest is for peers who have had none, a code each."""
 
 
 class CodeHash(NamedTuple):
@@ -34,7 +35,9 @@ class RegistrationStore(ABC):
     - *No guess for nothing*: an attempt is counted before its code is looked at, so that neither a crash nor many calls
       at once, in whatever processes, give a guess more than ATTEMPTS, or a code more than an hour may have.
     - *Nobody's codes are another's*: a peer (`ipls.rpc.peer`) has `codes_per_hour` to a number, whatever others ask
-      for, as long as these are fewer than PEERS; and only its own request can be tried, or used up.
+      for, as long as these are fewer than REPEATING_PEERS, and one until many more have asked; and only its own request
+      can be tried, or used up.
+    - *Only a code that was sent is good*: one that was not costs its number nothing, and can't be guessed.
     - *One record a request*: of racing callers who approve other records for one request, one succeeds.
     - *Nothing kept longer than needed*: numbers and codes go with a later `begin`, as it says.
 
@@ -51,16 +54,22 @@ class RegistrationStore(ABC):
         """Raises StoreRefused CODE_RATE, as `begin` would; before a code is hashed for nothing."""
 
     @abstractmethod
-    def begin(
-        self, request_id: bytes, label: str, peer: str, code: CodeHash, now_ms: int, *, codes_per_hour: int
-    ) -> None:
-        """Note a code that is about to be sent, as `peer` asked; the same request may ask for another one, which
-        replaces it.
+    def begin(self, request_id: bytes, label: str, peer: str, now_ms: int, *, codes_per_hour: int) -> None:
+        """Count a code that is about to be sent, as `peer` asked. `sent` or `not_sent` follows.
 
         What nobody finished goes an hour after its code expired, what was let through after KEPT_MS, and that a code
         was sent after an hour. Raises StoreRefused REQUEST_ID_REUSED (for another label, or done already), CODE_RATE
         (says when to try again).
         """
+
+    @abstractmethod
+    def sent(self, request_id: bytes, label: str, code: CodeHash, now_ms: int) -> None:
+        """The code was sent and is good from now on, in the place of the request's last one. Raises StoreRefused
+        REQUEST_ID_REUSED as `begin`."""
+
+    @abstractmethod
+    def not_sent(self, label: str, peer: str, begun_ms: int) -> None:
+        """What `begin` counted then was not sent."""
 
     @abstractmethod
     def attempt(self, request_id: bytes, label: str, now_ms: int) -> CodeHash:
@@ -97,7 +106,7 @@ def judge_rate(sent: Sequence[tuple[str, int]], peer: str, now_ms: int, codes_pe
     sent = [(other, at_ms) for other, at_ms in sent if at_ms <= now_ms + AHEAD_MS]
     own = [at_ms for other, at_ms in sent if other == peer]
     every = [at_ms for _, at_ms in sent]
-    for times, limit in ((own, codes_per_hour), (every, PEERS * codes_per_hour)):
+    for times, limit in ((own, codes_per_hour), (every, (REPEATING_PEERS if own else PEERS) * codes_per_hour)):
         if len(times) >= limit:
             wait_s = (times[limit - 1] + HOUR_MS - now_ms) / 1000
             raise StoreRefused("CODE_RATE", f"{limit} codes to this number in an hour", retry_after_s=wait_s)

@@ -52,23 +52,30 @@ class PostgresRegistration(RegistrationStore):
         with self._database.read() as c:
             judge_rate(_sent(c, label, now_ms), peer, now_ms, codes_per_hour)
 
-    def begin(
-        self, request_id: bytes, label: str, peer: str, code: CodeHash, now_ms: int, *, codes_per_hour: int
-    ) -> None:
+    def begin(self, request_id: bytes, label: str, peer: str, now_ms: int, *, codes_per_hour: int) -> None:
         with self._write() as c:
             c.execute("DELETE FROM registration WHERE expires_ms < %s", (now_ms - KEPT_MS,))
             # Those that nobody finished: anyone can begin as many as there are numbers.
             c.execute("DELETE FROM registration WHERE expires_ms < %s AND record IS NULL", (now_ms - HOUR_MS,))
             c.execute("DELETE FROM sent WHERE at_ms <= %s", (now_ms - HOUR_MS,))
-            query = "SELECT label, record FROM registration WHERE request_id = %s"
-            judge_begin(c.execute(query, (request_id,)).fetchone(), label)
+            judge_begin(_known(c, request_id), label)
             judge_rate(_sent(c, label, now_ms), peer, now_ms, codes_per_hour)
             c.execute("INSERT INTO sent (label, peer, at_ms) VALUES (%s, %s, %s)", (label, peer, now_ms))
+
+    def sent(self, request_id: bytes, label: str, code: CodeHash, now_ms: int) -> None:
+        with self._write() as c:
+            judge_begin(_known(c, request_id), label)
             c.execute("DELETE FROM registration WHERE request_id = %s", (request_id,))
             c.execute(
                 "INSERT INTO registration VALUES (%s, %s, %s, %s, %s, %s, NULL)",
                 (request_id, label, *code, now_ms + CODE_LIFE_MS, ATTEMPTS),
             )
+
+    def not_sent(self, label: str, peer: str, begun_ms: int) -> None:
+        query = """DELETE FROM sent WHERE ctid IN (
+                   SELECT ctid FROM sent WHERE label = %s AND peer = %s AND at_ms = %s LIMIT 1)"""
+        with self._write() as c:
+            c.execute(query, (label, peer, begun_ms))
 
     def attempt(self, request_id: bytes, label: str, now_ms: int) -> CodeHash:
         with self._write() as c:
@@ -95,6 +102,13 @@ class PostgresRegistration(RegistrationStore):
         with self._database.read() as c:
             row = c.execute(query, (request_id, label), binary=True).fetchone()
         return row[0] if row else None
+
+
+def _known(c: Connection, request_id: bytes) -> tuple[str, bytes | None] | None:
+    row: tuple[str, bytes | None] | None = c.execute(
+        "SELECT label, record FROM registration WHERE request_id = %s", (request_id,)
+    ).fetchone()
+    return row
 
 
 def _sent(c: Connection, label: str, now_ms: int) -> list[tuple[str, int]]:

@@ -46,22 +46,29 @@ class SqliteRegistration(RegistrationStore):
         with self._db.read() as db:
             judge_rate(_sent(db, label, now_ms), peer, now_ms, codes_per_hour)
 
-    def begin(
-        self, request_id: bytes, label: str, peer: str, code: CodeHash, now_ms: int, *, codes_per_hour: int
-    ) -> None:
+    def begin(self, request_id: bytes, label: str, peer: str, now_ms: int, *, codes_per_hour: int) -> None:
         with self._db.write() as db:
             db.execute("DELETE FROM registration WHERE expires_ms < ?", (now_ms - KEPT_MS,))
             # Those that nobody finished: anyone can begin as many as there are numbers.
             db.execute("DELETE FROM registration WHERE expires_ms < ? AND record IS NULL", (now_ms - HOUR_MS,))
             db.execute("DELETE FROM sent WHERE at_ms <= ?", (now_ms - HOUR_MS,))
-            query = "SELECT label, record FROM registration WHERE request_id = ?"
-            judge_begin(db.execute(query, (request_id,)).fetchone(), label)
+            judge_begin(_known(db, request_id), label)
             judge_rate(_sent(db, label, now_ms), peer, now_ms, codes_per_hour)
             db.execute("INSERT INTO sent(label, peer, at_ms) VALUES (?, ?, ?)", (label, peer, now_ms))
+
+    def sent(self, request_id: bytes, label: str, code: CodeHash, now_ms: int) -> None:
+        with self._db.write() as db:
+            judge_begin(_known(db, request_id), label)
             db.execute(
                 "INSERT OR REPLACE INTO registration VALUES (?, ?, ?, ?, ?, ?, NULL)",
                 (request_id, label, *code, now_ms + CODE_LIFE_MS, ATTEMPTS),
             )
+
+    def not_sent(self, label: str, peer: str, begun_ms: int) -> None:
+        query = """DELETE FROM sent WHERE rowid IN (
+                   SELECT rowid FROM sent WHERE label = ? AND peer = ? AND at_ms = ? LIMIT 1)"""
+        with self._db.write() as db:
+            db.execute(query, (label, peer, begun_ms))
 
     def attempt(self, request_id: bytes, label: str, now_ms: int) -> CodeHash:
         with self._db.write() as db:
@@ -88,6 +95,12 @@ class SqliteRegistration(RegistrationStore):
         with self._db.read() as db:
             row = db.execute(query, (request_id, label)).fetchone()
         return row[0] if row else None
+
+
+def _known(db: Connection, request_id: bytes) -> tuple[str, bytes | None] | None:
+    query = "SELECT label, record FROM registration WHERE request_id = ?"
+    row: tuple[str, bytes | None] | None = db.execute(query, (request_id,)).fetchone()
+    return row
 
 
 def _sent(db: Connection, label: str, now_ms: int) -> list[tuple[str, int]]:

@@ -13,6 +13,7 @@ from ipls.store.registration import (
     CODE_LIFE_MS,
     KEPT_MS,
     PEERS,
+    REPEATING_PEERS,
     CodeHash,
     RegistrationStore,
     open_registration_store,
@@ -55,7 +56,8 @@ def begin(
     limit: int = 9,
     peer: str = PEER,
 ) -> None:
-    store.begin(request, label, peer, code, now, codes_per_hour=limit)
+    store.begin(request, label, peer, now, codes_per_hour=limit)
+    store.sent(request, label, code, now)
 
 
 def refused(reason: str) -> object:
@@ -167,16 +169,44 @@ def test_codes_that_were_sent_by_a_clock_a_day_ahead_hold_nobody_up(store: Regis
 
 
 def test_one_peers_codes_are_not_anothers_and_all_together_are_bounded(store: RegistrationStore) -> None:
-    for number in range(PEERS):
+    for number in range(REPEATING_PEERS):
         for code in range(3):
             request = bytes([number, code]) * 8
             begin(store, request, now=NOW + 1000 * number, limit=3, peer=f"192.0.2.{number}")
         with refused("CODE_RATE"):
             begin(store, ONE, now=NOW + 1000 * number, limit=3, peer=f"192.0.2.{number}")
+    for number in range(3 * REPEATING_PEERS, 3 * PEERS):  # from here on each has one, whatever the others had
+        peer = f"203.0.113.{number}"
+        begin(store, bytes([number]) * 16, now=NOW + 1000 * REPEATING_PEERS, limit=3, peer=peer)
+        with refused("CODE_RATE"):
+            begin(store, bytes([number]) * 16, now=NOW + 1000 * REPEATING_PEERS, limit=3, peer=peer)
     with pytest.raises(StoreRefused) as refusal:
         store.check_rate(LABEL, "198.51.100.1", NOW + 1000 * PEERS, codes_per_hour=3)
     assert (refusal.value.reason, refusal.value.retry_after_s) == ("CODE_RATE", HOUR_MS / 1000 - PEERS)
     begin(store, ONE, now=NOW + HOUR_MS, limit=3, peer="198.51.100.1")
+
+
+def test_a_code_that_was_not_sent_is_no_code(store: RegistrationStore) -> None:
+    begin(store, ONE, code=NEXT, limit=3)
+    for _ in range(5):
+        store.begin(ONE, LABEL, PEER, NOW, codes_per_hour=3)
+        store.not_sent(LABEL, PEER, NOW)
+    assert store.attempt(ONE, LABEL, NOW) == NEXT
+    store.begin(TWO, LABEL, PEER, NOW, codes_per_hour=3)
+    with refused("CODE_NOT_REQUESTED"):
+        store.attempt(TWO, LABEL, NOW)
+    begin(store, TWO, limit=3)
+    with refused("CODE_RATE"):
+        begin(store, THREE, limit=3)
+
+
+def test_of_two_labels_that_race_for_a_request_one_has_it(store: RegistrationStore) -> None:
+    for label in (LABEL, OTHER):
+        store.begin(ONE, label, PEER, NOW, codes_per_hour=3)
+    store.sent(ONE, LABEL, CODE, NOW)
+    with refused("REQUEST_ID_REUSED"):
+        store.sent(ONE, OTHER, NEXT, NOW)
+    assert store.attempt(ONE, LABEL, NOW) == CODE
 
 
 def test_what_is_refused_changes_nothing(store: RegistrationStore, place: Place) -> None:
