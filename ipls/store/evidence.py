@@ -4,7 +4,6 @@ Tested by tests/trust/test_evidence.py.
 """
 
 import hashlib
-from collections import Counter
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
@@ -12,11 +11,8 @@ from google.protobuf.message import DecodeError
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.store.errors import StoreRefused
 from ipls.store.files import PUBLIC, replace, sync
-from ipls.trust.evidence import Contradiction, contradiction, encode
+from ipls.trust.evidence import EACH, Contradiction, contradiction, encode, says_more
 
-EACH = 4
-"""Files against one key, of one kind: a dishonest witness can sign without end, and each of these proves it as well as
-all. So nobody's take the place of another's."""
 MAX_FILES = 1000
 MAX_BYTES = 32 << 20
 """What all of them may have: 64 witnesses' come to some 500 small ones."""
@@ -42,8 +38,7 @@ class EvidenceFolder:
             if file.exists():
                 sync(self._folder)  # who wrote it may not have come to that
                 return file
-        against = Counter(culprit for other in there.values() for culprit in other.culprits)
-        if all(against[culprit] >= EACH for culprit in about.culprits):
+        if not says_more(about, there.values()):
             raise StoreRefused("EVIDENCE_FULL", f"{self._folder} holds {EACH} files that prove it of the same")
         self._write(path, data)
         return path

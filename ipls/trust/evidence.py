@@ -5,7 +5,8 @@ epoch blame nobody. Ages don't matter here, and nothing expires; the windows of 
 of the trust root handed in: of the version that was in force.
 """
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple, TypeVar
 
@@ -25,6 +26,10 @@ from ipls.trust.root import TrustRoot
 
 MAX_EVIDENCE = 256 * 1024
 """Bytes: two heads of 64 signatures and two proofs of 256 steps are below 100 KiB."""
+
+EACH = 4
+"""Pieces that are kept against one key, of one kind: a dishonest witness can sign without end, and each of these proves
+it as well as all. So nobody's take the place of another's."""
 
 _M = TypeVar("_M", bound=Message)
 
@@ -179,6 +184,13 @@ def contradiction(evidence: Evidence) -> Contradiction:
         rewritten = evidence.rewrite
         what = (rewritten.earlier.epoch, rewritten.later.epoch, rewritten.WhichOneof("later_proof"))
     return Contradiction(what, frozenset((kind, namespace, key) for key in keys))
+
+
+def says_more(about: Contradiction, kept: Collection[Contradiction]) -> bool:
+    """Whether evidence is worth keeping beside that of these: it proves something else, and against one of its culprits
+    there are fewer than EACH."""
+    against = Counter(culprit for other in kept for culprit in other.culprits)
+    return about not in kept and any(against[culprit] < EACH for culprit in about.culprits)
 
 
 def judge_evidence(root: TrustRoot, evidence: bytes) -> Finding:

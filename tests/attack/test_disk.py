@@ -14,8 +14,8 @@ from ipls.runtime.logging import LINES
 from ipls.server.registration import service as registration
 from ipls.store import evidence as store
 from ipls.store.errors import StoreRefused
-from ipls.store.evidence import EACH, EvidenceFolder
-from ipls.trust.evidence import two_heads, two_signatures
+from ipls.store.evidence import EvidenceFolder
+from ipls.trust.evidence import EACH, two_heads, two_signatures
 from ipls.trust.heads import Head
 from tests.trust.roots import NOW, signed
 from tests.trust.test_evidence import A, B, C, answer

@@ -4,6 +4,7 @@ import hashlib
 import struct
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from typing import NamedTuple
 
 from ipls.clock import system_now_ms
@@ -11,9 +12,8 @@ from ipls.crypto.errors import VerificationError
 from ipls.hsm.state.store import StateStore
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.witness.v1.head_pb2 import SignedHead
-from ipls.store.evidence import MAX_FILES
 from ipls.trust.errors import HeadRefused
-from ipls.trust.evidence import encode, from_heads
+from ipls.trust.evidence import contradiction, encode, from_heads, says_more
 from ipls.trust.heads import quorum_timestamp, verify_head
 from ipls.trust.root import TrustRoot
 from ipls.vault.account import Times
@@ -139,10 +139,10 @@ class HeadKeeper:
         return _Accepted.decode(record) if record else None
 
     def _keep(self, met: list[Evidence]) -> None:
-        """As with files of it, there is an end to how much."""
+        """What says more than what is kept, so that nobody's hides another's."""
         for evidence in met:
             kept = self._evidence()
-            if evidence not in kept.values() and len(kept) < MAX_FILES:
+            if says_more(contradiction(evidence), [contradiction(other) for other in kept.values() if other]):
                 self._state_store.put(other_key("evidence", len(kept)), encode(evidence))
             self._state_store.on_commit(partial(self._tell, evidence))
 
@@ -153,7 +153,7 @@ class HeadKeeper:
     def _evidence(self) -> dict[int, Evidence | None]:
         """By number, from 0 on; None for what was edited."""
         kept: dict[int, Evidence | None] = {}
-        for number in range(MAX_FILES):
+        for number in count():
             try:
                 record = self._state_store.get(other_key("evidence", number))
             except SessionRefused:

@@ -13,7 +13,7 @@ from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.store.errors import StoreUnavailable
 from ipls.trust.errors import HeadRefused
-from ipls.trust.evidence import encode, judge_evidence
+from ipls.trust.evidence import EACH, encode, judge_evidence
 from ipls.trust.heads import Head
 from ipls.trust.root import TrustRoot
 from ipls.vault.errors import SessionRefused
@@ -151,6 +151,20 @@ def test_what_no_witness_signed_twice_is_no_evidence(heads: Heads) -> None:
         with pytest.raises(HeadRefused):
             heads.offer(fork)
     assert heads.evidence() == []
+
+
+def test_a_witness_that_signs_without_end_hides_no_others_evidence(heads: Heads, clock: Clock) -> None:
+    epochs = range(1, EACH + 3)
+    for epoch in epochs:
+        heads.offer(by_two(Head(epoch, bytes(32))))
+        for root in range(1, 4):
+            with pytest.raises(HeadRefused):
+                heads.offer(signed(Head(epoch, bytes([root]) * 32), WITNESSES[0]))
+    assert found(heads) == [("two_signatures", ("w0",))] * EACH
+    with pytest.raises(HeadRefused):
+        heads.offer(signed(Head(epochs[-1], b"x" * 32), *WITNESSES[:2]))
+    kept = Heads(heads.state_store, clock)  # as after a restart
+    assert found(kept) == [*[("two_signatures", ("w0",))] * EACH, ("two_heads", ("w0", "w1"))]
 
 
 def test_a_head_cant_be_stuffed_until_it_fits_no_frame(heads: Heads) -> None:
