@@ -85,9 +85,10 @@ class Limits:
     """Whatever 20 addresses want, a tenth is left (8/9 to the 20th) for who comes next, and of that he has a ninth."""
     standing: int = 2000
     """Streams on which only the service speaks, shared as those in work: the registration service alone, which waits
-    here for each of its devices' tickets, has a thousand, and an address 222."""
-    standing_s: float = 3600.0
-    """Such a stream's life. Whether its caller is still there is seen by HTTP/2's pings (`heartbeat_s`)."""
+    at the directory for each of its devices' tickets, has a thousand, and an address 222."""
+    standing_s: float = 600.0
+    """Such a stream's life, as long as the longest call's: no more than `connection_grace_s`, so that each ends with a
+    reason before its connection does. Whether its caller is still there is seen by HTTP/2's pings (`heartbeat_s`)."""
     rate: int = 16 * KIB
     """Bytes a second that a caller sends or takes, at least, while the service waits for it: a poor mobile line."""
     heartbeat_s: float = 30.0
@@ -133,6 +134,11 @@ class Limits:
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),  # the callers' keep-alive
             ("grpc.http2.max_ping_strikes", 2),
         ]
+
+
+FRONT = Limits(working=Limits().working // 2, standing=Limits().standing // 2)
+"""Of a service that asks another, under one certificate, for each of its callers: no more than that one gives it. So it
+shares them out fairly, and what is behind it refuses nobody whom it let in."""
 
 
 def _ms(seconds: float) -> int:

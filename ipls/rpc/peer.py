@@ -10,10 +10,18 @@ from ipls.address import network
 Kept = TypeVar("Kept")
 
 ROLE_PREFIX = "ipls://role/"
+ROUTER_ROLE = "router"
+CALLER_METADATA = "ipls-caller"
+"""The network for which a router calls; from anybody else it says nothing."""
 
 
 def network_of(context: Any, ipv6_prefix: int = 64) -> str:
-    """The caller's IPv4 address or IPv6 /64, as text. All that come by Unix sockets are one, too."""
+    """The caller's IPv4 address or IPv6 /64, as text; of a router's caller as the router says. All that come by Unix
+    sockets are one, too."""
+    if ROUTER_ROLE in peer_roles(context):
+        for key, value in context.invocation_metadata() or ():
+            if key == CALLER_METADATA:
+                return str(value)
     kind, _, rest = unquote(context.peer()).partition(":")
     return network(rest.rpartition(":")[0].strip("[]"), ipv6_prefix) if kind.startswith("ip") else kind
 

@@ -12,7 +12,7 @@ from ipls.proto.witness.v1.witness_pb2 import GetStateRequest
 from ipls.proto.witness.v1.witness_pb2_grpc import WitnessServiceStub
 from ipls.rpc.channel import open_channel
 from ipls.server.directory import service
-from ipls.server.directory.service import MAX_READS, READ_THREADS
+from ipls.server.directory.service import MAX_READS, MAX_WATCHERS, READ_THREADS
 from ipls.server.witness.service import MAX_SHOWN
 from ipls.store.witness.sqlite import SqliteWitness
 from tests.server.directories import ALICE, BOB, World, record
@@ -83,6 +83,21 @@ async def test_strangers_who_take_every_thread_hold_up_no_read_of_the_deployment
         finally:
             release.set()
             await asyncio.gather(*flood)
+
+
+async def test_who_watches_a_ticket_without_end_takes_the_places_of_a_few_watchers(world: World) -> None:
+    async with world.directory() as client:  # no witness signs: both wait
+        hostile, honest = await client.submit(1, ALICE, record(1)), await client.submit(2, BOB, record(2))
+        watches = [client.updates.WatchUpdate(pb.WatchUpdateRequest(ticket=hostile)) for _ in range(MAX_WATCHERS)]
+        for watch in watches:
+            assert (await watch.read()).state == pb.WatchUpdateResponse.STATE_QUEUED
+        one_more = client.updates.WatchUpdate(pb.WatchUpdateRequest(ticket=hostile))
+        assert (await refusal(one_more.read())).reason == "SERVICE_BUSY"
+        waiting = client.updates.WatchUpdate(pb.WatchUpdateRequest(ticket=honest))
+        assert (await waiting.read()).state == pb.WatchUpdateResponse.STATE_QUEUED
+        async with world.witness():
+            for watch in (*watches, waiting):
+                assert (await watch.read()).state == pb.WatchUpdateResponse.STATE_PUBLISHED
 
 
 async def test_a_thiefs_updates_leave_the_owner_his(world: World) -> None:

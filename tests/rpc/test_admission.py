@@ -16,7 +16,7 @@ from ipls.proto.contacts.v1.contacts_pb2 import (
     SignedCall,
 )
 from ipls.proto.directory.v1.directory_pb2 import BatchLookupRequest
-from ipls.rpc.admission import METHODS, Limits, Method, Places
+from ipls.rpc.admission import FRONT, METHODS, Limits, Method, Places
 from ipls.rpc.errors import ServiceError
 from ipls.server.directory.service import MAX_BATCH
 from ipls.trust.limits import MAX_INT
@@ -48,6 +48,17 @@ def test_twenty_strangers_leave_a_tenth() -> None:
     held = sum(taken(places, str(stranger)) for stranger in range(19)) + limits.working // limits.stranger_share
     assert limits.working - held > limits.working * 0.09
     assert taken(places, "next") > limits.working * 0.01
+
+
+def test_a_front_has_no_more_places_than_what_is_behind_it_gives_one_certificate() -> None:
+    assert taken(Places(Limits().working), "front") >= FRONT.working
+    assert taken(Places(Limits().standing), "front") >= FRONT.standing
+
+
+def test_calls_and_streams_end_with_a_reason_before_their_connection_does() -> None:
+    limits = Limits()
+    longest_s = max(method.deadline_s for method in (Method(), *METHODS.values()))
+    assert max(longest_s, limits.standing_s) <= limits.connection_grace_s
 
 
 def test_the_last_place_is_given() -> None:

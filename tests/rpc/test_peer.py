@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ipls.rpc.peer import network_of, peer_of
+from ipls.rpc.peer import CALLER_METADATA, network_of, peer_of
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,20 @@ from ipls.rpc.peer import network_of, peer_of
     ],
 )
 def test_a_caller_is_its_network(peer: str, network: str) -> None:
-    assert network_of(SimpleNamespace(peer=lambda: peer)) == network
+    assert network_of(SimpleNamespace(peer=lambda: peer, auth_context=dict)) == network
+
+
+@pytest.mark.parametrize(
+    ("role", "network"), [("router", "198.51.100.1"), ("reader", "192.0.2.7"), (None, "192.0.2.7")]
+)
+def test_only_a_router_says_for_whom_it_calls(role: str | None, network: str) -> None:
+    names = {"x509_subject_alternative_name": [f"ipls://role/{role}".encode()]} if role else {}
+    context = SimpleNamespace(
+        peer=lambda: "ipv4:192.0.2.7:1",
+        auth_context=lambda: names,
+        invocation_metadata=lambda: (("other", "1"), (CALLER_METADATA, "198.51.100.1")),
+    )
+    assert network_of(context) == network
 
 
 def test_a_site_has_many_lines() -> None:

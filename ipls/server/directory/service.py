@@ -44,6 +44,10 @@ MAX_LOOKS = 4096
 """Streams, of heads or of tickets, that look at once for what an epoch brought them: all that there can be."""
 
 
+MAX_WATCHERS = 4
+"""Of one ticket: its device, some of whose connections may have broken unseen."""
+
+
 class _Wanted(NamedTuple):
     """How to make an answer; with an entry, one that may have been kept."""
 
@@ -274,6 +278,7 @@ class UpdateService(UpdateServiceServicer):
         self._now_ms = now_ms
         self._writing = FairExecutor("updates", 1, MAX_UPDATES)
         self._looking = FairExecutor("looks for tickets", 1, MAX_LOOKS)
+        self._watching = Places(MAX_LOOKS, MAX_WATCHERS)
 
     def close(self) -> None:
         """End its threads; no call may follow."""
@@ -306,21 +311,22 @@ class UpdateService(UpdateServiceServicer):
         return pb.SubmitUpdateResponse(ticket=ticket)
 
     async def WatchUpdate(self, request: pb.WatchUpdateRequest, context: Any) -> AsyncIterator[pb.WatchUpdateResponse]:
-        """QUEUED at once while that is so, then PUBLISHED with the epoch, and the end. TICKET_UNKNOWN."""
+        """QUEUED at once while that is so, then PUBLISHED with the epoch, and the end. TICKET_UNKNOWN, SERVICE_BUSY."""
         queued = False
-        while True:
-            announced = self._heads.next
-            try:
-                epoch = await self._looking.run(context, self._store.published_at, request.ticket)
-            except StoreRefused as e:
-                refuse(e)
-            if epoch is not None:
-                yield pb.WatchUpdateResponse(state=pb.WatchUpdateResponse.STATE_PUBLISHED, epoch=epoch)
-                return
-            if not queued:
-                queued = True
-                yield pb.WatchUpdateResponse(state=pb.WatchUpdateResponse.STATE_QUEUED)
-            await announced.wait()
+        with self._watching.place(request.ticket):
+            while True:
+                announced = self._heads.next
+                try:
+                    epoch = await self._looking.run(context, self._store.published_at, request.ticket)
+                except StoreRefused as e:
+                    refuse(e)
+                if epoch is not None:
+                    yield pb.WatchUpdateResponse(state=pb.WatchUpdateResponse.STATE_PUBLISHED, epoch=epoch)
+                    return
+                if not queued:
+                    queued = True
+                    yield pb.WatchUpdateResponse(state=pb.WatchUpdateResponse.STATE_QUEUED)
+                await announced.wait()
 
     async def EraseValues(self, request: pb.EraseValuesRequest, context: Any) -> pb.EraseValuesResponse:
         """Durable when it returns. VERSION_NEWEST, LABEL_INVALID."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from ipls.clock import system_now_ms
 from ipls.config import RegistrationConfig
 from ipls.proto.registration.v1.registration_pb2_grpc import add_RegistrationServiceServicer_to_server
+from ipls.rpc.admission import FRONT
 from ipls.rpc.server import ANYONE, DRAIN_S, GrpcServer, serve
 from ipls.rpc.tls import mtls_channel, tls_listener
 from ipls.runtime.service import Service
@@ -25,7 +26,8 @@ async def run(
     grace_s: float = DRAIN_S,
 ) -> list[int]:
     """Register numbers; the bound port. Raises ConfigError, StoreError, OSError."""
-    server = GrpcServer([tls_listener(config.listen, config.tls)], {"ipls.registration.v1.RegistrationService": ANYONE})
+    access = {"ipls.registration.v1.RegistrationService": ANYONE}
+    server = GrpcServer([tls_listener(config.listen, config.tls)], access, FRONT)
     store = open_registration_store(config.database)
     service.release(store.close)
     directory = await service.enter_async(mtls_channel(config.directory, config.client))

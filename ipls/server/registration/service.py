@@ -180,7 +180,8 @@ class RegistrationService(RegistrationServiceServicer):
     async def WatchRegistration(
         self, request: pb.WatchRegistrationRequest, context: Any
     ) -> AsyncIterator[pb.WatchRegistrationResponse]:
-        """What the directory says of the ticket, until its epoch is signed and public. TICKET_UNKNOWN."""
+        """What the directory says of the ticket, until its epoch is signed and public. TICKET_UNKNOWN;
+        SERVICE_BUSY for who watches a ticket too often."""
         try:
             async for response in self._updates.WatchUpdate(WatchUpdateRequest(ticket=request.ticket)):
                 published = response.state == WatchUpdateResponse.STATE_PUBLISHED

@@ -3,21 +3,20 @@
 Tested by tests/e2e/test_tls.py.
 """
 
+from dataclasses import replace
+
 from ipls.config import RouterConfig
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub, add_VaultServiceServicer_to_server
-from ipls.rpc.admission import Limits
+from ipls.rpc.admission import FRONT
 from ipls.rpc.server import ANYONE, GrpcServer, serve
 from ipls.rpc.tls import mtls_channel, tls_listener
 from ipls.runtime.service import Service
 from ipls.server.router.service import Router
 
-PLACES = Limits().working // 2
-"""What a vault gives one certificate: so no vault refuses whom the router, which shares them out, let in."""
-
 
 async def run(config: RouterConfig, service: Service) -> None:
     """Carry sessions to the vaults of their shards. Raises ConfigError, OSError."""
-    limits = Limits(silent=config.max_half_open, silent_s=config.handshake_s, working=PLACES)
+    limits = replace(FRONT, silent=config.max_half_open, silent_s=config.handshake_s)
     server = GrpcServer([tls_listener(config.listen, config.tls)], {"ipls.vault.v1.VaultService": ANYONE}, limits)
     channels = [await service.enter_async(mtls_channel(address, config.client)) for address in config.vaults]
     router = Router([VaultServiceStub(channel) for channel in channels])

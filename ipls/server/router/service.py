@@ -21,6 +21,7 @@ from ipls.proto.vault.v1.vault_pb2_grpc import (
     VaultServiceServicer,
 )
 from ipls.rpc.errors import Ending, ServiceError, remote_error
+from ipls.rpc.peer import CALLER_METADATA, network_of
 from ipls.trust.bundle import shard_of
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Router(VaultServiceServicer):
             async for frame in requests:
                 yield frame
 
-        call = self._vault(first).Session(frames())
+        call = self._vault(first).Session(frames(), metadata=((CALLER_METADATA, network_of(context)),))
         ending = Ending(call)
         try:
             async for response in call:

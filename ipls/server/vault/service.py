@@ -35,7 +35,7 @@ from ipls.proto.vault.v1.vault_pb2 import (
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceServicer
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.errors import ServiceError
-from ipls.rpc.peer import peer_of
+from ipls.rpc.peer import network_of
 from ipls.rpc.quota import PeerQuota, Recent
 from ipls.rpc.reads import read_history
 from ipls.rpc.reasons import STATUSES
@@ -332,7 +332,7 @@ class VaultGateway(VaultServiceServicer):
                         case NeedsHistory() as needs:
                             if holder is None:  # later ones are of a proven session
                                 account = (needs.label, session.key)
-                                holder = account if account in self._known else peer_of(context)
+                                holder = account if account in self._known else network_of(context)
                                 self._in_vain.take(holder)
                             await self._hand_in(session, needs, account in self._known)
                         case Refused() as refused:

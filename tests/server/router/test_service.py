@@ -16,11 +16,14 @@ import tomli_w
 
 from ipls._grpc import grpc
 from ipls.admin.deployment import free_ports
-from ipls.proto.vault.v1.vault_pb2 import GetBundleRequest, SessionRequest
+from ipls.proto.vault.v1.vault_pb2 import ClientHello, GetBundleRequest, SessionRequest, SessionResponse
+from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceServicer, add_VaultServiceServicer_to_server
 from ipls.rpc.admission import Limits
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import Ending, RemoteError, remote_error
 from ipls.rpc.health import until_serving
+from ipls.rpc.peer import CALLER_METADATA, network_of
+from ipls.rpc.server import Access, GrpcServer, Listener
 from ipls.trust.bundle import shard_of, verify_bundle
 from tests.hsm.fleet import another_host, write_bundle
 from tests.hsm.rig import Owner, Rig, now_ms
@@ -217,6 +220,32 @@ async def test_one_network_leaves_the_routers_other_callers_places_at_the_vault(
         await flood.until(Limits().working // Limits().stranger_share)  # more than the router gives it
         async with fleet.router.stream() as exchange:
             await rig.open(owner, exchange, known_head=rig.directory.head())
+
+
+async def test_a_vault_is_told_for_whom_its_router_calls(fleet: Fleet, tmp_path: Path) -> None:
+    """So that what one network has asked in vain counts for that one."""
+    networks = list[str]()
+
+    class Told(VaultServiceServicer):
+        async def Session(self, requests: Any, context: Any) -> AsyncIterator[SessionResponse]:
+            networks.append(network_of(context))
+            yield SessionResponse()
+
+    folder = fleet.vaults[0].rig.folder
+    listener = Listener("127.0.0.1:0", folder / "server.pem", folder / "server.key", folder / "ca.pem")
+    server = GrpcServer([listener], {"ipls.vault.v1.VaultService": Access("router")})
+    add_VaultServiceServicer_to_server(Told(), server.grpc)
+    [port] = await server.start()
+    hello = ClientHello(label="+15550000001").SerializeToString()
+    frame = message(SessionRequest(m1=hello).SerializeToString())
+    async with (
+        routed(tmp_path / "told", fleet.vaults, [f"127.0.0.1:{port}"]) as router,
+        stranger(router.port, folder / "ca.pem", "127.0.0.7") as caller,
+    ):
+        own = {CALLER_METADATA: "198.51.100.1"}  # what a caller says itself is nothing
+        await caller.ended(caller.call("ipls.vault.v1.VaultService/Session", frame, end=True, metadata=own))
+    await server.stop(0)
+    assert networks == ["127.0.0.7"]
 
 
 async def test_the_wrong_addresses_serve_nobody(fleet: Fleet, tmp_path: Path) -> None:
