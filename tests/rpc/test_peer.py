@@ -1,5 +1,6 @@
 """What one party has many addresses of counts as one."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -36,8 +37,9 @@ def test_only_a_router_says_for_whom_it_calls(role: str | None, network: str) ->
 
 
 def test_a_site_has_many_lines() -> None:
-    lines = [f"ipv6:[2001:db8:0:{line:x}::2]:7" for line in (0, 1, 0xFFFF)]
-    assert {network_of(SimpleNamespace(peer=lambda: line), 48) for line in lines} == {"2001:db8::/48"}  # noqa: B023
+    lines = (f"ipv6:[2001:db8:0:{line:x}::2]:7" for line in (0, 1, 0xFFFF))
+    contexts = [SimpleNamespace(peer=partial(str, line), auth_context=dict) for line in lines]
+    assert {network_of(context, 48) for context in contexts} == {"2001:db8::/48"}
 
 
 def test_who_shows_a_certificate_is_that_wherever_it_calls_from() -> None:
