@@ -206,6 +206,18 @@ def test_a_token_with_an_anchor_as_far_on_keeps_it(old: Host, new: Host, tmp_pat
     assert own.serve() == b"own too"
 
 
+def test_a_token_that_did_not_keep_its_last_anchor_signs_nothing_over(
+    old: Host, new: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the database of before it would go on serving the shard, beside the next one."""
+    before = old.copy(tmp_path / "before")
+    with monkeypatch.context() as lying, pytest.raises(SessionRefused, match="did not keep the anchor"):
+        lying.setattr(old.anchor_service, "replace", lambda expected, new: None)
+        old.hand_to(new)
+    old.database = before
+    assert old.serve() == b"first"
+
+
 def test_a_shard_goes_there_and_back_and_no_earlier_hand_off_counts(old: Host, new: Host) -> None:
     there = old.hand_to(new)
     new.take(there)
