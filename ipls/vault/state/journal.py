@@ -18,7 +18,6 @@ from ipls.vault.state.trie import EMPTY_ROOT
 _STATE = struct.Struct(">QQ32s32sQ32sQ")
 _ENTRY = struct.Struct(">Q32s32s32s32sQ32sQ")
 _LENGTH = struct.Struct(">I")
-_NOTHING = bytes(32)
 NO_RECORD = bytes(32)
 """In the place of a record's digest where there is none."""
 
@@ -27,13 +26,13 @@ class Highest(NamedTuple):
     """The highest directory head that was accepted, and the highest timestamp, ms."""
 
     epoch: int = 0
-    root_hash: bytes = _NOTHING  # 32 zero bytes before the first head
+    root_hash: bytes = bytes(32)
     timestamp_ms: int = 0
 
     @property
     def any(self) -> bool:
-        """Whether there is a head."""
-        return self.root_hash != _NOTHING
+        """Whether there is a head: whatever root witnesses sign, its time is after 1970."""
+        return self.timestamp_ms != 0
 
 
 class State(NamedTuple):

@@ -167,6 +167,16 @@ def test_a_witness_that_signs_without_end_hides_no_others_evidence(heads: Heads,
     assert found(kept) == [*[("two_signatures", ("w0",))] * EACH, ("two_heads", ("w0", "w1"))]
 
 
+def test_a_root_of_zeros_is_a_root_as_any(heads: Heads) -> None:
+    """What witnesses sign may be anything: it must not make the vault forget what it accepted."""
+    zeros = by_two(Head(2, bytes(32)))
+    heads.offer(zeros)
+    assert heads.judge_by(by_two(ONE)) == zeros
+    with pytest.raises(HeadRefused) as refusal:
+        heads.offer(by_two(TWO))
+    assert refusal.value.reason == "HEAD_FORK"
+
+
 def test_a_head_cant_be_stuffed_until_it_fits_no_frame(heads: Heads) -> None:
     stuffed = by_two(ONE)
     stuffed.cosignatures.append(Cosignature(message=bytes(20_000)))
