@@ -23,10 +23,10 @@ import tomli_w
 from ipls.address import reachable
 from ipls.admin.bundles import BUNDLE_LIFETIME_MS, first_bundle
 from ipls.admin.certificates import Authority
-from ipls.admin.users import new_users
+from ipls.admin.users import CORE_FOLDER, new_users
 from ipls.akd import EMPTY_ROOT, DirectoryKey
 from ipls.clock import system_now_ms
-from ipls.config import Config, ConfigError
+from ipls.config import Config, ConfigError, PartedCore
 from ipls.crypto import keys
 from ipls.hsm.anchor_service import TokenAnchorService
 from ipls.hsm.state.anchor import genesis
@@ -140,8 +140,11 @@ def create(
 
 
 def _fill(folder: Path, namespace: str, witnesses: list[str], shards: int, port: int, max_head_age_ms: int) -> None:
+    users = new_users(folder)
+    vault_database = str((CORE_FOLDER if users else Path("data")) / "vault.db")
     for name in ("tls", "keys", "data", "data/log", "logs"):
         (folder / name).mkdir(mode=0o700)
+    (folder / vault_database).parent.mkdir(mode=0o700, exist_ok=True)
     seeds = {name: secrets.token_bytes(32) for name in ("vrf", "proposal", "operator", *witnesses)}
     for name, seed in seeds.items():
         write_new(folder / f"keys/{name}.key", seed.hex().encode() + b"\n")
@@ -194,7 +197,7 @@ def _fill(folder: Path, namespace: str, witnesses: list[str], shards: int, port:
     write_new(folder / "keys/token.pin", pin.encode() + b"\n")
     hsm = create_token(folder / "token", pin)
     with (
-        closing(open_vault_store(folder / "data/vault.db")) as database,
+        closing(open_vault_store(folder / vault_database)) as database,
         closing(HsmToken.open(folder / "token", pin)) as token,
     ):
         genesis(database, TokenAnchorService(token, 0))
@@ -209,12 +212,14 @@ def _fill(folder: Path, namespace: str, witnesses: list[str], shards: int, port:
     replace(folder / "bundle.pb", bundle.SerializeToString(), mode=PUBLIC)
     write_endpoints(folder, namespace, addresses, {})
     # Last: a folder with this file is a whole deployment.
-    replace(folder / "ipls.toml", tomli_w.dumps(_config(folder, addresses, witnesses)).encode(), mode=PUBLIC)
+    replace(
+        folder / "ipls.toml", tomli_w.dumps(_config(addresses, witnesses, vault_database, users)).encode(), mode=PUBLIC
+    )
 
 
-def _config(folder: Path, addresses: dict[str, str], witnesses: list[str]) -> dict[str, Any]:
-    users = new_users(folder)
-
+def _config(
+    addresses: dict[str, str], witnesses: list[str], vault_database: str, users: PartedCore | None
+) -> dict[str, Any]:
     def tls(name: str) -> dict[str, str]:
         return {"certificate": f"tls/{name}.pem", "key": f"tls/{name}.key", "ca": "tls/ca.pem"}
 
@@ -248,7 +253,7 @@ def _config(folder: Path, addresses: dict[str, str], witnesses: list[str]) -> di
             "tls": tls("vault"),
             "directory": addresses["updates"],
             "client": tls("vault-reader"),
-            "database": "data/vault.db",
+            "database": vault_database,
             "token": "token",
             "pin": "keys/token.pin",
             "bundle": "bundle.pb",

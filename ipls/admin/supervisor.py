@@ -15,7 +15,7 @@ from ipls.address import parse_address
 from ipls.admin.deployment import CORE, addresses_of, auditor_of, processes_of, write_endpoints
 from ipls.admin.health import check_free, last_words, until_listening, until_there
 from ipls.admin.renewal import Renewed, renew
-from ipls.admin.users import hand_out, why_not_parted
+from ipls.admin.users import why_not_parted
 from ipls.clock import system_now_ms
 from ipls.config import ConfigError, load, load_trust_root
 from ipls.rpc.health import until_serving
@@ -93,8 +93,6 @@ class Supervisor:
                 raise ConfigError(f"{name}: {address}: under `serve all` a port has a number, by which it is asked")
             check_free(name, address)
         await self._renew()
-        if not self.why_not_parted:
-            hand_out(self._config.vault, self._config_file, self._config.trust_root)
         owner.release_async(self._stop)
         for name in self._commands:
             await self._launch(name)

@@ -11,7 +11,7 @@ from ipls.hsm.state import anchor, handoff, replay
 from ipls.hsm.state.owner import Owner
 from ipls.proto.vault.v1.vault_pb2 import SignedBundle
 from ipls.store.errors import StoreDamaged, StoreUnavailable
-from ipls.store.files import PUBLIC, replace, sync
+from ipls.store.files import PUBLIC, put_in_place, replace
 from ipls.store.vault import VaultStore, open_vault_store
 from ipls.trust.bundle import verify_bundle
 from ipls.trust.errors import BundleRefused
@@ -73,8 +73,7 @@ def recover_in_place(vault: VaultConfig, database: Path) -> State:
         state = replay.recover(damaged, target, anchor_service)
     database.with_name(f"{database.name}.damaged").unlink(missing_ok=True)
     os.link(database, database.with_name(f"{database.name}.damaged"))
-    made.replace(database)
-    sync(database.parent)
+    put_in_place(made, database)
     made.with_name(f"{made.name}.lock").unlink()
     return state
 

@@ -14,7 +14,7 @@ from ipls.admin.deployment import CORE
 from ipls.admin.expiry import table_endings, watch
 from ipls.admin.health import check_free
 from ipls.admin.supervisor import Supervisor
-from ipls.admin.users import why_not_parted
+from ipls.admin.users import hand_out, why_not_parted
 from ipls.cli.console import printable
 from ipls.config import (
     ConfigError,
@@ -23,9 +23,9 @@ from ipls.config import (
     LogConfig,
     RegistrationConfig,
     RouterConfig,
+    ServiceConfig,
     VaultConfig,
     WitnessConfig,
-    load_core,
     load_service,
     load_trust_chain,
     load_trust_root,
@@ -97,26 +97,31 @@ def serve_one(name: str, config_file: Path, ports: Mapping[str, str]) -> None:
     table = table.model_copy(update=ports)
     check_free(name, table.listen)
     if isinstance(table, VaultConfig):
-        table = _front(table, config_file)
+        table = _front(table, config, config_file)
     if isinstance(table, DirectoryConfig | VaultConfig) and table.internal_listen:
         check_free(name, table.internal_listen)
     run(name, _watched(_start(config_file, table, config.trust_root), table, config.trust_root))
 
 
-def _front(vault: VaultConfig, config_file: Path) -> VaultConfig:
+def _front(vault: VaultConfig, config: ServiceConfig, config_file: Path) -> VaultConfig:
     """The vault's table where this process is the front's user now; without `parted` it starts the core as its own."""
     if why_not_parted(vault, config_file.absolute().parent):
         return vault.model_copy(update={"parted": None})
     assert vault.parted is not None
+    if os.geteuid() == 0:
+        hand_out(config, config_file)
     become(vault.parted.front)
     return vault
 
 
 def serve_core(config_file: Path) -> None:
-    """Run the vault's core by itself until SIGTERM or SIGINT, as its user. Raises ConfigError."""
-    vault = load_core(config_file).vault
-    if vault.parted is None:
+    """Run the vault's core by itself until SIGTERM or SIGINT, as its user. Raises ConfigError, OSError."""
+    config = load_service(config_file)
+    vault = config.vault
+    if vault is None or vault.parted is None:
         raise ConfigError(f"{config_file}: there is no table [vault.parted]: the front starts the core")
+    if os.geteuid() == 0:
+        hand_out(config, config_file)
     run(CORE, partial(listener.run, vault.core_config or config_file.absolute(), vault.parted))
 
 

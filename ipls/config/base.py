@@ -4,6 +4,7 @@ Tested by tests/config/test_addresses.py.
 """
 
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -77,6 +78,19 @@ def _rebased(item: object, base: Path) -> object:
     if isinstance(item, Path):
         return base / item
     return _rebase(item, base) if isinstance(item, Model) else item
+
+
+def paths(item: object) -> Iterator[Path]:
+    """Every path in a model, and in the models in it."""
+    match item:
+        case Path():
+            yield item
+        case tuple():
+            for each in item:
+                yield from paths(each)
+        case Model():
+            for name in type(item).model_fields:
+                yield from paths(getattr(item, name))
 
 
 def in_home(path: Path) -> Path:

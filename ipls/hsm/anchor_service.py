@@ -185,7 +185,6 @@ class AnchorServiceProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=(self._lock.fileno(),),
-            start_new_session=True,  # a terminal's Ctrl-C is for the front
         )
         return self._process
 

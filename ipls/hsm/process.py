@@ -1,8 +1,11 @@
-"""How the vault's processes begin: the core, its workers, its anchor service.
+"""How the vault's processes begin and end: the core, its workers, its anchor service.
 
-Tested by tests/hsm/core/test_core.py.
+Tested by tests/hsm/core/test_core.py and tests/attack/test_vault_users.py.
 """
 
+import asyncio
+import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +22,23 @@ from ipls.runtime.privileges import close_off
 from ipls.store.errors import StoreError
 
 log = structlog.get_logger()
+
+
+END_S = 5.0
+"""For a core whose front has gone, or that is told to end."""
+
+
+async def ended(core: asyncio.subprocess.Process) -> int:
+    """The status of a core that was started in a session of its own. If it hangs it is killed; so is what it has left:
+    an anchor service that hangs would keep every later core from the database."""
+    try:
+        async with asyncio.timeout(END_S):
+            await core.wait()
+    except TimeoutError:
+        log.error("vault core killed: it hung")
+    with suppress(ProcessLookupError):
+        os.killpg(core.pid, signal.SIGKILL)
+    return await core.wait()
 
 
 def main(name: str, run: Callable[[Path, BinaryIO, BinaryIO], None]) -> None:

@@ -3,6 +3,7 @@
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,14 +39,13 @@ def write_new(path: Path, data: bytes, *, mode: int = PRIVATE) -> None:
 def replace(path: Path, data: bytes, *, mode: int = PRIVATE) -> None:
     """Put a file in the place of what `path` holds, or leads to, if anything; durable when this returns.
 
-    Its mode is `mode`, whatever the old one's was; its owner is the old one's, where root writes. Raises OSError: what
-    was there is there then. A crash may leave a draft beside it, under a name that begins with a dot.
+    Who could read the old one can read it, as far as `mode` allows; its owner is the old one's, where root writes.
+    Raises OSError: what was there is there then. A crash may leave a draft beside it, under a name that begins with a
+    dot.
     """
     if path.is_symlink():
         path = Path(os.path.realpath(path))
-    with _draft(path, data, mode) as draft:
-        if os.geteuid() == 0 and path.exists():
-            os.chown(draft, path.stat().st_uid, path.stat().st_gid)
+    with _draft(path, data, mode, replaced=path) as draft:
         draft.replace(path)
     sync(path.parent)
 
@@ -64,14 +64,30 @@ def append(path: Path, data: bytes) -> None:
 
 
 def put_in_place(draft: Path, path: Path) -> None:
-    """Rename a file that was made beside another to that one's name; durable when this returns. Raises OSError."""
-    sync(draft)
+    """Rename a file that was made beside another to that one's name, with its mode, and its owner where root writes;
+    durable when this returns. Raises OSError."""
+    descriptor = os.open(draft, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        _take_after(path, descriptor, mode=0o777)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
     draft.replace(path)
     sync(path.parent)
 
 
+def _take_after(old: Path, descriptor: int, *, mode: int) -> None:
+    """Have a file be whose `old` is, if that is there, and as open as it, within `mode`: a service of another user is
+    to read what root renews, also under a tight umask."""
+    with suppress(FileNotFoundError):
+        there = old.stat()
+        if os.geteuid() == 0:
+            os.fchown(descriptor, there.st_uid, there.st_gid)
+        os.fchmod(descriptor, stat.S_IMODE(there.st_mode) & mode)
+
+
 @contextmanager
-def _draft(path: Path, data: bytes, mode: int) -> Iterator[Path]:
+def _draft(path: Path, data: bytes, mode: int, *, replaced: Path | None = None) -> Iterator[Path]:
     """The data, durable, in a file beside `path`; gone after the block. What the system refuses names `path`."""
     draft = path.with_name(f".{secrets.token_hex(8)}")
     try:
@@ -79,6 +95,8 @@ def _draft(path: Path, data: bytes, mode: int) -> Iterator[Path]:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
+            if replaced is not None:
+                _take_after(replaced, descriptor, mode=mode)
             os.fsync(descriptor)
         yield draft
     except OSError as error:

@@ -1,7 +1,9 @@
 """Who has come to run code in the vault's front, and with that its user, looks for the token's PIN and keys: in the
 core's processes, in its files, through its socket."""
 
+import asyncio
 import errno
+import grp
 import re
 import subprocess
 from collections.abc import Iterator
@@ -11,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from ipls.admin import users
 from ipls.config import load
+from ipls.rpc.health import until_serving
 from tests.client.deployment import book
 from tests.e2e.running import Deployment, command_line, processes
-from tests.hsm.rig import Rig, children, running_core
+from tests.hsm.rig import Rig, children, ended, running_core
 from tests.users import AS_ROOT, FRONT, STRANGER, as_user, give, open_folder, python
 
 READ = """
@@ -42,6 +46,10 @@ def refused(uid: int, code: str, argument: object) -> bool:
     done = subprocess.run(as_user(uid, *python(), "-c", code, str(argument)), capture_output=True, check=False)
     assert done.stderr == b""
     return done.returncode in (errno.EPERM, errno.EACCES)
+
+
+def run(*command: object) -> None:
+    subprocess.run([str(word) for word in command], check=True, capture_output=True, cwd="/")
 
 
 def shows_itself(uid: int) -> bool:
@@ -107,6 +115,8 @@ class Parted:
         return subprocess.run(command, capture_output=True, check=True, text=True).stdout
 
     async def stores(self, number: str) -> None:
+        config = load(self.folder / "ipls.toml")
+        await until_serving(config.vault.listen, config.vault.tls.ca)
         async with self.deployment.device(number) as phone:
             await self.deployment.register(phone, number)
             phone.import_cards(book(1))
@@ -149,11 +159,12 @@ async def test_the_fronts_user_gets_at_nothing_of_the_cores(parted: Parted) -> N
     front, core = parted.table.front, parted.table.core
     assert parted.uid(parted.deployment.pid("vault")) == front
     data = parted.folder / "data"
-    for file in (parted.folder / "keys/token.pin", data / "vault.db", data / "vault.db.lock", data / "directory.db"):
+    vault = data / "vault"
+    for file in (parted.folder / "keys/token.pin", vault / "vault.db", vault / "vault.db.lock", data / "directory.db"):
         assert refused(front, READ, file)
         assert refused(front, WRITE, file)
     assert refused(front, LIST, parted.folder / "token")
-    for planted in (data / "directory.db-journal", parted.folder / "token/planted", parted.folder / "planted"):
+    for planted in (vault / "vault.db-journal", parted.folder / "token/planted", parted.folder / "planted"):
         assert refused(front, WRITE, planted)
     for module in ("serve vault-core", "ipls.hsm.core", "ipls.hsm.worker", "ipls.hsm.anchor_service"):
         pid = parted.pid(module)
@@ -180,6 +191,72 @@ async def test_only_the_fronts_user_is_served_and_a_second_front_takes_nothing_f
     await parted.stores("+4930700002")
 
 
+@pytest.mark.parametrize("uid", ["core", "front"])
+def test_neither_plants_anything_beside_what_root_opens(parted: Parted, uid: str) -> None:
+    """A journal of SQLite's that lies beside a database is played into it."""
+    data, user = parted.folder / "data", getattr(parted.table, uid)
+    for planted in ("directory.db-journal", "directory.db-wal", "contacts.db-wal", "registration.outbox", "new"):
+        assert refused(user, WRITE, data / planted)
+    assert refused(user, LIST, data)
+    assert refused(user, WRITE, parted.folder / "keys/planted")
+
+
+async def test_root_gives_away_nothing_that_the_core_has_put_a_name_on(parted: Parted, tmp_path: Path) -> None:
+    """Who has taken over the core waits for the next start, at which root hands out what lies in the core's folders."""
+    core, own = parted.table.core, parted.folder / "data/vault"
+    victim = parted.folder / "keys/vrf.key"  # of root's, in a file system where the core could link to it
+    before = victim.stat()
+    planted = [own / "vault.db-planted", parted.folder / "token/objects/planted"]
+    for link in planted:
+        run(*as_user(core, "ln", "-s", str(victim), str(link)))
+    hard = own / "vault.db-hard"
+    run(*AS_ROOT, "ln", victim, hard)  # where the system does not forbid it to the core
+    run(*as_user(core, "mkdir", "-p", str(own.joinpath(*"d" * 400))))
+    try:
+        kill(parted.pid("serve vault-core"))
+        await parted.stores("+4930700021")
+        after = victim.stat()
+        assert (after.st_uid, after.st_gid, after.st_mode) == (before.st_uid, before.st_gid, before.st_mode)
+    finally:
+        run(*AS_ROOT, "rm", "-rf", *planted, hard, own / "d")
+
+
+async def test_a_core_that_hangs_does_not_outlive_its_front(parted: Parted) -> None:
+    core = parted.pid("ipls.hsm.core")
+    hung = [core, *children(core)]
+    ends = [ended(pid) for pid in hung]
+    run(*AS_ROOT, "kill", "-STOP", *hung)
+    kill(parted.deployment.pid("vault"))
+    await asyncio.gather(*ends)
+    await parted.stores("+4930700022")
+
+
+async def test_a_core_that_hangs_does_not_outlive_its_listener(parted: Parted) -> None:
+    core = parted.pid("ipls.hsm.core")
+    end = ended(core)
+    run(*AS_ROOT, "kill", "-STOP", core)
+    kill(parted.pid("serve vault-core"))
+    await end
+    await parted.stores("+4930700024")
+
+
+async def test_what_root_renews_under_a_tight_umask_the_services_still_read(parted: Parted) -> None:
+    """The chain of trust roots is a file that was not there before."""
+    write = "import sys; from pathlib import Path; from ipls.store.files import PUBLIC, replace\n"
+    write += "for f in map(Path, sys.argv[1:]): replace(f, f.read_bytes() if f.exists() else b'', mode=PUBLIC)"
+    names = ("trust.chain", "bundle.pb", "tls/ca.pem", "tls/vault.pem")
+    files, config = [parted.folder / name for name in names], parted.folder / "ipls.toml"
+    run(*AS_ROOT, "sh", "-c", 'umask 077; exec "$@"', "sh", *python(), "-c", write, *files)
+    run(*AS_ROOT, "chmod", "600", config)
+    kill(parted.deployment.pid("vault"))
+    kill(parted.pid("serve vault-core"))
+    await parted.stores("+4930700023")
+    for user in parted.table.core, parted.table.front:
+        assert not any(refused(user, READ, file) for file in files)
+    assert not refused(parted.table.core, READ, config)
+    assert refused(parted.table.front, READ, config)  # a Redis's password may stand in it
+
+
 @pytest.mark.parametrize("victim", ["front", "serve vault-core", "ipls.hsm.core"])
 async def test_each_comes_back_after_its_death(parted: Parted, victim: str) -> None:
     pid = parted.deployment.pid("vault") if victim == "front" else parted.pid(victim)
@@ -188,7 +265,59 @@ async def test_each_comes_back_after_its_death(parted: Parted, victim: str) -> N
 
 
 def kill(pid: int) -> None:
-    subprocess.run([*AS_ROOT, "kill", "-9", str(pid)], check=True)
+    run(*AS_ROOT, "kill", "-9", pid)
+
+
+RECOVER = """
+import sys
+from pathlib import Path
+from ipls.admin.users import hand_out
+from ipls.admin.vault import recover_in_place
+from ipls.config import load_service
+file = Path(sys.argv[1])
+config = load_service(file)
+hand_out(config, file)
+recover_in_place(config.vault, config.vault.database)
+"""
+
+
+def test_what_root_makes_of_a_damaged_database_is_the_cores(folder: Path) -> None:
+    """As `ipls fsck --repair` does: the core that is tried again all the while starts on it."""
+    config = folder / "ipls/ipls.toml"
+    run(*AS_ROOT, *python(), "-m", "ipls.cli.main", "init", folder / "ipls", "--port", "0")
+    run(*AS_ROOT, "sh", "-c", 'umask 077; exec "$@"', "sh", *python(), "-c", RECOVER, config)
+    parted = load(config).vault.parted
+    assert parted is not None
+    made = {file.name: file.stat().st_uid for file in config.parent.glob("data/vault/vault.db*")}
+    assert made == dict.fromkeys(("vault.db", "vault.db.damaged", "vault.db.lock"), parted.core)
+
+
+def test_in_a_folder_with_others_files_the_core_is_refused_and_told_where_to(folder: Path) -> None:
+    """As the first deployments with two users had it."""
+    ipls = [*AS_ROOT, *python(), "-m", "ipls.cli.main"]
+    config = folder / "ipls/ipls.toml"
+    run(*ipls, "init", folder / "ipls", "--port", "0")
+    text = config.read_text().replace("data/vault/", "data/")
+    subprocess.run([*AS_ROOT, "tee", config], check=True, input=text.encode(), capture_output=True)
+    for part in ("vault-core", "vault"):
+        command = [*ipls, "serve", part, "--config", config]
+        done = subprocess.run(command, capture_output=True, check=False, text=True, cwd="/")
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert "move its database to a folder of its own" in done.stderr
+    mode = (folder / "ipls/data").stat().st_mode
+    assert not mode & 0o022
+
+
+def test_a_new_deployments_users_are_of_no_group_either(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """A process has the group of its user's number: it would share what that group has."""
+    monkeypatch.setattr(users, "_why_not", lambda _: "")
+    monkeypatch.setattr(users, "_UIDS", range(FRONT + 99, FRONT + 103, 2))
+    taken = grp.struct_group(("taken", "x", FRONT + 100, []))
+    monkeypatch.setattr("grp.getgrall", lambda: [taken])
+    made = users.new_users(folder)
+    assert made is not None
+    assert (made.core, made.front) == (FRONT + 101, FRONT + 102)
 
 
 def test_a_key_that_root_renews_stays_the_fronts(parted: Parted) -> None:

@@ -35,6 +35,7 @@ from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.vault.v1.core_pb2 import CoreRequest, CoreResponse
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.runtime import clock
+from ipls.runtime.privileges import die_with_parent
 from ipls.runtime.service import Service
 from ipls.store.errors import StoreError
 from ipls.store.vault import open_vault_store
@@ -155,5 +156,7 @@ async def _serve(config_path: Path, front: Front) -> None:
 
 
 def run(config_path: Path, stdin: BinaryIO, _stdout: BinaryIO) -> None:
-    """`serve`, in a loop of its own; stdin is the socket."""
+    """`serve`, in a loop of its own; stdin is the socket. It dies with the process that started it: no other one ends
+    it if it hangs."""
+    die_with_parent()
     asyncio.run(serve(config_path, stdin))

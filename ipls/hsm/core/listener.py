@@ -8,19 +8,22 @@ Tested by tests/attack/test_vault_users.py.
 """
 
 import asyncio
+import select
 import socket
 import struct
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import structlog
 
 from ipls.config import PartedCore
 from ipls.hsm import pipe
+from ipls.hsm.process import ended
 from ipls.proto.vault.v1.core_pb2 import CoreResponse, Refused
 from ipls.runtime.privileges import become, close_off
 from ipls.runtime.service import Service
+from ipls.runtime.tasks import race
 
 log = structlog.get_logger()
 
@@ -41,7 +44,8 @@ class CoreListener:
         """For ever. Raises OSError where a core can't be started."""
         while True:
             connection, _ = await asyncio.get_running_loop().sock_accept(listening)
-            with connection:
+            with ExitStack() as closing:
+                closing.enter_context(connection)
                 _, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
                 if uid != self._front:
                     log.warning("a user who is not the vault's front came to its core", uid=uid)
@@ -54,12 +58,16 @@ class CoreListener:
                         *("-m", "ipls.hsm.core", str(self._config_path)),
                         stdin=connection.fileno(),
                         stdout=asyncio.subprocess.DEVNULL,
+                        start_new_session=True,
                     )
-                    self._process.start("core", self._wait(self._core))
+                    closing.pop_all()
+                    self._process.start("core", self._attend(self._core, connection))
 
-    async def _wait(self, core: asyncio.subprocess.Process) -> None:
-        status = await core.wait()
-        log.info("vault core ended", status=status)
+    async def _attend(self, core: asyncio.subprocess.Process, connection: socket.socket) -> None:
+        """Until it has ended, as it does when its front has gone; the front sees its end by the connection's."""
+        with connection:
+            await race(core.wait(), _hung_up(connection))
+            log.info("vault core ended", status=await ended(core))
         self._core = None
 
     async def close(self) -> None:
@@ -67,7 +75,19 @@ class CoreListener:
         if self._core is not None:
             with suppress(ProcessLookupError):
                 self._core.terminate()
-            await self._core.wait()
+            await ended(self._core)
+
+
+async def _hung_up(connection: socket.socket) -> None:
+    """Return when the other end has closed the connection, of which nothing is read."""
+    hung_up, loop = asyncio.Event(), asyncio.get_running_loop()
+    with select.epoll() as watch:
+        watch.register(connection, select.EPOLLRDHUP)
+        loop.add_reader(watch, hung_up.set)
+        try:
+            await hung_up.wait()
+        finally:
+            loop.remove_reader(watch)
 
 
 async def run(config_path: Path, parted: PartedCore, service: Service) -> None:

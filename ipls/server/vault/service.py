@@ -21,6 +21,7 @@ from ipls._grpc import grpc
 from ipls.config import VaultConfig
 from ipls.hsm import pipe
 from ipls.hsm.core.heads import MAX_SIGNED_HEAD
+from ipls.hsm.process import ended
 from ipls.proto.directory.v1.directory_pb2 import AbsenceRequest, HistoryRequest, WatchHeadsRequest
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.vault.v1.core_pb2 import CoreRequest, CoreResponse, HistoryHandIn, NeedsHistory, Refused
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 CORE_RESTART_S = 0.5
-CORE_STOP_S = 5.0
 DIRECTORY_DEADLINE_S = 10.0
 DIRECTORY_RETRY_S = 0.5
 IN_VAIN = 60
@@ -182,7 +182,8 @@ class CoreProcess:
             return source
         mine, theirs = socket.socketpair()
         with theirs:
-            # In a session of its own, so that a terminal's Ctrl-C ends the front alone, and the front the core.
+            # In a session of its own, so that a terminal's Ctrl-C ends the front alone, and the front the core with all
+            # that it has started.
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *("-m", "ipls.hsm.core", str(self._config_path)),
@@ -264,14 +265,8 @@ class CoreProcess:
         """Leave the core, and end one that was started here, by force if it takes too long."""
         if self._sink is not None:
             self._sink.close()
-        if self._process is None:
-            return
-        try:
-            async with asyncio.timeout(CORE_STOP_S):
-                await self._process.wait()
-        except TimeoutError:
-            self._process.kill()
-            await self._process.wait()
+        if self._process is not None:
+            await ended(self._process)
 
 
 class VaultGateway(VaultServiceServicer):
