@@ -139,7 +139,7 @@ def _contacts(method: str, request: Any, seeds: Iterable[Message], parts: tuple[
     """The account itself signs its bodies, whatever they say. `parts` are streamed after the call."""
     identities: Any = _Anyone()
     store = open_contacts_store(folder() / "contacts.db")
-    caller = SimpleNamespace(peer=lambda: "ipv4:192.0.2.1:7")
+    caller = SimpleNamespace(peer=lambda: "ipv4:192.0.2.1:7", auth_context=dict)
     servicer = ContactsServicer(store, identities, make_root(), now_ms=lambda: NOW, limits=Limits(calls=10**9))
     count = 0
 

@@ -50,7 +50,7 @@ def _() -> Target:
         codes_per_hour=5,
         now_ms=lambda: NOW,
     )
-    call: Any = SimpleNamespace(peer=lambda: "ipv4:192.0.2.1:7")
+    call: Any = SimpleNamespace(peer=lambda: "ipv4:192.0.2.1:7", auth_context=dict)
     asyncio.run(service.RequestCode(registration_pb2.RequestCodeRequest(label=LABEL, request_id=request_id), call))
     digest = tagged_hash("ipls/registration/v1 request", NAMESPACE, LABEL, record, request_id)
     seed = registration_pb2.RegisterRequest(
