@@ -15,11 +15,12 @@ from ipls.vault.session import effects
 RETENTION_MS = 30 * DAY_MS
 # Kept at once of those stored under one identity version: per version, so that a thief can't use up the owner's.
 MAX_GENERATIONS = 8
-# Beside so many of other versions, enough for a rotation: nor can a thief who takes the number again and again.
-CROWDED, MAX_CROWDED_GENERATIONS = 64, 2
-# Of all versions: an account stays small, and its listing a frame. There is room for as many versions as 30 days have,
-# by a directory's default quota of 10 a day.
-MAX_ALL_GENERATIONS = CROWDED + MAX_CROWDED_GENERATIONS * 10 * 30
+# Beside so many of other versions, enough for a rotation, and so long after another version's last: a thief who takes
+# the number again and again, however often, leaves room. An owner who has it back waits so long at most.
+CROWDED, MAX_CROWDED_GENERATIONS, TURN_MS = 64, 2, 150 * 60_000
+# Of all versions: an account stays small, and its listing a frame. There is room for all that 30 days can bring; what
+# was superseded before that makes room, let go or not.
+MAX_ALL_GENERATIONS = CROWDED + MAX_GENERATIONS + MAX_CROWDED_GENERATIONS * (RETENTION_MS // TURN_MS + 2)
 MAX_CHANGE_DELAY_MS = 30 * DAY_MS
 MAX_APPROVERS = 8
 
@@ -264,11 +265,7 @@ def _store(account: Account, identity: Identity, operation: effects.Store, now_m
             return account
     if operation.expected_generation != account.last_generation:
         raise SessionRefused("VAULT_GENERATION_CONFLICT", f"the last generation stored is {account.last_generation}")
-    own = sum(g.identity_version == identity.version for g in account.generations)
-    if own >= (MAX_GENERATIONS if len(account.generations) - own < CROWDED else MAX_CROWDED_GENERATIONS):
-        raise SessionRefused("VAULT_TOO_MANY_GENERATIONS", "finish a rotation before storing another key")
-    if len(account.generations) >= MAX_ALL_GENERATIONS:
-        raise SessionRefused("VAULT_TOO_MANY_GENERATIONS", "finish a rotation; what others stored goes 30 days later")
+    account = _make_room(account, identity, now_ms)
     stored = Generation(
         number,
         operation.store_id,
@@ -282,6 +279,23 @@ def _store(account: Account, identity: Identity, operation: effects.Store, now_m
     return account._replace(
         last_generation=number, deleted_ms=0, stores=account.stores + 1, generations=(*older, stored)
     )
+
+
+def _make_room(account: Account, identity: Identity, now_ms: int) -> Account:
+    """For one more generation. Raises SessionRefused VAULT_TOO_MANY_GENERATIONS."""
+    others = [g for g in account.generations if g.identity_version != identity.version]
+    own, crowded = len(account.generations) - len(others), len(others) >= CROWDED
+    if own >= (MAX_CROWDED_GENERATIONS if crowded else MAX_GENERATIONS):
+        raise SessionRefused("VAULT_TOO_MANY_GENERATIONS", "finish a rotation before storing another key")
+    if crowded and (wait_ms := max(g.stored_ms for g in others) + TURN_MS - now_ms) > 0:
+        message = f"many identities stored keys, the last one just now: try again in {wait_ms // 60_000 + 1} minutes"
+        raise SessionRefused("VAULT_TOO_MANY_GENERATIONS", message)
+    if len(account.generations) < MAX_ALL_GENERATIONS:
+        return account
+    for oldest in others:
+        if oldest.superseded_ms and oldest.superseded_ms + RETENTION_MS <= now_ms:
+            return account._replace(generations=tuple(g for g in account.generations if g != oldest))
+    raise SessionRefused("VAULT_TOO_MANY_GENERATIONS", "there is no room until what others stored is 30 days old")
 
 
 def _release(account: Account, below: int, now_ms: int) -> Account:

@@ -17,6 +17,7 @@ from ipls.vault.account import (
     MAX_CROWDED_GENERATIONS,
     MAX_GENERATIONS,
     RETENTION_MS,
+    TURN_MS,
     Account,
     Generation,
     Times,
@@ -40,6 +41,8 @@ from ipls.vault.session.effects import (
 )
 from ipls.vault.session.transcript import MAX_FRAME
 from tests.vault.accounts import DAY, FIRST, NOW, ROOT_ID, SECOND, THIRD, Vault, store
+
+EPOCH_MS = 3 * 60_000
 
 
 @pytest.fixture
@@ -194,42 +197,98 @@ class Unwritten(Vault):
         return result
 
 
-def test_an_account_holds_so_many_generations_whoever_stored_them() -> None:
-    vault, number, version = Unwritten(), 0, 0
-    while number < MAX_ALL_GENERATIONS:
-        version += 1
-        for _ in range(MAX_GENERATIONS if number < CROWDED else MAX_CROWDED_GENERATIONS):
-            number += 1
-            vault.do(store(number), Identity(bytes(32), version, 1))
-    newest = Identity(bytes(32), version + 1, 1)
-    assert vault.refuses(store(number + 1), newest) == "VAULT_TOO_MANY_GENERATIONS"
-    vault.do(FinishRotation(number), newest)
-    vault.now += RETENTION_MS
-    vault.do(store(number + 1), newest)
+def identity(version: int) -> Identity:
+    return Identity(version.to_bytes(32, "big"), version, version)
+
+
+def stored(vault: Vault, version: int, most: int) -> int:
+    """How many keys an identity may store, which would store so many."""
+    for count in range(most):
+        try:
+            vault.do(store((vault.account.last_generation if vault.account else 0) + 1), identity(version))
+        except SessionRefused as refused:
+            assert refused.reason == "VAULT_TOO_MANY_GENERATIONS"  # noqa: PT017  # it may be stored, too
+            return count
+    return most
 
 
 def test_a_thief_who_takes_the_number_again_and_again_crowds_nobody_out() -> None:
-    """Nine times a day, each time with all the keys that it may store; the owner takes it back in the evening, and
-    rotates. So it goes for longer than anything is kept."""
-    vault, number, owners = Unwritten(), 0, list[int]()
-
-    def identity(version: int) -> Identity:
-        return Identity(version.to_bytes(32, "big"), version, version)
-
-    for day in range(35):
-        for version in range(10 * day + 1, 10 * day + 10):
-            with suppress(SessionRefused):
-                for _ in range(MAX_GENERATIONS):
-                    vault.do(store(number + 1), identity(version))
-                    number += 1
-        owner = identity(10 * day + 10)
+    """With every epoch, for longer than anything is kept, each time with all the keys that it may store. The owner
+    takes it back each evening, waits for a turn at most, and rotates."""
+    vault, version, owners = Unwritten(), 0, list[int]()
+    for _ in range(35):
+        evening = vault.now + DAY - TURN_MS
+        while vault.now < evening:
+            version += 1
+            if not stored(vault, version, MAX_GENERATIONS):
+                version += TURN_MS // EPOCH_MS  # whatever else it is, until its turn comes
+                vault.now += TURN_MS
+            vault.now += EPOCH_MS
+        vault.now = evening + TURN_MS
+        version += 1
         for _ in range(2):  # after a restore, and once more
-            vault.do(store(number + 1), owner)
-            vault.do(FinishRotation(number + 1), owner)
-            number += 1
-        owners.append(number)
-        assert set(owners[-29:]) <= {g.generation for g in vault.listing(owner).generations}
-        vault.now += DAY
+            assert stored(vault, version, 1)
+            assert vault.account
+            vault.do(FinishRotation(vault.account.last_generation), identity(version))
+        owners.append(vault.account.last_generation)
+        assert set(owners[-29:]) <= {g.generation for g in vault.listing(identity(version)).generations}
+
+
+@pytest.fixture(scope="module")
+def crowd() -> Account:
+    """Of an account in which so many identities have stored keys that it is crowded."""
+    vault, version = Unwritten(), 0
+    while not vault.account or len(vault.account.generations) < CROWDED:
+        version += 1
+        assert stored(vault, version, MAX_GENERATIONS) == MAX_GENERATIONS
+    return vault.account
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([EPOCH_MS, TURN_MS - 1, TURN_MS, DAY]),
+            st.integers(0, MAX_GENERATIONS),
+            st.sampled_from([None, FinishRotation(CROWDED), FinishRotation(CROWDED + 2), Delete()]),
+        ),
+        max_size=20,
+    )
+)
+def test_whatever_others_did_an_owner_stores_after_a_turn_and_has_it_for_30_days(
+    crowd: Account, others: list[tuple[int, int, Operation | None]]
+) -> None:
+    vault = Unwritten()
+    vault.account = crowd
+    first = crowd.identity_version + 1
+    vault.now += TURN_MS
+    assert stored(vault, first, 1)
+    owners = vault.account.last_generation
+    for version, (later_ms, most, end) in enumerate(others, first + 1):
+        vault.now += later_ms
+        stored(vault, version, most)
+        with suppress(SessionRefused):  # there is nothing to finish
+            if end:
+                vault.do(end, identity(version))
+        assert len(vault.account.generations) <= MAX_ALL_GENERATIONS
+        kept = {g.number for g in vault.account.generations}
+        assert owners in kept or vault.now >= NOW + TURN_MS + RETENTION_MS
+    vault.now += TURN_MS
+    assert stored(vault, first + len(others) + 1, MAX_CROWDED_GENERATIONS) == MAX_CROWDED_GENERATIONS
+
+
+def test_an_account_that_is_full_lets_go_of_what_was_superseded_30_days_ago_and_of_nothing_else() -> None:
+    vault, version = Unwritten(), 0
+    while vault.now < NOW + RETENTION_MS:
+        version += 1
+        vault.now += TURN_MS
+        assert stored(vault, version, MAX_GENERATIONS)
+    assert vault.account
+    while 1 in {g.number for g in vault.account.generations}:
+        full = len(vault.account.generations)
+        version += 1
+        vault.now += TURN_MS
+        assert stored(vault, version, MAX_CROWDED_GENERATIONS) == MAX_CROWDED_GENERATIONS
+    assert full + MAX_CROWDED_GENERATIONS >= MAX_ALL_GENERATIONS >= len(vault.account.generations)
 
 
 def test_the_largest_listing_fits_a_frame() -> None:
