@@ -153,21 +153,26 @@ def _why_no_http(address: str) -> str:
     return ""
 
 
+_TROUBLE = {"no epoch": "makes no epoch", "updates held": "makes epochs without some updates"}
+"""What a directory logs, once or again and again, and what it does then."""
+
+
 async def epochs(deployment: Deployment) -> list[Finding]:
-    """Whether the directory makes no epoch, by what it logged last, and why; nothing where all is well."""
+    """Whether the directory makes no epoch, or leaves updates out, by what it logged last, and why; nothing where all
+    is well."""
     failure: dict[str, Any] = {}
     for line in last_lines(deployment.file.parent, process_of("directory")):
         with suppress(ValueError, TypeError, KeyError):  # a line of another's making
             said = json.loads(line)
-            if said["event"] in ("no epoch", "epochs again", "another process publishes"):
-                failure = said if said["event"] == "no epoch" else {}
+            if said["event"] in (*_TROUBLE, "epochs again", "another process publishes"):
+                failure = said if said["event"] in _TROUBLE else {}
     if not failure:
         return []
     reason = failure.get("reason", "")
     do = f"see {reason} in docs/protocol/errors.md"
-    if reason == "TREE_CORRUPT":
+    if reason in ("TREE_CORRUPT", "STEP_DIFFERS", "STEP_UNPROVEN"):
         do = f"ipls fsck --repair {deployment.with_config}"
-    text = f"the directory makes no epoch, and tries again: {failure.get('why', '')} [{reason}]"
+    text = f"the directory {_TROUBLE[failure['event']]}, and tries again: {failure.get('why', '')} [{reason}]"
     return [Finding("epochs", State.WRONG, text, do)]
 
 

@@ -12,6 +12,7 @@ from ipls.akd.labels import Node
 from ipls.akd.messages import encode_append_only, encode_label, encode_node
 from ipls.akd.tiles import TileReader
 from ipls.akd.tree import Branch, Path, changes, read_paths
+from ipls.akd.verify import verify_membership, verify_non_membership
 from ipls.akd.versions import Version, absence_markers, future_markers, marker, past_markers
 from ipls.proto.akd.v1 import akd_pb2 as pb
 
@@ -57,6 +58,34 @@ def make_append_only(reader: TileReader, epoch: int) -> bytes:
     Raises AkdError TREE_MISMATCH (nothing was inserted at that epoch, or its tiles are not whole), TILE_CORRUPT.
     """
     return encode_append_only(changes(reader, epoch))
+
+
+def is_free(
+    reader: TileReader,
+    key: DirectoryKey,
+    epoch: int,
+    root_hash: bytes,
+    depth: int,
+    label: bytes,
+    current: Version | None,
+) -> bool:
+    """Whether the tree of `epoch` has no leaf where those of the label's version after `current` would stand.
+
+    As proofs show that hold under `root_hash`. Raises AkdError where the stored tree gives none: it is damaged there.
+    """
+    if epoch == 0:
+        return True
+    places = [Place(label, True, current.version + 1 if current else 1)]
+    if current:
+        places.append(Place(label, False, current.version))
+    prover, free = _Prover(reader, key, epoch, depth, places), True
+    for place in places:
+        if prover.has(place):
+            verify_membership(root_hash, prover.membership(place).SerializeToString())
+            free = False
+        else:
+            verify_non_membership(root_hash, prover.non_membership(place).SerializeToString())
+    return free
 
 
 def _lookup_places(label: bytes, version: int) -> list[Place]:
@@ -144,6 +173,9 @@ class _Prover:
     def vrf_proof(self, place: Place) -> bytes:
         return self._positions[place][1]
 
+    def has(self, place: Place) -> bool:
+        return self._paths[place].found is not None
+
     def nonce(self, place: Place, value: bytes) -> bytes:
         return self._key.nonce(self._positions[place][0], place.version, value)
 
@@ -163,10 +195,9 @@ class _Prover:
         )
 
     def _path(self, place: Place, present: bool) -> Path:
-        path = self._paths[place]
-        if (path.found is not None) != present:
+        if self.has(place) != present:
             raise AkdError("TREE_MISMATCH", "the tree does not hold what is to be proved")
-        return path
+        return self._paths[place]
 
 
 def _membership(branches: Sequence[Branch], node: Node) -> pb.MembershipProof:

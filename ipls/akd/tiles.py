@@ -132,6 +132,8 @@ def decode_tile(row: Row) -> Tile:
     entries = [
         Subtree(label, head & epoch_mask, value) for label, head, value in zip(labels, heads, values, strict=False)
     ]
+    if max(entry.epoch for entry in entries) != row.epoch:
+        raise AkdError("TILE_CORRUPT", "a stored tile is not of the epoch of its newest entry")
     return Tile(kind == 1, entries, values[count:])
 
 

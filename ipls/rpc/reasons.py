@@ -34,6 +34,7 @@ STATUSES: Mapping[str, StatusCode] = {
     "TILE_CORRUPT": StatusCode.DATA_LOSS,
     "TILE_MISSING": StatusCode.DATA_LOSS,
     "TREE_MISMATCH": StatusCode.DATA_LOSS,
+    "LEAF_EXISTS": StatusCode.DATA_LOSS,
     "LABEL_NOT_FOUND": StatusCode.NOT_FOUND,
     "LABEL_PRESENT": StatusCode.FAILED_PRECONDITION,
     "BATCH_SIZE": StatusCode.INVALID_ARGUMENT,

@@ -71,6 +71,11 @@ def test_a_directory_that_makes_no_epoch_is_told_of_with_its_reason_until_it_doe
     assert "the log has another object [LOG_EPOCH_TAKEN]" in found.text
     assert "LOG_EPOCH_TAKEN" in found.do
     with log.open("a") as more:
+        more.write(json.dumps({"event": "updates held", "reason": "TREE_CORRUPT", "why": "2 updates wait"}) + "\n")
+    [found] = [finding for finding in told(folder) if finding.part == "epochs"]
+    assert "makes epochs without some updates, and tries again: 2 updates wait" in found.text
+    assert found.do.startswith("ipls fsck --repair")
+    with log.open("a") as more:
         more.write(json.dumps({"event": "epochs again"}) + "\n")
     assert [finding for finding in told(folder) if finding.part == "epochs"] == []
 

@@ -32,6 +32,8 @@ from ipls.akd import (
     verify_lookup,
 )
 from ipls.akd.keys import Place
+from ipls.akd.prove import is_free
+from ipls.akd.tiles import decode_tile
 from ipls.akd.vrf import SecretKey
 
 KEY = DirectoryKey.from_seed(b"\x07" * 32)
@@ -217,6 +219,36 @@ def test_long_histories() -> None:
         proof = make_history(live.tiles, KEY, live.epoch, live.depth, b"+1", shown)
         head = (live.roots[-1], live.epoch, KEY.public_key, b"+1")
         assert verify_history(*head, proof, most_recent=most_recent) == tuple(shown)
+
+
+def test_a_versions_places_are_free_taken_or_not_to_be_told() -> None:
+    live = Live()
+    live.publish(*((b"+%d" % n, b"a") for n in range(60)))
+    live.publish((b"+1", b"b"))
+
+    def free(label: bytes, current: Version | None, epoch: int = 2, tiles: MemoryTiles = live.tiles) -> bool:
+        return is_free(tiles, KEY, epoch, live.roots[epoch], live.depth, label, current)
+
+    old, new = Version(1, 1, b"a"), Version(2, 2, b"b")
+    assert free(b"+1", new)
+    assert free(b"+60", None)
+    assert free(b"+1", old, epoch=1)
+    assert free(b"+1", None, epoch=0)
+    assert not free(b"+1", None)  # version 1 is there
+    assert not free(b"+1", old)  # and what retires it
+    damaged = MemoryTiles()  # a bit of its root's last value
+    damaged.write(r._replace(body=r.body[:-1] + bytes([r.body[-1] ^ 1])) for r in live.tiles.rows() if r.epoch == 1)
+    with pytest.raises(AkdError):
+        free(b"+1", old, 1, damaged)
+
+
+def test_a_tile_is_of_the_epoch_of_its_newest_entry() -> None:
+    live = Live()
+    live.publish((b"+1", b"a"))
+    [row] = live.tiles.rows()
+    for epoch in (0, 2):
+        with pytest.raises(AkdError, match="TILE_CORRUPT"):
+            decode_tile(row._replace(epoch=epoch))
 
 
 def test_what_is_not_there_is_not_proved() -> None:

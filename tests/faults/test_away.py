@@ -18,7 +18,7 @@ from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.errors import RemoteError
 from ipls.server.contacts import identities
-from ipls.server.directory.errors import PublisherStopped
+from ipls.server.directory.errors import EpochDamaged
 from ipls.store.directory.fsck import Fsck
 from ipls.trust.errors import HeadRefused
 from ipls.trust.heads import verify_head
@@ -92,7 +92,7 @@ async def test_reads_outlive_a_damaged_tree(tmp_path: Path) -> None:
             db.execute("UPDATE tile SET body = substr(body, 2)")
         for _ in range(2):
             world.now_ms += world.root.max_head_age_ms + 1
-            with pytest.raises(PublisherStopped, check=lambda e: e.reason == "TREE_CORRUPT"):
+            with pytest.raises(EpochDamaged, check=lambda e: e.reason == "TREE_CORRUPT"):
                 await publisher.advance()
             head = store.head()
             assert head is not None

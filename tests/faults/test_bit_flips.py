@@ -2,19 +2,23 @@
 are served, and a check finds it."""
 
 import sqlite3
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from ipls._grpc import grpc
+from ipls.akd.keys import Place
 from ipls.client.errors import RefusedError
 from ipls.hsm.core.accounts import _RELEASES
 from ipls.hsm.core.rotation import Rotation
 from ipls.proto.directory.v1 import directory_pb2
 from ipls.rpc.errors import remote_error
-from ipls.store.directory import open_directory_store
+from ipls.server.directory.publisher import HOLD_MS
+from ipls.store.directory import DirectoryStore, open_directory_store
 from ipls.store.directory.fsck import Fsck
 from ipls.vault.limits import Releases
 from ipls.vault.session.effects import List
@@ -22,8 +26,9 @@ from ipls.vault.state.journal import account_key
 from tests.attack.vault_state import NOW, OWNERS, State, Vault, outcome
 from tests.hsm.rig import Owner
 from tests.hsm.state_stores import perform
+from tests.logs import heard
 from tests.server import contact_stores
-from tests.server.directories import Client, World, record
+from tests.server.directories import Client, Driven, World, record
 from tests.store.vault_databases import SqliteDatabase
 
 
@@ -142,18 +147,76 @@ async def test_a_damaged_tile_costs_the_labels_under_it_until_it_is_mended(
             rows = db.execute(f"{damage} WHERE prefix = ?", (prefix,)).rowcount
         found = {label: await answered(client, label) for label in LABELS}
         assert set(found.values()) == {"", f"DATA_LOSS {reason}"}
-        with capture_logs() as logs:  # an epoch that goes over it does not come; reads go on
-            tickets = [await client.submit(1000 + number, label, record(2)) for number, label in enumerate(LABELS)]
-            while not any(line["event"] == "no epoch" and line["reason"] == "TREE_CORRUPT" for line in logs):
-                assert any([not await answered(client, label) for label in LABELS[:9]])
-        check = Fsck(tmp_path / "directory.db", world.root.namespace, world.key)
-        with closing(
-            open_directory_store(tmp_path / "directory.db", world.root.namespace, world.key.public_key)
-        ) as store:
-            assert len(check.run(lambda *_: None, store.mend_tiles).differences) == rows > 0
-        for ticket in tickets:  # the directory goes on by itself
-            await client.published(ticket)
+        assert await without_those_under_damage(world, client) == rows > 0
         assert {await answered(client, label) for label in LABELS} == {""}
+
+
+@pytest.mark.parametrize(("what", "level"), [("hash", 0), ("epoch", 4)])
+async def test_a_bit_in_a_tile_costs_the_updates_that_go_past_it_until_it_is_mended(
+    tmp_path: Path, what: str, level: int
+) -> None:
+    """A whole tile otherwise: in the one above all others, of the subtree 0; or an entry's epoch in the one of that."""
+    world = World(tmp_path)
+    past, elsewhere = (next(at(world, first)) for first in (1 if what == "hash" else 0, 15))
+    async with world.witness(), world.publisher() as (publisher, store, _):
+        await publisher.take_over()
+        await published(world, publisher, store, LABELS)
+        with closing(sqlite3.connect(tmp_path / "directory.db", timeout=10)) as db, db:
+            query = "SELECT rowid, body FROM tile WHERE prefix >= ? ORDER BY prefix LIMIT 1"
+            [(row, body)] = db.execute(query, (bytes([level]),))
+            at_byte = len(body) - 32 * (2 * body[1] - 1) if what == "hash" else 2 + 7
+            body = body[:at_byte] + bytes([body[at_byte] ^ 1]) + body[at_byte + 1 :]
+            db.execute("UPDATE tile SET body = ? WHERE rowid = ?", (body, row))
+        held, other = await published(world, publisher, store, [past, elsewhere])
+        assert (store.published_at(held), store.published_at(other), store.waiting().held) == (None, 2, 1)
+        check = Fsck(tmp_path / "directory.db", world.root.namespace, world.key)
+        check.run(lambda *_: None, store.mend_tiles)
+        world.now_ms += HOLD_MS
+        await publisher.advance()
+        assert (store.published_at(held), store.waiting()) == (3, (0, 0, 0))
+
+
+def at(world: World, first: int) -> Iterator[bytes]:
+    """New labels whose first version stands in this sixteenth of the tree."""
+    for label in (b"+4931%d" % n for n in count()):
+        if world.key.locate([Place(label, True, 1)])[0].bits >> 252 == first:
+            yield label
+
+
+async def published(world: World, publisher: Driven, store: DirectoryStore, labels: Sequence[bytes]) -> list[bytes]:
+    """Their tickets, after an epoch was made of what can be of it."""
+    tickets = [
+        store.submit(label.ljust(16), label, record(1), world.now_ms, daily_quota=9, queue_max=99) for label in labels
+    ]
+    await publisher.advance()
+    return tickets
+
+
+async def without_those_under_damage(world: World, client: Client) -> int:
+    """A new key for each label: most have it at once, the others when `fsck` has mended the tree, and no hand is lent
+    to the directory. How many tiles were mended."""
+    with capture_logs() as logs, closing(open_store(world)) as store:
+        tickets = [await client.submit(1000 + n, label, record(2)) for n, label in enumerate(LABELS)]
+        while store.waiting().updates:
+            await client.first_head()
+        held = store.waiting().held
+        assert 0 < held < len(LABELS) // 2
+        world.now_ms += HOLD_MS  # tried again, in vain
+        assert await client.publish(2000, b"+4932", record(1)) > 1
+        assert store.waiting().held == held
+        assert [line["reason"] for line in logs if line["event"] == "updates held"] == ["TREE_CORRUPT"]
+        check = Fsck(world.folder / "directory.db", world.root.namespace, world.key)
+        differences = check.run(lambda *_: None, store.mend_tiles).differences
+    with heard(event="epochs again") as again:
+        world.now_ms += HOLD_MS
+        for ticket in tickets:
+            await client.published(ticket)
+        await again.wait()
+    return len(differences)
+
+
+def open_store(world: World) -> DirectoryStore:
+    return open_directory_store(world.folder / "directory.db", world.root.namespace, world.key.public_key)
 
 
 # The contact store

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ipls.akd import DirectoryKey, Update, Version
+from ipls.akd.hashing import STALE_COMMITMENT
 from ipls.akd.keys import Place
 from ipls.akd.labels import Label
 from ipls.akd.publish import make_leaves
@@ -81,11 +82,19 @@ def submit_again(
 def _next(
     store: DirectoryStore, key: DirectoryKey, label: bytes, current: Version | None, epoch: int
 ) -> tuple[Label, int, Leaf] | None:
-    """The awaited leaf of the label's version after `current`, with its place and version."""
+    """The awaited leaf of the label's version after `current`, with its place and version.
+
+    None if the one that retires `current` did not come with it: no history could show that version.
+    """
     number = current.version + 1 if current else 1
-    [node] = key.locate([Place(label, True, number)])
+    places = [Place(label, True, number), *([Place(label, False, current.version)] if current else [])]
+    node, *retired = key.locate(places)
     leaf = store.awaited(position(node), epoch)
-    return (node, number, leaf) if leaf else None
+    if leaf is None:
+        return None
+    expected = [Leaf(position(old), leaf.epoch, STALE_COMMITMENT) for old in retired]
+    found = [store.awaited(position(old), epoch) for old in retired]
+    return (node, number, leaf) if found == expected else None
 
 
 def position(node: Label) -> bytes:

@@ -6,14 +6,19 @@ Tested by tests/server/directory/test_recovery.py and tests/store/directory/test
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import structlog
+
 from ipls.akd import AkdError, DirectoryKey, publish, republish, verify_append_only
+from ipls.akd.prove import is_free
 from ipls.auditlog.names import split_name
 from ipls.server.directory.adoption import ResolvedUpdate, find, position, positions
-from ipls.server.directory.errors import LogRefused, PublisherStopped
-from ipls.store.directory import DirectoryStore, EpochRow, Leaf, PreparedEpoch, StoredHead
+from ipls.server.directory.errors import EpochDamaged, LogRefused
+from ipls.store.directory import DirectoryStore, EpochRow, Leaf, PendingUpdate, PreparedEpoch, StoredHead
 from ipls.store.errors import StoreRefused
 from ipls.store.log import LogStore, object_name
 from ipls.trust.limits import MAX_BLOB
+
+log = structlog.get_logger()
 
 
 def prepare(
@@ -22,8 +27,8 @@ def prepare(
     """Write the row of the epoch after the newest head, from at most `max_updates` waiting updates, one a label.
 
     Updates that change nothing are settled at the present epoch, those that bring an adopted leaf's value at the
-    leaf's. None if no other waits. The row is durable and final when this returns: from here on the epoch is this one
-    or none. Raises PublisherStopped TREE_CORRUPT, STEP_UNPROVEN; StoreRefused LEASE_LOST.
+    leaf's. Those that can't be made are left out. None if no other waits. The row is durable and final when this
+    returns: from here on the epoch is this one or none. Raises EpochDamaged; StoreRefused LEASE_LOST.
     """
     head = store.head()
     assert head is not None, "an epoch follows a head"
@@ -37,14 +42,48 @@ def prepare(
         elif same := [q for q, each in zip(batch, found, strict=True) if each.is_same]:
             store.settle(term, same, head.epoch)
         else:
-            made = _make(store, key, head, found)
-            assert made is not None, "every update of the batch changes its label"
-            new = made.publication
-            step = EpochRow(new.epoch, new.old_root, new.new_root, tuple(batch), new.blob)
-            _check(step)
-            store.insert_step(term, step)
-            return step, made
+            try:
+                made = _make(store, key, head, found)
+                assert made is not None, "every update of the batch changes its label"
+                new = made.publication
+                step = EpochRow(new.epoch, new.old_root, new.new_root, tuple(batch), new.blob)
+                _check(step)
+            except EpochDamaged:
+                if not _leave_out(store, key, term, head, batch, found):
+                    raise
+            else:
+                store.insert_step(term, step)
+                return step, made
     return None
+
+
+def _leave_out(
+    store: DirectoryStore,
+    key: DirectoryKey,
+    term: int,
+    head: StoredHead,
+    batch: Sequence[PendingUpdate],
+    found: Sequence[ResolvedUpdate],
+) -> bool:
+    """Take from the queue what keeps a batch from becoming an epoch; False if there is nothing of the kind.
+
+    Refused is what no tree after this one can have: a leaf stands in its place, as an object of the log brought it that
+    was adopted. Held is what goes over damage, which can be mended.
+    """
+    refused, held = list[PendingUpdate](), list[PendingUpdate]()
+    for queued, each in zip(batch, found, strict=True):
+        try:
+            tree = store, key, head.epoch, head.root_hash, head.depth
+            if not is_free(*tree, queued.label, each.update.current):
+                refused.append(queued)
+        except AkdError:
+            held.append(queued)
+    if refused:
+        store.refuse(term, refused, head.epoch)
+        log.error("updates refused", reason="LEAF_EXISTS", updates=len(refused))
+    if held:
+        store.hold(term, held)
+    return bool(refused or held)
 
 
 def adopt(store: DirectoryStore, log: LogStore, term: int, head: StoredHead) -> EpochRow | None:
@@ -75,8 +114,7 @@ def adopt(store: DirectoryStore, log: LogStore, term: int, head: StoredHead) -> 
 def recompute(store: DirectoryStore, key: DirectoryKey, step: EpochRow) -> PreparedEpoch:
     """The epoch of a row written before, e.g. by a process that died.
 
-    Raises PublisherStopped TREE_CORRUPT, STEP_UNPROVEN, and STEP_DIFFERS if it comes out otherwise: proposing that
-    would be a fork.
+    Raises EpochDamaged; STEP_DIFFERS if it comes out otherwise: proposing that would be a fork.
     """
     head = store.head()
     assert head is not None, "a row follows a head"
@@ -86,21 +124,19 @@ def recompute(store: DirectoryStore, key: DirectoryKey, step: EpochRow) -> Prepa
         made = _remake(store, head, step)
     row = (step.epoch, step.old_root, step.new_root, step.blob)
     if made is None or made.publication[:4] != row:
-        raise PublisherStopped(
-            "STEP_DIFFERS",
-            f"the row of epoch {step.epoch} can't be made again from this database and VRF key: restore the database",
-        )
+        message = f"the row of epoch {step.epoch} can't be made again from this database and VRF key"
+        raise EpochDamaged("STEP_DIFFERS", message)
     _check(step)
     return made
 
 
 def _check(step: EpochRow) -> None:
-    """As an outsider does, not by the code that made it. Raises PublisherStopped STEP_UNPROVEN."""
+    """As an outsider does, not by the code that made it. Raises EpochDamaged STEP_UNPROVEN."""
     try:
         verify_append_only(step.old_root, step.new_root, step.epoch, step.blob)
     except AkdError as e:
         message = f"epoch {step.epoch} as it was made here does not prove that it only appends: {e.reason}"
-        raise PublisherStopped("STEP_UNPROVEN", message) from e
+        raise EpochDamaged("STEP_UNPROVEN", message) from e
 
 
 def _make(
@@ -122,8 +158,8 @@ def _remake(store: DirectoryStore, head: StoredHead, step: EpochRow) -> Prepared
     return PreparedEpoch(new, awaited=[Leaf(position(leaf.label), leaf.epoch, leaf.stored) for leaf in leaves])
 
 
-def _corrupt(head: StoredHead, error: AkdError) -> PublisherStopped:
-    return PublisherStopped("TREE_CORRUPT", f"the stored tree of epoch {head.epoch} is damaged: {error}")
+def _corrupt(head: StoredHead, error: AkdError) -> EpochDamaged:
+    return EpochDamaged("TREE_CORRUPT", f"the stored tree of epoch {head.epoch} is damaged: {error}")
 
 
 def write_object(log: LogStore, step: EpochRow) -> bytes:

@@ -6,6 +6,7 @@ Tested by tests/server/directory/test_recovery.py and tests/server/directory/tes
 """
 
 import asyncio
+import logging
 import math
 from asyncio import to_thread
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import structlog
 from ipls.akd import EMPTY_ROOT, DirectoryKey
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.server.directory.epochs import adopt, prepare, recompute, write_object
-from ipls.server.directory.errors import LogRefused, NoEpoch, PublisherStopped
+from ipls.server.directory.errors import EpochDamaged, LogRefused, NoEpoch, PublisherStopped
 from ipls.server.directory.lease import LeaseKeeper
 from ipls.server.directory.pruning import Pruner
 from ipls.server.directory.witnesses import RENEWALS, Witnesses
@@ -52,8 +53,8 @@ class HeadNotifier:
         self.next = asyncio.Event()
 
 
-CORRUPT_RETRY_S = 10.0
-"""Before a damaged tree is tried again: somebody has to mend it first."""
+HOLD_MS = 60_000
+"""Before updates that go over damage are tried again: somebody has to mend it first."""
 
 
 class Publisher:
@@ -88,7 +89,8 @@ class Publisher:
         self._now_ms = now_ms
         self._retry_s = retry_s
         self._wait_s = retry_s[0]
-        self._failed = False
+        self._trouble = ""
+        self._held_ms = 0
         self._term = 0
         self._signed_epoch = 0
         self._is_level = False
@@ -102,7 +104,7 @@ class Publisher:
         self._submitted.set()
 
     async def run(self, lease: LeaseKeeper) -> NoReturn:
-        """Publish whenever the lease is ours, until cancelled. Raises PublisherStopped, but for TREE_CORRUPT.
+        """Publish whenever the lease is ours, until cancelled. Raises PublisherStopped.
 
         Who can't publish gives the lease back for a while: another process may reach what this one does not.
         """
@@ -113,17 +115,11 @@ class Publisher:
                 await lease.hold(seen, above, self._publish)
             except (NoEpoch, OSError, StoreUnavailable) as e:
                 reason = "LOG_UNAVAILABLE" if isinstance(e, OSError) else e.reason
-                self._failed = True
-                log.warning("no epoch", reason=reason, why=str(e), retry_s=self._wait_s)
+                self._trouble = "no epoch"
+                level = logging.ERROR if isinstance(e, EpochDamaged) else logging.WARNING
+                log.log(level, self._trouble, reason=reason, why=str(e), retry_s=self._wait_s)
                 await asyncio.sleep(self._wait_s)
                 self._wait_s = min(2 * self._wait_s, self._retry_s[1])
-            except PublisherStopped as e:
-                if e.reason != "TREE_CORRUPT":
-                    raise
-                # Reads of what is not damaged go on; `ipls fsck --repair` mends the tree under a directory that runs.
-                self._failed = True
-                log.error("no epoch", reason=e.reason, why=str(e), retry_s=CORRUPT_RETRY_S)
-                await asyncio.sleep(CORRUPT_RETRY_S)
             except StoreRefused as e:
                 if e.reason != "LEASE_LOST":
                     raise
@@ -140,15 +136,25 @@ class Publisher:
         while True:
             await self.advance()
             self._wait_s = self._retry_s[0]
-            if self._failed:  # `ipls status` goes by these two lines
-                self._failed = False
-                log.info("epochs again")
+            await self._tell()
             await self._work()
+
+    async def _tell(self) -> None:
+        """Say once that updates are held, and when all is well again: `ipls status` goes by these lines."""
+        held = (await to_thread(self._store.waiting)).held
+        if held and self._trouble != "updates held":
+            self._trouble = "updates held"
+            why = f"{held} updates wait: the stored tree is damaged where they would go"
+            log.error(self._trouble, reason="TREE_CORRUPT", why=why)
+        elif self._trouble and not held:
+            self._trouble = ""
+            log.info("epochs again")
 
     def lead(self, term: int) -> None:
         """Publish in this term from now on."""
         self._term = term
         self._is_level = False
+        self._held_ms = 0
 
     async def advance(self) -> None:
         """One round: start the namespace, finish the row there is, adopt what only the log has, renew the head, publish
@@ -160,6 +166,8 @@ class Publisher:
         head = await to_thread(self._store.head)
         if head is None:
             head = await self._start()
+        is_due = await to_thread(self._epoch_due_ms) <= self._now_ms()
+        self._is_level = self._is_level and not is_due
         try:
             while step := await to_thread(self._store.unfinished_step) or await self._adopt(head):
                 head = await self._finish(step)
@@ -167,7 +175,10 @@ class Publisher:
             await self._keep_young(head)  # which takes neither the log nor the tree, and reads end without
             raise
         await self._keep_young(head)
-        if await to_thread(self._epoch_due_ms) <= self._now_ms():
+        if is_due:
+            if self._hold_ends_ms() <= self._now_ms():
+                self._held_ms = self._now_ms()
+                await to_thread(self._store.let_go, self._term)
             prepared = await to_thread(prepare, self._store, self._key, self._term, self._max_updates)
             self.heads.announce()  # updates that change nothing have their tickets resolved
             if prepared:
@@ -187,7 +198,7 @@ class Publisher:
         """The row of the next epoch, made of the log's object; None if the log has none.
 
         A row made from the queue instead would be a second one for its epoch. Whoever holds the lease alone writes to
-        the log: it is looked at until it has no more.
+        the log, or should: it is looked at until it has no more, and again before each row.
         """
         if self._is_level:
             return None
@@ -250,10 +261,14 @@ class Publisher:
         """When the next epoch is to be made; never, while nothing waits. At once for what was queued at a time that has
         yet to come, by a clock that has been put right since."""
         waiting = self._store.waiting()
+        again_ms = self._hold_ends_ms() if waiting.held else math.inf
         if waiting.updates == 0:
-            return math.inf
+            return again_ms
         at_once = waiting.updates >= self._max_updates or waiting.oldest_ms > self._now_ms()
-        return 0 if at_once else waiting.oldest_ms + self._max_age_ms
+        return 0 if at_once else min(again_ms, waiting.oldest_ms + self._max_age_ms)
+
+    def _hold_ends_ms(self) -> int:
+        return self._held_ms + HOLD_MS if self._held_ms <= self._now_ms() else 0
 
     async def _work(self) -> None:
         """Return when an epoch or the head's renewal is due; until then, prune."""

@@ -86,10 +86,11 @@ class StoredHead(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """The queue as the publisher plans by it."""
+    """The queue as the publisher plans by it: updates that are not held, when the oldest came, and how many are."""
 
     updates: int
     oldest_ms: int
+    held: int
 
 
 class DirectoryStore(ABC):
@@ -156,11 +157,12 @@ class DirectoryStore(ABC):
 
     @abstractmethod
     def published_at(self, ticket: bytes) -> int | None:
-        """The epoch at which the ticket's update holds, None while it waits. Raises StoreRefused TICKET_UNKNOWN."""
+        """The epoch at which the ticket's update holds, None while it waits. Raises StoreRefused TICKET_UNKNOWN,
+        LEAF_EXISTS (it was refused)."""
 
     @abstractmethod
     def waiting(self) -> Waiting:
-        """How many updates wait, and when the oldest was submitted (0 if none)."""
+        """How many updates wait, and when the oldest of those that are not held was submitted (0 if none)."""
 
     @abstractmethod
     def is_queued(self, label: bytes, value: bytes) -> bool:
@@ -169,11 +171,23 @@ class DirectoryStore(ABC):
     @abstractmethod
     def next_batch(self, size: int) -> list[PendingUpdate]:
         """Each label's oldest waiting update, at most `size`: in turn by label, so that a label's second waits until
-        all that others had queued by then have had their first; of one turn, oldest first."""
+        all that others had queued by then have had their first; of one turn, oldest first. No label's that is held."""
 
     @abstractmethod
     def settle(self, term: int, updates: Sequence[PendingUpdate], epoch: int) -> None:
         """Resolve the tickets of updates that change nothing at `epoch`."""
+
+    @abstractmethod
+    def hold(self, term: int, updates: Sequence[PendingUpdate]) -> None:
+        """Leave the labels of these updates out of batches, with what else waits of them and comes, until `let_go`."""
+
+    @abstractmethod
+    def let_go(self, term: int) -> None:
+        """Hold nothing any more."""
+
+    @abstractmethod
+    def refuse(self, term: int, updates: Sequence[PendingUpdate], epoch: int) -> None:
+        """Resolve the tickets of updates that no epoch after `epoch` can take by LEAF_EXISTS."""
 
     # Epochs.
 

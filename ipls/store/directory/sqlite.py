@@ -78,6 +78,8 @@ CREATE TABLE IF NOT EXISTS lease(
 INSERT OR IGNORE INTO lease VALUES (1, 0, 0, 0, 0);
 ALTER TABLE queue ADD COLUMN turn INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX IF NOT EXISTS queue_turn ON queue(turn) WHERE epoch IS NULL;
+ALTER TABLE queue ADD COLUMN held INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE queue ADD COLUMN refused INTEGER NOT NULL DEFAULT 0;
 """,
     frozenset({"tile", "version", "step", "head"}),
 )
@@ -184,10 +186,10 @@ class SqliteDirectory(DirectoryStore):
             query = """SELECT max(coalesce((SELECT min(turn) FROM queue WHERE epoch IS NULL), 0),
                 coalesce((SELECT max(turn) + 1 FROM queue WHERE epoch IS NULL AND label = ?), 0))"""
             (turn,) = db.execute(query, (label,)).fetchone()
-            db.execute(
-                "INSERT INTO queue(request_id, ticket, label, value, submitted_ms, turn) VALUES (?, ?, ?, ?, ?, ?)",
-                (request_id, ticket, label, value, now_ms, turn),
-            )
+            query = """INSERT INTO queue(request_id, ticket, label, value, submitted_ms, turn, held)
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6,
+                    EXISTS (SELECT 1 FROM queue WHERE epoch IS NULL AND label = ?3 AND held))"""
+            db.execute(query, (request_id, ticket, label, value, now_ms, turn))
         return ticket
 
     def _replace_waiting(self, db: Connection, label: bytes) -> None:
@@ -198,12 +200,17 @@ class SqliteDirectory(DirectoryStore):
         db.executemany(query, [(seq,) for seq in waiting if seq not in proposed])
 
     def published_at(self, ticket: bytes) -> int | None:
-        for (epoch,) in self._rows("SELECT epoch FROM queue WHERE ticket = ?", (ticket,)):
+        for epoch, refused in self._rows("SELECT epoch, refused FROM queue WHERE ticket = ?", (ticket,)):
+            if refused:
+                message = "the tree has another's leaf where this label's next version would stand: it can have none"
+                raise StoreRefused("LEAF_EXISTS", message)
             return None if epoch is None else int(epoch)
         raise StoreRefused("TICKET_UNKNOWN", "no such ticket")
 
     def waiting(self) -> Waiting:
-        (row,) = self._rows("SELECT count(*), coalesce(min(submitted_ms), 0) FROM queue WHERE epoch IS NULL")
+        query = """SELECT count(*) FILTER (WHERE NOT held), coalesce(min(submitted_ms) FILTER (WHERE NOT held), 0),
+            count(*) FILTER (WHERE held) FROM queue WHERE epoch IS NULL"""
+        (row,) = self._rows(query)
         return Waiting(*row)
 
     def is_queued(self, label: bytes, value: bytes) -> bool:
@@ -211,13 +218,27 @@ class SqliteDirectory(DirectoryStore):
 
     def next_batch(self, size: int) -> list[PendingUpdate]:
         query = """SELECT seq, label, value FROM queue
-                   WHERE seq IN (SELECT min(seq) FROM queue WHERE epoch IS NULL GROUP BY label)
+                   WHERE seq IN (SELECT min(seq) FROM queue WHERE epoch IS NULL AND NOT held GROUP BY label)
                    ORDER BY turn, seq LIMIT ?"""
         return [PendingUpdate(*row) for row in self._rows(query, (size,))]
 
     def settle(self, term: int, updates: Sequence[PendingUpdate], epoch: int) -> None:
         with self._lead(term, news=True) as db:
             db.executemany("UPDATE queue SET epoch = ? WHERE seq = ?", [(epoch, q.seq) for q in updates])
+
+    def hold(self, term: int, updates: Sequence[PendingUpdate]) -> None:
+        query = "UPDATE queue SET held = 1 WHERE epoch IS NULL AND label = ?"
+        with self._lead(term) as db:
+            db.executemany(query, [(q.label,) for q in updates])
+
+    def let_go(self, term: int) -> None:
+        with self._lead(term) as db:
+            db.execute("UPDATE queue SET held = 0 WHERE epoch IS NULL AND held")
+
+    def refuse(self, term: int, updates: Sequence[PendingUpdate], epoch: int) -> None:
+        query = "UPDATE queue SET epoch = ?, refused = 1 WHERE seq = ?"
+        with self._lead(term, news=True) as db:
+            db.executemany(query, [(epoch, q.seq) for q in updates])
 
     def insert_step(self, term: int, step: EpochRow) -> None:
         with self._lead(term) as db:

@@ -20,7 +20,7 @@ from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.proto.witness.v1.witness_pb2 import ProposeRequest
 from ipls.server.directory import epochs
 from ipls.server.directory.epochs import recompute, write_object
-from ipls.server.directory.errors import LogRefused, NoQuorum, PublisherStopped
+from ipls.server.directory.errors import EpochDamaged, LogRefused, NoQuorum, PublisherStopped
 from ipls.server.directory.witnesses import WitnessClient, Witnesses
 from ipls.store.directory import EpochRow, PendingUpdate, open_directory_store
 from ipls.store.directory.sqlite import SqliteDirectory
@@ -279,7 +279,7 @@ async def test_a_row_that_cannot_be_made_again_is_not_proposed(world: World) -> 
         await publisher.advance()
         row = EpochRow(1, EMPTY_ROOT, b"n" * 32, (PendingUpdate(1, ALICE, record(1)),), b"blob")
         store.insert_step(store.lease().term, row)
-        with pytest.raises(PublisherStopped) as caught:
+        with pytest.raises(EpochDamaged) as caught:
             await publisher.advance()
         assert caught.value.reason == "STEP_DIFFERS"
         assert [state.epoch for state in (await witnesses.states()).values()] == [0]
@@ -301,7 +301,7 @@ async def test_an_epoch_that_an_outsider_would_refuse_is_no_row_and_is_proposed_
         store.submit(bytes(16), ALICE, record(1), NOW, daily_quota=9, queue_max=9)
         with monkeypatch.context() as patch:
             patch.setattr(epochs, "publish", publish)
-            with pytest.raises(PublisherStopped) as caught:
+            with pytest.raises(EpochDamaged) as caught:
                 await publisher.advance()
         assert caught.value.reason == "STEP_UNPROVEN"
         assert store.unfinished_step() is None
@@ -321,7 +321,7 @@ async def test_a_row_over_a_damaged_tree_is_not_made_again(world: World) -> None
             head = store.head()
             assert head is not None
             for batch in ((PendingUpdate(1, ALICE, record(2)),), ()):
-                with pytest.raises(PublisherStopped) as caught:
+                with pytest.raises(EpochDamaged) as caught:
                     recompute(store, world.key, EpochRow(2, head.root_hash, b"n" * 32, batch, b"blob"))
                 assert caught.value.reason == "TREE_CORRUPT"
 

@@ -34,7 +34,7 @@ from ipls.store.directory import EpochRow, PendingUpdate, open_directory_store
 from ipls.store.directory.sqlite import SqliteDirectory
 from ipls.store.errors import StoreDamaged
 from ipls.trust.heads import timestamp, verify_head
-from tests.logs import begun_again
+from tests.logs import begun_again, heard
 from tests.server.directories import ALICE, BOB, NOW, World, record
 
 
@@ -510,7 +510,22 @@ async def test_it_notices_changes_again_after_a_failure(
             assert (await watch.read()).head.epoch == 1
 
 
-async def test_a_publisher_that_must_not_go_on_ends_the_process(world: World) -> None:
+async def test_a_publisher_that_must_not_go_on_ends_the_process(tmp_path: Path) -> None:
+    world = World(tmp_path, start_root=b"r" * 32)
+    async with world.witness():
+        with capture_logs() as lines, pytest.raises(PublisherStopped) as caught:
+            await serving(world)
+    assert caught.value.reason == "START_NOT_EMPTY"
+    ended = [line for line in lines if line["event"] == "task ended, and the process with it"]
+    assert [(line["task"], line["reason"]) for line in ended] == [("publish", "START_NOT_EMPTY")]
+
+
+async def serving(world: World) -> None:
+    async with world.directory():
+        await asyncio.Event().wait()
+
+
+async def test_a_damaged_row_ends_no_reads(world: World) -> None:
     async with world.witness():
         async with world.directory() as client:
             await client.publish(1, ALICE, record(1))
@@ -518,17 +533,11 @@ async def test_a_publisher_that_must_not_go_on_ends_the_process(world: World) ->
             await publisher.take_over()
             row = EpochRow(2, store.head().root_hash, b"n" * 32, (PendingUpdate(1, ALICE, record(2)),), b"blob")
             store.insert_step(store.lease().term, row)
-        with capture_logs() as lines, pytest.raises(PublisherStopped) as caught:
-            await serving_an_update(world)
-    assert caught.value.reason == "STEP_DIFFERS"
-    ended = [line for line in lines if line["event"] == "task ended, and the process with it"]
-    assert [(line["task"], line["reason"]) for line in ended] == [("publish", "STEP_DIFFERS")]
-
-
-async def serving_an_update(world: World) -> None:
-    async with world.directory() as client:
-        await client.submit(2, ALICE, record(2))
-        await asyncio.Event().wait()
+        with heard(event="no epoch", reason="STEP_DIFFERS") as failed:
+            async with world.directory(lease_s=0.5) as client:
+                await failed.wait()
+                lookup = await client.reads.Lookup(pb.LookupRequest(label=ALICE))
+                assert verified(world, lookup.head)[0] == 1
 
 
 @pytest.mark.parametrize(("task", "method"), [("follow Redis", "follow"), ("announce heads", "announce")])

@@ -237,7 +237,7 @@ def test_adopted_leaves_are_awaited_until_their_versions_are_known(store: Direct
 def test_a_repeated_request_gets_its_ticket_and_queues_nothing(store: DirectoryStore) -> None:
     ticket = submit(store, 1)
     assert submit(store, 1, now_ms=NOW + DAY_MS, queue_max=1) == ticket
-    assert store.waiting() == (1, NOW)
+    assert store.waiting() == (1, NOW, 0)
     with refused("REQUEST_ID_REUSED"):
         submit(store, 1, value=b"another key")
     with refused("REQUEST_ID_REUSED"):
@@ -302,9 +302,34 @@ def test_a_batch_has_each_labels_oldest_update(store: DirectoryStore) -> None:
     assert [(q.label, q.value) for q in store.next_batch(10)] == [(ALICE, b"2")]
     store.settle(term(store), store.next_batch(10), 1)
     assert store.published_at(tickets[1]) == 1
-    assert store.waiting() == (0, 0)
+    assert store.waiting() == (0, 0, 0)
     with refused("TICKET_UNKNOWN"):
         store.published_at(b"?" * 16)
+
+
+def test_what_is_held_is_in_no_batch_until_it_is_let_go(store: DirectoryStore) -> None:
+    start(store)
+    for n, label in enumerate((ALICE, ALICE, BOB)):
+        submit(store, n, label, b"%d" % n, now_ms=NOW + n)
+    store.hold(term(store), store.next_batch(1))
+    submit(store, 3, ALICE, b"3")  # what comes later waits behind what is held
+    submit(store, 4, BOB, b"4")
+    assert (waiting(store), store.waiting()) == ([b"2"], (2, NOW, 3))
+    store.let_go(term(store))
+    assert (waiting(store), store.waiting()) == ([b"0", b"2"], (5, NOW, 0))
+
+
+def test_who_was_refused_hears_of_it_and_later_updates_are_tried(store: DirectoryStore) -> None:
+    start(store)
+    tickets = [submit(store, n, value=b"%d" % n) for n in range(2)]
+    store.refuse(term(store), store.next_batch(1), 0)
+    with refused("LEAF_EXISTS"):
+        store.published_at(tickets[0])
+    assert (store.published_at(tickets[1]), waiting(store)) == (None, [b"1"])
+    assert submit(store, 0, value=b"0") == tickets[0]
+    for act in (store.hold, lambda term, batch: store.refuse(term, batch, 0), lambda term, _: store.let_go(term)):
+        with refused("LEASE_LOST"):
+            act(term(store) - 1, store.next_batch(1))
 
 
 def test_a_label_with_many_updates_delays_no_other(store: DirectoryStore) -> None:

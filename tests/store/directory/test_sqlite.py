@@ -27,11 +27,13 @@ def test_the_file_is_private_and_has_the_measured_page_size(store: DirectoryStor
     assert sqlite3.connect(path).execute("PRAGMA page_size").fetchone() == (8192,)
 
 
-def test_a_file_from_before_updates_had_turns_goes_on(store: DirectoryStore, path: Path) -> None:
+def test_a_file_from_before_updates_had_turns_and_were_held_goes_on(store: DirectoryStore, path: Path) -> None:
     start(store)
     submit(store, 1)
     with closing(sqlite3.connect(path)) as old:
-        old.executescript("DROP INDEX queue_turn; ALTER TABLE queue DROP COLUMN turn")
+        old.executescript("DROP INDEX queue_turn")
+        for column in ("turn", "held", "refused"):
+            old.execute(f"ALTER TABLE queue DROP COLUMN {column}")
     with closing(open_directory_store(path, NAMESPACE, VRF_KEY)) as upgraded:
         submit(upgraded, 2)
         submit(upgraded, 3, label=b"+491700000009")
