@@ -11,7 +11,7 @@ import typer
 from ipls.admin.bundles import Fleet, countersign_as, next_bundle, put_in_use, read_bundle
 from ipls.admin.ceremony import read_report, signed_report
 from ipls.admin.witness import read_signature, write_signature
-from ipls.cli.console import printable
+from ipls.cli.console import confirmed, printable
 from ipls.cli.trust import ConfigFile
 from ipls.clock import system_now_ms
 from ipls.config import ConfigError, load, load_trust_root, load_witnesses
@@ -77,7 +77,7 @@ def sign(
     witness, root = settings.named(name), load_trust_root(settings.trust_root)
     signed, now_ms = read_bundle(file), system_now_ms()
     print("\n".join(described(check_bundle(root, signed, now_ms=now_ms))))
-    if not yes and not typer.confirm(f"Sign this as witness {witness.name}?"):
+    if not yes and not confirmed(f"Sign this as witness {witness.name}?"):
         raise typer.Exit(1)
     before = None if previous is None else read_bundle(previous)
     path = write_signature(file, witness.name, countersign_as(witness, root, signed, before, now_ms))

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from ipls.cli.console import emit
+from ipls.cli.console import confirmed, emit
 from ipls.client import events
 from ipls.client.access import WARNING, days, describe, when
 from ipls.client.approvals import Approval, ApprovalRequest, parse_approver
@@ -446,7 +446,7 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Without asking.")] = False,
 ) -> None:
     """Have the vault let this account's keys go. This phone keeps its contacts; no other one can restore them."""
-    if not yes and not typer.confirm("What is stored can't be restored then. Let all keys go?"):
+    if not yes and not confirmed("What is stored can't be restored then. Let all keys go?"):
         raise typer.Exit(1)
     _run(_folder(home, profile), Device.delete_keys, retry_for_s=patience)
     print("the keys are let go; `ipls client store` begins anew")

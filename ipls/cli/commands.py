@@ -172,8 +172,8 @@ def run() -> None:
 
     Raises KeyboardInterrupt, and what is a fault of ours.
     """
-    # A name in any script is printed, whatever the terminal's encoding can show of it.
-    for stream in (sys.stdout, sys.stderr):
+    # A name in any script is printed, whatever the terminal's encoding can show of it; so is what is typed taken.
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:

@@ -20,6 +20,12 @@ def fail(message: str, reason: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
+def confirmed(question: str) -> bool:
+    """Whether the person says yes; the end of the input is a no. (At typer's own question Ctrl-C would be one too.)"""
+    print(f"{question} [y/N]: ", end="", flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def printable(text: str) -> str:
     """Without control characters."""
     return "".join(c if c.isprintable() else "?" for c in text)

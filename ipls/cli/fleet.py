@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ipls.admin import ceremony
-from ipls.cli.console import printable
+from ipls.cli.console import confirmed, printable
 from ipls.cli.hsm import PROFILES
 from ipls.config import load_core, read_secret
 from ipls.proto.vault.v1.fleet_pb2 import Card
@@ -76,7 +76,7 @@ def sign(
     data = ceremony.read_report(file)
     _tell(data)
     signature = sign_transcript(read_secret(officer), data)
-    if not yes and not typer.confirm("Is this what you saw done, and are these the keys that each HSM showed?"):
+    if not yes and not confirmed("Is this what you saw done, and are these the keys that each HSM showed?"):
         raise typer.Exit(1)
     print(f"{ceremony.write_signature(file, signature)}: give this to the operator")
 

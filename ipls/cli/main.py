@@ -1,13 +1,11 @@
-"""The `ipls` command as the system starts it. Nothing is imported here but what Python has already: whatever goes wrong
-from here on, while the rest is being imported too, is one line.
+"""The `ipls` command as the system starts it. Before `main` nothing is imported but what Python has already: whatever
+goes wrong from there on, while the rest is being imported too, is one line.
 
 Tested by tests/cli/test_start.py.
 """
 
 import os
-import signal
 import sys
-from typing import Any
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C, as shells have it."""
@@ -32,6 +30,8 @@ def main() -> None:
         print(f"ipls: a fault of ipls itself, {_place(error)}; please report it [INTERNAL]", file=sys.stderr)
         sys.exit(1)
     finally:
+        import signal
+
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is left to be done in order
 
 
@@ -50,7 +50,7 @@ def _open_standard_streams() -> None:
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115  # for as long as the process
 
 
-def _end_if_interrupted(unraisable: Any) -> None:
+def _end_if_interrupted(unraisable: "sys.UnraisableHookArgs") -> None:
     """A Ctrl-C may come up in a callback of Python's own, where nothing can catch it."""
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
         os._exit(INTERRUPTED)

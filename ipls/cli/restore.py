@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ipls.admin.backup import Restore
+from ipls.cli.console import confirmed
 from ipls.cli.status import REFUSED
 from ipls.config import load
 from ipls.units import date
@@ -31,6 +32,6 @@ def command(
     print(f"the backup is of {date(restoring.made_ms)}")
     for line in restoring.means():
         print(line)
-    if not yes and not typer.confirm("Put it back?"):
+    if not yes and not confirmed("Put it back?"):
         raise typer.Exit(REFUSED)
     print(f"put back: {', '.join(restoring.run(replace=replace))}")

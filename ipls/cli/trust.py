@@ -11,6 +11,7 @@ import typer
 
 from ipls.admin.trust_roots import Draft, append_version, sign_version
 from ipls.admin.witness import write_signature
+from ipls.cli.console import confirmed
 from ipls.clock import system_now_ms
 from ipls.config import chain_file, load_trust_version, load_witnesses
 from ipls.crypto.keys import KEY_BYTES
@@ -79,7 +80,7 @@ def sign(
     old = load_trust_version(settings.trust_root)
     new = successor(old, file.read_bytes())
     _show(old.root, new.root)
-    if not yes and not typer.confirm(f"Sign this as witness {witness.name}?"):
+    if not yes and not confirmed(f"Sign this as witness {witness.name}?"):
         raise typer.Exit(1)
     path = write_signature(file, witness.name, sign_version(witness, old, new, system_now_ms()))
     print(f"{path}: give this to the operator")

@@ -131,6 +131,7 @@ class Service:
         task = self._group.create_task(started(), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: work.close())  # where the task was cancelled before it began
         return task
 
     def enter(self, resource: AbstractContextManager[Resource]) -> Resource:

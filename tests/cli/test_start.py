@@ -1,6 +1,7 @@
 """How the command begins and ends: ports that are taken, a reader that has enough."""
 
 import os
+import pty
 import re
 import socket
 import subprocess
@@ -225,6 +226,58 @@ def test_ctrl_c_ends_a_command_without_a_word(moment: str) -> None:
     program = INTERRUPTED.format(when=MOMENTS[moment])
     ended = subprocess.run([sys.executable, "-c", program, "--version"], capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (130, "")
+
+
+def test_nothing_is_imported_before_the_command_can_say_what_ends_it() -> None:
+    """Ctrl-C while Python imports what it had not before would be a traceback."""
+    program = "import sys; had = {*sys.modules}; import ipls.cli.main; print(*sorted({*sys.modules} - had))"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.stdout == "ipls ipls.cli ipls.cli.main\n"
+
+
+QUESTIONS = [
+    ("client", "vault", "delete"),
+    ("keys", "bundle", "sign", "bundle.pb", "--config", "ipls.toml"),
+    ("keys", "trust", "sign", "trust-2.toml", "--config", "ipls.toml"),
+    ("restore", "backup", "--config", "ipls.toml"),
+]
+
+
+@pytest.fixture(scope="module")
+def asked(deployment: Path) -> Path:
+    """The deployment's folder, with all that the questions are about."""
+    ended = [
+        ipls("keys", "trust", "next", str(deployment / "trust-2.toml"), "--config", str(deployment / "ipls.toml")),
+        ipls("backup", str(deployment / "backup"), "--config", str(deployment / "ipls.toml")),
+    ]
+    assert ended == [(0, "")] * len(ended)
+    return deployment
+
+
+@pytest.mark.parametrize("arguments", QUESTIONS, ids=" ".join)
+@pytest.mark.parametrize(("answer", "status"), [(b"\x03", 130), (b"\x04", 1), (b"\xff\xfe\n\x04", 1)])
+def test_ctrl_c_at_a_question_is_ctrl_c_and_what_is_no_yes_is_a_no(
+    asked: Path, arguments: tuple[str, ...], answer: bytes, status: int
+) -> None:
+    """At a terminal: Ctrl-C, the end of the input, and bytes that are no text."""
+    child, terminal = pty.fork()
+    if not child:
+        os.chdir(asked)
+        os.execv(sys.executable, [sys.executable, "-m", "ipls.cli.main", *arguments])
+    said = b""
+    try:
+        while b"[y/N]: " not in said:
+            said += os.read(terminal, 1024)
+        os.write(terminal, answer)
+        while more := os.read(terminal, 1024):
+            said += more
+    except OSError:  # so the end of a terminal is read
+        pass
+    _, ended = os.waitpid(child, 0)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(ended) == status, said
+    assert b"[y/N]: " in said
+    assert b"Traceback" not in said
 
 
 def test_a_fault_of_ours_is_one_line_that_says_where_and_quotes_nothing() -> None:

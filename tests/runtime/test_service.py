@@ -1,6 +1,7 @@
 """One process and what it runs: what a task's end does to it, and in which order it ends itself."""
 
 import asyncio
+import inspect
 import resource
 import signal
 import subprocess
@@ -123,6 +124,14 @@ async def test_what_is_started_may_end_and_what_it_raises_ends_the_process() -> 
     assert caught.value.reason == "DISK_ON_FIRE"
     assert [(line["task"], line["error"], line["reason"]) for line in lines] == [("fails", "IplsError", "DISK_ON_FIRE")]
     assert "+49" not in str(lines)
+
+
+async def test_what_is_started_and_cancelled_before_it_began_is_closed() -> None:
+    """Before, Python said on standard error that it was never awaited."""
+    work = for_ever()
+    async with Service("test") as service:
+        service.start("late", work)
+    assert inspect.getcoroutinestate(work) == inspect.CORO_CLOSED
 
 
 # The end.
