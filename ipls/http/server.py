@@ -9,14 +9,25 @@ from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ipls.address import cannot_listen, network, parse_address
 from ipls.runtime.half_open import HalfOpenTable
+from ipls.runtime.places import RETRY_AFTER_S, Busy, Places
 from ipls.runtime.service import Service
 
-MAX_CONNECTIONS = 128
-"""One more takes the place of the oldest of the address that has most."""
+MAX_SILENT = 128
+"""Connections without a whole request. One more takes the place of the oldest of the address that has most."""
+MAX_ANSWERS = 128
+"""Made and sent at once, to this machine as many again: a stranger's address has at most a STRANGER_SHARE of what is
+left, as with gRPC (`ipls/rpc/admission.py`)."""
+STRANGER_SHARE = 9
+ANSWER_S = 600
+"""From a whole request to the end of its answer; who reads a large object slowly asks for parts of it."""
+OWN = ("127.0.0.1", "::1")
+"""Where the deployment's other parts call from, and a proxy, which is believed for whom it does (X-Forwarded-For)."""
 MAX_HEAD = 16 * 1024
 """Bytes of a request's line and headers."""
 IDLE_S = 20
@@ -52,32 +63,40 @@ class _Patience:
 class _Protocol(H11Protocol):
     """uvicorn's, which by itself waits for ever for a first request, for the rest of one, and for a slow reader."""
 
-    def __init__(self, *arguments: Any, connections: "HalfOpenTable[_Protocol]", **options: Any) -> None:
+    def __init__(self, *arguments: Any, silent: "HalfOpenTable[_Protocol]", answer_s: float, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._connections = connections
+        self._silent = silent
+        self._answer_s = answer_s
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
         self._request = _Patience(transport, self.timeout_keep_alive)
         self._reader = _Patience(transport, self.timeout_keep_alive)
+        self._answer = _Patience(transport, self._answer_s)
+        self._wait_for_request()
+
+    def _wait_for_request(self) -> None:
+        self._answer.end()
         self._request.begin()
-        if longest := self._connections.admit(self, network(transport.get_extra_info("peername")[0])):
+        if longest := self._silent.admit(self, network(self.transport.get_extra_info("peername")[0])):
             longest.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._connections.leave(self)
-        self._request.end()
-        self._reader.end()
+        self._silent.leave(self)
+        for patience in (self._request, self._reader, self._answer):
+            patience.end()
         super().connection_lost(exc)
 
     def handle_events(self) -> None:
         before = self.cycle
         super().handle_events()
         if self.cycle is not before:
+            self._silent.leave(self)  # who is answered makes room for nobody
             self._request.end()
+            self._answer.begin()
 
     def on_response_complete(self) -> None:
-        self._request.begin()
+        self._wait_for_request()
         super().on_response_complete()  # which may begin with the next request
 
     def pause_writing(self) -> None:
@@ -89,7 +108,31 @@ class _Protocol(H11Protocol):
         self._reader.end()
 
 
-async def serve(service: Service, app: Starlette, listen: str, *, idle_s: int = IDLE_S) -> int:
+class _Admitted:
+    """An application whose requests have a place until they are answered, or are told at once to come again. In it,
+    `client` is the caller's network."""
+
+    def __init__(self, app: Starlette) -> None:
+        self._app = app
+        self._strangers = Places(MAX_ANSWERS, share=STRANGER_SHARE)
+        self._own = Places(MAX_ANSWERS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        host, port = scope["client"]
+        with contextlib.suppress(ValueError):  # of whatever else a proxy says there is one
+            scope["client"] = network(host), port
+        places = self._own if host in OWN else self._strangers
+        try:
+            with places.place(scope["client"][0]):
+                await self._app(scope, receive, send)
+        except Busy as busy:
+            again = {"Retry-After": str(int(RETRY_AFTER_S))}
+            await PlainTextResponse(str(busy), 503, again)(scope, receive, send)
+
+
+async def serve(
+    service: Service, app: Starlette, listen: str, *, idle_s: int = IDLE_S, answer_s: float = ANSWER_S
+) -> int:
     """Serve at `listen` for as long as `service` lasts, then drain; the bound port. Raises OSError if it can't be
     bound."""
     host, port = parse_address(listen)
@@ -98,8 +141,9 @@ async def serve(service: Service, app: Starlette, listen: str, *, idle_s: int = 
     except OSError as error:
         raise OSError(cannot_listen(listen)) from error
     config = uvicorn.Config(
-        app,
-        http=partial(_Protocol, connections=HalfOpenTable[_Protocol](MAX_CONNECTIONS)),  # type: ignore[arg-type]
+        _Admitted(app),
+        http=partial(_Protocol, silent=HalfOpenTable[_Protocol](MAX_SILENT), answer_s=answer_s),  # type: ignore[arg-type]
+        forwarded_allow_ips=list(OWN),
         log_config=None,
         access_log=False,
         lifespan="off",

@@ -8,18 +8,17 @@ Tested by tests/rpc/test_admission.py and tests/attack/test_standing_streams.py.
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Collection, Hashable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ipls.rpc.errors import ServiceError
 from ipls.rpc.peer import Parted, peer_of
 from ipls.runtime.half_open import HalfOpenTable
+from ipls.runtime.places import Busy, Places
 
 KIB = 1024
-RETRY_AFTER_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -145,46 +144,6 @@ def _ms(seconds: float) -> int:
     return int(seconds * 1000)
 
 
-class Places:
-    """So many, of which one holder has at most a `share` of its own and those that are left free, and at most `each`.
-
-    So whoever has none gets one as long as there is any, and n holders who want all, one after the other, leave
-    (1 - 1/share)^n of them: of 1,000, 7 leave 8 by halves, and 20 leave 95 by ninths.
-    """
-
-    def __init__(self, places: int, each: int | None = None, *, share: int = 2) -> None:
-        self._free = places
-        self._each = places if each is None else each
-        self._others = share - 1
-        self._held = Counter[Hashable]()
-
-    def take(self, holder: Hashable) -> None:
-        """`leave` has to follow. Raises ServiceError SERVICE_BUSY."""
-        if not self._free or self._held[holder] >= min(max(1, self._free // self._others), self._each):
-            raise busy()
-        self._free -= 1
-        self._held[holder] += 1
-
-    def leave(self, holder: Hashable) -> None:
-        self._free += 1
-        self._held[holder] -= 1
-        self._held += Counter()  # those at 0 go
-
-    @contextmanager
-    def place(self, holder: Hashable) -> Iterator[None]:
-        """One, for as long as the block lasts. Raises ServiceError SERVICE_BUSY."""
-        self.take(holder)
-        try:
-            yield
-        finally:
-            self.leave(holder)
-
-
-def busy() -> ServiceError:
-    """For who finds no place."""
-    return ServiceError("SERVICE_BUSY", "all places are taken; try again", retry_after_s=RETRY_AFTER_S)
-
-
 _PUSHED_OUT = 0.0
 """The end of a silent call's time that had to make room: long past."""
 
@@ -210,7 +169,7 @@ class Admission:
 
     @asynccontextmanager
     async def silent(self, context: Any, method: Method) -> AsyncIterator[None]:
-        """A place for a call until it has spoken. Raises ServiceError SERVICE_BUSY, CALL_SLOW."""
+        """A place for a call until it has spoken. Raises Busy SERVICE_BUSY; ServiceError CALL_SLOW."""
         table = self._shared.of(context).silent
         try:
             async with asyncio.timeout(self.limits.silent_s + method.request / self.limits.rate) as limit:
@@ -223,7 +182,7 @@ class Admission:
                     table.leave(limit)
         except TimeoutError as error:
             if limit.when() == _PUSHED_OUT:
-                raise busy() from error
+                raise Busy("all places are taken") from error
             raise slow() from error
 
     def check_metadata(self, context: Any) -> None:
@@ -233,7 +192,7 @@ class Admission:
 
     def work(self, context: Any, method: Method) -> None:
         """Takes a place for a call that has spoken, until gRPC is through with it: also with its answer, which a caller
-        may not take. Raises ServiceError SERVICE_BUSY."""
+        may not take. Raises Busy SERVICE_BUSY."""
         shared, peer = self._shared.of(context), peer_of(context)
         places = shared.standing if method.standing else shared.working
         places.take(peer)

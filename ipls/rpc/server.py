@@ -24,7 +24,7 @@ from ipls.rpc.admission import Admission, Limits, Method, Pace, slow
 from ipls.rpc.errors import ServiceError, to_status
 from ipls.rpc.peer import peer_roles
 from ipls.rpc.reasons import STATUSES
-from ipls.runtime.executors import ExecutorBusy
+from ipls.runtime.places import Busy
 from ipls.runtime.service import Service
 
 log = structlog.get_logger()
@@ -191,7 +191,7 @@ class _Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic i
             except (grpc.aio.AbortError, grpc.aio.InternalError):  # the second: its caller has gone
                 raise
             except Exception as error:  # every failure becomes a status
-                if isinstance(error, ExecutorBusy):
+                if isinstance(error, Busy):
                     error = ServiceError(error.reason, error.message, retry_after_s=error.retry_after_s)
                 if not isinstance(error, ServiceError):
                     # The type alone: a message may hold what must not reach a log.

@@ -11,16 +11,10 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
-from ipls.errors import IplsError
+from ipls.runtime.places import Busy
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
-
-RETRY_AFTER_S = 1.0
-
-
-class ExecutorBusy(IplsError):
-    """Too much waits already; nothing was done."""
 
 
 class FairExecutor:
@@ -35,15 +29,13 @@ class FairExecutor:
         self._lock = threading.Lock()
 
     async def run(self, whose: Hashable, work: Callable[P, Result], *arguments: P.args, **options: P.kwargs) -> Result:
-        """What the work returns or raises, done for `whose`, an account or a peer. Raises ExecutorBusy SERVICE_BUSY, at
+        """What the work returns or raises, done for `whose`, an account or a peer. Raises Busy SERVICE_BUSY, at
         once."""
         future: Future[Result] = Future()
         with self._lock:
             own = self._turns.get(whose, ())
             if len(own) >= self._free:
-                raise ExecutorBusy(
-                    "SERVICE_BUSY", f"too much waits for {self._purpose}; try again", retry_after_s=RETRY_AFTER_S
-                )
+                raise Busy(f"too much waits for {self._purpose}")
             self._free -= 1
             self._turns.setdefault(whose, deque()).append((future, lambda: work(*arguments, **options)))
         self._pool.submit(self._work)

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import NoReturn
 
 import pytest
@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from structlog.testing import capture_logs
 
-from ipls.http.server import MAX_CONNECTIONS, MAX_HEAD, serve
+from ipls.http.server import ANSWER_S, MAX_ANSWERS, MAX_HEAD, MAX_SILENT, STRANGER_SHARE, serve
 from ipls.runtime.service import Service, TaskEnded
 
 IDLE_S = 1
@@ -24,15 +24,24 @@ GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
 class Served:
-    """An application with a small answer and one without end."""
+    """An application with a small answer, one without end, and one that waits for `go`."""
 
     def __init__(self) -> None:
         self.ended = asyncio.Event()
         """The endless answer is not made any more."""
-        self.app = Starlette(routes=[Route("/", self.small), Route("/endless", self.endless)])
+        self.held = asyncio.Semaphore(0)
+        """One that waits has begun."""
+        self.go = asyncio.Event()
+        routes = {"/": self.small, "/endless": self.endless, "/held": self.wait}
+        self.app = Starlette(routes=[Route(path, answer) for path, answer in routes.items()])
         self.port = 0
 
     async def small(self, _: Request) -> Response:
+        return PlainTextResponse("hello")
+
+    async def wait(self, _: Request) -> Response:
+        self.held.release()
+        await self.go.wait()
         return PlainTextResponse("hello")
 
     async def endless(self, _: Request) -> Response:
@@ -47,8 +56,10 @@ class Served:
         return StreamingResponse(pieces())
 
     @asynccontextmanager
-    async def connect(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+    async def connect(
+        self, source: str = "127.0.0.1"
+    ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, local_addr=(source, 0))
         try:
             yield reader, writer
         finally:
@@ -65,10 +76,10 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(idle_s: int) -> AsyncIterator[Served]:
+async def serving(idle_s: int, answer_s: float = ANSWER_S) -> AsyncIterator[Served]:
     served = Served()
     async with Service("test") as service:
-        served.port = await serve(service, served.app, "127.0.0.1:0", idle_s=idle_s)
+        served.port = await serve(service, served.app, "127.0.0.1:0", idle_s=idle_s, answer_s=answer_s)
         yield served
 
 
@@ -141,23 +152,94 @@ async def test_nonsense_gets_an_error_or_nothing_and_others_go_on(served: Served
 
 async def test_of_more_connections_than_there_may_be_the_oldest_of_whom_there_are_most_ends() -> None:
     """A reader from another address, who was there first and is slow, is served."""
-    async with serving(3600) as served:
-
-        async def connect(source: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-            return await asyncio.open_connection("127.0.0.1", served.port, local_addr=(source, 0))
-
-        slow_reader, slow = await connect("127.0.0.1")
+    async with AsyncExitStack() as stack:
+        served = await stack.enter_async_context(serving(3600))
+        slow_reader, slow = await stack.enter_async_context(served.connect())
         slow.write(GET[:5])
-        flood = [await connect("127.0.0.2") for _ in range(MAX_CONNECTIONS)]
-        with suppress(ConnectionError):
-            assert await asyncio.wait_for(flood[0][0].read(), WITHIN_S) == b""
+        flood = [await stack.enter_async_context(served.connect("127.0.0.2")) for _ in range(MAX_SILENT)]
+        await closed(flood[0][0])
         slow.write(GET[5:])
-        assert b"hello" in await asyncio.wait_for(slow_reader.readuntil(b"hello"), WITHIN_S)
-        async with served.connect() as (reader, writer):
-            writer.write(GET)
-            assert b"hello" in await asyncio.wait_for(reader.readuntil(b"hello"), WITHIN_S)
-        for writer in (slow, *(writer for _, writer in flood)):
-            writer.close()
+        await hello(slow_reader)
+        reader, writer = await stack.enter_async_context(served.connect())
+        writer.write(GET)
+        await hello(reader)
+
+
+async def closed(reader: asyncio.StreamReader) -> None:
+    """Nothing more comes."""
+    with suppress(ConnectionError):
+        assert await asyncio.wait_for(reader.read(), WITHIN_S) == b""
+
+
+async def hello(reader: asyncio.StreamReader) -> None:
+    """An answer comes."""
+    assert b"hello" in await asyncio.wait_for(reader.readuntil(b"hello"), WITHIN_S)
+
+
+HELD = GET.replace(b"/ ", b"/held ", 1)
+
+
+def forwarded(number: int) -> bytes:
+    """A proxy's request for the caller of that number."""
+    return HELD[:-2] + f"X-Forwarded-For: 198.51.100.{number}\r\n\r\n".encode()
+
+
+async def test_who_is_being_answered_makes_room_for_nobody_who_is_silent() -> None:
+    """Not even for the same address's."""
+    async with AsyncExitStack() as stack:
+        served = await stack.enter_async_context(serving(3600))
+        reader, writer = await stack.enter_async_context(served.connect("127.0.0.2"))
+        writer.write(HELD)
+        await served.held.acquire()
+        flood = [await stack.enter_async_context(served.connect("127.0.0.2")) for _ in range(MAX_SILENT + 1)]
+        await closed(flood[0][0])
+        served.go.set()
+        await hello(reader)
+
+
+async def test_who_wants_all_answers_leaves_places_whoever_it_says_it_is() -> None:
+    async with AsyncExitStack() as stack:
+        served = await stack.enter_async_context(serving(3600))
+        held = MAX_ANSWERS // STRANGER_SHARE
+        for number in range(held + 1):
+            reader, writer = await stack.enter_async_context(served.connect("127.0.0.2"))
+            writer.write(forwarded(number))
+            if number < held:
+                await served.held.acquire()
+        refused = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), WITHIN_S)
+        assert refused.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nretry-after: 1\r\n" in refused
+        other_reader, other = await stack.enter_async_context(served.connect("127.0.0.3"))
+        other.write(GET)
+        await hello(other_reader)
+
+
+async def test_callers_through_a_proxy_are_many_and_take_nothing_of_this_machines_own() -> None:
+    async with AsyncExitStack() as stack:
+        served = await stack.enter_async_context(serving(3600))
+        for number in range(MAX_ANSWERS):
+            _, writer = await stack.enter_async_context(served.connect())
+            writer.write(forwarded(number))
+            await served.held.acquire()
+        reader, writer = await stack.enter_async_context(served.connect())
+        writer.write(forwarded(MAX_ANSWERS))
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n"), WITHIN_S)).startswith(b"HTTP/1.1 503 ")
+        assert b"hello" in await served.ask(GET.replace(b"Host", b"Connection: close\r\nHost"))
+
+
+async def test_a_request_has_a_deadline() -> None:
+    async with serving(3600, answer_s=0.3) as served, served.connect() as (reader, writer):
+        writer.write(HELD)
+        await closed(reader)
+
+
+async def test_a_reader_who_takes_for_ever_is_cut_off() -> None:
+    async with serving(3600, answer_s=0.3) as served, served.connect() as (reader, writer):
+        writer.write(GET.replace(b"/ ", b"/endless ", 1))
+        with suppress(ConnectionError):
+            while await asyncio.wait_for(reader.read(1 << 16), WITHIN_S):
+                pass
+        await asyncio.wait_for(served.ended.wait(), WITHIN_S)
 
 
 async def test_a_server_that_ends_by_itself_ends_its_process(monkeypatch: pytest.MonkeyPatch) -> None:

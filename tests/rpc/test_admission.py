@@ -1,6 +1,5 @@
 """How places are shared, and what the limits say of each method."""
 
-from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -16,29 +15,12 @@ from ipls.proto.contacts.v1.contacts_pb2 import (
     SignedCall,
 )
 from ipls.proto.directory.v1.directory_pb2 import BatchLookupRequest
-from ipls.rpc.admission import FRONT, METHODS, Limits, Method, Places
-from ipls.rpc.errors import ServiceError
+from ipls.rpc.admission import FRONT, METHODS, Limits, Method
+from ipls.runtime.places import Places
 from ipls.server.directory.service import MAX_BATCH
 from ipls.trust.limits import MAX_INT
 from ipls.vault.session.transcript import MAX_FRAME
-
-
-def taken(places: Places, holder: str) -> int:
-    """How many it gets when it wants all."""
-    count = 0
-    with suppress(ServiceError):
-        while True:
-            places.take(holder)
-            count += 1
-    return count
-
-
-def test_each_of_those_who_want_all_leaves_a_part_free() -> None:
-    places = Places(100)
-    assert [taken(places, holder) for holder in "abc"] == [50, 25, 13]
-    for _ in range(50):
-        places.leave("a")
-    assert taken(places, "d") == 31
+from tests.runtime.test_places import taken
 
 
 def test_twenty_strangers_leave_a_tenth() -> None:
@@ -59,20 +41,6 @@ def test_calls_and_streams_end_with_a_reason_before_their_connection_does() -> N
     limits = Limits()
     longest_s = max(method.deadline_s for method in (Method(), *METHODS.values()))
     assert max(longest_s, limits.standing_s) <= limits.connection_grace_s
-
-
-def test_the_last_place_is_given() -> None:
-    places = Places(1)
-    with places.place("a"), pytest.raises(ServiceError):
-        places.take("b")
-    places.take("b")
-
-
-def test_nobody_has_more_than_each_may() -> None:
-    places = Places(100, each=3)
-    assert [taken(places, holder) for holder in "ab"] == [3, 3]
-    places.leave("a")
-    assert taken(places, "a") == 1
 
 
 def test_the_methods_with_limits_of_their_own_are_there() -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ipls.runtime.executors import ExecutorBusy, FairExecutor
+from ipls.runtime.executors import FairExecutor
+from ipls.runtime.places import Busy
 
 PLACES = 8
 
@@ -45,7 +46,7 @@ def held() -> Iterator[Held]:
 
 async def settled(*tasks: "asyncio.Task[None]") -> list[str]:
     found = await asyncio.gather(*tasks, return_exceptions=True)
-    return [error.reason if isinstance(error, ExecutorBusy) else str(error or "") for error in found]
+    return [error.reason if isinstance(error, Busy) else str(error or "") for error in found]
 
 
 async def test_one_caller_alone_has_half_of_the_places_and_others_still_get_one(held: Held) -> None:
@@ -67,7 +68,7 @@ async def test_what_is_refused_says_when_to_try_again_and_then_there_is_a_place(
     first = await held.hold()
     flood = [held.ask(str(number)) for number in range(PLACES)]
     await asyncio.sleep(0)
-    with pytest.raises(ExecutorBusy) as busy:
+    with pytest.raises(Busy) as busy:
         await held.executor.run("another", held.done.append, "another")
     assert busy.value.retry_after_s == 1
     held.release.set()

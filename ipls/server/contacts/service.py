@@ -14,11 +14,11 @@ from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import verify
 from ipls.proto.contacts.v1 import contacts_pb2 as pb
 from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceServicer
-from ipls.rpc.admission import Places
 from ipls.rpc.channel import CHUNK, chunks, cut
 from ipls.rpc.errors import ServiceError, refuse
 from ipls.rpc.peer import network_of
 from ipls.runtime.executors import FairExecutor
+from ipls.runtime.places import Places
 from ipls.server.contacts.identities import Identities
 from ipls.store.contacts import ContactsStore, Manifest, RecordKey
 from ipls.store.errors import StoreRefused

@@ -81,7 +81,7 @@ class ReadAuthorizer:
 
     async def open(self, request: pb.OpenSessionRequest, peer: str) -> pb.OpenSessionResponse:
         """A session for the identity that signed the call, now or before the account's. Raises ServiceError;
-        ExecutorBusy, if too much of the peer's waits."""
+        Busy, if too much of the peer's waits."""
         return await self._checker.run(peer, self._open, request)
 
     def _open(self, request: pb.OpenSessionRequest) -> pb.OpenSessionResponse:

@@ -10,12 +10,12 @@ from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceServicer, UpdateServiceServicer
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
 from ipls.proto.witness.v1.head_pb2 import SignedHead
-from ipls.rpc.admission import Places
 from ipls.rpc.channel import CHUNK
 from ipls.rpc.errors import ServiceError, refuse
 from ipls.rpc.peer import Parted, peer_of
 from ipls.rpc.reads import MAX_VERSIONS, history_responses
 from ipls.runtime.executors import FairExecutor
+from ipls.runtime.places import Places
 from ipls.server.directory.adoption import known_versions
 from ipls.server.directory.authorizer import ReadAuthorizer
 from ipls.server.directory.cache import CacheKey, ProofCache

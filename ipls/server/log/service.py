@@ -19,7 +19,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from ipls.runtime.executors import ExecutorBusy, FairExecutor
+from ipls.runtime.executors import FairExecutor
+from ipls.runtime.places import Busy
 from ipls.store.errors import StoreError
 from ipls.store.log import LogStore, ObjectInfo
 
@@ -143,7 +144,7 @@ class _Endpoints:
                 raise HTTPException(404) from e
             log.error("the log can't be read", reason=e.reason, why=str(e))
             raise HTTPException(503, headers=_RETRY) from e
-        except ExecutorBusy as e:
+        except Busy as e:
             raise HTTPException(503, headers=_RETRY) from e
         except OSError as e:
             log.warning("the log does not answer", why=str(e))

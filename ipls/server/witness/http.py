@@ -21,7 +21,8 @@ from starlette.routing import Route
 from ipls.clock import system_now_ms
 from ipls.http.client import HttpClient, HttpUnavailable
 from ipls.proto.witness.v1.head_pb2 import Cosignature
-from ipls.runtime.executors import ExecutorBusy, FairExecutor
+from ipls.runtime.executors import FairExecutor
+from ipls.runtime.places import Busy
 from ipls.store.errors import StoreRefused
 from ipls.store.witness import Signed, WitnessStore
 from ipls.trust.heads import CIPHERSUITE, timestamp
@@ -148,7 +149,7 @@ def auditor_app(
             Route(one + "/audits/{epoch}", audit),
             Route(one + "/last-verified-epoch", last_verified_epoch),
         ],
-        exception_handlers={HttpUnavailable: unavailable, ExecutorBusy: busy},
+        exception_handlers={HttpUnavailable: unavailable, Busy: busy},
     )
 
 
@@ -168,7 +169,7 @@ class _Shown:
         self._looking = FairExecutor("the audit interface", 2, MAX_LOOKS)  # signing waits for no reader
 
     async def run(self, work: Callable[[], _T]) -> _T:
-        """Off the event loop. Raises ExecutorBusy."""
+        """Off the event loop. Raises Busy."""
         return await self._looking.run(None, work)
 
     async def get(self, epoch: int) -> Signed | None:
