@@ -8,7 +8,7 @@ import pytest
 from ipls.crypto.keys import public_key, sign
 from ipls.proto.vault.v1 import vault_pb2 as pb
 from ipls.vault.account import MAX_APPROVERS, MAX_CHANGE_DELAY_MS, RETENTION_MS
-from ipls.vault.errors import OperationRefused
+from ipls.vault.errors import OperationRefused, SessionRefused
 from ipls.vault.session import transcript
 from ipls.vault.session.effects import (
     AddApprover,
@@ -87,6 +87,12 @@ def test_the_time_runs_from_the_first_sight_of_each_version(vault: Vault) -> Non
     vault.do(Retrieve(0), THIRD)
 
 
+def test_the_refusal_says_until_when(vault: Vault) -> None:
+    vault.do(SetChangeDelay(7 * DAY))
+    with pytest.raises(SessionRefused, match="until 2023-11-21 22:13:20 UTC"):  # NOW is on the 14th
+        vault.do(Retrieve(0), SECOND)
+
+
 def test_a_host_that_sets_its_clock_forward_shortens_nothing(vault: Vault) -> None:
     vault.do(Handshake(), SECOND)
     vault.host_ahead = 100 * DAY
@@ -116,7 +122,7 @@ def test_longer_is_at_once_and_shorter_takes_the_present_delay(vault: Vault) -> 
     assert vault.do(SetChangeDelay(0)) == asked  # the repeat of a lost answer
     vault.now += 1
     listing = vault.listing()
-    assert (listing.change_delay_ms, listing.next_change_delay_from_ms) == (0, 0)
+    assert (listing.change_delay_ms, listing.next_change_delay_ms, listing.next_change_delay_from_ms) == (0, 0, 0)
     assert vault.do(SetChangeDelay(0)) == asked
     vault.do(Retrieve(0), SECOND)
 
@@ -130,7 +136,7 @@ def test_a_shorter_delay_that_was_asked_for_is_no_help_to_a_thief(vault: Vault) 
     assert vault.refuses(Retrieve(0), SECOND) == "VAULT_CHANGE_DELAYED"
     assert vault.refuses(Retrieve(0), THIRD) == "VAULT_CHANGE_DELAYED"
     listing = vault.listing(THIRD)
-    assert (listing.change_delay_ms, listing.next_change_delay_from_ms) == (DELAY, 0)
+    assert (listing.change_delay_ms, listing.next_change_delay_ms, listing.next_change_delay_from_ms) == (DELAY, 0, 0)
 
 
 def test_a_shorter_delay_can_be_taken_back(vault: Vault) -> None:
