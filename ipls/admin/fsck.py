@@ -3,7 +3,7 @@
 Tested by tests/faults/test_fsck.py.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +20,13 @@ from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.store.contacts import open_contacts_store
 from ipls.store.directory import DirectoryStore
 from ipls.store.engine import sqlite
+from ipls.store.errors import StoreDamaged
 from ipls.store.log import FileLog, LogStore
 from ipls.store.log.opening import open_log
 from ipls.store.witness import open_witness_store
 from ipls.trust.heads import signers
 from ipls.trust.root import TrustRoot
+from ipls.vault.errors import SessionRefused
 
 Progress = Callable[[str, int, int], None]
 
@@ -170,12 +172,19 @@ def _witness(witness: WitnessConfig, root: TrustRoot, now_ms: int) -> Iterator[F
 
 
 def _vault(config: Config, repair: bool) -> Iterator[Finding]:
-    _, found = vault.check(config.vault)
+    found: Sequence[IplsError]
+    try:
+        _, found = vault.check(config.vault)
+    except (SessionRefused, StoreDamaged) as refused:  # it would not start
+        found = [refused]
     if found and repair and isinstance(config.vault.database, Path):
         state = vault.recover_in_place(config.vault, config.vault.database)
         yield from (Finding("vault", f"{each.message} (of {state.sequence} entries)", mended=True) for each in found)
         return
-    do = "run this with --repair, or `ipls vault recover` from a copy of the database"
+    by_itself = (
+        "run this with --repair" if isinstance(config.vault.database, Path) else "start it: it mends what it can"
+    )
+    do = f"{by_itself}, or `ipls vault recover` from a copy of the database (docs/operations.md)"
     yield from (Finding("vault", f"{each.reason}: {each.message}", do) for each in found)
 
 

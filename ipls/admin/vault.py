@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ipls.config import CoreConfig, VaultConfig, VaultPostgresConfig, load_trust_root
 from ipls.hsm.anchor_service import TokenAnchorService, open_anchor_service
-from ipls.hsm.state import anchor, handoff, replay
+from ipls.hsm.state import anchor, handoff, mending, replay
 from ipls.hsm.state.owner import Owner
 from ipls.proto.vault.v1.vault_pb2 import SignedBundle
 from ipls.store.errors import StoreDamaged, StoreUnavailable
@@ -45,17 +45,23 @@ def check(vault: VaultConfig) -> tuple[State, list[SessionRefused]]:
     would not start on it, StoreError."""
     with offline_vault(vault) as (store, anchor_service):
         state = replay.catch_up(store, anchor_service, anchor.read_anchor(anchor_service).state)
-        return state, [each for found in replay.check(store, anchor_service, lambda: state) for each in found]
+        return state, [each for found in replay.check(store, anchor_service, state) for each in found]
 
 
 def recover(vault: VaultConfig, damaged: Path | VaultPostgresConfig) -> State:
-    """The database made again from the log in the damaged one, all that the log proves or nothing. Raises
-    SessionRefused, StoreError."""
+    """The database made again from the log in the damaged one, in which flipped bits are put right first: all that the
+    log proves or nothing. Raises SessionRefused, StoreError."""
     with (
         offline_vault(vault) as (store, anchor_service),
         closing(open_vault_store(damaged, wait=False)) as source,
     ):
-        return replay.recover(source, store, anchor_service)
+        return _recovered(source, store, anchor_service)
+
+
+def _recovered(source: VaultStore, target: VaultStore, anchor_service: TokenAnchorService) -> State:
+    for _ in mending.mend_log(source, anchor_service, anchor.read_anchor(anchor_service).state):
+        pass
+    return replay.recover(source, target, anchor_service)
 
 
 def recover_in_place(vault: VaultConfig, database: Path) -> State:
@@ -70,7 +76,7 @@ def recover_in_place(vault: VaultConfig, database: Path) -> State:
         offline_vault(vault) as (damaged, anchor_service),
         closing(open_vault_store(made, wait=False)) as target,
     ):
-        state = replay.recover(damaged, target, anchor_service)
+        state = _recovered(damaged, target, anchor_service)
     database.with_name(f"{database.name}.damaged").unlink(missing_ok=True)
     os.link(database, database.with_name(f"{database.name}.damaged"))
     put_in_place(made, database)

@@ -18,7 +18,7 @@ from ipls.vault.history import Seen, follow
 from ipls.vault.limits import Limits
 from ipls.vault.session.effects import Handshake, History, Operation, Retrieve
 from ipls.vault.state.journal import account_key
-from tests.attack.vault_state import ME, NOW, OWNERS, Vault, looked_at, outcome, use, wrapped
+from tests.attack.vault_state import ME, NOW, OWNERS, Vault, looked_at, offline, outcome, use, wrapped
 from tests.hsm.state_stores import MemoryNotary, perform
 from tests.store.postgres import PostgresServer
 from tests.store.vault_databases import BACKENDS, COLLISION, FAILED, Database, SqliteDatabase, new_database
@@ -146,9 +146,11 @@ def test_a_hole_in_the_log_is_found(vault: Vault, sequence: int) -> None:
     assert walk(vault) == "VAULT_LOG_BROKEN"
 
 
-def test_the_anchors_entry_moved_up_is_refused(vault: Vault) -> None:
+def test_the_anchors_entry_moved_up_is_moved_back(vault: Vault) -> None:
+    before = vault.rows("SELECT * FROM log ORDER BY sequence")
     vault.edit("UPDATE log SET sequence = sequence + 1 WHERE sequence = (SELECT max(sequence) FROM log)")
-    assert start(vault) == "VAULT_LOG_BROKEN"
+    assert start(vault) is None
+    assert vault.rows("SELECT * FROM log ORDER BY sequence") == before
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
@@ -222,25 +224,40 @@ def test_another_vaults_entry_goes_on_from_nowhere(vault: Vault) -> None:
 # Moved
 
 
-def test_a_record_moved_to_another_account_is_refused(vault: Vault) -> None:
+@pytest.fixture(params=["the log has it", "the log has it no more"])
+def logged(request: pytest.FixtureRequest) -> bool:
+    """Whether the host leaves the log as it is: a record that it edits is had back from there, never believed."""
+    return bool(request.param == "the log has it")
+
+
+def forget(vault: Vault, label: str, *, logged: bool) -> None:
+    """Of the log's rows, unless they are left, which are this account's."""
+    if not logged:
+        vault.edit("UPDATE log SET key = ? WHERE key = ?", b"", account_key(label))
+
+
+def test_a_record_moved_to_another_account_is_not_taken(vault: Vault, logged: bool) -> None:
     alice, bob = account_key(ALICE), account_key(BOB)
-    [(record,)] = vault.rows("SELECT record FROM records WHERE key = ?", alice)
-    vault.edit("UPDATE records SET record = ? WHERE key = ?", record, bob)
+    vault.edit("UPDATE records SET record = (SELECT record FROM records WHERE key = ?) WHERE key = ?", alice, bob)
+    forget(vault, BOB, logged=logged)
     with vault.running() as state:
-        assert outcome(lambda: state.key(BOB)) == "VAULT_DATABASE_EDITED"
+        assert outcome(lambda: state.key(BOB)) == (wrapped(BOB, 1) if logged else "VAULT_DATABASE_EDITED")
         assert state.key(ALICE) == wrapped(ALICE, 1)
-    assert walk(vault) == "VAULT_DATABASE_EDITED"
+    assert walk(vault) is None  # which has put the log right by now
+    with vault.running() as state:
+        assert state.key(BOB) == wrapped(BOB, 1)
 
 
-def test_a_key_moved_to_another_generation_is_refused(vault: Vault) -> None:
+def test_a_key_moved_to_another_generation_is_not_taken(vault: Vault, logged: bool) -> None:
     with vault.running() as state:
         use(state, [ALICE])
     [(record,)] = vault.rows("SELECT record FROM records WHERE key = ?", account_key(ALICE))
     moved = record.replace(wrapped(ALICE, 2), wrapped(ALICE, 1))
     assert moved != record
     vault.edit("UPDATE records SET record = ? WHERE key = ?", moved, account_key(ALICE))
+    forget(vault, ALICE, logged=logged)
     with vault.running() as state:
-        assert outcome(lambda: state.key(ALICE)) == "VAULT_DATABASE_EDITED"
+        assert outcome(lambda: state.key(ALICE)) == (wrapped(ALICE, 2) if logged else "VAULT_DATABASE_EDITED")
 
 
 def test_what_another_shard_wrote_is_refused(vault: Vault, tmp_path: Path) -> None:
@@ -251,6 +268,7 @@ def test_what_another_shard_wrote_is_refused(vault: Vault, tmp_path: Path) -> No
     record = vault.rows("SELECT record FROM records WHERE key = ?", account_key(ALICE))[0][0]
     moved = other.copy()
     moved.edit("UPDATE records SET record = ? WHERE key = ?", record, account_key(ALICE))
+    forget(moved, ALICE, logged=False)
     with moved.running() as state:
         assert outcome(lambda: state.key(ALICE)) == "VAULT_DATABASE_EDITED"
     other.database, database = vault.database, other.database
@@ -259,11 +277,23 @@ def test_what_another_shard_wrote_is_refused(vault: Vault, tmp_path: Path) -> No
     assert start(other) == "VAULT_ANCHOR_MISSING"
 
 
-def test_an_account_left_out_is_not_a_new_one(vault: Vault) -> None:
+def test_an_account_left_out_is_not_a_new_one(vault: Vault, logged: bool) -> None:
     """A fresh account would let a thief store a first key, and hides that there was one."""
     vault.edit("DELETE FROM records WHERE key = ?", account_key(ALICE))
+    forget(vault, ALICE, logged=logged)
     with vault.running() as state:
-        assert outcome(lambda: state.do(ALICE, Handshake())) == "VAULT_DATABASE_EDITED"
+        assert outcome(lambda: state.do(ALICE, Handshake())) == (None if logged else "VAULT_DATABASE_EDITED")
+        assert outcome(lambda: state.key(ALICE)) == (wrapped(ALICE, 1) if logged else "VAULT_DATABASE_EDITED")
+
+
+def test_an_older_record_in_the_log_is_not_taken(vault: Vault) -> None:
+    """The host hides the account's newest entries: what it was before them is not what the anchor vouches for."""
+    with vault.running() as state:
+        use(state, [ALICE, BOB])
+    vault.edit("DELETE FROM records WHERE key = ?", account_key(ALICE))
+    vault.edit("UPDATE log SET key = ? WHERE key = ? AND sequence > 15", b"", account_key(ALICE))
+    with vault.running() as state:
+        assert outcome(lambda: state.key(ALICE)) == "VAULT_DATABASE_EDITED"
 
 
 def test_an_account_made_up_is_none(vault: Vault) -> None:
@@ -285,7 +315,8 @@ COLUMNS = {
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_no_bit_of_any_row_can_be_changed(honest: Vault, data: st.DataObject) -> None:
-    """What is answered is the truth or refused; and the walk, which the vault begins with, finds it."""
+    """What is answered is the truth or refused; the walk, which the vault begins with, has it back, and a vault that is
+    off finds it."""
     change_a_bit(honest.copy(), data)
 
 
@@ -312,10 +343,13 @@ def change_a_bit(vault: Vault, data: st.DataObject) -> None:
         vault.edit(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", changed, name)
     except COLLISION:
         return  # there is such a row
+    assert offline(vault) in REASONS
     with vault.running() as state:
         found = looked_at(state)
         assert all(found[what] in (truth[what], *REASONS) for what in truth)
-        assert outcome(state.check) in REASONS
+        assert outcome(state.check) is None
+        assert looked_at(state) == truth
+    assert offline(vault) is None
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -5,9 +5,11 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 from ipls.hsm.core.accounts import Accounts
-from ipls.hsm.state.anchor import AnchorService
+from ipls.hsm.state import replay
+from ipls.hsm.state.anchor import AnchorService, read_anchor
 from ipls.hsm.state.store import StateStore
 from ipls.proto.vault.v1.vault_pb2 import HistoryAnswer
+from ipls.store.vault import VaultStore
 from ipls.trust.identity import Identity
 from ipls.vault.account import Times
 from ipls.vault.errors import SessionRefused
@@ -90,9 +92,13 @@ class Vault:
         """Another host's, with a token of the same content."""
         copy = object.__new__(Vault)
         copy.database = self.database.copy()
-        copy.anchor_service = MemoryNotary()
-        copy.anchor_service.shard = self.anchor_service.shard
-        copy.anchor_service.values = list(self.anchor_service.values)
+        copy.anchor_service = self.copy_of_token()
+        return copy
+
+    def copy_of_token(self) -> MemoryNotary:
+        """With what its own has now."""
+        copy = MemoryNotary()
+        copy.shard, copy.values = self.anchor_service.shard, list(self.anchor_service.values)
         return copy
 
     def edit(self, statement: str, *values: object) -> None:
@@ -115,6 +121,24 @@ def outcome(attempt: Callable[[], object]) -> object:
         return refused.reason
     except FAILED:
         return "not a database"
+
+
+def checked(store: VaultStore, anchor_service: AnchorService) -> object:
+    """What `ipls vault check` finds first, None if nothing; it only reads."""
+
+    def check() -> None:
+        anchored = replay.catch_up(store, anchor_service, read_anchor(anchor_service).state)
+        for found in replay.check(store, anchor_service, anchored):
+            for refused in found:
+                raise refused
+
+    return outcome(check)
+
+
+def offline(vault: Vault) -> object:
+    """`checked`, of a vault that is off."""
+    with closing(vault.database.open()) as store:
+        return checked(store, vault.anchor_service)
 
 
 def looked_at(state: State) -> dict[str, object]:

@@ -11,6 +11,7 @@ import pytest
 
 from ipls.admin.fsck import Finding, examine
 from ipls.clock import system_now_ms
+from ipls.store.vault import LogRow
 from tests.client.deployment import Deployment, book
 from tests.e2e.running import ipls
 from tests.faults.test_bit_flips import flipped
@@ -101,8 +102,10 @@ def test_a_witnesses_signature_is_not_made_up(world: Deployment) -> None:
         assert (found.part, found.mended) == ("witness witness", False)
 
 
-@pytest.mark.parametrize(("table", "column"), [("records", "record"), ("nodes", "body")])
-def test_the_vaults_records_come_back_from_its_log(world: Deployment, table: str, column: str) -> None:
+@pytest.mark.parametrize(
+    ("table", "column"), [("records", "record"), ("nodes", "body"), *(("log", each) for each in LogRow._fields)]
+)
+def test_what_a_bit_took_from_the_vault_comes_back_from_its_log(world: Deployment, table: str, column: str) -> None:
     flip(world.config.vault.database, table, column)
     assert {(each.part, each.mended) for each in fsck(world)} == {("vault", False)}
     assert {(each.part, each.mended) for each in fsck(world, repair=True)} == {("vault", True)}

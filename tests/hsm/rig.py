@@ -172,7 +172,7 @@ class Rig:
         """Every row is as the anchor has it. Only while no core runs."""
         with closing(open_vault_store(self.database, wait=False)) as store, self.anchor_service() as anchor_service:
             state = replay.catch_up(store, anchor_service, read_anchor(anchor_service).state)
-            for found in replay.check(store, anchor_service, lambda: state):
+            for found in replay.check(store, anchor_service, state):
                 for refused in found:
                     raise refused
 

@@ -97,8 +97,17 @@ class MemoryStore(VaultStore):
             self.__dict__ |= before.__dict__
             raise
 
+    def mend(self, sequence: int, row: LogRow) -> None:
+        if row.sequence in self.rows.keys() - {sequence}:
+            raise StoreDamaged("DATABASE_UNREADABLE", "there is such a row")
+        del self.rows[sequence]
+        self.rows[row.sequence] = row
+
     def record(self, key: bytes) -> bytes | None:
         return self.records.get(key)
+
+    def next_key(self, key: bytes) -> bytes | None:
+        return min((each for each in self.records if each >= key), default=None)
 
     def nodes(self, prefixes: Sequence[bytes]) -> dict[bytes, bytes]:
         return {prefix: self.bodies[prefix] for prefix in prefixes if prefix in self.bodies}
@@ -108,6 +117,9 @@ class MemoryStore(VaultStore):
 
     def log(self, first: int, count: int) -> list[LogRow]:
         return [row for sequence, row in sorted(self.rows.items()) if sequence >= first][:count]
+
+    def newest(self, key: bytes) -> LogRow | None:
+        return max((row for row in self.rows.values() if row.key == key), key=lambda row: row.sequence, default=None)
 
     def uses(self, key: bytes, first: int, count: int) -> list[LogRow]:
         found = [row for row in self.rows.values() if row.key == key and (row.use_number or 0) >= first]

@@ -3,15 +3,16 @@
 Tested by tests/admin/test_vault.py and tests/attack/test_vault_state.py.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 from ipls.hsm.state.anchor import AnchorService, read_anchor
-from ipls.store.vault import Changes, DatabaseEdited, LogRow, VaultStore
+from ipls.store.errors import StoreDamaged
+from ipls.store.vault import Changes, LogRow, VaultStore
 from ipls.vault.errors import SessionRefused
 from ipls.vault.state.journal import NO_RECORD, JournalEntry, State, entry_digest, entry_hash
-from ipls.vault.state.trie import EMPTY_ROOT, Trie, digest_of
+from ipls.vault.state.trie import EMPTY_ROOT, Leaf, Load, Trie, digest_of
 
 PAGE = 256
 """Rows read, and HMACs asked for, at once."""
@@ -105,14 +106,24 @@ def check_anchored(store: VaultStore, anchored: State) -> JournalEntry | None:
     return JournalEntry.decode(rows[0].entry)
 
 
-def check(
+def check(store: VaultStore, anchor_service: AnchorService, anchored: State) -> Iterator[list[SessionRefused]]:
+    """Compares all that the database holds with what the anchor vouches for, a page a step, and only reads: see
+    `check_log`, `check_records`."""
+
+    def trie() -> Trie:
+        return Trie(anchored.records_root, nodes_of(store))
+
+    yield from check_log(store, anchor_service, lambda: anchored)
+    yield from check_records(trie, lambda leaf: check_record(leaf.key, store.record(leaf.key), leaf.digest))
+
+
+def check_log(
     store: VaultStore, anchor_service: AnchorService, anchored: Callable[[], State]
 ) -> Iterator[list[SessionRefused]]:
-    """Compares all that the database holds with what the anchor vouches for, a page a step: the log up to the first
-    entry that is not as it must be, then all records.
+    """Up to the first entry that is not as it must be.
 
-    Yields what it found in a step, VAULT_LOG_BROKEN and VAULT_DATABASE_EDITED. `anchored` is what the log leads to
-    now: it may move from step to step. Raises SessionRefused, StoreError where it can't look.
+    Yields what it found in a step: nothing, at last VAULT_LOG_BROKEN perhaps. `anchored` is what the log leads to now:
+    it may move from step to step. Raises SessionRefused, StoreUnavailable where it can't look.
     """
     state = None
     try:
@@ -125,30 +136,59 @@ def check(
         if broken.reason != "VAULT_LOG_BROKEN":
             raise
         yield [broken]
+    except StoreDamaged as damaged:
+        yield [_broken(damaged.message)]
+
+
+def check_records(trie: Callable[[], Trie], check_one: Callable[[Leaf], object]) -> Iterator[list[SessionRefused]]:
+    """All that the trie has, which `trie` gives anew at each step. Yields what it found in a step, all of them
+    VAULT_DATABASE_EDITED. Raises StoreUnavailable where it can't look."""
     after, more = b"", True
     while more:
         found: list[SessionRefused] = []
-        leaves = list(islice(Trie(anchored().records_root, store.nodes).leaves(after, found.append), PAGE))
+        leaves = list(islice(trie().leaves(after, found.append), PAGE))
         for leaf in leaves:
             try:
-                check_record(leaf.key, _record(store, leaf.key), leaf.digest)
-            except SessionRefused as edited:
-                found.append(edited)
+                check_one(leaf)
+            except StoreDamaged as damaged:
+                found.append(edited(damaged))
+            except SessionRefused as refused:
+                found.append(refused)
         after, more = leaves[-1].key if leaves else after, len(leaves) == PAGE
         yield found
 
 
-def _record(store: VaultStore, key: bytes) -> bytes | None:
-    try:
-        return store.record(key)
-    except DatabaseEdited:
-        return None
+def nodes_of(store: VaultStore) -> Load:
+    """For a trie. What can't be read costs who asks for it first of all, not who reads it ahead."""
+
+    def load(prefixes: Sequence[bytes]) -> Mapping[bytes, bytes]:
+        try:
+            return store.nodes(prefixes)
+        except StoreDamaged as damaged:
+            if len(prefixes) == 1:
+                raise edited(damaged) from None
+            return load(prefixes[:1])
+
+    return load
+
+
+def edited(damaged: StoreDamaged) -> SessionRefused:
+    """A row that can't be read, or that no vault wrote, is what any other forged row is."""
+    return SessionRefused("VAULT_DATABASE_EDITED", damaged.message)
 
 
 def check_record(key: bytes, record: bytes | None, digest: bytes) -> None:
     """Raises SessionRefused VAULT_DATABASE_EDITED unless it is the one with this digest in the trie."""
     if record is None or digest_of(key, record) != digest:
-        raise SessionRefused("VAULT_DATABASE_EDITED", "a record is not the one that was written")
+        raise record_edited()
+
+
+def record_edited() -> SessionRefused:
+    """Of a record that is not the one in the trie."""
+    return SessionRefused(
+        "VAULT_DATABASE_EDITED",
+        "a record is not the one that was written: end the vault, then `ipls fsck --repair`",
+    )
 
 
 def recover(source: VaultStore, target: VaultStore, anchor_service: AnchorService) -> State:

@@ -6,20 +6,24 @@ transaction, then the anchor, then the answer. Many share one transaction and on
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 
+import structlog
 from google.protobuf.message import DecodeError
 
 from ipls.crypto.errors import VerificationError
-from ipls.hsm.state import replay
+from ipls.hsm.state import mending, replay
 from ipls.hsm.state.anchor import Anchor, AnchorService, read_anchor, write_anchor
 from ipls.hsm.state.owner import HandedOff, handed_to
 from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
 from ipls.store.errors import StoreDamaged, StoreError
-from ipls.store.vault import Changes, VaultStore
+from ipls.store.vault import Changes, DatabaseEdited, VaultStore
 from ipls.vault.errors import SessionRefused
 from ipls.vault.state.journal import NO_RECORD, Highest, JournalEntry, State, anchor_digest, entry_hash
-from ipls.vault.state.trie import EMPTY_ROOT, Trie, digest_of
+from ipls.vault.state.trie import EMPTY_ROOT, Leaf, Trie, digest_of
+
+log = structlog.get_logger()
 
 Transaction = Callable[[], object]
 
@@ -29,6 +33,7 @@ class StateStore:
 
     def __init__(self, store: VaultStore, anchor_service: AnchorService) -> None:
         self._store = store
+        self._lost = set[bytes]()  # keys of damaged records that the log does not give back: it is not searched again
         self._anchor_service = anchor_service
         self._anchor: Anchor | None = None  # None: what token and database hold is yet to be compared
         self._written = 0  # the highest sequence that this process anchored
@@ -46,6 +51,8 @@ class StateStore:
             self._begin(self._current())
             outcomes = [_outcome(work) for work in works]
             self._commit()
+            _tell_mended("records", self._healed)
+            _tell_mended("nodes", self._trie.healed)
         except (SessionRefused, StoreError) as error:
             self._anchor = None
             return [_refusal(error)] * len(works)
@@ -53,9 +60,21 @@ class StateStore:
             callback()
         return outcomes
 
+    def _trie_of(self, state: State) -> Trie:
+        return Trie(state.records_root, replay.nodes_of(self._store), self._next_leaf)
+
+    def _next_leaf(self, key: bytes) -> Leaf | None:
+        with suppress(StoreDamaged):
+            found = self._store.next_key(key)
+            record = self._store.record(found) if found is not None else None
+            if found is not None and record is not None:
+                return Leaf(found, digest_of(found, record))
+        return None
+
     def _begin(self, state: State) -> None:
         self._state = state
-        self._trie = Trie(state.records_root, self._store.nodes)
+        self._trie = self._trie_of(state)
+        self._healed = 0  # records that were had back from the log
         self._records: dict[bytes, bytes | None] = {}  # as read or put
         self._changed: dict[bytes, bytes] = {}
         self._entries: list[JournalEntry] = []
@@ -75,19 +94,29 @@ class StateStore:
         return self._state.highest
 
     def get(self, key: bytes) -> bytes | None:
-        """The record of this key, None if there is none.
+        """The record of this key, None if there is none. A damaged row is had back from the log, if that has it.
 
         Raises SessionRefused VAULT_DATABASE_EDITED; StoreError, of which StoreDamaged is a work's outcome as
         SessionRefused.
         """
         if key not in self._records:
-            digest, record = self._trie.get(key), self._store.record(key)
-            if digest is None:
-                record = None  # a row that this vault never wrote
-            else:
-                replay.check_record(key, record, digest)
-            self._records[key] = record
+            digest = self._trie.get(key)
+            # Without a digest it is a row that this vault never wrote.
+            self._records[key] = self._record(key, digest) if digest is not None else None
         return self._records[key]
+
+    def _record(self, key: bytes, digest: bytes) -> bytes:
+        with suppress(DatabaseEdited):
+            record = self._store.record(key)
+            if record is not None and digest_of(key, record) == digest:
+                return record
+        logged = mending.logged_record(self._store, key, digest) if key not in self._lost else None
+        if logged is None:
+            self._lost.add(key)
+            raise replay.record_edited()
+        self._changed[key] = logged
+        self._healed += 1
+        return logged
 
     def put(
         self, key: bytes, record: bytes, *, use: HistoryEntry | None = None, highest: Highest | None = None
@@ -130,8 +159,18 @@ class StateStore:
                 yield entry
 
     def check(self) -> Iterator[list[SessionRefused]]:
-        """A walk through the whole database (`ipls.hsm.state.replay.check`), a step a work, other works in between."""
-        return replay.check(self._store, self._anchor_service, self._anchored)
+        """A walk through the whole database, a step a work, other works in between: what is damaged is had back from
+        what else there is, and what can't be is in what the step yields. Raises as `replay.check_log`."""
+        broken = False
+        for found in replay.check_log(self._store, self._anchor_service, self._anchored):
+            broken = bool(found)
+            yield []
+        if broken:
+            for mended in mending.mend_log(self._store, self._anchor_service, self._anchored()):
+                _tell_mended("log", mended)
+                yield []
+            yield from replay.check_log(self._store, self._anchor_service, self._anchored)
+        yield from replay.check_records(lambda: self._trie, lambda leaf: self.get(leaf.key))
 
     def on_commit(self, callback: Callable[[], None]) -> None:
         """Calls it when what was put is durable and anchored."""
@@ -149,19 +188,30 @@ class StateStore:
         self._anchor = anchor = read_anchor(self._anchor_service)
         if anchor.state.sequence < self._written:
             raise SessionRefused("VAULT_ANCHOR_MOVED", "the token holds an older anchor than this vault wrote")
-        state, handed_off = anchor.state, None
-        for state, entry in self._from(anchor.state):
-            # Whatever follows is not looked at: the next owner's entries bear the fleet's HMAC too.
-            if (handed_off := self._hands_off(state, entry)) is not None:
-                break
-        else:
-            Trie(state.records_root, self._store.nodes).get(NO_RECORD)  # its root is there
+        try:
+            state, handed_off = self._followed(anchor.state)
+        except SessionRefused:
+            if not next(mending.mend_log(self._store, self._anchor_service, anchor.state), 0):
+                raise
+            _tell_mended("log", 1)
+            state, handed_off = self._followed(anchor.state)
+        if handed_off is None:
+            self._trie_of(state).get(NO_RECORD)  # its root is there
         if state != anchor.state:
             self._write_anchor(anchor, state)
         self.handed_off = handed_off
         if handed_off is not None:
             raise handed_off.refusal()
         return state
+
+    def _followed(self, anchored: State) -> tuple[State, HandedOff | None]:
+        """The state at the log's end, or where it hands the shard to another token."""
+        state = anchored
+        for state, entry in self._from(anchored):
+            # Whatever follows is not looked at: the next owner's entries bear the fleet's HMAC too.
+            if (handed_off := self._hands_off(state, entry)) is not None:
+                return state, handed_off
+        return state, None
 
     def _from(self, anchored: State) -> Iterator[tuple[State, JournalEntry]]:
         """The anchored entry, and those beyond it: each as it was verified, read once. A database that is asked again
@@ -177,6 +227,8 @@ class StateStore:
 
     def _commit(self) -> None:
         if not self._entries:
+            if self._changed or self._trie.changed:  # what was had back, and nothing else
+                self._store.append(Changes([], self._changed, self._trie.changed))
             return
         assert self._anchor
         rows = [replay.log_row(*each, b"") for each in zip(self._entries, self._encoded, strict=True)]
@@ -197,6 +249,11 @@ class StateStore:
         self._written = state.sequence
 
 
+def _tell_mended(what: str, rows: int) -> None:
+    if rows:
+        log.warning("vault database mended", what=what, rows=rows)
+
+
 def _outcome(work: Transaction) -> object:
     try:
         return work()
@@ -205,5 +262,4 @@ def _outcome(work: Transaction) -> object:
 
 
 def _refusal(error: Exception) -> Exception:
-    """To a session, a row that can't be read, or that no vault wrote, is what any other forged row is."""
-    return SessionRefused("VAULT_DATABASE_EDITED", error.message) if isinstance(error, StoreDamaged) else error
+    return replay.edited(error) if isinstance(error, StoreDamaged) else error

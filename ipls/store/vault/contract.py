@@ -51,7 +51,8 @@ class VaultStore(Protocol):
 
     - `append` and `append_all` are one transaction: all of it or nothing. What it has returned from survives a power
       loss. When it raises, all of it is there or nothing: only a read tells.
-    - A log row is never changed or removed, and no two have one sequence: of two writers, one is refused.
+    - A log row is never changed or removed, but by `mend`; and no two have one sequence: of two writers, one is
+      refused.
     - One process has it open; a second waits, if it is to, until the first has closed it or died.
     - Calls come from one thread at a time. What is read has the types given here, else DatabaseEdited;
       anything more is for the caller to verify.
@@ -72,8 +73,15 @@ class VaultStore(Protocol):
     def append_all(self, steps: Iterable[Changes]) -> None:
         """As `append`, one after the other; to make a step the store may be read, and has all before it."""
 
+    def mend(self, sequence: int, row: LogRow) -> None:
+        """Puts a row of the log in the place of the damaged one that lies at `sequence`. Raises StoreDamaged where
+        another row has its sequence, or its number in the account's history."""
+
     def record(self, key: bytes) -> bytes | None:
         """The record of this key."""
+
+    def next_key(self, key: bytes) -> bytes | None:
+        """The lowest of the records' keys that are not below this one."""
 
     def nodes(self, prefixes: Sequence[bytes]) -> dict[bytes, bytes]:
         """Prefix to body of the nodes at these prefixes, as far as there are any."""
@@ -85,6 +93,9 @@ class VaultStore(Protocol):
     def log(self, first: int, count: int) -> list[LogRow]:
         """At most `count` rows from sequence `first` on, in their order."""
         ...
+
+    def newest(self, key: bytes) -> LogRow | None:
+        """The row of the highest sequence of those with this key, which is looked for from the log's end on."""
 
     def uses(self, key: bytes, first: int, count: int) -> list[LogRow]:
         """At most `count` rows of an account's history, from number `first` on, in their order."""

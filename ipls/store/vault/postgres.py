@@ -68,10 +68,25 @@ class PostgresVault(VaultStore):
                     changes.nodes.items(),
                 )
 
+    def mend(self, sequence: int, row: LogRow) -> None:
+        """See `VaultStore`."""
+        with self._database.write() as c:
+            c.execute(
+                "UPDATE log SET sequence = %s, entry = %s, mac = %s, key = %s, use_number = %s WHERE sequence = %s",
+                (*row, sequence),
+            )
+
     def record(self, key: bytes) -> bytes | None:
         """See `VaultStore`."""
         with self._database.read() as c:
             row = c.execute("SELECT record FROM records WHERE key = %s", (key,), binary=True).fetchone()
+            return as_bytes(row[0]) if row else None
+
+    def next_key(self, key: bytes) -> bytes | None:
+        """See `VaultStore`."""
+        with self._database.read() as c:
+            query = "SELECT key FROM records WHERE key >= %s ORDER BY key LIMIT 1"
+            row = c.execute(query, (key,), binary=True).fetchone()
             return as_bytes(row[0]) if row else None
 
     def nodes(self, prefixes: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -92,6 +107,13 @@ class PostgresVault(VaultStore):
         with self._database.read() as c:
             query = f"{_LOG} WHERE sequence >= %s ORDER BY sequence LIMIT %s"
             return [log_row(row) for row in c.execute(query, (first, count), binary=True)]
+
+    def newest(self, key: bytes) -> LogRow | None:
+        """See `VaultStore`."""
+        with self._database.read() as c:
+            query = f"{_LOG} WHERE key = %s ORDER BY sequence DESC LIMIT 1"
+            row = c.execute(query, (key,), binary=True).fetchone()
+            return log_row(row) if row else None
 
     def uses(self, key: bytes, first: int, count: int) -> list[LogRow]:
         """See `VaultStore`."""

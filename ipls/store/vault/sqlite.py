@@ -49,10 +49,24 @@ class SqliteVault(VaultStore):
                 c.executemany("INSERT OR REPLACE INTO records VALUES (?, ?)", changes.records.items())
                 c.executemany("INSERT OR REPLACE INTO nodes VALUES (?, ?)", changes.nodes.items())
 
+    def mend(self, sequence: int, row: LogRow) -> None:
+        """See `VaultStore`."""
+        with self._database.write() as c:
+            c.execute(
+                "UPDATE log SET sequence = ?, entry = ?, mac = ?, key = ?, use_number = ? WHERE sequence = ?",
+                (*row, sequence),
+            )
+
     def record(self, key: bytes) -> bytes | None:
         """See `VaultStore`."""
         with self._database.read() as c:
             row = c.execute("SELECT record FROM records WHERE key = ?", (key,)).fetchone()
+        return as_bytes(row[0]) if row else None
+
+    def next_key(self, key: bytes) -> bytes | None:
+        """See `VaultStore`."""
+        with self._database.read() as c:
+            row = c.execute("SELECT key FROM records WHERE key >= ? ORDER BY key LIMIT 1", (key,)).fetchone()
         return as_bytes(row[0]) if row else None
 
     def nodes(self, prefixes: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -73,6 +87,12 @@ class SqliteVault(VaultStore):
         with self._database.read() as c:
             rows = c.execute("SELECT * FROM log WHERE sequence >= ? ORDER BY sequence LIMIT ?", (first, count))
             return [log_row(row) for row in rows]
+
+    def newest(self, key: bytes) -> LogRow | None:
+        """See `VaultStore`."""
+        with self._database.read() as c:
+            row = c.execute("SELECT * FROM log WHERE key = ? ORDER BY sequence DESC LIMIT 1", (key,)).fetchone()
+        return log_row(row) if row else None
 
     def uses(self, key: bytes, first: int, count: int) -> list[LogRow]:
         """See `VaultStore`."""

@@ -197,7 +197,7 @@ def lying_under(rig: Rig) -> dict[bytes, int]:
     found: dict[bytes, int] = {}
     with closing(open_vault_store(vault.database)) as store, rig.anchor_service() as anchor_service:
         state = replay.catch_up(store, anchor_service, read_anchor(anchor_service).state)
-        assert not any(replay.check(store, anchor_service, lambda: state))
+        assert not any(replay.check(store, anchor_service, state))
         state_store = StateStore(store, anchor_service)
         for key in perform(state_store, lambda: state_store.keys(b"", 1000)):
             if account := account_of(store.record(key)):

@@ -56,6 +56,25 @@ def test_numbers_and_bytes_of_any_size_are_kept(database: Database) -> None:
         assert (store.record(b""), store.nodes([b"\xff", b"\xff\0"])) == (b"\0'\\", {b"\xff": b""})
 
 
+def test_a_row_of_the_log_is_put_right_where_none_is_in_the_way(database: Database) -> None:
+    with closing(database.open()) as store:
+        store.append(changes(row(1, use_number=1), row(2, use_number=2), row(2**40, OTHER)))
+        store.mend(2**40, row(3, OTHER))
+        for taken in (row(2, OTHER), row(4, use_number=1)):
+            with pytest.raises(FAILED):
+                store.mend(3, taken)
+        store.mend(9, row(9))
+        assert store.log(1, 9) == [row(1, use_number=1), row(2, use_number=2), row(3, OTHER)]
+
+
+def test_what_is_there_is_found(database: Database) -> None:
+    with closing(database.open()) as store:
+        assert (store.next_key(b""), store.newest(KEY)) == (None, None)
+        store.append(changes(row(1, use_number=1), row(2, OTHER), row(3)))
+        assert [store.next_key(key) for key in (b"", KEY, KEY + b"\0", OTHER, b"p")] == [KEY, KEY, OTHER, OTHER, None]
+        assert (store.newest(KEY), store.newest(OTHER), store.newest(b"p")) == (row(3), row(2, OTHER), None)
+
+
 @pytest.mark.parametrize("taken", [row(1), row(3, use_number=1)])
 def test_what_collides_with_the_log_is_refused_whole(database: Database, taken: LogRow) -> None:
     with closing(database.open()) as store:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipls.vault.errors import SessionRefused
-from ipls.vault.state.trie import EMPTY_ROOT, FETCH, Trie, decode, digest_of, encode, node_hash, prefix_of
+from ipls.vault.state.trie import EMPTY_ROOT, FETCH, Leaf, Trie, decode, digest_of, encode, node_hash, prefix_of
 
 # Keys that share long prefixes, and the last nibble alone as a difference.
 KEYS = st.builds(
@@ -118,6 +118,28 @@ def test_it_is_walked_in_order_from_anywhere(records: dict[bytes, bytes], start:
     keys = sorted(records)
     after = keys[start] if start < len(keys) else b""
     assert list(Trie(root, rows.load).leaves(after)) == [(key, records[key]) for key in keys if key > after]
+
+
+@given(st.dictionaries(KEYS, DIGESTS, min_size=1, max_size=30), st.data())
+def test_a_node_is_made_again_from_what_is_below_it(records: dict[bytes, bytes], data: st.DataObject) -> None:
+    """And from nothing else than what was there."""
+    root, rows = built([*records.items()])
+    victim = data.draw(st.sampled_from(sorted(rows)))
+    lost = Rows({prefix: body for prefix, body in rows.items() if prefix != victim})
+
+    def trie(leaves: dict[bytes, bytes]) -> Trie:
+        def next_leaf(key: bytes) -> Leaf | None:
+            found = min((each for each in leaves if each >= key), default=None)
+            return Leaf(found, leaves[found]) if found is not None else None
+
+        return Trie(root, lost.load, next_leaf)
+
+    healed = trie(records)
+    assert dict(healed.leaves()) == records
+    assert (healed.changed, healed.healed) == ({victim: rows[victim]}, 1)
+    edited = trie({key: bytes(32) for key in records})
+    found = dict(edited.leaves(damaged=lambda _: None))
+    assert found == records or (found.items() <= records.items() and not edited.changed)
 
 
 @given(RECORDS, st.tuples(KEYS, DIGESTS), st.data())
