@@ -4,7 +4,6 @@ import hashlib
 import struct
 from collections.abc import Callable
 from functools import partial
-from itertools import count
 from typing import NamedTuple
 
 from ipls.clock import system_now_ms
@@ -12,6 +11,7 @@ from ipls.crypto.errors import VerificationError
 from ipls.hsm.state.store import StateStore
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.witness.v1.head_pb2 import SignedHead
+from ipls.store.evidence import MAX_FILES
 from ipls.trust.errors import HeadRefused
 from ipls.trust.evidence import contradiction, encode, from_heads, says_more
 from ipls.trust.heads import quorum_timestamp, verify_head
@@ -142,7 +142,8 @@ class HeadKeeper:
         """What says more than what is kept, so that nobody's hides another's."""
         for evidence in met:
             kept = self._evidence()
-            if says_more(contradiction(evidence), [contradiction(other) for other in kept.values() if other]):
+            others = [contradiction(other) for other in kept.values() if other]
+            if len(kept) < MAX_FILES and says_more(contradiction(evidence), others):
                 self._state_store.put(other_key("evidence", len(kept)), encode(evidence))
             self._state_store.on_commit(partial(self._tell, evidence))
 
@@ -153,7 +154,7 @@ class HeadKeeper:
     def _evidence(self) -> dict[int, Evidence | None]:
         """By number, from 0 on; None for what was edited."""
         kept: dict[int, Evidence | None] = {}
-        for number in count():
+        for number in range(MAX_FILES):  # a database may say of any number that there is one
             try:
                 record = self._state_store.get(other_key("evidence", number))
             except SessionRefused:
