@@ -113,7 +113,7 @@ async def heads(deployment: Deployment) -> list[Finding]:
         text = f"the witnesses signed at {date(signed_ms)}, and this machine's clock says {date(now_ms)}"
         return [Finding("heads", State.WRONG, text, "timedatectl")]
     if signed_ms < now_ms - root.max_head_age_ms:
-        text = f"the newest head was signed at {date(signed_ms)}: too long ago, so nothing counts by it"
+        text = f"the newest head was signed at {date(signed_ms)}, too long ago by this clock, which says {date(now_ms)}"
         return [Finding("heads", State.WRONG, text, f"tail {deployment.file.parent / 'logs/directory.log'}")]
     return [Finding("heads", State.WELL, f"epoch {epoch}, signed {date(signed_ms)}")]
 

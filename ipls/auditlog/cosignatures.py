@@ -18,6 +18,7 @@ from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.trust.heads import CIPHERSUITE, Head, signature_message
 from ipls.trust.limits import MAX_AHEAD_MS, MAX_INT
 from ipls.trust.root import TrustRoot, Witness
+from ipls.units import date
 
 MAX_ANSWER = 64 * 1024
 """Bytes of a witness's answer."""
@@ -49,7 +50,9 @@ def parse_cosignature(root: TrustRoot, witness: Witness, epoch: int, answer: byt
     if not keys:
         raise CosignatureInvalid("the trust root pins no such key for it, good at the signature's time")
     if time_ms > now_ms + MAX_AHEAD_MS:
-        raise CosignatureInvalid("the signature's time is over two minutes ahead of the clock")
+        raise CosignatureInvalid(
+            f"the signature's time is over two minutes ahead of this clock, which says {date(now_ms)}"
+        )
     message = signature_message(root.namespace, epoch, digest, time_ms)
     if fields.get("serialized_message") not in (None, message.hex()):
         raise CosignatureInvalid("the signed message is not the answer's")

@@ -39,6 +39,7 @@ _REASONS: Mapping[str, str] = {
     _MONITOR: """
         IDENTITY_SUPERSEDED VAULT_IDENTITY_MISMATCH VAULT_IDENTITY_SUPERSEDED""",
     _RESTORE: "RESTORE_FIRST",
+    "set this machine's clock right; if it is, tell whoever runs the service": "CERTIFICATE_NOT_VALID",
     _CLOCK: "CALL_STALE HEAD_FROM_FUTURE HEAD_TOO_OLD",
     _UPDATE: """
         BATCH_SIZE BODY_INVALID CALL_TOO_LARGE CHUNK_INVALID DIGEST_MISMATCH HISTORY_OF_ANOTHER INTERNAL KEY_INVALID
@@ -84,6 +85,7 @@ _REASONS: Mapping[str, str] = {
     " ipls client register NUMBER": "VAULT_CHANGE_DELAYED",
     "ipls client vault request anew, and ipls client vault sign that": "APPROVAL_UNREADABLE VAULT_APPROVAL_INVALID",
     "copy the whole line that ipls client vault request printed": "APPROVAL_REQUEST_INVALID",
+    "copy the whole line that ipls client vault key printed": "APPROVER_INVALID",
     "ipls client vault distrust KEY": "VAULT_TOO_MANY_APPROVERS",
     "try again tomorrow; ipls client history shows who used it": "VAULT_ACCOUNT_LIMIT",
 }

@@ -67,8 +67,9 @@ class Approval(NamedTuple):
 
 
 def parse_approver(text: str) -> bytes:
-    """An approver's key from hex. Raises ProfileError KEY_INVALID."""
+    """An approver's key from hex. Raises ProfileError APPROVER_INVALID."""
     try:
         return check_public_key(bytes.fromhex(text.strip()))
     except (ValueError, VerificationError):
-        raise ProfileError("KEY_INVALID", "not a line that `ipls client vault key` shows on the other device") from None
+        text = "not a line that `ipls client vault key` shows on the other device"
+        raise ProfileError("APPROVER_INVALID", text) from None

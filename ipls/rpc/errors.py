@@ -49,7 +49,12 @@ class ServiceError(IplsError):
 
 
 class RemoteError(ServiceError):
-    """What the other side answered, or that it could not be reached (reason `UNREACHABLE`)."""
+    """What the other side answered, or that nobody did."""
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether no service made it: reason and text are about this machine and its network."""
+        return self.reason in ("UNREACHABLE", "CERTIFICATE_NOT_VALID")
 
 
 def refuse(error: IplsError, *, code: grpc.StatusCode | None = None) -> NoReturn:
@@ -102,8 +107,8 @@ def remote_error(error: grpc.aio.AioRpcError) -> RemoteError:
     if not reason and code in _TRANSPORT:
         code, reason = grpc.StatusCode.UNAVAILABLE, "UNREACHABLE"
     message = error.details() or code.name
-    if reason == "UNREACHABLE":
-        message = _of_certificate(message) or message
+    if reason == "UNREACHABLE" and (text := _of_certificate(message)):
+        reason, message = "CERTIFICATE_NOT_VALID", text
     return RemoteError(reason or code.name, message, code=code, retry_after_s=retry_after_s)
 
 

@@ -10,6 +10,7 @@ from ipls._grpc import StatusCode
 STATUSES: Mapping[str, StatusCode] = {
     # Any service
     "UNREACHABLE": StatusCode.UNAVAILABLE,
+    "CERTIFICATE_NOT_VALID": StatusCode.UNAVAILABLE,
     "DATABASE_UNAVAILABLE": StatusCode.UNAVAILABLE,
     "DATABASE_UNREADABLE": StatusCode.DATA_LOSS,
     "INTERNAL": StatusCode.INTERNAL,

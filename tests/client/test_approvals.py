@@ -54,4 +54,4 @@ def test_what_is_no_approval_is_refused(line: str) -> None:
 def test_what_is_no_key_is_refused(line: str) -> None:
     with pytest.raises(ProfileError) as refused:
         parse_approver(line)
-    assert refused.value.reason == "KEY_INVALID"
+    assert refused.value.reason == "APPROVER_INVALID"

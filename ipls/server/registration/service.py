@@ -174,7 +174,7 @@ class RegistrationService(RegistrationServiceServicer):
         try:
             response = await self._updates.SubmitUpdate(update, timeout=SUBMIT_TIMEOUT_S)
         except grpc.aio.AioRpcError as e:
-            raise remote_error(e) from e
+            raise _of_directory(e) from e
         return pb.RegisterResponse(ticket=response.ticket)
 
     async def WatchRegistration(
@@ -187,7 +187,14 @@ class RegistrationService(RegistrationServiceServicer):
                 published = response.state == WatchUpdateResponse.STATE_PUBLISHED
                 yield pb.WatchRegistrationResponse(published=published, epoch=response.epoch)
         except grpc.aio.AioRpcError as e:
-            raise remote_error(e) from e
+            raise _of_directory(e) from e
+
+
+def _of_directory(failed: grpc.aio.AioRpcError) -> ServiceError:
+    error = remote_error(failed)
+    if error.unanswered:
+        return ServiceError("DIRECTORY_UNAVAILABLE", "the directory does not answer; try again")
+    return error
 
 
 def _check_names(label: str, request_id: bytes) -> None:

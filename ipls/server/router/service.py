@@ -83,7 +83,7 @@ class Router(VaultServiceServicer):
 
 def _of_vault(failed: grpc.aio.AioRpcError) -> ServiceError:
     error = remote_error(failed)
-    return _away() if error.reason == "UNREACHABLE" else error
+    return _away() if error.unanswered else error
 
 
 def _away() -> ServiceError:

@@ -228,7 +228,7 @@ async def test_a_registration_outlives_a_restart_and_a_directory_that_is_down(wo
 async def test_a_registration_that_was_held_back_does_not_undo_a_later_one(world: World) -> None:
     async with registrar(world, "127.0.0.1:1") as thief:
         held = thief.request(await thief.code(1), 1, key=seed(102))
-        assert (await thief.refusal(held)).reason == "UNREACHABLE"
+        assert (await thief.refusal(held)).reason == "DIRECTORY_UNAVAILABLE"
     async with both(world) as (owner, client):
         request = owner.request(await owner.code(2), 2)
         ticket = (await owner.stub.Register(request)).ticket
