@@ -119,6 +119,13 @@ def test_a_thiefs_identity_destroys_nothing_for_thirty_days(vault: Vault, end: O
     assert [n for n in vault.retrievable(THIRD) if n < 3] == []
 
 
+def test_what_a_thief_deletes_is_there_but_current_no_more(vault: Vault) -> None:
+    vault.do(store(1))
+    vault.do(Delete(), SECOND)
+    assert vault.refuses(Retrieve(0), THIRD) == "VAULT_GENERATION_UNKNOWN"
+    assert vault.retrievable(THIRD) == [1]
+
+
 def test_a_delete_of_ones_own_is_at_once_and_keeps_the_counter(vault: Vault) -> None:
     vault.do(store(1))
     assert vault.do(Delete()) == pb.DeleteAnswer()

@@ -1,6 +1,8 @@
 """The heads that the vault accepts, and its clock."""
 
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,9 @@ from ipls.trust.errors import HeadRefused
 from ipls.trust.evidence import EACH, encode, judge_evidence
 from ipls.trust.heads import Head
 from ipls.trust.root import TrustRoot
+from ipls.vault.account import Times
 from ipls.vault.errors import SessionRefused
+from ipls.vault.state.journal import other_key
 from tests.hsm.state_stores import new_ledger, perform
 from tests.trust.roots import HOUR, NOW, THIEF, WITNESSES, signed, three_of, witness
 
@@ -60,6 +64,9 @@ class Heads:
     def now_ms(self) -> int:
         return perform(self.state_store, self._keeper.now_ms)
 
+    def times(self) -> Times:
+        return perform(self.state_store, self._keeper.times)
+
     def evidence(self) -> list[Evidence]:
         return perform(self.state_store, self._keeper.evidence)
 
@@ -94,8 +101,9 @@ def test_newer_signatures_of_the_same_head_replace_older_ones(heads: Heads, cloc
     assert refusal.value.reason == "HEAD_TOO_OLD"
     renewed = by_two(ONE, clock.ms)
     assert heads.judge_by(renewed) == renewed
-    # The client's own may be older, as long as the vault's is not.
-    assert heads.judge_by(by_two(ONE, NOW)) == renewed
+    # The client's own may be older, as long as the vault's is not: it replaces nothing.
+    for older in (NOW, clock.ms - MINUTE):
+        assert heads.judge_by(by_two(ONE, older)) == renewed
 
 
 def test_one_witness_cant_make_the_vault_hold_on_to_an_expiring_head(heads: Heads, clock: Clock) -> None:
@@ -107,6 +115,21 @@ def test_one_witness_cant_make_the_vault_hold_on_to_an_expiring_head(heads: Head
     assert heads.judge_by(fresh) == fresh
     clock.ms += 1
     assert heads.judge_by() == fresh
+
+
+def test_accounts_are_judged_by_a_time_that_no_host_moves(heads: Heads, clock: Clock) -> None:
+    heads.offer(by_two(ONE))
+    clock.ms += HOUR
+    assert heads.times() == Times(now_ms=NOW + HOUR, witness_ms=NOW)
+
+
+def test_a_second_root_is_refused_also_where_the_first_heads_record_was_edited(heads: Heads, tmp_path: Path) -> None:
+    heads.offer(by_two(ONE))
+    with closing(sqlite3.connect(tmp_path / "vault.db")) as database, database:
+        database.execute("UPDATE records SET record = x'00' WHERE key = ?", (other_key("head", 1),))
+    with pytest.raises(HeadRefused) as refusal:
+        heads.offer(by_two(OTHER_ONE))
+    assert refusal.value.reason == "HEAD_FORK"
 
 
 def test_a_host_cant_turn_the_clock_back(heads: Heads, clock: Clock) -> None:
