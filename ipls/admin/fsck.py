@@ -116,6 +116,10 @@ def _log(config: Config, repair: bool) -> Iterator[Finding]:
         for epoch in range(1, head.epoch + 1 if head else 1):
             if not _proves(log, store, epoch):
                 yield _mended_object(log, store, epoch, repair)
+        if step := store.unfinished_step():  # whose object may be there already, and keeps it from being signed
+            blob = log.get(object_name(*step[:3]))
+            if blob is not None and not _is_proof(blob, step.old_root, step.new_root, step.epoch):
+                yield _mended_object(log, store, step.epoch, repair)
 
 
 def _proves(log: LogStore, store: DirectoryStore, epoch: int) -> bool:

@@ -282,7 +282,8 @@ def read_paths(reader: TileReader, epoch: int, depth: int, labels: Sequence[Labe
 
     Raises AkdError TILE_MISSING, TILE_CORRUPT.
     """
-    prefixes = {tile_prefix(label.bits, level) for label in labels for level in range(0, depth + 1, STEP)}
+    levels = range(0, min(depth, BITS - STEP) + 1, STEP)
+    prefixes = {tile_prefix(label.bits, level) for label in labels for level in levels}
     tiles = {prefix: _open(row) for prefix, row in reader.read(prefixes, epoch).items()}
     return [_path(tiles, label) for label in labels]
 

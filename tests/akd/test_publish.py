@@ -242,6 +242,13 @@ def test_a_versions_places_are_free_taken_or_not_to_be_told() -> None:
         free(b"+1", old, 1, damaged)
 
 
+def test_a_depth_beyond_the_tree_is_not_gone_to() -> None:
+    live = Live()
+    live.publish((b"+1", b"a"))
+    proof = make_lookup(live.tiles, KEY, 1, 1 << 40, b"+1", Version(1, 1, b"a"))
+    assert verify_lookup(live.roots[1], 1, KEY.public_key, b"+1", proof)
+
+
 def test_a_tile_is_of_the_epoch_of_its_newest_entry() -> None:
     live = Live()
     live.publish((b"+1", b"a"))

@@ -134,7 +134,6 @@ def hanging(directory: type[Any]) -> type[Any]:
 async def test_a_directory_that_hangs_keeps_from_the_contact_store_only_whom_it_does_not_know(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(identities, "DIRECTORY_DEADLINE_S", 0.5)
     monkeypatch.setattr(contact_stores, "Directory", hanging(contact_stores.Directory))
     world, alice, bob = contact_stores.World(tmp_path), Owner(contact_stores.ALICE), Owner(contact_stores.BOB)
     async with world.running() as stub:
@@ -143,7 +142,8 @@ async def test_a_directory_that_hangs_keeps_from_the_contact_store_only_whom_it_
         await world.device(stub, alice).list()
         world.directory.hangs = True
         call = world.call(bob, "ListRecords", contact_stores.pb.ListRecordsBody())
-        with refused(grpc.StatusCode.UNAVAILABLE, "DIRECTORY_UNAVAILABLE"):
+        with monkeypatch.context() as short, refused(grpc.StatusCode.UNAVAILABLE, "DIRECTORY_UNAVAILABLE"):
+            short.setattr(identities, "DIRECTORY_DEADLINE_S", 0.5)
             await answered(stub.ListRecords(contact_stores.pb.ListRecordsRequest(call=call)))
         await world.device(stub, alice).list()
         world.directory.hangs = False
@@ -153,8 +153,6 @@ async def test_a_directory_that_hangs_keeps_from_the_contact_store_only_whom_it_
 async def test_a_directory_that_hangs_keeps_new_sessions_from_the_vault_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = "import ipls.server.vault.service as service; service.DIRECTORY_DEADLINE_S = 0.5\n"
-    monkeypatch.setattr(process, "FRONT", short + process.FRONT)
     monkeypatch.setattr(process, "DirectoryServicer", hanging(process.DirectoryServicer))
     rig, alice, bob = Rig(tmp_path), Owner(), Owner()
     for owner in (alice, bob):

@@ -3,7 +3,7 @@ others are served, and a check finds it. What can be had back is."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import count
 from pathlib import Path
 
@@ -20,11 +20,16 @@ from ipls.hsm.state.anchor import read_anchor
 from ipls.hsm.state.mending import mend_log
 from ipls.hsm.state.store import StateStore
 from ipls.proto.directory.v1 import directory_pb2
+from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.errors import remote_error
 from ipls.server.directory.publisher import HOLD_MS
 from ipls.store.directory import DirectoryStore, open_directory_store
+from ipls.store.directory.contract import Waiting
 from ipls.store.directory.fsck import Fsck
+from ipls.store.directory.sqlite import SqliteDirectory
+from ipls.store.errors import StoreDamaged
 from ipls.store.vault import LogRow
+from ipls.trust.heads import verify_head
 from ipls.vault.errors import SessionRefused
 from ipls.vault.limits import Releases
 from ipls.vault.session.effects import List
@@ -35,6 +40,8 @@ from tests.hsm.state_stores import MemoryStore, perform
 from tests.logs import heard
 from tests.server import contact_stores
 from tests.server.directories import Client, Driven, World, record
+from tests.server.registration.test_service import another, both, failure
+from tests.server.sessions import Session
 from tests.store.vault_databases import SqliteDatabase
 
 
@@ -340,6 +347,112 @@ async def without_those_under_damage(world: World, client: Client) -> int:
 
 def open_store(world: World) -> DirectoryStore:
     return open_directory_store(world.folder / "directory.db", world.root.namespace, world.key.public_key)
+
+
+@pytest.mark.parametrize(("column", "byte"), [("epoch", 0), ("root_hash", 0), ("signed", 0), ("signed", -1)])
+async def test_a_bit_in_the_newest_heads_row_is_made_good_and_no_other_root_proposed(
+    tmp_path: Path, column: str, byte: int
+) -> None:
+    """What k witnesses signed says what stood there, and they sign again what it is."""
+    world = World(tmp_path)
+    async with world.witness(), world.publisher() as (publisher, store, _):
+        await publisher.take_over()
+        await published(world, publisher, store, [LABELS[0]])
+        sound = store.head()
+        with closing(sqlite3.connect(tmp_path / "directory.db", timeout=10)) as db, db:
+            [(value,)] = db.execute(f"SELECT {column} FROM head WHERE epoch = 1")
+            value = value ^ 4 if isinstance(value, int) else flipped(value[byte:]) if byte else flipped(value)
+            value = sound[3][:byte] + value if byte else value  # type: ignore[index, operator]
+            db.execute(f"UPDATE head SET {column} = ? WHERE epoch = 1", (value,))
+        assert store.head() != sound
+        await publisher.advance()
+        assert store.head() == sound
+        [ticket] = await published(world, publisher, store, [LABELS[1]])
+        head = store.head()
+        assert head is not None
+        verify_head(world.root, SignedHead.FromString(head.signed), now_ms=world.now_ms)
+        assert (store.published_at(ticket), head.epoch) == (2, 2)
+    assert not list((tmp_path / "evidence").glob("*"))
+
+
+async def test_a_page_that_cannot_be_read_ends_no_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the queue: what the publisher meets there it tries again."""
+    world, waiting, damaged = World(tmp_path), SqliteDirectory.waiting, True
+
+    def unreadable(self: SqliteDirectory) -> Waiting:
+        if damaged:
+            raise StoreDamaged("DATABASE_UNREADABLE", "a page of it is damaged")
+        return waiting(self)
+
+    async with world.witness(), world.directory() as client:
+        await client.publish(1, LABELS[0], record(1))
+        with heard(event="no epoch", reason="DATABASE_UNREADABLE") as failed:
+            monkeypatch.setattr(SqliteDirectory, "waiting", unreadable)
+            ticket = await client.submit(2, LABELS[1], record(1))
+            await failed.wait()
+            assert await answered(client, LABELS[0]) == ""
+        damaged = False
+        assert await client.published(ticket) == 2
+
+
+# Readers, registration, witnesses, while they serve
+
+
+def flip(database: Path, table: str, column: str) -> None:
+    """A bit of the last row's, also of what the database itself never changes."""
+    with closing(sqlite3.connect(database, timeout=10)) as db, db:
+        triggers = db.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
+        for name, _ in triggers:
+            db.execute(f"DROP TRIGGER {name}")
+        [(value,)] = db.execute(f"SELECT {column} FROM {table} ORDER BY 1 DESC LIMIT 1")
+        value = (chr(ord(value[0]) ^ 4) + value[1:], value) if isinstance(value, str) else (flipped(value), value)
+        db.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", value)
+        for _, sql in triggers:
+            db.execute(sql)
+
+
+async def test_a_bit_in_a_witnesss_rows_costs_no_more_than_its_vote(tmp_path: Path) -> None:
+    """Each column of its newest epoch in turn, and its own, while k others sign; and nothing it says is evidence."""
+    world = World(tmp_path, witnesses=3, k=2)
+    columns = [("epoch", each) for each in ("old_root", "cosignature", "proposal", "time_ms", "root_hash", "epoch")]
+    async with world.witness(0), world.witness(1), world.witness(2), world.directory(lease_s=0.5) as client:
+        await client.publish(0, LABELS[0], record(0))
+        for number, (table, column) in enumerate([("witness", "term"), ("witness", "namespace"), *columns], 1):
+            flip(tmp_path / "witness0.db", table, column)
+            epoch = await client.publish(number, LABELS[0], record(number))
+            head = (await client.first_head()).head
+            assert verify_head(world.root, head, now_ms=world.now_ms).epoch == epoch == number + 1
+    assert not list((tmp_path / "evidence").glob("*"))
+
+
+async def test_a_bit_in_the_readers_rows_costs_nobody_else_an_answer(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    async with world.witness(), world.directory() as client:
+        for number in (1, 2):
+            await client.publish(number, LABELS[number], record(number))
+        for table, column in [("asked", each) for each in ("reader", "label", "first_ms")] + [("secret", "value")]:
+            one, other = [await Session.open(client, LABELS[number], number) for number in (1, 2)]
+            await one.lookup(LABELS[2])
+            flip(tmp_path / "directory.db.readers", table, column)
+            await one.lookup(LABELS[2])
+            await other.lookup(LABELS[1])
+
+
+async def test_a_bit_in_a_registrations_row_costs_that_registration(tmp_path: Path) -> None:
+    """And takes no code but the one that was sent."""
+    world, columns = World(tmp_path), ["label", "salt", "code_hash", "expires_ms", "attempts_left", "record"]
+    async with both(world) as (device, _):
+        for number, column in enumerate(["request_id", *columns], 1):
+            label, other = f"+4940{number}", f"+4941{number}"
+            code = await device.code(2 * number, label)
+            if column == "record":
+                await device.stub.Register(device.request(code, 2 * number, label))
+            flip(tmp_path / "registration.db", "registration", column)
+            await failure(device.stub.Register(device.request(another(code), 2 * number, label)))
+            with suppress(grpc.aio.AioRpcError):
+                await device.stub.Register(device.request(code, 2 * number, label))
+            code = await device.code(2 * number + 1, other)
+            await device.stub.Register(device.request(code, 2 * number + 1, other))
 
 
 # The contact store

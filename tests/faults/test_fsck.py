@@ -10,8 +10,15 @@ from pathlib import Path
 import pytest
 
 from ipls.admin.fsck import Finding, examine
+from ipls.akd import DirectoryKey
 from ipls.clock import system_now_ms
+from ipls.config import load_trust_root, read_secret
+from ipls.crypto.keys import public_key
+from ipls.server.directory.epochs import prepare
+from ipls.store.directory import open_directory_store
+from ipls.store.log import FileLog, object_name
 from ipls.store.vault import LogRow
+from ipls.trust.identity import encode_record
 from tests.client.deployment import Deployment, book
 from tests.e2e.running import ipls
 from tests.faults.test_bit_flips import flipped
@@ -93,6 +100,24 @@ def test_the_logs_objects_come_back_from_the_directory(world: Deployment, damage
     assert [(each.part, each.mended) for each in fsck(world, repair=True)] == [("log", True)]
     assert file.read_bytes() == before
     assert fsck(world) == []
+
+
+def test_the_object_of_an_epoch_that_is_not_signed_yet_comes_back_too(world: Deployment) -> None:
+    """Its witnesses refuse what is there, and nobody may write another."""
+    config, log = world.config, FileLog(world.folder / "data/log")
+    key = DirectoryKey.from_seed(read_secret(config.directory.vrf_key))
+    root = load_trust_root(config.trust_root)
+    with closing(open_directory_store(config.directory.database, root.namespace, key.public_key)) as store:
+        store.submit(bytes(16), b"+49", encode_record(public_key(bytes(32))), 0, daily_quota=1, queue_max=9)
+        prepared = prepare(store, key, store.take_lease(store.lease()), 9)
+        assert prepared is not None
+        step = prepared[0]
+    name = object_name(*step[:3])
+    assert fsck(world) == []  # it need not be there
+    log.put(name, flipped(step.blob))  # type: ignore[arg-type]
+    assert [(each.part, each.mended) for each in fsck(world)] == [("log", False)]
+    assert [(each.part, each.mended) for each in fsck(world, repair=True)] == [("log", True)]
+    assert log.get(name) == step.blob
 
 
 def test_a_witnesses_signature_is_not_made_up(world: Deployment) -> None:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 import structlog
+from google.protobuf.message import DecodeError
 
 from ipls.akd import EMPTY_ROOT, DirectoryKey
 from ipls.proto.witness.v1.head_pb2 import SignedHead
@@ -23,7 +24,7 @@ from ipls.server.directory.lease import LeaseKeeper
 from ipls.server.directory.pruning import Pruner
 from ipls.server.directory.witnesses import RENEWALS, Witnesses
 from ipls.store.directory import DirectoryStore, EpochRow, PreparedEpoch, StoredHead
-from ipls.store.errors import StoreRefused, StoreUnavailable
+from ipls.store.errors import StoreDamaged, StoreRefused, StoreUnavailable
 from ipls.store.log import LogStore
 from ipls.trust.errors import HeadRefused
 from ipls.trust.heads import signers, timestamp
@@ -113,10 +114,10 @@ class Publisher:
                 seen = await lease.until_free()
                 above = await self.ask()
                 await lease.hold(seen, above, self._publish)
-            except (NoEpoch, OSError, StoreUnavailable) as e:
+            except (NoEpoch, OSError, StoreUnavailable, StoreDamaged) as e:
                 reason = "LOG_UNAVAILABLE" if isinstance(e, OSError) else e.reason
                 self._trouble = "no epoch"
-                level = logging.ERROR if isinstance(e, EpochDamaged) else logging.WARNING
+                level = logging.ERROR if isinstance(e, EpochDamaged | StoreDamaged) else logging.WARNING
                 log.log(level, self._trouble, reason=reason, why=str(e), retry_s=self._wait_s)
                 await asyncio.sleep(self._wait_s)
                 self._wait_s = min(2 * self._wait_s, self._retry_s[1])
@@ -160,12 +161,11 @@ class Publisher:
         """One round: start the namespace, finish the row there is, adopt what only the log has, renew the head, publish
         what waits. The head is renewed too where an epoch fails.
 
-        Raises NoEpoch, OSError (the log can't be written) and StoreUnavailable (a full disk), which are tried
-        again later; StoreRefused LEASE_LOST; PublisherStopped.
+        Raises NoEpoch, OSError (the log can't be written), StoreUnavailable (a full disk) and StoreDamaged, which are
+        tried again later; StoreRefused LEASE_LOST; PublisherStopped.
         """
         head = await to_thread(self._store.head)
-        if head is None:
-            head = await self._start()
+        head = await self._start() if head is None else await self._sound(head)
         is_due = await to_thread(self._epoch_due_ms) <= self._now_ms()
         self._is_level = self._is_level and not is_due
         try:
@@ -192,6 +192,17 @@ class Publisher:
         head = StoredHead(0, EMPTY_ROOT, 0, signed.SerializeToString())
         await to_thread(self._store.commit_start, self._term, head)
         self.heads.announce()
+        return head
+
+    async def _sound(self, head: StoredHead) -> StoredHead:
+        """The newest head as its witnesses signed it. Where a bit of its row has flipped, no other root is proposed for
+        its epoch: that would be a fork, of our own making."""
+        signed = _signed(head)
+        sound = head._replace(epoch=signed.epoch, root_hash=signed.root_hash)
+        if sound != head and self._counts(head):
+            log.error("head mended", epoch=sound.epoch)
+            await to_thread(self._store.mend_head, self._term, head.epoch, sound)
+            return sound
         return head
 
     async def _adopt(self, head: StoredHead) -> EpochRow | None:
@@ -233,15 +244,16 @@ class Publisher:
 
     async def _sign(self, epoch: int, old_root: bytes, new_root: bytes, blob: bytes) -> SignedHead:
         head = await to_thread(self._store.head)
-        known = SignedHead.FromString(head.signed) if head else None
+        known = _signed(head) if head else None
         signed = await self._witnesses.sign(self._term, epoch, old_root, new_root, blob, known)
         self._signed_ms = self._now_ms()
         return signed
 
     def _counts(self, head: StoredHead) -> bool:
-        """Whether its signatures are a quorum: a new version of the trust root may have taken out the keys of some."""
+        """Whether its signatures are a quorum: a new version of the trust root may have taken out the keys of some, or
+        a bit has flipped."""
         try:
-            signers(self._root, SignedHead.FromString(head.signed), now_ms=self._now_ms(), check_age=False)
+            signers(self._root, _signed(head), now_ms=self._now_ms(), check_age=False)
         except HeadRefused:
             return False
         return True
@@ -252,8 +264,10 @@ class Publisher:
         And over since they were given: a witness whose clock is behind is not asked without end. Unless they were given
         at a time that has yet to come, by a clock that has been put right since.
         """
-        signed = SignedHead.FromString(head.signed)
-        oldest_ms = min(map(timestamp, signed.cosignatures))
+        try:
+            oldest_ms = min(map(timestamp, _signed(head).cosignatures), default=0)
+        except HeadRefused:
+            return 0
         given_ms = self._signed_ms if self._signed_ms <= self._now_ms() else 0
         return max(oldest_ms, given_ms) + self._root.max_head_age_ms // RENEWALS
 
@@ -288,3 +302,11 @@ class Publisher:
             with suppress(TimeoutError):  # not wait_for, which may swallow the cancellation that ends us
                 async with asyncio.timeout(min(wait_ms / 1000, LOOK_EVERY_S)):
                     await self._submitted.wait()
+
+
+def _signed(head: StoredHead) -> SignedHead:
+    """What witnesses signed; nothing, if it can't be read any more."""
+    try:
+        return SignedHead.FromString(head.signed)
+    except DecodeError:
+        return SignedHead()

@@ -231,6 +231,10 @@ class DirectoryStore(ABC):
         """Replace the signatures of the newest head. Raises StoreRefused HEAD_STALE if another is the newest."""
 
     @abstractmethod
+    def mend_head(self, term: int, epoch: int, head: StoredHead) -> None:
+        """Put a head in the place of the damaged one at `epoch`. The caller has verified that it was signed so."""
+
+    @abstractmethod
     def erase_values(self, label: bytes, through: int) -> int:
         """Empty the values of the label's versions 1 to `through`, wherever they lie in this file; how many there were.
 

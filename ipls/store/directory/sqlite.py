@@ -202,7 +202,7 @@ class SqliteDirectory(DirectoryStore):
     def published_at(self, ticket: bytes) -> int | None:
         for epoch, refused in self._rows("SELECT epoch, refused FROM queue WHERE ticket = ?", (ticket,)):
             if refused:
-                message = "the tree has another's leaf where this label's next version would stand: it can have none"
+                message = "the tree has a leaf already where this label's next version would stand"
                 raise StoreRefused("LEAF_EXISTS", message)
             return None if epoch is None else int(epoch)
         raise StoreRefused("TICKET_UNKNOWN", "no such ticket")
@@ -299,6 +299,11 @@ class SqliteDirectory(DirectoryStore):
             if db.execute(query, (head.signed, head.epoch, head.root_hash)).rowcount != 1:
                 raise StoreRefused("HEAD_STALE", f"epoch {head.epoch} with this root is not the newest")
 
+    def mend_head(self, term: int, epoch: int, head: StoredHead) -> None:
+        with self._lead(term, news=True) as db:
+            db.execute("DELETE FROM head WHERE epoch = ?", (epoch,))
+            db.execute("INSERT OR REPLACE INTO head VALUES (?, ?, ?, ?)", head)
+
     def erase_values(self, label: bytes, through: int) -> int:
         with self._write() as db:
             (newest,) = db.execute("SELECT max(version) FROM version WHERE label = ?", (label,)).fetchone()
@@ -353,7 +358,8 @@ class SqliteDirectory(DirectoryStore):
         return int(row[0])
 
     def check_kept(self, epoch: int) -> None:
-        gone = "SELECT 1 FROM floor WHERE epoch > ?1 AND NOT EXISTS (SELECT 1 FROM pin WHERE epoch = ?1)"
+        gone = """SELECT 1 FROM floor WHERE epoch > ?1 AND ?1 < (SELECT max(epoch) FROM head)
+            AND NOT EXISTS (SELECT 1 FROM pin WHERE epoch = ?1)"""
         if self._rows(gone, (epoch,)):
             raise StoreRefused("EPOCH_PRUNED", f"epoch {epoch} is pruned: older than what this directory keeps")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ipls.store.directory import DirectoryStore, open_directory_store
+from ipls.store.errors import StoreRefused
 from tests.store.directory.test_contract import NAMESPACE, VRF_KEY, publish, start, step_of, submit, term
 
 
@@ -38,6 +39,18 @@ def test_a_file_from_before_updates_had_turns_and_were_held_goes_on(store: Direc
         submit(upgraded, 2)
         submit(upgraded, 3, label=b"+491700000009")
         assert [queued.seq for queued in upgraded.next_batch(9)] == [1, 3]
+
+
+def test_a_floor_above_the_newest_head_ends_no_reads(store: DirectoryStore, path: Path) -> None:
+    """As one of which a bit has flipped: `raise_floor` sets none."""
+    start(store)
+    submit(store, 1)
+    publish(store)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("INSERT INTO setting VALUES ('floor', ?)", (1 << 40,))
+    store.check_kept(1)
+    with pytest.raises(StoreRefused, match="is pruned"):
+        store.check_kept(0)
 
 
 def test_an_epochs_row_is_not_changed_and_not_deleted(store: DirectoryStore, path: Path) -> None:
