@@ -47,6 +47,12 @@ class SettledClock:
             return (steady_ns + self._ahead_ns) // 1_000_000
 
     @property
+    def ahead_ms(self) -> int:
+        """How far it is ahead of a clock that nobody sets: another number later says that it was set meanwhile, and
+        believed."""
+        return self._ahead_ns // 1_000_000
+
+    @property
     def jump_s(self) -> float:
         """How far the machine's clock is from the time that is gone by, as of the last reading; 0 if it is not."""
         jumped, ahead_ns = self._jumped, self._ahead_ns

@@ -45,10 +45,13 @@ def test_a_step_that_is_taken_back_within_the_time_was_never_there(day_s: int) -
 @pytest.mark.parametrize("step_s", [86_400, -86_400, 4200])
 def test_a_step_that_stays_is_believed(step_s: int) -> None:
     machine = Machine()
+    ahead_ms = machine.clock.ahead_ms
     assert machine.steps(step_s).off_ms() == -step_s * 1000
     assert machine.passes(SETTLE_NS / S - 1).off_ms() == -step_s * 1000
+    assert machine.clock.ahead_ms == ahead_ms
     assert machine.passes(1).off_ms() == 0
     assert machine.clock.jump_s == 0
+    assert machine.clock.ahead_ms == ahead_ms + step_s * 1000
 
 
 def test_a_clock_that_goes_on_jumping_is_not_believed_before_it_stays() -> None:

@@ -17,7 +17,7 @@ from ipls.proto.vault.v1.fleet_pb2 import Report
 from ipls.proto.vault.v1.vault_pb2 import Bundle, Hsm, SignedBundle
 from ipls.proto.witness.v1.head_pb2 import Cosignature
 from ipls.store.files import PUBLIC, replace
-from ipls.store.log import bundle_name
+from ipls.store.log import LogStore, bundle_name
 from ipls.store.log.opening import open_log
 from ipls.store.witness import open_witness_store
 from ipls.trust.bundle import (
@@ -174,14 +174,24 @@ def put_in_use(config: Config, signed: SignedBundle, *, now_ms: int) -> Bundle:
     Raises VerificationError, StoreError.
     """
     seen = bundle_head(read_bundle(config.vault.bundle)) if config.vault.bundle.exists() else None
+    log, name = open_log(config.directory.log), bundle_name(bundle_head(signed).epoch)
+    signed = _as_in_log(log, name, signed)
     bundle = verify_bundle(load_trust_root(config.trust_root), signed, now_ms=now_ms, seen=seen)
     if seen is not None and bundle.number > seen.epoch + 1:
         raise BundleRefused("BUNDLE_GAP", f"bundle {seen.epoch} is in use: {bundle.number} is not the next one")
-    log, name = open_log(config.directory.log), bundle_name(bundle.number)
     if seen is None or bundle.number > seen.epoch or log.get(name) is None:
         log.put(name, signed.SerializeToString())
         replace(config.vault.bundle, signed.SerializeToString(), mode=PUBLIC)
     return bundle
+
+
+def _as_in_log(log: LogStore, name: str, signed: SignedBundle) -> SignedBundle:
+    """The same bundle with the signatures that it has in the log, which keeps those: fewer or more may be here now."""
+    with suppress(DecodeError):
+        kept = SignedBundle.FromString(log.get(name) or b"")
+        if kept.bundle == signed.bundle:
+            return kept
+    return signed
 
 
 def read_bundle(path: Path) -> SignedBundle:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import structlog
@@ -14,9 +15,9 @@ import structlog
 from ipls.address import parse_address
 from ipls.admin.deployment import CORE, addresses_of, auditor_of, processes_of, write_endpoints
 from ipls.admin.health import check_free, last_words, until_listening, until_there
-from ipls.admin.renewal import Renewed, renew
+from ipls.admin.renewal import Renewed, renew_unasked
 from ipls.admin.users import why_not_parted
-from ipls.clock import system_now_ms
+from ipls.clock import machine, system_now_ms
 from ipls.config import ConfigError, load, load_trust_root
 from ipls.rpc.health import until_serving
 from ipls.runtime.restart import RestartPolicy
@@ -31,11 +32,15 @@ LOG_BYTES = 8 << 20
 LOGS_EVERY_S = 1.0
 OFF_PAUSE_S = 30.0
 """Before a service that ended without having served is tried again."""
-RENEW_EVERY_S = 3600.0
+RENEW_EVERY_S = 600.0
 BACK_S = 60.0
 """For a service to serve again, before the next one is restarted."""
 ORDER = {CORE: 1, "vault": 1, "directory": 2, "contacts": 3, "registration": 3}
 """When a service is restarted for a new trust root: after the witnesses, which come first."""
+
+
+def _order(name: str) -> int:
+    return ORDER.get(name, 0)
 
 
 def cut_log(path: Path) -> None:
@@ -67,7 +72,10 @@ class Supervisor:
         self.why_not_parted = why_not_parted(config.vault, self._folder)
         """Why the vault's core runs as its front's user, if it does."""
         self._commands = processes_of(config, parted=not self.why_not_parted)
-        self._namespace = load_trust_root(config.trust_root).namespace
+        self._root = load_trust_root(config.trust_root)
+        """That the services run by."""
+        self._ahead_ms = machine.ahead_ms
+        self._not_renewed: list[Renewed] = []
         self._log_level = log_level
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self.off: dict[str, str] = {}
@@ -92,7 +100,8 @@ class Supervisor:
             if parse_address(address)[1] == 0:
                 raise ConfigError(f"{name}: {address}: under `serve all` a port has a number, by which it is asked")
             check_free(name, address)
-        await self._renew()
+        await self._renew(restarting=True)
+        self._root = load_trust_root(self._config.trust_root)
         owner.release_async(self._stop)
         for name in self._commands:
             await self._launch(name)
@@ -107,7 +116,7 @@ class Supervisor:
                     report(f"OFF: {error.message}")
         if len(self.off) == self.count:
             raise ConfigError(next(iter(self.off.values())), "SERVICE_DID_NOT_START")
-        write_endpoints(self._folder, self._namespace, self._addresses, self.pids)
+        write_endpoints(self._folder, self._root.namespace, self._addresses, self.pids)
         for name in self._commands:
             owner.spawn(f"keep {name}", partial(self._keep, name))
         owner.spawn("cut logs", self._cut_logs)
@@ -116,27 +125,44 @@ class Supervisor:
     async def _keep_renewed(self) -> None:
         while True:
             await asyncio.sleep(RENEW_EVERY_S)
-            if any(renewed.needs_restart for renewed in await self._renew()):
+            await self._renew()
+            if self._has_newer_root():
                 await self._restart()
 
-    async def _renew(self) -> list[Renewed]:
-        """What is due for it. Raises nothing: what can't be renewed is said, and tried again."""
-        done = await asyncio.to_thread(renew, self._config, self._folder, system_now_ms())
-        for what, text, failed in done:
-            (log.warning if failed else log.info)("not renewed" if failed else "renewed", what=what, text=text)
-        return done
+    async def _renew(self, *, restarting: bool = False) -> None:
+        """What is due for it. Raises nothing: what can't be renewed is said, once, and tried again."""
+        jumped_ms = machine.ahead_ms - self._ahead_ms
+        done = await asyncio.to_thread(
+            renew_unasked, self._config, self._folder, system_now_ms(), jumped_ms=jumped_ms, restarting=restarting
+        )
+        for what, text, _ in (each for each in done if not each.failed):
+            log.info("renewed", what=what, text=text)
+        failed = [each for each in done if each.failed]
+        for what, text, _ in failed if [f.what for f in failed] != [f.what for f in self._not_renewed] else []:
+            log.warning("not renewed", what=what, text=text)
+        self._not_renewed = failed
+
+    def _has_newer_root(self) -> bool:
+        """Whether there is one that the services do not run by, of our making or by a person's command."""
+        old = self._root
+        with suppress(ConfigError):  # it can't be read now
+            self._root = load_trust_root(self._config.trust_root)
+        return self._root.number > old.number
 
     async def _restart(self) -> None:
         """Each in its turn, in the order that a new version of the trust root asks for (docs/operations.md). One that
         is off, or does not come back in time, holds up nobody."""
         having_one = (name for name in self._commands if name != "log" and name not in self.off)
-        for name in sorted(having_one, key=lambda name: ORDER.get(name, 0)):
-            await self._end(self._processes[name])
-            try:
-                async with asyncio.timeout(BACK_S):
-                    await self._answers(name)  # `_keep` has started it again
-            except TimeoutError:
-                log.error("not back since the restart for a new trust root", service=name)
+        for order, names in groupby(sorted(having_one, key=_order), key=_order):
+            if order == ORDER["vault"]:
+                await self._renew(restarting=True)  # the bundle, which is to name the rules that the vault takes up
+            for name in names:
+                await self._end(self._processes[name])
+                try:
+                    async with asyncio.timeout(BACK_S):
+                        await self._answers(name)  # `_keep` has started it again
+                except TimeoutError:
+                    log.error("not back since the restart for a new trust root", service=name)
         log.info("restarted for a new trust root")
 
     async def _cut_logs(self) -> None:
@@ -213,7 +239,7 @@ class Supervisor:
     def _note_pids(self) -> None:
         """Write `endpoints.json` anew. Where the disk refuses it, the next time this is called will do."""
         try:
-            write_endpoints(self._folder, self._namespace, self._addresses, self.pids)
+            write_endpoints(self._folder, self._root.namespace, self._addresses, self.pids)
         except OSError as error:
             log.warning("endpoints.json not written", why=str(error))
 

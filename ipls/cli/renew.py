@@ -28,7 +28,7 @@ def command(
     for what, text, failed in done:
         print(printable(f"{what}: {'NOT renewed: ' if failed else ''}{text}"))
     if any(each.needs_restart for each in done):
-        print("Restart the services, in the order of docs/operations.md; `serve all` in one go.")
+        print("`serve all` restarts its services for it within 10 minutes; others in the order of docs/operations.md.")
     if not done:
         print("nothing is due")
     if any(each.failed for each in done):
