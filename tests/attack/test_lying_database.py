@@ -28,7 +28,6 @@ from ipls.vault.session.effects import (
     Delete,
     FinishRotation,
     Handshake,
-    History,
     List,
     Operation,
     RemoveApprover,
@@ -212,8 +211,8 @@ WORKS: dict[str, Work] = {
     "finish rotation": account(FinishRotation(2)),
     "delete": account(Delete()),
     "list": account(List()),
-    "history": account(History(1)),
-    "history's end": account(History(4)),
+    "history": in_one_process(lambda state: state.do(ALICE, List()), lambda state: state.uses(ALICE, 1)),
+    "history's end": in_one_process(lambda state: state.do(ALICE, List()), lambda state: state.uses(ALICE, 4)),
     "change delay": account(SetChangeDelay(1000)),
     "add approver": account(AddApprover(b"another".ljust(32))),
     "remove approver": account(RemoveApprover(b"device".ljust(32))),
@@ -292,7 +291,7 @@ def test_a_history_without_end_is_refused(world: World) -> None:
     endless.__dict__ |= world.truth.copy().__dict__
     state = State(StateStore(endless, anchor_service))
     for first in range(1, 8):
-        found = outcome(lambda first=first: state.do(ALICE, History(first)))
+        found = outcome(lambda first=first: state.uses(ALICE, first))
         assert found == "VAULT_DATABASE_EDITED" or not found.entries
 
 

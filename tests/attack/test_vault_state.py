@@ -9,15 +9,16 @@ from hypothesis import strategies as st
 
 from ipls.hsm.core.accounts import Accounts
 from ipls.hsm.state.anchor import genesis, read_anchor
+from ipls.hsm.state.replay import PAGE
 from ipls.proto.vault.v1.vault_pb2 import HistoryAnswer
 from ipls.store.errors import StoreUnavailable
 from ipls.trust.identity import Identity
 from ipls.vault.account import Times
 from ipls.vault.errors import SessionRefused
-from ipls.vault.history import Seen, follow
+from ipls.vault.history import MAX_ENTRIES, Seen, follow
 from ipls.vault.limits import Limits
 from ipls.vault.session.effects import Handshake, History, Operation, Retrieve
-from ipls.vault.state.journal import account_key
+from ipls.vault.state.journal import JournalEntry, account_key
 from tests.attack.vault_state import ME, NOW, OWNERS, Vault, looked_at, offline, outcome, use, wrapped
 from tests.hsm.state_stores import MemoryNotary, perform
 from tests.store.postgres import PostgresServer
@@ -458,10 +459,39 @@ def test_a_flood_of_uses_pushes_nobodys_out(vault: Vault) -> None:
         assert flood == [None] * 20 + ["VAULT_ACCOUNT_LIMIT"] * 10
         assert use(BOB, ME) is None
         assert use(ALICE, owner) is None
-        answer = use(ALICE, owner, History(seen.length + 1))
-        assert isinstance(answer, HistoryAnswer)
+        answer = state.uses(ALICE, seen.length + 1, owner)
         assert [entry.identity_version for entry, _ in follow(seen, answer)] == [2] * 20 + [3]
         assert state.history(BOB, other).length == other.length + 1
+
+
+def test_who_asks_for_a_long_history_holds_others_up_for_a_page_of_it(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, original = list[bytes](), JournalEntry.decode
+
+    def decode(data: bytes) -> JournalEntry:
+        read.append(data)
+        return original(data)
+
+    with vault.running() as state:
+        state.accounts = Accounts(state.state_store, lambda: Times(NOW, NOW), Limits(daily_uses=5 * PAGE))
+        before = state.history(ALICE)
+        state.state_store.perform([lambda: state.accounts.commit(ALICE, ME, Handshake())] * (3 * PAGE))
+        answer = state.do(ALICE, History(1))
+        assert isinstance(answer, HistoryAnswer)
+        monkeypatch.setattr(JournalEntry, "decode", decode)
+        steps, works, more = state.accounts.history(ALICE, 1, answer), 0, True
+        while more:
+            read.clear()
+            more = bool(perform(state.state_store, lambda: next(steps, None)))
+            assert len(read) <= PAGE
+            works += 1
+            state.do(ALICE, Handshake())  # meanwhile: these are in the next answer
+            state.do(BOB, Handshake())
+        assert works == 4
+        seen = follow(Seen(), answer)[-1][1]
+        assert (seen.length, answer.length) == (MAX_ENTRIES, before.length + 3 * PAGE)
+        assert state.history(ALICE, seen).length == answer.length + works
 
 
 @pytest.mark.parametrize("reason", ["VAULT_NOTARY_LOST", "VAULT_ANCHOR_MOVED"])

@@ -31,8 +31,8 @@ class State:
         self.state_store = state_store
         self.accounts = Accounts(state_store, lambda: Times(NOW, NOW), Limits())
 
-    def do(self, label: str, operation: Operation) -> Result:
-        return perform(self.state_store, lambda: self.accounts.commit(label, ME, operation))
+    def do(self, label: str, operation: Operation, identity: Identity = ME) -> Result:
+        return perform(self.state_store, lambda: self.accounts.commit(label, identity, operation))
 
     def store(self, label: str, number: int) -> None:
         self.do(label, Store(number - 1, bytes([number]) * 16, bytes(16), wrapped(label, number)))
@@ -42,11 +42,18 @@ class State:
         assert isinstance(record, StoredRecord)
         return record.wrapped
 
+    def uses(self, label: str, first: int, identity: Identity = ME) -> HistoryAnswer:
+        """Those from that number on."""
+        answer = self.do(label, History(first), identity)
+        assert isinstance(answer, HistoryAnswer)
+        steps = self.accounts.history(label, first, answer)
+        while perform(self.state_store, lambda: next(steps, None)):
+            pass
+        return answer
+
     def history(self, label: str, seen: Seen = Seen()) -> Seen:  # noqa: B008  # it never changes
         """How far it goes, from what was seen. Raises SessionRefused as the client does."""
-        answer = self.do(label, History(seen.length + 1))
-        assert isinstance(answer, HistoryAnswer)
-        return follow(seen, answer)[-1][1]
+        return follow(seen, self.uses(label, seen.length + 1))[-1][1]
 
     def check(self) -> None:
         """The walk through everything, to its end."""

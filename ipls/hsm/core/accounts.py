@@ -3,8 +3,9 @@
 Tested by tests/hsm/core/test_core.py and tests/hsm/core/test_limits.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+from ipls.hsm.state.replay import PAGE
 from ipls.hsm.state.store import StateStore
 from ipls.proto.vault.v1.vault_pb2 import HistoryAnswer, HistoryEntry
 from ipls.trust.identity import Identity
@@ -12,7 +13,7 @@ from ipls.vault.account import Account, Times, apply
 from ipls.vault.errors import SessionRefused
 from ipls.vault.history import MAX_ENTRIES, Seen
 from ipls.vault.limits import Limits, Releases
-from ipls.vault.session.effects import History, Operation, Result
+from ipls.vault.session.effects import Operation, Result
 from ipls.vault.state.journal import account_key, other_key
 
 _RELEASES = other_key("releases")
@@ -27,7 +28,8 @@ class Accounts:
         self._limits = limits
 
     def commit(self, label: str, identity: Identity, operation: Operation) -> Result:
-        """See `effects.Commit`. Raises SessionRefused, and the account stays as it was; StoreError."""
+        """See `effects.Commit`; the entries of a `HistoryAnswer` are `history`'s to add. Raises SessionRefused, and the
+        account stays as it was; StoreError."""
         key = account_key(label)
         record = self._state_store.get(key)
         before, present = Account.decode(record) if record else None, self._releases()
@@ -36,9 +38,6 @@ class Accounts:
             self._state_store.put(_RELEASES, releases.encode())
         if record != account.encode():
             self._state_store.put(key, account.encode(), use=use)
-        if isinstance(operation, History):
-            assert isinstance(result, HistoryAnswer)
-            result.entries.extend(self._history(key, Seen(result.length, result.chain_head), operation.first))
         return result
 
     def _releases(self) -> Releases:
@@ -50,13 +49,13 @@ class Accounts:
             self._state_store.put(_RELEASES, counted)
         return Releases.decode(counted) if counted else Releases()
 
-    def _history(self, key: bytes, whole: Seen, first: int) -> list[HistoryEntry]:
-        """At most MAX_ENTRIES uses from number `first` on; all behind are read too, as they must lead to the end."""
-        first = max(first, 1)
+    def history(self, label: str, first: int, answer: HistoryAnswer) -> Iterator[bool]:
+        """Adds to the answer at most MAX_ENTRIES uses from number `first` on, at its end. All behind are read too, as
+        they must lead there, however many they are: a page a work, other works in between. Raises SessionRefused."""
+        first, whole, seen, found = max(first, 1), Seen(answer.length, answer.chain_head), Seen(), list[HistoryEntry]()
         if first > whole.length:
-            return []
-        seen, found = Seen(), list[HistoryEntry]()
-        for entry in self._state_store.uses(key, max(first - 1, 1)):
+            return
+        for read, entry in enumerate(self._state_store.uses(account_key(label), max(first - 1, 1)), 1):
             use = entry.history
             if use is not None and seen == Seen() and use.number == first - 1 > 0:
                 # Where the chain stood is not verified: from no other place it leads to the end.
@@ -67,6 +66,10 @@ class Accounts:
             seen = seen.extended(use)
             if len(found) < MAX_ENTRIES:
                 found.append(use)
+            if seen.length == whole.length:
+                break
+            if read % PAGE == 0:
+                yield True
         if seen != whole:
             raise SessionRefused("VAULT_DATABASE_EDITED", "the account's access history is not as it was written")
-        return found
+        answer.entries.extend(found)

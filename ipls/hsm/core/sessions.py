@@ -5,6 +5,7 @@ Tested by tests/hsm/core/test_core.py.
 
 import asyncio
 from collections import Counter
+from functools import partial
 from typing import NamedTuple
 
 import structlog
@@ -20,6 +21,7 @@ from ipls.hsm.core.workers import WorkerProcess, Workers
 from ipls.hsm.messages import Ended
 from ipls.hsm.pipe import Frame, PipeError, parse
 from ipls.proto.vault.v1.core_pb2 import CoreRequest, CoreResponse, HistoryHandIn, NeedsHistory
+from ipls.proto.vault.v1.vault_pb2 import HistoryAnswer
 from ipls.runtime.half_open import HalfOpenTable
 from ipls.runtime.service import Service
 from ipls.vault.errors import SessionRefused
@@ -28,6 +30,7 @@ from ipls.vault.session.effects import (
     Commit,
     Effect,
     Handshake,
+    History,
     JudgeBy,
     NeedHistory,
     Receive,
@@ -212,7 +215,13 @@ class Sessions:
             case Commit(label, identity, operation):
                 if isinstance(operation, Handshake):
                     self._prove(session, label)
-                return await self._durably(lambda: accounts.commit(label, identity, operation))
+                result = await self._durably(lambda: accounts.commit(label, identity, operation))
+                if isinstance(operation, History):
+                    assert isinstance(result, HistoryAnswer)
+                    steps = accounts.history(label, operation.first, result)
+                    while await self._durably(partial(next, steps, None)):
+                        pass
+                return result
             case Send():
                 raise AssertionError("sent by the caller")
 
