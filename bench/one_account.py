@@ -42,7 +42,7 @@ async def flood(address: str, ca: Path, token: bytes) -> None:
                 try:
                     await reads.BatchLookup(pb.BatchLookupRequest(labels=labels), metadata=((SESSION_METADATA, token),))
                 except grpc.aio.AioRpcError:
-                    await asyncio.sleep(0.01)
+                    await asyncio.sleep(0.01)  # refused: not at once again
                 if number >= AT_ONCE * BATCH:
                     print("under way", flush=True)
 

@@ -157,7 +157,7 @@ def main(count: int) -> None:
         command = ["redis-server", "--port", "0", "--unixsocket", f"{name}/redis", "--save", "", "--dir", name]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as redis:
             while not (folder / "redis").exists():
-                time.sleep(0.01)
+                time.sleep(0.01)  # it says to nobody that it is up
             print(f"{ASKED} lookups among {count:,} labels; the rate with {AT_ONCE} calls at once")
             try:
                 asyncio.run(compare(folder, labels))

@@ -142,6 +142,7 @@ async def serve(
         raise OSError(cannot_listen(listen)) from error
     config = uvicorn.Config(
         _Admitted(app),
+        # It is called as a class is.
         http=partial(_Protocol, silent=HalfOpenTable[_Protocol](MAX_SILENT), answer_s=answer_s),  # type: ignore[arg-type]
         forwarded_allow_ips=list(OWN),
         log_config=None,

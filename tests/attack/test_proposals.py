@@ -194,7 +194,7 @@ async def test_a_witness_whose_log_is_away_does_not_keep_the_others_from_an_epoc
             asked += 1
             return None if asked % 3 == 1 else whole(name)
 
-        world.log.get = misses_every_third  # type: ignore[method-assign]
+        world.log.get = misses_every_third  # type: ignore[method-assign]  # of this one alone
         for number in (2, 3):
             assert await client.publish(number, ALICE, record(number)) == number
         assert asked >= 6

@@ -122,7 +122,8 @@ async def test_the_lines_of_a_site_have_the_codes_of_one_network(world: World) -
         service = RegistrationService(store, NAMESPACE, Sender(), directory, codes_per_hour=3, now_ms=world.clock)
         refusals = list[str]()
         for line in range(9):
-            call: Any = SimpleNamespace(peer=lambda: f"ipv6:[2001:db8:0:{line:x}::1]:7", auth_context=dict)  # noqa: B023
+            peer = f"ipv6:[2001:db8:0:{line:x}::1]:7"
+            call: Any = SimpleNamespace(peer=peer.__str__, auth_context=dict)
             request = pb.RequestCodeRequest(label=LABEL, request_id=bytes([line]) * 16)
             try:
                 await service.RequestCode(request, call)

@@ -451,7 +451,7 @@ def test_a_flood_of_uses_pushes_nobodys_out(vault: Vault) -> None:
     with vault.running() as state:
         accounts = Accounts(state.state_store, lambda: Times(NOW, NOW), Limits(daily_uses=20))
 
-        def use(label: str, identity: Identity, operation: Operation = Handshake()) -> object:  # noqa: B008
+        def use(label: str, identity: Identity, operation: Operation = Handshake()) -> object:  # noqa: B008  # never changed
             return outcome(lambda: perform(state.state_store, lambda: accounts.commit(label, identity, operation)))
 
         seen, other = state.history(ALICE), state.history(BOB)

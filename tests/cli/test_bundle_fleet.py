@@ -16,7 +16,7 @@ from tests.trust.ceremonies import GROUP, OFFICERS, report, signed_card
 
 
 @pytest.fixture
-def fleet(folder: Path) -> Path:  # noqa: F811
+def fleet(folder: Path) -> Path:  # noqa: F811  # the fixture
     """The deployment of three witnesses, with the files of a ceremony."""
     data = encode(report())
     (folder / "report.pb").write_bytes(data)
@@ -85,5 +85,5 @@ def test_a_report_of_another_namespace_or_card_is_in_no_bundle(fleet: Path) -> N
     assert not (fleet / "next.pb").exists()
 
 
-def test_options_of_a_fleet_come_together(folder: Path) -> None:  # noqa: F811
+def test_options_of_a_fleet_come_together(folder: Path) -> None:  # noqa: F811  # the fixture
     assert "--report" in bundle(folder, "next", folder / "next.pb", "--hsm", "hsm-1=0", status=2)

@@ -52,7 +52,7 @@ def shown(url: str, namespace: str, what: str) -> Any:
 def until(url: str, namespace: str, epoch: int) -> bytes:
     """Its signature on an epoch, as it is shown, once it is."""
     while not (audit := shown(url, namespace, f"audits/{epoch}")):
-        time.sleep(0.05)
+        time.sleep(0.05)  # the witness says it to who asks
     return json.dumps(audit).encode()
 
 

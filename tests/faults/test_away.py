@@ -49,7 +49,7 @@ def no_public_log(world: World) -> Iterator[None]:
         def get(self, name: str) -> bytes:
             raise OSError("away")
 
-    log, world.log = world.log, Away()  # type: ignore[assignment]
+    log, world.log = world.log, Away()  # type: ignore[assignment]  # it is only read
     yield
     world.log = log
 

@@ -24,15 +24,20 @@ NOW = 1_800_000_000_000
 LABEL = "+491700000009"
 
 
+class Stored(Deployment):
+    phone: Path
+    """Has stored four contacts since the first backup."""
+
+
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Stored:
     """Off, after a backup while it ran (`first`), an account's store, and another backup while it ran (`second`)."""
-    world = Deployment(tmp_path_factory.mktemp("deployment") / "d")
+    world = Stored(tmp_path_factory.mktemp("deployment") / "d")
 
     async def use() -> None:
         await world.stored(world.label(), book(3))
         backup(world.config, world.folder / "first", NOW)
-        world.phone = await world.stored(world.label(), book(4))  # type: ignore[attr-defined]
+        world.phone = await world.stored(world.label(), book(4))
         backup(world.config, world.folder / "second", NOW)
 
     with world.running():
@@ -42,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
 
 
 @pytest.fixture
-def world(made: Deployment) -> Iterator[Deployment]:
+def world(made: Stored) -> Iterator[Stored]:
     """As it was."""
     yield made
     shutil.rmtree(made.folder / "data")
@@ -96,7 +101,7 @@ def test_a_copy_is_one_moment_of_a_database_that_is_written_to(tmp_path: Path) -
     assert counts[-1] > counts[0]
 
 
-def test_a_lost_disk_comes_back_from_the_newest_backup(world: Deployment) -> None:
+def test_a_lost_disk_comes_back_from_the_newest_backup(world: Stored) -> None:
     before = digests(world.folder / "data")
     for file in [*(world.folder / "data").glob("*.db")]:
         file.unlink()
@@ -109,7 +114,7 @@ def test_a_lost_disk_comes_back_from_the_newest_backup(world: Deployment) -> Non
     assert (world.folder / "data/log/2").is_dir()
 
     async def use() -> None:
-        async with world.device(world.phone) as device:  # type: ignore[attr-defined]
+        async with world.device(world.phone) as device:
             device.import_cards(book(2, "More"))
             assert (await device.store()).contacts == 6
 

@@ -123,8 +123,8 @@ def served(state: State) -> list[str]:
             isinstance(outcome(act), str)
             for act in (
                 lambda: state.do(label, List()),  # noqa: B023  # called in this very turn
-                lambda: state.key(label),  # noqa: B023
-                lambda: state.history(label),  # noqa: B023
+                lambda: state.key(label),  # noqa: B023  # likewise
+                lambda: state.history(label),  # noqa: B023  # likewise
             )
         )
     ]
@@ -241,8 +241,8 @@ class Wrapper:
     def storage_key_ids(self) -> list[bytes]:
         return []
 
-    def rewrap(self, each: object) -> list[bytes | None]:
-        return [bytes(40) for _ in each]  # type: ignore[attr-defined]
+    def rewrap(self, each: Sequence[object]) -> list[bytes | None]:
+        return [bytes(40) for _ in each]
 
 
 # The directory

@@ -31,7 +31,7 @@ class RedisServer:
                 await self.raw.ping()
                 return
             except ConnectionError:
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.01)  # it says to nobody that it is up
 
     async def kill(self) -> None:
         """By SIGKILL; all that it kept is gone."""

@@ -49,7 +49,7 @@ class Gateway:
             try:
                 socket.create_connection(("127.0.0.1", self.port)).close()
             except OSError:
-                time.sleep(0.02)
+                time.sleep(0.02)  # it says to nobody that it is up
             else:
                 return
 

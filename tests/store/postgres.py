@@ -74,7 +74,7 @@ class PostgresServer:
             with suppress(psycopg.OperationalError):
                 self.execute("SELECT 1")
                 return
-            time.sleep(0.02)
+            time.sleep(0.02)  # it says to nobody that it is up
 
     def kill(self) -> None:
         """SIGKILL for it and all its processes, at once."""

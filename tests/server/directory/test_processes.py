@@ -59,7 +59,7 @@ async def until(condition: Any) -> None:
     deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # the process is another one, and says it to nobody
 
 
 def is_stopped(pid: int) -> bool:
