@@ -35,8 +35,8 @@ from ipls.client.device import Device
 from ipls.client.outbox import code_from
 from ipls.proto.registration.v1.registration_pb2 import WatchRegistrationRequest
 from ipls.proto.registration.v1.registration_pb2_grpc import RegistrationServiceStub
-from ipls.rpc.admission import Limits
 from ipls.rpc.channel import open_channel
+from ipls.rpc.limits import Limits
 from ipls.rpc.server import GrpcServer, Listener
 from tests.rpc.strangers import Stranger, message, stranger
 

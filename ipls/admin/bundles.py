@@ -16,11 +16,12 @@ from ipls.hsm.token.signing import witness_signers
 from ipls.proto.vault.v1.fleet_pb2 import Report
 from ipls.proto.vault.v1.vault_pb2 import Bundle, Hsm, SignedBundle
 from ipls.proto.witness.v1.head_pb2 import Cosignature
-from ipls.store.files import PUBLIC, replace
+from ipls.store.files import PUBLIC, read_bounded, replace
 from ipls.store.log import LogStore, bundle_name
 from ipls.store.log.opening import open_log
 from ipls.store.witness import open_witness_store
 from ipls.trust.bundle import (
+    MAX_SIGNED_BUNDLE,
     bundle_head,
     check_bundle,
     check_follows,
@@ -195,9 +196,9 @@ def _as_in_log(log: LogStore, name: str, signed: SignedBundle) -> SignedBundle:
 
 
 def read_bundle(path: Path) -> SignedBundle:
-    """Raises ConfigError."""
+    """Raises ConfigError, OSError."""
     try:
-        return SignedBundle.FromString(path.read_bytes())
+        return SignedBundle.FromString(read_bounded(path, MAX_SIGNED_BUNDLE))
     except DecodeError as error:
         raise ConfigError(f"{path}: not a fleet bundle") from error
 

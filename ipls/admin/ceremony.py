@@ -16,7 +16,7 @@ from ipls.config.base import Model, load_model
 from ipls.hsm.ceremony import steps
 from ipls.hsm.token.module import usable
 from ipls.proto.vault.v1.fleet_pb2 import Card, Member, Officer, OfficerSignature, Report, SignedCard
-from ipls.store.files import PUBLIC, replace, write_new
+from ipls.store.files import PUBLIC, read_bounded, replace, write_new
 from ipls.trust.ceremony import (
     MAX_REPORT,
     Officers,
@@ -105,7 +105,7 @@ def join(core: CoreConfig, report: Report, parcel: Path) -> None:
     Raises ConfigError, CeremonyRefused.
     """
     with usable():
-        steps.join(core.vault.token, read_pin(core.vault.pin), report, parcel.read_bytes())
+        steps.join(core.vault.token, read_pin(core.vault.pin), report, read_bounded(parcel, MAX_REPORT))
 
 
 def signed_report(trust_root: Path, file: Path, officers: Path, signatures: Sequence[Path]) -> Report:
@@ -159,6 +159,6 @@ def _check_new(file: Path) -> None:
 
 def _read(kind: type[_M], path: Path) -> _M:
     try:
-        return kind.FromString(path.read_bytes())
+        return kind.FromString(read_bounded(path, MAX_REPORT))
     except DecodeError as error:
         raise CeremonyRefused("REPORT_INVALID", f"{path}: not a {kind.__name__}") from error

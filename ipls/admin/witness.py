@@ -10,9 +10,12 @@ from ipls.config import ConfigError, TokenConfig, WitnessConfig, read_pin
 from ipls.crypto.keys import Signer
 from ipls.hsm.token.signing import make_token_key
 from ipls.proto.witness.v1.head_pb2 import Cosignature
-from ipls.store.files import PUBLIC, replace, write_new
+from ipls.store.files import PUBLIC, read_bounded, replace, write_new
 from ipls.store.witness import init_witness_state
 from ipls.trust.root import TrustRoot
+
+MAX_SIGNATURE = 16 * 1024
+"""Bytes of a file with one."""
 
 
 def make_key(place: Path | TokenConfig, pin: Path, label: str) -> bytes:
@@ -53,8 +56,8 @@ def write_signature(file: Path, name: str, signature: Cosignature) -> Path:
 
 
 def read_signature(path: Path) -> Cosignature:
-    """Raises ConfigError."""
+    """Raises ConfigError, OSError."""
     try:
-        return Cosignature.FromString(path.read_bytes())
+        return Cosignature.FromString(read_bounded(path, MAX_SIGNATURE))
     except DecodeError as error:
         raise ConfigError(f"{path}: not a witness's signature") from error

@@ -182,10 +182,18 @@ _LEAST = 26
 """Bytes of a part of which there are several, on average: of a membership proof's step, two parts, 52 at least."""
 
 
-def _parse(message: Message, data: bytes) -> None:
-    if len(data) > _UNSEEN:  # of nothing but empty parts it would take 64 times its bytes when decoded
+def check_parts(message: Message | type[Message], data: bytes) -> None:
+    """Return if the encoded `message` may be decoded: of nothing but empty parts it would take 64 times its bytes.
+
+    Raises ProofRefused ENCODING.
+    """
+    if len(data) > _UNSEEN:
         kind = cast(Descriptor, message.DESCRIPTOR)
         _count_parts(kind, data, 0, len(data), len(data) // _LEAST)
+
+
+def _parse(message: Message, data: bytes) -> None:
+    check_parts(message, data)
     try:
         message.ParseFromString(data)
     except DecodeError:

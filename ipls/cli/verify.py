@@ -3,6 +3,7 @@
 Heads of any age are taken: how old they are is said, and it is for the reader to judge.
 """
 
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -12,7 +13,8 @@ from typing import Annotated, NamedTuple
 import typer
 from google.protobuf.message import DecodeError
 
-from ipls.akd import AkdError, Version, verify_history, verify_lookup
+from ipls.akd import AkdError, ProofRefused, Version, verify_history, verify_lookup
+from ipls.akd.messages import check_parts
 from ipls.auditlog.chain import beginning, check_proof
 from ipls.auditlog.errors import AuditError, AuditFault
 from ipls.auditlog.listing import parse_name
@@ -26,6 +28,7 @@ from ipls.conformance.replay import ConformanceError, check_proofs, replay_vecto
 from ipls.crypto.errors import VerificationError
 from ipls.proto.trust.v1.proof_pb2 import LabelProof
 from ipls.proto.vault.v1.vault_pb2 import SignedBundle
+from ipls.store.files import read_bounded
 from ipls.trust.bundle import MAX_SIGNED_BUNDLE, countersigners, predecessor, verify_bundle
 from ipls.trust.evidence import MAX_EVIDENCE, judge_evidence
 from ipls.trust.heads import signers, verify_head
@@ -237,17 +240,20 @@ def _duration(ms: int) -> str:
 
 
 def _read(file: Path, limit: int) -> bytes:
-    with file.open("rb") as opened:
-        data = opened.read(limit + 1)
-    if len(data) > limit:
-        fail(f"{file}: over {limit} bytes", "PROOF_FILE_INVALID", REFUSED)
-    return data
+    try:
+        return read_bounded(file, limit)
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        fail(f"{file}: {error.strerror}", "PROOF_FILE_INVALID", REFUSED)
 
 
 def _label_proof(file: Path, kind: str) -> LabelProof:
     try:
-        proof = LabelProof.FromString(_read(file, MAX_PROOF))
-    except DecodeError:
+        data = _read(file, MAX_PROOF)
+        check_parts(LabelProof, data)
+        proof = LabelProof.FromString(data)
+    except (ProofRefused, DecodeError):
         proof = LabelProof()
     if proof.WhichOneof("proof") != kind:
         fail(f"{file}: not a file with a {kind}", "PROOF_FILE_INVALID", REFUSED)

@@ -22,7 +22,7 @@ MAX_SILENT = 128
 """Connections without a whole request. One more takes the place of the oldest of the address that has most."""
 MAX_ANSWERS = 128
 """Made and sent at once, to this machine as many again: a stranger's address has at most a STRANGER_SHARE of what is
-left, as with gRPC (`ipls/rpc/admission.py`)."""
+left, as with gRPC (`ipls/rpc/limits.py`)."""
 STRANGER_SHARE = 9
 ANSWER_S = 600
 """From a whole request to the end of its answer; who reads a large object slowly asks for parts of it."""
@@ -119,8 +119,10 @@ class _Admitted:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         host, port = scope["client"]
-        with contextlib.suppress(ValueError):  # of whatever else a proxy says there is one
+        try:
             scope["client"] = network(host), port
+        except ValueError:  # what a proxy says is no address: all of these are one
+            scope["client"] = "", port
         places = self._own if host in OWN else self._strangers
         try:
             with places.place(scope["client"][0]):

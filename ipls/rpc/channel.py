@@ -12,6 +12,7 @@ from typing import Any, Self, cast
 
 from ipls._grpc import check_guarded, grpc
 from ipls.rpc.decoding import decoding
+from ipls.rpc.limits import Limits
 
 LOOK_EVERY_S = 1.0
 """How often a channel looks whether a certificate was renewed."""
@@ -25,7 +26,8 @@ def open_channel(
     """A channel to `host:port`, connected when first used. What begins a second after a certificate was renewed, or
     later, shows that one.
 
-    An answer that can't be read counts as an empty one: the caller, who believes nothing unchecked, refuses that.
+    An answer that can't be read, or is longer than its method's may be (`Method.answer`), counts as an empty one: the
+    caller, who believes nothing unchecked, refuses that.
 
     Raises OSError if a file can't be read, IplsError TLS_UNGUARDED.
     """
@@ -75,7 +77,7 @@ class _RenewedChannel:
         return self._opened[-1]
 
     def _method(self, kind: str, path: str, *, response_deserializer: Callable[[bytes], Any], **options: Any) -> Any:
-        decode = decoding(response_deserializer, lambda: response_deserializer(b""))
+        decode = decoding(response_deserializer, Limits().method(path.removeprefix("/")).answer)
 
         @lru_cache(maxsize=1)
         def of(channel: grpc.aio.Channel) -> Any:

@@ -9,16 +9,17 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 
-def decoding(deserialize: Callable[[bytes], Any], unreadable: Callable[[], Any]) -> Callable[[bytes], Any]:
-    """`deserialize`, with what `unreadable` makes in the place of a message that can't be read.
+def decoding(deserialize: Callable[[bytes], Any], most: int) -> Callable[[bytes], Any]:
+    """`deserialize`, with an empty message in the place of one that can't be read, or has over `most` bytes, which is
+    not decoded.
 
     gRPC itself would log a traceback, and hand a caller None, or answer UNKNOWN.
     """
 
     def decode(data: bytes) -> Any:
         try:
-            return deserialize(data)
+            return deserialize(data if len(data) <= most else b"")
         except DecodeError:
-            return unreadable()
+            return deserialize(b"")
 
     return decode

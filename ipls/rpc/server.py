@@ -20,8 +20,9 @@ from grpc_reflection.v1alpha import reflection
 from ipls._grpc import aio, check_guarded, grpc
 from ipls.address import cannot_listen
 from ipls.errors import IplsError
-from ipls.rpc.admission import Admission, Limits, Method, Pace, slow
+from ipls.rpc.admission import Admission, Pace, slow
 from ipls.rpc.errors import ServiceError, to_status
+from ipls.rpc.limits import Limits, Method
 from ipls.rpc.peer import peer_roles
 from ipls.rpc.reasons import STATUSES
 from ipls.runtime.places import Busy

@@ -22,6 +22,15 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def read_bounded(path: Path, most: int) -> bytes:
+    """A file that somebody handed in. Raises OSError, EFBIG where it has over `most` bytes, which are not read."""
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"over {most} bytes", str(path))
+    return data
+
+
 def write_new(path: Path, data: bytes, *, mode: int = PRIVATE) -> None:
     """Create a file, durable when this returns. Raises FileExistsError where anything is, OSError: then there is none.
 

@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from ipls.akd import ProofRefused, verify_membership, verify_non_membership
+from ipls.akd.messages import check_parts
 from ipls.crypto.errors import VerificationError
 from ipls.proto.akd.v1.akd_pb2 import AbsenceProof, HistoryProof, MembershipProof
 from ipls.proto.trust.v1.evidence_pb2 import Evidence, Rewrite, TwoHeads, TwoProposals, TwoSignatures
@@ -120,9 +121,11 @@ def from_histories(
     that changed or went is enough; nothing where they agree.
     """
     try:
+        for kind, proof in ((HistoryProof, before), (HistoryProof, history), (AbsenceProof, absence)):
+            check_parts(kind, proof)
         then = {leaf.label.label_val: leaf for leaf in _present(HistoryProof.FromString(before))}
         shown, denied = HistoryProof.FromString(history), AbsenceProof.FromString(absence)
-    except DecodeError:
+    except (ProofRefused, DecodeError):
         return []
     earlier, later = holding(root, earlier), holding(root, later)
     # One of each position: what came may repeat them without end.
@@ -334,8 +337,9 @@ def _differ(one: bytes, other: bytes) -> None:
 
 def _parse(message: _M, data: bytes) -> _M:
     try:
+        check_parts(message, data)
         message.ParseFromString(data)
-    except DecodeError as e:
+    except (ProofRefused, DecodeError) as e:
         raise EvidenceRefused("EVIDENCE_ENCODING", "it can't be read as evidence") from e
     return message
 

@@ -17,10 +17,10 @@ import pytest
 
 from ipls._grpc import grpc
 from ipls.admin.certificates import Authority
-from ipls.rpc.admission import METHODS, Limits, Method
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import RemoteError, remote_error
 from ipls.rpc.health import until_serving
+from ipls.rpc.limits import METHODS, Limits, Method
 from ipls.rpc.server import ANYONE, GrpcServer, Listener
 from tests.rpc.strangers import Stranger, message, stranger
 
@@ -324,7 +324,7 @@ async def test_a_connection_without_calls_is_closed(tmp_path: Path) -> None:
 FEW = """
 import asyncio, resource, sys
 from pathlib import Path
-from ipls.rpc.admission import Limits
+from ipls.rpc.limits import Limits
 from ipls.rpc.server import GrpcServer, Listener
 
 async def serve(folder):

@@ -12,7 +12,7 @@ from ipls.akd import EMPTY_ROOT
 from ipls.cli import verify
 from ipls.clock import system_now_ms
 from ipls.proto.trust.v1.proof_pb2 import LabelProof
-from ipls.proto.witness.v1.head_pb2 import SignedHead
+from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.trust.bundle import sign_bundle
 from ipls.trust.evidence import encode as encode_evidence
 from ipls.trust.evidence import two_heads
@@ -145,6 +145,7 @@ def test_files_of_another_kind(run: Verify) -> None:
         ("history", b""),
         ("history", b"\xff" * 100),
         ("bundle", b"\xff"),
+        ("lookup", LabelProof(head=SignedHead(cosignatures=[Cosignature()] * 2**16), lookup=b"x").SerializeToString()),
     ):
         refused(run, kind, content, "PROOF_FILE_INVALID")
 

@@ -15,6 +15,7 @@ from ipls.proto.registration.v1 import registration_pb2 as pb
 from ipls.proto.registration.v1.registration_pb2_grpc import RegistrationServiceStub
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import ServiceError, remote_error, to_status
+from ipls.rpc.limits import Method
 
 CODE = grpc.StatusCode.PERMISSION_DENIED
 DETAILS = "grpc-status-details-bin"
@@ -57,6 +58,23 @@ async def test_an_answer_that_cannot_be_read_is_an_empty_one(tmp_path: Path) -> 
         assert await stub.Register(pb.RegisterRequest()) == pb.RegisterResponse()
         watched = [response async for response in stub.WatchRegistration(pb.WatchRegistrationRequest())]
         assert watched == [pb.WatchRegistrationResponse()]
+
+
+@pytest.mark.parametrize("watch", [False, True])
+async def test_an_answer_over_its_methods_limit_is_not_decoded(tmp_path: Path, watch: bool) -> None:
+    """Some messages take 64 times their bytes."""
+    sizes = iter((0, 1))
+
+    async def long(context: Any) -> bytes:
+        size = Method().answer - 4 + next(sizes)
+        return pb.RegisterResponse(ticket=bytes(size)).SerializeToString()
+
+    async with peer(tmp_path, long) as stub:
+        if watch:  # a stream's messages are bytes of another kind: unknown fields, which are kept
+            answers = [await stub.WatchRegistration(pb.WatchRegistrationRequest()).read() for _ in range(2)]
+        else:
+            answers = [await stub.Register(pb.RegisterRequest()) for _ in range(2)]
+    assert [answer.ByteSize() for answer in answers] == [Method().answer, 0]
 
 
 def with_details(*details: any_pb2.Any, code: grpc.StatusCode = CODE) -> bytes:

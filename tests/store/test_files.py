@@ -1,5 +1,6 @@
 """Files are whole or not there, and for their owner alone."""
 
+import errno
 import signal
 import stat
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ipls.store.files import PUBLIC, append, replace, write_new
+from ipls.store.files import PUBLIC, append, read_bounded, replace, write_new
 from tests.faults.disks import nothing_is_written
 
 WRITERS = pytest.mark.parametrize("write", [write_new, replace], ids=lambda write: write.__name__)
@@ -17,6 +18,14 @@ WRITERS = pytest.mark.parametrize("write", [write_new, replace], ids=lambda writ
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"1234")
+    assert read_bounded(tmp_path / "file", 4) == b"1234"
+    with pytest.raises(OSError, match="over 3 bytes") as refused:
+        read_bounded(tmp_path / "file", 3)
+    assert refused.value.errno == errno.EFBIG
 
 
 @WRITERS

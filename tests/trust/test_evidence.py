@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -17,6 +18,7 @@ from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.proto.witness.v1.witness_pb2 import Proposal, SignedProposal
 from ipls.store.errors import StoreError
 from ipls.store.evidence import MAX_FILES, EvidenceFolder
+from ipls.trust.errors import EvidenceRefused
 from ipls.trust.evidence import (
     encode,
     from_heads,
@@ -209,6 +211,25 @@ def test_what_two_histories_prove_together() -> None:
     heads = [stuffed(SignedHead.FromString(head.SerializeToString())) for head in (LIE.earlier, LIE.changed_head)]
     assert from_histories(ROOT, heads[0], before, heads[1], history=after) == [evidence]
     assert from_histories(ROOT, LIE.earlier, before, LIE.earlier, history=before) == []
+
+
+def test_of_many_empty_parts_nothing_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would take up to 64 times their bytes, and a history may have 64 MiB."""
+    heads = SignedHead(cosignatures=[Cosignature()] * 2**16)
+    with pytest.raises(EvidenceRefused, check=lambda error: error.reason == "EVIDENCE_ENCODING"):
+        judge_evidence(ROOT, encode(two_heads(heads, SignedHead(epoch=1))))
+
+    decoded = list[bytes]()
+
+    def decode(data: bytes) -> HistoryProof:
+        decoded.append(data)
+        return HistoryProof()
+
+    empty = b"\x0a\x00" * 2**16
+    kind = SimpleNamespace(DESCRIPTOR=HistoryProof.DESCRIPTOR, FromString=decode)
+    monkeypatch.setattr("ipls.trust.evidence.HistoryProof", kind)
+    assert from_histories(ROOT, LIE.earlier, b"", LIE.changed_head, history=empty) == []
+    assert empty not in decoded
 
 
 def test_what_two_heads_prove_together() -> None:

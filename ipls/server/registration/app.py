@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ipls.clock import system_now_ms
 from ipls.config import RegistrationConfig
 from ipls.proto.registration.v1.registration_pb2_grpc import add_RegistrationServiceServicer_to_server
-from ipls.rpc.admission import FRONT
+from ipls.rpc.limits import FRONT
 from ipls.rpc.server import ANYONE, DRAIN_S, GrpcServer, serve
 from ipls.rpc.tls import mtls_channel, tls_listener
 from ipls.runtime.service import Service

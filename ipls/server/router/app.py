@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ipls.config import RouterConfig
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub, add_VaultServiceServicer_to_server
-from ipls.rpc.admission import FRONT
+from ipls.rpc.limits import FRONT
 from ipls.rpc.server import ANYONE, GrpcServer, serve
 from ipls.rpc.tls import mtls_channel, tls_listener
 from ipls.runtime.service import Service

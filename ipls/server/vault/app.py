@@ -10,7 +10,7 @@ import structlog
 from ipls.config import VaultConfig
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
 from ipls.proto.vault.v1.vault_pb2_grpc import add_VaultServiceServicer_to_server
-from ipls.rpc.admission import Limits
+from ipls.rpc.limits import Limits
 from ipls.rpc.server import ANYONE, GrpcServer, serve
 from ipls.rpc.tls import mtls_channel, mtls_listener, tls_listener
 from ipls.runtime.restart import RestartPolicy

@@ -18,10 +18,10 @@ from ipls._grpc import grpc
 from ipls.admin.deployment import free_ports
 from ipls.proto.vault.v1.vault_pb2 import ClientHello, GetBundleRequest, SessionRequest, SessionResponse
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceServicer, add_VaultServiceServicer_to_server
-from ipls.rpc.admission import Limits
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import Ending, RemoteError, remote_error
 from ipls.rpc.health import until_serving
+from ipls.rpc.limits import Limits
 from ipls.rpc.peer import CALLER_METADATA, network_of
 from ipls.rpc.server import Access, GrpcServer, Listener
 from ipls.trust.bundle import shard_of, verify_bundle

@@ -1,4 +1,4 @@
-"""How places are shared, and what the limits say of each method."""
+"""What the limits say of each method."""
 
 from importlib import import_module
 from typing import Any
@@ -9,16 +9,31 @@ from google.protobuf.message import Message
 from ipls.proto.contacts.v1.contacts_pb2 import (
     DropRecordsBody,
     GetRecordsBody,
+    GetRecordsResponse,
+    ListRecordsResponse,
     PutRecordsBody,
     RecordKey,
     RecordSize,
     SignedCall,
 )
-from ipls.proto.directory.v1.directory_pb2 import BatchLookupRequest
-from ipls.rpc.admission import FRONT, METHODS, Limits, Method
+from ipls.proto.directory.v1.directory_pb2 import (
+    BatchLookupRequest,
+    HistoryResponse,
+    LookupResponse,
+    TrustRootsResponse,
+)
+from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
+from ipls.proto.vault.v1.vault_pb2 import GetBundleResponse, SessionResponse, SignedBundle, SignedHello
+from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
+from ipls.proto.witness.v1.witness_pb2 import GetStateResponse, WitnessState
+from ipls.rpc.channel import CHUNK
+from ipls.rpc.limits import FRONT, METHODS, Limits, Method
 from ipls.runtime.places import Places
 from ipls.server.directory.service import MAX_BATCH
-from ipls.trust.limits import MAX_INT
+from ipls.trust.bundle import MAX_SIGNED_BUNDLE
+from ipls.trust.chain import MAX_ANSWER
+from ipls.trust.limits import MAX_COSIGNATURES, MAX_INT
+from ipls.trust.root import MAX_FILE
 from ipls.vault.session.transcript import MAX_FRAME
 from tests.runtime.test_places import taken
 
@@ -78,6 +93,30 @@ def test_a_batch_of_labels_and_a_frame_of_the_vault_are_taken() -> None:
     batch = BatchLookupRequest(labels=[CALL["label"].encode()] * MAX_BATCH)
     assert batch.ByteSize() < Limits().method("ipls.directory.v1.DirectoryService/BatchLookup").request
     assert Limits().method("ipls.vault.v1.VaultService/Session").request > MAX_FRAME + 10
+
+
+SIGNED = [Cosignature(public_key=bytes(32), message=bytes(160), signature=bytes(64))] * MAX_COSIGNATURES
+HEAD = SignedHead(epoch=MAX_INT, root_hash=bytes(32), cosignatures=SIGNED)
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("directory.v1.DirectoryService/History", HistoryResponse(head=HEAD, chunk=bytes(CHUNK))),
+        ("directory.v1.DirectoryService/Lookup", LookupResponse(head=HEAD, proof=bytes(64 << 10))),
+        (
+            "directory.v1.DirectoryService/TrustRoots",
+            TrustRootsResponse(versions=[SignedTrustRoot(file=bytes(MAX_FILE), cosignatures=SIGNED)] * MAX_ANSWER),
+        ),
+        ("contacts.v1.ContactsService/ListRecords", ListRecordsResponse(records=SIZES * 5)),
+        ("contacts.v1.ContactsService/GetRecords", GetRecordsResponse(chunk=bytes(CHUNK))),
+        ("vault.v1.VaultService/GetBundle", GetBundleResponse(bundle=SignedBundle(bundle=bytes(MAX_SIGNED_BUNDLE)))),
+        ("vault.v1.VaultService/Session", SessionResponse(hello=SignedHello(m2=bytes(MAX_FRAME)))),
+        ("witness.v1.WitnessService/GetState", GetStateResponse(state=WitnessState(head=HEAD))),
+    ],
+)
+def test_the_largest_honest_answer_is_taken(name: str, answer: Message) -> None:
+    assert answer.ByteSize() + 10 < Limits().method(f"ipls.{name}").answer
 
 
 def test_the_half_sent_messages_of_a_service_are_bounded_together() -> None:
