@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from ipls.akd.errors import AkdError
 from ipls.akd.keys import DirectoryKey, Place
-from ipls.akd.labels import Node
+from ipls.akd.labels import Label, Node
 from ipls.akd.messages import encode_append_only, encode_label, encode_node
 from ipls.akd.tiles import TileReader
 from ipls.akd.tree import Branch, Path, changes, read_paths
@@ -78,14 +78,14 @@ def is_free(
     places = [Place(label, True, current.version + 1 if current else 1)]
     if current:
         places.append(Place(label, False, current.version))
-    prover, free = _Prover(reader, key, epoch, depth, places), True
-    for place in places:
-        if prover.has(place):
-            verify_membership(root_hash, prover.membership(place).SerializeToString())
-            free = False
+    nodes = key.locate(places)
+    paths = read_paths(reader, epoch, depth, nodes)
+    for node, path in zip(nodes, paths, strict=True):
+        if path.found:
+            verify_membership(root_hash, _membership(path.branches, path.found).SerializeToString())
         else:
-            verify_non_membership(root_hash, prover.non_membership(place).SerializeToString())
-    return free
+            verify_non_membership(root_hash, _non_membership(path.branches, node).SerializeToString())
+    return not any(path.found for path in paths)
 
 
 def _lookup_places(label: bytes, version: int) -> list[Place]:
@@ -173,9 +173,6 @@ class _Prover:
     def vrf_proof(self, place: Place) -> bytes:
         return self._positions[place][1]
 
-    def has(self, place: Place) -> bool:
-        return self._paths[place].found is not None
-
     def nonce(self, place: Place, value: bytes) -> bytes:
         return self._key.nonce(self._positions[place][0], place.version, value)
 
@@ -185,19 +182,13 @@ class _Prover:
         return _membership(path.branches, path.found)
 
     def non_membership(self, place: Place) -> pb.NonMembershipProof:
-        branches = self._path(place, present=False).branches
-        node, children = branches[-1]
-        return pb.NonMembershipProof(
-            label=encode_label(self._positions[place][0]),
-            longest_prefix=encode_label(node.label),
-            longest_prefix_children=[encode_node(child) for child in children],
-            longest_prefix_membership_proof=_membership(branches[:-1], node),
-        )
+        return _non_membership(self._path(place, present=False).branches, self._positions[place][0])
 
     def _path(self, place: Place, present: bool) -> Path:
-        if self.has(place) != present:
+        path = self._paths[place]
+        if (path.found is not None) != present:
             raise AkdError("TREE_MISMATCH", "the tree does not hold what is to be proved")
-        return self._paths[place]
+        return path
 
 
 def _membership(branches: Sequence[Branch], node: Node) -> pb.MembershipProof:
@@ -205,6 +196,16 @@ def _membership(branches: Sequence[Branch], node: Node) -> pb.MembershipProof:
         label=encode_label(node.label),
         hash_val=node.value,
         sibling_proofs=[_sibling(branch, node.label.bit(branch.node.label.length)) for branch in branches],
+    )
+
+
+def _non_membership(branches: Sequence[Branch], label: Label) -> pb.NonMembershipProof:
+    node, children = branches[-1]
+    return pb.NonMembershipProof(
+        label=encode_label(label),
+        longest_prefix=encode_label(node.label),
+        longest_prefix_children=[encode_node(child) for child in children],
+        longest_prefix_membership_proof=_membership(branches[:-1], node),
     )
 
 

@@ -395,7 +395,20 @@ async def test_a_page_that_cannot_be_read_ends_no_reads(tmp_path: Path, monkeypa
         assert await client.published(ticket) == 2
 
 
-# Readers, registration, witnesses, while they serve
+# The log, readers, registration, witnesses, while they serve
+
+
+async def test_a_bit_in_an_object_of_the_log_costs_whoever_reads_that_one(tmp_path: Path) -> None:
+    """It is written once and read by outsiders: epochs go on, also after a restart."""
+    world = World(tmp_path)
+    for number in (1, 2, 3):
+        async with world.witness(), world.directory(lease_s=0.5) as client:
+            assert await client.publish(number, LABELS[0], record(number)) == number * 2 - 1
+            [info] = world.log.list(prefix=f"{number * 2 - 1}/")
+            file = tmp_path / "log" / info.name
+            file.write_bytes(bytes([file.read_bytes()[0] ^ 4]) + file.read_bytes()[1:])
+            assert await client.publish(10 + number, LABELS[1], record(number)) == number * 2
+    assert len(world.log.list()) == 6
 
 
 def flip(database: Path, table: str, column: str) -> None:
