@@ -7,19 +7,26 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 
 from ipls._grpc import grpc
-from ipls.config import load_core
+from ipls.admin.certificates import Authority
+from ipls.config import TlsFiles, load_core
 from ipls.crypto.keys import public_key
 from ipls.proto.contacts.v1 import contacts_pb2 as pb
 from ipls.proto.directory.v1 import directory_pb2
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub, add_DirectoryServiceServicer_to_server
-from ipls.proto.vault.v1.vault_pb2_grpc import add_VaultServiceServicer_to_server
+from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub, add_VaultServiceServicer_to_server
+from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import RemoteError, ServiceError
+from ipls.rpc.peer import CALLER_METADATA
+from ipls.rpc.server import ANYONE, GrpcServer, Listener
+from ipls.rpc.tls import mtls_channel
 from ipls.runtime.tasks import TaskScope
 from ipls.server.contacts.identities import IN_VAIN
 from ipls.server.contacts.service import Limits
@@ -220,8 +227,8 @@ async def test_a_call_of_another_time_costs_no_signature_check(
 
 
 @asynccontextmanager
-async def running_gateway(rig: Rig) -> AsyncIterator[Vault]:
-    """A vault whose front is in this process, and sees no time pass."""
+async def running_gateway(rig: Rig) -> AsyncIterator[tuple[Vault, Any]]:
+    """A vault whose front is in this process, and sees no time pass; and what its router calls."""
     servicer = DirectoryServicer(rig)
     async with AsyncExitStack() as stack:
         directory = await stack.enter_async_context(
@@ -235,10 +242,20 @@ async def running_gateway(rig: Rig) -> AsyncIterator[Vault]:
         gateway = VaultGateway(
             core, DirectoryServiceStub(directory), load_core(rig.config_path).vault, now_s=lambda: 0.0
         )
-        channel = await stack.enter_async_context(
-            loopback(rig.folder, lambda server: add_VaultServiceServicer_to_server(gateway, server))
-        )
-        yield Vault(rig, servicer, channel)
+        folder = rig.folder / "front"
+        folder.mkdir()
+        authority, ca = Authority(folder, rig.root.namespace), folder / "ca.pem"
+        authority.issue_server("server")
+        authority.issue_client("router", "router")
+        shown = folder / "server.pem", folder / "server.key"
+        listeners = [Listener("127.0.0.1:0", *shown, client_ca) for client_ca in (None, ca)]
+        server = GrpcServer(listeners, {"ipls.vault.v1.VaultService": ANYONE})
+        add_VaultServiceServicer_to_server(gateway, server.grpc)
+        address, internal = [f"127.0.0.1:{port}" for port in await server.start()]
+        stack.push_async_callback(server.stop, 0)
+        tls = TlsFiles(certificate=folder / "router.pem", key=folder / "router.key", ca=ca)
+        vault = Vault(rig, servicer, await stack.enter_async_context(open_channel(address, ca)))
+        yield vault, VaultServiceStub(await stack.enter_async_context(mtls_channel(internal, tls)))
 
 
 async def refused_session(vault: Vault, owner: Owner) -> RemoteError:
@@ -258,7 +275,7 @@ async def test_a_vault_answers_a_stranger_alike_for_every_number_and_so_often(tm
     async def listed(client: Any, exchange: Exchange) -> None:
         client.on_answer(await exchange(client.list_request()))
 
-    async with running_gateway(rig) as vault:
+    async with running_gateway(rig) as (vault, router):
         await vault.patiently(alice, listed)
         seen = list[Seen]()
         for label in (ALICE, CAROL, BOB):
@@ -279,6 +296,11 @@ async def test_a_vault_answers_a_stranger_alike_for_every_number_and_so_often(tm
         rig.directory.publish(Owner(ALICE))
         assert (await refused_session(vault, alice)).reason == "VAULT_IDENTITY_MISMATCH"
         assert (await refused_session(vault, alice)).reason == "SERVICE_BUSY"
+
+        # Behind a router each caller's network is one.
+        for caller, reason in (("127.0.0.1", "SERVICE_BUSY"), ("198.51.100.1", "VAULT_IDENTITY_MISMATCH")):
+            vault.stub = SimpleNamespace(Session=partial(router.Session, metadata=((CALLER_METADATA, caller),)))
+            assert (await refused_session(vault, Owner(BOB))).reason == reason
 
 
 async def test_a_session_is_refused_to_a_stranger_alike_for_every_number(

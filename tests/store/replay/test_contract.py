@@ -1,6 +1,7 @@
 """Single use of signed calls, to which every store that takes them is held on every backend."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,22 @@ def test_calls_in_a_window_are_bounded(store: Store) -> None:
         admit(store, 4, max_calls=3)
     assert (refusal.value.reason, refusal.value.retry_after_s) == ("CALL_QUOTA", WINDOW / 1000)
     admit(store, 5, NOW + WINDOW, NOW + WINDOW, max_calls=3)
+
+
+def test_one_labels_flood_pushes_out_and_refuses_none_of_anothers_calls(store: Store) -> None:
+    """Signed for the earliest and the latest time that is admitted, as its clock allows, while time goes by."""
+    others, nonces = list[tuple[int, int]](), iter(range(10_000))
+    for now in range(NOW, NOW + 2 * WINDOW, WINDOW // 2):
+        for timestamp in (now - WINDOW + 1, now + WINDOW):
+            for _ in range(6):
+                with suppress(StoreRefused):
+                    admit(store, next(nonces), timestamp, now, max_calls=5)
+        for timestamp in (now - WINDOW + 1, now, now + WINDOW):
+            others.append((next(nonces), timestamp))
+            admit(store, *others[-1], now, label=OTHER)
+        for nonce, timestamp in others:
+            with pytest.raises(StoreRefused, check=lambda error: error.reason in ("CALL_STALE", "CALL_REPLAYED")):
+                admit(store, nonce, timestamp, now, label=OTHER)
 
 
 def test_where_the_disk_takes_nothing_a_read_is_admitted_once_and_nothing_else(store: Store, open_store: Open) -> None:
