@@ -199,6 +199,17 @@ def test_the_end_of_another_branch_is_refused(vault: Vault) -> None:
     assert start(vault) == "VAULT_DATABASE_FORKED"
 
 
+def test_another_branch_is_refused_under_a_running_vault(vault: Vault) -> None:
+    """As long as its own."""
+    other = vault.copy()
+    with other.running() as state:
+        use(state, [BOB])
+    with vault.running() as state:
+        use(state, [ALICE])
+        vault.put_back(other.database)
+        assert outcome(lambda: state.key(ALICE)) == "VAULT_DATABASE_FORKED"
+
+
 @pytest.mark.parametrize("place", range(6))
 def test_an_entry_of_another_branch_is_found(vault: Vault, place: int) -> None:
     other = branch(vault)

@@ -9,7 +9,7 @@ import pytest
 
 from ipls.hsm.state.anchor import read_anchor
 from ipls.hsm.state.handoff import hand_off, take_over
-from ipls.hsm.state.owner import Owner
+from ipls.hsm.state.owner import OWNER, Owner
 from ipls.hsm.state.store import StateStore
 from ipls.store.vault import VaultStore, open_vault_store
 from ipls.vault.errors import SessionRefused
@@ -130,6 +130,14 @@ def test_killed_at_any_step_one_of_them_serves_and_the_same_commands_end_it(old:
     fuse.left = None
     whole()
     assert (new.serve(), old.serve()) == (b"first", "VAULT_HANDED_OFF")
+
+
+def test_the_hand_off_is_the_last_thing_that_a_vault_writes(old: Host, new: Host) -> None:
+    with old.store() as store:
+        state_store = StateStore(store, old.anchor_service)
+        perform(state_store, lambda: state_store.put(OWNER, new.owner.encode()))
+        for _ in range(2):
+            assert outcome(lambda: perform(state_store, lambda: state_store.put(KEY, b"more"))) == "VAULT_HANDED_OFF"
 
 
 def test_done_again_it_is_the_same(old: Host, new: Host) -> None:

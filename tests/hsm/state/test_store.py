@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ipls.hsm.state.store import StateStore
+from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
 from ipls.store.vault import Changes, Server, VaultStore
 from ipls.vault.errors import SessionRefused
 from ipls.vault.state.journal import Highest, other_key
@@ -176,6 +177,20 @@ def test_later_works_see_what_earlier_ones_put(tmp_path: Path) -> None:
             b"a",
             b"a",
         ]
+
+
+def test_an_accounts_uses_are_those_of_the_present_batch_too_and_no_others(tmp_path: Path) -> None:
+    with new_ledger(tmp_path / "vault.db") as state_store:
+
+        def use(key: bytes, number: int) -> Callable[[], None]:
+            return lambda: state_store.put(key, b"%d" % number, use=HistoryEntry(number=number))
+
+        def numbers(first: int) -> Callable[[], list[int]]:
+            return lambda: [use.number for entry in state_store.uses(KEYS[0], first) if (use := entry.history)]
+
+        state_store.perform([use(KEYS[0], 1)])
+        works = [use(KEYS[0], 2), use(KEYS[1], 1), numbers(1), use(KEYS[0], 3), numbers(1), numbers(3)]
+        assert state_store.perform(works) == [None, None, [1, 2], None, [1, 2, 3], [3]]
 
 
 @pytest.mark.parametrize("part", ["store", "anchor service"])

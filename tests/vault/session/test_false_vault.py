@@ -2,6 +2,7 @@
 
 import dataclasses
 import secrets
+from collections.abc import Iterator
 
 import pytest
 
@@ -146,6 +147,17 @@ class TestFalseVault:
         monkeypatch.setattr(HsmChannel, "retrieve", lambda *_: blobs[0])
         answer = stream.exchange(session.retrieve_request())
         assert refused(lambda: session.on_answer(answer)) == "VAULT_FIELD_INVALID"
+
+    def test_an_answer_to_another_operation(
+        self, session: ClientSession, stream: Stream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def performed(*_: object) -> Iterator[effects.Effect]:
+            return pb.VaultAnswer(delete=pb.DeleteAnswer())
+            yield
+
+        monkeypatch.setattr(vault_module, "_perform", performed)
+        answer = stream.exchange(session.list_request())
+        assert refused(lambda: session.on_answer(answer)) == "VAULT_OUT_OF_ORDER"
 
     def test_a_store_elsewhere_than_asked(self, core: Core, session: ClientSession, stream: Stream) -> None:
         core.commit = lambda _: pb.StoreAnswer(generation=7)
