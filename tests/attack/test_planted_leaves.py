@@ -15,11 +15,15 @@ from ipls.akd.messages import AppendOnly, encode_append_only
 from ipls.akd.tiles import Subtree
 from ipls.akd.tree import insert
 from ipls.proto.directory.v1 import directory_pb2 as pb
+from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.errors import RemoteError
+from ipls.server.directory.errors import LogRefused
 from ipls.store.directory import open_directory_store
 from ipls.store.log import object_name
+from ipls.trust.heads import verify_head
 from tests.server.contact_stores import answered
 from tests.server.directories import ALICE, BOB, VRF, Client, World, record
+from tests.server.directory.test_adoption import copy, put_back
 
 CAROL = b"+491700000003"
 FRESH, STALE = Place(ALICE, True, 2), Place(ALICE, False, 1)
@@ -87,3 +91,27 @@ async def test_an_epoch_that_came_to_the_log_while_the_directory_was_idle_is_ado
         assert (await client.first_head()).head.root_hash == EMPTY_ROOT
         plant(world, Place(BOB, True, 7))
         assert await client.publish(1, ALICE, record(1)) == 2
+
+
+async def test_an_epoch_that_is_taken_when_its_row_is_there_costs_no_reads_and_needs_an_operator(
+    tmp_path: Path,
+) -> None:
+    """Its row is final, and so is the log: the database from before the row adopts what is there."""
+    world = World(tmp_path)
+    async with world.witness():
+        async with world.publisher() as (publisher, store, _):
+            await publisher.take_over()
+            await publisher.advance()
+            copy(world, "backup")
+            store.submit(bytes(16), ALICE, record(1), world.now_ms, daily_quota=1, queue_max=1)
+            assert publisher.prepare() is not None
+            plant(world, Place(BOB, True, 7))
+            world.now_ms += world.root.max_head_age_ms + 1
+            with pytest.raises(LogRefused, check=lambda e: e.reason == "LOG_EPOCH_TAKEN"):
+                await publisher.advance()
+            head = store.head()
+            assert head is not None
+            verify_head(world.root, SignedHead.FromString(head.signed), now_ms=world.now_ms)
+        put_back(world, "backup")
+        async with world.directory(lease_s=0.5) as client:
+            assert await client.publish(1, ALICE, record(1)) == 2
