@@ -21,6 +21,7 @@ from ipls.crypto.keys import public_key
 from ipls.proto.contacts.v1 import contacts_pb2 as pb
 from ipls.proto.directory.v1 import directory_pb2
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub, add_DirectoryServiceServicer_to_server
+from ipls.proto.registration.v1 import registration_pb2
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub, add_VaultServiceServicer_to_server
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import RemoteError, ServiceError
@@ -38,6 +39,7 @@ from tests.hsm.rig import Exchange, Owner, Rig
 from tests.server import contact_stores, directories
 from tests.server.contact_stores import ALICE, BOB, answered
 from tests.server.loopback import loopback
+from tests.server.registration.test_service import both, failure
 from tests.server.sessions import key, opening, refusal
 from tests.server.vault.process import DirectoryServicer, Vault
 
@@ -58,7 +60,7 @@ class Seen(NamedTuple):
 
 
 @contextmanager
-def counted(monkeypatch: pytest.MonkeyPatch, threads: str) -> Iterator[list[str]]:
+def counted(monkeypatch: pytest.MonkeyPatch, *threads: str) -> Iterator[list[str]]:
     """Every use of a database, inner ones too, by the threads whose names begin so."""
     uses = list[str]()
 
@@ -321,6 +323,31 @@ async def test_a_session_is_refused_to_a_stranger_alike_for_every_number(
     assert set(map(str, seen)) == {str(seen[0])}
     assert seen[0].reason == "READER_UNKNOWN"
     assert seen[0].uses
+
+
+async def test_registration_says_nothing_of_a_number_to_who_has_no_code_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with both(directories.World(tmp_path)) as (device, client):
+        ticket = (await device.stub.Register(device.request(await device.code(1, ALICE), 1, ALICE))).ticket
+        assert await client.published(ticket)
+        seen = list[list[Seen]]()
+        for request, label in ((2, ALICE), (3, BOB)):
+            guess = device.request("no code", request, label, key=directories.seed(66))
+            answers = list[Seen]()
+            for asks in (False, True, False, False):
+                if asks:
+                    await device.code(request, label)
+                with counted(monkeypatch, "codes", "registrations", "updates", "looks") as uses:
+                    error = await device.refusal(guess)
+                answers.append(Seen(error.code, error.reason, error.message, error.retry_after_s, [], len(uses)))
+            seen.append(answers)
+        assert str(seen[0]) == str(seen[1])
+        assert [answer.reason for answer in seen[0]] == ["CODE_NOT_REQUESTED"] + ["CODE_WRONG"] * 3
+        assert all(answer.uses for answer in seen[0])
+        for other in (bytes(16), ticket[:-1] + bytes([ticket[-1] ^ 1])):
+            watch = device.stub.WatchRegistration(registration_pb2.WatchRegistrationRequest(ticket=other))
+            assert (await failure(watch)).reason == "TICKET_UNKNOWN"
 
 
 async def test_a_session_of_another_time_costs_no_signature_check(
