@@ -74,8 +74,8 @@ def test_vrf_proofs_are_the_labels_own(kind: str, part: str) -> None:
         b"\xff" * 48 + bytes(32),
     ):
         refuses("VRF_PROOF", with_vrf_proof(kind, part, other))
-    response = int.from_bytes(honest[48:], "little") + ORDER
-    refuses("VRF_SCALAR", with_vrf_proof(kind, part, honest[:48] + response.to_bytes(32, "little")))
+    for response in (int.from_bytes(honest[48:], "little") + ORDER, ORDER):
+        refuses("VRF_SCALAR", with_vrf_proof(kind, part, honest[:48] + response.to_bytes(32, "little")))
     for length in (honest[:79], honest + b"\0", b""):
         refuses("VRF_LENGTH", with_vrf_proof(kind, part, length))
 

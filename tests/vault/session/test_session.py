@@ -42,7 +42,8 @@ def test_a_stored_key_comes_back(rig: Rig, core: Core) -> None:
     handshake(later, second)
     assert retrieve(later, second) == (1, key)
     assert retrieve(later, second, 1) == (1, key)
-    assert [type(o) for o in core.operations].count(effects.Retrieve) == 2
+    session = [effects.Handshake, effects.Store, effects.Handshake, effects.Retrieve, effects.Retrieve]
+    assert [type(operation) for operation in core.operations] == session  # each on record
 
 
 def test_every_operation_has_its_answer(session: ClientSession, stream: Stream) -> None:
