@@ -10,9 +10,11 @@ import ctypes
 import os
 import secrets
 import struct
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import pkcs11
 from pkcs11 import Attribute, Mechanism, ObjectClass
@@ -26,6 +28,9 @@ _HEADERS = {67: POINT_HEADER, 34: b"\x04\x20"}  # by the length with it; a key o
 FUNCTIONS = 68
 INIT_TOKEN = 9
 """Of CK_FUNCTION_LIST: how many functions, and which one."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 TokenFailed = pkcs11.PKCS11Error
 """What a token, or its module, raises."""
@@ -84,6 +89,28 @@ def usable() -> Iterator[None]:
         raise ConfigError(
             f"the token can't be used: {type(error).__name__} {error}".strip(), "TOKEN_UNUSABLE"
         ) from error
+
+
+def until_free(ask: Callable[P, T]) -> Callable[P, T]:
+    """Done again, for a second, where the token refuses as it does while another process writes to it, or destroys what
+    is being looked at: a second time it must come to the same."""
+
+    @wraps(ask)
+    def ask_again(*arguments: P.args, **named: P.kwargs) -> T:
+        for pause_s in _PAUSES_S:
+            with suppress(*_BUSY):
+                return ask(*arguments, **named)
+            time.sleep(pause_s)
+        return ask(*arguments, **named)
+
+    return ask_again
+
+
+_BUSY = (pkcs11.DeviceMemory, pkcs11.GeneralError, pkcs11.ObjectHandleInvalid)
+"""CKR_DEVICE_MEMORY is kryoptic's where its SQLite file is locked (C_CreateObject, C_FindObjectsInit and
+C_GetAttributeValue, measured); CKR_GENERAL_ERROR its, and CKR_OBJECT_HANDLE_INVALID SoftHSM's, for an object that the
+other process has destroyed since it was found."""
+_PAUSES_S = [0.001 * 2**n for n in range(10)]
 
 
 def find(session: Any, kind: ObjectClass, label: str) -> list[Any]:

@@ -8,7 +8,7 @@ sensitive, allowed one mechanism each, and destroyed after use. One thread of on
 import hmac
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,6 +126,7 @@ class HsmToken:
         with held(public):
             return HsmEphemeral(self._roots, private, point_of(public))
 
+    @module.until_free
     def storage_key_ids(self) -> list[bytes]:
         """See `Token`."""
         return self._roots.ids()
@@ -145,6 +146,7 @@ class HsmToken:
             with held(wrapping):
                 return _wrap(wrapping, contact_key)
 
+    @module.until_free
     def log_macs(self, digests: Sequence[bytes]) -> list[bytes]:
         """HMAC-SHA-256 (32 bytes) over each, by the newest log key. Raises ConfigError as the constructor."""
         newest = self._log_keys()[0]
@@ -152,10 +154,12 @@ class HsmToken:
         return [_mac(newest, digest) for digest in digests]
 
     @property
+    @module.until_free
     def first_log_key(self) -> int:
         """The number of the oldest one."""
         return root_number(self._log_keys()[-1].id)
 
+    @module.until_free
     def log_holds(self, digests: Sequence[bytes], macs: Sequence[bytes], *, retired: bool = False) -> list[bool]:
         """Whether the newest log key made each over its digest, or any of them where `retired` ones count too."""
         keys = self._log_keys()[: None if retired else 1]
@@ -166,22 +170,34 @@ class HsmToken:
         """As they are in the token now, the newest first: a rotation puts one there while the vault runs."""
         return _newest_first(self._session, self._log_label)
 
+    @module.until_free
     def anchors(self, shard: int) -> list[bytes]:
         """What lies in the token as this shard's anchor: one value, two after a crash, none before genesis."""
         # A second vault, which there must not be, may replace it between the search and the reading.
         for _ in range(_LOOKS):
-            with suppress(pkcs11.ObjectHandleInvalid):
-                if values := [_value(found) for found in self._anchors(shard)]:
-                    return values
-        return [_value(found) for found in self._anchors(shard)]
+            if values := [value for _, value in self._anchors(shard)]:
+                break
+        return values
 
+    @module.until_free
     def replace_anchor(self, shard: int, expected: Sequence[bytes], new: bytes) -> None:
         """Puts `new` in the place of exactly the values expected; there is a whole anchor at any moment.
 
-        Raises SessionRefused VAULT_ANCHOR_MOVED if others are there: somebody else writes them. `new` is gone then.
+        Interrupted by a busy token, it goes on where it was when it is done again. Raises SessionRefused
+        VAULT_ANCHOR_MOVED if others are there: somebody else writes them. `new` is gone then.
         """
-        before = self._anchors(shard)
-        if sorted(map(_value, before)) != sorted(expected):
+        there = self._anchors(shard)
+        if all(value != new for _, value in there):
+            self._add_anchor(shard, expected, new)
+        elif not {value for _, value in there} <= {*expected, new}:
+            self._take_back(shard, new)
+            raise _anchor_moved()
+        for found, value in self._anchors(shard):
+            if value in expected and value != new:
+                found.destroy()
+
+    def _add_anchor(self, shard: int, expected: Sequence[bytes], new: bytes) -> None:
+        if sorted(value for _, value in self._anchors(shard)) != sorted(expected):
             raise _anchor_moved()
         template = {
             Attribute.CLASS: ObjectClass.DATA,
@@ -190,13 +206,16 @@ class HsmToken:
             Attribute.PRIVATE: True,
             Attribute.VALUE: new,
         }
-        made = self._session.create_object(template)
+        self._session.create_object(template)
         # A second writer that looked before this one wrote writes before it looks again: one of them sees the other.
-        if sorted(map(_value, self._anchors(shard))) != sorted((*expected, new)):
-            made.destroy()
+        if sorted(value for _, value in self._anchors(shard)) != sorted((*expected, new)):
+            self._take_back(shard, new)
             raise _anchor_moved()
-        for found in before:
-            found.destroy()
+
+    def _take_back(self, shard: int, new: bytes) -> None:
+        for found, value in self._anchors(shard):
+            if value == new:
+                found.destroy()
 
     def shards(self) -> list[int]:
         """Of which there is an anchor, ascending, also of such as were handed off since."""
@@ -204,8 +223,10 @@ class HsmToken:
         labels = [found[Attribute.LABEL] for found in data]
         return sorted({int(label.removeprefix(_ANCHOR)) for label in labels if label.startswith(_ANCHOR)})
 
-    def _anchors(self, shard: int) -> list[Any]:
-        return find(self._session, ObjectClass.DATA, _anchor_label(shard))
+    def _anchors(self, shard: int) -> list[tuple[Any, bytes]]:
+        """The objects, and what is in them."""
+        found = find(self._session, ObjectClass.DATA, _anchor_label(shard))
+        return [(each, bytes(each[Attribute.VALUE])) for each in found]
 
     def close(self) -> None:
         """See `Token`. Ends the PKCS#11 module in this process."""
@@ -409,11 +430,6 @@ def point_of(public: Any) -> bytes:
 
 def _anchor_label(shard: int) -> str:
     return f"{_ANCHOR}{shard}"
-
-
-def _value(data: Any) -> bytes:
-    value: bytes = data[Attribute.VALUE]
-    return value
 
 
 def _anchor_moved() -> SessionRefused:
