@@ -189,7 +189,7 @@ def put_in_use(config: Config, signed: SignedBundle, *, now_ms: int) -> Bundle:
 def _as_in_log(log: LogStore, name: str, signed: SignedBundle) -> SignedBundle:
     """The same bundle with the signatures that it has in the log, which keeps those: fewer or more may be here now."""
     with suppress(DecodeError):
-        kept = SignedBundle.FromString(log.get(name) or b"")
+        kept = SignedBundle.FromString((log.get(name) or b"")[:MAX_SIGNED_BUNDLE])
         if kept.bundle == signed.bundle:
             return kept
     return signed
