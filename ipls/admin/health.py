@@ -6,6 +6,7 @@ Tested by tests/admin/test_supervisor.py.
 import asyncio
 import contextlib
 import errno
+import json
 import os
 import socket
 from pathlib import Path
@@ -51,8 +52,14 @@ async def until_there(path: Path) -> None:
 
 
 def last_words(folder: Path, name: str) -> str:
-    """The last line that a process of the deployment in `folder` logged, if any. Raises OSError."""
-    return "".join(last_lines(folder, name)[-1:])
+    """The last line that a process of the deployment in `folder` logged, if any, for a person. Raises OSError."""
+    line = "".join(last_lines(folder, name)[-1:])
+    try:
+        said = json.loads(line)
+        rest = {key: value for key, value in said.items() if key not in ("event", "level", "timestamp")}
+        return ", ".join([said["event"], *(f"{key} {value}" for key, value in rest.items())])
+    except (ValueError, AttributeError, KeyError, TypeError):  # a line of another's making
+        return line
 
 
 def last_lines(folder: Path, name: str) -> list[str]:

@@ -153,7 +153,9 @@ def _any_due(endings: Callable[[], Iterator[Ending]], now_ms: int) -> bool:
 def _attempt(what: str, step: Callable[[], str]) -> Renewed:
     try:
         return Renewed(what, step())
-    except (OSError, IplsError) as error:
+    except OSError as error:
+        return Renewed(what, f"{error.filename}: {error.strerror}", failed=True)
+    except IplsError as error:
         return Renewed(what, str(error), failed=True)
 
 

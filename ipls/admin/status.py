@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ipls.address import reachable
+from ipls.address import parse_address, reachable
 from ipls.admin.deployment import addresses_of, process_of, speaks_http
 from ipls.admin.expiry import Ending, bundle_endings, certificate_endings, trust_root_endings
 from ipls.admin.health import last_lines, last_words
@@ -29,6 +29,7 @@ from ipls.trust.root import TrustRoot
 from ipls.units import date
 
 ANSWER_S = 5.0
+_HANGS = "it takes connections, and does not answer"
 
 
 class State(enum.StrEnum):
@@ -74,30 +75,69 @@ async def examine(deployment: Deployment) -> list[Finding]:
 async def _findings(check: Check, deployment: Deployment) -> list[Finding]:
     try:
         return await check(deployment)
+    except PermissionError as error:
+        owner = deployment.file.stat().st_uid
+        text, do = f"this user may not read {error.filename}", f"as user {owner}: ipls status {deployment.with_config}"
+        return [Finding(check.__name__.replace("_", " "), State.UNREACHABLE, text, do)]
     except (OSError, IplsError) as error:
-        return [Finding(check.__name__, State.WRONG, str(error))]
+        return [Finding(check.__name__.replace("_", " "), State.WRONG, str(error))]
 
 
 async def services(deployment: Deployment) -> list[Finding]:
     """Whether each port of the deployment answers, and what a part that does not answer said last."""
-    addresses = addresses_of(deployment.config)
-    return list(await asyncio.gather(*(_port(deployment, *port) for port in addresses.items())))
+    addresses, pids = addresses_of(deployment.config), _pids(deployment)
+    asked = await asyncio.gather(*(_why_not(deployment, *port) for port in addresses.items()))
+    listening = await asyncio.gather(*(_listens(address) for address in addresses.values()))
+    found = []
+    for (name, address), why, listens in zip(addresses.items(), asked, listening, strict=True):
+        if not why:
+            found.append(Finding(name, State.WELL, f"serves at {address}"))
+            continue
+        log = deployment.file.parent / f"logs/{process_of(name)}.log"
+        said = last_words(deployment.file.parent, process_of(name))
+        text = f"does not serve at {address}: {why if listens else 'nobody listens'}"
+        text += f"; its log ends in: {said}" if said else ""
+        do = f"tail {log}"  # `serve all` tries it again by itself
+        if not any(listening):
+            do = f"ipls serve all {deployment.with_config}"
+        elif listens and why == _HANGS and name in pids:
+            do = f"kill -9 {pids[name]}; `ipls serve all` starts it again"
+        found.append(Finding(name, State.UNREACHABLE, text, do))
+    return found
 
 
-async def _port(deployment: Deployment, name: str, address: str) -> Finding:
+def _pids(deployment: Deployment) -> dict[str, int]:
+    """Of the processes behind the ports, as `serve all` noted them."""
+    with suppress(OSError, ValueError, KeyError, AttributeError):
+        ports = json.loads((deployment.file.parent / "endpoints.json").read_text())["services"].items()
+        return {name: port["pid"] for name, port in ports if "pid" in port}
+    return {}
+
+
+async def _listens(address: str) -> bool:
+    """Whether the system takes a connection there, for a process that hangs too."""
+    host, port = parse_address(reachable(address))
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            _, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+async def _why_not(deployment: Deployment, name: str, address: str) -> str:
     """gRPC's health over TLS, with a certificate where the port asks for one; a GET of what is plain HTTP."""
     if speaks_http(name):
-        why = await asyncio.to_thread(_why_no_http, address)
+        why = asyncio.to_thread(_why_no_http, address)
     else:
         client = deployment.config.contacts.client
         shown = {"certificate": client.certificate, "key": client.key} if name == "updates" else {}
-        why = await why_not_serving(address, deployment.config.directory.tls.ca, **shown)
-    if not why:
-        return Finding(name, State.WELL, f"serves at {address}")
-    process = process_of(name)
-    said = last_words(deployment.file.parent, process)
-    text = f"does not serve at {address}: {why}" + (f"; its log ends in: {said}" if said else "")
-    return Finding(name, State.UNREACHABLE, text, f"ipls serve all {deployment.with_config}")
+        why = why_not_serving(address, deployment.config.directory.tls.ca, **shown)
+    started = asyncio.get_running_loop().time()
+    answer = await why
+    waited_s = asyncio.get_running_loop().time() - started
+    return _HANGS if answer and waited_s > 0.9 * ANSWER_S else answer
 
 
 async def heads(deployment: Deployment) -> list[Finding]:

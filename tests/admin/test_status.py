@@ -4,10 +4,13 @@ import asyncio
 import json
 import os
 import signal
+import socket
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from ipls.address import parse_address
 from ipls.admin.status import CHECKS, Deployment, Finding, State, certificates, examine, heads, services
 from ipls.clock import system_now_ms
 from ipls.config import load
@@ -135,17 +138,29 @@ def test_every_port_is_asked_and_a_part_that_hangs_is_found(tmp_path: Path) -> N
             assert found.state is told
             assert bool(found.do) is (told is State.WRONG)
         for part in ("log", "contacts"):  # one speaks HTTP, one gRPC: both take connections still
-            assert _unreachable_while_stopped(deployment, part, config) == {part}
+            [found] = _unreachable_while_stopped(deployment, part, config)
+            assert (found.part, found.do.partition(";")[0]) == (part, f"kill -9 {deployment.pid(part)}")
+            assert "it takes connections, and does not answer" in found.text
 
 
-def _unreachable_while_stopped(deployment: Running, part: str, config: Path) -> set[str]:
+def test_where_one_port_is_taken_the_parts_that_are_off_are_not_to_be_started_all_over(folder: Path) -> None:
+    config = load(folder / "ipls.toml")
+    (folder / "logs/vault.log").write_text(json.dumps({"event": "ended", "level": "error", "why": "no token"}) + "\n")
+    with closing(socket.create_server(parse_address(config.contacts.listen))):
+        found = {each.part: each for each in asyncio.run(services(Deployment(folder / "ipls.toml", config, NOW)))}
+    assert found["contacts"].text.endswith("it takes connections, and does not answer")
+    assert found["vault"].text.endswith("nobody listens; its log ends in: ended, why no token")
+    assert found["vault"].do == f"tail {folder / 'logs/vault.log'}"
+
+
+def _unreachable_while_stopped(deployment: Running, part: str, config: Path) -> list[Finding]:
     pid = deployment.pid(part)
     os.kill(pid, signal.SIGSTOP)
     try:
         found = asyncio.run(services(Deployment(config, load(config), system_now_ms())))
     finally:
         os.kill(pid, signal.SIGCONT)
-    return {finding.part for finding in found if finding.state is State.UNREACHABLE}
+    return [finding for finding in found if finding.state is State.UNREACHABLE]
 
 
 async def test_a_certificate_of_several_parts_is_asked_once(folder: Path) -> None:

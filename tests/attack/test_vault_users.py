@@ -335,6 +335,13 @@ def test_status_says_who_runs_the_core(parted: Parted) -> None:
     assert line in status(parted.folder, *AS_ROOT)
 
 
+def test_status_says_to_another_user_what_it_may_not_read_and_who_may(parted: Parted) -> None:
+    said = status(parted.folder, *as_user(STRANGER))
+    assert f"this user may not read {parted.folder / 'logs/directory.log'}" in said
+    assert f"do: as user 0: ipls status --config {parted.folder / 'ipls.toml'}" in said
+    assert "wrong" not in said
+
+
 def test_without_root_core_and_front_are_one_user_which_is_said(folder: Path) -> None:
     give(folder, STRANGER)
     with serving(folder / "ipls", *as_user(STRANGER)) as said:
