@@ -15,7 +15,7 @@ from ipls.rpc.errors import RemoteError, remote_error
 Result = TypeVar("Result")
 
 CALL_S = 60.0
-"""Deadline of one call."""
+"""Deadline of a call that carries contacts; of any, the most."""
 RETRY_FOR_S = 30.0
 """How long what is UNAVAILABLE, or busy, is asked again."""
 LEAST_CALL_S = 5.0
@@ -45,8 +45,8 @@ async def retrying(call: Callable[[], Awaitable[Result]], retry_for_s: float = R
 
 
 def within(retry_for_s: float) -> float:
-    """The deadline of a call that is short, or only waits: one that gets no answer takes no longer than one that is
-    refused."""
+    """The deadline of a call that is short, or only waits: where a service takes it and never answers, that is known as
+    soon as that one refuses."""
     return min(CALL_S, max(retry_for_s, LEAST_CALL_S))
 
 

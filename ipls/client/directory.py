@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from ipls.akd import AkdError, Version, shown_leaves, verify_absence, verify_history, verify_lookup
-from ipls.client.calls import CALL_S, RETRY_FOR_S
+from ipls.client.calls import RETRY_FOR_S
 from ipls.client.errors import ClientError, RefusedError, TryLaterError
 from ipls.client.events import EvidenceMet, HeadChecked, HistoryChecked, Report
 from ipls.client.profile import Profile, ProvedHistory
@@ -156,7 +156,7 @@ class DirectoryReader:
         request = LookupRequest(label=label.encode())
 
         async def call(metadata: Metadata) -> LookupResponse:
-            return await self._stub.Lookup(request, timeout=CALL_S, metadata=metadata)
+            return await self._stub.Lookup(request, timeout=self._session.call_s, metadata=metadata)
 
         response = await self._session.ask(Credentials(account.label, account.seed), call)
         head = self.observe(response.head)
@@ -172,7 +172,7 @@ class DirectoryReader:
         request = AbsenceRequest(label=owner.label.encode())
 
         async def call(metadata: Metadata) -> AbsenceResponse:
-            return await self._stub.Absence(request, timeout=CALL_S, metadata=metadata)
+            return await self._stub.Absence(request, timeout=self._session.call_s, metadata=metadata)
 
         try:
             response = await self._session.ask(owner, call)
@@ -202,7 +202,7 @@ class DirectoryReader:
         request = HistoryRequest(label=owner.label.encode(), epoch=epoch, most_recent=most_recent)
 
         async def call(metadata: Metadata) -> tuple[SignedHead, bytes]:
-            return await read_history(self._stub, request, timeout=CALL_S, metadata=metadata)
+            return await read_history(self._stub, request, timeout=self._session.call_s, metadata=metadata)
 
         return await self._session.ask(owner, call)
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ipls._grpc import grpc
-from ipls.client.calls import CALL_S, RETRY_FOR_S, retrying
+from ipls.client.calls import RETRY_FOR_S, retrying, within
 from ipls.crypto.keys import public_key, sign
 from ipls.proto.directory.v1.directory_pb2 import OpenSessionRequest
 from ipls.rpc.errors import remote_error
@@ -46,6 +46,8 @@ class ReadSession:
         self._namespace = namespace
         self._now_ms = now_ms
         self._retry_for_s = retry_for_s
+        self.call_s = within(retry_for_s)
+        """The deadline of each call."""
         self._opened: tuple[Credentials, bytes] | None = None
 
     async def ask(self, reader: Credentials, call: Callable[[Metadata], Awaitable[Result]]) -> Result:
@@ -77,6 +79,6 @@ class ReadSession:
                 nonce=nonce,
                 signature=sign(reader.seed, digest),
             )
-            response = await self._stub.OpenSession(request, timeout=CALL_S)
+            response = await self._stub.OpenSession(request, timeout=self.call_s)
             self._opened = reader, response.token
         return ((SESSION_METADATA, self._opened[1]),)

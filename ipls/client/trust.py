@@ -6,7 +6,7 @@ Tested by tests/client/test_trust_rotation.py and tests/attack/test_trust_roots.
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ipls.client.calls import CALL_S, RETRY_FOR_S, retrying
+from ipls.client.calls import RETRY_FOR_S, retrying, within
 from ipls.client.errors import RefusedError
 from ipls.client.events import Report, TrustRootFollowed
 from ipls.client.profile import Profile
@@ -63,7 +63,9 @@ class TrustRoots:
 
     async def _after(self, number: int) -> Sequence[SignedTrustRoot]:
         async def call() -> TrustRootsResponse:
-            return await self._stub.TrustRoots(TrustRootsRequest(after_number=number), timeout=CALL_S)
+            return await self._stub.TrustRoots(
+                TrustRootsRequest(after_number=number), timeout=within(self._retry_for_s)
+            )
 
         return (await retrying(call, self._retry_for_s)).versions
 

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 
 from ipls._grpc import grpc
 from ipls.client.approvals import Approval
-from ipls.client.calls import CALL_S, RETRY_FOR_S, retrying
+from ipls.client.calls import RETRY_FOR_S, retrying, within
 from ipls.client.directory import DirectoryReader
 from ipls.client.errors import RefusedError, TryLaterError
 from ipls.client.events import FrameSent, Report, VaultAccepted, silent
@@ -149,7 +149,7 @@ class Vault:
         """Open a session as this device's account and do `work` in it; all of it again if the vault goes away."""
 
         async def attempt() -> Result:
-            stream = FrameStream(self._stub, CALL_S, self._report)
+            stream = FrameStream(self._stub, within(self._retry_for_s), self._report)
             try:
                 return await work(await self._open(stream))
             finally:
@@ -176,7 +176,7 @@ class Vault:
 
     async def _bundle(self) -> pb.Bundle:
         """The fleet's bundle, followed from the one that this device has seen; from now on none below it is taken."""
-        signed = (await self._stub.GetBundle(pb.GetBundleRequest(), timeout=CALL_S)).bundle
+        signed = (await self._stub.GetBundle(pb.GetBundleRequest(), timeout=within(self._retry_for_s))).bundle
         row = self._profile.get(BundleSeen)
         seen = None if row is None else Head(*row)
         bundle = verify_bundle(self._root, signed, now_ms=self._now_ms(), seen=seen)

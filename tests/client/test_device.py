@@ -15,6 +15,7 @@ import pytest
 
 from ipls.admin import deployment
 from ipls.client.approvals import Approval, ApprovalRequest
+from ipls.client.calls import CALL_S
 from ipls.client.device import Device
 from ipls.client.errors import ProfileError
 from ipls.client.events import (
@@ -286,6 +287,19 @@ async def test_a_registration_whose_epoch_nobody_signs_ends_with_the_patience(wo
                 await device.register(label, world.code)
     async with world.device(profile) as device:
         assert (await device.register(label, no_code)).version == 1
+
+
+@pytest.mark.parametrize(("service", "asks"), [("directory", Device.monitor), ("vault", Device.vault_settings)])
+async def test_a_service_that_takes_a_call_and_never_answers_is_given_up_with_the_patience(
+    world: Deployment, service: str, asks: Callable[[Device], Awaitable[object]]
+) -> None:
+    profile = await world.registered(world.label())
+    async with world.device(profile, retry_for_s=0.1) as device:
+        await asks(device)  # over this connection
+        with world.paused(service):
+            async with asyncio.timeout(CALL_S / 2):
+                with refused("DEADLINE_EXCEEDED"):
+                    await asks(device)
 
 
 async def test_only_what_changed_is_written_again(world: Deployment) -> None:
