@@ -1,6 +1,7 @@
 """Files are whole or not there, and for their owner alone."""
 
 import errno
+import os
 import signal
 import stat
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ipls.store.files import PUBLIC, append, read_bounded, replace, write_new
+from ipls.store.files import PUBLIC, append, put_in_place, read_bounded, replace, write_new
 from tests.faults.disks import nothing_is_written
 
 WRITERS = pytest.mark.parametrize("write", [write_new, replace], ids=lambda write: write.__name__)
@@ -44,6 +45,23 @@ def test_what_takes_an_open_files_place_is_not_open(tmp_path: Path) -> None:
     path.chmod(0o644)
     replace(path, b"new")
     assert (path.read_bytes(), mode(path)) == (b"new", 0o600)
+
+
+@pytest.mark.parametrize("old", [0o644, 0o640, 0o600])
+def test_what_takes_a_files_place_is_as_open_as_that_under_any_umask(tmp_path: Path, old: int) -> None:
+    """Who could read it goes on reading."""
+    paths = [tmp_path / "certificate", tmp_path / "database"]
+    for path in paths:
+        path.write_bytes(b"old")
+        path.chmod(old)
+    before = os.umask(0o077)
+    try:
+        replace(paths[0], b"new", mode=PUBLIC)
+        (tmp_path / "draft").write_bytes(b"new")
+        put_in_place(tmp_path / "draft", paths[1])
+    finally:
+        os.umask(before)
+    assert [(path.read_bytes(), mode(path)) for path in paths] == [(b"new", old)] * 2
 
 
 @pytest.mark.parametrize("there", ["a file", "a link to nothing"])
