@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,7 +57,7 @@ def backup(config: Config, folder: Path, now_ms: int) -> list[str]:
     draft = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
     draft.mkdir(mode=0o700, parents=True)
     try:
-        files = {}
+        files, objects = {}, {}
         for part in _parts(config):
             if part.database.exists():
                 copy = draft / f"{part.name}.db"
@@ -65,7 +65,9 @@ def backup(config: Config, folder: Path, now_ms: int) -> list[str]:
                 files[part.name] = _digest(copy)
         if isinstance(config.log.objects, Path):  # after the directory: the log may lead its head, not lag
             shutil.copytree(config.log.objects, draft / "log", ignore=shutil.ignore_patterns(".*"))
-        listed = {"namespace": load_trust_root(config.trust_root).namespace, "made_ms": now_ms, "files": files}
+            objects = {str(file.relative_to(draft / "log")): _digest(file) for file in _files_in(draft / "log")}
+        namespace = load_trust_root(config.trust_root).namespace
+        listed = {"namespace": namespace, "made_ms": now_ms, "files": files, "log": objects}
         write_new(draft / _LIST, json.dumps(listed).encode() + b"\n")
         _sync_all(draft)
         draft.rename(folder)
@@ -99,6 +101,7 @@ class Restore:
         if listed.get("namespace") != namespace:
             raise BackupRefused("BACKUP_INVALID", f"{folder} is not a backup of {namespace}")
         self._files: dict[str, str] = listed["files"]
+        self._objects: dict[str, str] = listed["log"]
         self._log = not parts or "log" in parts
         if unknown := set(parts) - {*self._files, "log"}:
             raise BackupRefused("BACKUP_PART_UNKNOWN", f"{folder} has no {', '.join(sorted(unknown))}")
@@ -118,20 +121,32 @@ class Restore:
         were copied, or damaged), BACKUP_WOULD_REPLACE, BACKUP_PART_RUNS; what a part refuses: SessionRefused
         VAULT_DATABASE_BEHIND, StoreRefused WITNESS_RESTORED, DATABASE_FOREIGN and others; StoreError, OSError.
         """
+        log = self._config.log.objects
+        missing = [name for name in self._objects if self._log and isinstance(log, Path) and not (log / name).exists()]
+        for name in missing:
+            if (
+                not (self._folder / "log" / name).is_file()
+                or _digest(self._folder / "log" / name) != self._objects[name]
+            ):
+                raise BackupRefused(
+                    "BACKUP_INVALID", f"the log's object {name} in {self._folder} is not what was backed up"
+                )
         with self._drafts(replace) as drafts:
             for part, draft in drafts:
                 _put(draft, part.database)
-        if self._log and isinstance(self._config.log.objects, Path) and (self._folder / "log").is_dir():
-            _put_missing(self._folder / "log", self._config.log.objects)
+        for name in missing:
+            assert isinstance(log, Path)
+            _put_object(self._folder / "log" / name, log, name)
         return [part.name for part, _ in drafts] + (["log"] if self._log else [])
 
     @contextmanager
     def _drafts(self, replace: bool) -> Iterator[list[tuple[_Part, Path]]]:
-        """Checked copies, each beside the file whose place it is to take."""
+        """Checked copies, each beside the file whose place it is to take, which nobody else has in the block."""
         drafts: list[tuple[_Part, Path]] = []
+        held = ExitStack()
         try:
             for part in self._wanted:
-                _check_off(part, replace)
+                _hold(held, part, replace)
                 draft = part.database.with_name(f".{part.database.name}.restored")
                 _remove(draft)
                 shutil.copyfile(self._folder / f"{part.name}.db", draft)
@@ -143,6 +158,7 @@ class Restore:
                 sqlite.settle(draft)
             yield drafts
         finally:
+            held.close()
             for _, draft in drafts:
                 _remove(draft)
 
@@ -183,7 +199,7 @@ def _parts(config: Config) -> list[_Part]:
         means = "who is registering just now asks for another code"
         database = config.registration.database
         parts.append(_Part("registration", database, lambda copy: open_registration_store(copy).close(), means))
-    return parts
+    return [part._replace(database=part.database.resolve()) for part in parts]  # a link stays, what it leads to is put
 
 
 def _witness(witness: WitnessConfig, root: TrustRoot) -> _Part:
@@ -198,7 +214,8 @@ def _witness(witness: WitnessConfig, root: TrustRoot) -> _Part:
     return _Part(witness.name, witness.database, check, means)
 
 
-def _check_off(part: _Part, replace: bool) -> None:
+def _hold(held: ExitStack, part: _Part, replace: bool) -> None:
+    """Keeps its service off until all is in place: what that wrote would be replaced."""
     if not part.database.exists():
         return
     if not replace:
@@ -206,7 +223,7 @@ def _check_off(part: _Part, replace: bool) -> None:
             "BACKUP_WOULD_REPLACE", f"{part.database} is there; with --replace it is kept beside the one put back"
         )
     try:
-        sqlite.settle(part.database)
+        held.enter_context(sqlite.alone(part.database))
     except StoreUnavailable as error:
         raise BackupRefused("BACKUP_PART_RUNS", f"{part.name}: its database is in use; end it first") from error
     except IplsError:
@@ -228,14 +245,19 @@ def _put(draft: Path, database: Path) -> None:
     put_in_place(draft, database)
 
 
-def _put_missing(copies: Path, objects: Path) -> None:
-    for epoch in sorted(copies.iterdir()):
-        if not (objects / epoch.name).exists():
-            draft = objects / f".{epoch.name}-{secrets.token_hex(8)}"
-            shutil.copytree(epoch, draft)
-            _sync_all(draft)
-            draft.rename(objects / epoch.name)
-    sync(objects)
+def _put_object(copy: Path, objects: Path, name: str) -> None:
+    """Whole or not at all; its folder may be there without it."""
+    draft, place = objects / f".restored-{secrets.token_hex(8)}", objects / name
+    shutil.copy(copy, draft)
+    sync(draft)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    draft.rename(place)
+    for folder in (place.parent, place.parent.parent, objects):
+        sync(folder)
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.is_file()]
 
 
 def _remove(draft: Path) -> None:
@@ -253,6 +275,8 @@ def _read_list(folder: Path) -> dict[str, Any]:
         listed: dict[str, Any] = json.loads((folder / _LIST).read_bytes())
         int(listed["made_ms"])
         dict(listed["files"])
+        if any(".." in Path(name).parts or Path(name).is_absolute() for name in listed["log"]):
+            raise ValueError("an object outside the log")
         return listed
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BackupRefused("BACKUP_INVALID", f"{folder} is not a backup, or not a whole one") from error

@@ -148,6 +148,25 @@ def test_the_others_are_put_back_to_what_they_were(world: Deployment) -> None:
     assert digests(world.folder / "data") == before
 
 
+def test_a_service_that_starts_meanwhile_writes_nothing_that_is_lost(
+    world: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried, real, database = [], module.put_in_place, world.folder / "data/contacts.db"
+
+    def put_in_place(draft: Path, path: Path) -> None:
+        with (
+            closing(sqlite3.connect(database, timeout=0)) as db,
+            pytest.raises(sqlite3.OperationalError, match="locked"),
+        ):
+            db.execute("DELETE FROM record")
+        tried.append(path)
+        real(draft, path)
+
+    monkeypatch.setattr(module, "put_in_place", put_in_place)
+    Restore(world.config, world.folder / "first", ["contacts"]).run(replace=True)
+    assert tried == [database]
+
+
 def test_a_service_that_runs_is_not_replaced(world: Deployment) -> None:
     with closing(open_contacts_store(world.config.contacts.database)), refused("BACKUP_PART_RUNS"):
         Restore(world.config, world.folder / "first", ["contacts"]).run(replace=True)
@@ -175,6 +194,34 @@ def test_what_is_no_whole_backup_of_this_deployment_is_refused(world: Deployment
     (copy / "backup.json").write_text(listed.replace(ours.hexdigest(), theirs.hexdigest()))
     with refused("DATABASE_OTHER_ROLE"):
         Restore(world.config, copy, ["contacts"]).run(replace=True)
+
+
+def test_a_database_that_is_a_link_is_put_back_where_it_lies(world: Deployment, tmp_path: Path) -> None:
+    link = world.folder / "data/contacts.db"
+    link.replace(tmp_path / "contacts.db")
+    link.symlink_to(tmp_path / "contacts.db")
+    Restore(world.config, world.folder / "first", ["contacts"]).run(replace=True)
+    assert link.is_symlink()
+    assert digests(tmp_path)["contacts.db"] == digests(world.folder / "first")["contacts.db"]
+
+
+def test_the_logs_objects_come_back_one_by_one_and_as_they_were(world: Deployment, tmp_path: Path) -> None:
+    copy, objects = tmp_path / "copy", world.folder / "data/log"
+    shutil.copytree(world.folder / "first", copy)
+    [lost] = [path for path in (objects / "1").rglob("*") if path.is_file()]
+    before = lost.read_bytes()
+    lost.unlink()  # its folder stays
+    damaged = copy / "log" / lost.relative_to(objects)
+    damaged.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    with refused("BACKUP_INVALID"):
+        Restore(world.config, copy, ["log"]).run(replace=False)
+    assert not lost.exists()
+    assert Restore(world.config, world.folder / "first", ["log"]).run(replace=False) == ["log"]
+    assert lost.read_bytes() == before
+    listed = (copy / "backup.json").read_text()
+    (copy / "backup.json").write_text(listed.replace(str(lost.relative_to(objects)), "../out"))
+    with refused("BACKUP_INVALID"):
+        Restore(world.config, copy, ["log"])
 
 
 class Killed(BaseException):

@@ -20,6 +20,7 @@ __all__ = [
     "Connection",
     "Database",
     "Schema",
+    "alone",
     "copy",
     "defects",
     "open_database",
@@ -76,9 +77,10 @@ def open_database(path: Path, schema: Schema, *, page_size: int = 4096, alone: b
     the index of its log, which processes share).
 
     Raises StoreDamaged, and the file is as it was: DATABASE_UNREADABLE, DATABASE_OTHER_ROLE, DATABASE_NEWER,
-    DATABASE_ALTERED; StoreUnavailable, OSError.
+    DATABASE_ALTERED; StoreUnavailable, also where another file was put in this one's place meanwhile; OSError.
     """
     path.touch(mode=0o600, exist_ok=True)
+    opened = path.stat().st_ino
     with translated(path):
         connection = _connect(path, check_same_thread=False, timeout=10)
         try:
@@ -93,6 +95,8 @@ def open_database(path: Path, schema: Schema, *, page_size: int = 4096, alone: b
                 with transaction(connection):
                     if not _is_marked(connection, path, schema):  # still: another process may have been first
                         _make(connection, schema)
+            if path.stat().st_ino != opened:  # whoever had it for himself (`alone`) put another one in its place
+                raise StoreUnavailable(f"{path}: it was replaced while it was opened; start again")
         except BaseException:  # Ctrl-C too
             connection.close()
             raise
@@ -142,13 +146,26 @@ def copy(source: Path, target: Path) -> None:
 
 
 def settle(path: Path) -> None:
-    """Bring all of a file that nobody has open into that one file, without a log beside it.
+    """Bring all of a file that nobody has open into that one file, without a log beside it. Raises as `alone`."""
+    with alone(path):
+        pass
 
-    Raises StoreUnavailable where another connection has it open, StoreDamaged.
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """In the block nobody else reads or writes the file, all of which is in that one file, without a log beside it.
+
+    Another may be put in its place: who opens it meanwhile is refused then. Raises StoreUnavailable where another
+    connection has it open, StoreDamaged.
     """
-    with translated(path), closing(_connect(path, timeout=0)) as connection:
-        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
-        connection.execute("PRAGMA journal_mode=DELETE")
+    with translated(path):
+        connection = _connect(path, timeout=0)
+    with closing(connection):
+        with translated(path):
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            connection.execute("PRAGMA journal_mode=DELETE")
+            connection.execute("BEGIN EXCLUSIVE")
+        yield
 
 
 def _connect(database: Path | str, **options: Any) -> Connection:

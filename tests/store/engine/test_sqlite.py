@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ipls.store.engine import sqlite
 from ipls.store.engine.sqlite import Database, Schema
 from ipls.store.errors import StoreDamaged, StoreUnavailable
 
@@ -31,6 +33,25 @@ def counts(database: Database) -> tuple[int, int]:
             "SELECT (SELECT count(*) FROM child), (SELECT count(*) FROM parent)"
         ).fetchone()
     return children, parents
+
+
+def test_a_file_that_is_replaced_while_it_is_opened_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restore puts another in its place: what is written to the old one would be lost."""
+    for name in ("some.db", "other.db"):
+        Database(tmp_path / name, SCHEMA).close()
+    real = sqlite._is_marked
+
+    def is_marked(*arguments: Any) -> bool:
+        if (tmp_path / "other.db").exists():
+            (tmp_path / "other.db").replace(tmp_path / "some.db")
+        return real(*arguments)
+
+    monkeypatch.setattr(sqlite, "_is_marked", is_marked)
+    with pytest.raises(StoreUnavailable, match="replaced"):
+        Database(tmp_path / "some.db", SCHEMA)
+    Database(tmp_path / "some.db", SCHEMA).close()
 
 
 def test_a_commit_is_on_the_disk_when_it_returns(database: Database) -> None:
