@@ -305,6 +305,23 @@ async def test_a_listing_has_the_tags_and_sizes(http: httpx.AsyncClient) -> None
         assert (tag, size) == (head["etag"], head["content-length"])
 
 
+async def test_answers_are_named_as_s3_names_them(http: httpx.AsyncClient) -> None:
+    """Whoever lists a bucket lists the log."""
+    query = {"list-type": "2", "delimiter": "/", "max-keys": "1", "start-after": "1"}
+    listed = await http.get("/", params=query)
+    root = ET.fromstring(listed.content)
+    space = "{" + S3["s3"] + "}"
+    assert listed.headers["content-type"].startswith("application/xml")
+    assert listed.content.startswith(b"<?xml")
+    assert root.tag == space + "ListBucketResult"
+    found = {each.tag.removeprefix(space): each.text for each in root}
+    expected = {"Name": "log", "Prefix": None, "StartAfter": "1", "Delimiter": "/", "KeyCount": "1", "MaxKeys": "1"}
+    assert {name: found[name] for name in expected} == expected
+    for query, code in (({}, "NotImplemented"), ({"list-type": "2", "max-keys": "x"}, "InvalidArgument")):
+        refused = ET.fromstring((await http.get("/", params=query)).content)
+        assert (refused.tag, refused.findtext("Code")) == ("Error", code)
+
+
 @pytest.mark.parametrize(
     ("query", "status"),
     [("", 501), ("list-type=1", 501), ("list-type=2&delimiter=-", 501)]
