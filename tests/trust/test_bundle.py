@@ -46,6 +46,11 @@ def test_operator_and_witnesses_vouch_for_a_bundle() -> None:
     assert verify_bundle(make_root(), FIRST, now_ms=NOW, seen=SEEN) == bundle()
 
 
+def test_a_development_bundle_needs_no_ceremony() -> None:
+    unreported = bundle(hsm(report_hash=b""))
+    assert verify_bundle(make_root(), signed_bundle(unreported), now_ms=NOW) == unreported
+
+
 def test_a_development_bundle_under_another_trust_root_is_refused() -> None:
     assert refused(FIRST, make_root(development=False)) == "BUNDLE_DEVELOPMENT"
 

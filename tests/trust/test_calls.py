@@ -1,11 +1,12 @@
-"""What a device signs to open a session of reads: the known answer of docs/protocol/directory.md."""
+"""What a device signs to open a session of reads, the known answer of docs/protocol/directory.md, and when."""
 
 import hashlib
 
+import pytest
 from nacl.signing import SigningKey
 
 from ipls.crypto.keys import public_key, sign
-from ipls.trust.calls import session_digest
+from ipls.trust.calls import is_timely, session_digest
 
 SEED, NONCE, TIME = bytes(range(32)), bytes(range(16)), 1_700_000_000_000
 DIGEST = "7606d487517616abf232f7f4c3864d596fbf6c3ad799eb6f624e115da513741a"
@@ -23,3 +24,9 @@ def test_the_known_answer_from_the_primitives_alone() -> None:
     assert SigningKey(SEED).sign(digest).signature.hex() == SIGNATURE
     assert session_digest("example.org", "+12025550123", public_key(SEED), TIME, NONCE) == digest
     assert sign(SEED, digest).hex() == SIGNATURE
+
+
+@pytest.mark.parametrize("way", [-1, 1])
+def test_a_call_is_timely_two_minutes_either_way(way: int) -> None:
+    assert is_timely(TIME + way * 120_000, TIME)
+    assert not is_timely(TIME + way * 120_001, TIME)

@@ -117,6 +117,13 @@ def test_one_witness_cant_make_the_vault_hold_on_to_an_expiring_head(heads: Head
     assert heads.judge_by() == fresh
 
 
+def test_after_a_restart_sessions_stand_on_the_head_that_was_judged_by(heads: Heads, clock: Clock) -> None:
+    heads.offer(by_two(ONE))
+    again = Heads(heads.state_store, clock)
+    again.judge_by()
+    assert again.standing() == ONE.epoch
+
+
 def test_accounts_are_judged_by_a_time_that_no_host_moves(heads: Heads, clock: Clock) -> None:
     heads.offer(by_two(ONE))
     clock.ms += HOUR

@@ -46,6 +46,13 @@ def test_a_stored_key_comes_back(rig: Rig, core: Core) -> None:
     assert [type(operation) for operation in core.operations] == session  # each on record
 
 
+def test_a_session_is_admitted_by_its_account_and_bundle(rig: Rig, core: Core, owner: Owner) -> None:
+    admitted: list[tuple[str, int]] = []
+    core.admit = lambda label, bundle_number: admitted.append((label, bundle_number))
+    handshake(rig.client(owner), core.stream())
+    assert admitted == [(owner.label, rig.bundle.number)]
+
+
 def test_every_operation_has_its_answer(session: ClientSession, stream: Stream) -> None:
     store(session, stream)
     store(session, stream, 1, secrets.token_bytes(16))
