@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from ipls.store.engine.sqlite import Connection, Database, Schema
 from ipls.store.errors import StoreRefused
@@ -211,28 +212,30 @@ class SqliteWitness(WitnessStore):
         return bool(more)
 
     def sign_document(self, namespace: str, head: Head, previous: bytes, cosign: Callable[[], bytes]) -> bytes:
-        with self._db.write() as db:
-            self._check_mark(db)
-            signed = dict(
+        with self._db.read():
+            with self._db.write() as db:
+                self._check_mark(db)
+                signed = dict(
+                    db.execute(
+                        "SELECT number, digest FROM document WHERE namespace = ? AND number >= ?",
+                        (namespace, head.epoch - 1),
+                    )
+                )
+                if signed.get(head.epoch, head.root_hash) != head.root_hash:
+                    raise StoreRefused("WITNESS_DOCUMENT_FORK", f"another file was signed here for number {head.epoch}")
+                if signed.get(head.epoch - 1, previous) != previous:
+                    raise StoreRefused(
+                        "WITNESS_DOCUMENT_FORK", f"it continues another file than was signed for {head.epoch - 1}"
+                    )
+                if head.epoch not in signed and max(signed, default=0) > head.epoch:
+                    raise StoreRefused("WITNESS_DOCUMENT_FORK", f"a number above {head.epoch} was signed here")
+                cosignature = cosign()
                 db.execute(
-                    "SELECT number, digest FROM document WHERE namespace = ? AND number >= ?",
-                    (namespace, head.epoch - 1),
+                    "INSERT INTO document VALUES (?, ?, ?, ?)"
+                    " ON CONFLICT (namespace, number) DO UPDATE SET cosignature = excluded.cosignature",
+                    (namespace, *head, cosignature),
                 )
-            )
-            if signed.get(head.epoch, head.root_hash) != head.root_hash:
-                raise StoreRefused("WITNESS_DOCUMENT_FORK", f"another file was signed here for number {head.epoch}")
-            if signed.get(head.epoch - 1, previous) != previous:
-                raise StoreRefused(
-                    "WITNESS_DOCUMENT_FORK", f"it continues another file than was signed for {head.epoch - 1}"
-                )
-            if head.epoch not in signed and max(signed, default=0) > head.epoch:
-                raise StoreRefused("WITNESS_DOCUMENT_FORK", f"a number above {head.epoch} was signed here")
-            cosignature = cosign()
-            db.execute(
-                "INSERT INTO document VALUES (?, ?, ?, ?)"
-                " ON CONFLICT (namespace, number) DO UPDATE SET cosignature = excluded.cosignature",
-                (namespace, *head, cosignature),
-            )
+            self._raise_mark()
         return cosignature
 
     def has_signed(self, namespace: str, number: int) -> bool:
@@ -249,7 +252,8 @@ class SqliteWitness(WitnessStore):
             if row is not None and row[0] == root_hash and time_ms <= state.time_ms:
                 return
             with self._db.write():
-                _write_mark(self._mark, (state.term, max(epoch, state.epoch + 1), max(time_ms, state.time_ms)))
+                seen = Mark(state.term, max(epoch, state.epoch + 1), max(time_ms, state.time_ms))
+                _write_mark(self._mark, seen)
             self._check_mark(db)
 
     def check_restored(self) -> None:
@@ -260,11 +264,10 @@ class SqliteWitness(WitnessStore):
         """The state, from which it may sign."""
         state = self._state(db)
         try:
-            mark = json.loads(self._mark.read_bytes())
-            behind = any(now < then for now, then in zip((state.term, state.epoch, state.time_ms), mark, strict=True))
-        except (FileNotFoundError, ValueError):
-            behind = True
-        if behind:
+            mark = _read_mark(self._mark)
+        except (FileNotFoundError, TypeError, ValueError):
+            mark = None
+        if mark is None or any(now < then for now, then in zip(_reached(db, state), mark, strict=True)):
             raise StoreRefused(
                 "WITNESS_RESTORED",
                 "this state is older than what the witness has signed, or its watermark is missing: it needs a new key",
@@ -273,8 +276,7 @@ class SqliteWitness(WitnessStore):
 
     def _raise_mark(self) -> None:
         with self._db.write() as db:  # of several processes the last to write has seen the newest
-            state = self._state(db)
-            _write_mark(self._mark, (state.term, state.epoch, state.time_ms))
+            _write_mark(self._mark, _reached(db, self._state(db)))
 
     def close(self) -> None:
         self._db.close()
@@ -287,12 +289,33 @@ def _insert(db: Connection, row: Signed) -> None:
 
 
 def _signed_nothing(db: Connection) -> bool:
-    row = db.execute("SELECT count(*), max(cosignature) FROM epoch").fetchone()
-    return bool(row == (1, None))
+    row = db.execute("SELECT count(*), max(cosignature), (SELECT count(*) FROM document) FROM epoch").fetchone()
+    return bool(row == (1, None, 0))
 
 
-def _write_mark(path: Path, mark: tuple[int, int, int]) -> None:
-    """(term, epoch, time in ms), durable."""
+class Mark(NamedTuple):
+    """How far a witness's state has come; all of it only grows."""
+
+    term: int
+    epoch: int
+    time_ms: int
+    documents: int = 0  # how many it signed; a file of an earlier version has no such number
+
+
+def _reached(db: Connection, state: State) -> Mark:
+    [documents] = db.execute("SELECT count(*) FROM document").fetchone()
+    return Mark(state.term, state.epoch, state.time_ms, documents)
+
+
+def _read_mark(path: Path) -> Mark:
+    """Raises FileNotFoundError, TypeError, ValueError."""
+    return Mark(*map(int, json.loads(path.read_bytes())))
+
+
+def _write_mark(path: Path, mark: Mark) -> None:
+    """Durable, and never below what is there."""
+    with suppress(FileNotFoundError, TypeError, ValueError):
+        mark = Mark(*map(max, mark, _read_mark(path)))
     replace(path, json.dumps(mark).encode())
 
 

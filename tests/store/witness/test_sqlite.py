@@ -1,5 +1,6 @@
 """A witness's file, which itself keeps what was signed."""
 
+import json
 import sqlite3
 import stat
 from contextlib import closing
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ipls.store.engine import sqlite
 from ipls.store.errors import StoreRefused
 from ipls.store.witness import WitnessStore, init_witness_state
 from ipls.trust.heads import Head
@@ -43,6 +45,34 @@ def test_the_database_itself_holds_a_signed_root_fast(path: Path, store: Witness
         with pytest.raises(sqlite3.IntegrityError):
             sqlite3.connect(path, isolation_level=None).execute(sql)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_an_older_copy_signs_no_other_document_for_a_number_that_was_signed(path: Path, store: WitnessStore) -> None:
+    """No epoch tells it from the newest state."""
+    store.sign_document(TRUST, Head(2, R0), R1, lambda: b"signed")
+    sqlite.copy(path, path.with_name("copy.db"))
+    store.sign_document(TRUST, Head(3, R1), R0, lambda: b"signed")
+    store.close()
+    for file in (*path.parent.glob("w.db-*"), path):
+        file.unlink()
+    path.with_name("copy.db").replace(path)
+    restored = open_store(path, NAMESPACE)
+    for act in (
+        restored.check_restored,
+        lambda: restored.sign_document(TRUST, Head(3, R0), R0, lambda: pytest.fail("it was signed")),
+    ):
+        with pytest.raises(StoreRefused) as e:
+            act()
+        assert e.value.reason == "WITNESS_RESTORED"
+
+
+def test_a_watermark_without_a_number_of_documents_is_one_of_before(path: Path, store: WitnessStore) -> None:
+    store.sign(FIRST, NOW, cosign)
+    [mark] = path.parent.glob("*.mark")
+    mark.write_text(json.dumps(json.loads(mark.read_text())[:3]))
+    store.check_restored()
+    store.sign_document(TRUST, Head(2, R0), R1, lambda: b"signed")
+    assert json.loads(mark.read_text())[3:] == [1]
 
 
 @pytest.mark.parametrize("change", ["UPDATE document SET digest = x'00'", "DELETE FROM document"])
