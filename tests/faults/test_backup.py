@@ -30,7 +30,7 @@ class Stored(Deployment):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Stored:
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Stored:
     """Off, after a backup while it ran (`first`), an account's store, and another backup while it ran (`second`)."""
     world = Stored(tmp_path_factory.mktemp("deployment") / "d")
 
@@ -42,16 +42,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Stored:
 
     with world.running():
         asyncio.run(use())
-    shutil.copytree(world.folder / "data", world.folder / "whole")
     return world
-
-
-@pytest.fixture
-def world(made: Stored) -> Iterator[Stored]:
-    """As it was."""
-    yield made
-    shutil.rmtree(made.folder / "data")
-    shutil.copytree(made.folder / "whole", made.folder / "data")
 
 
 def refused(reason: str) -> object:

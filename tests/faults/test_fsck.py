@@ -1,9 +1,7 @@
 """`ipls fsck` names what is damaged in each part of a deployment, and makes good again what can be."""
 
 import asyncio
-import shutil
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -35,16 +33,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
 
     with world.running():
         asyncio.run(use())
-    shutil.copytree(world.folder / "data", world.folder / "whole")
     return world
-
-
-@pytest.fixture
-def world(stopped: Deployment) -> Iterator[Deployment]:
-    """As it was."""
-    yield stopped
-    shutil.rmtree(stopped.folder / "data")
-    shutil.copytree(stopped.folder / "whole", stopped.folder / "data")
 
 
 def fsck(world: Deployment, *, repair: bool = False) -> list[Finding]:
