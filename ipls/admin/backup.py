@@ -21,13 +21,18 @@ from ipls.errors import IplsError
 from ipls.hsm.anchor_service import open_anchor_service
 from ipls.hsm.state import anchor, replay
 from ipls.store.contacts import open_contacts_store
+from ipls.store.contacts.sqlite import SCHEMA as CONTACTS
 from ipls.store.directory import open_directory_store
+from ipls.store.directory.sqlite import SCHEMA as DIRECTORY
 from ipls.store.engine import sqlite
 from ipls.store.errors import StoreUnavailable
 from ipls.store.files import put_in_place, sync, write_new
 from ipls.store.registration import open_registration_store
+from ipls.store.registration.sqlite import SCHEMA as REGISTRATION
 from ipls.store.vault import open_vault_store
+from ipls.store.vault.sqlite import SCHEMA as VAULT
 from ipls.store.witness import open_witness_store
+from ipls.store.witness.sqlite import SCHEMA as WITNESS
 from ipls.trust.root import TrustRoot
 
 _LIST = "backup.json"
@@ -40,6 +45,7 @@ class BackupRefused(IplsError):
 class _Part(NamedTuple):
     name: str
     database: Path
+    schema: sqlite.Schema
     check: Callable[[Path], None]
     """Of a copy: that it is this part's database, and one that the part would go on with. Raises IplsError."""
     means: str
@@ -152,7 +158,7 @@ class Restore:
                 shutil.copyfile(self._folder / f"{part.name}.db", draft)
                 draft.chmod(0o600)
                 drafts.append((part, draft))
-                if _digest(draft) != self._files[part.name] or sqlite.defects(draft):
+                if _digest(draft) != self._files[part.name] or sqlite.defects(draft, part.schema):
                     raise BackupRefused("BACKUP_INVALID", f"{part.name}: the copy is not what was backed up")
                 part.check(draft)
                 sqlite.settle(draft)
@@ -177,6 +183,7 @@ def _parts(config: Config) -> list[_Part]:
         _Part(
             "directory",
             config.directory.database,
+            DIRECTORY,
             directory,
             "epochs since then come back from the log and the witnesses; updates that waited since then have to be"
             " submitted again",
@@ -185,6 +192,7 @@ def _parts(config: Config) -> list[_Part]:
         _Part(
             "contacts",
             config.contacts.database,
+            CONTACTS,
             lambda copy: open_contacts_store(copy).close(),
             "what was stored since then is lost here; a phone that saw a newer state refuses the old one",
         ),
@@ -194,11 +202,18 @@ def _parts(config: Config) -> list[_Part]:
             "only a copy that reaches the entry that the token names is put back: an older one is a roll-back, which"
             " the vault refuses for ever"
         )
-        parts.append(_Part("vault", config.vault.database, vault, means))
+        parts.append(_Part("vault", config.vault.database, VAULT, vault, means))
     if isinstance(config.registration.database, Path):
         means = "who is registering just now asks for another code"
-        database = config.registration.database
-        parts.append(_Part("registration", database, lambda copy: open_registration_store(copy).close(), means))
+        parts.append(
+            _Part(
+                "registration",
+                config.registration.database,
+                REGISTRATION,
+                lambda copy: open_registration_store(copy).close(),
+                means,
+            )
+        )
     return [part._replace(database=part.database.resolve()) for part in parts]  # a link stays, what it leads to is put
 
 
@@ -211,7 +226,7 @@ def _witness(witness: WitnessConfig, root: TrustRoot) -> _Part:
         "only a copy with all that it has signed is put back: one that is older has forgotten what it signed, and the"
         " witness needs a new key by a new trust root"
     )
-    return _Part(witness.name, witness.database, check, means)
+    return _Part(witness.name, witness.database, WITNESS, check, means)
 
 
 def _hold(held: ExitStack, part: _Part, replace: bool) -> None:

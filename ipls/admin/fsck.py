@@ -18,12 +18,17 @@ from ipls.crypto.errors import VerificationError
 from ipls.errors import IplsError
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.store.contacts import open_contacts_store
+from ipls.store.contacts.sqlite import SCHEMA as CONTACTS
 from ipls.store.directory import DirectoryStore
+from ipls.store.directory.sqlite import SCHEMA as DIRECTORY
 from ipls.store.engine import sqlite
 from ipls.store.errors import StoreDamaged
 from ipls.store.log import FileLog, LogStore
 from ipls.store.log.opening import open_log
+from ipls.store.readers.sqlite import SCHEMA as READERS
+from ipls.store.registration.sqlite import SCHEMA as REGISTRATION
 from ipls.store.witness import open_witness_store
+from ipls.store.witness.sqlite import SCHEMA as WITNESS
 from ipls.trust.heads import signers
 from ipls.trust.root import TrustRoot
 from ipls.vault.errors import SessionRefused
@@ -69,12 +74,12 @@ def examine(config: Config, now_ms: int, *, repair: bool, progress: Progress) ->
             yield Finding(part, str(error), "see the text, then run this again")
 
 
-def _pages(part: str, file: Path, do: str, *, repair: bool = False) -> Iterator[Finding]:
+def _pages(part: str, file: Path, schema: sqlite.Schema, do: str, *, repair: bool = False) -> Iterator[Finding]:
     """What SQLite finds."""
-    found = sqlite.defects(file)
+    found = sqlite.defects(file, schema)
     if repair and found:
-        sqlite.reindex(file)
-        left = sqlite.defects(file)
+        sqlite.reindex(file, schema)
+        left = sqlite.defects(file, schema)
         yield from (Finding(part, f"{file}: {line}", mended=True) for line in found if line not in left)
         found = left
     yield from (Finding(part, f"{file}: {line}", do) for line in found)
@@ -82,7 +87,7 @@ def _pages(part: str, file: Path, do: str, *, repair: bool = False) -> Iterator[
 
 def _directory(config: Config, repair: bool, progress: Progress) -> Iterator[Finding]:
     restore = "put a backup back (`ipls restore`); what it lacks comes from the log and the witnesses"
-    broken = list(_pages("directory", config.directory.database, restore, repair=repair))
+    broken = list(_pages("directory", config.directory.database, DIRECTORY, restore, repair=repair))
     yield from broken
     if any(not finding.mended for finding in broken):
         return
@@ -105,7 +110,9 @@ def _directory(config: Config, repair: bool, progress: Progress) -> Iterator[Fin
 def _readers(config: Config) -> Iterator[Finding]:
     file = config.directory.database.with_name(config.directory.database.name + ".readers")
     if file.exists():
-        yield from _pages("readers", file, f"end the directory and remove {file}: sessions and quotas begin anew")
+        yield from _pages(
+            "readers", file, READERS, f"end the directory and remove {file}: sessions and quotas begin anew"
+        )
 
 
 def _log(config: Config, repair: bool) -> Iterator[Finding]:
@@ -154,7 +161,7 @@ def _witness(witness: WitnessConfig, root: TrustRoot, now_ms: int) -> Iterator[F
     """A witness's signatures hold. Nothing of its state is made up: what it signed is known by its state alone."""
     part = f"witness {witness.name}"
     new_key = "give it a new key by a new trust root, as a witness that was restored (docs/operations.md)"
-    broken = list(_pages(part, witness.database, new_key))
+    broken = list(_pages(part, witness.database, WITNESS, new_key))
     yield from broken
     pinned = [each for each in root.witnesses if each.name == witness.name]
     if broken or not pinned:  # a witness that the trust root does not have signs for nobody here
@@ -193,7 +200,7 @@ def _vault(config: Config, repair: bool) -> Iterator[Finding]:
 
 
 def _contacts(config: Config) -> Iterator[Finding]:
-    yield from _pages("contacts", config.contacts.database, "put a backup back (`ipls restore`)")
+    yield from _pages("contacts", config.contacts.database, CONTACTS, "put a backup back (`ipls restore`)")
     with closing(open_contacts_store(config.contacts.database)) as store:
         for key in store.damaged():
             yield Finding(
@@ -207,4 +214,4 @@ def _registration(config: Config) -> Iterator[Finding]:
     file = config.registration.database
     if isinstance(file, Path) and file.exists():
         do = f"end the service and move {file} aside: who is registering just now asks for another code"
-        yield from _pages("registration", file, do)
+        yield from _pages("registration", file, REGISTRATION, do)

@@ -4,7 +4,7 @@ writes its rows: whatever it is, the service refuses the database at its opening
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
-from sqlite3 import connect
+from sqlite3 import OperationalError, connect
 from typing import Any
 
 import pytest
@@ -12,9 +12,11 @@ import pytest
 from ipls.akd import DirectoryKey
 from ipls.store.directory import open_directory_store
 from ipls.store.directory.fsck import Fsck
+from ipls.store.engine import sqlite
 from ipls.store.engine.postgres import Database
 from ipls.store.errors import StoreDamaged
 from ipls.store.registration import open_registration_store
+from ipls.store.registration.sqlite import SCHEMA as REGISTRATION
 from tests.store.engine.test_files import NAMESPACE, ROLES, content, refused, unmark
 from tests.store.postgres import PostgresDatabase, PostgresServer
 
@@ -86,6 +88,23 @@ def test_no_check_is_made_of_a_directory_with_code_in_it(tmp_path: Path) -> None
     plant(path, "DROP VIEW floor; CREATE VIEW floor AS SELECT 5 AS epoch")
     with pytest.raises(StoreDamaged, check=lambda error: error.reason == "DATABASE_ALTERED"):
         Fsck(path, NAMESPACE, key)
+
+
+def test_nothing_planted_runs_as_the_pages_of_a_file_are_checked(tmp_path: Path) -> None:
+    """SQLite's own check runs what tables and indexes are checked and made by; this one fails where it runs."""
+    path = tmp_path / "registration.db"
+    open_registration_store(path).close()
+    with closing(connect(path)) as db:
+        db.executescript("""
+            PRAGMA ignore_check_constraints=ON;
+            INSERT INTO sent(label, at_ms) VALUES ('+49', -9223372036854775808);
+            ALTER TABLE sent ADD COLUMN planted CHECK (abs(at_ms));
+            PRAGMA ignore_check_constraints=OFF""")
+        with pytest.raises(OperationalError, match="overflow"):
+            db.execute("PRAGMA integrity_check").fetchall()
+    for check in (sqlite.defects, sqlite.reindex):
+        with pytest.raises(StoreDamaged, check=lambda error: error.reason == "DATABASE_ALTERED"):
+            check(path, REGISTRATION)
 
 
 RAN = "nextval('planted.ran') > 0"

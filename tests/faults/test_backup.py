@@ -15,6 +15,7 @@ from ipls.admin import backup as module
 from ipls.admin.backup import BackupRefused, Restore, backup
 from ipls.errors import IplsError
 from ipls.store.contacts import open_contacts_store
+from ipls.store.contacts.sqlite import SCHEMA as CONTACTS
 from ipls.store.engine import sqlite
 from tests.client.deployment import Deployment, book
 from tests.e2e.running import ipls
@@ -79,7 +80,7 @@ def test_a_copy_is_one_moment_of_a_database_that_is_written_to(tmp_path: Path) -
             written.clear()
             copy = tmp_path / f"copy{number}.db"
             sqlite.copy(tmp_path / "contacts.db", copy)
-            assert sqlite.defects(copy) == []
+            assert sqlite.defects(copy, CONTACTS) == []
             with closing(sqlite3.connect(copy)) as db:
                 numbers = sorted(int.from_bytes(id, "big") for (id,) in db.execute("SELECT id FROM record"))
             assert numbers == list(range(len(numbers)))

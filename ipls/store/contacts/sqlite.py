@@ -19,7 +19,7 @@ CREATE TABLE IF NOT EXISTS manifest (
     label TEXT PRIMARY KEY, version INTEGER NOT NULL, generation INTEGER NOT NULL, check_value BLOB NOT NULL,
     ciphertext BLOB NOT NULL);
 """
-_SCHEMA = Schema("the contact store", _STATEMENTS + replay.STATEMENTS, frozenset({"record", "manifest"}))
+SCHEMA = Schema("the contact store", _STATEMENTS + replay.STATEMENTS, frozenset({"record", "manifest"}))
 _SIZE = "SELECT size FROM record WHERE label = ? AND generation = ? AND id = ? AND digest = ?"
 _CIPHERTEXT = "SELECT ciphertext FROM record WHERE label = ? AND generation = ? AND id = ? AND digest = ?"
 _DROP = "DELETE FROM record WHERE label = ? AND generation = ? AND id = ? AND digest = ?"
@@ -34,8 +34,8 @@ class SqliteContacts(ContactsStore):
     """One file; see `ContactsStore`, here and for each method."""
 
     def __init__(self, path: Path) -> None:
-        self._db = Database(path, _SCHEMA)
-        self._spare = Database.in_memory(_SCHEMA)
+        self._db = Database(path, SCHEMA)
+        self._spare = Database.in_memory(SCHEMA)
         self._nonces = replay.Nonces(self._db, self._spare)
 
     def close(self) -> None:

@@ -120,22 +120,24 @@ def temporary() -> Connection:
     return _connect("")
 
 
-def defects(path: Path) -> list[str]:
-    """What SQLite finds wrong in a file's pages and indexes, whosever it is and while it is in use; at most 20 lines.
+def defects(path: Path, schema: Schema) -> list[str]:
+    """What SQLite finds wrong in a file's pages and indexes, also while it is in use; at most 20 lines.
 
-    What stands in the rows is for their store to judge. Raises StoreUnavailable.
+    What stands in the rows is for their store to judge. Raises as `open_database`, but what can't be read is a line.
     """
     try:
-        with translated(path), closing(_connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+        with closing(open_read_only(path, schema)) as connection, translated(path):  # the check runs what is in it
             found = [line for (line,) in connection.execute("PRAGMA integrity_check(20)")]
     except StoreDamaged as damaged:
+        if damaged.reason != "DATABASE_UNREADABLE":
+            raise
         return [damaged.message]
     return [] if found == ["ok"] else found
 
 
-def reindex(path: Path) -> None:
-    """Make the indexes again from the rows. Raises StoreUnavailable, StoreDamaged."""
-    with translated(path), closing(_connect(path)) as connection:
+def reindex(path: Path, schema: Schema) -> None:
+    """Make the indexes again from the rows. Raises as `open_database`."""
+    with closing(open_database(path, schema)) as connection, translated(path):
         connection.execute("REINDEX")
 
 

@@ -23,14 +23,14 @@ CREATE TABLE IF NOT EXISTS asked(
     reader BLOB NOT NULL, label BLOB NOT NULL, first_ms INTEGER NOT NULL, PRIMARY KEY(reader, label)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS asked_time ON asked(first_ms);
 """
-_SCHEMA = Schema("the directory's readers", replay.STATEMENTS + _STATEMENTS, frozenset({"secret", "asked"}))
+SCHEMA = Schema("the directory's readers", replay.STATEMENTS + _STATEMENTS, frozenset({"secret", "asked"}))
 
 
 class SqliteReaders(ReadersStore):
     """One file; see `ReadersStore`, here and for each method."""
 
     def __init__(self, path: Path) -> None:
-        self._db = Database(path, _SCHEMA)
+        self._db = Database(path, SCHEMA)
         with self._db.read() as db:
             # A read must not wait for the disk; what a power loss takes back is a few labels of somebody's quota.
             db.execute("PRAGMA synchronous=NORMAL")
@@ -38,7 +38,7 @@ class SqliteReaders(ReadersStore):
             db.execute("INSERT OR IGNORE INTO secret VALUES (1, ?)", (secrets.token_bytes(32),))
             (self._secret,) = db.execute("SELECT value FROM secret").fetchone()
         self._pseudonyms = self.derived_key("pseudonyms")
-        self._spare = Database.in_memory(_SCHEMA)
+        self._spare = Database.in_memory(SCHEMA)
         self._nonces = replay.Nonces(self._db, self._spare)
 
     def close(self) -> None:

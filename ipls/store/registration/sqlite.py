@@ -30,14 +30,14 @@ CREATE INDEX IF NOT EXISTS sent_label ON sent(label, at_ms);
 CREATE INDEX IF NOT EXISTS sent_at ON sent(at_ms);
 ALTER TABLE sent ADD COLUMN peer TEXT NOT NULL DEFAULT '';
 """
-_SCHEMA = Schema("the registration service", _STATEMENTS, frozenset({"registration", "sent"}))
+SCHEMA = Schema("the registration service", _STATEMENTS, frozenset({"registration", "sent"}))
 
 
 class SqliteRegistration(RegistrationStore):
     """One file; see `RegistrationStore`, here and for each method."""
 
     def __init__(self, path: Path) -> None:
-        self._db = Database(path, _SCHEMA)
+        self._db = Database(path, SCHEMA)
 
     def close(self) -> None:
         self._db.close()

@@ -10,7 +10,7 @@ from ipls.store.engine.sqlite import Database, Schema
 from ipls.store.vault.contract import Changes, LogRow, VaultStore, as_bytes, log_row, take_lock
 from ipls.trust.limits import MAX_INT
 
-_SCHEMA = Schema(
+SCHEMA = Schema(
     "the vault",
     """
 CREATE TABLE IF NOT EXISTS records (key BLOB PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
@@ -31,7 +31,7 @@ class SqliteVault(VaultStore):
         """See `open_vault_store`."""
         self.lock = take_lock(path.with_name(path.name + ".lock"), wait=wait)
         try:
-            self._database = Database(path, _SCHEMA)
+            self._database = Database(path, SCHEMA)
         except BaseException:  # Ctrl-C too
             self.lock.close()
             raise

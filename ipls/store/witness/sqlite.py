@@ -14,7 +14,7 @@ from ipls.trust.heads import Head
 from ipls.trust.limits import MAX_INT
 from ipls.trust.root import TrustRoot
 
-_SCHEMA = Schema(
+SCHEMA = Schema(
     "a witness",
     """
 CREATE TABLE IF NOT EXISTS epoch(
@@ -69,7 +69,7 @@ class SqliteWitness(WitnessStore):
         if not path.exists():
             raise StoreRefused("WITNESS_NO_GENESIS", "this witness has no state; if it had, it needs a new key")
         self._mark = mark
-        self._db = Database(path, _SCHEMA)
+        self._db = Database(path, SCHEMA)
         with self._db.read() as db:
             row, unsigned = db.execute("SELECT namespace FROM witness").fetchone(), _signed_nothing(db)
         if row is None:
@@ -325,7 +325,7 @@ def init_witness_state(path: Path, root: TrustRoot) -> None:
     Never for a witness whose state was lost: that one gets a new key. Raises StoreRefused WITNESS_STATE_EXISTS if the
     file holds another genesis; StoreUnavailable, StoreDamaged.
     """
-    database = Database(path, _SCHEMA)
+    database = Database(path, SCHEMA)
     with closing(database), database.write() as db:
         there = db.execute("SELECT namespace, epoch, root_hash FROM witness, epoch ORDER BY epoch LIMIT 1").fetchone()
         if there is None:
