@@ -58,7 +58,7 @@ def recover(
 
 @app.command()
 def hand_off(
-    bundle: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The bundle that moves the shard.")],
+    bundle: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="In use now; it moves the shard.")],
     file: Annotated[Path, typer.Argument(help="Where to write the hand-off, for `take-over` at the next HSM.")],
     config: ConfigFile,
 ) -> None:
