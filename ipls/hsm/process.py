@@ -1,6 +1,6 @@
 """How the vault's processes begin and end: the core, its workers, its anchor service.
 
-Tested by tests/hsm/core/test_core.py and tests/attack/test_vault_users.py.
+Tested by tests/hsm/core/test_workers.py and tests/attack/test_vault_users.py.
 """
 
 import asyncio

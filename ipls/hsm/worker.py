@@ -2,7 +2,7 @@
 
 It is driven over its stdin and stdout by `ipls.hsm.core`, its parent, and ends when stdin does.
 
-Tested by tests/hsm/core/test_core.py.
+Tested by tests/hsm/core/test_core.py and tests/hsm/core/test_workers.py.
 """
 
 from collections.abc import Callable, Generator

@@ -5,7 +5,7 @@ It reads its own configuration and speaks with the front, which it does not trus
 (protos/ipls/vault/v1/core.proto). It ends when that does. A session runs in one worker (`ipls.hsm.worker`); what it
 asks for is done here, where all that is durable has its one writer.
 
-Tested by tests/hsm/core/test_core.py.
+Tested by tests/hsm/core/test_core.py and tests/hsm/core/test_workers.py.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """The core's worker processes: each takes so many sessions, and another one is ready before it has had them.
 
-Tested by tests/hsm/core/test_core.py and tests/hsm/core/test_flood.py.
+Tested by tests/hsm/core/test_workers.py and tests/hsm/core/test_flood.py.
 """
 
 import asyncio
