@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ipls.admin.fsck import Finding, examine
+from ipls.admin.fsck import Finding, examine, parts
 from ipls.akd import DirectoryKey
 from ipls.clock import system_now_ms
 from ipls.config import load_trust_root, read_secret
@@ -134,3 +134,34 @@ def test_a_contact_comes_back_from_its_owner_alone(world: Deployment) -> None:
         [found] = fsck(world, repair=repair)
         assert (found.part, found.mended) == ("contacts", False)
         assert "its owner's phone" in found.do
+
+
+def test_damages_of_all_parts_are_named_at_once_and_mended_each_as_if_alone(world: Deployment) -> None:
+    config = world.config
+    flip(config.directory.database, "tile", "body")
+    with closing(sqlite3.connect(config.directory.database)) as db, db:
+        assert db.execute("DELETE FROM tile WHERE rowid = (SELECT min(rowid) FROM tile)").rowcount
+    for file in (world.folder / "data/log").rglob("*"):
+        if file.is_file():
+            whole = file.read_bytes()
+            file.unlink()
+            file.write_bytes(whole[: len(whole) // 2])
+    flip(config.witnesses[0].database, "epoch", "root_hash")
+    flip(config.vault.database, "records", "record")
+    flip(config.vault.database, "nodes", "body")
+    flip(config.contacts.database, "record", "ciphertext")
+    for name in ("directory.db.readers", "registration.db"):
+        break_page(world.folder / "data" / name)
+    assert {each.part for each in fsck(world)} == {*parts(config)}
+    found = fsck(world, repair=True)
+    assert {each.part for each in found if each.mended} == {"directory", "log", "vault"}
+    lost = [each for each in found if not each.mended]
+    assert {each.part for each in lost} == {"readers", "witness witness", "contacts", "registration"}
+    assert fsck(world) == lost
+
+
+def break_page(database: Path) -> None:
+    """A bit of the second, in what says of which kind it is."""
+    data = bytearray(database.read_bytes())
+    data[4096] ^= 4
+    database.write_bytes(data)
