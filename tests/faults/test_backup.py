@@ -2,11 +2,15 @@
 
 import asyncio
 import hashlib
+import itertools
+import json
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -216,35 +220,32 @@ def test_the_logs_objects_come_back_one_by_one_and_as_they_were(world: Deploymen
         Restore(world.config, copy, ["log"])
 
 
-class Killed(BaseException):
-    pass
-
-
-def test_a_restore_that_was_killed_is_run_again(world: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After each rename every database is the old one or the new one."""
-    old, new = digests(world.folder / "data"), digests(world.folder / "second")
-    for renames in range(3):
-        with dying_after(renames, monkeypatch), pytest.raises(Killed):
-            Restore(world.config, world.folder / "second").run(replace=True)
-        found = digests(world.folder / "data")
-        assert all(found[name] in (old[name], new.get(name)) for name in old)
-    Restore(world.config, world.folder / "second").run(replace=True)
-    assert {name: digest for name, digest in digests(world.folder / "data").items() if name in new} == new
-
-
-@contextmanager
-def dying_after(renames: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    left, real = [renames], module.put_in_place
-
-    def put_in_place(draft: Path, path: Path) -> None:
-        if not left[0]:
-            raise Killed
-        left[0] -= 1
-        real(draft, path)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(module, "put_in_place", put_in_place)
-        yield
+def test_a_restore_that_was_killed_is_run_again(world: Stored) -> None:
+    """By SIGKILL, before each step that makes something durable or gives it its name."""
+    data = world.folder / "data"
+    old, new = digests(data), digests(world.folder / "second")
+    [lost] = [path for path in (data / "log/1").rglob("*") if path.is_file()]
+    whole = lost.read_bytes()
+    lost.unlink()
+    arguments = ["restore", world.folder / "second", "--config", world.folder / "ipls.toml", "--replace", "--yes"]
+    command = [sys.executable, "-m", "tests.faults.killed"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as runs:
+        assert runs.stdin
+        assert runs.stdout
+        for fatal in itertools.count():
+            runs.stdin.write(json.dumps([fatal, [*map(str, arguments)]]) + "\n")
+            runs.stdin.flush()
+            ended = json.loads(runs.stdout.readline())
+            found = digests(data)
+            assert all(found[name] in (old[name], new.get(name)) for name in old)
+            assert not lost.exists() or lost.read_bytes() == whole
+            if ended["status"] != -signal.SIGKILL:
+                break
+    assert ended["status"] == 0, ended["err"]
+    assert fatal > 3 * len(new)
+    assert {name: found[name] for name in new} == new
+    assert lost.read_bytes() == whole
+    assert [*data.glob(".*")] == []
 
 
 def test_a_backup_that_does_not_come_to_its_end_is_none(world: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
