@@ -1,5 +1,6 @@
 """What holds for every test, and what some of them share: an S3 server, PostgreSQL, a second PKCS#11 module."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from hypothesis import settings
 from tests.hsm.tokens import kryoptic_module
 from tests.store.gateway import Gateway, gateway
 from tests.store.postgres import PostgresServer, postgres_server
+
+# Where Ctrl-C is ignored here, as in the background of a shell, it would be in each process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test depends on how fast the machine is.
 settings.register_profile("any machine", deadline=None)
