@@ -255,6 +255,7 @@ async def test_what_root_renews_under_a_tight_umask_the_services_still_read(part
         assert not any(refused(user, READ, file) for file in files)
     assert not refused(parted.table.core, READ, config)
     assert refused(parted.table.front, READ, config)  # a Redis's password may stand in it
+    run(*AS_ROOT, "chmod", "644", config)  # as it was, for the tests that follow
 
 
 @pytest.mark.parametrize("victim", ["front", "serve vault-core", "ipls.hsm.core"])
