@@ -130,10 +130,8 @@ class Restore:
         log = self._config.log.objects
         missing = [name for name in self._objects if self._log and isinstance(log, Path) and not (log / name).exists()]
         for name in missing:
-            if (
-                not (self._folder / "log" / name).is_file()
-                or _digest(self._folder / "log" / name) != self._objects[name]
-            ):
+            copy = self._folder / "log" / name
+            if not copy.is_file() or _digest(copy) != self._objects[name]:
                 raise BackupRefused(
                     "BACKUP_INVALID", f"the log's object {name} in {self._folder} is not what was backed up"
                 )

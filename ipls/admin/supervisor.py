@@ -15,7 +15,7 @@ import structlog
 from ipls.address import parse_address
 from ipls.admin.deployment import CORE, addresses_of, auditor_of, processes_of, write_endpoints
 from ipls.admin.health import check_free, last_words, until_listening, until_there
-from ipls.admin.renewal import Renewed, renew_unasked
+from ipls.admin.renewal import renew_unasked
 from ipls.admin.users import why_not_parted
 from ipls.clock import machine, system_now_ms
 from ipls.config import ConfigError, load, load_trust_root
@@ -75,7 +75,7 @@ class Supervisor:
         self._root = load_trust_root(config.trust_root)
         """That the services run by."""
         self._ahead_ms = machine.ahead_ms
-        self._not_renewed: list[Renewed] = []
+        self._not_renewed = list[str]()
         self._log_level = log_level
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self.off: dict[str, str] = {}
@@ -135,12 +135,13 @@ class Supervisor:
         done = await asyncio.to_thread(
             renew_unasked, self._config, self._folder, system_now_ms(), jumped_ms=jumped_ms, restarting=restarting
         )
-        for what, text, _ in (each for each in done if not each.failed):
-            log.info("renewed", what=what, text=text)
-        failed = [each for each in done if each.failed]
-        for what, text, _ in failed if [f.what for f in failed] != [f.what for f in self._not_renewed] else []:
-            log.warning("not renewed", what=what, text=text)
-        self._not_renewed = failed
+        not_renewed = [each.what for each in done if each.failed]
+        for what, text, failed in done:
+            if not failed:
+                log.info("renewed", what=what, text=text)
+            elif not_renewed != self._not_renewed:
+                log.warning("not renewed", what=what, text=text)
+        self._not_renewed = not_renewed
 
     def _has_newer_root(self) -> bool:
         """Whether there is one that the services do not run by, of our making or by a person's command."""

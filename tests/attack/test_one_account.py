@@ -26,22 +26,31 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-async def test_epochs_go_on_while_an_accounts_look_ups_take_every_thread(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def hold_look_ups(
+    monkeypatch: pytest.MonkeyPatch, label: bytes | None = None
+) -> tuple[threading.Event, threading.Semaphore]:
+    """Those of this label, or all, wait for the event, each in its thread; the semaphore counts them."""
     release, looking = threading.Event(), threading.Semaphore(0)
     original = service.make_lookup
 
     def held(*arguments: Any) -> bytes:
-        looking.release()
-        release.wait(60)
+        if label is None or label in arguments:
+            looking.release()
+            release.wait(60)
         return original(*arguments)
 
+    monkeypatch.setattr(service, "make_lookup", held)
+    return release, looking
+
+
+async def test_epochs_go_on_while_an_accounts_look_ups_take_every_thread(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with world.witness(), world.directory() as client:
         await client.publish(1, ALICE, record(1))
         await client.publish(2, BOB, record(2))
         alice, bob = await Session.open(client, ALICE, 1), await Session.open(client, BOB, 2)
-        monkeypatch.setattr(service, "make_lookup", held)
+        release, looking = hold_look_ups(monkeypatch)
         flood = [asyncio.create_task(alice.lookup(BOB)) for _ in range(FLOOD)]
         try:
             done, _ = await asyncio.wait(flood, return_when=asyncio.FIRST_COMPLETED, timeout=60)
@@ -60,20 +69,11 @@ async def test_epochs_go_on_while_an_accounts_look_ups_take_every_thread(
 async def test_strangers_who_take_every_thread_hold_up_no_read_of_the_deployments_own_parts(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    release, looking = threading.Event(), threading.Semaphore(0)
-    original = service.make_lookup
-
-    def held(*arguments: Any) -> bytes:
-        if BOB in arguments:
-            looking.release()
-            release.wait(60)
-        return original(*arguments)
-
     async with world.witness(), world.directory() as client:
         await client.publish(1, ALICE, record(1))
         await client.publish(2, BOB, record(2))
         alice = await Session.open(client, ALICE, 1)
-        monkeypatch.setattr(service, "make_lookup", held)
+        release, looking = hold_look_ups(monkeypatch, BOB)
         flood = [asyncio.create_task(alice.lookup(BOB)) for _ in range(READ_THREADS)]
         try:
             for _ in flood:

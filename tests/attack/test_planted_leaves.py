@@ -15,12 +15,10 @@ from ipls.akd.messages import AppendOnly, encode_append_only
 from ipls.akd.tiles import Subtree
 from ipls.akd.tree import insert
 from ipls.proto.directory.v1 import directory_pb2 as pb
-from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.errors import RemoteError
 from ipls.server.directory.errors import LogRefused
 from ipls.store.directory import open_directory_store
 from ipls.store.log import object_name
-from ipls.trust.heads import verify_head
 from tests.server.contact_stores import answered
 from tests.server.directories import ALICE, BOB, VRF, Client, World, record
 from tests.server.directory.test_adoption import copy, put_back
@@ -109,9 +107,7 @@ async def test_an_epoch_that_is_taken_when_its_row_is_there_costs_no_reads_and_n
             world.now_ms += world.root.max_head_age_ms + 1
             with pytest.raises(LogRefused, check=lambda e: e.reason == "LOG_EPOCH_TAKEN"):
                 await publisher.advance()
-            head = store.head()
-            assert head is not None
-            verify_head(world.root, SignedHead.FromString(head.signed), now_ms=world.now_ms)
+            world.fresh_head(store)
         put_back(world, "backup")
         async with world.directory(lease_s=0.5) as client:
             assert await client.publish(1, ALICE, record(1)) == 2

@@ -20,7 +20,6 @@ from ipls.hsm.state.anchor import read_anchor
 from ipls.hsm.state.mending import mend_log
 from ipls.hsm.state.store import StateStore
 from ipls.proto.directory.v1 import directory_pb2
-from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.errors import remote_error
 from ipls.server.directory.publisher import HOLD_MS
 from ipls.store.directory import DirectoryStore, open_directory_store
@@ -368,9 +367,7 @@ async def test_a_bit_in_the_newest_heads_row_is_made_good_and_no_other_root_prop
         await publisher.advance()
         assert store.head() == sound
         [ticket] = await published(world, publisher, store, [LABELS[1]])
-        head = store.head()
-        assert head is not None
-        verify_head(world.root, SignedHead.FromString(head.signed), now_ms=world.now_ms)
+        head = world.fresh_head(store)
         assert (store.published_at(ticket), head.epoch) == (2, 2)
     assert not list((tmp_path / "evidence").glob("*"))
 

@@ -25,10 +25,11 @@ from ipls.server.directory.evidence import EvidenceRecorder
 from ipls.server.directory.pruning import Pruner
 from ipls.server.directory.publisher import Publisher
 from ipls.server.directory.witnesses import Witnesses
-from ipls.store.directory import DirectoryStore, EpochRow, open_directory_store
+from ipls.store.directory import DirectoryStore, EpochRow, StoredHead, open_directory_store
 from ipls.store.evidence import EvidenceFolder
 from ipls.store.log import FileLog, LogStore
 from ipls.store.witness import init_witness_state
+from ipls.trust.heads import verify_head
 from ipls.trust.identity import encode_record
 from ipls.trust.root import TrustRoot, Witness, WitnessKey
 from tests.server.witnesses import LogOnly, make_service, open_store, reader
@@ -102,6 +103,13 @@ class World:
 
     def witness_clock(self) -> int:
         return self.now_ms + self.witnesses_ahead_ms
+
+    def fresh_head(self, store: DirectoryStore) -> StoredHead:
+        """The newest, which counts for readers now."""
+        head = store.head()
+        assert head is not None
+        verify_head(self.root, SignedHead.FromString(head.signed), now_ms=self.now_ms)
+        return head
 
     def listener(self, port: int = 0) -> Listener:
         return Listener(f"127.0.0.1:{port}", self.folder / "server.pem", self.folder / "server.key")

@@ -100,7 +100,7 @@ def until_free(ask: Callable[P, T]) -> Callable[P, T]:
         for pause_s in _PAUSES_S:
             with suppress(*_BUSY):
                 return ask(*arguments, **named)
-            time.sleep(pause_s)
+            time.sleep(pause_s)  # the other process says to nobody that it is through
         return ask(*arguments, **named)
 
     return ask_again
