@@ -17,6 +17,7 @@ from ipls.store.errors import StoreRefused
 from ipls.store.evidence import EvidenceFolder
 from ipls.trust.evidence import EACH, two_heads, two_signatures
 from ipls.trust.heads import Head
+from tests.environment import DIES_WITH_US
 from tests.trust.roots import NOW, signed
 from tests.trust.test_evidence import A, B, C, answer
 
@@ -37,7 +38,7 @@ FLOOD = LINES + 100
 
 def test_nonsense_without_end_is_counted_and_not_written(tmp_path: Path) -> None:
     (tmp_path / "log").mkdir()
-    command = [sys.executable, "-c", SERVICE, str(tmp_path / "log")]
+    command = [*DIES_WITH_US, sys.executable, "-c", SERVICE, str(tmp_path / "log")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as service:
         assert service.stderr
         try:

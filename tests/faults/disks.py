@@ -12,14 +12,19 @@ _AS_ROOT = [] if os.getuid() == 0 else ["sudo", "-n"]
 
 @contextmanager
 def disk(folder: Path, size: int) -> Iterator[Path]:
-    """A file system of its own, of so many bytes, for other processes too."""
+    """A file system of its own, of so many bytes, for other processes too; it goes with this one, however that ends.
+    OSError where none can be made, for want of root."""
     folder.mkdir()
-    options = f"size={size},uid={os.getuid()},mode=700"
-    subprocess.run([*_AS_ROOT, "mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
-    try:
+    options = f"size={size},uid={os.getuid()},mode=755"
+    keep = 'mount -t tmpfs -o "$1" tmpfs "$2" && { echo; cat; umount --lazy "$2"; }'
+    command = [*_AS_ROOT, "sh", "-c", keep, "sh", options, str(folder)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as keeper:  # its input ends with this process, or the block
+        assert keeper.stdout
+        if not keeper.stdout.readline():
+            raise OSError("no disk can be made")
         yield folder
-    finally:
-        subprocess.run([*_AS_ROOT, "umount", "--lazy", folder], check=True)
 
 
 def fill(file: Path) -> None:

@@ -16,13 +16,14 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from random import Random, SystemRandom
 
 from tests.e2e.running import Deployment, ipls, running
 from tests.environment import BARE
+from tests.faults.disks import disk
 from tests.faults.wires import Wire
 
 PEOPLE = 3
@@ -30,7 +31,7 @@ CALM_S = 5.0
 """At most, between the end of one fault and the beginning of the next; as long does the longest pause, cut or full disk
 last at least."""
 LONG_S = 15.0
-DISK_MIB = 512
+DISK_BYTES = 512 << 20
 """Of the file system that the deployment lies on."""
 STREAMS = 500
 DAY_S = 24 * 3600
@@ -246,24 +247,6 @@ def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
-@contextmanager
-def disk() -> Iterator[tuple[Path, bool]]:
-    """A folder, and whether it lies on a file system of its own, that may be filled: only root can make one."""
-    folder = Path(tempfile.mkdtemp(prefix="ipls-soak-"))
-    own = (
-        os.geteuid() == 0
-        and not subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "ipls-soak", folder], capture_output=True, check=False
-        ).returncode
-    )
-    try:
-        yield folder, own
-    finally:
-        if own:
-            subprocess.run(["umount", "--lazy", folder], check=True)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def behind_wires(folder: Path, stack: ExitStack) -> tuple[list[Wire], Path]:
     """What the devices are told: every public port behind a wire that can be cut."""
     endpoints = json.loads((folder / "endpoints.json").read_text())
@@ -282,10 +265,14 @@ def soak(minutes: float, seed: int, kinds: list[str], keep: Path | None) -> None
     random, over = Random(seed), threading.Event()
     failed: list[BaseException] = []
     with ExitStack() as stack:
-        folder, own_disk = stack.enter_context(disk())
-        if not own_disk and "fill" in kinds:
+        temporary = tempfile.TemporaryDirectory(prefix="ipls-soak-", ignore_cleanup_errors=True)
+        folder = Path(stack.enter_context(temporary))
+        folder.chmod(0o755)  # the vault's users are to come in
+        try:
+            folder = stack.enter_context(disk(folder / "disk", DISK_BYTES))
+        except OSError:
             say("the disk is not filled: that needs root, to make one of its own")
-            kinds.remove("fill")
+            kinds = [kind for kind in kinds if kind != "fill"]
         aside = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ipls-soak-clock-")))
         clock = Clock(aside)
         environment = BARE | clock.environment

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from ipls.errors import IplsError
 from ipls.runtime.restart import RestartPolicy
 from ipls.runtime.service import MAX_DESCRIPTORS, Service, TaskEnded
+from tests.environment import DIES_WITH_US
 
 
 async def for_ever() -> None:
@@ -318,7 +319,8 @@ FOR_EVER = "await asyncio.Event().wait()"
 
 def process(*, work: str = FOR_EVER, start: str = "pass") -> subprocess.Popen[str]:
     code = PROCESS.format(work=work, start=start)
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [*DIES_WITH_US, sys.executable, "-c", code]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize(("hard", "given"), [(1000, 1000), (MAX_DESCRIPTORS + 1, MAX_DESCRIPTORS)])

@@ -10,6 +10,8 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError
 
+from tests.environment import DIES_WITH_US
+
 
 class RedisServer:
     """`raw` talks to it as whoever got hold of it would."""
@@ -23,7 +25,7 @@ class RedisServer:
     async def start(self) -> None:
         """Return once it answers."""
         self.process = await asyncio.create_subprocess_exec(
-            *("redis-server", "--port", "0", "--unixsocket", f"{self.folder}/redis.sock"),
+            *(*DIES_WITH_US, "redis-server", "--port", "0", "--unixsocket", f"{self.folder}/redis.sock"),
             *("--save", "", "--dir", str(self.folder), "--logfile", f"{self.folder}/redis.log"),
         )
         while True:

@@ -14,6 +14,7 @@ import boto3
 
 from ipls.admin.deployment import free_ports
 from ipls.store.log.s3 import Bucket, S3Log
+from tests.environment import DIES_WITH_US
 
 ACCESS, SECRET = "ipls-test", "a-secret-of-the-tests"
 REGION = "us-east-1"
@@ -37,7 +38,16 @@ class Gateway:
 
     def start(self) -> None:
         binary = subprocess.run([SCRIPT], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
-        command = [binary, "--quiet", "--keep-alive", "--port", f"127.0.0.1:{self.port}", "--region", REGION]
+        command = [
+            *DIES_WITH_US,
+            binary,
+            "--quiet",
+            "--keep-alive",
+            "--port",
+            f"127.0.0.1:{self.port}",
+            "--region",
+            REGION,
+        ]
         command += ["--iam-dir", self.folder / "iam", "posix", "--versioning-dir", self.folder / "versions"]
         environment = {**os.environ, "ROOT_ACCESS_KEY": ACCESS, "ROOT_SECRET_KEY": SECRET}
         with (self.folder / "server.log").open("ab") as log:

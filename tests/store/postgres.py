@@ -17,11 +17,12 @@ import psycopg
 from ipls.admin.deployment import free_ports
 from ipls.config import VaultPostgresConfig
 from ipls.store.vault import VaultStore, open_vault_store
+from tests.environment import DIES_WITH_US
 
 PASSWORD = "a-password-of-the-tests"
 USER = "postgres" if os.geteuid() == 0 else None
 """Who the server runs as: it refuses root."""
-RUN_AS = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"] if USER else []
+RUN_AS = [*DIES_WITH_US, f"--reuid={USER}", f"--regid={USER}", "--clear-groups"] if USER else DIES_WITH_US
 """Not by Popen, which would fork for it, and gRPC in another thread may hang in that."""
 
 

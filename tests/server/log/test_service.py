@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from ipls.server.log.service import PIECE, log_app
 from ipls.store.errors import StoreError
 from ipls.store.log import FileLog, LogStore, ObjectInfo, object_name
+from tests.environment import DIES_WITH_US
 
 OLD, NEW = b"\x01" * 32, b"\x02" * 32
 EMPTY, LARGE = 3, 9
@@ -373,7 +374,9 @@ def test_the_service_serves_until_told_to_stop(tmp_path: Path) -> None:
         "config = LogConfig(listen='127.0.0.1:0', objects=pathlib.Path(sys.argv[1]));"
         "run('log', functools.partial(app.run, config))"
     )
-    process = subprocess.Popen([sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*DIES_WITH_US, sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     (port,) = json.loads(process.stdout.readline())["ports"]
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/{name(1)}", timeout=20) as answer:

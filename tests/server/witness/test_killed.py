@@ -22,6 +22,7 @@ from ipls.store.witness import init_witness_state
 from ipls.trust.heads import Head, verify_head
 from ipls.trust.root import encode_trust_root
 from tests.attack.log import World, name, public_world
+from tests.environment import DIES_WITH_US
 from tests.server.chains import Chain, proposal
 from tests.trust.roots import NAMESPACE, WITNESSES, make_root, witness
 
@@ -52,7 +53,7 @@ class Lives:
                 assert self.process.wait(60) == -9
             step = self.fatal_steps[self.lived]
             self.lived += 1
-            command = [sys.executable, "-m", "tests.server.witness.mortal", str(self.folder), str(step)]
+            command = [*DIES_WITH_US, sys.executable, "-m", "tests.server.witness.mortal", str(self.folder), str(step)]
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             assert self.process.stdout
             line = self.process.stdout.readline()
