@@ -1,11 +1,12 @@
 """Calls to the services: retried while they are away, their refusals told as the device's own errors.
 
-Tested by tests/client/test_device.py.
+Tested by tests/client/test_patience.py and tests/client/test_device.py.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from ipls._grpc import grpc
@@ -15,7 +16,7 @@ from ipls.rpc.errors import RemoteError, remote_error
 Result = TypeVar("Result")
 
 CALL_S = 60.0
-"""Deadline of a call that carries contacts; of any, the most."""
+"""The longest that a call takes, however long the patience; one that carries contacts, while they get on."""
 RETRY_FOR_S = 30.0
 """How long what is UNAVAILABLE, or busy, is asked again."""
 LEAST_CALL_S = 5.0
@@ -48,6 +49,21 @@ def within(retry_for_s: float) -> float:
     """The deadline of a call that is short, or only waits: where a service takes it and never answers, that is known as
     soon as that one refuses."""
     return min(CALL_S, max(retry_for_s, LEAST_CALL_S))
+
+
+@asynccontextmanager
+async def carrying(retry_for_s: float) -> AsyncIterator[Callable[[], None]]:
+    """Around a call that carries contacts, which may take longer than one that is short while it gets on: it calls what
+    this gives whenever a part of it went through.
+
+    Raises TryLaterError DEADLINE_EXCEEDED where none does for as long as a short call may take.
+    """
+    loop, quiet_s = asyncio.get_running_loop(), within(retry_for_s)
+    try:
+        async with asyncio.timeout(quiet_s) as quiet:
+            yield lambda: quiet.reschedule(loop.time() + quiet_s)
+    except TimeoutError:
+        raise TryLaterError("DEADLINE_EXCEEDED", "a call with contacts was taken, and got no further") from None
 
 
 def plain(text: str) -> str:

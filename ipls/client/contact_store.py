@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 
-from ipls.client.calls import CALL_S, RETRY_FOR_S, retrying
+from ipls.client.calls import CALL_S, RETRY_FOR_S, carrying, retrying
 from ipls.client.errors import RefusedError
 from ipls.client.profile import Account
 from ipls.contacts.records import MAX_CARD, MAX_MANIFEST
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceAsyncStub
 
 Result = TypeVar("Result")
+Went = Callable[[], None]
+"""What a call calls whenever a part of it went through."""
 
 BATCH_RECORDS = 1000
 BATCH_BYTES = 8 << 20
@@ -92,12 +94,16 @@ class ContactStore:
         body = pb.PutRecordsBody(records=sizes)
         data = b"".join(data for _, data in records)
 
-        async def requests() -> AsyncIterator[pb.PutRecordsRequest]:
-            yield pb.PutRecordsRequest(call=self._sign("PutRecords", body))
-            for chunk in chunks(data):
-                yield pb.PutRecordsRequest(chunk=chunk)
+        async def call(went: Went) -> None:
+            async def requests() -> AsyncIterator[pb.PutRecordsRequest]:
+                yield pb.PutRecordsRequest(call=self._sign("PutRecords", body))
+                for chunk in chunks(data):
+                    went()
+                    yield pb.PutRecordsRequest(chunk=chunk)
 
-        await self._retrying(lambda: self._stub.PutRecords(requests(), timeout=CALL_S))
+            await self._stub.PutRecords(requests(), timeout=CALL_S)
+
+        await self._retrying(call)
 
     async def get(self, keys: Sequence[RecordKey]) -> list[bytes]:
         """The ciphertexts, each with its digest, of the first of these keys (at most BATCH_RECORDS), in order.
@@ -106,12 +112,13 @@ class ContactStore:
         """
         body = pb.GetRecordsBody(keys=map(_message, keys))
 
-        async def call() -> list[bytes]:
+        async def call(went: Went) -> list[bytes]:
             sizes: Sequence[int] = ()
             data = bytearray()
             request = pb.GetRecordsRequest(call=self._sign("GetRecords", body))
             responses = self._stub.GetRecords(request, timeout=CALL_S)
             async for response in responses:
+                went()
                 if response.WhichOneof("part") == "sizes":
                     sizes = _fitting(response.sizes.sizes)
                 data += response.chunk
@@ -129,10 +136,11 @@ class ContactStore:
     async def list(self) -> set[RecordKey]:
         """All ciphertexts that the account has there."""
 
-        async def call() -> set[RecordKey]:
+        async def call(went: Went) -> set[RecordKey]:
             request = pb.ListRecordsRequest(call=self._sign("ListRecords", pb.ListRecordsBody()))
             keys: set[RecordKey] = set()
             async for response in self._stub.ListRecords(request, timeout=CALL_S):
+                went()
                 keys.update(RecordKey(r.key.generation, r.key.id, r.key.digest) for r in response.records)
                 if len(keys) > _MOST_KEYS:
                     raise _too_much()
@@ -144,7 +152,7 @@ class ContactStore:
         """Remove ciphertexts, at most BATCH_KEYS."""
         body = pb.DropRecordsBody(keys=map(_message, keys))
 
-        async def call() -> None:
+        async def call(_: Went) -> None:
             await self._stub.DropRecords(pb.DropRecordsRequest(call=self._sign("DropRecords", body)), timeout=CALL_S)
 
         await self._retrying(call)
@@ -152,11 +160,12 @@ class ContactStore:
     async def manifest(self) -> StoredManifest | None:
         """The newest manifest that the store shows, None if it shows none."""
 
-        async def call() -> StoredManifest:
+        async def call(went: Went) -> StoredManifest:
             header = pb.ManifestHeader()
             data = bytearray()
             request = pb.GetManifestRequest(call=self._sign("GetManifest", pb.GetManifestBody()))
             async for response in self._stub.GetManifest(request, timeout=CALL_S):
+                went()
                 if response.WhichOneof("part") == "header":
                     header = response.header
                 _collect(data, response.chunk, min(header.size, _LARGEST))
@@ -180,15 +189,23 @@ class ContactStore:
             size=len(manifest.ciphertext),
         )
 
-        async def requests() -> AsyncIterator[pb.SwapManifestRequest]:
-            yield pb.SwapManifestRequest(call=self._sign("SwapManifest", body))
-            for chunk in chunks(manifest.ciphertext):
-                yield pb.SwapManifestRequest(chunk=chunk)
+        async def call(went: Went) -> None:
+            async def requests() -> AsyncIterator[pb.SwapManifestRequest]:
+                yield pb.SwapManifestRequest(call=self._sign("SwapManifest", body))
+                for chunk in chunks(manifest.ciphertext):
+                    went()
+                    yield pb.SwapManifestRequest(chunk=chunk)
 
-        await self._retrying(lambda: self._stub.SwapManifest(requests(), timeout=CALL_S))
+            await self._stub.SwapManifest(requests(), timeout=CALL_S)
 
-    async def _retrying(self, call: Callable[[], Awaitable[Result]]) -> Result:
-        return await retrying(call, self._retry_for_s)
+        await self._retrying(call)
+
+    async def _retrying(self, call: Callable[[Went], Awaitable[Result]]) -> Result:
+        async def attempt() -> Result:
+            async with carrying(self._retry_for_s) as went:
+                return await call(went)
+
+        return await retrying(attempt, self._retry_for_s)
 
     def _sign(self, method: str, body: Message) -> pb.SignedCall:
         data, nonce, now_ms = body.SerializeToString(), os.urandom(NONCE_BYTES), self._now_ms()

@@ -143,7 +143,7 @@ class Vault:
         self._now_ms = now_ms
         self._report = report
         self._retry_for_s = retry_for_s
-        self._http = HttpClient()
+        self._http = HttpClient(within(retry_for_s))
 
     async def run(self, work: Callable[[VaultSession], Awaitable[Result]]) -> Result:
         """Open a session as this device's account and do `work` in it; all of it again if the vault goes away."""

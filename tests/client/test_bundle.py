@@ -1,5 +1,6 @@
 """The device takes no bundle from the vault that its pinned trust root does not bear, and says not a word under one."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
@@ -14,6 +15,7 @@ from ipls.client.directory import DirectoryReader
 from ipls.client.errors import RefusedError, TryLaterError
 from ipls.client.profile import Account, Profile
 from ipls.client.vault import Vault
+from ipls.http.client import TIMEOUT_S
 from ipls.http.server import serve
 from ipls.proto.vault.v1 import vault_pb2 as pb
 from ipls.proto.vault.v1.vault_pb2_grpc import (
@@ -81,11 +83,11 @@ async def stub(tmp_path: Path, vault: FalseVault) -> AsyncIterator[Any]:
         yield VaultServiceStub(channel)
 
 
-async def outcome(stub: Any, profile: Profile, root: TrustRoot | None = None) -> str:
+async def outcome(stub: Any, profile: Profile, root: TrustRoot | None = None, **patience: float) -> str:
     """Why this device's session with the vault came to nothing; MET if it had spoken."""
     root = root or make_root()
     directory = DirectoryReader(stub, root, profile, now_ms=lambda: NOW, report=lambda event: None)
-    device = Vault(stub, root, profile, directory, now_ms=lambda: NOW, report=lambda event: None)
+    device = Vault(stub, root, profile, directory, now_ms=lambda: NOW, report=lambda event: None, **patience)
     with pytest.raises(RefusedError) as refused:
         await device.run(lambda session: session.list())
     return refused.value.reason
@@ -195,3 +197,16 @@ async def test_without_the_log_a_device_that_missed_bundles_waits(
     with pytest.raises(TryLaterError, match="does not answer"):
         await outcome(stub, profile, root)
     assert len(vault.frames) == 1
+
+
+async def test_a_log_that_takes_connections_and_never_answers_is_given_up_with_the_patience(
+    stub: Any, vault: FalseVault, profile: Profile
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        root = make_root(log_url=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        vault.bundle = FIRST
+        assert await outcome(stub, profile, root) == "MET"
+        vault.bundle = THIRD
+        async with asyncio.timeout(TIMEOUT_S / 2):
+            with pytest.raises(TryLaterError, match="does not answer"):
+                await outcome(stub, profile, root, retry_for_s=0)

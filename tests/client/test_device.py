@@ -15,7 +15,6 @@ import pytest
 
 from ipls.admin import deployment
 from ipls.client.approvals import Approval, ApprovalRequest
-from ipls.client.calls import CALL_S
 from ipls.client.device import Device
 from ipls.client.errors import ProfileError
 from ipls.client.events import (
@@ -276,30 +275,6 @@ async def test_a_code_that_nobody_asked_for_is_not_sent_to_be_tried(world: Deplo
         with refused("CODE_NOT_REQUESTED"):
             await device.register(world.label(), world.code, continuing=True)
     assert world.config.registration.outbox.read_text() == before
-
-
-async def test_a_registration_whose_epoch_nobody_signs_ends_with_the_patience(world: Deployment) -> None:
-    """Without an answer in between, as a call has that fails: it would wait for a minute."""
-    label, profile = world.label(), world.profile()
-    with world.paused("witness"):
-        async with world.device(profile, retry_for_s=0.1) as device:
-            with refused("REGISTRATION_PENDING"):
-                await device.register(label, world.code)
-    async with world.device(profile) as device:
-        assert (await device.register(label, no_code)).version == 1
-
-
-@pytest.mark.parametrize(("service", "asks"), [("directory", Device.monitor), ("vault", Device.vault_settings)])
-async def test_a_service_that_takes_a_call_and_never_answers_is_given_up_with_the_patience(
-    world: Deployment, service: str, asks: Callable[[Device], Awaitable[object]]
-) -> None:
-    profile = await world.registered(world.label())
-    async with world.device(profile, retry_for_s=0.1) as device:
-        await asks(device)  # over this connection
-        with world.paused(service):
-            async with asyncio.timeout(CALL_S / 2):
-                with refused("DEADLINE_EXCEEDED"):
-                    await asks(device)
 
 
 async def test_only_what_changed_is_written_again(world: Deployment) -> None:
