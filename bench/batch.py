@@ -80,6 +80,7 @@ async def compare(
 
     server = grpc.aio.server()
     service = DirectoryService(store, key, HeadNotifier(), readers, ProofCache(None))
+    service.level.set()
     add_DirectoryServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -75,6 +75,7 @@ async def serve(folder: Path, name: str) -> None:
     shared = RedisProofCache(f"unix://{folder}/redis", states.derived_key) if name != "alone" else None
     server = grpc.aio.server()
     service = DirectoryService(store, key, HeadNotifier(), readers, ProofCache(shared))
+    service.level.set()
     add_DirectoryServiceServicer_to_server(service, server)
     server.add_insecure_port(f"unix:{folder}/{name}")
     await server.start()

@@ -200,13 +200,8 @@ _TROUBLE = {"no epoch": "makes no epoch", "updates held": "makes epochs without 
 async def epochs(deployment: Deployment) -> list[Finding]:
     """Whether the directory makes no epoch, or leaves updates out, by what it logged last, and why; nothing where all
     is well."""
-    failure: dict[str, Any] = {}
-    for line in last_lines(deployment.file.parent, process_of("directory")):
-        with suppress(ValueError, TypeError, KeyError):  # a line of another's making
-            said = json.loads(line)
-            if said["event"] in (*_TROUBLE, "epochs again", "another process publishes"):
-                failure = said if said["event"] in _TROUBLE else {}
-    if not failure:
+    failure = _last_said(deployment, *_TROUBLE, "epochs again", "another process publishes")
+    if failure.get("event") not in _TROUBLE:
         return []
     reason = failure.get("reason", "")
     do = f"see {reason} in docs/protocol/errors.md"
@@ -214,6 +209,25 @@ async def epochs(deployment: Deployment) -> list[Finding]:
         do = f"ipls fsck --repair {deployment.with_config}"
     text = f"the directory {_TROUBLE[failure['event']]}, and tries again: {failure.get('why', '')} [{reason}]"
     return [Finding("epochs", State.WRONG, text, do)]
+
+
+async def level(deployment: Deployment) -> list[Finding]:
+    """How far the directory is that answers no reads yet, by what it logged last; nothing of one that does."""
+    said = _last_said(deployment, "catching up with the log", "level with the log", "served below the log")
+    if said.get("event") != "catching up with the log":
+        return []
+    text = f"catches up with the log, and answers no reads until then: epoch {said.get('epoch')} of {said.get('of')}"
+    return [Finding("directory", State.UNREACHABLE, text, f"tail {deployment.file.parent / 'logs/directory.log'}")]
+
+
+def _last_said(deployment: Deployment, *events: str) -> dict[str, Any]:
+    """The last of these that the directory logged; nothing, where none is among its last lines."""
+    last: dict[str, Any] = {}
+    for line in last_lines(deployment.file.parent, process_of("directory")):
+        with suppress(ValueError, TypeError, KeyError):  # a line of another's making
+            said = json.loads(line)
+            last = said if said["event"] in events else last
+    return last
 
 
 async def certificates(deployment: Deployment) -> list[Finding]:
@@ -258,4 +272,4 @@ async def vault_core(deployment: Deployment) -> list[Finding]:
     return [Finding(part, State.WELL, text)]
 
 
-CHECKS: list[Check] = [services, vault_core, epochs, heads, certificates, trust_root, bundle]
+CHECKS: list[Check] = [services, vault_core, level, epochs, heads, certificates, trust_root, bundle]

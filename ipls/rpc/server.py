@@ -271,8 +271,9 @@ class GrpcServer:
         """Where servicers are added."""
         return cast(aio.Server, self._registry)
 
-    async def start(self) -> list[int]:
-        """Bind and serve; returns the bound ports, in the listeners' order.
+    async def start(self, *, ready: bool = True) -> list[int]:
+        """Bind and serve; returns the bound ports, in the listeners' order. One that is not `ready` takes calls, and
+        says until `ready` is called that it does not serve.
 
         Raises OSError if one can't be bound; AccessUnstated ACCESS_UNSTATED for a servicer that `access` does not name;
         IplsError TLS_UNGUARDED.
@@ -286,9 +287,15 @@ class GrpcServer:
                 ports.append(self._server.add_secure_port(listener.address, _credentials(listener)))
             except RuntimeError as error:
                 raise OSError(cannot_listen(listener.address)) from error
+        await self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
         await self._server.start()
-        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        if ready:
+            await self.ready()
         return ports
+
+    async def ready(self) -> None:
+        """Say that it serves."""
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self, grace_s: float = DRAIN_S) -> None:
         """Say not serving, let calls end for `grace_s` seconds, then cancel them."""
@@ -296,8 +303,8 @@ class GrpcServer:
         await self._server.stop(grace_s)
 
 
-async def serve(service: Service, server: GrpcServer, grace_s: float = DRAIN_S) -> list[int]:
-    """Start the server for as long as `service` lasts: at its end calls have `grace_s` seconds. Raises as `start`."""
-    ports = await server.start()
+async def serve(service: Service, server: GrpcServer, grace_s: float = DRAIN_S, *, ready: bool = True) -> list[int]:
+    """`start` the server for as long as `service` lasts: at its end calls have `grace_s` seconds. Raises as `start`."""
+    ports = await server.start(ready=ready)
     service.drain(partial(server.stop, grace_s))
     return ports

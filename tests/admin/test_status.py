@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ipls.address import parse_address
-from ipls.admin.status import CHECKS, Deployment, Finding, State, certificates, examine, heads, services
+from ipls.admin.status import CHECKS, Deployment, Finding, State, certificates, examine, heads, level, services
 from ipls.clock import system_now_ms
 from ipls.config import load
 from ipls.errors import IplsError
@@ -81,6 +81,23 @@ def test_a_directory_that_makes_no_epoch_is_told_of_with_its_reason_until_it_doe
     with log.open("a") as more:
         more.write(json.dumps({"event": "epochs again"}) + "\n")
     assert [finding for finding in told(folder) if finding.part == "epochs"] == []
+
+
+async def test_a_directory_below_its_log_is_told_of_with_how_far_it_is_until_it_serves(folder: Path) -> None:
+    deployment, log = Deployment(folder / "ipls.toml", load(folder / "ipls.toml"), NOW), folder / "logs/directory.log"
+    log.parent.mkdir(exist_ok=True)
+    log.write_text(
+        "".join(json.dumps({"event": "catching up with the log", "epoch": epoch, "of": 9}) + "\n" for epoch in (3, 4))
+        + json.dumps({"event": "epoch adopted", "epoch": 5})
+        + "\n"
+    )
+    [found] = await level(deployment)
+    assert (found.part, found.state) == ("directory", State.UNREACHABLE)
+    assert "epoch 4 of 9" in found.text
+    for event in ("level with the log", "served below the log"):
+        with log.open("a") as more:
+            more.write(json.dumps({"event": event}) + "\n")
+        assert await level(deployment) == []
 
 
 def test_an_epoch_that_its_other_witnesses_have_still_to_sign_leaves_the_one_before(

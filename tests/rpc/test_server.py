@@ -9,6 +9,7 @@ from ipls._grpc import grpc
 from ipls.admin.certificates import Authority
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceServicer, add_VaultServiceServicer_to_server
 from ipls.rpc.channel import open_channel
+from ipls.rpc.health import why_not_serving
 from ipls.rpc.server import ANYONE, Access, AccessUnstated, GrpcServer, Listener
 
 VAULT = "ipls.vault.v1.VaultService"
@@ -39,6 +40,16 @@ async def test_the_health_protocols_watch_is_not_there(tmp_path: Path) -> None:
         assert await stub.Watch(health_pb2.HealthCheckRequest()).code() is grpc.StatusCode.UNIMPLEMENTED
         assert (await stub.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
     await stating.stop(0)
+
+
+async def test_who_is_not_ready_takes_calls_and_says_so_until_it_is(tmp_path: Path) -> None:
+    starting = server(tmp_path, {VAULT: ANYONE})
+    [port] = await starting.start(ready=False)
+    address, ca = f"127.0.0.1:{port}", tmp_path / "ca.pem"
+    assert await why_not_serving(address, ca) == "it says that it does not serve"
+    await starting.ready()
+    assert await why_not_serving(address, ca) == ""
+    await starting.stop(0)
 
 
 async def test_one_that_says_who_may_call_starts(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from ipls.runtime.service import Service
 from ipls.server.directory import app
 from ipls.server.directory.epochs import prepare
 from ipls.server.directory.evidence import EvidenceRecorder
+from ipls.server.directory.level import PATIENCE_S
 from ipls.server.directory.pruning import Pruner
 from ipls.server.directory.publisher import Publisher
 from ipls.server.directory.witnesses import Witnesses
@@ -150,10 +151,20 @@ class World:
     @asynccontextmanager
     async def directory(self, **changes: Any) -> AsyncIterator["Client"]:
         """A directory over this world's database until the block ends."""
+        async with Service("directory") as service:
+            ports = await self.run(service, **changes)
+            async with self.client(ports) as client:
+                yield client
+
+    async def run(self, service: Service, *, patience_s: tuple[float, float] = PATIENCE_S, **changes: Any) -> list[int]:
+        """As the application's, with this world's clock."""
+        timed: dict[str, Any] = {"now_ms": self.clock, "retry_s": (0.02, 0.1), "patience_s": patience_s, "grace_s": 0}
+        return await app.run(self.config(**changes), self.root, service, **timed)
+
+    @asynccontextmanager
+    async def client(self, ports: list[int]) -> AsyncIterator["Client"]:
+        """Whoever calls the directory on its two ports."""
         async with AsyncExitStack() as stack:
-            service = await stack.enter_async_context(Service("directory"))
-            config = self.config(**changes)
-            ports = await app.run(config, self.root, service, now_ms=self.clock, retry_s=(0.02, 0.1), grace_s=0)
             public, internal = (f"127.0.0.1:{port}" for port in ports)
             channel = await stack.enter_async_context(open_channel(public, self.ca))
             reads = await stack.enter_async_context(self.as_client("reader", internal))

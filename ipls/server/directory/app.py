@@ -32,6 +32,7 @@ from ipls.server.directory.authorizer import ReadAuthorizer
 from ipls.server.directory.cache import ProofCache, RedisProofCache
 from ipls.server.directory.evidence import EvidenceRecorder
 from ipls.server.directory.lease import LeaseKeeper
+from ipls.server.directory.level import PATIENCE_S, until_level
 from ipls.server.directory.pruning import Pruner
 from ipls.server.directory.publisher import RETRY_S, HeadNotifier, Publisher
 from ipls.server.directory.service import DirectoryService, UpdateService
@@ -61,11 +62,13 @@ async def run(
     versions: Sequence[SignedTrustRoot] = (),
     now_ms: Callable[[], int] = system_now_ms,
     retry_s: tuple[float, float] = RETRY_S,
+    patience_s: tuple[float, float] = PATIENCE_S,
     grace_s: float = DRAIN_S,
 ) -> list[int]:
     """Serve reads and updates, and publish while the lease is ours; the bound ports, the public and the internal one.
 
-    `versions` are those of the trust root after the pinned one; `root` is the newest. Raises ConfigError (a key or a
+    `versions` are those of the trust root after the pinned one; `root` is the newest. Updates are taken at once; this
+    returns when reads are answered too, once the database is level with the log. Raises ConfigError (a key or a
     witness that is not the trust root's), StoreError DATABASE_FOREIGN, OSError (a port that can't be bound). The task
     that publishes ends by PublisherStopped, where what the database says may not be what the witnesses signed.
     """
@@ -73,12 +76,13 @@ async def run(
     store = open_directory_store(config.database, root.namespace, key.public_key)
     service.release(store.close)
     witnesses = await _witnesses(config, root, service, store, proposal_seed, now_ms)
+    audit_log = open_log(config.log)
     publisher = Publisher(
         store,
         root,
         key,
         witnesses,
-        open_log(config.log),
+        audit_log,
         Pruner(store, config, root.max_head_age_ms, now_ms),
         max_updates=config.epoch_max_updates,
         max_age_s=config.epoch_max_age_s,
@@ -100,11 +104,14 @@ async def run(
     )
     add_DirectoryServiceServicer_to_server(reads, server.grpc)
     add_UpdateServiceServicer_to_server(updates, server.grpc)
-    ports = await serve(service, server, grace_s)
+    ports = await serve(service, server, grace_s, ready=False)
     lease = LeaseKeeper(store, config.lease_s)
     service.release(lease.close)
     service.spawn("notice changes", partial(_notice, store, publisher), restart=RestartPolicy())
     service.spawn("publish", partial(publisher.run, lease))
+    await until_level(store, audit_log, witnesses, publisher.heads, patience_s)
+    reads.level.set()
+    await server.ready()
     service.serving(ports)
     return ports
 

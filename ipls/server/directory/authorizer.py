@@ -125,6 +125,8 @@ class ReadAuthorizer:
                 raise ServiceError("READER_PENDING", "the key waits for its epoch")
         except StoreRefused as e:
             refuse(e)
+        if self._directory.head() is None:
+            raise ServiceError("DIRECTORY_NOT_READY", "the witnesses have not signed the first head yet")
         raise ServiceError("READER_UNKNOWN", "this key is not one of the account's")
 
     def reader(self, context: Any) -> Reader | None:

@@ -1,5 +1,6 @@
 """The directory's two gRPC services, over the store and the publisher's announcements."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -81,6 +82,8 @@ class DirectoryService(DirectoryServiceServicer):
         versions: Sequence[SignedTrustRoot] = (),
     ) -> None:
         """`versions` are those of the trust root after the pinned one."""
+        self.level = asyncio.Event()
+        """Set it once the database is level with the log: nothing is read from it before."""
         self._store = store
         self._key = key
         self._heads = heads
@@ -99,8 +102,9 @@ class DirectoryService(DirectoryServiceServicer):
 
     async def OpenSession(self, request: pb.OpenSessionRequest, context: Any) -> pb.OpenSessionResponse:
         """LABEL_INVALID, BODY_INVALID, KEY_INVALID, SIGNATURE_LENGTH, SIGNATURE_INVALID; READER_UNKNOWN,
-        READER_PENDING; CALL_STALE, CALL_REPLAYED, CALL_QUOTA.
+        READER_PENDING, DIRECTORY_NOT_READY; CALL_STALE, CALL_REPLAYED, CALL_QUOTA.
         """
+        self._check_level()
         return await self._readers.open(request, peer_of(context))
 
     async def Lookup(self, request: pb.LookupRequest, context: Any) -> pb.LookupResponse:
@@ -147,6 +151,7 @@ class DirectoryService(DirectoryServiceServicer):
     async def WatchHeads(self, request: pb.WatchHeadsRequest, context: Any) -> AsyncIterator[pb.WatchHeadsResponse]:
         """The newest head, then each newer or renewed one; a reader slower than the epochs skips to the newest."""
         sent: bytes | None = None
+        await self.level.wait()
         while True:
             announced = self._heads.next
             head = await self._looking.of(context).run(context, self._store.head)
@@ -185,6 +190,7 @@ class DirectoryService(DirectoryServiceServicer):
 
     async def _heads_at(self, read: Read, epoch: int) -> tuple[StoredHead, StoredHead]:
         """The newest head, and that of `epoch` (0: the newest)."""
+        self._check_level()
         newest = await read(self._store.head)
         if newest is None:
             raise ServiceError("DIRECTORY_NOT_READY", "the witnesses have not signed the first head yet")
@@ -192,6 +198,10 @@ class DirectoryService(DirectoryServiceServicer):
             raise _epoch_unknown(epoch)
         # The start is the one epoch that 0 can't name while others follow; nothing is in it.
         return newest, await self._past_head(read, epoch) if 0 < epoch < newest.epoch else newest
+
+    def _check_level(self) -> None:
+        if not self.level.is_set():
+            raise ServiceError("DIRECTORY_NOT_READY", "the directory is catching up with its log")
 
     async def _past_head(self, read: Read, epoch: int) -> StoredHead:
         """A head that a newer one follows: it does not change any more."""

@@ -75,6 +75,7 @@ def _serve() -> Served:
         now_ms=lambda: NOW,
     )
     reads = DirectoryService(store, KEY, heads, readers, ProofCache(None), VERSIONS)
+    reads.level.set()
     updates = UpdateService(store, heads, lambda: None, daily_quota=10**9, queue_max=10**9, now_ms=lambda: NOW)
     digest = session_digest(NAMESPACE, LABEL, public_key(SEED), NOW, ID)
     opening = pb.OpenSessionRequest(

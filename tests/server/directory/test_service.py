@@ -36,6 +36,7 @@ from ipls.store.errors import StoreDamaged
 from ipls.trust.heads import timestamp, verify_head
 from tests.logs import begun_again, heard
 from tests.server.directories import ALICE, BOB, NOW, World, record
+from tests.server.sessions import Session
 
 
 @pytest.fixture
@@ -372,6 +373,8 @@ async def test_without_a_witness_reads_go_on_updates_wait_and_it_recovers_by_its
         error = await failure(client.reads.GetHead(pb.GetHeadRequest()))
         assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "DIRECTORY_NOT_READY")
         assert error.retry_after_s
+        opening = await failure(Session.open(client, ALICE, 1))  # nobody's key is unknown yet
+        assert (opening.code, opening.reason) == (grpc.StatusCode.UNAVAILABLE, "DIRECTORY_NOT_READY")
         async with world.witness():
             assert await client.publish(1, ALICE, record(1)) == 1
         ticket = await client.submit(2, ALICE, record(2))
