@@ -2,28 +2,46 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipls.akd import EMPTY_ROOT, DirectoryKey, MemoryTiles, Update, Version, make_history, make_lookup, publish
+from ipls.akd import (
+    EMPTY_ROOT,
+    DirectoryKey,
+    MemoryTiles,
+    Update,
+    Version,
+    make_absence,
+    make_history,
+    make_lookup,
+    publish,
+)
 from ipls.crypto.errors import SignatureRefused
 from ipls.crypto.keys import public_key
 from ipls.trust.errors import IdentityRefused
 from ipls.trust.heads import Head
-from ipls.trust.identity import Identity, check_label, decode_record, encode_record, verify_identity
+from ipls.trust.identity import (
+    Identity,
+    check_label,
+    decode_record,
+    encode_record,
+    verify_identity,
+    verify_no_identity,
+)
 from tests.trust.points import NON_CANONICAL, SMALL_ORDER
 from tests.trust.roots import VRF, make_root, seed
 
-ALICE, BOB = "+4912345678", "+15550100"
+ALICE, BOB, NOBODY = "+4912345678", "+15550100", "+999"
+NOT_E164 = "4912345678"
 OLD, NEW, BOBS = (public_key(seed(i)) for i in (31, 32, 33))
 KEY = DirectoryKey.from_seed(VRF)
 ROOT = make_root(vrf_public_key=KEY.public_key)
 
 
 class Directory:
-    """Alice's identity changes in epoch 2; Bob's record is `record`."""
+    """Alice's identity changes in epoch 2; Bob's record is `record`; one label has a key and is no number."""
 
     def __init__(self, record: bytes) -> None:
         self.tiles, self.depth, self.heads = MemoryTiles(), 0, [Head(0, EMPTY_ROOT)]
-        self.versions: dict[str, list[Version]] = {ALICE: [], BOB: []}
-        self.publish({ALICE: encode_record(OLD), BOB: record})
+        self.versions: dict[str, list[Version]] = {ALICE: [], BOB: [], NOT_E164: []}
+        self.publish({ALICE: encode_record(OLD), BOB: record, NOT_E164: encode_record(BOBS)})
         self.publish({ALICE: encode_record(NEW)})
 
     def publish(self, values: dict[str, bytes]) -> None:
@@ -41,6 +59,9 @@ class Directory:
     def proof(self, label: str, epoch: int = 2, most_recent: int = 1) -> bytes:
         versions = [v for v in self.versions[label] if v.epoch <= epoch][: most_recent or None]
         return make_history(self.tiles, KEY, epoch, self.depth, label.encode(), versions)
+
+    def absence(self, label: str, epoch: int = 2) -> bytes:
+        return make_absence(self.tiles, KEY, epoch, self.depth, label.encode())
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +93,35 @@ def test_a_proof_holds_for_its_own_head_and_label_only(directory: Directory) -> 
         (old, ALICE, directory.proof(ALICE, 2)),
         (Head(3, new.root_hash), ALICE, b""),
         (new, BOB, directory.proof(ALICE)),
-        (new, "+999", directory.proof(ALICE)),
+        (new, NOBODY, directory.proof(ALICE)),
     ):
         assert refused(head, label, proof) == "IDENTITY_UNPROVEN"
+
+
+def test_no_identity_is_proved_for_its_own_head_and_label_only(directory: Directory) -> None:
+    old, new = directory.heads[1:]
+    absence = directory.absence(NOBODY)
+    verify_no_identity(ROOT, new, NOBODY, absence)
+    for head, label, proof in (
+        (new, ALICE, absence),
+        (new, "+998", absence),
+        (old, NOBODY, absence),
+        (new, NOBODY, directory.absence(NOBODY, 1)),
+        (new, NOBODY, directory.proof(ALICE)),
+        (new, NOBODY, b""),
+    ):
+        with pytest.raises(IdentityRefused) as e:
+            verify_no_identity(ROOT, head, label, proof)
+        assert e.value.reason == "IDENTITY_UNPROVEN"
+
+
+def test_a_label_that_is_no_number_has_no_proof(directory: Directory) -> None:
+    """The directory's proofs hold for any bytes."""
+    head = directory.heads[2]
+    assert refused(head, NOT_E164, directory.proof(NOT_E164)) == "LABEL_INVALID"
+    with pytest.raises(IdentityRefused) as e:
+        verify_no_identity(ROOT, head, NOBODY[1:], directory.absence(NOBODY[1:]))
+    assert e.value.reason == "LABEL_INVALID"
 
 
 def test_a_proof_under_another_vrf_key_is_refused(directory: Directory) -> None:
