@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ipls._grpc import grpc
 from ipls.address import parse_address, reachable
 from ipls.admin.deployment import addresses_of, process_of, speaks_http
 from ipls.admin.expiry import Ending, bundle_endings, certificate_endings, trust_root_endings
@@ -23,7 +24,12 @@ from ipls.config import Config, load_trust_root
 from ipls.errors import IplsError
 from ipls.http.client import HttpClient, HttpTooLarge, HttpUnavailable
 from ipls.http.public_log import PublicReader
+from ipls.proto.vault.v1.vault_pb2 import SessionRequest
+from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub
+from ipls.rpc.channel import open_channel
+from ipls.rpc.errors import remote_error
 from ipls.rpc.health import why_not_serving
+from ipls.store.directory import left_out
 from ipls.trust.limits import MAX_AHEAD_MS, MAX_INT
 from ipls.trust.root import TrustRoot
 from ipls.units import date
@@ -193,21 +199,16 @@ def _why_no_http(address: str) -> str:
     return ""
 
 
-_TROUBLE = {"no epoch": "makes no epoch", "updates held": "makes epochs without some updates"}
-"""What a directory logs, once or again and again, and what it does then."""
-
-
 async def epochs(deployment: Deployment) -> list[Finding]:
-    """Whether the directory makes no epoch, or leaves updates out, by what it logged last, and why; nothing where all
-    is well."""
-    failure = _last_said(deployment, *_TROUBLE, "epochs again", "another process publishes")
-    if failure.get("event") not in _TROUBLE:
+    """Whether the directory makes no epoch, by what it logged last, and why; nothing where all is well."""
+    failure = _last_said(deployment, "no epoch", "updates held", "epochs again", "another process publishes")
+    if failure.get("event") != "no epoch":
         return []
     reason = failure.get("reason", "")
     do = f"see {reason} in docs/protocol/errors.md"
     if reason in ("TREE_CORRUPT", "STEP_DIFFERS", "STEP_UNPROVEN"):
         do = f"ipls fsck --repair {deployment.with_config}"
-    text = f"the directory {_TROUBLE[failure['event']]}, and tries again: {failure.get('why', '')} [{reason}]"
+    text = f"the directory makes no epoch, and tries again: {failure.get('why', '')} [{reason}]"
     return [Finding("epochs", State.WRONG, text, do)]
 
 
@@ -228,6 +229,23 @@ def _last_said(deployment: Deployment, *events: str) -> dict[str, Any]:
             said = json.loads(line)
             last = said if said["event"] in events else last
     return last
+
+
+async def updates(deployment: Deployment) -> list[Finding]:
+    """What the directory leaves out of its epochs; nothing where that is nothing."""
+    database, found = deployment.config.directory.database, list[Finding]()
+    if not database.exists():
+        return found
+    database.open("rb").close()  # who may not read it is told so
+    held, refused, labels = await asyncio.to_thread(left_out, database)
+    if held:
+        text = f"{held} updates wait until the stored tree is mended where they would go [TREE_CORRUPT]"
+        found.append(Finding("updates", State.WRONG, text, f"ipls fsck --repair {deployment.with_config}"))
+    if refused:
+        text = f"{refused} updates of {labels} numbers were refused, as all later ones of theirs will be [LEAF_EXISTS]"
+        do = f"ipls fsck {deployment.with_config}; then as docs/protocol/errors.md says of LEAF_EXISTS"
+        found.append(Finding("updates", State.WRONG, text, do))
+    return found
 
 
 async def certificates(deployment: Deployment) -> list[Finding]:
@@ -259,6 +277,33 @@ def _ends(part: str, endings: Iterator[Ending], deployment: Deployment) -> list[
     return found or [Finding(part, State.WELL, f"good until {date(first.end_ms)}, when the {first.what} runs out")]
 
 
+async def sessions(deployment: Deployment) -> list[Finding]:
+    """Whether the vault's core answers what its front hands it; nothing where it does, or the front does not serve."""
+    why = await _why_no_session(deployment.config)
+    if not why:
+        return []
+    do = f"tail {deployment.file.parent / 'logs/vault-core.log'} {deployment.file.parent / 'logs/vault.log'}"
+    if why == _HANGS and (pid := _pids(deployment).get("vault")):
+        do = f"kill -9 {pid}, its front, with which it ends; `ipls serve all` starts them again"
+    return [Finding("vault-core", State.UNREACHABLE, f"behind its front: {why}", do)]
+
+
+async def _why_no_session(config: Config) -> str:
+    """By a message that is none, which core and worker refuse: an answer is what counts."""
+    async with open_channel(reachable(config.vault.listen), config.directory.tls.ca) as channel:
+        call = VaultServiceStub(channel).Session(None, timeout=ANSWER_S)
+        try:
+            with suppress(asyncio.InvalidStateError):  # it has ended: reading says how
+                await call.write(SessionRequest())
+            await call.read()
+        except grpc.aio.AioRpcError as raised:
+            if raised.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                return _HANGS
+            error = remote_error(raised)
+            return error.message if error.reason == "VAULT_CORE_LOST" else ""
+    return ""
+
+
 async def vault_core(deployment: Deployment) -> list[Finding]:
     """Whether the vault's core has a user of its own, as its socket says."""
     part, parted = "vault-core", deployment.config.vault.parted
@@ -272,4 +317,4 @@ async def vault_core(deployment: Deployment) -> list[Finding]:
     return [Finding(part, State.WELL, text)]
 
 
-CHECKS: list[Check] = [services, vault_core, level, epochs, heads, certificates, trust_root, bundle]
+CHECKS: list[Check] = [services, vault_core, sessions, level, epochs, updates, heads, certificates, trust_root, bundle]

@@ -11,14 +11,27 @@ from pathlib import Path
 import pytest
 
 from ipls.address import parse_address
-from ipls.admin.status import CHECKS, Deployment, Finding, State, certificates, examine, heads, level, services
+from ipls.admin.status import (
+    CHECKS,
+    Deployment,
+    Finding,
+    State,
+    certificates,
+    examine,
+    heads,
+    level,
+    services,
+    sessions,
+)
 from ipls.clock import system_now_ms
-from ipls.config import load
+from ipls.config import load, load_trust_root
 from ipls.errors import IplsError
+from ipls.store.directory import open_directory_store
 from ipls.units import DAY_MS
 from tests.attack.log import public_world
 from tests.e2e.running import Deployment as Running
 from tests.e2e.running import ipls, running
+from tests.store.directory.test_contract import ALICE, BOB, start, submit, term
 from tests.trust.roots import NOW
 
 
@@ -58,7 +71,8 @@ def test_after_the_end_it_is_wrong(folder: Path) -> None:
     assert {finding.state for finding in told(folder, later_ms=366 * DAY_MS)} == {State.WRONG}
 
 
-def test_a_directory_that_makes_no_epoch_is_told_of_with_its_reason_until_it_does(folder: Path) -> None:
+@pytest.mark.parametrize("last", ["epochs again", "updates held", "another process publishes"])
+def test_a_directory_that_makes_no_epoch_is_told_of_with_its_reason_until_it_does(folder: Path, last: str) -> None:
     log = folder / "logs/directory.log"
     log.parent.mkdir(exist_ok=True)
     lines = [
@@ -74,12 +88,7 @@ def test_a_directory_that_makes_no_epoch_is_told_of_with_its_reason_until_it_doe
     assert "the log has another object [LOG_EPOCH_TAKEN]" in found.text
     assert "LOG_EPOCH_TAKEN" in found.do
     with log.open("a") as more:
-        more.write(json.dumps({"event": "updates held", "reason": "TREE_CORRUPT", "why": "2 updates wait"}) + "\n")
-    [found] = [finding for finding in told(folder) if finding.part == "epochs"]
-    assert "makes epochs without some updates, and tries again: 2 updates wait" in found.text
-    assert found.do.startswith("ipls fsck --repair")
-    with log.open("a") as more:
-        more.write(json.dumps({"event": "epochs again"}) + "\n")
+        more.write(json.dumps({"event": last}) + "\n")
     assert [finding for finding in told(folder) if finding.part == "epochs"] == []
 
 
@@ -98,6 +107,27 @@ async def test_a_directory_below_its_log_is_told_of_with_how_far_it_is_until_it_
         with log.open("a") as more:
             more.write(json.dumps({"event": event}) + "\n")
         assert await level(deployment) == []
+
+
+def test_updates_that_no_epoch_takes_are_told_of_without_their_numbers(folder: Path) -> None:
+    config = load(folder / "ipls.toml")
+    root = load_trust_root(config.trust_root)
+    with closing(open_directory_store(config.directory.database, root.namespace, root.vrf_public_key)) as store:
+        start(store)
+        for name, label in enumerate((ALICE, ALICE, BOB)):
+            submit(store, name, label)
+        assert "updates" not in {finding.part for finding in told(folder)}  # they wait, as all do
+        for _ in range(2):
+            store.refuse(term(store), [update for update in store.next_batch(9) if update.label == ALICE], 0)
+        store.hold(term(store), store.next_batch(1))
+    held, refused = [finding for finding in told(folder) if finding.part == "updates"]
+    assert held.text.startswith("1 updates wait")
+    assert held.do.startswith("ipls fsck --repair")
+    assert "2 updates of 1 numbers were refused" in refused.text
+    assert "[LEAF_EXISTS]" in refused.text
+    assert refused.do.startswith("ipls fsck --config")
+    assert {held.state, refused.state} == {State.WRONG}
+    assert not any(label.decode() in str(told(folder)) for label in (ALICE, BOB))
 
 
 def test_an_epoch_that_its_other_witnesses_have_still_to_sign_leaves_the_one_before(
@@ -158,6 +188,9 @@ def test_every_port_is_asked_and_a_part_that_hangs_is_found(tmp_path: Path) -> N
             [found] = _unreachable_while_stopped(deployment, part, config)
             assert (found.part, found.do.partition(";")[0]) == (part, f"kill -9 {deployment.pid(part)}")
             assert "it takes connections, and does not answer" in found.text
+        [found] = _unreachable_while_stopped(deployment, "core", config)
+        assert (found.part, found.do.partition(",")[0]) == ("vault-core", f"kill -9 {deployment.pid('vault')}")
+        assert "it takes connections, and does not answer" in found.text
 
 
 def test_where_one_port_is_taken_the_parts_that_are_off_are_not_to_be_started_all_over(folder: Path) -> None:
@@ -174,7 +207,8 @@ def _unreachable_while_stopped(deployment: Running, part: str, config: Path) -> 
     pid = deployment.pid(part)
     os.kill(pid, signal.SIGSTOP)
     try:
-        found = asyncio.run(services(Deployment(config, load(config), system_now_ms())))
+        at = Deployment(config, load(config), system_now_ms())
+        found = asyncio.run(services(at)) + asyncio.run(sessions(at))
     finally:
         os.kill(pid, signal.SIGCONT)
     return [finding for finding in found if finding.state is State.UNREACHABLE]

@@ -336,6 +336,17 @@ def test_status_says_who_runs_the_core(parted: Parted) -> None:
     assert line in status(parted.folder, *AS_ROOT)
 
 
+def test_status_says_that_a_core_hangs_behind_a_front_that_serves(parted: Parted) -> None:
+    core, front = parted.pid("ipls.hsm.core"), parted.deployment.pid("vault")
+    run(*AS_ROOT, "kill", "-STOP", core)
+    try:
+        said = status(parted.folder, *AS_ROOT)
+    finally:
+        run(*AS_ROOT, "kill", "-CONT", core)
+    assert "behind its front: it takes connections, and does not answer" in said
+    assert f"do: kill -9 {front}, its front, with which it ends" in said
+
+
 def test_status_says_to_another_user_what_it_may_not_read_and_who_may(parted: Parted) -> None:
     said = status(parted.folder, *as_user(STRANGER))
     assert f"this user may not read {parted.folder / 'logs/directory.log'}" in said

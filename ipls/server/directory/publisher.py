@@ -141,7 +141,7 @@ class Publisher:
             await self._work()
 
     async def _tell(self) -> None:
-        """Say once that updates are held, and when all is well again: `ipls status` goes by these lines."""
+        """Say once that updates are held, and when all is well again."""
         held = (await to_thread(self._store.waiting)).held
         if held and self._trouble != "updates held":
             self._trouble = "updates held"

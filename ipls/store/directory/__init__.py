@@ -15,7 +15,7 @@ from ipls.store.directory.contract import (
     PreparedEpoch,
     StoredHead,
 )
-from ipls.store.directory.sqlite import SqliteDirectory
+from ipls.store.directory.sqlite import LeftOut, SqliteDirectory, left_out
 
 __all__ = [
     "ChangeCounters",
@@ -23,9 +23,11 @@ __all__ = [
     "EpochRow",
     "Leaf",
     "Lease",
+    "LeftOut",
     "PendingUpdate",
     "PreparedEpoch",
     "StoredHead",
+    "left_out",
     "open_directory_store",
 ]
 

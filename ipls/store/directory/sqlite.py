@@ -3,9 +3,9 @@
 import secrets
 import struct
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ipls.akd import Row, Version
 from ipls.store.directory.contract import (
@@ -19,7 +19,7 @@ from ipls.store.directory.contract import (
     StoredHead,
     Waiting,
 )
-from ipls.store.engine.sqlite import Connection, Database, Schema
+from ipls.store.engine.sqlite import Connection, Database, Schema, open_read_only, translated
 from ipls.store.errors import StoreRefused
 from ipls.units import DAY_MS
 
@@ -104,6 +104,22 @@ def _reveal(db: Connection, versions: Iterable[tuple[bytes, Version]], positions
     rows = [(label, v.version, v.epoch, v.value) for label, v in versions]
     db.executemany("INSERT INTO version VALUES (?, ?, ?, ?)", rows)
     db.executemany("DELETE FROM awaited WHERE position = ?", [(position,) for position in positions])
+
+
+class LeftOut(NamedTuple):
+    """Of the queue: updates that are held; those that were refused and whose tickets stand, and of how many labels."""
+
+    held: int
+    refused: int
+    refused_labels: int
+
+
+def left_out(path: Path) -> LeftOut:
+    """What no epoch takes, in a file that a directory may have open. Raises as `open_read_only`."""
+    query = """SELECT count(*) FILTER (WHERE epoch IS NULL AND held), count(*) FILTER (WHERE refused),
+        count(DISTINCT label) FILTER (WHERE refused) FROM queue"""
+    with closing(open_read_only(path, SCHEMA)) as db, translated(path):
+        return LeftOut(*db.execute(query).fetchone())
 
 
 class SqliteDirectory(DirectoryStore):
