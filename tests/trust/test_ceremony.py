@@ -1,18 +1,22 @@
 """The report of a fleet's ceremony, its cards, and who signed it."""
 
+import hashlib
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
 from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import public_key, sign
-from ipls.proto.vault.v1.fleet_pb2 import Officer, OfficerSignature, Report, SignedCard
+from ipls.proto.vault.v1.fleet_pb2 import Officer, OfficerSignature, Parcel, Report, SignedCard
 from ipls.trust.ceremony import (
+    MAX_REPORT,
     Officers,
     check_descriptor,
     check_officers,
     check_transcript,
     encode,
+    open_wrapped_keys,
     parse_transcript,
     sign_transcript,
 )
@@ -21,6 +25,7 @@ from tests.trust.bundles import point
 from tests.trust.ceremonies import GROUP, OFFICERS, report, signed_card
 from tests.trust.roots import NAMESPACE, THIEF
 
+COMPRESSED = bytes((2 + point(101)[-1] % 2,)) + point(101)[1:33]
 DATA = encode(report())
 SIGNED = [sign_transcript(secret, DATA) for secret in OFFICERS]
 
@@ -86,9 +91,16 @@ def test_another_encoding_is_none() -> None:
         ({"members": []}, "FLEET_CARDS_DIFFER"),
         ({"m": 1}, "OFFICERS_INVALID"),
         ({"m": 4}, "OFFICERS_INVALID"),
-        ({"officers": [GROUP.officers[0]] * 2}, "OFFICERS_INVALID"),
-        ({"officers": [Officer(name="a", public_key=bytes(32)), GROUP.officers[0]]}, "OFFICERS_INVALID"),
-        ({"officers": [Officer(name="\n", public_key=public_key(THIEF)), GROUP.officers[0]]}, "OFFICERS_INVALID"),
+        ({"namespace": "x" * MAX_REPORT}, "REPORT_INVALID"),
+        *(
+            ({"officers": [GROUP.officers[0], second]}, "OFFICERS_INVALID")
+            for second in (
+                Officer(name=GROUP.officers[0].name, public_key=public_key(THIEF)),
+                Officer(name="other", public_key=GROUP.officers[0].public_key),
+                Officer(name="other", public_key=bytes(32)),
+                *(Officer(name=name, public_key=public_key(THIEF)) for name in (" ", "a\nb", "x" * 65)),
+            )
+        ),
     ],
 )
 def test_reports_that_nobody_would_make(changes: dict[str, Any], reason: str) -> None:
@@ -118,7 +130,7 @@ def test_cards_that_are_no_fleet(second: SignedCard) -> None:
     [
         {"signer": 2},
         {"transport_key": point(1)},
-        {"transport_key": point(101)[:33]},
+        {"transport_key": COMPRESSED},
         {"transport_key": b"\x04" + bytes(64)},
         {"name": "../h"},
         {"profile": ""},
@@ -138,6 +150,41 @@ def test_no_bit_of_a_card_can_be_flipped() -> None:
         flipped[at] ^= 1
         with pytest.raises(CeremonyRefused):
             check_descriptor(SignedCard(card=bytes(flipped), signature=card.signature))
+
+
+def test_a_card_s_signature_has_one_form() -> None:
+    card = signed_card(1)
+    r, s = card.signature[:32], card.signature[32:]
+    for other in (b"", r, r + b"\0" + s):
+        with pytest.raises(CeremonyRefused):
+            check_descriptor(SignedCard(card=card.card, signature=other))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, ""),
+        ({"public_key": point(3)}, "PARCEL_OTHER_TOKEN"),
+        ({"root_id": bytes(16)}, "PARCEL_INVALID"),
+        ({"root": bytes(48)}, "PARCEL_INVALID"),
+        ({"log_key": b""}, "PARCEL_INVALID"),
+        ({"ephemeral": COMPRESSED}, "PARCEL_INVALID"),
+    ],
+)
+def test_a_parcel_is_for_one_token_and_of_one_form(changes: dict[str, Any], reason: str) -> None:
+    """Also where the report, whose maker may lie, names this very parcel."""
+    made = report()
+    fields = {"public_key": point(1), "ephemeral": point(5), "root_id": made.root_id}
+    parcel = encode(Parcel(**{**fields, "root": bytes(40), "log_key": bytes(40), **changes}))
+    made.members[0].parcel_hash = hashlib.sha256(parcel).digest()
+    for target, data, expected in (
+        (point(1), parcel, reason),
+        (point(2), parcel, "PARCEL_OTHER_TOKEN"),
+        (point(1), parcel + b"\0", "PARCEL_INVALID"),
+    ):
+        with nullcontext() if not expected else pytest.raises(CeremonyRefused) as refused:
+            open_wrapped_keys(made, data, target)
+        assert not expected or refused.value.reason == expected
 
 
 def test_a_development_fleet_may_have_one_officer() -> None:
