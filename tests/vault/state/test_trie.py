@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -87,6 +88,12 @@ def test_one_edited_bit_is_never_believed(records: dict[bytes, bytes], data: st.
     answers = [asked(root, rows, key) for key in records]
     assert all(answer in ("VAULT_DATABASE_EDITED", records[key]) for key, answer in zip(records, answers, strict=True))
     assert "VAULT_DATABASE_EDITED" in answers
+    with pytest.raises(SessionRefused):
+        list(Trie(root, rows.load).leaves())
+    told: list[SessionRefused] = []
+    rest = dict(Trie(root, rows.load).leaves(damaged=told.append))
+    assert rest == {key: digest for key, digest in records.items() if prefix_of(key, prefix[0]) != prefix}
+    assert [refused.reason for refused in told] == ["VAULT_DATABASE_EDITED"]
 
 
 @given(RECORDS.filter(lambda records: len(records) > 1), st.data())
@@ -170,11 +177,12 @@ def test_a_path_is_read_at_once() -> None:
 
 
 def test_keys_that_share_all_but_the_last_nibble_part_there() -> None:
-    one, other = bytes(32), bytes(31) + b"\1"
+    one, other = bytes(31) + b"\xfe", bytes(31) + b"\xff"
     root, rows = built([(one, one), (other, other)])
     assert len(rows) == 64
     assert (Trie(root, rows.load).get(one), Trie(root, rows.load).get(other)) == (one, other)
     assert Trie(root, rows.load).get(bytes(31) + b"\2") is None
+    assert list(Trie(root, rows.load).leaves(one)) == [(other, other)]
     rows.asked = 0
     Trie(root, rows.load).get(one)
     assert rows.asked == 64 // FETCH
