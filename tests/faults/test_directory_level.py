@@ -17,6 +17,7 @@ from ipls.client.calls import retrying
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.rpc.health import why_not_serving
 from ipls.runtime.service import Service
+from ipls.server.directory import witnesses
 from ipls.store.log import FileLog, object_name
 from ipls.store.witness import ProposedEpoch
 from tests.server.directories import ALICE, BOB, NOW, Client, World, record
@@ -169,6 +170,21 @@ async def test_witnesses_that_hang_do_not_hold_back_who_is_level_with_the_log(tm
         await client.publish(1, ALICE, record(1))
     async with world.witness(0, Stuck()), world.directory(patience_s=FOR_EVER_S) as client:
         assert await newest(client) == 1
+
+
+async def test_a_witness_that_hangs_does_not_slow_down_the_adoption_of_epochs_signed_long_ago(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(witnesses, "OLD_GRACE_S", FOR_EVER_S[0])
+    world = World(tmp_path, witnesses=3, k=2)
+    async with world.witness(0), world.witness(1):
+        async with world.witness(2), world.directory() as client:
+            for epoch in (1, 2, 3):
+                await client.publish(epoch, ALICE, record(epoch))
+        lose(world)
+        world.now_ms += world.root.max_head_age_ms // 2
+        async with world.witness(2, Stuck()), world.directory(patience_s=FOR_EVER_S) as client:
+            assert await newest(client) == 3
 
 
 async def test_a_witness_that_claims_more_does_not_hold_back_who_is_level_with_the_log(tmp_path: Path) -> None:

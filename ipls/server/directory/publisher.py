@@ -245,7 +245,8 @@ class Publisher:
     async def _sign(self, epoch: int, old_root: bytes, new_root: bytes, blob: bytes) -> SignedHead:
         head = await to_thread(self._store.head)
         known = _signed(head) if head else None
-        signed = await self._witnesses.sign(self._term, epoch, old_root, new_root, blob, known)
+        newest = epoch >= self._signed_epoch
+        signed = await self._witnesses.sign(self._term, epoch, old_root, new_root, blob, known, newest=newest)
         self._signed_ms = self._now_ms()
         return signed
 

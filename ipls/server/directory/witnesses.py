@@ -230,14 +230,23 @@ class Witnesses:
         return answers
 
     async def sign(
-        self, term: int, epoch: int, old_root: bytes, new_root: bytes, blob: bytes, known: SignedHead | None = None
+        self,
+        term: int,
+        epoch: int,
+        old_root: bytes,
+        new_root: bytes,
+        blob: bytes,
+        known: SignedHead | None = None,
+        *,
+        newest: bool = True,
     ) -> SignedHead:
         """The head with k verified signatures, as soon as k are young; slower witnesses finish meanwhile.
 
         `blob` is the log's object, empty where the start or the newest epoch is to be signed, again.
 
         An old one counts, but a moment later: the witness may have gone further, then another head follows this one, or
-        its clock may be behind; or it wants a head that is too old for its readers, whoever else signs.
+        its clock may be behind; or it wants a head that is too old for its readers, whoever else signs. Of a head that
+        is not the `newest`, since witnesses have signed the next one, nobody minds the age.
         `known` is the newest head before: by it a witness that is behind knows how far to follow the log.
         Raises NoQuorum when too many refused or can't be reached; PublisherStopped ROOT_UNREACHABLE when so many have
         shown their signatures on other roots that none is left that k can sign.
@@ -264,7 +273,7 @@ class Witnesses:
                     except NoQuorum as e:
                         log.warning("witness did not sign", epoch=epoch, reason=e.reason, why=str(e))
                         refusals.append(e)
-                    if sum(map(self._is_young, signatures)) == self._root.k:
+                    if sum(self._is_young(each) or not newest for each in signatures) == self._root.k:
                         break
                     if len(signatures) == self._root.k and patience.when() is None:
                         patience.reschedule(asyncio.get_running_loop().time() + OLD_GRACE_S)

@@ -41,8 +41,8 @@ def signal_after(step: str, number: signal.Signals) -> None:
             with beating:  # a process that sleeps in a transaction would hold the file, as it may not in a test
                 os.kill(os.getpid(), number)
 
-    async def later(*arguments: Any) -> Any:
-        result = await original(*arguments)
+    async def later(*arguments: Any, **options: Any) -> Any:
+        result = await original(*arguments, **options)
         die()
         return result
 

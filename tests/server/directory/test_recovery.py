@@ -52,8 +52,8 @@ def crash_after(monkeypatch: pytest.MonkeyPatch, owner: type, method: str) -> No
 
     if asyncio.iscoroutinefunction(original):
 
-        async def later(*arguments: Any) -> None:
-            await original(*arguments)
+        async def later(*arguments: Any, **options: Any) -> None:
+            await original(*arguments, **options)
             raise Crash
 
         monkeypatch.setattr(owner, method, later)
