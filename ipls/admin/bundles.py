@@ -140,11 +140,12 @@ def countersign_as(
 ) -> Cosignature:
     """The witness's signature on a bundle that continues the one before, durable in its state.
 
-    Where it did not sign that one, `previous` shows it with a quorum's signatures. Raises VerificationError: as
+    Its time may have run out: if others signed it, the number can have no other, and the next is to follow. Where this
+    witness did not sign the one before, `previous` shows it with a quorum's signatures. Raises VerificationError: as
     `check_bundle`, BUNDLE_GAP without `previous`, BUNDLE_FORK, as `countersigners`; ConfigError WITNESS_KEY_UNPINNED;
     StoreRefused WITNESS_DOCUMENT_FORK, WITNESS_NO_GENESIS, WITNESS_RESTORED.
     """
-    bundle, namespace = check_bundle(root, signed, now_ms=now_ms), fleet_namespace(root)
+    bundle, namespace = check_bundle(root, signed, now_ms=now_ms, check_expiry=False), fleet_namespace(root)
     with witness_signers(witness) as signers:
         signer = signer_for(witness.name, signers, [root], now_ms)
         with closing(open_witness_store(witness.database, root.namespace, witness.watermark)) as store:
@@ -170,14 +171,16 @@ def _check_previous(root: TrustRoot, bundle: Bundle, previous: SignedBundle | No
 
 
 def put_in_use(config: Config, signed: SignedBundle, *, now_ms: int) -> Bundle:
-    """Into the log, then in the place of the bundle in use; once more does no harm.
+    """Into the log, then in the place of the bundle in use, also if its time has run out, as a witness signs it; once
+    more does no harm.
 
     Raises VerificationError, StoreError.
     """
     seen = bundle_head(read_bundle(config.vault.bundle)) if config.vault.bundle.exists() else None
     log, name = open_log(config.directory.log), bundle_name(bundle_head(signed).epoch)
     signed = _as_in_log(log, name, signed)
-    bundle = verify_bundle(load_trust_root(config.trust_root), signed, now_ms=now_ms, seen=seen)
+    root = load_trust_root(config.trust_root)
+    bundle = verify_bundle(root, signed, now_ms=now_ms, seen=seen, check_expiry=False)
     if seen is not None and bundle.number > seen.epoch + 1:
         raise BundleRefused("BUNDLE_GAP", f"bundle {seen.epoch} is in use: {bundle.number} is not the next one")
     if seen is None or bundle.number > seen.epoch or log.get(name) is None:

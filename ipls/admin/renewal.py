@@ -70,9 +70,12 @@ def renew(config: Config, folder: Path, now_ms: int, *, early: bool = False, res
                 _check_vault_is_off(config)
             return _bundle(config, folder / "keys/operator.key", now_ms)
 
-        if early or _has_other_rules(config) or _any_due(lambda: bundle_endings(config.vault.bundle), now_ms):
+        def is_due() -> bool:
+            return _has_other_rules(config) or _any_due(lambda: bundle_endings(config.vault.bundle), now_ms)
+
+        if early or is_due():
             done.append(_attempt("bundle", bundle))
-            if not done[-1].failed and _has_other_rules(config):  # a draft was finished, of the rules before
+            if not done[-1].failed and is_due():  # a draft was finished, of the rules before or as old
                 done.append(_attempt("bundle", bundle))
         return done
 

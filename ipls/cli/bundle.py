@@ -71,12 +71,14 @@ def sign(
 ) -> None:
     """As a witness: look at the fleet, and sign the bundle, if it is the operator's and continues the one before.
 
-    One bundle a number is ever signed, whatever comes of it. The signature goes to a file beside it, for the operator.
+    One bundle a number is ever signed, whatever comes of it, so one that others have signed is finished though its time
+    ran out meanwhile. The signature goes to a file beside it, for the operator.
     """
     settings = load_witnesses(config)
     witness, root = settings.named(name), load_trust_root(settings.trust_root)
     signed, now_ms = read_bundle(file), system_now_ms()
-    print("\n".join(described(check_bundle(root, signed, now_ms=now_ms))))
+    bundle = check_bundle(root, signed, now_ms=now_ms, check_expiry=False)
+    print("\n".join([*described(bundle), *_over(bundle, now_ms)]))
     if not yes and not confirmed(f"Sign this as witness {witness.name}?"):
         raise typer.Exit(1)
     before = None if previous is None else read_bundle(previous)
@@ -97,8 +99,17 @@ def publish(
     settings = load(config)
     signed = read_bundle(file)
     signed.cosignatures.extend(read_signature(path) for path in signatures or ())
-    bundle = put_in_use(settings, signed, now_ms=system_now_ms())
-    print(f"bundle {bundle.number} is in use and in the log")
+    now_ms = system_now_ms()
+    bundle = put_in_use(settings, signed, now_ms=now_ms)
+    print("\n".join([f"bundle {bundle.number} is in use and in the log", *_over(bundle, now_ms)]))
+
+
+def _over(bundle: Bundle, now_ms: int) -> list[str]:
+    if now_ms < bundle.expires_ms:
+        return []
+    return [
+        "its time has run out, and devices wait for the one after it: once it is published, `ipls keys bundle next`"
+    ]
 
 
 def _token_keys(file: Path) -> TokenKeys:

@@ -13,7 +13,7 @@ from ipls.crypto.encoding import tagged_hash
 from ipls.crypto.keys import Signer, sign, verify
 from ipls.proto.vault.v1.vault_pb2 import Bundle, Hsm, SignedBundle
 from ipls.proto.witness.v1.head_pb2 import Cosignature
-from ipls.trust.errors import BundleRefused
+from ipls.trust.errors import BundleRefused, HeadRefused
 from ipls.trust.heads import Head, cosign, count
 from ipls.trust.limits import MAX_AHEAD_MS, MAX_INT
 from ipls.trust.root import TrustRoot
@@ -32,9 +32,10 @@ def sign_bundle(seed: bytes, bundle: Bundle) -> SignedBundle:
     return SignedBundle(bundle=data, operator_signature=sign(seed, _digest(data)))
 
 
-def check_bundle(root: TrustRoot, signed: SignedBundle, *, now_ms: int) -> Bundle:
+def check_bundle(root: TrustRoot, signed: SignedBundle, *, now_ms: int, check_expiry: bool = True) -> Bundle:
     """The bundle, if the operator signed these very bytes and it is good now, whoever else signed: a witness's check.
 
+    Without `check_expiry` its time may have run out: no device takes it then, and each follows past it to the next.
     Raises BundleRefused (BUNDLE_INVALID, BUNDLE_OTHER_NAMESPACE, BUNDLE_EXPIRED, BUNDLE_DEVELOPMENT), SignatureRefused,
     TrustRootRefused.
     """
@@ -43,7 +44,7 @@ def check_bundle(root: TrustRoot, signed: SignedBundle, *, now_ms: int) -> Bundl
     bundle = parse_bundle(signed.bundle)
     if bundle.namespace != root.namespace:
         raise BundleRefused("BUNDLE_OTHER_NAMESPACE", "the bundle is for another namespace")
-    if now_ms >= bundle.expires_ms:
+    if check_expiry and now_ms >= bundle.expires_ms:
         message = f"bundle {bundle.number}, the HSM keys of {root.namespace}, ran out on {date(bundle.expires_ms)}"
         raise BundleRefused("BUNDLE_EXPIRED", f"{message}: its operator renews it with `ipls keys renew`")
     if bundle.expires_ms > now_ms + MAX_AHEAD_MS + MAX_LIFE_MS:
@@ -54,14 +55,16 @@ def check_bundle(root: TrustRoot, signed: SignedBundle, *, now_ms: int) -> Bundl
     return bundle
 
 
-def verify_bundle(root: TrustRoot, signed: SignedBundle, *, now_ms: int, seen: Head | None = None) -> Bundle:
+def verify_bundle(
+    root: TrustRoot, signed: SignedBundle, *, now_ms: int, seen: Head | None = None, check_expiry: bool = True
+) -> Bundle:
     """The bundle, if operator and witnesses signed it and it is good now; `seen` is the highest seen before.
 
     k of the witnesses have signed it in the namespace NS/fleet, at any time. One above the next after `seen` is yet to
     be followed back to it, by `predecessor` and `check_follows`. Raises as `check_bundle`;
     HeadRefused below k; BundleRefused BUNDLE_BELOW_HIGHEST, BUNDLE_FORK.
     """
-    bundle = check_bundle(root, signed, now_ms=now_ms)
+    bundle = check_bundle(root, signed, now_ms=now_ms, check_expiry=check_expiry)
     head = bundle_head(signed)
     countersigners(root, signed, now_ms=now_ms)
     if seen is not None:
@@ -79,7 +82,13 @@ def countersigners(root: TrustRoot, signed: SignedBundle, *, now_ms: int) -> dic
 
     Raises HeadRefused if they are fewer than k, BundleRefused BUNDLE_INVALID.
     """
-    return count(root, fleet_namespace(root), bundle_head(signed), signed.cosignatures, 0, now_ms)
+    head = bundle_head(signed)
+    if not signed.cosignatures:
+        message = (
+            f"no witness's signature is on bundle {head.epoch}: of a draft, name the bundle.pb that was made of it"
+        )
+        raise HeadRefused("HEAD_NO_QUORUM", message)
+    return count(root, fleet_namespace(root), head, signed.cosignatures, 0, now_ms)
 
 
 def check_operator(root: TrustRoot, signed: SignedBundle) -> None:

@@ -247,6 +247,20 @@ def test_what_the_log_has_of_a_bundle_stays_whoever_signs_it_later(old: Path, mo
     assert serves(old, system_now_ms()) == (2, 2, True)
 
 
+def test_a_bundle_that_was_signed_and_not_published_in_its_time_is_finished_and_the_next_one_made(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, now_ms = load(folder / "ipls.toml"), system_now_ms()
+    with monkeypatch.context() as patch:
+        patch.setattr("ipls.admin.renewal.put_in_use", killed)
+        with pytest.raises(Killed):
+            renew(config, folder, now_ms, early=True)
+    late_ms = now_ms + 40 * DAY_MS
+    done = renew(config, folder, late_ms)
+    assert [(each.what, each.failed) for each in done] == [("bundle", False)] * 2
+    assert serves(folder, late_ms) == (2, 3, True)
+
+
 def killed(*_: object, **__: object) -> None:
     raise Killed
 

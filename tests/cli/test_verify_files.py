@@ -217,6 +217,8 @@ def test_a_bundle(run: Verify) -> None:
     refused(
         run, "bundle", countersigned(sign_bundle(OPERATOR, good), WITNESSES[0]).SerializeToString(), "HEAD_NO_QUORUM"
     )
+    status, _, error = run("bundle", sign_bundle(OPERATOR, good).SerializeToString())
+    assert (status, "of a draft, name the bundle.pb that was made of it" in error) == (1, True)
     refused(run, "bundle", countersigned(sign_bundle(THIEF, good), *WITNESSES).SerializeToString(), "SIGNATURE_INVALID")
     old = make_bundle(expires_ms=system_now_ms() - 1, development=True)
     refused(run, "bundle", sign_bundle(OPERATOR, old).SerializeToString(), "BUNDLE_EXPIRED")

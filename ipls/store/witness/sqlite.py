@@ -222,7 +222,8 @@ class SqliteWitness(WitnessStore):
                     )
                 )
                 if signed.get(head.epoch, head.root_hash) != head.root_hash:
-                    raise StoreRefused("WITNESS_DOCUMENT_FORK", f"another file was signed here for number {head.epoch}")
+                    message = f"another file was signed here for number {head.epoch}: finish that one, expired or not"
+                    raise StoreRefused("WITNESS_DOCUMENT_FORK", message)
                 if signed.get(head.epoch - 1, previous) != previous:
                     raise StoreRefused(
                         "WITNESS_DOCUMENT_FORK", f"it continues another file than was signed for {head.epoch - 1}"
