@@ -127,8 +127,8 @@ class Restore:
         were copied, or damaged), BACKUP_WOULD_REPLACE, BACKUP_PART_RUNS; what a part refuses: SessionRefused
         VAULT_DATABASE_BEHIND, StoreRefused WITNESS_RESTORED, DATABASE_FOREIGN and others; StoreError, OSError.
         """
-        log = self._config.log.objects
-        missing = [name for name in self._objects if self._log and isinstance(log, Path) and not (log / name).exists()]
+        log = self._config.log.objects if self._log else None
+        missing = [name for name in self._objects if isinstance(log, Path) and not (log / name).exists()]
         for name in missing:
             copy = self._folder / "log" / name
             if not copy.is_file() or _digest(copy) != self._objects[name]:
@@ -138,9 +138,11 @@ class Restore:
         with self._drafts(replace) as drafts:
             for part, draft in drafts:
                 _put(draft, part.database)
-        for name in missing:
-            assert isinstance(log, Path)
-            _put_object(self._folder / "log" / name, log, name)
+        if isinstance(log, Path):
+            for leftover in log.glob(".restored-*"):  # of one that was killed
+                leftover.unlink(missing_ok=True)
+            for name in missing:
+                _put_object(self._folder / "log" / name, log, name)
         return [part.name for part, _ in drafts] + (["log"] if self._log else [])
 
     @contextmanager

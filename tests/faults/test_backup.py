@@ -245,7 +245,7 @@ def test_a_restore_that_was_killed_is_run_again(world: Stored) -> None:
     assert fatal > 3 * len(new)
     assert {name: found[name] for name in new} == new
     assert lost.read_bytes() == whole
-    assert [*data.glob(".*")] == []
+    assert [*data.rglob(".*")] == []
 
 
 def test_a_backup_that_does_not_come_to_its_end_is_none(world: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
