@@ -1,7 +1,11 @@
-"""Where a service listens or is asked: `host:port`, or `[IPv6]:port`."""
+"""Where a service listens or is asked: `host:port`, or `[IPv6]:port`; whose an address is."""
 
 import ipaddress
 import re
+
+STRANGER_SHARE = 9
+"""One network has at most a ninth of what is left free of a service's places: whatever 20 want, a tenth is left (8/9 to
+the 20th) for who comes next, and of that he has a ninth."""
 
 _FORM = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+(?:%\w+)?)\]|(?P<host>[\w.-]+)):(?P<port>[0-9]{1,5})", re.ASCII)
 

@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ipls.address import cannot_listen, network, parse_address
+from ipls.address import STRANGER_SHARE, cannot_listen, network, parse_address
 from ipls.runtime.half_open import HalfOpenTable
 from ipls.runtime.places import RETRY_AFTER_S, Busy, Places
 from ipls.runtime.service import Service
@@ -22,8 +22,7 @@ MAX_SILENT = 128
 """Connections without a whole request. One more takes the place of the oldest of the address that has most."""
 MAX_ANSWERS = 128
 """Made and sent at once, to this machine as many again: a stranger's address has at most a STRANGER_SHARE of what is
-left, as with gRPC (`ipls/rpc/limits.py`)."""
-STRANGER_SHARE = 9
+left, as with gRPC."""
 ANSWER_S = 600
 """From a whole request to the end of its answer; who reads a large object slowly asks for parts of it."""
 OWN = ("127.0.0.1", "::1")

@@ -6,6 +6,8 @@ Tested by tests/rpc/test_limits.py, tests/rpc/test_hostile_peer.py and tests/att
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
+from ipls.address import STRANGER_SHARE
+
 KIB = 1024
 
 
@@ -78,8 +80,7 @@ class Limits:
     working: int = 1000
     """Calls in work. A stranger has at most a `stranger_share` of what is left free (111 alone), a role's certificate
     the half of it all, and the half of the rest the next."""
-    stranger_share: int = 9
-    """Whatever 20 addresses want, a tenth is left (8/9 to the 20th) for who comes next, and of that he has a ninth."""
+    stranger_share: int = STRANGER_SHARE
     standing: int = 2000
     """Streams on which only the service speaks, shared as those in work: the registration service alone, which waits
     at the directory for each of its devices' tickets, has a thousand, and an address 222."""

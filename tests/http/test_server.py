@@ -14,7 +14,8 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from structlog.testing import capture_logs
 
-from ipls.http.server import ANSWER_S, MAX_ANSWERS, MAX_HEAD, MAX_SILENT, STRANGER_SHARE, serve
+from ipls.address import STRANGER_SHARE
+from ipls.http.server import ANSWER_S, MAX_ANSWERS, MAX_HEAD, MAX_SILENT, serve
 from ipls.runtime.service import Service, TaskEnded
 
 IDLE_S = 1
