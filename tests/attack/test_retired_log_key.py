@@ -115,8 +115,12 @@ def test_a_hand_off_from_before_the_rotation_is_signed_again(vault: Vault) -> No
     assert put(StateStore(vault.store, next_)) is None
 
 
-def test_what_a_vault_that_died_wrote_under_it_stays_behind_in_a_recovery(vault: Vault) -> None:
-    """Nobody was answered: the refusal names the command, and the vault goes on from its anchor."""
+@pytest.mark.parametrize("entries", [0, replay.PAGE])
+def test_what_a_vault_that_died_wrote_under_it_stays_behind_in_a_recovery(vault: Vault, entries: int) -> None:
+    """Nobody was answered: the refusal names the command, and the vault goes on from its anchor, wherever in a page of
+    the log that is."""
+    state_store = vault.open()
+    state_store.perform([lambda: state_store.put(KEY, b"record")] * entries)
     vault.forge()
     aside, vault.store = vault.store, MemoryStore()
     anchored = read_anchor(vault.token).state

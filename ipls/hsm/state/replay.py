@@ -1,7 +1,4 @@
-"""The log, followed entry by entry: beyond the anchor, to check a whole database, and to make one again.
-
-Tested by tests/admin/test_vault.py and tests/attack/test_vault_state.py.
-"""
+"""The log, followed entry by entry: beyond the anchor, to check a whole database, and to make one again."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
