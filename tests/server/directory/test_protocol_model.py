@@ -15,13 +15,14 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import httpx
+import pytest
 from grpc.aio import AioRpcError, Metadata
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -202,7 +203,7 @@ class Protocol(RuleBasedStateMachine):
     @rule(process=st.integers(0, 1), takes_over=st.booleans(), fuse=st.integers(0, 6))
     def work(self, process: int, takes_over: bool, fuse: int) -> None:
         """A process makes a round, by the lease it had or took just now, and may die after any durable step."""
-        self.loop.run_until_complete(self._work(process, takes_over, fuse))
+        self._run(self._work(process, takes_over, fuse))
 
     @rule(number=st.integers(0, N - 1), mood=st.sampled_from(["up", "down", "deaf", "mute"]))
     def reach(self, number: int, mood: str) -> None:
@@ -213,7 +214,7 @@ class Protocol(RuleBasedStateMachine):
     def deliver_late(self, data: st.DataObject, number: int) -> None:
         """A proposal of any time arrives at any witness, again or for the first time."""
         at = data.draw(st.integers(0, len(self.sent) - 1))
-        self.loop.run_until_complete(self._deliver(self.sent[at], number))
+        self._run(self._deliver(self.sent[at], number))
 
     @precondition(lambda self: self.database.exists())
     @rule()
@@ -255,7 +256,7 @@ class Protocol(RuleBasedStateMachine):
             with closing(self._store()) as store:
                 update = (self.requests.to_bytes(16, "big"), LABELS[0], record(10 + self.requests % 100))
                 store.submit(*update, NOW, daily_quota=10**6, queue_max=10**6)
-            self.loop.run_until_complete(self._work(attempt % 2, True, 0))
+            self._run(self._work(attempt % 2, True, 0))
             self._catch_up(alive)  # as a witness that refuses a proposal does, told by its head
             self.note()
             if max(self.heads, default=-1) > before:
@@ -296,7 +297,8 @@ class Protocol(RuleBasedStateMachine):
     def teardown(self) -> None:
         self._end(0)
         self._end(1)
-        for witness in self.witnesses:
+        for link, witness in zip(self.links, self.witnesses, strict=True):
+            link.service.close()
             witness.close()
         if self.heads and self.database.exists():
             with contextlib.suppress(StoreError):  # a lost database has no epoch yet
@@ -308,6 +310,18 @@ class Protocol(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
     # How.
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        """All of it, also what a witness still does that was not waited for: no thread's speed decides what follows."""
+
+        async def to_its_end() -> None:
+            try:
+                await work
+            finally:
+                while others := asyncio.all_tasks() - {asyncio.current_task()}:
+                    await asyncio.wait(others)
+
+        self.loop.run_until_complete(to_its_end())
 
     def _store(self) -> DirectoryStore:
         return open_directory_store(self.database, self.world.root.namespace, self.world.key.public_key)
@@ -381,4 +395,5 @@ Protocol.TestCase.settings = settings(
     suppress_health_check=list(HealthCheck),
     phases=[Phase.generate],  # a failure is a few steps long at most; the report must come soon
 )
+Protocol.TestCase.pytestmark = pytest.mark.timeout(3600)  # a thousand steps, on however busy a machine
 test_protocol = Protocol.TestCase
