@@ -4,7 +4,9 @@ outsider, the directory. Whatever they do, it signs what a quorum's head leads t
 import asyncio
 import json
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -288,6 +290,22 @@ async def test_one_that_signed_the_losing_root_rejoins_and_never_signs_that_epoc
     assert await victim.live(after) == "cosignature"
     assert is_at(victim, after)
     assert await victim.live(lost) == "WITNESS_BEHIND"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE epoch SET cosignature = x'00' WHERE epoch = 2",
+        "UPDATE epoch SET root_hash = (SELECT root_hash FROM lost) WHERE epoch = 2",
+        "UPDATE lost SET root_hash = x'00'",
+        "DELETE FROM lost",
+    ],
+)
+async def test_the_file_itself_keeps_what_was_lost(victim: Victim, change: str) -> None:
+    await forked(victim)
+    assert victim.look() is None
+    with closing(sqlite3.connect(victim.folder / "w.db")) as db, pytest.raises(sqlite3.IntegrityError):
+        db.execute(change)
 
 
 async def test_the_losing_signature_is_not_shown_to_auditors(victim: Victim) -> None:

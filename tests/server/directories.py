@@ -131,14 +131,23 @@ class World:
         return DirectoryConfig(**{**fields, **changes})
 
     @asynccontextmanager
-    async def witness(self, number: int = 0, service: WitnessServiceServicer | None = None) -> AsyncIterator[None]:
-        """A witness on its port until the block ends: the real one, unless another servicer is given."""
+    async def witness(
+        self, number: int = 0, service: WitnessServiceServicer | None = None, *, ahead_ms: int = 0
+    ) -> AsyncIterator[None]:
+        """A witness on its port until the block ends: the real one, unless another servicer is given. `ahead_ms`: its
+        clock, of the other witnesses'."""
         store = open_store(self.folder / f"witness{number}.db", self.root.namespace)
         server = GrpcServer([self.listener(self.witness_ports[number])], {"ipls.witness.v1.WitnessService": ANYONE})
         evidence = self.folder / "evidence"
         public = reader(self.root, LogOnly(self.root, lambda name: self.log.get(name)))
         real = make_service(
-            self.root, f"w{number}", self.seeds[number], store, self.witness_clock, evidence, public=public
+            self.root,
+            f"w{number}",
+            self.seeds[number],
+            store,
+            lambda: self.witness_clock() + ahead_ms,
+            evidence,
+            public=public,
         )
         add_WitnessServiceServicer_to_server(service or real, server.grpc)
         await server.start()

@@ -149,6 +149,23 @@ async def test_a_witness_whose_clock_is_behind_is_not_asked_without_end(tmp_path
         assert late.asked == 2
 
 
+@pytest.mark.parametrize("ahead_ms", [-3_600_000, 3_600_000])
+async def test_a_witness_whose_clock_is_off_costs_its_own_vote_and_moves_no_time(tmp_path: Path, ahead_ms: int) -> None:
+    world = World(tmp_path, witnesses=3, k=2)
+    async with world.witness(0), world.witness(1), world.publisher() as (publisher, store, _):
+        async with world.witness(2, ahead_ms=ahead_ms):
+            await publisher.take_over()
+            await publisher.advance()
+            store.submit(bytes(16), ALICE, record(1), NOW, daily_quota=1, queue_max=1)
+            await publisher.advance()
+        head = store.head()
+        assert head is not None
+        assert head.epoch == 1
+        signed = SignedHead.FromString(head.signed)
+        assert signers(world.root, signed, now_ms=NOW) == {"w0": NOW, "w1": NOW}
+        assert len(signed.cosignatures) == 2
+
+
 @pytest.mark.parametrize("left_ms", [1, -1])
 async def test_a_witness_that_signs_with_an_old_time_makes_no_old_head(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left_ms: int
