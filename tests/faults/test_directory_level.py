@@ -18,6 +18,8 @@ from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.rpc.health import why_not_serving
 from ipls.runtime.service import Service
 from ipls.server.directory import witnesses
+from ipls.server.directory.errors import NoQuorum
+from ipls.server.directory.witnesses import Witnesses
 from ipls.store.log import FileLog, object_name
 from ipls.store.witness import ProposedEpoch
 from tests.server.directories import ALICE, BOB, NOW, Client, World, record
@@ -162,6 +164,31 @@ async def test_a_log_that_hangs_does_not_hold_back_who_is_level_with_the_witness
     with hold(monkeypatch, "list", ""):
         async with world.directory(patience_s=FOR_EVER_S) as client:
             assert await newest(client) == 3
+
+
+async def test_a_log_that_hangs_does_not_hold_back_who_starts_before_its_witnesses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path)
+    async with world.witness(), world.directory() as client:
+        await client.publish(1, ALICE, record(1))
+    states, refused = Witnesses.states, asyncio.Queue[None]()
+
+    async def asked(own: Witnesses) -> Any:
+        try:
+            return await states(own)
+        except NoQuorum:
+            refused.put_nowait(None)
+            raise
+
+    monkeypatch.setattr(Witnesses, "states", asked)
+    with hold(monkeypatch, "list", ""):
+        async with starting(world) as (client, start):
+            for _ in range(3):  # both the publisher and who waits to serve have asked
+                await refused.get()
+            async with world.witness():
+                assert await start
+                assert await newest(client) == 1
 
 
 async def test_witnesses_that_hang_do_not_hold_back_who_is_level_with_the_log(tmp_path: Path) -> None:

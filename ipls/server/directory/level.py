@@ -8,6 +8,7 @@ Tested by tests/faults/test_directory_level.py.
 
 import asyncio
 from asyncio import to_thread
+from contextlib import suppress
 
 import structlog
 
@@ -23,6 +24,8 @@ log = structlog.get_logger()
 
 PATIENCE_S = (20.0, 300.0)
 """How long reads are held back without a newer epoch, and in all."""
+ASK_AGAIN_S = 0.5
+"""Between two questions to witnesses of which too few answer."""
 
 
 async def until_level(
@@ -70,15 +73,20 @@ async def _by_log(store: DirectoryStore, audit_log: LogStore, heads: HeadNotifie
 
 async def _by_witnesses(store: DirectoryStore, witnesses: Witnesses, heads: HeadNotifier) -> str:
     """Nothing, once no witness has signed beyond the newest head."""
-    try:
-        newest = max(state.epoch for state in (await witnesses.states()).values())
-    except NoQuorum:
-        return await asyncio.Future[str]()  # never: the log says it, or nobody
+    newest = await _newest_signed(witnesses)
     epoch = await _above(store, heads, -1)
     while epoch < newest:
         log.info("catching up with the log", epoch=epoch, of=newest)
         epoch = await _above(store, heads, epoch)
     return ""
+
+
+async def _newest_signed(witnesses: Witnesses) -> int:
+    """By any of them, once k answer: they may just be starting too."""
+    while True:
+        with suppress(NoQuorum):
+            return max(state.epoch for state in (await witnesses.states()).values())
+        await asyncio.sleep(ASK_AGAIN_S)
 
 
 async def _stalled(store: DirectoryStore, heads: HeadNotifier, stall_s: float) -> str:
