@@ -15,6 +15,7 @@ import pytest
 
 from tests.attack.log import World, name, public_world
 from tests.e2e.running import IPLS, ipls
+from tests.environment import DIES_WITH_US
 
 EPOCHS = 7
 
@@ -135,7 +136,8 @@ def test_it_goes_on_after_a_kill(world: World, tmp_path: Path) -> None:
 def test_follow_tells_of_each_new_epoch_until_the_first_fault(world: World, tmp_path: Path) -> None:
     arguments = ["--trust", world.trust_file(tmp_path), "--follow", "--json", "--interval", "0.1"]
     state = ["--state", str(tmp_path / "s")]
-    process = subprocess.Popen([*IPLS, "audit", *arguments, *state], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = [*DIES_WITH_US, *IPLS, "audit", *arguments, *state]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stderr is not None
     while world.asked.count(f"/log/?list-type=2&prefix={EPOCHS + 1}%2F") < 2:  # once to catch up, then again and again

@@ -30,6 +30,7 @@ from ipls.store.errors import StoreError
 from ipls.store.log import FileLog
 from ipls.trust.heads import verify_head
 from ipls.trust.root import encode_trust_root
+from tests.environment import DIES_WITH_US
 from tests.server.directories import ALICE, BOB, NOW, World, record
 from tests.server.directory import process
 
@@ -73,6 +74,7 @@ async def leader(world: World, step: str, name: str) -> AsyncIterator[asyncio.su
     (world.folder / "trust.toml").write_bytes(encode_trust_root(world.root))
     owner, method = STEPS[step]
     child = await asyncio.create_subprocess_exec(
+        *DIES_WITH_US,
         sys.executable,
         process.__file__,
         str(world.folder),

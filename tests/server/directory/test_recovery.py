@@ -29,6 +29,7 @@ from ipls.store.log import FileLog, object_name
 from ipls.trust.heads import timestamp, verify_head
 from ipls.trust.identity import verify_identity
 from ipls.trust.root import encode_trust_root
+from tests.environment import DIES_WITH_US
 from tests.logs import heard
 from tests.server.directories import ALICE, BOB, NOW, Driven, World, record
 from tests.server.directory import process
@@ -141,7 +142,7 @@ async def test_a_killed_directory_goes_on_after_a_restart(world: World, step: st
         owner, method = STEPS[step]
         name = f"{owner.__module__}:{owner.__qualname__}.{method}"
         child = await asyncio.create_subprocess_exec(
-            sys.executable, process.__file__, str(world.folder), str(NOW), name
+            *DIES_WITH_US, sys.executable, process.__file__, str(world.folder), str(NOW), name
         )
         assert await asyncio.wait_for(child.wait(), 120) == -signal.SIGKILL
         async with world.directory(lease_s=1) as client:  # nobody has given the lease back

@@ -28,6 +28,7 @@ from ipls.store.contacts import open_contacts_store
 from ipls.store.registration import CODE_LIFE_MS
 from ipls.trust.identity import encode_record
 from ipls.trust.root import encode_trust_root
+from tests.environment import DIES_WITH_US
 from tests.server.directories import Client, World, seed
 from tests.store.postgres import PostgresServer, postgres_server
 
@@ -290,7 +291,10 @@ def command(world: World, name: str, directory: str, database: str | dict[str, s
 @asynccontextmanager
 async def process(world: World, name: str, directory: str, database: dict[str, str]) -> AsyncIterator[Registrar]:
     child = await asyncio.create_subprocess_exec(
-        *command(world, name, directory, database), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+        *DIES_WITH_US,
+        *command(world, name, directory, database),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
     )
     try:
         assert child.stderr is not None

@@ -25,6 +25,7 @@ from ipls.rpc.limits import Limits
 from ipls.rpc.peer import CALLER_METADATA, network_of
 from ipls.rpc.server import Access, GrpcServer, Listener
 from ipls.trust.bundle import shard_of, verify_bundle
+from tests.environment import DIES_WITH_US
 from tests.hsm.fleet import another_host, write_bundle
 from tests.hsm.rig import Owner, Rig, now_ms
 from tests.rpc.strangers import message, stranger
@@ -77,7 +78,7 @@ async def routed(folder: Path, vaults: list[Vault], addresses: list[str]) -> Asy
     config = folder / "router.toml"
     config.write_text(tomli_w.dumps({"trust_root": str(rig.folder / "trust.toml"), "router": table}))
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "ipls.cli.main", "serve", "router", "--config", str(config))
+        *(*DIES_WITH_US, sys.executable, "-m", "ipls.cli.main", "serve", "router", "--config", str(config))
     )
     await until_serving(address, rig.folder / "ca.pem")
     async with open_channel(address, rig.folder / "ca.pem") as channel:

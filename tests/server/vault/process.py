@@ -19,6 +19,7 @@ from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import Ending, RemoteError, ServiceError, remote_error
 from ipls.rpc.server import ANYONE, GrpcServer, Listener
+from tests.environment import DIES_WITH_US
 from tests.hsm.rig import Exchange, Owner, Rig, child, ended
 
 FRONT = """
@@ -82,7 +83,7 @@ class Vault:
 
     async def start(self, **environment: str) -> None:
         self.front = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", FRONT, str(self.rig.config_path)), env=os.environ | environment
+            *(*DIES_WITH_US, sys.executable, "-c", FRONT, str(self.rig.config_path)), env=os.environ | environment
         )
         await self.channel.channel_ready()
 
