@@ -13,6 +13,7 @@ from ipls.hsm.state.replay import PAGE
 from ipls.proto.vault.v1.vault_pb2 import HistoryAnswer
 from ipls.store.errors import StoreUnavailable
 from ipls.trust.identity import Identity
+from ipls.trust.limits import MAX_INT
 from ipls.vault.account import Times
 from ipls.vault.errors import SessionRefused
 from ipls.vault.history import MAX_ENTRIES, Seen, follow
@@ -147,9 +148,12 @@ def test_a_hole_in_the_log_is_found(vault: Vault, sequence: int) -> None:
     assert walk(vault) == "VAULT_LOG_BROKEN"
 
 
-def test_the_anchors_entry_moved_up_is_moved_back(vault: Vault) -> None:
+@pytest.mark.parametrize("moved", ["sequence + 1", f"sequence - {MAX_INT} - 1"], ids=["up", "by the sign's bit"])
+def test_the_anchors_entry_under_another_number_is_moved_back(vault: Vault, moved: str) -> None:
+    """Also beside one that is lost."""
+    vault.edit("UPDATE log SET entry = ? WHERE sequence = 1", b"")
     before = vault.rows("SELECT * FROM log ORDER BY sequence")
-    vault.edit("UPDATE log SET sequence = sequence + 1 WHERE sequence = (SELECT max(sequence) FROM log)")
+    vault.edit(f"UPDATE log SET sequence = {moved} WHERE sequence = (SELECT max(sequence) FROM log)")
     assert start(vault) is None
     assert vault.rows("SELECT * FROM log ORDER BY sequence") == before
 
@@ -313,6 +317,13 @@ def test_an_account_made_up_is_none(vault: Vault) -> None:
     vault.edit("INSERT INTO records VALUES (?, ?)", account_key(NOBODY), record)
     with vault.running() as state:
         assert outcome(lambda: state.key(NOBODY)) == "VAULT_GENERATION_UNKNOWN"
+
+
+def test_a_vault_without_its_records_and_nodes_does_not_start(vault: Vault) -> None:
+    """The log alone is whole: `ipls vault recover`."""
+    for table in ("records", "nodes"):
+        vault.edit(f"DELETE FROM {table}")
+    assert start(vault) == "VAULT_DATABASE_EDITED"
 
 
 # Edited

@@ -16,7 +16,7 @@ from ipls.client.errors import RefusedError
 from ipls.hsm.core.accounts import _RELEASES
 from ipls.hsm.core.rotation import Rotation
 from ipls.hsm.state import replay
-from ipls.hsm.state.anchor import read_anchor
+from ipls.hsm.state.anchor import genesis, read_anchor
 from ipls.hsm.state.mending import mend_log
 from ipls.hsm.state.store import StateStore
 from ipls.proto.directory.v1 import directory_pb2
@@ -35,7 +35,7 @@ from ipls.vault.session.effects import List
 from ipls.vault.state.journal import account_key, other_key
 from tests.attack.vault_state import NOW, OWNERS, State, Vault, checked, outcome
 from tests.hsm.rig import Owner
-from tests.hsm.state_stores import MemoryStore, perform
+from tests.hsm.state_stores import MemoryNotary, MemoryStore, perform
 from tests.logs import heard
 from tests.server import contact_stores
 from tests.server.directories import Client, Driven, World, record
@@ -53,6 +53,8 @@ def flipped(value: bytes | int) -> bytes | int:
 
 
 BUNDLE = other_key("bundle")
+NEWEST = None
+"""In the place of the number of the log's last entry."""
 
 
 @pytest.fixture(scope="module")
@@ -205,12 +207,36 @@ def test_the_count_of_releases_begins_anew_as_if_the_hour_were_used_up(honest: V
         assert perform(state.state_store, lambda: state.state_store.get(_RELEASES)) == Releases(NOW, 1000).encode()
 
 
-def test_what_was_had_back_is_told_once(honest: Vault) -> None:
-    vault = damaged(honest, BUNDLE)
-    with capture_logs() as logs, vault.running() as state:
+@pytest.mark.parametrize(
+    ("what", "column", "place"),
+    [("records", "value", BUNDLE), ("nodes", "value", bytes(1)), ("log", "entry", 1), ("log", "entry", NEWEST)],
+)
+def test_what_was_had_back_is_told_once(honest: Vault, what: str, column: str, place: object) -> None:
+    store = in_memory(honest)
+    damage(store, column, max(store.rows) if place is NEWEST else place)
+    state = State(StateStore(store, honest.copy_of_token()))
+    with capture_logs() as logs:
         for _ in range(3):
-            assert perform(state.state_store, lambda: state.state_store.get(BUNDLE)) == b"bundle"
-    assert logs == [{"event": "vault database mended", "log_level": "warning", "what": "records", "rows": 1}]
+            state.check()
+    assert logs == [{"event": "vault database mended", "log_level": "warning", "what": what, "rows": 1}]
+
+
+def test_a_long_log_is_mended_a_page_at_a_time() -> None:
+    """Sessions come in between."""
+
+    class Paged(MemoryStore):
+        def log(self, first: int, count: int) -> list[LogRow]:
+            assert count <= replay.PAGE
+            return super().log(first, count)
+
+    store, anchor_service = Paged(), MemoryNotary()
+    genesis(store, anchor_service)
+    state = State(StateStore(store, anchor_service))
+    state.state_store.perform([lambda: state.state_store.put(BUNDLE, b"bundle")] * (2 * replay.PAGE + 9))
+    for place in (1, replay.PAGE, replay.PAGE + 9):
+        damage(store, "entry", place)
+        state.check()
+        assert checked(store, anchor_service) is None, place
 
 
 def test_a_roll_back_is_not_taken_for_damage(honest: Vault) -> None:
