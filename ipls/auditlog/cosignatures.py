@@ -2,8 +2,6 @@
 
 A signature counts by a key that the trust root pins for that witness, good at the signature's time; what a witness
 says of its own keys is never asked.
-
-Tested by tests/auditlog/test_parsers.py.
 """
 
 import json

@@ -1,7 +1,10 @@
 """What is remembered of what was met: enough to convict, and no more, whatever others show."""
 
+import tracemalloc
+
 from ipls.auditlog.equivocation import MAX_EPOCHS, EquivocationDetector
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
+from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.proto.witness.v1.witness_pb2 import Proposal, SignedProposal
 from ipls.trust.evidence import encode, judge_evidence
 from ipls.trust.heads import Head
@@ -62,7 +65,27 @@ def test_what_is_nearest_is_remembered_whatever_else_is_shown() -> None:
     for epoch in (near - MAX_EPOCHS // 2 + 1, near):
         assert blamed(met.take(signed(Head(epoch, OTHER), A, B), near)) == [("w0", "w1")]
         assert blamed(met.take_proposal(proposal(OTHER, epoch), near)) == [()]
-    assert [met.at(epoch, ONE).cosignatures for epoch in (1, 2**60, near + MAX_EPOCHS - 1)] == [[], [], []]
+    for epoch in (1, 2**60, near + MAX_EPOCHS - 1):
+        assert met.at(epoch, ONE).cosignatures == []
+        assert met.take_proposal(proposal(OTHER, epoch), near) == []
+
+
+def test_what_proves_nothing_takes_no_room() -> None:
+    """Heads that nobody signed, of any epoch, and all those of one that a witness signs without end."""
+    met = EquivocationDetector(ROOT)
+    near = 2 * MAX_EPOCHS
+    met.take(signed(Head(7, ONE), A), near)
+    for epoch in range(8, near):
+        met.take(SignedHead(epoch=epoch, root_hash=ONE), near)
+    met.take(signed(Head(near, ONE), A), near)
+    assert blamed(met.take(signed(Head(7, OTHER), A), near)) == [("w0",)]
+    without_end = [signed(Head(7, n.to_bytes(32, "big")), A) for n in range(500)]
+    tracemalloc.start()
+    for head in without_end:
+        met.take(head)
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert grown < 20_000
 
 
 def test_a_directory_that_proposes_without_end_gives_one_file_an_epoch() -> None:

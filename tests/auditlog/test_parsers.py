@@ -91,3 +91,39 @@ def test_a_page_that_is_none(fault: str) -> None:
     with pytest.raises(AuditFault) as caught:
         parse_page(BAD_PAGES[fault])
     assert caught.value.reason == "AUDIT_LISTING_INVALID"
+
+
+def test_what_else_a_page_says_is_passed_over() -> None:
+    more = PAGE.replace(b"<IsTruncated>", b"<Name>log</Name><CommonPrefixes/><CommonPrefixes/><IsTruncated>")
+    more = more.replace(b"<Key>", b"<Owner><ID>1</ID><ID>2</ID></Owner><Key>", 1)
+    assert more != PAGE
+    assert parse_page(more) == parse_page(PAGE)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "reason"),
+    [
+        ([1, 10, 2, 20], ""),
+        ([2, 1], "AUDIT_LISTING_ORDER"),
+        ([1, 1], "AUDIT_LISTING_ORDER"),
+        ([1, 21], "AUDIT_AHEAD"),
+        ([0], "AUDIT_NAME_INVALID"),
+    ],
+)
+def test_a_listing_goes_up_and_ends(epochs: list[int], reason: str) -> None:
+    """In the order of the names; each of the names on a page of its own."""
+    reader, objects = Listing(20), [LogObject(epoch, bytes(32), b"\x01" * 32, 7) for epoch in epochs]
+    pages = [Page(((found.name, found.size),), "more") for found in objects]
+    if not reason:
+        assert [found for page in pages for found in reader.take(page)] == objects
+        return
+    for page in pages[:-1]:
+        reader.take(page)
+    with pytest.raises(AuditFault, check=lambda fault: fault.reason == reason):
+        reader.take(pages[-1])
+
+
+def test_an_epoch_has_one_object() -> None:
+    names = sorted(LogObject(7, bytes(32), bytes([n]) * 32, 7).name for n in (1, 2))
+    with pytest.raises(AuditFault, check=lambda fault: fault.reason == "AUDIT_TWO_OBJECTS"):
+        Listing(20).take(Page(tuple((name, 7) for name in names), None))
