@@ -41,7 +41,7 @@ from tests.server import contact_stores
 from tests.server.directories import Client, Driven, World, record
 from tests.server.registration.test_service import another, both, failure
 from tests.server.sessions import Session
-from tests.store.vault_databases import SqliteDatabase
+from tests.store.vault_databases import Database, SqliteDatabase
 
 
 def flipped(value: bytes | int) -> bytes | int:
@@ -189,14 +189,30 @@ def test_more_than_a_bit_of_the_anchored_entry_is_refused_and_a_whole_copy_is_th
         with pytest.raises(SessionRefused, match="`ipls vault recover` from a copy of the database") as refused:
             state.key(OWNERS[1])
         assert refused.value.reason == "VAULT_DATABASE_FORKED"
+    with vault.running(database=recovered(vault, honest)) as state:
+        assert served(state) == OWNERS[:-1]
+
+
+def test_more_than_a_bit_of_all_that_the_bundles_record_is_in_is_refused_and_a_whole_copy_is_the_way_out(
+    honest: Vault,
+) -> None:
+    """Each handshake and proof reads it."""
+    vault = damaged(honest, BUNDLE)
+    forget(vault, BUNDLE)
+    for database, found in ((vault.database, "VAULT_DATABASE_EDITED"), (recovered(vault, honest), b"bundle")):
+        with vault.running(database=database) as state:
+            assert outcome(lambda: perform(state.state_store, lambda: state.state_store.get(BUNDLE))) == found
+
+
+def recovered(vault: Vault, copy: Vault) -> Database:
+    """Made of a copy of the vault's database that has a whole log, as `ipls vault recover` does."""
     made = vault.database.copy()
     made.execute("DELETE FROM log")
     for table in ("records", "nodes"):
         made.execute(f"DELETE FROM {table}")
-    with closing(honest.database.open()) as copy, closing(made.open()) as target:
-        replay.recover(copy, target, vault.anchor_service)
-    with vault.running(database=made) as state:
-        assert served(state) == OWNERS[:-1]
+    with closing(copy.database.open()) as source, closing(made.open()) as target:
+        replay.recover(source, target, vault.anchor_service)
+    return made
 
 
 def test_the_count_of_releases_begins_anew_as_if_the_hour_were_used_up(honest: Vault) -> None:
