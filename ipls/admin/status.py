@@ -24,6 +24,8 @@ from ipls.config import Config, load_trust_root
 from ipls.errors import IplsError
 from ipls.http.client import HttpClient, HttpTooLarge, HttpUnavailable
 from ipls.http.public_log import PublicReader
+from ipls.proto.directory.v1.directory_pb2 import GetHeadRequest
+from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
 from ipls.proto.vault.v1.vault_pb2 import SessionRequest
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub
 from ipls.rpc.channel import open_channel
@@ -148,7 +150,7 @@ async def _why_not(deployment: Deployment, name: str, address: str) -> str:
 
 async def heads(deployment: Deployment) -> list[Finding]:
     """How old the newest head is that a quorum of the witnesses shows: what is too old counts for nobody, nor what is
-    ahead."""
+    ahead. And whether the directory shows it, but for an epoch that is being signed."""
     root, now_ms = load_trust_root(deployment.config.trust_root), deployment.now_ms
     epoch, times = await asyncio.to_thread(_newest, root)
     if len(times) < root.k:
@@ -161,7 +163,21 @@ async def heads(deployment: Deployment) -> list[Finding]:
     if signed_ms < now_ms - root.max_head_age_ms:
         text = f"the newest head was signed at {date(signed_ms)}, too long ago by this clock, which says {date(now_ms)}"
         return [Finding("heads", State.WRONG, text, f"tail {deployment.file.parent / 'logs/directory.log'}")]
+    shown = await _shown(deployment.config)
+    if shown is not None and shown + 1 < epoch:
+        text = f"the directory shows epoch {shown}, and the witnesses have signed epoch {epoch}"
+        return [Finding("heads", State.WRONG, text, f"tail {deployment.file.parent / 'logs/directory.log'}")]
     return [Finding("heads", State.WELL, f"epoch {epoch}, signed {date(signed_ms)}")]
+
+
+async def _shown(config: Config) -> int | None:
+    """The epoch of the directory's newest head; None, if it answers no reads."""
+    async with open_channel(reachable(config.directory.listen), config.directory.tls.ca) as channel:
+        try:
+            answer = await DirectoryServiceStub(channel).GetHead(GetHeadRequest(), timeout=ANSWER_S)
+        except grpc.aio.AioRpcError:
+            return None
+    return answer.head.epoch
 
 
 def _newest(root: TrustRoot) -> tuple[int, list[int]]:

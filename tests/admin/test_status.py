@@ -166,7 +166,7 @@ def test_a_deployment_that_does_not_run_is_unreachable_and_no_more(folder: Path)
     assert ended.stdout.count("unreachable") == 13  # ports, and heads
 
 
-def test_every_port_is_asked_and_a_part_that_hangs_is_found(tmp_path: Path) -> None:
+def test_every_port_is_asked_and_a_part_that_hangs_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with running(tmp_path / "ipls") as deployment:
         config = tmp_path / "ipls/ipls.toml"
         while (well := ipls("status", "--config", config, "--json")).returncode:
@@ -184,6 +184,11 @@ def test_every_port_is_asked_and_a_part_that_hangs_is_found(tmp_path: Path) -> N
             (found,) = asyncio.run(heads(at))
             assert found.state is told
             assert bool(found.do) is (told is State.WRONG)
+        with monkeypatch.context() as patch:
+            patch.setattr("ipls.admin.status._newest", lambda root: (2, [system_now_ms()]))
+            (found,) = asyncio.run(heads(Deployment(config, load(config), system_now_ms())))
+        assert found.state is State.WRONG
+        assert found.text == "the directory shows epoch 0, and the witnesses have signed epoch 2"
         for part in ("log", "contacts"):  # one speaks HTTP, one gRPC: both take connections still
             [found] = _unreachable_while_stopped(deployment, part, config)
             assert (found.part, found.do.partition(";")[0]) == (part, f"kill -9 {deployment.pid(part)}")
