@@ -10,6 +10,7 @@ from ipls.hsm.anchor_service import AnchorServiceProcess
 from ipls.hsm.state import replay
 from ipls.hsm.state.anchor import genesis, read_anchor
 from ipls.hsm.state.handoff import hand_off, take_over
+from ipls.hsm.state.mending import mend_log
 from ipls.hsm.state.owner import OWNER, Owner
 from ipls.hsm.state.store import StateStore
 from ipls.store.vault import Changes, open_vault_store
@@ -68,6 +69,16 @@ def test_what_it_signed_before_the_rotation_holds(vault: Vault) -> None:
     walk = state_store.check()
     while (found := perform(state_store, lambda: next(walk, None))) is not None:
         assert found == []
+
+
+@pytest.mark.parametrize("had", [True, False])
+def test_what_it_signed_is_mended_and_not_signed_anew(vault: Vault, had: bool) -> None:
+    """By a token that came to the fleet later too."""
+    before = dict(vault.store.rows)
+    vault.token.numbers = [RETIRED, NEWEST] if had else [NEWEST]
+    vault.store.rows[1] = before[1]._replace(entry=bytes([before[1].entry[0] ^ 1]) + before[1].entry[1:])
+    assert list(mend_log(vault.store, vault.token, read_anchor(vault.token).state)) == [1]
+    assert vault.store.rows == before
 
 
 def starts(vault: Vault) -> object:

@@ -18,7 +18,7 @@ from ipls.vault.account import Times
 from ipls.vault.errors import SessionRefused
 from ipls.vault.history import MAX_ENTRIES, Seen, follow
 from ipls.vault.limits import Limits
-from ipls.vault.session.effects import Handshake, History, Operation, Retrieve
+from ipls.vault.session.effects import Handshake, History, List, Operation, Retrieve
 from ipls.vault.state.journal import JournalEntry, account_key
 from tests.attack.vault_state import ME, NOW, OWNERS, Vault, looked_at, offline, outcome, use, wrapped
 from tests.hsm.state_stores import MemoryNotary, perform
@@ -464,6 +464,15 @@ class Failing(MemoryNotary):
 
     def replace(self, expected: object, new: bytes) -> None:
         self.fault()
+
+
+def test_a_look_writes_nothing_and_a_use_one_entry(vault: Vault) -> None:
+    """Nobody fills the disk by looking."""
+    with vault.running() as state:
+        for operation, entries in ((List(), 0), (History(1), 0), (Handshake(), 1), (Retrieve(0), 1)):
+            [(before,)] = vault.rows("SELECT count(*) FROM log")
+            state.do(ALICE, operation)
+            assert vault.rows("SELECT count(*) FROM log") == [(before + entries,)]
 
 
 def test_a_flood_of_uses_pushes_nobodys_out(vault: Vault) -> None:
