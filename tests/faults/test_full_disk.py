@@ -53,6 +53,7 @@ async def test_a_full_disk_loses_nothing_and_its_end_needs_no_hand(tmp_path: Pat
                     assert await stands(world, client, ALICE, record(1))  # reads go on
                 error = await failure(client.submit(99, BOB, record(3)))
                 assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE")
+                assert error.retry_after_s
                 assert (await client.first_head()).head.epoch == 1
                 (full / "filler").unlink()
                 for label, ticket in waiting.items():
