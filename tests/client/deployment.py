@@ -150,6 +150,13 @@ class Deployment:
             await device.store()
         return profile
 
+    async def restores(self, label: str, cards: bytes) -> None:
+        """On yet another phone everything comes back."""
+        profile = await self.registered(label)
+        async with self.device(profile) as device:
+            await device.restore()
+            assert sorted(device.cards()) == sorted(cards_of(cards))
+
     async def cut_off(self, profile: Path, journey: Callable[[Device], object], step: str) -> bool:
         """Run the journey and crash right after the step; whether it came to it."""
 
@@ -170,3 +177,8 @@ def book(count: int, prefix: str = "Person") -> bytes:
         f"BEGIN:VCARD\r\nVERSION:3.0\r\nFN:{prefix} {n}\r\nTEL:+1 555 {n:04}\r\nEND:VCARD\r\n".encode()
         for n in range(count)
     )
+
+
+def cards_of(data: bytes) -> list[bytes]:
+    """Of an address book."""
+    return [card + b"END:VCARD" for card in data.split(b"END:VCARD\r\n")[:-1]]
