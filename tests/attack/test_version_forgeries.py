@@ -154,11 +154,16 @@ def test_version_1_has_no_predecessor() -> None:
     server = own_server()
     server.retire(VICTIM, 0, 1)
     tree = server.tree()
-    shown = server.history(tree, VICTIM, [3, 2, 1], EPOCH)
-    shown.update_proofs[2].previous_version_vrf_proof = server.vrf_proof(VICTIM, False, 0)
     stale = tree.leaf(server.position(VICTIM, False, 0))
-    shown.update_proofs[2].previous_version_proof.CopyFrom(tree.membership(stale))
-    refuses("FIELD_UNEXPECTED", lambda: history(server, tree, shown))
+    predecessor = pb.UpdateProof(
+        previous_version_vrf_proof=server.vrf_proof(VICTIM, False, 0), previous_version_proof=tree.membership(stale)
+    )
+    for field in ("previous_version_vrf_proof", "previous_version_proof", None):
+        shown = server.history(tree, VICTIM, [3, 2, 1], EPOCH)
+        shown.update_proofs[2].MergeFrom(predecessor)
+        if field:
+            shown.update_proofs[2].ClearField(field)
+        refuses("FIELD_UNEXPECTED", lambda shown=shown: history(server, tree, shown))
 
 
 def seven_versions() -> Directory:
