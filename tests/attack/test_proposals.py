@@ -107,6 +107,22 @@ async def test_a_replay_with_another_size_or_time_reads_nothing(victim: Victim) 
     assert (await victim.propose(proposal(made))).HasField("cosignature")
 
 
+async def test_a_proposal_with_fields_that_it_has_not_is_the_one_that_was_signed(victim: Victim) -> None:
+    """Whoever has met it could make it as many others, each of which takes a place and is kept."""
+    made = logged(victim.world)
+    asked = [ProposeRequest(proposal=proposal(made)) for _ in range(3)]
+    for n, each in enumerate(asked):
+        each.proposal.MergeFromString(b"\xa2\x06\x01" + bytes([n]))  # a field 100
+        each.proposal.proposal.MergeFromString(b"\xa2\x06\x01" + bytes([n]))
+    answers = [await victim.service.Propose(each, None) for each in asked]
+    assert {answer.cosignature.SerializeToString() for answer in answers} == {
+        answers[0].cosignature.SerializeToString()
+    }
+    kept = victim.store.signed(made.epoch)
+    assert kept is not None
+    assert kept.proposal == proposal(made).SerializeToString(deterministic=True)
+
+
 async def test_a_proposal_of_the_past_or_with_other_heads_takes_no_place(victim: Victim) -> None:
     """Anyone has those of the past, and the head beside a proposal is signed by nobody."""
     made = victim.world.chain.step()
