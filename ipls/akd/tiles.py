@@ -125,7 +125,7 @@ def decode_tile(row: Row) -> Tile:
         size = (length + 7) // 8 - len(above)
         labels.append(Label(int.from_bytes((above + body[at : at + size]).ljust(32, b"\0"), "big"), length))
         at += size
-    if kind > 1 or not count or len(body) != at + 32 * (2 * count - 1):
+    if kind > 1 or len(body) != at + 32 * (2 * count - 1):
         raise AkdError("TILE_CORRUPT", "a stored tile does not have the length of its contents")
     values = [body[i : i + 32] for i in range(at, len(body), 32)]
     epoch_mask = (1 << _EPOCH_BITS) - 1

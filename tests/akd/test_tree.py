@@ -189,12 +189,13 @@ def test_a_corrupt_row_is_told(body: bytes) -> None:
             decode_tile(Row(prefix, 1, body))
 
 
-def test_a_row_cut_short_is_told() -> None:
+def test_a_row_that_holds_no_tile_is_told() -> None:
+    """Cut short or continued, of another kind, of no entries."""
     (row,) = insert(MemoryTiles(), 0, many(5)).rows
-    for size in range(len(row.body)):
-        with pytest.raises(AkdError) as error:
-            decode_tile(row._replace(body=row.body[:size]))
-        assert error.value.reason == "TILE_CORRUPT"
+    cut = [row.body[:size] for size in range(len(row.body))]
+    for other in (*cut, row.body + b"\0", row.body + bytes(32), b"\2" + row.body[1:], b"\1\0", b"\0\0"):
+        with pytest.raises(AkdError, check=lambda error: error.reason == "TILE_CORRUPT"):
+            decode_tile(row._replace(body=other))
 
 
 def test_a_missing_tile_is_told() -> None:
