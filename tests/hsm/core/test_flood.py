@@ -96,15 +96,17 @@ async def test_of_more_than_a_worker_can_answer_the_oldest_are_turned_away(rig: 
 async def test_streams_that_end_at_once_are_no_way_around(rig: Rig) -> None:
     """Each frees its place in the core, but its turn only when the worker is through with it: else all of them would
     lie in the worker's pipe, before the owner."""
-    rig.configure(max_half_open=KNOCKS, worker_sessions=KNOCKS)
+    rig.configure(max_half_open=PLACES, worker_sessions=KNOCKS)
     async with running_core(rig) as core:
         crowd = Crowd(core)
         os.kill(crowd.worker, signal.SIGSTOP)
-        for session in crowd.knock():
-            core.close(session)
+        for _ in range(KNOCKS):
+            crowd.knock(1)
+            core.close()
         os.kill(crowd.worker, signal.SIGCONT)
         await crowd.serve_owner()
         assert running(core.process.pid, "ipls.hsm.worker") == [crowd.worker]
+        assert crowd.turned_away == set()
 
 
 async def test_who_was_answered_and_only_sits_makes_room_and_who_is_proven_stays(rig: Rig) -> None:
@@ -121,17 +123,23 @@ async def test_who_was_answered_and_only_sits_makes_room_and_who_is_proven_stays
         assert client.on_answer(await exchange(client.retrieve_request())) == (1, KEY)
 
 
-async def test_a_handshake_has_its_time_and_a_proven_session_longer(rig: Rig) -> None:
-    rig.configure(handshake_s=3.0)
+async def test_a_handshake_has_its_time_and_a_proven_session_longer_whatever_it_does(rig: Rig) -> None:
+    rig.configure(handshake_s=3.0, session_s=7.0)
     async with running_core(rig) as core:
-        crowd = Crowd(core)
+        crowd, head = Crowd(core), rig.directory.head()
         exchange = crowd.stream()
-        client = await rig.open(crowd.owner, exchange, known_head=rig.directory.head())
+        busy = await rig.open(crowd.owner, exchange, known_head=head)
+        await rig.open(crowd.owner, crowd.stream(), known_head=head)
+        for _ in range(3):
+            busy.on_answer(await exchange(busy.list_request()))
         crowd.knock(1)
-        while not (response := await core.receive()).HasField("refused"):
-            pass
-        assert response.refused.reason == "VAULT_SESSION_EXPIRED"
-        client.on_answer(await exchange(client.list_request()))  # it began before
+        expired: list[int] = []
+        while len(expired) < 3:
+            response = await core.receive()
+            if response.HasField("refused"):
+                assert response.refused.reason == "VAULT_SESSION_EXPIRED"
+                expired.append(response.session)
+        assert expired == [3, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -144,12 +152,14 @@ async def test_a_proven_session_that_never_goes_on_makes_room_of_the_account_tha
     async with running_core(rig) as core:
         crowd, other = Crowd(core), Owner()
         head = rig.directory.publish(other)
+        await rig.open(crowd.owner, crowd.stream(), known_head=head)
+        core.close()  # it waits no more, and has no place to give
         exchange = crowd.stream()
         oldest = await rig.open(other, exchange, known_head=head)
         for _ in range(owned + 1):
             await rig.open(crowd.owner, crowd.stream(), known_head=head)
         await crowd.turn_away(1)
-        assert crowd.turned_away == {2}
+        assert crowd.turned_away == {3}
         oldest.on_answer(await exchange(oldest.list_request()))
 
 

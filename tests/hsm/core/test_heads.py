@@ -104,6 +104,7 @@ def test_newer_signatures_of_the_same_head_replace_older_ones(heads: Heads, cloc
     # The client's own may be older, as long as the vault's is not: it replaces nothing.
     for older in (NOW, clock.ms - MINUTE):
         assert heads.judge_by(by_two(ONE, older)) == renewed
+    assert heads.judge_by(signed(ONE, *WITNESSES[1:], time=clock.ms)) == renewed  # nor do as many of another's
 
 
 def test_one_witness_cant_make_the_vault_hold_on_to_an_expiring_head(heads: Heads, clock: Clock) -> None:
