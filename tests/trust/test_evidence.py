@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ipls.crypto.encoding import tagged_hash
 from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import public_key, sign
-from ipls.proto.akd.v1.akd_pb2 import HistoryProof, MembershipProof, UpdateProof
+from ipls.proto.akd.v1.akd_pb2 import AbsenceProof, HistoryProof, MembershipProof, NonMembershipProof, UpdateProof
 from ipls.proto.trust.v1.evidence_pb2 import Evidence, Rewrite
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.proto.witness.v1.witness_pb2 import Proposal, SignedProposal
@@ -201,16 +201,38 @@ def stuffed(head: SignedHead) -> SignedHead:
     return head
 
 
-def test_what_two_histories_prove_together() -> None:
-    before, after = (
-        HistoryProof(update_proofs=[UpdateProof(existence_proof=MembershipProof.FromString(leaf))]).SerializeToString()
-        for leaf in (LIE.membership, LIE.changed)
-    )
+def shown(leaf: bytes, place: str) -> bytes:
+    """A history that shows the leaf as a version, as one that was retired, or as a marker of the past."""
+    proof = MembershipProof.FromString(leaf)
+    if place == "marker":
+        return HistoryProof(existence_of_past_marker_proofs=[proof]).SerializeToString()
+    return HistoryProof(update_proofs=[UpdateProof(**{place: proof})]).SerializeToString()
+
+
+PLACES = ("existence_proof", "previous_version_proof", "marker")
+
+
+@pytest.mark.parametrize("then", PLACES)
+@pytest.mark.parametrize("now", PLACES)
+def test_what_two_histories_prove_together(then: str, now: str) -> None:
+    before, after = shown(LIE.membership, then), shown(LIE.changed, now)
     (evidence,) = from_histories(ROOT, LIE.earlier, before, LIE.changed_head, history=after)
     assert judge_evidence(ROOT, encode(evidence)).kind == "rewrite"
     heads = [stuffed(SignedHead.FromString(head.SerializeToString())) for head in (LIE.earlier, LIE.changed_head)]
     assert from_histories(ROOT, heads[0], before, heads[1], history=after) == [evidence]
-    assert from_histories(ROOT, LIE.earlier, before, LIE.earlier, history=before) == []
+    assert from_histories(ROOT, LIE.earlier, before, LIE.earlier, history=shown(LIE.membership, now)) == []
+
+
+@pytest.mark.parametrize("then", PLACES)
+def test_what_a_history_proves_together_with_what_is_not_there(then: str) -> None:
+    before, gone = shown(LIE.membership, then), NonMembershipProof.FromString(LIE.gone)
+    for proofs in (
+        {"absence": AbsenceProof(non_existence_proofs=[gone]).SerializeToString()},
+        {"history": HistoryProof(non_existence_of_future_marker_proofs=[gone]).SerializeToString()},
+    ):
+        (evidence,) = from_histories(ROOT, LIE.earlier, before, LIE.gone_head, **proofs)
+        assert "is gone" in judge_evidence(ROOT, encode(evidence)).text
+    assert from_histories(ROOT, LIE.earlier, before, LIE.gone_head) == []
 
 
 def test_of_many_empty_parts_nothing_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
