@@ -84,6 +84,14 @@ async def test_a_state_that_its_witness_has_not_signed_is_none(tmp_path: Path, l
         assert caught.value.reason == reason
 
 
+async def test_a_quorums_head_that_a_witness_shows_counts_whatever_its_age(tmp_path: Path) -> None:
+    """Or a directory that was away would wait for a witness that has signed another root last, and it for that."""
+    world = World(tmp_path)
+    world.now_ms += 10 * world.root.max_head_age_ms
+    async with world.witness(0, Says(state(head=by_quorum(ROOT, OWN)))), world.publisher() as (publisher, _, _):
+        assert await publisher.ask() == 0
+
+
 async def test_a_witness_that_says_nothing_signs_nothing(tmp_path: Path) -> None:
     world = World(tmp_path)
     async with world.witness(0, Says()), world.publisher() as (_, _, witnesses):

@@ -149,6 +149,32 @@ async def test_a_witness_whose_clock_is_behind_is_not_asked_without_end(tmp_path
         assert late.asked == 2
 
 
+async def test_of_what_waits_for_a_slow_witness_the_newest_alone_is_proposed(tmp_path: Path) -> None:
+    """A signature on the rest would come too late, each after the one before it."""
+    world = World(tmp_path, witnesses=3, k=2)
+    asked, go_on, came = list[int](), asyncio.Event(), asyncio.Event()
+
+    class Slow(Liar):
+        async def Propose(self, request: ProposeRequest, context: Any) -> ProposeResponse:
+            asked.append(request.proposal.proposal.epoch)
+            await go_on.wait()
+            if asked[-1] == 4:
+                came.set()
+            return await super().Propose(request, context)
+
+    def honest(key: bytes) -> Callable[[Proposal], Cosignature]:
+        return lambda p: cosign(key, SPACE, p.epoch, p.new_root, NOW)
+
+    liars = [kind(honest(seed(10 + n))) for n, kind in enumerate((Liar, Liar, Slow))]
+    async with world.witness(0, liars[0]), world.witness(1, liars[1]), world.witness(2, liars[2]):
+        async with world.publisher() as (_, _, witnesses):
+            for epoch in range(1, 5):
+                await witnesses.sign(1, epoch, bytes(32), bytes([epoch]) * 32, b"")
+            go_on.set()
+            await came.wait()
+    assert asked == [1, 4]
+
+
 @pytest.mark.parametrize("ahead_ms", [-3_600_000, 3_600_000])
 async def test_a_witness_whose_clock_is_off_costs_its_own_vote_and_moves_no_time(tmp_path: Path, ahead_ms: int) -> None:
     world = World(tmp_path, witnesses=3, k=2)
