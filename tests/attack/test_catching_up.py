@@ -75,22 +75,32 @@ async def test_a_new_witness_that_signed_nothing_yet_signs_with_the_time_0_at_wh
     assert made[-1].new_root == after.old_root
 
 
-async def test_a_proposal_that_finds_it_behind_makes_it_catch_up(victim: Victim) -> None:
+async def test_a_proposal_that_finds_it_behind_makes_it_catch_up(
+    victim: Victim, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also with no other witness to be asked: the directory's proposal brings the head that k had signed."""
     made = [victim.publish() for _ in range(3)]
     for i in range(3):
         victim.world.answers[f"/w{i}/namespaces/{NAMESPACE}/last-verified-epoch"] = (503, b"")
     late = victim.world.chain.step()
-    assert await victim.live(late, quorums(made[-1])) == "WITNESS_GAP"
+    looked, poll = asyncio.Event(), victim.service.poll
     caught_up, sign_pulled, loop = asyncio.Event(), victim.store.sign_pulled, asyncio.get_running_loop()
+
+    def looking() -> None:
+        poll()
+        loop.call_soon_threadsafe(looked.set)
 
     def signing(*arguments: Any) -> bool:
         more = sign_pulled(*arguments)
         loop.call_soon_threadsafe(caught_up.set)
         return more
 
-    victim.store.sign_pulled = signing
+    monkeypatch.setattr(victim.service, "poll", looking)
+    monkeypatch.setattr(victim.store, "sign_pulled", signing)
     running = asyncio.create_task(victim.service.catch_up(3600))
+    await looked.wait()
+    assert victim.state().epoch == 0
+    assert await victim.live(late, quorums(made[-1])) == "WITNESS_GAP"
     await caught_up.wait()
     running.cancel()
     assert await victim.live(late) == "cosignature"

@@ -149,8 +149,12 @@ async def test_a_witness_whose_clock_is_behind_is_not_asked_without_end(tmp_path
         assert late.asked == 2
 
 
-async def test_of_what_waits_for_a_slow_witness_the_newest_alone_is_proposed(tmp_path: Path) -> None:
-    """A signature on the rest would come too late, each after the one before it."""
+@pytest.mark.parametrize("age_ms", [0, 1_800_000])
+async def test_nobody_waits_for_a_slow_witness_which_is_asked_for_the_newest_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age_ms: int
+) -> None:
+    """Though one of the others put an old time; and a signature on the rest would come too late."""
+    monkeypatch.setattr("ipls.server.directory.witnesses.OLD_GRACE_S", 0.01)
     world = World(tmp_path, witnesses=3, k=2)
     asked, go_on, came = list[int](), asyncio.Event(), asyncio.Event()
 
@@ -162,11 +166,10 @@ async def test_of_what_waits_for_a_slow_witness_the_newest_alone_is_proposed(tmp
                 came.set()
             return await super().Propose(request, context)
 
-    def honest(key: bytes) -> Callable[[Proposal], Cosignature]:
-        return lambda p: cosign(key, SPACE, p.epoch, p.new_root, NOW)
-
-    liars = [kind(honest(seed(10 + n))) for n, kind in enumerate((Liar, Liar, Slow))]
-    async with world.witness(0, liars[0]), world.witness(1, liars[1]), world.witness(2, liars[2]):
+    old = Liar(lambda p: cosign(OWN, SPACE, p.epoch, p.new_root, NOW - age_ms))
+    slow = Slow(lambda p: cosign(seed(12), SPACE, p.epoch, p.new_root, NOW))
+    young = Liar(lambda p: cosign(OTHER, SPACE, p.epoch, p.new_root, NOW))
+    async with world.witness(0, old), world.witness(1, young), world.witness(2, slow):
         async with world.publisher() as (_, _, witnesses):
             for epoch in range(1, 5):
                 await witnesses.sign(1, epoch, bytes(32), bytes([epoch]) * 32, b"")
