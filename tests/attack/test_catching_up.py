@@ -296,6 +296,8 @@ async def test_one_that_signed_the_losing_root_rejoins_and_never_signs_that_epoc
     answer = await victim.service.GetState(GetStateRequest(namespace=NAMESPACE), CALLER)
     assert not answer.state.HasField("cosignature")
     assert verify_head(victim.world.root, answer.state.head, now_ms=NOW) == (2, won.new_root)
+    answer = await victim.service.GetState(GetStateRequest(namespace=NAMESPACE, epoch=2), CALLER)
+    assert (answer.state.root_hash, answer.state.HasField("cosignature")) == (lost.new_root, True)  # asked for its own
     after = victim.publish()
     assert await victim.live(after) == "cosignature"
     assert is_at(victim, after)

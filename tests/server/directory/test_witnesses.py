@@ -154,7 +154,7 @@ async def test_nobody_waits_for_a_slow_witness_which_is_asked_for_the_newest_alo
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age_ms: int
 ) -> None:
     """Though one of the others put an old time; and a signature on the rest would come too late."""
-    monkeypatch.setattr("ipls.server.directory.witnesses.OLD_GRACE_S", 0.01)
+    monkeypatch.setattr("ipls.server.directory.witnesses.OLD_GRACE_S", 0.01 if age_ms else 3600)
     world = World(tmp_path, witnesses=3, k=2)
     asked, go_on, came = list[int](), asyncio.Event(), asyncio.Event()
 
@@ -169,12 +169,16 @@ async def test_nobody_waits_for_a_slow_witness_which_is_asked_for_the_newest_alo
     old = Liar(lambda p: cosign(OWN, SPACE, p.epoch, p.new_root, NOW - age_ms))
     slow = Slow(lambda p: cosign(seed(12), SPACE, p.epoch, p.new_root, NOW))
     young = Liar(lambda p: cosign(OTHER, SPACE, p.epoch, p.new_root, NOW))
-    async with world.witness(0, old), world.witness(1, young), world.witness(2, slow):
-        async with world.publisher() as (_, _, witnesses):
-            for epoch in range(1, 5):
-                await witnesses.sign(1, epoch, bytes(32), bytes([epoch]) * 32, b"")
-            go_on.set()
-            await came.wait()
+    async with (
+        world.witness(0, old),
+        world.witness(1, young),
+        world.witness(2, slow),
+        world.publisher() as (_, _, witnesses),
+    ):
+        for epoch in range(1, 5):
+            await witnesses.sign(1, epoch, bytes(32), bytes([epoch]) * 32, b"")
+        go_on.set()
+        await came.wait()
     assert asked == [1, 4]
 
 
