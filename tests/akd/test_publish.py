@@ -238,8 +238,9 @@ def test_a_versions_places_are_free_taken_or_not_to_be_told() -> None:
     assert not free(b"+1", old)  # and what retires it
     damaged = MemoryTiles()  # a bit of its root's last value
     damaged.write(r._replace(body=r.body[:-1] + bytes([r.body[-1] ^ 1])) for r in live.tiles.rows() if r.epoch == 1)
-    with pytest.raises(AkdError):
-        free(b"+1", old, 1, damaged)
+    for label, current in ((b"+1", old), (b"+1", None)):  # where nothing is, and where something is
+        with pytest.raises(AkdError):
+            free(label, current, 1, damaged)
 
 
 def test_a_depth_beyond_the_tree_is_not_gone_to() -> None:

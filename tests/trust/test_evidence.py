@@ -20,11 +20,15 @@ from ipls.store.errors import StoreError
 from ipls.store.evidence import MAX_FILES, EvidenceFolder
 from ipls.trust.errors import EvidenceRefused
 from ipls.trust.evidence import (
+    EACH,
+    Contradiction,
+    contradiction,
     encode,
     from_heads,
     from_histories,
     judge_evidence,
     rewrite,
+    says_more,
     two_heads,
     two_proposals,
     two_signatures,
@@ -452,6 +456,44 @@ def test_honest_witnesses_are_in_no_evidence_that_heads_make(ours: set[bytes], t
 
 
 # Kept
+
+
+def about_signatures(epoch: int, by: bytes = A) -> Contradiction:
+    return contradiction(two_signatures(*(answer(by, Head(epoch, head.root_hash)) for head in (HEAD, OTHER))))
+
+
+def about_heads(epoch: int, by: bytes = A) -> Contradiction:
+    """Each signed by one more, who signed no other."""
+    innocent = [each for each in WITNESSES if each != by]
+    ones = (signed(Head(epoch, head.root_hash), by, each) for head, each in zip((HEAD, OTHER), innocent, strict=True))
+    return contradiction(two_heads(*ones))
+
+
+def about_proposals(epoch: int) -> Contradiction:
+    return contradiction(two_proposals(*(proposal(bytes([n]) * 32, epoch=epoch) for n in (1, 2))))
+
+
+def about_leaves(epoch: int) -> Contradiction:
+    return contradiction(rewrite(LIE.earlier, b"", SignedHead(epoch=epoch), gone=b"proof"))
+
+
+@pytest.mark.parametrize("about", [about_signatures, about_heads, about_proposals, about_leaves])
+def test_so_many_of_a_kind_are_kept_against_one_and_nobodys_take_anothers_place(
+    about: Callable[[int], Contradiction],
+) -> None:
+    kept: list[Contradiction] = []
+    for epoch in range(EACH):
+        assert says_more(about(epoch), kept)
+        kept.append(about(epoch))
+        assert not says_more(about(epoch), kept)
+    assert not says_more(about(EACH), kept)
+    assert says_more(about_signatures(EACH, B), kept)
+    assert says_more(about_heads(EACH, B), kept)
+
+
+def test_heads_of_one_witness_with_two_keys_are_about_both() -> None:
+    about = contradiction(two_heads(signed(HEAD, A), signed(OTHER, seed(30))))
+    assert about.culprits == {("two_heads", "", public_key(by)) for by in (A, seed(30))}
 
 
 def test_a_folder_keeps_each_evidence_once_under_its_hash(tmp_path: Path) -> None:
