@@ -364,6 +364,12 @@ def test_a_leaf_that_came_is_no_rewrite() -> None:
     assert refused(rewrite(later, LIE.membership, earlier, gone=LIE.gone)) == "EVIDENCE_ORDER"
 
 
+def test_a_leaf_that_is_two_things_in_one_epoch_is_a_rewrite() -> None:
+    head = over(tree_of(b"another")[1], LIE.earlier.epoch)
+    evidence = rewrite(LIE.earlier, LIE.membership, head, now=LIE.changed)
+    assert judge_evidence(ROOT, encode(evidence)).kind == "rewrite"
+
+
 def make_tree_without() -> Tree:
     directory = Directory(seed(1))
     directory.publish([(b"+1555000%d" % i, b"key") for i in range(5)])
