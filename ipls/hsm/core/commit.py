@@ -1,8 +1,5 @@
 """Group commit: works of the state store, in its one thread; those that wait together share a transaction and an
-anchor.
-
-Tested by tests/hsm/core/test_state.py and tests/hsm/core/test_flood.py.
-"""
+anchor."""
 
 import asyncio
 from collections.abc import Callable
