@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -196,6 +196,19 @@ def test_the_same_pair_is_the_same_evidence_whichever_came_first() -> None:
     assert two_heads(signed(HEAD, A, B), signed(OTHER, A, B)) == two_heads(signed(OTHER, A, B), signed(HEAD, A, B))
     one, other = proposal(b"\x01" * 32), proposal(b"\x02" * 32)
     assert two_proposals(one, other) == two_proposals(other, one)
+
+
+def test_a_field_that_the_culprit_adds_spoils_no_evidence() -> None:
+    def added(message: Any) -> Any:
+        return type(message).FromString(message.SerializeToString() + b"\xf8\x07\x01")
+
+    for make, one, other in (
+        (two_signatures, answer(A), answer(A, OTHER)),
+        (two_heads, signed(HEAD, A, B), signed(OTHER, A, B)),
+        (two_proposals, proposal(b"\x01" * 32), proposal(b"\x02" * 32)),
+        (lambda one, other: rewrite(one, LIE.membership, other, now=LIE.changed), LIE.earlier, LIE.changed_head),
+    ):
+        assert encode(make(added(one), added(other))) == encode(make(one, other))
 
 
 def stuffed(head: SignedHead) -> SignedHead:
