@@ -144,6 +144,18 @@ async def test_a_device_brings_its_lost_key_back_by_reading(world: World) -> Non
         assert fsck(world) == []
 
 
+async def test_a_device_whose_lost_key_finds_the_queue_full_is_told_to_come_again(world: World) -> None:
+    async with restored(world, 3) as client:
+        await at_epoch(client, 3)
+    async with world.directory(queue_max=1) as client:  # without a witness, what waits goes on waiting
+        ticket = await client.submit(20, BOB, record(20))
+        full = (grpc.StatusCode.UNAVAILABLE, "QUEUE_FULL")
+        assert await refusal(Session.open(client, ALICE, 3)) == full
+        async with world.witness():
+            await client.published(ticket)
+            await retrying(lambda: Session.open(client, ALICE, 3))
+
+
 async def test_another_value_leaves_the_lost_one_erased_and_follows_it(world: World) -> None:
     async with restored(world, 3) as client:
         await at_epoch(client, 3)
