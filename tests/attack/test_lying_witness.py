@@ -92,6 +92,16 @@ async def test_a_quorums_head_that_a_witness_shows_counts_whatever_its_age(tmp_p
         assert await publisher.ask() == 0
 
 
+async def test_what_a_witness_that_went_further_signed_then_counts_whatever_its_age(tmp_path: Path) -> None:
+    """It does not sign the epoch again, and a directory that lost it still needs the head."""
+    world = World(tmp_path)
+    then = Says(state(cosignature=cosign(OWN, SPACE, 7, ROOT, NOW)), refusal="WITNESS_BEHIND")
+    world.now_ms += 10 * world.root.max_head_age_ms
+    async with world.witness(0, then), world.publisher() as (_, _, witnesses):
+        head = await witnesses.sign(1, 7, bytes(32), ROOT, b"", newest=False)
+        assert [signature.message for signature in head.cosignatures] == [then.state.state.cosignature.message]
+
+
 async def test_a_witness_that_says_nothing_signs_nothing(tmp_path: Path) -> None:
     world = World(tmp_path)
     async with world.witness(0, Says()), world.publisher() as (_, _, witnesses):

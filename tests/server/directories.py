@@ -138,7 +138,7 @@ class World:
         clock, of the other witnesses'."""
         store = open_store(self.folder / f"witness{number}.db", self.root.namespace)
         server = GrpcServer([self.listener(self.witness_ports[number])], {"ipls.witness.v1.WitnessService": ANYONE})
-        evidence = self.folder / "evidence"
+        evidence = self.folder / f"evidence of witness {number}"
         public = reader(self.root, LogOnly(self.root, lambda name: self.log.get(name)))
         real = make_service(
             self.root,
