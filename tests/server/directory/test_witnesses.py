@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from ipls.akd import EMPTY_ROOT
 from ipls.config import ConfigError
 from ipls.crypto.keys import public_key
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
@@ -134,6 +135,13 @@ async def test_a_witness_that_lies_about_its_state_stops_nothing(tmp_path: Path,
     for request in (1, 2):  # the second time with the terms that the first one took
         async with world.witness(0, liar), world.witness(1), world.witness(2), world.directory() as client:
             assert await client.publish(request, ALICE, record(request)) == request
+
+
+async def test_a_new_term_is_above_what_every_witness_has_seen(tmp_path: Path) -> None:
+    world = World(tmp_path, witnesses=2, k=2)
+    low, high = (Liar(lambda p: Cosignature(), WitnessState(root_hash=EMPTY_ROOT, term=term)) for term in (4, 9))
+    async with world.witness(0, low), world.witness(1, high), world.publisher() as (publisher, _, _):
+        assert await publisher.ask() == 9
 
 
 async def test_a_witness_whose_clock_is_behind_is_not_asked_without_end(tmp_path: Path) -> None:
