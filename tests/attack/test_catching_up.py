@@ -267,6 +267,7 @@ async def test_peers_that_feed_garbage_move_nothing_and_stop_nothing(victim: Vic
     victim.world.answers[path + "last-verified-epoch"] = victim.world.answers[path + "audits/3"] = (200, garbage)
     assert victim.look() is None
     assert victim.state().epoch == 0
+    victim.now += 2 * HOUR  # however old the head is that the directory shows
     assert victim.look(quorums(made[-1])) is None
     assert is_at(victim, made[-1])
 
