@@ -14,12 +14,13 @@ from ipls.akd import EMPTY_ROOT
 from ipls.auditlog.cosignatures import count_cosignatures
 from ipls.crypto.keys import public_key
 from ipls.http.client import HttpUnavailable
-from ipls.server.witness.http import auditor_app
+from ipls.server.witness.http import auditor_app, readable_at
 from ipls.server.witness.service import WitnessService
 from ipls.store.log import object_name
 from ipls.store.witness import ProposedEpoch, WitnessStore, init_witness_state
 from ipls.trust.heads import Head
 from ipls.trust.root import TrustRoot
+from tests.http.test_client import ok, server
 from tests.server.chains import Chain
 from tests.server.witnesses import make_service, open_store
 from tests.trust.roots import HOUR, NAMESPACE, NOW, WITNESSES, cosign, make_root, witness
@@ -116,6 +117,14 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     async with world.http:
         yield world
     world.store.close()
+
+
+def test_a_log_that_fails_says_nothing_of_what_it_has() -> None:
+    with server([ok(b""), b"HTTP/1.1 404 No\r\n\r\n"], [b"HTTP/1.1 500 Oh\r\n\r\n"] * 2) as (url, _):
+        readable = readable_at(url)
+        assert (readable("1/a/b"), readable("2/a/b")) == (True, False)
+        with pytest.raises(HttpUnavailable):
+            readable("3/a/b")
 
 
 async def test_the_keys_are_the_trust_roots_and_told_apart_by_their_last_byte(tmp_path: Path) -> None:
