@@ -208,6 +208,18 @@ async def test_a_lying_log_makes_it_sign_nothing_and_an_honest_one_all(
     assert is_at(victim, made[-1])
 
 
+async def test_another_chain_that_the_log_showed_in_part_is_let_go_once_it_is_honest(victim: Victim) -> None:
+    assert await victim.live(victim.publish()) == "cosignature"
+    made = [victim.publish() for _ in range(3)]
+    outsiders(victim)
+    victim.world.answers["/log/?list-type=2&prefix=3%2F"] = (200, listing([], 3))
+    assert victim.look() == "AUDIT_HOLE"
+    victim.world.answers.clear()
+    assert victim.look() == "AUDIT_CHAIN_BROKEN"
+    assert victim.look() is None
+    assert is_at(victim, made[-1])
+
+
 async def test_a_look_ends_when_the_witness_does(victim: Victim) -> None:
     victim.publish()
     before = victim.state()
