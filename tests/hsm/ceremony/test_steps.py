@@ -120,6 +120,12 @@ def test_what_a_token_joined_with_never_leaves_it_and_serves_one_mechanism(name:
         assert mechanisms == [by_profile(host.profile).mechanism, Mechanism.SHA256_HMAC]
 
 
+def test_a_token_has_one_card_however_often_it_is_asked_for(tmp_path: Path) -> None:
+    host = Host(tmp_path, "h0")
+    one, again = (ceremony.prepare(host.place, PIN, "test.ipls", host.name, host.profile).card for _ in range(2))
+    assert one == again
+
+
 def test_the_keys_lie_in_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The maker's, read past its token by a copy that is not sensitive."""
     values, extractable = [], ceremony._extractable
