@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ USER = "postgres" if os.geteuid() == 0 else None
 """Who the server runs as: it refuses root."""
 RUN_AS = [*DIES_WITH_US, f"--reuid={USER}", f"--regid={USER}", "--clear-groups"] if USER else DIES_WITH_US
 """Not by Popen, which would fork for it, and gRPC in another thread may hang in that."""
+_STARTER = ThreadPoolExecutor(1)
+"""Its thread lasts as long as this process: a server dies with the one that started it, and any may call `start`."""
 
 
 def binary(name: str) -> str:
@@ -64,7 +67,7 @@ class PostgresServer:
     def _run(self, name: str, *arguments: str) -> "subprocess.Popen[bytes]":
         command = [*RUN_AS, binary(name), "-D", str(self._data / "data"), *arguments]
         with self._log.open("ab") as log:
-            return subprocess.Popen(command, cwd="/", stdout=log, stderr=log)
+            return _STARTER.submit(subprocess.Popen, command, cwd="/", stdout=log, stderr=log).result()
 
     def start(self) -> None:
         """Return once it takes connections."""

@@ -390,8 +390,8 @@ async def test_an_unsigned_epoch_is_never_visible(world: World, monkeypatch: pyt
         proposed, decided = asyncio.Event(), asyncio.Event()
         sign = Witnesses.sign
 
-        async def slowly(self: Witnesses, *arguments: Any) -> SignedHead:
-            signed = await sign(self, *arguments)
+        async def slowly(self: Witnesses, *arguments: Any, **options: Any) -> SignedHead:
+            signed = await sign(self, *arguments, **options)
             proposed.set()
             await decided.wait()
             return signed
