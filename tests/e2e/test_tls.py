@@ -100,8 +100,9 @@ class Alone:
             process.stdin.close()
             process.wait()
 
-    def register(self, registration: str) -> int:
-        """The exit status of a device that registers at this address."""
+    async def register(self, registration: str) -> int:
+        """The exit status of a device that registers at this address, after it asked the directory for trust roots."""
+        await until_serving(self.ports["directory"], self.folder / "tls/ca.pem")
         endpoints = self.folder / "device.json"
         text = (self.folder / "endpoints.json").read_text()
         endpoints.write_text(text.replace(self.ports["registration"], registration))
@@ -160,11 +161,11 @@ async def test_a_router_asks_by_no_tls_1_2(alone: Alone) -> None:
 
 async def test_a_registration_is_submitted_by_no_tls_1_2(alone: Alone) -> None:
     await until_serving(alone.ports["registration"], alone.folder / "tls/ca.pem")
-    assert alone.register(alone.ports["registration"]) == UNAVAILABLE
+    assert await alone.register(alone.ports["registration"]) == UNAVAILABLE
     assert alone.asked_by["registration"].first() in REFUSED
 
 
-def test_a_device_asks_by_no_tls_1_2(alone: Alone) -> None:
+async def test_a_device_asks_by_no_tls_1_2(alone: Alone) -> None:
     old = alone.asked_by["client"]
-    assert alone.register(old.address) == UNAVAILABLE
+    assert await alone.register(old.address) == UNAVAILABLE
     assert old.first() in REFUSED
