@@ -101,11 +101,10 @@ async def services(deployment: Deployment) -> list[Finding]:
         if not why:
             found.append(Finding(name, State.WELL, f"serves at {address}"))
             continue
-        log = deployment.file.parent / f"logs/{process_of(name)}.log"
         said = last_words(deployment.file.parent, process_of(name))
         text = f"does not serve at {address}: {why if listens else 'nobody listens'}"
         text += f"; its log ends in: {said}" if said else ""
-        do = f"tail {log}"  # `serve all` tries it again by itself
+        do = _tail(deployment, process_of(name))  # `serve all` tries it again by itself
         if not any(listening):
             do = f"ipls serve all {deployment.with_config}"
         elif listens and why == _HANGS and name in pids:
@@ -162,12 +161,17 @@ async def heads(deployment: Deployment) -> list[Finding]:
         return [Finding("heads", State.WRONG, text, "timedatectl")]
     if signed_ms < now_ms - root.max_head_age_ms:
         text = f"the newest head was signed at {date(signed_ms)}, too long ago by this clock, which says {date(now_ms)}"
-        return [Finding("heads", State.WRONG, text, f"tail {deployment.file.parent / 'logs/directory.log'}")]
+        return [Finding("heads", State.WRONG, text, _tail(deployment, "directory"))]
     shown = await _shown(deployment.config)
     if shown is not None and shown + 1 < epoch:
         text = f"the directory shows epoch {shown}, and the witnesses have signed epoch {epoch}"
-        return [Finding("heads", State.WRONG, text, f"tail {deployment.file.parent / 'logs/directory.log'}")]
+        return [Finding("heads", State.WRONG, text, _tail(deployment, "directory"))]
     return [Finding("heads", State.WELL, f"epoch {epoch}, signed {date(signed_ms)}")]
+
+
+def _tail(deployment: Deployment, *processes: str) -> str:
+    """The command that shows what these logged last."""
+    return " ".join(["tail", *(str(deployment.file.parent / f"logs/{name}.log") for name in processes)])
 
 
 async def _shown(config: Config) -> int | None:
@@ -234,7 +238,7 @@ async def level(deployment: Deployment) -> list[Finding]:
     if said.get("event") != "catching up with the log":
         return []
     text = f"catches up with the log, and answers no reads until then: epoch {said.get('epoch')} of {said.get('of')}"
-    return [Finding("directory", State.UNREACHABLE, text, f"tail {deployment.file.parent / 'logs/directory.log'}")]
+    return [Finding("directory", State.UNREACHABLE, text, _tail(deployment, "directory"))]
 
 
 def _last_said(deployment: Deployment, *events: str) -> dict[str, Any]:
@@ -298,7 +302,7 @@ async def sessions(deployment: Deployment) -> list[Finding]:
     why = await _why_no_session(deployment.config)
     if not why:
         return []
-    do = f"tail {deployment.file.parent / 'logs/vault-core.log'} {deployment.file.parent / 'logs/vault.log'}"
+    do = _tail(deployment, "vault-core", "vault")
     if why == _HANGS and (pid := _pids(deployment).get("vault")):
         do = f"kill -9 {pid}, its front, with which it ends; `ipls serve all` starts them again"
     return [Finding("vault-core", State.UNREACHABLE, f"behind its front: {why}", do)]
