@@ -94,9 +94,9 @@ def open_anchor_service(vault: VaultConfig) -> Iterator[TokenAnchorService]:
 class AnchorServiceProcess:
     """The process as its parent sees it: started when it is needed, and again after its death. One thread at a time.
 
-    Its methods raise SessionRefused VAULT_NOTARY_LOST when it does not start, has died, or is not understood; its
-    work may be done or not then. TOKEN_UNUSABLE, and what else is wrong with the configuration, says why it could not
-    open the token.
+    Its methods raise SessionRefused VAULT_NOTARY_LOST when it does not start, has died, hangs, or is not understood;
+    its work may be done or not then. TOKEN_UNUSABLE, and what else is wrong with the configuration, says why it could
+    not open the token.
     """
 
     def __init__(self, config_path: Path, shard: int, lock: TextIOWrapper) -> None:
@@ -160,6 +160,8 @@ class AnchorServiceProcess:
             assert isinstance(process.stdout, BufferedReader)
             process.stdin.write(asked)
             process.stdin.flush()
+            if not pipe.waiting(process.stdout, pipe.HANGS_S):
+                raise TimeoutError("it hangs")
             frame = pipe.receive_blocking(process.stdout)
             if frame is None:
                 raise BrokenPipeError("it ended")
@@ -196,7 +198,11 @@ class AnchorServiceProcess:
             assert process.stdout
             with suppress(BrokenPipeError):
                 process.stdin.close()
-            process.wait()
+            try:
+                process.wait(pipe.HANGS_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
             process.stdout.close()
 
 

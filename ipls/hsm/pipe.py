@@ -20,6 +20,9 @@ from ipls.errors import IplsError
 
 MAX_MESSAGE = 1024 * 1024
 """Bytes behind a frame's header: a client's frame or a history proof, with what surrounds it."""
+HANGS_S = 60.0
+"""Of a process that is asked for what takes milliseconds: one that has not done it by then is killed, for another to
+take its place."""
 
 _HEADER = struct.Struct(">IQB")
 
@@ -78,9 +81,9 @@ def receive_blocking(stream: BinaryIO) -> Frame | None:
     return None if body is None else Frame(session, kind, body)
 
 
-def waiting(stream: BinaryIO) -> bool:
-    """Whether `receive_blocking` has something to read at once, or its end."""
-    return bool(select.select([stream], [], [], 0)[0])
+def waiting(stream: BinaryIO, within_s: float = 0.0) -> bool:
+    """Whether `receive_blocking` has something to read at once or `within_s`, or its end."""
+    return bool(select.select([stream], [], [], within_s)[0])
 
 
 def _header(data: bytes) -> tuple[int, int, int]:

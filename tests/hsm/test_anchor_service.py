@@ -1,16 +1,18 @@
 """The anchor service's process as its parent sees it."""
 
+import os
 import resource
+import signal
 from collections.abc import Iterator
 from contextlib import closing, suppress
 
 import pytest
 
 from ipls.config import load_core
-from ipls.hsm import anchor_service
+from ipls.hsm import anchor_service, pipe
 from ipls.hsm.anchor_service import AnchorServiceProcess
 from ipls.vault.errors import SessionRefused
-from tests.hsm.rig import Rig
+from tests.hsm.rig import Rig, child
 
 STRANGE = "import os, signal; os.write(1, {!r}); signal.pause()"
 
@@ -51,6 +53,23 @@ def test_one_that_is_not_understood_is_replaced(
             process.hsm_key_id()
     assert refusal.value.reason == "VAULT_NOTARY_LOST"
     assert len(process.hsm_key_id()) == 32
+
+
+def test_one_that_hangs_is_replaced(process: AnchorServiceProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(anchor_service, "COMMAND", ("-c", STRANGE.format(b"")))
+        patch.setattr(pipe, "HANGS_S", 0.1)
+        with pytest.raises(SessionRefused) as refusal:
+            process.hsm_key_id()
+    assert refusal.value.reason == "VAULT_NOTARY_LOST"
+    assert len(process.hsm_key_id()) == 32
+
+
+def test_one_that_hangs_at_its_end_is_killed(process: AnchorServiceProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    process.hsm_key_id()
+    os.kill(child(os.getpid(), "ipls.hsm.anchor_service"), signal.SIGSTOP)
+    monkeypatch.setattr(pipe, "HANGS_S", 0.1)
+    process.close()
 
 
 def test_why_the_token_can_t_be_opened_is_said(process: AnchorServiceProcess, rig: Rig) -> None:

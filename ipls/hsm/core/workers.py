@@ -39,7 +39,8 @@ class WorkerProcess:
         self._left = max_sessions
         self._spare = max_sessions // 4
         self._answered = answered
-        self._unanswered: set[int] = set()
+        self._opening = self._expect()
+        self._unanswered: dict[int, asyncio.TimerHandle] = {}
         self._reports: dict[int, asyncio.Queue[Effect | Ended]] = {}
         self.opened = asyncio.Event()
         """Its token is open."""
@@ -73,7 +74,7 @@ class WorkerProcess:
     def open(self, session: int) -> None:
         """Begins a session."""
         self._reports[session] = asyncio.Queue()
-        self._unanswered.add(session)
+        self._unanswered[session] = self._expect()
         self.command(session, "open")
         self._left -= 1
         if self._left <= self._spare:
@@ -106,6 +107,16 @@ class WorkerProcess:
         if self.retired.is_set() and not self._reports:
             assert self._process.stdin
             self._process.stdin.close()
+            self._expect()
+
+    def _expect(self) -> asyncio.TimerHandle:
+        """Gives it its time for what it is to do next: if the token hangs, or the process, it is killed."""
+        return asyncio.get_running_loop().call_later(pipe.HANGS_S, self._hangs)
+
+    def _hangs(self) -> None:
+        if self._process.returncode is None:
+            log.error("vault worker hangs", seconds=pipe.HANGS_S)
+            self._process.kill()
 
     async def run(self, on_open: Callable[[Opened], None]) -> None:
         """Passes reports on until the process ends, then ends its sessions. `on_open` gets what the token is."""
@@ -117,6 +128,7 @@ class WorkerProcess:
                 self._process.kill()
         for reports in self._reports.values():
             reports.put_nowait(Ended("VAULT_WORKER_LOST", "the vault's worker died; try again"))
+        self._opening.cancel()
         for session in tuple(self._unanswered):
             self._have_answered(session)
         self.lost = True
@@ -131,6 +143,7 @@ class WorkerProcess:
             session, content = decode_report(frame)
             if isinstance(content, Opened):
                 self.storage_key_id = content.storage_key_id
+                self._opening.cancel()
                 self.opened.set()
                 on_open(content)
                 continue
@@ -146,7 +159,7 @@ class WorkerProcess:
     def _have_answered(self, session: int) -> None:
         """Also where the core has given the session up since: what lies in the pipe is bounded."""
         if session in self._unanswered:
-            self._unanswered.remove(session)
+            self._unanswered.pop(session).cancel()
             self._answered()
 
 

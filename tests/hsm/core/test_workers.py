@@ -135,6 +135,62 @@ async def test_a_worker_that_is_not_understood_is_replaced(rig: Rig) -> None:
         await rig.open(owner, core.stream(), known_head=head)
 
 
+IMPATIENT = """
+import sys
+from ipls.hsm import pipe
+from ipls.hsm.core import app, workers
+from ipls.hsm.process import main
+expect, calls = workers.WorkerProcess._expect, 0
+def impatient(self):
+    global calls
+    calls, before = calls + 1, pipe.HANGS_S
+    pipe.HANGS_S = 0.1 if calls == {call} else before
+    try:
+        return expect(self)
+    finally:
+        pipe.HANGS_S = before
+workers.WorkerProcess._expect = impatient
+main("core", app.run)
+"""
+"""A core that gives a worker its time but for the call of this number: that which opens its token, a session, its
+end."""
+
+
+async def test_a_worker_that_hangs_as_it_opens_its_token_is_replaced(rig: Rig) -> None:
+    owner = Owner()
+    head = rig.directory.publish(owner)
+    code = IMPATIENT.format(call=1)
+    async with running_core(rig, "-c", code, str(rig.config_path)) as core:
+        await rig.open(owner, core.stream(), known_head=head)
+
+
+async def test_a_worker_that_hangs_is_replaced(rig: Rig) -> None:
+    """Else each first frame that lies before it would keep a turn for good, and the vault have none left."""
+    owner = Owner()
+    head = rig.directory.publish(owner)
+    async with running_core(rig, "-c", IMPATIENT.format(call=2), str(rig.config_path)) as core:
+        os.kill(child(core.process.pid, "ipls.hsm.worker"), signal.SIGSTOP)
+        with pytest.raises(SessionRefused) as refusal:
+            await rig.open(owner, core.stream(), known_head=head)
+        assert refusal.value.reason == "VAULT_WORKER_LOST"
+        await core.receive(ready=True)
+        await rig.open(owner, core.stream(), known_head=head)
+
+
+async def test_a_worker_that_hangs_at_its_end_is_killed(rig: Rig) -> None:
+    rig.configure(worker_sessions=1)
+    owner = Owner()
+    head = rig.directory.publish(owner)
+    async with running_core(rig, "-c", IMPATIENT.format(call=4), str(rig.config_path)) as core:
+        worker = child(core.process.pid, "ipls.hsm.worker")
+        over = ended(worker)
+        await rig.open(owner, core.stream(), known_head=head)
+        await core.receive(ready=True)
+        os.kill(worker, signal.SIGSTOP)
+        core.close()
+        await over
+
+
 async def test_a_worker_that_could_not_be_started_is_started_later(rig: Rig) -> None:
     """The core may open no file when its worker dies, so that it can make no pipe to the next one."""
     owner = Owner()
