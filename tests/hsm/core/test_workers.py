@@ -46,6 +46,18 @@ async def test_a_worker_is_replaced_after_its_number_of_sessions(rig: Rig) -> No
         assert len(workers) >= 3
 
 
+async def test_another_worker_is_ready_before_one_has_had_its_number(rig: Rig) -> None:
+    rig.configure(worker_sessions=8)
+    owner = Owner()
+    head = rig.directory.publish(owner)
+    async with running_core(rig) as core:
+        replaced = ended(child(core.process.pid, "ipls.hsm.worker"))
+        for _ in range(6):
+            await rig.open(owner, core.stream(), known_head=head)
+            core.close()
+        await replaced
+
+
 async def test_workers_and_anchor_service_end_with_their_core(rig: Rig) -> None:
     async with running_core(rig) as core:
         both = [ended(pid) for pid in children(core.process.pid)]
@@ -112,63 +124,61 @@ async def test_a_task_that_fails_as_nobody_foresaw_ends_the_core_and_is_named(
 
 STRANGE_WORKER = """
 import asyncio, sys
+from ipls.hsm import pipe
 from ipls.hsm.core import app, workers
 from ipls.hsm.process import main
-start = workers.WorkerProcess.start
+start, hangs_s = workers.WorkerProcess.start, pipe.HANGS_S
 async def strange(*arguments):
     workers.WorkerProcess.start = start
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", "import os, sys; os.write(1, bytes(12) + bytes([255])); sys.stdin.read()",
+        sys.executable, "-c", "import os, sys; os.write(1, bytes({said})); sys.stdin.read()",
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )
-    return workers.WorkerProcess(process, *arguments[1:])
+    pipe.HANGS_S = {hangs_s}
+    worker = workers.WorkerProcess(process, *arguments[1:])
+    pipe.HANGS_S = hangs_s
+    return worker
 workers.WorkerProcess.start = strange
 main("core", app.run)
 """
 
 
-async def test_a_worker_that_is_not_understood_is_replaced(rig: Rig) -> None:
-    """As one is whose program was replaced under a running core."""
+@pytest.mark.parametrize(
+    ("said", "hangs_s"),
+    [
+        pytest.param([*bytes(12), 255], 3600, id="not understood, as its program was replaced meanwhile"),
+        pytest.param([], 0.1, id="hangs before its token is open"),
+    ],
+)
+async def test_a_worker_of_no_use_is_replaced(rig: Rig, said: list[int], hangs_s: float) -> None:
     owner = Owner()
     head = rig.directory.publish(owner)
-    async with running_core(rig, "-c", STRANGE_WORKER, str(rig.config_path)) as core:
+    code = STRANGE_WORKER.format(said=said, hangs_s=hangs_s)
+    async with running_core(rig, "-c", code, str(rig.config_path)) as core:
         await rig.open(owner, core.stream(), known_head=head)
 
 
 IMPATIENT = """
-import sys
 from ipls.hsm import pipe
 from ipls.hsm.core import app, workers
 from ipls.hsm.process import main
-expect, calls = workers.WorkerProcess._expect, 0
-def impatient(self):
-    global calls
-    calls, before = calls + 1, pipe.HANGS_S
-    pipe.HANGS_S = 0.1 if calls == {call} else before
-    try:
-        return expect(self)
-    finally:
-        pipe.HANGS_S = before
-workers.WorkerProcess._expect = impatient
+of, hangs_s, first = workers.WorkerProcess.{method}, pipe.HANGS_S, []
+def impatient(self, *arguments):
+    first.append(self)
+    pipe.HANGS_S = 0.1 if self is first[0] else hangs_s
+    of(self, *arguments)
+    pipe.HANGS_S = hangs_s
+workers.WorkerProcess.{method} = impatient
 main("core", app.run)
 """
-"""A core that gives a worker its time but for the call of this number: that which opens its token, a session, its
-end."""
-
-
-async def test_a_worker_that_hangs_as_it_opens_its_token_is_replaced(rig: Rig) -> None:
-    owner = Owner()
-    head = rig.directory.publish(owner)
-    code = IMPATIENT.format(call=1)
-    async with running_core(rig, "-c", code, str(rig.config_path)) as core:
-        await rig.open(owner, core.stream(), known_head=head)
+"""A core that has little patience with its first worker, for what it asks of it in this method."""
 
 
 async def test_a_worker_that_hangs_is_replaced(rig: Rig) -> None:
     """Else each first frame that lies before it would keep a turn for good, and the vault have none left."""
     owner = Owner()
     head = rig.directory.publish(owner)
-    async with running_core(rig, "-c", IMPATIENT.format(call=2), str(rig.config_path)) as core:
+    async with running_core(rig, "-c", IMPATIENT.format(method="open"), str(rig.config_path)) as core:
         os.kill(child(core.process.pid, "ipls.hsm.worker"), signal.SIGSTOP)
         with pytest.raises(SessionRefused) as refusal:
             await rig.open(owner, core.stream(), known_head=head)
@@ -181,11 +191,10 @@ async def test_a_worker_that_hangs_at_its_end_is_killed(rig: Rig) -> None:
     rig.configure(worker_sessions=1)
     owner = Owner()
     head = rig.directory.publish(owner)
-    async with running_core(rig, "-c", IMPATIENT.format(call=4), str(rig.config_path)) as core:
+    async with running_core(rig, "-c", IMPATIENT.format(method="_end_if_idle"), str(rig.config_path)) as core:
         worker = child(core.process.pid, "ipls.hsm.worker")
         over = ended(worker)
         await rig.open(owner, core.stream(), known_head=head)
-        await core.receive(ready=True)
         os.kill(worker, signal.SIGSTOP)
         core.close()
         await over
