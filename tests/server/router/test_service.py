@@ -16,7 +16,13 @@ import tomli_w
 
 from ipls._grpc import grpc
 from ipls.admin.deployment import free_ports
-from ipls.proto.vault.v1.vault_pb2 import ClientHello, GetBundleRequest, SessionRequest, SessionResponse
+from ipls.proto.vault.v1.vault_pb2 import (
+    ClientHello,
+    GetBundleRequest,
+    GetBundleResponse,
+    SessionRequest,
+    SessionResponse,
+)
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceServicer, add_VaultServiceServicer_to_server
 from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import Ending, RemoteError, remote_error
@@ -223,6 +229,20 @@ async def test_one_network_leaves_the_routers_other_callers_places_at_the_vault(
             await rig.open(owner, exchange, known_head=rig.directory.head())
 
 
+@asynccontextmanager
+async def pretended(fleet: Fleet, vault: VaultServiceServicer) -> AsyncIterator[str]:
+    """A server in a vault's place; its address."""
+    folder = fleet.vaults[0].rig.folder
+    listener = Listener("127.0.0.1:0", folder / "server.pem", folder / "server.key", folder / "ca.pem")
+    server = GrpcServer([listener], {"ipls.vault.v1.VaultService": Access("router")})
+    add_VaultServiceServicer_to_server(vault, server.grpc)
+    [port] = await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)
+
+
 async def test_a_vault_is_told_for_whom_its_router_calls(fleet: Fleet, tmp_path: Path) -> None:
     """So that what one network has asked in vain counts for that one."""
     networks = list[str]()
@@ -232,21 +252,37 @@ async def test_a_vault_is_told_for_whom_its_router_calls(fleet: Fleet, tmp_path:
             networks.append(network_of(context))
             yield SessionResponse()
 
-    folder = fleet.vaults[0].rig.folder
-    listener = Listener("127.0.0.1:0", folder / "server.pem", folder / "server.key", folder / "ca.pem")
-    server = GrpcServer([listener], {"ipls.vault.v1.VaultService": Access("router")})
-    add_VaultServiceServicer_to_server(Told(), server.grpc)
-    [port] = await server.start()
     hello = ClientHello(label="+15550000001").SerializeToString()
     frame = message(SessionRequest(m1=hello).SerializeToString())
     async with (
-        routed(tmp_path / "told", fleet.vaults, [f"127.0.0.1:{port}"]) as router,
-        stranger(router.port, folder / "ca.pem", "127.0.0.7") as caller,
+        pretended(fleet, Told()) as address,
+        routed(tmp_path / "told", fleet.vaults, [address]) as router,
+        stranger(router.port, fleet.vaults[0].rig.folder / "ca.pem", "127.0.0.7") as caller,
     ):
         own = {CALLER_METADATA: "198.51.100.1"}  # what a caller says itself is nothing
         await caller.ended(caller.call("ipls.vault.v1.VaultService/Session", frame, end=True, metadata=own))
-    await server.stop(0)
     assert networks == ["127.0.0.7"]
+
+
+async def test_a_vault_that_hangs_is_waited_for_once_for_the_bundle(fleet: Fleet, tmp_path: Path) -> None:
+    asked = list[int]()
+
+    class Vaults(VaultServiceServicer):
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        async def GetBundle(self, request: GetBundleRequest, context: Any) -> GetBundleResponse:
+            asked.append(self.number)
+            if self.number == 0:
+                await asyncio.Event().wait()
+            return GetBundleResponse()
+
+    async with AsyncExitStack() as stack:
+        addresses = [await stack.enter_async_context(pretended(fleet, Vaults(number))) for number in (0, 1)]
+        router = await stack.enter_async_context(routed(tmp_path / "hung", fleet.vaults, addresses))
+        for _ in range(3):
+            await router.stub.GetBundle(GetBundleRequest())
+    assert asked == [0, 1, 1, 1]
 
 
 async def test_the_wrong_addresses_serve_nobody(fleet: Fleet, tmp_path: Path) -> None:
