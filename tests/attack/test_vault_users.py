@@ -134,9 +134,11 @@ def serving(folder: Path, *run: str) -> Iterator[str]:
     command = [*ipls, "serve", "all", "--config", str(config), "--stop-at-eof"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     server = subprocess.Popen(command, cwd="/", text=True, **pipes)
+    assert server.stdout is not None
     assert server.stderr is not None
     try:
         said = list(takewhile(lambda line: line != "registration serves\n", server.stderr))
+        assert server.stdout.readline()  # endpoints.json is there
         yield "".join(said)
     finally:
         server.communicate()  # its input ends
