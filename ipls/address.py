@@ -4,8 +4,8 @@ import ipaddress
 import re
 
 STRANGER_SHARE = 9
-"""One network has at most a ninth of what is left free of a service's places: whatever 20 want, a tenth is left (8/9 to
-the 20th) for who comes next, and of that he has a ninth."""
+"""One network, or one /48 of them, has at most a ninth of what is left free of a service's places: whatever 20 want, a
+tenth is left (8/9 to the 20th) for who comes next, and of that he has a ninth."""
 
 _FORM = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+(?:%\w+)?)\]|(?P<host>[\w.-]+)):(?P<port>[0-9]{1,5})", re.ASCII)
 
@@ -40,6 +40,12 @@ def network(host: str, ipv6_prefix: int = 64) -> str:
             return str(ipaddress.ip_network((address, ipv6_prefix), strict=False))
         address = address.ipv4_mapped
     return str(address)
+
+
+def site(holder: str) -> str:
+    """The /48 around an IPv6 /64 of `network`'s; whatever else it is, its own."""
+    host, _, prefix = holder.partition("/")
+    return network(host, 48) if prefix == "64" else holder
 
 
 def cannot_listen(address: str) -> str:

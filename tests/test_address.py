@@ -2,7 +2,7 @@
 
 import pytest
 
-from ipls.address import parse_address, reachable
+from ipls.address import network, parse_address, reachable, site
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,15 @@ def test_what_is_none_is_refused(text: str) -> None:
 )
 def test_who_listens_everywhere_is_asked_on_the_loopback(listened: str, asked: str) -> None:
     assert reachable(listened) == asked
+
+
+def test_a_site_is_a_48_whatever_lines_it_has() -> None:
+    lines = {network(f"2001:db8:1:{line:x}::7") for line in range(3)}
+    assert len(lines) == 3
+    assert {site(line) for line in lines} == {"2001:db8:1::/48"}
+    assert [site(other) for other in (network("192.0.2.7"), "", "unix", "0" * 64)] == [
+        "192.0.2.7",
+        "",
+        "unix",
+        "0" * 64,
+    ]

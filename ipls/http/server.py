@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ipls.address import STRANGER_SHARE, cannot_listen, network, parse_address
+from ipls.address import STRANGER_SHARE, cannot_listen, network, parse_address, site
 from ipls.runtime.half_open import HalfOpenTable
 from ipls.runtime.places import RETRY_AFTER_S, Busy, Places
 from ipls.runtime.service import Service
@@ -113,7 +113,7 @@ class _Admitted:
 
     def __init__(self, app: Starlette) -> None:
         self._app = app
-        self._strangers = Places(MAX_ANSWERS, share=STRANGER_SHARE)
+        self._strangers = Places(MAX_ANSWERS, share=STRANGER_SHARE, site=site)
         self._own = Places(MAX_ANSWERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

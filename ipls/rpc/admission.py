@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
+from ipls.address import site
 from ipls.rpc.errors import ServiceError
 from ipls.rpc.limits import Limits, Method
 from ipls.rpc.peer import Parted, peer_of
@@ -28,8 +29,8 @@ class _Shared:
     def __init__(self, limits: Limits, services: Collection[str], share: int) -> None:
         together = limits.half_sent // limits.largest_request(services)
         self.silent = HalfOpenTable[asyncio.Timeout](max(1, min(limits.silent, together)))
-        self.working = Places(limits.working, share=share)
-        self.standing = Places(limits.standing, share=share)
+        self.working = Places(limits.working, share=share, site=site)
+        self.standing = Places(limits.standing, share=share, site=site)
 
 
 class Admission:

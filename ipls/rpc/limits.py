@@ -67,8 +67,8 @@ METHODS: Mapping[str, Method] = {
 @dataclass(frozen=True)
 class Limits:
     """A service's places and times. "Whose" a place is: the caller's client certificate, or its IPv4 address, or the
-    /64 of its IPv6 address (who has one has them all). Those who show the certificate of a role have as many places
-    again, apart from everybody else's."""
+    /64 of its IPv6 address (who has one has them all); a /48's have together what one address has. Those who show the
+    certificate of a role have as many places again, apart from everybody else's."""
 
     silent: int = 2048
     """Calls whose first message has not come whole. One more takes the place of the oldest of whom there are most. With

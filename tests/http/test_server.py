@@ -180,9 +180,9 @@ async def hello(reader: asyncio.StreamReader) -> None:
 HELD = GET.replace(b"/ ", b"/held ", 1)
 
 
-def forwarded(number: int) -> bytes:
+def forwarded(number: int, of: str = "198.51.100.{}") -> bytes:
     """A proxy's request for the caller of that number."""
-    return HELD[:-2] + f"X-Forwarded-For: 198.51.100.{number}\r\n\r\n".encode()
+    return HELD[:-2] + f"X-Forwarded-For: {of.format(number)}\r\n\r\n".encode()
 
 
 async def test_who_is_being_answered_makes_room_for_nobody_who_is_silent() -> None:
@@ -213,6 +213,20 @@ async def test_who_wants_all_answers_leaves_places_whoever_it_says_it_is() -> No
         other_reader, other = await stack.enter_async_context(served.connect("127.0.0.3"))
         other.write(GET)
         await hello(other_reader)
+
+
+async def test_who_has_all_lines_of_a_48_has_what_one_address_has() -> None:
+    async with AsyncExitStack() as stack:
+        served = await stack.enter_async_context(serving(3600))
+        for number in range(MAX_ANSWERS // STRANGER_SHARE + 1):
+            reader, writer = await stack.enter_async_context(served.connect())
+            writer.write(forwarded(number, "2001:db8:1:{}::7"))
+            if number < MAX_ANSWERS // STRANGER_SHARE:
+                await served.held.acquire()
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n"), WITHIN_S)).startswith(b"HTTP/1.1 503 ")
+        _, other = await stack.enter_async_context(served.connect())
+        other.write(forwarded(1, "2001:db8:2:{}::7"))
+        await served.held.acquire()
 
 
 async def test_callers_through_a_proxy_are_many_and_take_nothing_of_this_machines_own() -> None:

@@ -1,11 +1,14 @@
 """What the limits say of each method."""
 
+from functools import partial
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from google.protobuf.message import Message
 
+from ipls.address import STRANGER_SHARE
 from ipls.proto.contacts.v1.contacts_pb2 import (
     DropRecordsBody,
     GetRecordsBody,
@@ -26,9 +29,10 @@ from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
 from ipls.proto.vault.v1.vault_pb2 import GetBundleResponse, SessionResponse, SignedBundle, SignedHello
 from ipls.proto.witness.v1.head_pb2 import Cosignature, SignedHead
 from ipls.proto.witness.v1.witness_pb2 import GetStateResponse, WitnessState
+from ipls.rpc.admission import Admission
 from ipls.rpc.channel import CHUNK
-from ipls.rpc.limits import FRONT, METHODS, Limits, Method
-from ipls.runtime.places import Places
+from ipls.rpc.limits import FRONT, METHODS, STANDING, Limits, Method
+from ipls.runtime.places import Busy, Places
 from ipls.server.directory.service import MAX_BATCH
 from ipls.trust.bundle import MAX_SIGNED_BUNDLE
 from ipls.trust.chain import MAX_ANSWER
@@ -45,6 +49,27 @@ def test_twenty_strangers_leave_a_tenth() -> None:
     held = sum(taken(places, str(stranger)) for stranger in range(19)) + limits.working // limits.stranger_share
     assert limits.working - held > limits.working * 0.09
     assert taken(places, "next") > limits.working * 0.01
+
+
+@pytest.mark.parametrize(
+    ("method", "places"), [(Method(), Limits().working), (STANDING, Limits().standing)], ids=["working", "standing"]
+)
+def test_who_has_all_lines_of_a_48_has_what_one_stranger_has(method: Method, places: int) -> None:
+    admission = Admission(Limits(), [])
+
+    def taken(site: int) -> int:
+        """Calls that are let in, one from each line."""
+        for count in range(places):
+            peer = f"ipv6:%5B2001:db8:{site:x}:{count:x}::7%5D:41234"
+            context = SimpleNamespace(peer=partial(str, peer), auth_context=dict, add_done_callback=lambda _: None)
+            try:
+                admission.work(context, method)
+            except Busy:
+                return count
+        return places
+
+    assert taken(1) == places // STRANGER_SHARE
+    assert taken(2) == (places - places // STRANGER_SHARE) // STRANGER_SHARE
 
 
 def test_a_front_has_no_more_places_than_what_is_behind_it_gives_one_certificate() -> None:

@@ -37,3 +37,16 @@ def test_nobody_has_more_than_each_may() -> None:
     assert [taken(places, holder) for holder in "ab"] == [3, 3]
     places.leave("a")
     assert taken(places, "a") == 1
+
+
+def test_all_of_one_site_have_what_one_has_alone_and_share_it() -> None:
+    places = Places(100, share=5, site=lambda holder: holder[0])
+    assert [taken(places, holder) for holder in "ab"] == [20, 16]
+    for _ in range(16):
+        places.leave("b")
+    of_each = [taken(places, f"b{line}") for line in range(100)]
+    assert of_each[:4] == [9, 4, 2, 1]
+    assert sum(of_each) == 16
+    places.leave("b2")
+    assert [taken(places, holder) for holder in ("b0", "b3", "b4")] == [0, 0, 1]
+    assert taken(places, "c") == 13
