@@ -132,7 +132,7 @@ start, hangs_s = workers.WorkerProcess.start, pipe.HANGS_S
 async def strange(*arguments):
     workers.WorkerProcess.start = start
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", "import os, sys; os.write(1, bytes({said})); sys.stdin.read()",
+        sys.executable, "-c", {program!r},
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )
     pipe.HANGS_S = {hangs_s}
@@ -144,19 +144,30 @@ main("core", app.run)
 """
 
 
+HANGING = "import sys; sys.stdin.read()"
+
+
 @pytest.mark.parametrize(
-    ("said", "hangs_s"),
+    ("program", "hangs_s", "event"),
     [
-        pytest.param([*bytes(12), 255], 3600, id="not understood, as its program was replaced meanwhile"),
-        pytest.param([], 0.1, id="hangs before its token is open"),
+        pytest.param("", 3600, "vault worker failed to start", id="ends at once"),
+        pytest.param(
+            f"import os; os.write(1, bytes(12) + bytes([255])); {HANGING}",
+            3600,
+            "vault worker not understood",
+            id="not understood, as its program was replaced meanwhile",
+        ),
+        pytest.param(HANGING, 0.1, "vault worker hangs", id="hangs before its token is open"),
     ],
 )
-async def test_a_worker_of_no_use_is_replaced(rig: Rig, said: list[int], hangs_s: float) -> None:
+async def test_a_worker_of_no_use_is_replaced(rig: Rig, program: str, hangs_s: float, event: str) -> None:
     owner = Owner()
     head = rig.directory.publish(owner)
-    code = STRANGE_WORKER.format(said=said, hangs_s=hangs_s)
-    async with running_core(rig, "-c", code, str(rig.config_path)) as core:
+    code = STRANGE_WORKER.format(program=program, hangs_s=hangs_s)
+    async with running_core(rig, "-c", code, str(rig.config_path), stderr=asyncio.subprocess.PIPE) as core:
         await rig.open(owner, core.stream(), known_head=head)
+    assert core.process.stderr
+    assert event in (await core.process.stderr.read()).decode()
 
 
 IMPATIENT = """
