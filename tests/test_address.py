@@ -68,9 +68,5 @@ def test_a_site_is_a_48_whatever_lines_it_has() -> None:
     lines = {network(f"2001:db8:1:{line:x}::7") for line in range(3)}
     assert len(lines) == 3
     assert {site(line) for line in lines} == {"2001:db8:1::/48"}
-    assert [site(other) for other in (network("192.0.2.7"), "", "unix", "0" * 64)] == [
-        "192.0.2.7",
-        "",
-        "unix",
-        "0" * 64,
-    ]
+    others = [network("192.0.2.7"), "", "unix", "0" * 64]
+    assert [site(other) for other in others] == others

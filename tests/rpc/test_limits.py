@@ -57,8 +57,8 @@ def test_twenty_strangers_leave_a_tenth() -> None:
 def test_who_has_all_lines_of_a_48_has_what_one_stranger_has(method: Method, places: int) -> None:
     admission = Admission(Limits(), [])
 
-    def taken(site: int) -> int:
-        """Calls that are let in, one from each line."""
+    def let_in(site: int) -> int:
+        """How many calls, one from each line."""
         for count in range(places):
             peer = f"ipv6:%5B2001:db8:{site:x}:{count:x}::7%5D:41234"
             context = SimpleNamespace(peer=partial(str, peer), auth_context=dict, add_done_callback=lambda _: None)
@@ -68,8 +68,8 @@ def test_who_has_all_lines_of_a_48_has_what_one_stranger_has(method: Method, pla
                 return count
         return places
 
-    assert taken(1) == places // STRANGER_SHARE
-    assert taken(2) == (places - places // STRANGER_SHARE) // STRANGER_SHARE
+    assert let_in(1) == places // STRANGER_SHARE
+    assert let_in(2) == (places - places // STRANGER_SHARE) // STRANGER_SHARE
 
 
 def test_a_front_has_no_more_places_than_what_is_behind_it_gives_one_certificate() -> None:

@@ -267,7 +267,7 @@ async def test_a_vault_is_told_for_whom_its_router_calls(fleet: Fleet, tmp_path:
 async def test_a_vault_that_hangs_is_waited_for_once_for_the_bundle(fleet: Fleet, tmp_path: Path) -> None:
     asked = list[int]()
 
-    class Vaults(VaultServiceServicer):
+    class Numbered(VaultServiceServicer):
         def __init__(self, number: int) -> None:
             self.number = number
 
@@ -278,7 +278,7 @@ async def test_a_vault_that_hangs_is_waited_for_once_for_the_bundle(fleet: Fleet
             return GetBundleResponse()
 
     async with AsyncExitStack() as stack:
-        addresses = [await stack.enter_async_context(pretended(fleet, Vaults(number))) for number in (0, 1)]
+        addresses = [await stack.enter_async_context(pretended(fleet, Numbered(number))) for number in (0, 1)]
         router = await stack.enter_async_context(routed(tmp_path / "hung", fleet.vaults, addresses))
         for _ in range(3):
             await router.stub.GetBundle(GetBundleRequest())
