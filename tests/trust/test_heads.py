@@ -194,6 +194,14 @@ def test_only_counted_signatures_of_a_quorum_set_a_clock() -> None:
     assert quorum_timestamp(three_of(2), head, now_ms=NOW) == NOW + 5
 
 
+def test_a_witness_that_signed_twice_counts_by_the_newer_time_whichever_comes_first() -> None:
+    times = {A: [NOW - 5, NOW], B: [NOW - 1, NOW - 9]}
+    signatures = [cosign(by, make_root().namespace, *HEAD, time) for by, each in times.items() for time in each]
+    for order in (signatures, signatures[::-1]):
+        head = SignedHead(epoch=HEAD.epoch, root_hash=HEAD.root_hash, cosignatures=order)
+        assert signers(three_of(2), head, now_ms=NOW) == {"w0": NOW, "w1": NOW - 1}
+
+
 def test_the_time_of_an_old_quorum_is_told_only_where_age_does_not_matter() -> None:
     head, later = signed(HEAD, A, B), NOW + HOUR + 1
     assert quorum_timestamp(three_of(2), head, now_ms=later, check_age=False) == NOW
