@@ -1,9 +1,10 @@
 """What the contacts package raises, and nothing else:
 
 ContactsError
-└── CardError       a card, record or manifest that can't be read or does not hold up
+├── CardError       a card, record or manifest that can't be read or does not hold up
+└── LineError       something of the line of commits does not hold up, or has no place in it
 
-Tested by tests/contacts/test_records.py.
+Tested by tests/contacts/test_records.py and tests/contacts/test_commits.py.
 """
 
 from ipls.errors import IplsError
@@ -15,3 +16,7 @@ class ContactsError(IplsError):
 
 class CardError(ContactsError):
     """A card, a record or a manifest that can't be read or fails its check."""
+
+
+class LineError(ContactsError):
+    """A commit, snapshot or record is not what it must be, or the line that a store shows is not this account's."""
