@@ -80,7 +80,7 @@ _REASONS: Mapping[str, str] = {
     "give that card a smaller photo": "CARD_TOO_LARGE",
     "ipls client contacts list": "CONTACT_UNKNOWN CONTACT_AMBIGUOUS",
     "ipls client vault delete, then ipls client store, on the phone that has the contacts": "RECORD_DAMAGED",
-    "ipls client store again": "VAULT_GENERATION_CONFLICT",
+    "ipls client store again": "VAULT_GENERATION_CONFLICT VAULT_CHECKPOINT_BELOW",
     "wait, or ipls client vault request and have it signed on a device that may; if you registered nothing:"
     " ipls client register NUMBER": "VAULT_CHANGE_DELAYED",
     "ipls client vault request anew, and ipls client vault sign that": "APPROVAL_UNREADABLE VAULT_APPROVAL_INVALID",

@@ -288,7 +288,7 @@ class Device:
     async def delete_keys(self) -> None:
         """Have the vault let all contact keys go: no phone restores what is stored now. The next `store` makes another.
 
-        What an earlier identity stored the vault keeps for 30 days. Raises RefusedError VAULT_CHANGE_DELAYED.
+        What an earlier identity stored the vault keeps for 90 days. Raises RefusedError VAULT_CHANGE_DELAYED.
         """
         await self.monitor()
         self._profile.put(self._profile.progress._replace(rotate=True))  # before the keys go: none is used after

@@ -101,8 +101,17 @@ class VaultSession:
         """Hand in what such a device signed for this one."""
         await self._ask(self._session.approve_request(*approval))
 
+    async def checkpoint(self, line: bytes, n: int, chain: bytes) -> None:
+        """Keep with the vault how far the line of the contacts has come; with the same bytes as often as needed.
+
+        `line` and `chain` have 32 bytes. Raises OperationRefused VAULT_CHECKPOINT_BELOW where this identity has set one
+        in this line that is higher, or has another chain there; VAULT_CHANGE_DELAYED; VAULT_ACCOUNT_LIMIT.
+        """
+        await self._ask(self._session.checkpoint_request(line, n, chain))
+
     async def list(self) -> pb.ListAnswer:
-        """The generations that the vault holds, the last one that it ever stored, and the account's settings."""
+        """The generations that the vault holds, the last one that it ever stored, the account's settings, and the
+        checkpoints, one of each of the last four identity versions that set any."""
         answer = await self._ask(self._session.list_request())
         assert isinstance(answer, pb.ListAnswer)
         return answer

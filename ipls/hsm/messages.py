@@ -58,6 +58,7 @@ _ANSWERS: dict[int, type[Message]] = {
     pb.Command.ADD_APPROVER_FIELD_NUMBER: vault_pb2.AddApproverAnswer,
     pb.Command.REMOVE_APPROVER_FIELD_NUMBER: vault_pb2.RemoveApproverAnswer,
     pb.Command.APPROVE_FIELD_NUMBER: vault_pb2.ApproveAnswer,
+    pb.Command.CHECKPOINT_FIELD_NUMBER: vault_pb2.CheckpointAnswer,
 }
 """Answers that are sent as they are."""
 _ANSWER_KINDS = {message: kind for kind, message in _ANSWERS.items()}
@@ -74,6 +75,7 @@ _OPERATIONS: dict[str, type[effects.Operation]] = {
     "add_approver": effects.AddApprover,
     "remove_approver": effects.RemoveApprover,
     "approve": effects.Approve,
+    "checkpoint": effects.Checkpoint,
 }
 """By their names in the proto, which has the fields of each under their names here."""
 _OPERATION_NAMES = {operation: name for name, operation in _OPERATIONS.items()}

@@ -6,28 +6,42 @@ from typing import Any, NamedTuple
 
 from ipls.proto.vault.v1 import vault_pb2
 from ipls.trust.identity import Identity
-from ipls.units import DAY_MS
+from ipls.units import DAY_MS, HOUR_MS
 from ipls.vault.errors import SessionRefused
 from ipls.vault.history import Seen
 from ipls.vault.limits import Limits, Releases
 from ipls.vault.session import effects
 
-RETENTION_MS = 30 * DAY_MS
+# The longest change delay of a thief, then of the owner who registers again, and 30 days for the owner to act in.
+RETENTION_MS = 90 * DAY_MS
 # Kept at once of those stored under one identity version: per version, so that a thief can't use up the owner's.
 MAX_GENERATIONS = 8
 # Beside so many of other versions, enough for a rotation, and so long after another version's last: a thief who takes
 # the number again and again, however often, leaves room. An owner who has it back waits so long at most.
-CROWDED, MAX_CROWDED_GENERATIONS, TURN_MS = 64, 2, 150 * 60_000
-# Of all versions: an account stays small, and its listing a frame. There is room for all that 30 days can bring; what
+CROWDED, MAX_CROWDED_GENERATIONS, TURN_MS = 64, 2, 5 * HOUR_MS
+# Of all versions: an account stays small, and its listing a frame. There is room for all that 90 days can bring; what
 # was superseded before that makes room, let go or not.
 MAX_ALL_GENERATIONS = CROWDED + MAX_GENERATIONS + MAX_CROWDED_GENERATIONS * (RETENTION_MS // TURN_MS + 2)
 MAX_CHANGE_DELAY_MS = 30 * DAY_MS
 MAX_APPROVERS = 8
+MAX_CHECKPOINTS = 4
 
-_FORMAT = 3
+# The format before had no checkpoints; what is written has the present one.
+_FORMAT, _WITHOUT_CHECKPOINTS = 4, 3
 _HEADER = struct.Struct(">B17Q32sB")
 _APPROVER_BYTES = 32
+_COUNT = struct.Struct(">B")
+_CHECKPOINT = struct.Struct(">Q32sQ32s")
 _GENERATION = struct.Struct(">Q16s16s40s5Q")
+
+
+class Checkpoint(NamedTuple):
+    """How far a line of commits had come when an identity said so last."""
+
+    identity_version: int
+    line: bytes  # the line's id, 32 bytes
+    n: int
+    chain: bytes  # chain_n, 32 bytes
 
 
 class Generation(NamedTuple):
@@ -69,26 +83,39 @@ class Account(NamedTuple):
     history_length: int = 0
     chain_head: bytes = bytes(32)
     approvers: tuple[bytes, ...] = ()  # Ed25519 keys, in the order in which they were named
+    checkpoints: tuple[Checkpoint, ...] = ()  # one an identity version, ascending
     generations: tuple[Generation, ...] = ()  # ascending
 
     def encode(self) -> bytes:
         """The canonical encoding, as the store keeps it."""
-        header = _HEADER.pack(_FORMAT, *self[:-2], len(self.approvers))
-        return header + b"".join(self.approvers) + b"".join(_GENERATION.pack(*g) for g in self.generations)
+        return b"".join(
+            (
+                _HEADER.pack(_FORMAT, *self[:-3], len(self.approvers)),
+                *self.approvers,
+                _COUNT.pack(len(self.checkpoints)),
+                *(_CHECKPOINT.pack(*c) for c in self.checkpoints),
+                *(_GENERATION.pack(*g) for g in self.generations),
+            )
+        )
 
     @classmethod
     def decode(cls, data: bytes) -> "Account":
-        """The inverse of `encode`. Raises SessionRefused VAULT_ACCOUNT_UNREADABLE."""
+        """The inverse of `encode`, and of that of the format before. Raises SessionRefused VAULT_ACCOUNT_UNREADABLE."""
         try:
             version, *fields, count = _HEADER.unpack_from(data)
             at = _HEADER.size + count * _APPROVER_BYTES
             approvers = tuple(data[i : i + _APPROVER_BYTES] for i in range(_HEADER.size, at, _APPROVER_BYTES))
+            checkpoints: tuple[Checkpoint, ...] = ()
+            if version == _FORMAT:
+                (count,) = _COUNT.unpack_from(data, at)
+                begin, at = at + _COUNT.size, at + _COUNT.size + count * _CHECKPOINT.size
+                checkpoints = tuple(Checkpoint(*c) for c in _CHECKPOINT.iter_unpack(data[begin:at]))
             generations = tuple(Generation(*g) for g in _GENERATION.iter_unpack(data[at:]))
         except struct.error as e:
             raise SessionRefused("VAULT_ACCOUNT_UNREADABLE", "the account's row is damaged") from e
-        if version != _FORMAT or len(data) < at:
+        if version not in (_FORMAT, _WITHOUT_CHECKPOINTS) or len(data) < at:
             raise SessionRefused("VAULT_ACCOUNT_UNREADABLE", "the account's row is damaged or of an unknown format")
-        return cls._make((*fields, approvers, generations))
+        return cls._make((*fields, approvers, checkpoints, generations))
 
 
 class Applied(NamedTuple):
@@ -124,13 +151,17 @@ def apply(
     now_ms, witness_ms = times
     account = _expire(_identify(_mature(account or Account(), witness_ms), identity, witness_ms), now_ms)
 
-    def used(after: Account, result: effects.Result, name: str, **details: Any) -> Applied:
+    def counted(after: Account) -> Account:
         if witness_ms >= after.day_ms + DAY_MS:
             after = after._replace(day_ms=witness_ms, day_uses=0)
         if after.day_uses >= limits.daily_uses:
             raise SessionRefused(
                 "VAULT_ACCOUNT_LIMIT", f"an account is used at most {limits.daily_uses} times in 24 hours"
             )
+        return after._replace(day_uses=after.day_uses + 1)
+
+    def used(after: Account, result: effects.Result, name: str, **details: Any) -> Applied:
+        after = counted(after)
         entry = vault_pb2.HistoryEntry(
             number=after.history_length + 1,
             time_ms=now_ms,
@@ -140,8 +171,7 @@ def apply(
             **details,
         )
         length, chain_head = Seen(after.history_length, after.chain_head).extended(entry)
-        after = after._replace(history_length=length, chain_head=chain_head, day_uses=after.day_uses + 1)
-        return Applied(after, releases, result, entry)
+        return Applied(after._replace(history_length=length, chain_head=chain_head), releases, result, entry)
 
     def changed(after: Account, result: effects.Result, name: str, **details: Any) -> Applied:
         return Applied(account, releases, result) if after == account else used(after, result, name, **details)
@@ -192,6 +222,11 @@ def apply(
             if key not in account.approvers:
                 raise SessionRefused("VAULT_APPROVER_UNKNOWN", "the account's owner named no such device")
             return changed(account._replace(waits_until_ms=0), vault_pb2.ApproveAnswer(), "approve", approver=key)
+        case effects.Checkpoint(line, n, chain):
+            _check_let_in(account)
+            marked = _set_checkpoint(account, Checkpoint(identity.version, line, n, chain))
+            # No use of a key, so no entry; but a write like any other, so it counts.
+            return Applied(account if marked == account else counted(marked), releases, vault_pb2.CheckpointAnswer())
 
 
 def _mature(account: Account, witness_ms: int) -> Account:
@@ -257,6 +292,18 @@ def _add_approver(account: Account, key: bytes) -> Account:
     return account._replace(approvers=(*account.approvers, key))
 
 
+def _set_checkpoint(account: Account, new: Checkpoint) -> Account:
+    """In the place of this identity's one before. Those of other versions bind it to nothing, nor does it touch them,
+    but that the earliest makes room."""
+    kept = {checkpoint.identity_version: checkpoint for checkpoint in account.checkpoints}
+    own = kept.get(new.identity_version, new)
+    if new.line == own.line and (new.n < own.n or (new.n == own.n and new.chain != own.chain)):
+        message = f"this line had come to {own.n}: it goes neither back nor on from another chain"
+        raise SessionRefused("VAULT_CHECKPOINT_BELOW", message)
+    kept[new.identity_version] = new
+    return account._replace(checkpoints=tuple(kept.values())[-MAX_CHECKPOINTS:])
+
+
 def _store(account: Account, identity: Identity, operation: effects.Store, now_ms: int) -> Account:
     number = operation.expected_generation + 1
     for g in account.generations:
@@ -295,11 +342,11 @@ def _make_room(account: Account, identity: Identity, now_ms: int) -> Account:
     for oldest in others:
         if oldest.superseded_ms and oldest.superseded_ms + RETENTION_MS <= now_ms:
             return account._replace(generations=tuple(g for g in account.generations if g != oldest))
-    raise SessionRefused("VAULT_TOO_MANY_GENERATIONS", "there is no room until what others stored is 30 days old")
+    raise SessionRefused("VAULT_TOO_MANY_GENERATIONS", "there is no room until what others stored is 90 days old")
 
 
 def _release(account: Account, below: int, now_ms: int) -> Account:
-    """Lets go of the generations below this number: at once, or in 30 days where another identity stored them."""
+    """Lets go of the generations below this number: at once, or in 90 days where another identity stored them."""
     return _expire(
         account._replace(
             generations=tuple(
@@ -319,8 +366,8 @@ def _delete(account: Account, now_ms: int) -> Account:
 
 
 def _expire(account: Account, now_ms: int) -> Account:
-    # What an earlier identity stored outlives its release by 30 days: a thief's identity can't destroy it, its owner
-    # has that long to register again. The release is never before the supersession: those 30 days are covered too.
+    # What an earlier identity stored outlives its release by 90 days: a thief's identity can't destroy it, its owner
+    # has that long to register again. The release is never before the supersession: those 90 days are covered too.
     return account._replace(
         generations=tuple(
             g
@@ -358,6 +405,10 @@ def _listing(account: Account) -> vault_pb2.ListAnswer:
         next_change_delay_from_ms=account.next_delay_from_ms,
         approvers=account.approvers,
         waits_until_ms=account.waits_until_ms,
+        checkpoints=[
+            vault_pb2.Checkpoint(identity_version=c.identity_version, line=c.line, n=c.n, chain=c.chain)
+            for c in account.checkpoints
+        ],
     )
 
 

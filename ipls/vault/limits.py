@@ -15,8 +15,8 @@ class Limits(NamedTuple):
     """As configured."""
 
     daily_uses: int = 1000
-    """Entries that 24 hours may add to one account's history: a session and what it does; an honest device adds some
-    tens."""
+    """Entries that 24 hours may add to one account's history, a session and what it does, and checkpoints: an honest
+    device adds some tens."""
     hourly_releases: int = 1000
     """Accounts whose key an hour may release for the first time to an identity other than the one that stored it. One
     retrieve is all that a thief needs; the operator must not make thousands of identities and retrieve for each."""

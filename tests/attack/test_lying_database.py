@@ -25,6 +25,7 @@ from ipls.trust.heads import Head
 from ipls.vault.session.effects import (
     AddApprover,
     Approve,
+    Checkpoint,
     Delete,
     FinishRotation,
     Handshake,
@@ -216,6 +217,7 @@ WORKS: dict[str, Work] = {
     "change delay": account(SetChangeDelay(1000)),
     "add approver": account(AddApprover(b"another".ljust(32))),
     "remove approver": account(RemoveApprover(b"device".ljust(32))),
+    "checkpoint": account(Checkpoint(b"l" * 32, 1, b"c" * 32)),
     "approve": account(Approve(b"device".ljust(32))),
     "root rotation": in_one_process(work(lambda state: None), work(rotate)),
     "heads": in_one_process(

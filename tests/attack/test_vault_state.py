@@ -18,7 +18,7 @@ from ipls.vault.account import Times
 from ipls.vault.errors import SessionRefused
 from ipls.vault.history import MAX_ENTRIES, Seen, follow
 from ipls.vault.limits import Limits
-from ipls.vault.session.effects import Handshake, History, List, Operation, Retrieve
+from ipls.vault.session.effects import Checkpoint, Handshake, History, List, Operation, Retrieve
 from ipls.vault.state.journal import JournalEntry, account_key
 from tests.attack.vault_state import ME, NOW, OWNERS, Vault, looked_at, offline, outcome, use, wrapped
 from tests.hsm.state_stores import MemoryNotary, perform
@@ -100,6 +100,20 @@ def test_yesterdays_backup_is_refused_under_a_running_vault(vault: Vault) -> Non
             assert outcome(lambda: state.key(ALICE)) == "VAULT_DATABASE_BEHIND"
             assert outcome(lambda: state.history(BOB)) == "VAULT_DATABASE_BEHIND"
         vault.put_back(today.database)
+
+
+def test_a_checkpoint_is_not_put_back_with_the_database(vault: Vault) -> None:
+    """Nor is its row alone: the vault has it back from its log, and goes on refusing what lies below."""
+    with vault.running() as state:
+        state.do(ALICE, Checkpoint(b"l" * 32, 7, b"7" * 32))
+        yesterday = vault.copy()
+        [(row,)] = vault.rows("SELECT record FROM records WHERE key = ?", account_key(ALICE))
+        state.do(ALICE, Checkpoint(b"l" * 32, 9, b"9" * 32))
+    vault.edit("UPDATE records SET record = ? WHERE key = ?", row, account_key(ALICE))
+    with vault.running() as state:
+        assert outcome(lambda: state.do(ALICE, Checkpoint(b"l" * 32, 8, b"8" * 32))) == "VAULT_CHECKPOINT_BELOW"
+    vault.put_back(yesterday.database)
+    assert start(vault) == "VAULT_DATABASE_BEHIND"
 
 
 def test_an_older_anchor_is_refused_under_a_running_vault(vault: Vault) -> None:

@@ -102,7 +102,7 @@ async def test_keys_that_are_let_go_come_back_to_nobody_and_the_next_store_begin
     async with world.device(await world.registered(label)) as device:
         await device.delete_keys()
         assert "delete" in {use.operation for use in await device.uses()}
-    # What an earlier identity stored is kept for 30 days, whoever lets it go.
+    # What an earlier identity stored is kept for 90 days, whoever lets it go.
     await world.restores(label, cards)
 
 

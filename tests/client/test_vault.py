@@ -33,3 +33,22 @@ async def test_a_head_shown_by_the_vault_is_remembered(tmp_path: Path) -> None:
         with pytest.raises(RefusedError) as refused:
             reader.observe(rig.directory.head(epoch=0))
         assert refused.value.reason == "HEAD_BELOW_HIGHEST"
+
+
+async def test_a_checkpoint_is_kept_and_told(tmp_path: Path) -> None:
+    rig, owner, line, chain = Rig(tmp_path), Owner(), b"l" * 32, b"c" * 32
+    rig.directory.publish(owner)
+    nobody: Any = None
+    options: dict[str, Any] = {"now_ms": system_now_ms, "report": silent}
+    with closing(Profile(tmp_path / "phone")) as profile:
+        profile.put(Account(owner.label, owner.seed, 1, 1))
+        async with running_vault(rig) as vault:
+            device = Vault(
+                vault.stub, rig.root, profile, DirectoryReader(nobody, rig.root, profile, **options), **options
+            )
+            await device.run(lambda session: session.checkpoint(line, 7, chain))
+            [kept] = (await device.run(lambda session: session.list())).checkpoints
+            assert (kept.identity_version, kept.line, kept.n, kept.chain) == (1, line, 7, chain)
+            with pytest.raises(RefusedError) as refused:
+                await device.run(lambda session: session.checkpoint(line, 6, chain))
+            assert refused.value.reason == "VAULT_CHECKPOINT_BELOW"

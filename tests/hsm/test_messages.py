@@ -42,6 +42,7 @@ OPERATIONS = st.one_of(
     st.builds(effects.AddApprover, BYTES),
     st.builds(effects.RemoveApprover, BYTES),
     st.builds(effects.Approve, BYTES),
+    st.builds(effects.Checkpoint, BYTES, NUMBERS, BYTES),
 )
 CONTENTS = st.one_of(
     st.builds(Opened, BYTES, TEXT, BYTES),
@@ -70,6 +71,7 @@ ANSWERS = st.one_of(
     st.builds(vault_pb2.AddApproverAnswer),
     st.builds(vault_pb2.RemoveApproverAnswer),
     st.builds(vault_pb2.ApproveAnswer),
+    st.builds(vault_pb2.CheckpointAnswer),
 )
 COMMANDS = st.one_of(
     st.builds(Command, SESSIONS, st.sampled_from(["open", "close"]), st.none()),

@@ -21,6 +21,13 @@ def store(number: int, *, expected: int | None = None, store_id: bytes | None = 
     return Store(expected, store_id or number.to_bytes(16, "big"), ROOT_ID, number.to_bytes(40, "big"))
 
 
+def format_3(account: Account) -> bytes:
+    """Its encoding before there were checkpoints."""
+    header = account._replace(checkpoints=(), generations=()).encode()
+    generations = account._replace(approvers=(), checkpoints=()).encode()[len(Account().encode()) :]
+    return b"\3" + header[1:-1] + generations  # the last of the header is their count
+
+
 class Vault:
     """One account, changed by `apply` and written and read back each time. `now` moves both clocks."""
 

@@ -14,11 +14,13 @@ from ipls.vault.account import (
     MAX_ALL_GENERATIONS,
     MAX_APPROVERS,
     MAX_CHANGE_DELAY_MS,
+    MAX_CHECKPOINTS,
     MAX_CROWDED_GENERATIONS,
     MAX_GENERATIONS,
     RETENTION_MS,
     TURN_MS,
     Account,
+    Checkpoint,
     Generation,
     Times,
     apply,
@@ -39,8 +41,9 @@ from ipls.vault.session.effects import (
     Store,
     StoredRecord,
 )
+from ipls.vault.session.effects import Checkpoint as SetCheckpoint
 from ipls.vault.session.transcript import MAX_FRAME
-from tests.vault.accounts import DAY, FIRST, NOW, ROOT_ID, SECOND, THIRD, Vault, store
+from tests.vault.accounts import DAY, FIRST, NOW, ROOT_ID, SECOND, THIRD, Vault, format_3, store
 
 EPOCH_MS = 3 * 60_000
 
@@ -101,7 +104,7 @@ def test_a_rotation_can_only_be_finished_for_what_is_stored(vault: Vault) -> Non
 
 
 @pytest.mark.parametrize("end", [FinishRotation(3), Delete()], ids=["finish_rotation", "delete"])
-def test_a_thiefs_identity_destroys_nothing_for_thirty_days(vault: Vault, end: Operation) -> None:
+def test_a_thiefs_identity_destroys_nothing_for_ninety_days(vault: Vault, end: Operation) -> None:
     vault.do(store(1))
     vault.do(store(2))
     vault.now += 100 * DAY
@@ -176,6 +179,7 @@ def test_the_repeat_of_each_operation_has_its_success_and_adds_nothing(vault: Va
         SetChangeDelay(1),
         AddApprover(b"t" * 32),
         RemoveApprover(b"t" * 32),
+        SetCheckpoint(b"l" * 32, 1, b"c" * 32),
         Delete(),
     ):
         answer, after, length = vault.do(operation), vault.account, len(vault.uses)
@@ -223,7 +227,7 @@ def test_a_thief_who_takes_the_number_again_and_again_crowds_nobody_out() -> Non
     """With every epoch, for longer than anything is kept, each time with all the keys that it may store. The owner
     takes it back each evening, waits for a turn at most, and rotates."""
     vault, version, owners = Unwritten(), 0, list[int]()
-    for _ in range(35):
+    for _ in range(95):
         evening = vault.now + DAY - TURN_MS
         while vault.now < evening:
             version += 1
@@ -238,7 +242,7 @@ def test_a_thief_who_takes_the_number_again_and_again_crowds_nobody_out() -> Non
             assert vault.account
             vault.do(FinishRotation(vault.account.last_generation), identity(version))
         owners.append(vault.account.last_generation)
-        assert set(owners[-29:]) <= {g.generation for g in vault.listing(identity(version)).generations}
+        assert set(owners[-89:]) <= {g.generation for g in vault.listing(identity(version)).generations}
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +265,7 @@ def crowd() -> Account:
         max_size=20,
     )
 )
-def test_whatever_others_did_an_owner_stores_after_a_turn_and_has_it_for_30_days(
+def test_whatever_others_did_an_owner_stores_after_a_turn_and_has_it_for_90_days(
     crowd: Account, others: list[tuple[int, int, Operation | None]]
 ) -> None:
     vault = Unwritten()
@@ -283,7 +287,7 @@ def test_whatever_others_did_an_owner_stores_after_a_turn_and_has_it_for_30_days
     assert stored(vault, first + len(others) + 1, MAX_CROWDED_GENERATIONS) == MAX_CROWDED_GENERATIONS
 
 
-def test_an_account_that_is_full_lets_go_of_what_was_superseded_30_days_ago_and_of_nothing_else() -> None:
+def test_an_account_that_is_full_lets_go_of_what_was_superseded_90_days_ago_and_of_nothing_else() -> None:
     vault, version = Unwritten(), 0
     while vault.now < NOW + RETENTION_MS:
         version += 1
@@ -315,8 +319,10 @@ def test_the_largest_listing_fits_a_frame() -> None:
         next_change_delay_from_ms=10**14,
         approvers=[bytes(32)] * MAX_APPROVERS,
         waits_until_ms=10**14,
+        checkpoints=[pb.Checkpoint(identity_version=MAX_INT, line=bytes(32), n=2**64 - 1, chain=bytes(32))]
+        * MAX_CHECKPOINTS,
     )
-    assert listing.ByteSize() < MAX_FRAME * 3 // 4
+    assert listing.ByteSize() < MAX_FRAME * 7 // 8
 
 
 def test_each_use_adds_an_entry_and_nothing_takes_one_away(vault: Vault) -> None:
@@ -354,11 +360,14 @@ generations = st.builds(
     st.binary(min_size=40, max_size=40),
     *[numbers] * 5,
 )
+hashes = st.binary(min_size=32, max_size=32)
+checkpoints = st.builds(Checkpoint, numbers, hashes, numbers, hashes)
 accounts = st.builds(
     Account,
     *[numbers] * 17,
     st.binary(min_size=32, max_size=32),
     st.lists(st.binary(min_size=32, max_size=32), max_size=3).map(tuple),
+    st.lists(checkpoints, max_size=MAX_CHECKPOINTS).map(tuple),
     st.lists(generations, max_size=4).map(tuple),
 )
 
@@ -371,23 +380,58 @@ def test_the_encoding_has_an_inverse(account: Account) -> None:
 @given(st.binary(max_size=400))
 def test_a_damaged_row_is_refused_or_has_one_encoding(data: bytes) -> None:
     with suppress(SessionRefused):
-        assert Account.decode(data).encode() == data
+        account = Account.decode(data)
+        assert account.encode() == data or data == format_3(account)
 
 
-def test_a_row_cut_anywhere_is_refused() -> None:
-    """Within its approvers too, where nothing comes after them."""
-    data = Account(approvers=(b"a" * 32, b"b" * 32)).encode()
+WITH_ALL = Account(
+    approvers=(b"a" * 32, b"b" * 32),
+    checkpoints=tuple(Checkpoint(version, b"l" * 32, version, b"c" * 32) for version in (1, 2)),
+)
+
+
+@pytest.mark.parametrize("data", [WITH_ALL.encode(), format_3(WITH_ALL)], ids=["format 4", "format 3"])
+def test_a_row_cut_anywhere_is_refused(data: bytes) -> None:
+    """Within its approvers and its checkpoints too, where nothing comes after them."""
     for length in range(len(data)):
         with pytest.raises(SessionRefused) as refused:
             Account.decode(data[:length])
         assert refused.value.reason == "VAULT_ACCOUNT_UNREADABLE"
 
 
-def test_a_row_of_another_format_is_refused() -> None:
-    data = Account().encode()
+@pytest.mark.parametrize("form", [0, 1, 2, 5, 255])
+def test_a_row_of_another_format_is_refused(form: int) -> None:
     with pytest.raises(SessionRefused) as refused:
-        Account.decode(bytes([data[0] ^ 1]) + data[1:])
+        Account.decode(bytes([form]) + Account().encode()[1:])
     assert refused.value.reason == "VAULT_ACCOUNT_UNREADABLE"
+
+
+# Made by the code that wrote format 3: a session, two keys stored, a delay of a second, an approver.
+OLD_ROW = bytes.fromhex(
+    "03 0000000000000002 0000000000000001 000000000000000a 0000018bcfe56800 0000000000000000 0000000000000000"
+    "0000000000000001 0000000000000002 0000000000000000 0000000000000000 0000018bcfe56800 0000000000000005"
+    "00000000000003e8 0000018bcfe56800 0000000000000000 0000000000000000 0000000000000005"
+    "4980cfdebf4eec4363c31356d2ecd1589d2fec263f3ad7052e73125d72a5d10a"
+    "01 7474747474747474747474747474747474747474747474747474747474747474"
+    "0000000000000001 00000000000000000000000000000001 72727272727272727272727272727272"
+    "00000000000000000000000000000000000000000000000000000000000000000000000000000001"
+    "0000000000000001 000000000000000a 0000018bcfe56800 0000018bcfe56801 0000000000000000"
+    "0000000000000002 00000000000000000000000000000002 72727272727272727272727272727272"
+    "00000000000000000000000000000000000000000000000000000000000000000000000000000002"
+    "0000000000000001 000000000000000a 0000018bcfe56801 0000000000000000 0000000000000000"
+)
+
+
+def test_a_row_that_was_written_before_there_were_checkpoints_loses_nothing(vault: Vault) -> None:
+    for operation in (Handshake(), store(1), SetChangeDelay(1000), AddApprover(b"t" * 32)):
+        vault.do(operation)
+    vault.now += 1
+    vault.do(store(2))
+    assert vault.account == Account.decode(OLD_ROW)
+    assert format_3(vault.account) == OLD_ROW
+    vault.account = Account.decode(OLD_ROW)
+    vault.do(SetCheckpoint(b"l" * 32, 1, b"c" * 32))
+    assert vault.retrievable() == [1, 2]
 
 
 identities = st.sampled_from([FIRST, SECOND, THIRD])

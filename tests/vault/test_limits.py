@@ -122,7 +122,7 @@ def test_an_identity_is_counted_once_and_the_next_one_again() -> None:
 
 
 @pytest.mark.parametrize("end", [FinishRotation(2), Delete()], ids=["finish_rotation", "delete"])
-def test_what_is_kept_for_thirty_days_is_counted_too(end: FinishRotation | Delete) -> None:
+def test_what_is_kept_for_ninety_days_is_counted_too(end: FinishRotation | Delete) -> None:
     [vault] = accounts(1, TWO_AN_HOUR)
     vault.do(store(2), SECOND)
     vault.do(end, SECOND)

@@ -118,10 +118,9 @@ async def _rotate(
 def account_of(record: bytes | None) -> Account | None:
     """The account that a record is; None for one of another kind, whose form no account has."""
     try:
-        account = Account.decode(record or b"")
+        return Account.decode(record or b"")
     except SessionRefused:
         return None
-    return account if account.encode() == record else None
 
 
 def _rewrap(key: bytes, g: Generation, storage_key_id: bytes) -> Rewrap:

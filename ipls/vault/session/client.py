@@ -33,6 +33,7 @@ Answer = (
     | pb.AddApproverAnswer
     | pb.RemoveApproverAnswer
     | pb.ApproveAnswer
+    | pb.CheckpointAnswer
 )
 
 
@@ -183,6 +184,10 @@ class ClientSession:
     def approve_request(self, approver: bytes, signature: bytes) -> pb.SessionRequest:
         """Hands in such a device's signature over `transcript.approval_statement` for this session's identity."""
         return self._request(pb.VaultRequest(approve=pb.ApproveRequest(approver=approver, signature=signature)))
+
+    def checkpoint_request(self, line: bytes, n: int, chain: bytes) -> pb.SessionRequest:
+        """Sets how far the line (32 bytes) of the contacts has come: `n`, and the chain's 32 bytes there."""
+        return self._request(pb.VaultRequest(checkpoint=pb.CheckpointRequest(line=line, n=n, chain=chain)))
 
     def on_answer(self, response: pb.SessionResponse) -> RetrievedKey | Answer:
         """The answer to the last request: of its kind, and its own."""

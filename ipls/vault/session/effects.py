@@ -135,6 +135,15 @@ class Approve:
     approver: bytes
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """How far the line of the account's contacts has come. Result: `CheckpointAnswer`."""
+
+    line: bytes
+    n: int
+    chain: bytes
+
+
 Operation = (
     Handshake
     | Store
@@ -147,6 +156,7 @@ Operation = (
     | AddApprover
     | RemoveApprover
     | Approve
+    | Checkpoint
 )
 
 
@@ -183,4 +193,5 @@ Result = (
     | vault_pb2.AddApproverAnswer
     | vault_pb2.RemoveApproverAnswer
     | vault_pb2.ApproveAnswer
+    | vault_pb2.CheckpointAnswer
 )

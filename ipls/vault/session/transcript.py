@@ -28,6 +28,7 @@ POINT_BYTES = 65
 BLOB_BYTES = 40
 CONTACT_KEY_BYTES = 32
 STORE_ID_BYTES = 16
+CHAIN_BYTES = 32
 
 _DOMAIN = "ipls/vault/v1 "
 SESSION_KEYS = ("c2v mac", "v2c mac", "c2v wrap", "v2c wrap")

@@ -195,6 +195,9 @@ def _perform(
             case "approve":
                 approve = _check_approval(root, label, identity, request.approve)
                 return pb.VaultAnswer(approve=(yield effects.Commit(label, identity, approve)))
+            case "checkpoint":
+                checkpoint = _checkpoint(request.checkpoint)
+                return pb.VaultAnswer(checkpoint=(yield effects.Commit(label, identity, checkpoint)))
             case _:
                 raise SessionRefused("VAULT_OPERATION_UNKNOWN", "the request names no operation known here")
     except SessionRefused as e:
@@ -237,6 +240,12 @@ def _retrieve(channel: Channel, label: str, identity: Identity, request: pb.Retr
     record = transcript.record_digest(stored.storage_key_id, account_key(label), stored.generation, stored.store_id)
     blob = channel.retrieve(stored.wrapped, stored.storage_key_id, record)
     return pb.VaultAnswer(retrieve=pb.RetrieveAnswer(generation=stored.generation, blob=blob))
+
+
+def _checkpoint(request: pb.CheckpointRequest) -> effects.Checkpoint:
+    transcript.check_length("line", request.line, transcript.CHAIN_BYTES)
+    transcript.check_length("chain", request.chain, transcript.CHAIN_BYTES)
+    return effects.Checkpoint(request.line, request.n, request.chain)
 
 
 def _check_approval(root: TrustRoot, label: str, identity: Identity, request: pb.ApproveRequest) -> effects.Approve:

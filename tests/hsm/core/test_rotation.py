@@ -32,6 +32,7 @@ from ipls.vault.state.journal import account_key, other_key
 from tests.hsm.rig import CoreProcess, Exchange, Owner, Rig, running_core, started_core
 from tests.hsm.state_stores import Keys, new_ledger, perform
 from tests.hsm.tokens import MODULES, PIN
+from tests.vault.accounts import format_3
 
 ROTATING = str(Path(__file__).parent / "rotating.py")
 OLD, NEW = new_storage_key_id(1), new_storage_key_id(2)
@@ -97,6 +98,17 @@ def test_every_key_under_an_older_root_is_wrapped_anew_and_nothing_else_changes(
         assert len(wrapper.given) == 2 * len(before)
 
 
+def test_a_record_of_the_format_before_is_wrapped_anew_too(tmp_path: Path) -> None:
+    """Else its keys would go with the old root."""
+    [(key, account)] = accounts(1).items()
+    with new_ledger(tmp_path / "vault.db") as state_store:
+        perform(state_store, lambda: state_store.put(key, format_3(account)))
+        assert account_of(format_3(account)) == account
+        assert walked(state_store, Wrapping()) == (2, 0)
+        after = Account.decode(perform(state_store, lambda: state_store.get(key)))
+        assert {g.storage_key_id for g in after.generations} == {NEW}
+
+
 def test_what_does_not_unwrap_is_left_as_it_is(tmp_path: Path) -> None:
     key, account = account_key("+491"), Account(generations=(stored(1, wrapped=bytes(40)), stored(2)))
     with new_ledger(tmp_path / "vault.db") as state_store:
@@ -119,7 +131,7 @@ def test_accounts_that_thieves_filled_make_no_step_longer(tmp_path: Path) -> Non
         assert second.wrapped == rotation.PAGE // 2
 
 
-@pytest.mark.parametrize("record", [b"", b"\x03", b"\x03" * 40, b"\x03" * 203, Account().encode()[:-1]])
+@pytest.mark.parametrize("record", [b"", b"\x03", b"\x03" * 40, b"\x03" * 203, b"\x04" * 203, Account().encode()[:-1]])
 def test_another_record_is_no_account(record: bytes) -> None:
     assert account_of(record) is None
 

@@ -19,7 +19,7 @@ from ipls.hsm.state.store import StateStore
 from ipls.hsm.token.pkcs11 import HsmToken, token_at
 from ipls.store.errors import StoreError
 from ipls.store.vault import open_vault_store
-from ipls.vault.errors import SessionRefused
+from ipls.vault.errors import OperationRefused, SessionRefused
 from ipls.vault.history import Seen, follow
 from ipls.vault.session.client import ClientSession
 from ipls.vault.state.journal import other_key
@@ -53,6 +53,22 @@ async def history(core: CoreProcess, owner: Owner, seen: Seen) -> tuple[list[str
     client, exchange = await session(core, owner)
     found = follow(seen, client.on_answer(await exchange(client.history_request(seen.length + 1))))
     return [entry.operation for entry, _ in found], found[-1][1]
+
+
+async def test_a_checkpoint_that_was_answered_outlives_a_kill(rig: Rig) -> None:
+    owner, line, chain = Owner(), b"l" * 32, b"c" * 32
+    rig.directory.publish(owner)
+    async with running_core(rig) as core:
+        client, exchange = await session(core, owner)
+        client.on_answer(await exchange(client.checkpoint_request(line, 7, chain)))
+        core.process.kill()
+    async with running_core(rig) as core:
+        client, exchange = await session(core, owner)
+        [kept] = client.on_answer(await exchange(client.list_request())).checkpoints
+        assert (kept.identity_version, kept.line, kept.n, kept.chain) == (1, line, 7, chain)
+        with pytest.raises(OperationRefused) as refused:
+            client.on_answer(await exchange(client.checkpoint_request(line, 6, chain)))
+        assert refused.value.reason == "VAULT_CHECKPOINT_BELOW"
 
 
 @pytest.mark.parametrize("point", dying.POINTS)

@@ -47,6 +47,7 @@ class Command(_message.Message):
     ADD_APPROVER_FIELD_NUMBER: _builtins.int
     REMOVE_APPROVER_FIELD_NUMBER: _builtins.int
     APPROVE_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     """a client's frame as it came, or the directory's proofs,"""
     @_builtins.property
@@ -93,6 +94,8 @@ class Command(_message.Message):
     def remove_approver(self) -> _vault_pb2.RemoveApproverAnswer: ...
     @_builtins.property
     def approve(self) -> _vault_pb2.ApproveAnswer: ...
+    @_builtins.property
+    def checkpoint(self) -> _vault_pb2.CheckpointAnswer: ...
     def __init__(
         self,
         *,
@@ -114,12 +117,13 @@ class Command(_message.Message):
         add_approver: _vault_pb2.AddApproverAnswer | None = ...,
         remove_approver: _vault_pb2.RemoveApproverAnswer | None = ...,
         approve: _vault_pb2.ApproveAnswer | None = ...,
+        checkpoint: _vault_pb2.CheckpointAnswer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["add_approver", b"add_approver", "approve", b"approve", "close", b"close", "command", b"command", "data", b"data", "delete", b"delete", "done", b"done", "finish_rotation", b"finish_rotation", "head", b"head", "history", b"history", "list", b"list", "open", b"open", "proofs", b"proofs", "refused", b"refused", "remove_approver", b"remove_approver", "request", b"request", "set_change_delay", b"set_change_delay", "store", b"store", "stored", b"stored"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["add_approver", b"add_approver", "approve", b"approve", "checkpoint", b"checkpoint", "close", b"close", "command", b"command", "data", b"data", "delete", b"delete", "done", b"done", "finish_rotation", b"finish_rotation", "head", b"head", "history", b"history", "list", b"list", "open", b"open", "proofs", b"proofs", "refused", b"refused", "remove_approver", b"remove_approver", "request", b"request", "set_change_delay", b"set_change_delay", "store", b"store", "stored", b"stored"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_approver", b"add_approver", "approve", b"approve", "close", b"close", "command", b"command", "data", b"data", "delete", b"delete", "done", b"done", "finish_rotation", b"finish_rotation", "head", b"head", "history", b"history", "list", b"list", "open", b"open", "proofs", b"proofs", "refused", b"refused", "remove_approver", b"remove_approver", "request", b"request", "set_change_delay", b"set_change_delay", "store", b"store", "stored", b"stored"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_approver", b"add_approver", "approve", b"approve", "checkpoint", b"checkpoint", "close", b"close", "command", b"command", "data", b"data", "delete", b"delete", "done", b"done", "finish_rotation", b"finish_rotation", "head", b"head", "history", b"history", "list", b"list", "open", b"open", "proofs", b"proofs", "refused", b"refused", "remove_approver", b"remove_approver", "request", b"request", "set_change_delay", b"set_change_delay", "store", b"store", "stored", b"stored"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["open", "close", "refused", "done", "data", "proofs", "request", "head", "stored", "store", "finish_rotation", "delete", "list", "history", "set_change_delay", "add_approver", "remove_approver", "approve"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["open", "close", "refused", "done", "data", "proofs", "request", "head", "stored", "store", "finish_rotation", "delete", "list", "history", "set_change_delay", "add_approver", "remove_approver", "approve", "checkpoint"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -419,6 +423,7 @@ class Commit(_message.Message):
     ADD_APPROVER_FIELD_NUMBER: _builtins.int
     REMOVE_APPROVER_FIELD_NUMBER: _builtins.int
     APPROVE_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
     label: _builtins.str
     @_builtins.property
     def identity(self) -> Global___Identity: ...
@@ -444,6 +449,8 @@ class Commit(_message.Message):
     def remove_approver(self) -> Global___RemoveApprover: ...
     @_builtins.property
     def approve(self) -> Global___Approve: ...
+    @_builtins.property
+    def checkpoint(self) -> Global___Checkpoint: ...
     def __init__(
         self,
         *,
@@ -460,12 +467,13 @@ class Commit(_message.Message):
         add_approver: Global___AddApprover | None = ...,
         remove_approver: Global___RemoveApprover | None = ...,
         approve: Global___Approve | None = ...,
+        checkpoint: Global___Checkpoint | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["add_approver", b"add_approver", "approve", b"approve", "delete", b"delete", "finish_rotation", b"finish_rotation", "handshake", b"handshake", "history", b"history", "identity", b"identity", "list", b"list", "operation", b"operation", "remove_approver", b"remove_approver", "retrieve", b"retrieve", "set_change_delay", b"set_change_delay", "store", b"store"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["add_approver", b"add_approver", "approve", b"approve", "checkpoint", b"checkpoint", "delete", b"delete", "finish_rotation", b"finish_rotation", "handshake", b"handshake", "history", b"history", "identity", b"identity", "list", b"list", "operation", b"operation", "remove_approver", b"remove_approver", "retrieve", b"retrieve", "set_change_delay", b"set_change_delay", "store", b"store"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_approver", b"add_approver", "approve", b"approve", "delete", b"delete", "finish_rotation", b"finish_rotation", "handshake", b"handshake", "history", b"history", "identity", b"identity", "label", b"label", "list", b"list", "operation", b"operation", "remove_approver", b"remove_approver", "retrieve", b"retrieve", "set_change_delay", b"set_change_delay", "store", b"store"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_approver", b"add_approver", "approve", b"approve", "checkpoint", b"checkpoint", "delete", b"delete", "finish_rotation", b"finish_rotation", "handshake", b"handshake", "history", b"history", "identity", b"identity", "label", b"label", "list", b"list", "operation", b"operation", "remove_approver", b"remove_approver", "retrieve", b"retrieve", "set_change_delay", b"set_change_delay", "store", b"store"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["handshake", "store", "retrieve", "finish_rotation", "delete", "list", "history", "set_change_delay", "add_approver", "remove_approver", "approve"]  # noqa: Y015
+    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["handshake", "store", "retrieve", "finish_rotation", "delete", "list", "history", "set_change_delay", "add_approver", "remove_approver", "approve", "checkpoint"]  # noqa: Y015
     _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_operation) -> _WhichOneofReturnType_operation | None: ...
 
@@ -701,3 +709,28 @@ class Approve(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Approve: _TypeAlias = Approve  # noqa: Y015
+
+@_typing.final
+class Checkpoint(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINE_FIELD_NUMBER: _builtins.int
+    N_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
+    line: _builtins.bytes
+    n: _builtins.int
+    chain: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        line: _builtins.bytes = ...,
+        n: _builtins.int = ...,
+        chain: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "line", b"line", "n", b"n"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015

@@ -317,6 +317,7 @@ class VaultRequest(_message.Message):
     ADD_APPROVER_FIELD_NUMBER: _builtins.int
     REMOVE_APPROVER_FIELD_NUMBER: _builtins.int
     APPROVE_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def store(self) -> Global___StoreRequest: ...
     @_builtins.property
@@ -337,6 +338,8 @@ class VaultRequest(_message.Message):
     def remove_approver(self) -> Global___RemoveApproverRequest: ...
     @_builtins.property
     def approve(self) -> Global___ApproveRequest: ...
+    @_builtins.property
+    def checkpoint(self) -> Global___CheckpointRequest: ...
     def __init__(
         self,
         *,
@@ -350,12 +353,13 @@ class VaultRequest(_message.Message):
         add_approver: Global___AddApproverRequest | None = ...,
         remove_approver: Global___RemoveApproverRequest | None = ...,
         approve: Global___ApproveRequest | None = ...,
+        checkpoint: Global___CheckpointRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["add_approver", b"add_approver", "approve", b"approve", "delete", b"delete", "finish_rotation", b"finish_rotation", "history", b"history", "list", b"list", "operation", b"operation", "remove_approver", b"remove_approver", "retrieve", b"retrieve", "set_change_delay", b"set_change_delay", "store", b"store"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["add_approver", b"add_approver", "approve", b"approve", "checkpoint", b"checkpoint", "delete", b"delete", "finish_rotation", b"finish_rotation", "history", b"history", "list", b"list", "operation", b"operation", "remove_approver", b"remove_approver", "retrieve", b"retrieve", "set_change_delay", b"set_change_delay", "store", b"store"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_approver", b"add_approver", "approve", b"approve", "delete", b"delete", "finish_rotation", b"finish_rotation", "history", b"history", "list", b"list", "operation", b"operation", "remove_approver", b"remove_approver", "retrieve", b"retrieve", "set_change_delay", b"set_change_delay", "store", b"store"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_approver", b"add_approver", "approve", b"approve", "checkpoint", b"checkpoint", "delete", b"delete", "finish_rotation", b"finish_rotation", "history", b"history", "list", b"list", "operation", b"operation", "remove_approver", b"remove_approver", "retrieve", b"retrieve", "set_change_delay", b"set_change_delay", "store", b"store"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["store", "retrieve", "finish_rotation", "delete", "list", "history", "set_change_delay", "add_approver", "remove_approver", "approve"]  # noqa: Y015
+    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["store", "retrieve", "finish_rotation", "delete", "list", "history", "set_change_delay", "add_approver", "remove_approver", "approve", "checkpoint"]  # noqa: Y015
     _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_operation) -> _WhichOneofReturnType_operation | None: ...
 
@@ -375,6 +379,7 @@ class VaultAnswer(_message.Message):
     ADD_APPROVER_FIELD_NUMBER: _builtins.int
     REMOVE_APPROVER_FIELD_NUMBER: _builtins.int
     APPROVE_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def store(self) -> Global___StoreAnswer: ...
@@ -397,6 +402,8 @@ class VaultAnswer(_message.Message):
     @_builtins.property
     def approve(self) -> Global___ApproveAnswer: ...
     @_builtins.property
+    def checkpoint(self) -> Global___CheckpointAnswer: ...
+    @_builtins.property
     def error(self) -> Global___VaultError: ...
     def __init__(
         self,
@@ -411,13 +418,14 @@ class VaultAnswer(_message.Message):
         add_approver: Global___AddApproverAnswer | None = ...,
         remove_approver: Global___RemoveApproverAnswer | None = ...,
         approve: Global___ApproveAnswer | None = ...,
+        checkpoint: Global___CheckpointAnswer | None = ...,
         error: Global___VaultError | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["add_approver", b"add_approver", "approve", b"approve", "delete", b"delete", "error", b"error", "finish_rotation", b"finish_rotation", "history", b"history", "list", b"list", "remove_approver", b"remove_approver", "result", b"result", "retrieve", b"retrieve", "set_change_delay", b"set_change_delay", "store", b"store"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["add_approver", b"add_approver", "approve", b"approve", "checkpoint", b"checkpoint", "delete", b"delete", "error", b"error", "finish_rotation", b"finish_rotation", "history", b"history", "list", b"list", "remove_approver", b"remove_approver", "result", b"result", "retrieve", b"retrieve", "set_change_delay", b"set_change_delay", "store", b"store"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_approver", b"add_approver", "approve", b"approve", "delete", b"delete", "error", b"error", "finish_rotation", b"finish_rotation", "history", b"history", "list", b"list", "remove_approver", b"remove_approver", "result", b"result", "retrieve", b"retrieve", "set_change_delay", b"set_change_delay", "store", b"store"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_approver", b"add_approver", "approve", b"approve", "checkpoint", b"checkpoint", "delete", b"delete", "error", b"error", "finish_rotation", b"finish_rotation", "history", b"history", "list", b"list", "remove_approver", b"remove_approver", "result", b"result", "retrieve", b"retrieve", "set_change_delay", b"set_change_delay", "store", b"store"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["store", "retrieve", "finish_rotation", "delete", "list", "history", "set_change_delay", "add_approver", "remove_approver", "approve", "error"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["store", "retrieve", "finish_rotation", "delete", "list", "history", "set_change_delay", "add_approver", "remove_approver", "approve", "checkpoint", "error"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -629,6 +637,7 @@ class ListAnswer(_message.Message):
     NEXT_CHANGE_DELAY_FROM_MS_FIELD_NUMBER: _builtins.int
     APPROVERS_FIELD_NUMBER: _builtins.int
     WAITS_UNTIL_MS_FIELD_NUMBER: _builtins.int
+    CHECKPOINTS_FIELD_NUMBER: _builtins.int
     last_generation: _builtins.int
     """The number of the last one ever stored, which the next store expects; it survives a delete."""
     change_delay_ms: _builtins.int
@@ -644,6 +653,10 @@ class ListAnswer(_message.Message):
     def approvers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Ed25519 keys of devices that may let a new identity in at once."""
 
+    @_builtins.property
+    def checkpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Checkpoint]:
+        """One an identity version, of the last four that set one, in the order of the versions."""
+
     def __init__(
         self,
         *,
@@ -654,10 +667,11 @@ class ListAnswer(_message.Message):
         next_change_delay_from_ms: _builtins.int = ...,
         approvers: _abc.Iterable[_builtins.bytes] | None = ...,
         waits_until_ms: _builtins.int = ...,
+        checkpoints: _abc.Iterable[Global___Checkpoint] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvers", b"approvers", "change_delay_ms", b"change_delay_ms", "generations", b"generations", "last_generation", b"last_generation", "next_change_delay_from_ms", b"next_change_delay_from_ms", "next_change_delay_ms", b"next_change_delay_ms", "waits_until_ms", b"waits_until_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvers", b"approvers", "change_delay_ms", b"change_delay_ms", "checkpoints", b"checkpoints", "generations", b"generations", "last_generation", b"last_generation", "next_change_delay_from_ms", b"next_change_delay_from_ms", "next_change_delay_ms", b"next_change_delay_ms", "waits_until_ms", b"waits_until_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -677,14 +691,14 @@ class Generation(_message.Message):
         STATE_CURRENT: Generation._State.ValueType  # 1
         STATE_PREVIOUS: Generation._State.ValueType  # 2
         STATE_RETAINED: Generation._State.ValueType  # 3
-        """Kept for 30 days because another identity version stored it."""
+        """Kept for 90 days because another identity version stored it."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper): ...
     STATE_UNSPECIFIED: Generation.State.ValueType  # 0
     STATE_CURRENT: Generation.State.ValueType  # 1
     STATE_PREVIOUS: Generation.State.ValueType  # 2
     STATE_RETAINED: Generation.State.ValueType  # 3
-    """Kept for 30 days because another identity version stored it."""
+    """Kept for 90 days because another identity version stored it."""
 
     GENERATION_FIELD_NUMBER: _builtins.int
     STORE_ID_FIELD_NUMBER: _builtins.int
@@ -955,6 +969,79 @@ class ApproveAnswer(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ApproveAnswer: _TypeAlias = ApproveAnswer  # noqa: Y015
+
+@_typing.final
+class CheckpointRequest(_message.Message):
+    """How far the line of the account's contacts has come, see docs/protocol/vault-session.md. In one line it never falls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINE_FIELD_NUMBER: _builtins.int
+    N_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
+    line: _builtins.bytes
+    """The line's id, 32 bytes."""
+    n: _builtins.int
+    chain: _builtins.bytes
+    """chain_n, 32 bytes."""
+    def __init__(
+        self,
+        *,
+        line: _builtins.bytes = ...,
+        n: _builtins.int = ...,
+        chain: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "line", b"line", "n", b"n"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointRequest: _TypeAlias = CheckpointRequest  # noqa: Y015
+
+@_typing.final
+class CheckpointAnswer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointAnswer: _TypeAlias = CheckpointAnswer  # noqa: Y015
+
+@_typing.final
+class Checkpoint(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDENTITY_VERSION_FIELD_NUMBER: _builtins.int
+    LINE_FIELD_NUMBER: _builtins.int
+    N_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
+    identity_version: _builtins.int
+    """The identity that set it."""
+    line: _builtins.bytes
+    n: _builtins.int
+    chain: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        identity_version: _builtins.int = ...,
+        line: _builtins.bytes = ...,
+        n: _builtins.int = ...,
+        chain: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain", b"chain", "identity_version", b"identity_version", "line", b"line", "n", b"n"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
 
 @_typing.final
 class GetBundleRequest(_message.Message):
