@@ -36,7 +36,7 @@ from ipls.client.sync import Restored, Stored, Sync
 from ipls.client.trust import TrustRoots
 from ipls.client.vault import Vault, VaultSession
 from ipls.clock import system_now_ms
-from ipls.contacts import vcard
+from ipls.contacts.cards import Card, Skipped, join_cards, read_card, split_cards
 from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import public_key
 from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceStub
@@ -57,7 +57,7 @@ class Imported(NamedTuple):
 
     added: int
     known: int
-    skipped: list[vcard.Skipped]
+    skipped: list[Skipped]
 
 
 class Listed(NamedTuple):
@@ -342,9 +342,9 @@ class Device:
         """Add the cards of an exported address book, all or none; they are stored by the next `store`."""
         known = {contact.card for contact in self._profile.contacts()}
         cards: list[bytes] = []
-        skipped: list[vcard.Skipped] = []
-        for part in vcard.split_cards(data):
-            if isinstance(part, vcard.Card):
+        skipped: list[Skipped] = []
+        for part in split_cards(data):
+            if isinstance(part, Card):
                 cards.append(part.data)
             else:
                 skipped.append(part)
@@ -358,7 +358,7 @@ class Device:
         wanted, digits = text.casefold(), _digits(text)
         found = []
         for contact in self._profile.contacts():
-            name, numbers = vcard.read_card(contact.card)
+            name, numbers = read_card(contact.card)[:2]
             in_number = digits and digits == wanted.replace(" ", "") and any(digits in _digits(n) for n in numbers)
             if wanted in name.casefold() or in_number:
                 found.append(Listed(contact.id.hex(), name, numbers, contact.generation > 0))
@@ -379,7 +379,7 @@ class Device:
 
     def export(self) -> bytes:
         """All cards as one address book."""
-        return vcard.join_cards(self.cards())
+        return join_cards(self.cards())
 
     @property
     def head(self) -> SignedHead | None:

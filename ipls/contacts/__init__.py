@@ -1,6 +1,11 @@
-"""Contacts as the device has them and as the store gets them: cards, sealed records, the manifest. Pure."""
+"""Contacts as the device has them and as the store gets them: cards, envelopes, sealed records, the manifest. Pure."""
 
+from ipls.contacts.cards.lines import Card, Skipped, join_cards, split_cards
+from ipls.contacts.cards.numbers import country_of
+from ipls.contacts.cards.reading import Contact, read_card
+from ipls.contacts.envelope import Conflict, Envelope, Kind, Parts, Placement, Verified
 from ipls.contacts.errors import CardError, ContactsError
+from ipls.contacts.merge import merge
 from ipls.contacts.records import (
     ID_SIZE,
     KEY_SIZE,
@@ -14,7 +19,6 @@ from ipls.contacts.records import (
     seal_manifest,
     seal_record,
 )
-from ipls.contacts.vcard import Card, Contact, Skipped, join_cards, read_card, split_cards
 
 __all__ = [
     "ID_SIZE",
@@ -23,13 +27,21 @@ __all__ = [
     "MAX_MANIFEST",
     "Card",
     "CardError",
+    "Conflict",
     "Contact",
     "ContactsError",
+    "Envelope",
+    "Kind",
     "Manifest",
+    "Parts",
+    "Placement",
     "Skipped",
+    "Verified",
     "check_value",
+    "country_of",
     "digest",
     "join_cards",
+    "merge",
     "open_manifest",
     "open_record",
     "read_card",

@@ -16,7 +16,8 @@ from ipls.client.contact_store import ContactStore
 from ipls.client.contact_store import RecordKey as WantedKey
 from ipls.client.errors import RefusedError, TryLaterError
 from ipls.client.profile import Account
-from ipls.contacts import vcard
+from ipls.contacts import cards
+from ipls.contacts.envelope import Conflict, Envelope, Parts, Verified
 from ipls.contacts.errors import CardError
 from ipls.contacts.records import (
     MAX_CARD,
@@ -84,6 +85,19 @@ def _() -> Target:
     return Target(run, (CardError,), (seed,))
 
 
+@target("envelope")
+def _() -> Target:
+    conflict, verified = Conflict(b"FN:B", SEED, 3), Verified(LABEL, SEED, 1, 2)
+    seed = Envelope(
+        b"card", created_ms=1, changed_ms=2, conflicts=(conflict,), verified=(verified,), parts=Parts(2, ID)
+    )
+
+    def run(data: bytes) -> None:
+        assert Envelope.decode(data).encode() == data
+
+    return Target(run, (CardError,), (seed.encode(),))
+
+
 @target("vCards")
 def _() -> Target:
     lines = [
@@ -104,11 +118,11 @@ def _() -> Target:
     seed = b"\r\n".join(lines)
 
     def run(data: bytes) -> None:
-        for found in vcard.split_cards(data):
-            if isinstance(found, vcard.Card):
-                contact = vcard.read_card(found.data)
+        for found in cards.split_cards(data):
+            if isinstance(found, cards.Card):
+                contact = cards.read_card(found.data)
                 assert contact.name.isprintable() or " " in contact.name
-        vcard.read_card(data)
+        cards.read_card(data)
 
     return Target(run, (), (seed, seed + b"\n" + seed, (seed.decode()).encode("utf-16")))
 

@@ -1,0 +1,115 @@
+"""What is shown of a card, and what it is found by. No card is refused for what can't be read of it."""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from ipls.contacts.cards.lines import Line, card_lines
+from ipls.contacts.cards.values import components, parameters, unescape, value_text
+
+NO_NAME = "(no name)"
+
+
+class Contact(NamedTuple):
+    """What is shown of a card, each one line of text without control characters, and what else it is found by.
+
+    `name`: the preferred FN, else N, nickname, organisation, e-mail, number, else NO_NAME; never empty. `numbers` in
+    the card's order. `is_group`: it is a list of others, and nobody. `others`: all of its other names, nicknames,
+    organisations and notes.
+    """
+
+    name: str
+    numbers: tuple[str, ...]
+    emails: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    is_group: bool = False
+
+
+def read_card(card: bytes) -> Contact:
+    """Reads what can be read."""
+    lines: dict[str, list[Line]] = {}
+    for line in card_lines(card):
+        if line.name in _READ and len(line.value) <= _LONGEST_READ:
+            lines.setdefault(line.name, []).append(line)
+
+    def texts(name: str) -> Iterator[str]:
+        found = lines.get(name, ())
+        for line in sorted(found, key=_preference) if len(found) > 1 and name != "TEL" else found:
+            try:
+                text = one_line(_READ[name](value_text(line)))
+            except ValueError:  # base64 that is none
+                continue
+            if text:
+                yield text
+
+    numbers = tuple(dict.fromkeys(texts("TEL")))
+    emails = tuple(dict.fromkeys(texts("EMAIL")))
+    names = [text for name in ("FN", "N", "NICKNAME", "ORG") for text in texts(name)]
+    name = next(iter((*names, *emails, *numbers)), NO_NAME)
+    others = dict.fromkeys((*names, *texts("TITLE"), *texts("ROLE"), *texts("NOTE")))
+    kinds = {kind.casefold() for each in ("KIND", "X-ADDRESSBOOKSERVER-KIND") for kind in texts(each)}
+    return Contact(name, numbers, emails, tuple(text for text in others if text != name), "group" in kinds)
+
+
+def one_line(text: str) -> str:
+    """Text without what commands a terminal or turns the direction of text around; blanks and line ends one blank."""
+    shown = " ".join(text.translate(_INVISIBLE).split())
+    return shown if shown.translate(_MARKS).strip() else ""
+
+
+_LONGEST_READ = 64 * 1024  # bytes of a property; a longer one is kept but not read for showing
+_INVISIBLE = dict.fromkeys((*range(32), *range(127, 160), 0x2028, 0x2029), " ") | dict.fromkeys(
+    (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+)
+# They join or part letters; alone they show nothing.
+_MARKS = dict.fromkeys((0xAD, 0x200B, 0x200C, 0x200D, 0x2060, 0x2061, 0x2062, 0x2063, 0x2064, 0xFEFF))
+_EAST_ASIAN = re.compile(
+    "[\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff\\s・]+"
+)
+
+
+def _preference(line: Line) -> int:
+    """1 to 100, as 4.0 has it; 101 where there is none."""
+    for name, value in parameters(line):
+        if name == "PREF" and value.isdecimal() and len(value) < 4:
+            return int(value)
+        if name in ("TYPE", "") and "PREF" in value.upper().split(","):
+            return 1
+    return 101
+
+
+def _name(text: str) -> str:
+    """The parts of N as people write them: an East Asian family name first."""
+    parts = [" ".join(filter(None, part)) for part in components(text)]
+    family, given, *rest = (*parts, "", "")
+    if _EAST_ASIAN.fullmatch(family + given):
+        given, family = family, given
+    additional, prefix, suffix, *_ = (*rest, "", "", "")
+    return " ".join((prefix, given, additional, family, suffix))
+
+
+def _organisation(text: str) -> str:
+    return ", ".join(part for part in map(", ".join, components(text, ";")) if part)
+
+
+def _number(text: str) -> str:
+    text = unescape(text)
+    if text[:4].lower() == "tel:":
+        text = unquote(text[4:])
+    return text.translate(_MARKS)
+
+
+_READ = {
+    "FN": unescape,
+    "N": _name,
+    "NICKNAME": unescape,
+    "ORG": _organisation,
+    "EMAIL": unescape,
+    "TEL": _number,
+    "TITLE": unescape,
+    "ROLE": unescape,
+    "NOTE": unescape,
+    "KIND": unescape,
+    "X-ADDRESSBOOKSERVER-KIND": unescape,
+}

@@ -1,0 +1,114 @@
+"""What a record holds, and its one encoding (protos/ipls/contacts/v2/envelope.proto)."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple, Self
+
+from google.protobuf.message import DecodeError
+
+from ipls.contacts.errors import CardError
+from ipls.proto.contacts.v2 import envelope_pb2
+
+
+class Kind(IntEnum):
+    """What an envelope is of."""
+
+    CONTACT = envelope_pb2.KIND_CONTACT
+    GROUP = envelope_pb2.KIND_GROUP
+    DEVICE = envelope_pb2.KIND_DEVICE
+    SETTINGS = envelope_pb2.KIND_SETTINGS
+    PART = envelope_pb2.KIND_PART
+
+
+class Placement(IntEnum):
+    """Whether a contact is also in the person's own address book."""
+
+    IPLS_ONLY = envelope_pb2.PLACEMENT_IPLS_ONLY
+    ADDRESS_BOOK = envelope_pb2.PLACEMENT_ADDRESS_BOOK
+
+
+class Conflict(NamedTuple):
+    """A unit's unfolded lines that gave way, the Ed25519 key of the device that wrote it, and when."""
+
+    unit: bytes
+    device: bytes
+    ms: int
+
+
+class Verified(NamedTuple):
+    """A key of the account `label` that a person compared, and where the directory had it."""
+
+    label: str
+    public_key: bytes
+    version: int
+    epoch: int
+
+
+class Parts(NamedTuple):
+    """Into how many parts a large envelope was cut, and the SHA-256 of the whole."""
+
+    number: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """One record's contents. A `kind` or `placement` of a later client is kept as the number that it is; `unknown` are
+    its fields, encoded.
+    """
+
+    card: bytes = b""
+    kind: int = Kind.CONTACT
+    placement: int = Placement.ADDRESS_BOOK
+    created_ms: int = 0
+    changed_ms: int = 0
+    conflicts: tuple[Conflict, ...] = ()
+    verified: tuple[Verified, ...] = ()
+    parts: Parts | None = None
+    unknown: bytes = b""
+
+    def encode(self) -> bytes:
+        """Equal envelopes have equal bytes."""
+        message = envelope_pb2.Envelope(
+            card=self.card,
+            kind=envelope_pb2.Kind.ValueType(self.kind),
+            placement=envelope_pb2.Placement.ValueType(self.placement),
+            created_ms=self.created_ms,
+            changed_ms=self.changed_ms,
+            conflicts=[envelope_pb2.Conflict(**each._asdict()) for each in sorted(self.conflicts)],
+            verified=[envelope_pb2.Verified(**each._asdict()) for each in sorted(self.verified)],
+            parts=envelope_pb2.Parts(count=self.parts.number, digest=self.parts.digest) if self.parts else None,
+        )
+        return message.SerializeToString(deterministic=True) + self.unknown
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Raises CardError ENVELOPE_INVALID: these bytes are no envelope, or not in the one encoding."""
+        refused = CardError("ENVELOPE_INVALID", "a record holds no contact in the encoding of one")
+        try:
+            message = envelope_pb2.Envelope.FromString(data)
+        except DecodeError:
+            raise refused from None
+        envelope = cls(
+            card=message.card,
+            kind=message.kind,
+            placement=message.placement,
+            created_ms=message.created_ms,
+            changed_ms=message.changed_ms,
+            conflicts=tuple(Conflict(each.unit, each.device, each.ms) for each in message.conflicts),
+            verified=tuple(Verified(v.label, v.public_key, v.version, v.epoch) for v in message.verified),
+            parts=Parts(message.parts.count, message.parts.digest) if message.HasField("parts") else None,
+            unknown=_unknown(message),
+        )
+        labels = [each.label for each in envelope.verified]
+        if envelope.encode() != data or len(set(labels)) != len(labels):
+            raise refused
+        return envelope
+
+
+def _unknown(message: envelope_pb2.Envelope) -> bytes:
+    """The fields that this client does not know."""
+    known = envelope_pb2.Envelope()
+    known.CopyFrom(message)
+    known.DiscardUnknownFields()
+    return message.SerializeToString(deterministic=True)[known.ByteSize() :]
