@@ -64,7 +64,8 @@ _REASONS: Mapping[str, str] = {
         HEAD_OTHER_NAMESPACE HEAD_OTHER_ROOT HISTORY_REWRITTEN IDENTITY_SPLIT KEY_CHECK_FAILED KEY_READ_BACK
         MANIFEST_FORK MANIFEST_ROLLED_BACK RECORD_INVALID RECORD_MISMATCH STORE_ANSWER_INVALID TRUST_ROOT_FORK
         TRUST_ROOT_OTHER_NAMESPACE TRUST_ROOT_PREVIOUS TRUST_ROOT_ROLLED_BACK TRUST_ROOT_VRF_KEY VAULT_BODY_REFUSED
-        VAULT_HISTORY_REWRITTEN VAULT_SIGNATURE_INVALID VAULT_TAG_INVALID TRUST_ROOT_KEY_DROPPED""",
+        VAULT_HISTORY_REWRITTEN VAULT_SIGNATURE_INVALID VAULT_TAG_INVALID TRUST_ROOT_KEY_DROPPED
+        COMMIT_REFUSED SEAL_BROKEN""",
     _ENDPOINTS: "ENDPOINTS_INVALID PROFILE_ABSENT",
     _NEW_PROFILE: "OTHER_ACCOUNT",
     _SHOW_VAULT: "VAULT_APPROVER_UNKNOWN VAULT_GENERATION_UNKNOWN",
@@ -76,9 +77,9 @@ _REASONS: Mapping[str, str] = {
     " ipls client register NUMBER --profile NEW, then ipls client restore": "PROFILE_STORAGE",
     "ipls client monitor, without --endpoints; else a new profile by --profile": "TRUST_ROOT_CHANGED",
     "ipls client store on the phone that has the contacts": "MANIFEST_ABSENT NOTHING_STORED",
-    "keep fewer contacts": "MANIFEST_TOO_LARGE",
+    "keep fewer contacts": "LIST_TOO_LONG MANIFEST_TOO_LARGE",
     "ipls client restore, which makes room of what an earlier phone left": "ACCOUNT_QUOTA VAULT_TOO_MANY_GENERATIONS",
-    "give that card a smaller photo": "CARD_TOO_LARGE",
+    "give that card a smaller photo": "CARD_TOO_LARGE ENVELOPE_TOO_LARGE",
     "ipls client contacts list": "CONTACT_UNKNOWN CONTACT_AMBIGUOUS",
     "ipls client vault delete, then ipls client store, on the phone that has the contacts": "RECORD_DAMAGED",
     "ipls client store again": "VAULT_GENERATION_CONFLICT VAULT_CHECKPOINT_BELOW",
@@ -88,6 +89,11 @@ _REASONS: Mapping[str, str] = {
     "copy the whole line that ipls client vault request printed": "APPROVAL_REQUEST_INVALID",
     "copy the whole line that ipls client vault key printed": "APPROVER_INVALID",
     "ipls client vault distrust KEY": "VAULT_TOO_MANY_APPROVERS",
+    "show a new link code on the device that has the contacts, where nobody else sees it": """
+        LINK_ANSWER_INVALID LINK_CODE_BURNT LINK_HELLO_INVALID LINK_PACKAGE_INVALID LINK_SLOT_TAKEN""",
+    "scan the link code again, or copy it whole": "LINK_CODE_INVALID",
+    "type the six digits that your own new device shows": "LINK_NOT_CONFIRMED SHORT_CODE_WRONG",
+    "give the device another name": "DEVICE_NAME_INVALID",
     "try again tomorrow; ipls client history shows who used it": "VAULT_ACCOUNT_LIMIT",
 }
 

@@ -2,9 +2,10 @@
 
 ContactsError
 ├── CardError       a card, record or manifest that can't be read or does not hold up
-└── LineError       something of the line of commits does not hold up, or has no place in it
+├── LineError       something of the line of commits does not hold up, or has no place in it
+└── LinkError       a device can't be linked by what the other one, or the store between, said
 
-Tested by tests/contacts/test_records.py and tests/contacts/test_commits.py.
+Tested by tests/contacts/test_commits.py and tests/contacts/test_linking.py.
 """
 
 from ipls.errors import IplsError
@@ -20,3 +21,7 @@ class CardError(ContactsError):
 
 class LineError(ContactsError):
     """A commit, snapshot or record is not what it must be, or the line that a store shows is not this account's."""
+
+
+class LinkError(ContactsError):
+    """Something of the linking of a device does not hold up; nobody is linked by it."""
