@@ -81,6 +81,7 @@ _REASONS: Mapping[str, str] = {
     "ipls client restore, which makes room of what an earlier phone left": "ACCOUNT_QUOTA VAULT_TOO_MANY_GENERATIONS",
     "give that card a smaller photo": "CARD_TOO_LARGE ENVELOPE_TOO_LARGE",
     "ipls client contacts list": "CONTACT_UNKNOWN CONTACT_AMBIGUOUS",
+    "ipls client contacts show ID, then edit ID": "CARD_EDIT_REFUSED CARD_VALUE_ABSENT",
     "ipls client vault delete, then ipls client store, on the phone that has the contacts": "RECORD_DAMAGED",
     "ipls client store again": "VAULT_GENERATION_CONFLICT VAULT_CHECKPOINT_BELOW",
     "wait, or ipls client vault request and have it signed on a device that may; if you registered nothing:"

@@ -6,11 +6,13 @@ Tested by tests/contacts/test_merge.py.
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 from ipls.contacts.cards.lines import card_lines, keeps_folded_blanks
 from ipls.contacts.cards.units import Unit, card_form, card_units, free_group
 from ipls.contacts.cards.writing import write_lines
+from ipls.contacts.errors import CardError
 
 Value = TypeVar("Value", bound=Hashable)
 
@@ -34,9 +36,10 @@ def merge_cards(base: bytes, mine: bytes, theirs: bytes, country: str | None) ->
     """
     sides = [card_units(card, country) for card in (base, mine, theirs)]
     plan = _Plan(*sides)
-    card = plan.write(mine, theirs)
-    if card_form(card, country) == plan.wanted():
-        return Merged(card, plan.lost)
+    with suppress(CardError):
+        card = plan.write(mine, theirs)
+        if card_form(card, country) == plan.wanted():
+            return Merged(card, plan.lost)
     # A card so broken that nothing can be put into it: it stays whole, and so does what was to come.
     return Merged(theirs, [unit.text for unit in (*plan.added, *plan.swapped.values())])
 

@@ -35,7 +35,7 @@ def read_card(card: bytes) -> Contact:
 
     def texts(name: str) -> Iterator[str]:
         found = lines.get(name, ())
-        for line in sorted(found, key=_preference) if len(found) > 1 and name != "TEL" else found:
+        for line in sorted(found, key=preference) if len(found) > 1 and name != "TEL" else found:
             try:
                 text = one_line(_READ[name](value_text(line)))
             except ValueError:  # base64 that is none
@@ -69,7 +69,12 @@ _EAST_ASIAN = re.compile(
 )
 
 
-def _preference(line: Line) -> int:
+def is_east_asian(name: str) -> bool:
+    """Whether a name is one whose family name comes first: in no letters but Chinese, Japanese or Korean ones."""
+    return _EAST_ASIAN.fullmatch(name) is not None
+
+
+def preference(line: Line) -> int:
     """1 to 100, as 4.0 has it; 101 where there is none."""
     for name, value in parameters(line):
         if name == "PREF" and value.isdecimal() and len(value) < 4:
@@ -83,7 +88,7 @@ def _name(text: str) -> str:
     """The parts of N as people write them: an East Asian family name first."""
     parts = [" ".join(filter(None, part)) for part in components(text)]
     family, given, *rest = (*parts, "", "")
-    if _EAST_ASIAN.fullmatch(family + given):
+    if is_east_asian(family + given):
         given, family = family, given
     additional, prefix, suffix, *_ = (*rest, "", "", "")
     return " ".join((prefix, given, additional, family, suffix))
@@ -93,7 +98,8 @@ def _organisation(text: str) -> str:
     return ", ".join(part for part in map(", ".join, components(text, ";")) if part)
 
 
-def _number(text: str) -> str:
+def telephone(text: str) -> str:
+    """A number as it is shown: of a tel: URI what comes after it."""
     text = unescape(text)
     if text[:4].lower() == "tel:":
         text = unquote(text[4:])
@@ -106,7 +112,7 @@ _READ = {
     "NICKNAME": unescape,
     "ORG": _organisation,
     "EMAIL": unescape,
-    "TEL": _number,
+    "TEL": telephone,
     "TITLE": unescape,
     "ROLE": unescape,
     "NOTE": unescape,

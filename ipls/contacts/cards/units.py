@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ipls.contacts.cards.lines import Line, card_lines
 from ipls.contacts.cards.numbers import comparable_number
+from ipls.contacts.cards.reading import telephone
 from ipls.contacts.cards.values import decoded, parameters, plain_text, unescape
 
 LABEL = "X-ABLABEL"
@@ -88,7 +89,7 @@ def _form(line: Line, labels: set[str], country: str | None) -> bytes:
     if not is_binary:
         text = plain_text(value, charset)
         if line.name == "TEL":
-            text = comparable_number(unescape(text).strip().removeprefix("tel:").removeprefix("TEL:"), country)
+            text = comparable_number(telephone(text), country)
         value = _encoded(unicodedata.normalize("NFC", _canonical(text)))
     return _encoded("\1".join([line.name, *sorted(said)])) + b"\2" + value + b"\2" + line.rest
 
