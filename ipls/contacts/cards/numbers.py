@@ -1,6 +1,7 @@
 """Phone numbers, for comparing only: the text of a card stays as it was written."""
 
 import unicodedata
+from contextlib import suppress
 
 import phonenumbers
 
@@ -17,16 +18,15 @@ def country_of(label: str) -> str | None:
 
 
 def parse_number(text: str, country: str | None) -> phonenumbers.PhoneNumber | None:
-    """The number that a text stands for, if it can be one. `country`: see `country_of`; without it 00 begins an
-    international number."""
+    """The number that a text stands for, if it can be one. `country`: see `country_of`; 00 begins an international
+    number wherever it can."""
     plain = plain_digits(text)
-    if country is None and plain[:2] == "00":
-        plain = "+" + plain[2:]
-    try:
-        number = phonenumbers.parse(plain, country)
-    except phonenumbers.NumberParseException:
-        return None
-    return number if phonenumbers.is_possible_number(number) else None
+    for spelling in (plain, "+" + plain[2:]) if plain[:2] == "00" else (plain,):
+        with suppress(phonenumbers.NumberParseException):
+            number = phonenumbers.parse(spelling, country)
+            if phonenumbers.is_possible_number(number):
+                return number
+    return None
 
 
 def comparable_number(text: str, country: str | None) -> str:
