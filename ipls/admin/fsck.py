@@ -208,6 +208,12 @@ def _contacts(config: Config) -> Iterator[Finding]:
                 f"the record {key.id.hex()} of generation {key.generation} is not the one that was stored",
                 "it is lost here; only its owner's phone has it: `ipls client vault delete`, then `ipls client store`",
             )
+        for name in store.lines.damaged():
+            yield Finding(
+                "contacts",
+                f"the record {name.hex()} is not the one that was stored",
+                "it is lost here; a phone that has it puts it again by itself",
+            )
 
 
 def _registration(config: Config) -> Iterator[Finding]:

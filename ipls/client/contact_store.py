@@ -6,13 +6,14 @@ Tested by tests/client/test_hostile_store.py.
 import hashlib
 import itertools
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 
 from ipls.client.calls import CALL_S, RETRY_FOR_S, carrying, retrying
 from ipls.client.errors import RefusedError
+from ipls.client.line_store import MAX_BYTES
 from ipls.client.profile import Account
 from ipls.contacts.records import MAX_CARD, MAX_MANIFEST
 from ipls.crypto.keys import public_key, sign
@@ -27,9 +28,6 @@ Result = TypeVar("Result")
 Went = Callable[[], None]
 """What a call calls whenever a part of it went through."""
 
-BATCH_RECORDS = 1000
-BATCH_BYTES = 8 << 20
-"""What one call carries, well inside what the store takes."""
 BATCH_KEYS = 10_000
 
 _LARGEST = 2 * MAX_MANIFEST  # bytes that a manifest may have
@@ -51,20 +49,6 @@ class StoredManifest(NamedTuple):
     version: int
     check_value: bytes
     ciphertext: bytes
-
-
-def batches(records: Iterable[tuple[RecordKey, bytes]]) -> Iterator[list[tuple[RecordKey, bytes]]]:
-    """Records in runs that fit into one `put`."""
-    batch: list[tuple[RecordKey, bytes]] = []
-    size = 0
-    for record in records:
-        if batch and (len(batch) == BATCH_RECORDS or size + len(record[1]) > BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(record)
-        size += len(record[1])
-    if batch:
-        yield batch
 
 
 class ContactStore:
@@ -89,7 +73,7 @@ class ContactStore:
         self._retry_for_s = retry_for_s
 
     async def put(self, records: Sequence[tuple[RecordKey, bytes]]) -> None:
-        """Store ciphertexts, at most a batch; they are durable when this returns."""
+        """Store ciphertexts, at most one of `batches`; they are durable when this returns."""
         sizes = [pb.RecordSize(key=_message(key), size=len(data)) for key, data in records]
         body = pb.PutRecordsBody(records=sizes)
         data = b"".join(data for _, data in records)
@@ -106,7 +90,7 @@ class ContactStore:
         await self._retrying(call)
 
     async def get(self, keys: Sequence[RecordKey]) -> list[bytes]:
-        """The ciphertexts, each with its digest, of the first of these keys (at most BATCH_RECORDS), in order.
+        """The ciphertexts, each with its digest, of the first of these keys (at most MAX_RECORDS), in order.
 
         They are as many as one call carries, and one at least: ask again for those behind them.
         """
@@ -229,7 +213,7 @@ def _fitting(sizes: Sequence[int]) -> Sequence[int]:
     """The first of these sizes: as many as one call carries, one at least. Raises RefusedError RECORD_MISMATCH."""
     if any(size > 2 * MAX_CARD for size in sizes):
         raise _mismatch()
-    within = (total <= BATCH_BYTES for total in itertools.accumulate(sizes))
+    within = (total <= MAX_BYTES for total in itertools.accumulate(sizes))
     return sizes[: max(1, sum(within))]
 
 

@@ -9,9 +9,10 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from ipls.client.contact_store import BATCH_KEYS, BATCH_RECORDS, ContactStore, RecordKey, StoredManifest, batches
+from ipls.client.contact_store import BATCH_KEYS, ContactStore, RecordKey, StoredManifest
 from ipls.client.errors import ProfileError, RefusedError
 from ipls.client.events import JourneyStep, Progress, Report
+from ipls.client.line_store import MAX_RECORDS, batches
 from ipls.client.profile import Contact, ContactKey, ManifestSeen, Profile, Swap
 from ipls.client.vault import Vault, VaultSession
 from ipls.contacts import records
@@ -230,7 +231,7 @@ class Sync:
         """Seal and send every card that the store does not have under this key; how many there were."""
         missing = [contact for contact in self._profile.contacts() if contact.generation != key.generation]
         done = 0
-        for batch in batches(self._sealed(key, missing)):
+        for batch in batches(self._sealed(key, missing), lambda record: len(record[1])):
             await self._store.put(batch)
             stored = missing[done : done + len(batch)]
             with self._profile.transaction():
@@ -260,7 +261,7 @@ class Sync:
         ]
         done = 0
         while done < len(missing):
-            batch = missing[done : done + BATCH_RECORDS]
+            batch = missing[done : done + MAX_RECORDS]
             ciphertexts = await self._store.get(batch)
             with self._profile.transaction():
                 self._profile.put_contacts(

@@ -30,17 +30,27 @@ _TRANSPORT = (
     grpc.StatusCode.CANCELLED,  # of a server that has no room even in its queue of calls
 )
 
+_TIME = "time_ms"
+"""Under which ErrorInfo's metadata has the service's time, in decimal."""
 _REASON = re.compile(r"[A-Z][A-Z0-9_]{,62}")
 
 
 class ServiceError(IplsError):
-    """`code` is named where it is not the reason's own in `ipls.rpc.reasons`."""
+    """`code` is named where it is not the reason's own in `ipls.rpc.reasons`. `time_ms`: the service's clock, where the
+    caller's may be wrong."""
 
     def __init__(
-        self, reason: str, message: str, *, code: grpc.StatusCode | None = None, retry_after_s: float | None = None
+        self,
+        reason: str,
+        message: str,
+        *,
+        code: grpc.StatusCode | None = None,
+        retry_after_s: float | None = None,
+        time_ms: int | None = None,
     ) -> None:
         super().__init__(reason, message, retry_after_s=retry_after_s)
         self.code = STATUSES[reason] if code is None else code
+        self.time_ms = time_ms
 
     @property
     def passes(self) -> bool:
@@ -72,8 +82,10 @@ def _pack(message: error_details_pb2.ErrorInfo) -> any_pb2.Any:
 
 
 def to_status(error: ServiceError) -> grpc.Status:
-    """ErrorInfo always; BadRequest with INVALID_ARGUMENT; RetryInfo where a retry may help."""
-    details = [_pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))]
+    """ErrorInfo always, with the service's time where it has one; BadRequest with INVALID_ARGUMENT; RetryInfo where a
+    retry may help."""
+    metadata = {} if error.time_ms is None else {_TIME: str(error.time_ms)}
+    details = [_pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))]
     if error.code is grpc.StatusCode.INVALID_ARGUMENT:
         violation = error_details_pb2.BadRequest.FieldViolation(description=error.message)
         details.append(_pack(error_details_pb2.BadRequest(field_violations=[violation])))
@@ -93,13 +105,14 @@ def remote_error(error: grpc.aio.AioRpcError) -> RemoteError:
 
     A write to a stream whose peer has died shows as INTERNAL or UNKNOWN, made on this side: that is UNREACHABLE too.
     """
-    code, reason, retry_after_s = error.code(), "", None
+    code, reason, retry_after_s, time_ms = error.code(), "", None, None
     try:
         status = rpc_status.from_call(error)  # type: ignore[arg-type]  # its stub knows only the blocking API's errors
         for detail in status.details if status is not None else ():
             info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
             if detail.Unpack(info) and info.domain == DOMAIN and _REASON.fullmatch(info.reason):
                 reason = info.reason
+                time_ms = _time_ms(info.metadata.get(_TIME, ""))
             elif detail.Unpack(retry):
                 retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
     except (DecodeError, ValueError):  # details that can't be read, or contradict their status: as if there were none
@@ -109,7 +122,12 @@ def remote_error(error: grpc.aio.AioRpcError) -> RemoteError:
     message = error.details() or code.name
     if reason == "UNREACHABLE" and (text := _of_certificate(message)):
         reason, message = "CERTIFICATE_NOT_VALID", text
-    return RemoteError(reason or code.name, message, code=code, retry_after_s=retry_after_s)
+    return RemoteError(reason or code.name, message, code=code, retry_after_s=retry_after_s, time_ms=time_ms)
+
+
+def _time_ms(text: str) -> int | None:
+    """Of the other side, which may say anything."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
 
 
 def _of_certificate(details: str) -> str:

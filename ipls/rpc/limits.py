@@ -57,6 +57,13 @@ METHODS: Mapping[str, Method] = {
     ),  # 10,000 keys, 28 MiB decoded, of a known account
     "ipls.contacts.v1.ContactsService/GetManifest": _DOWNLOAD,
     "ipls.contacts.v1.ContactsService/ListRecords": _DOWNLOAD,
+    "ipls.contacts.v2.ContactsService/Read": _DOWNLOAD,
+    "ipls.contacts.v2.ContactsService/Commit": _UPLOAD,
+    "ipls.contacts.v2.ContactsService/Begin": _UPLOAD,
+    "ipls.contacts.v2.ContactsService/PutRecords": _UPLOAD,
+    "ipls.contacts.v2.ContactsService/PutSnapshot": _UPLOAD,
+    "ipls.contacts.v2.ContactsService/GetRecords": replace(_DOWNLOAD, request=40 * KIB),  # 1,000 names, which are bytes
+    "ipls.contacts.v2.ContactsService/Have": Method(320 * KIB),  # 10,000
     "ipls.witness.v1.WitnessService/Propose": Method(
         32 * KIB, deadline_s=90
     ),  # with a head of 64 signatures; it reads the log

@@ -16,11 +16,20 @@ def is_timely(timestamp_ms: int, now_ms: int) -> bool:
 
 
 def call_digest(
-    namespace: str, label: str, public_key: bytes, method: str, body: bytes, timestamp_ms: int, nonce: bytes
+    namespace: str,
+    label: str,
+    public_key: bytes,
+    method: str,
+    body: bytes,
+    timestamp_ms: int,
+    nonce: bytes,
+    *,
+    version: int = 1,
 ) -> bytes:
-    """The 32 bytes under a contact-store call's signature; `method` is the bare name, e.g. `PutRecords`."""
-    body_hash = hashlib.sha256(body).digest()
-    return tagged_hash("ipls/contacts/v1 call", namespace, label, public_key, method, body_hash, timestamp_ms, nonce)
+    """The 32 bytes under a contact-store call's signature; `method` is the bare name, e.g. `PutRecords`, and `version`
+    that of its package, `ipls.contacts.v1`."""
+    domain, body_hash = f"ipls/contacts/v{version} call", hashlib.sha256(body).digest()
+    return tagged_hash(domain, namespace, label, public_key, method, body_hash, timestamp_ms, nonce)
 
 
 def session_digest(namespace: str, label: str, public_key: bytes, timestamp_ms: int, nonce: bytes) -> bytes:

@@ -25,6 +25,7 @@ from ipls.rpc.server import ANYONE, GrpcServer, Listener
 from tests.rpc.strangers import Stranger, message, stranger
 
 SERVICES = [f"{name}.v1.{name}" for name in ("contacts", "directory", "registration", "vault", "witness")]
+SERVICES.append("contacts.v2.contacts")
 PLACES = 8
 FLOOD = 5 * PLACES
 NEVER = 3600.0

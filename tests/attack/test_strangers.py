@@ -29,8 +29,8 @@ from ipls.rpc.peer import CALLER_METADATA
 from ipls.rpc.server import ANYONE, GrpcServer, Listener
 from ipls.rpc.tls import mtls_channel
 from ipls.runtime.tasks import TaskScope
+from ipls.server.contacts.calls import Limits
 from ipls.server.contacts.identities import IN_VAIN
-from ipls.server.contacts.service import Limits
 from ipls.server.vault import service as vault_front
 from ipls.server.vault.service import CoreProcess, VaultGateway
 from ipls.store.engine.sqlite import Database
@@ -221,7 +221,7 @@ async def test_a_table_of_nonces_that_is_full_is_full_for_one_account(world: con
 async def test_a_call_of_another_time_costs_no_signature_check(
     world: contact_stores.World, stub: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ipls.server.contacts.service.verify", lambda *call: pytest.fail("checked"))
+    monkeypatch.setattr("ipls.server.contacts.calls.verify", lambda *call: pytest.fail("checked"))
     stale = world.call(Owner(ALICE), "ListRecords", pb.ListRecordsBody(), world.now_ms - 120_001)
     with pytest.raises(RemoteError) as caught:
         await answered(stub.ListRecords(pb.ListRecordsRequest(call=stale)))

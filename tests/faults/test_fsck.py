@@ -14,6 +14,7 @@ from ipls.config import load_trust_root, read_secret
 from ipls.crypto.keys import public_key
 from ipls.server.directory.epochs import prepare
 from ipls.store.directory import open_directory_store
+from ipls.store.line import Quota
 from ipls.store.log import FileLog, object_name
 from ipls.store.vault import LogRow
 from ipls.trust.identity import encode_record
@@ -134,6 +135,15 @@ def test_a_contact_comes_back_from_its_owner_alone(world: Deployment) -> None:
         [found] = fsck(world, repair=repair)
         assert (found.part, found.mended) == ("contacts", False)
         assert "its owner's phone" in found.do
+
+
+def test_a_record_of_a_line_comes_back_from_a_phone_that_has_it(world: Deployment) -> None:
+    with world.contacts_database() as store:
+        store.lines.put("+491700000001", 1, [b"record"], None, quota=Quota(9, 999), now_ms=0)
+    flip(world.config.contacts.database, "sealed", "data")
+    [found] = fsck(world)
+    assert (found.part, found.mended) == ("contacts", False)
+    assert "puts it again" in found.do
 
 
 def test_damages_of_all_parts_are_named_at_once_and_mended_each_as_if_alone(world: Deployment) -> None:

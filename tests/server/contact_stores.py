@@ -3,8 +3,9 @@
 import asyncio
 import hashlib
 import os
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from ipls.proto.contacts.v1.contacts_pb2_grpc import (
     ContactsServiceStub,
     add_ContactsServiceServicer_to_server,
 )
+from ipls.proto.contacts.v2.contacts_pb2_grpc import ContactsServiceStub as LinesStub
+from ipls.proto.contacts.v2.contacts_pb2_grpc import add_ContactsServiceServicer_to_server as add_lines
 from ipls.proto.directory.v1 import directory_pb2
 from ipls.proto.directory.v1.directory_pb2_grpc import (
     DirectoryServiceServicer,
@@ -28,8 +31,10 @@ from ipls.proto.directory.v1.directory_pb2_grpc import (
     add_DirectoryServiceServicer_to_server,
 )
 from ipls.rpc.errors import RemoteError, ServiceError, remote_error
+from ipls.server.contacts.calls import Limits, SignedCalls
 from ipls.server.contacts.identities import Identities
-from ipls.server.contacts.service import ContactsServicer, Limits
+from ipls.server.contacts.lines import LinesServicer
+from ipls.server.contacts.service import ContactsServicer
 from ipls.store.contacts import open_contacts_store
 from ipls.trust.calls import call_digest
 from tests.hsm import rig
@@ -97,6 +102,8 @@ class World:
         self.now_ms, self.now_s = NOW, 0.0
         self.limits = Limits()
         self.identities: Identities
+        self.lines: Any
+        """The stub of the store's version 2, while it runs."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Any]:
@@ -111,18 +118,27 @@ class World:
             stack.callback(following.cancel)
             store = open_contacts_store(self.folder / "contacts.db")
             stack.callback(store.close)
-            servicer = ContactsServicer(
-                store, self.identities, self.root, now_ms=lambda: self.now_ms, limits=self.limits
+            calls = SignedCalls(
+                store, self.identities, self.root.namespace, now_ms=lambda: self.now_ms, limits=self.limits
             )
-            yield ContactsServiceStub(
-                await stack.enter_async_context(
-                    loopback(self.folder, lambda s: add_ContactsServiceServicer_to_server(servicer, s))
-                )
-            )
+            stack.callback(calls.close)
+
+            def add(server: grpc.aio.Server) -> None:
+                add_ContactsServiceServicer_to_server(ContactsServicer(store, calls), server)
+                add_lines(LinesServicer(store.lines, calls, now_s=lambda: self.now_s), server)
+
+            channel = await stack.enter_async_context(loopback(self.folder, add))
+            self.lines = LinesStub(channel)
+            yield ContactsServiceStub(channel)
 
     async def publish(self, owner: Owner) -> None:
         await self.directory.announce(owner)
         self.identities.accept(self.directory.head(time=NOW))
+
+    def change(self, statement: str, *values: object) -> None:
+        """Behind the store's back."""
+        with closing(sqlite3.connect(self.folder / "contacts.db", isolation_level=None)) as db:
+            db.execute(statement, values)
 
     def device(self, stub: Any, owner: Owner, now_ms: int = NOW) -> ContactStore:
         account = Account(owner.label, owner.seed, 1, 1)

@@ -19,6 +19,7 @@ SERVICES = {
     f"ipls.{name}": ANYONE
     for name in (
         "contacts.v1.ContactsService",
+        "contacts.v2.ContactsService",
         "directory.v1.DirectoryService",
         "registration.v1.RegistrationService",
         "vault.v1.VaultService",

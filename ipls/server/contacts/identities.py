@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -39,10 +39,11 @@ RETRY_AFTER_S = 0.5
 
 
 class _Verdict(NamedTuple):
-    """What a key was at an epoch, by the refusal's reason; "": the account's newest."""
+    """What a key was at an epoch, by the refusal's reason; "": the account's newest, of that version."""
 
     epoch: int
     reason: str
+    version: int = 0
 
     def refusal(self) -> ServiceError:
         if self.reason == "IDENTITY_SUPERSEDED":
@@ -97,21 +98,23 @@ class Identities:
         self._signed = signed
         self._arrived.set()
 
-    async def check(self, label: str, public_key: bytes, peer: str) -> None:
-        """Return if `public_key` is the account's identity now, as `peer` says.
+    async def check(self, label: str, public_key: bytes, holder: Hashable) -> int:
+        """The identity's version, if `public_key` is the account's now. `holder`: whose quota a question to the
+        directory is taken from, unless this was the account's key when it was asked last: the peer's who says so.
 
         Raises ServiceError: UNAVAILABLE IDENTITY_UNKNOWN (with RetryInfo) for a key that the head does not hold,
         which may be on its way; PERMISSION_DENIED IDENTITY_SUPERSEDED for one that was it before; UNAVAILABLE
-        DIRECTORY_UNAVAILABLE; SERVICE_BUSY for a peer that asks in vain too often.
+        DIRECTORY_UNAVAILABLE; SERVICE_BUSY for a holder that asks in vain too often.
         """
         head, key = await self.newest(), (label, public_key)
         turn = self._turns.setdefault(key, asyncio.Lock())
         async with turn:
             verdict = self._known.get(key) or self._refused.get(key)
             if verdict is None or verdict.epoch < head.epoch:
-                verdict = await self._judge(head, label, public_key, peer)
+                verdict = await self._judge(head, label, public_key, holder)
         if verdict.reason:
             raise verdict.refusal()
+        return verdict.version
 
     async def newest(self) -> Head:
         """The newest head, of accepted age, once there is one. Raises ServiceError DIRECTORY_UNAVAILABLE."""
@@ -123,13 +126,14 @@ class Identities:
         except (TimeoutError, VerificationError) as error:
             raise _unavailable("no fresh head from the directory") from error
 
-    async def _judge(self, head: Head, label: str, public_key: bytes, peer: str) -> _Verdict:
-        """Ask the directory, within a quota: of its own for a key that was its account's newest, else of the peer's.
+    async def _judge(self, head: Head, label: str, public_key: bytes, holder: Hashable) -> _Verdict:
+        """Ask the directory, within a quota: of its own for a key that was its account's newest, else the holder's.
         What comes to nothing counts, whoever ended it."""
         key = (label, public_key)
-        holder = key if key in self._known else peer
+        if key in self._known:
+            holder = key
         self._in_vain.take(holder)
-        verdict = _Verdict(head.epoch, await self._reason(head, label, public_key))
+        verdict = _Verdict(head.epoch, *await self._found(head, label, public_key))
         found, other = (self._refused, self._known) if verdict.reason else (self._known, self._refused)
         found.put(key, verdict)
         other.drop(key)
@@ -137,19 +141,20 @@ class Identities:
             self._in_vain.give_back(holder)
         return verdict
 
-    async def _reason(self, head: Head, label: str, public_key: bytes) -> str:
+    async def _found(self, head: Head, label: str, public_key: bytes) -> tuple[str, int]:
+        """A verdict's reason and version."""
         proof = await self._history(head, label, most_recent=1)
         if proof is None:
             await self._prove_absent(head, label)
-            return "IDENTITY_UNKNOWN"
+            return "IDENTITY_UNKNOWN", 0
         try:
-            newest = verify_identity(self._root, head, label, proof).public_key
+            newest = verify_identity(self._root, head, label, proof)
         except VerificationError as error:
             raise _refused(error) from error
-        if newest == public_key:
-            return ""
-        earlier = await self._earlier(head, label, newest)
-        return "IDENTITY_SUPERSEDED" if public_key in earlier else "IDENTITY_UNKNOWN"
+        if newest.public_key == public_key:
+            return "", newest.version
+        earlier = await self._earlier(head, label, newest.public_key)
+        return ("IDENTITY_SUPERSEDED" if public_key in earlier else "IDENTITY_UNKNOWN"), 0
 
     async def _prove_absent(self, head: Head, label: str) -> None:
         proof = b""  # of epoch 0, where nothing is

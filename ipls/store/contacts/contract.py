@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from ipls.store.line import LineStore
 from ipls.store.replay import ReplayGuard
 
 
@@ -35,10 +36,17 @@ class ContactsStore(ReplayGuard):
       repeated while it is the newest, succeeds again. A generation never falls.
     - *Single use* of signed calls: see `ReplayGuard`.
 
+    What has a line (`lines`) takes no such writes any more: StoreRefused LINE_EXISTS, of `put`, `drop` and `swap`.
+
     It doesn't know what the ciphertexts say: dropping a record that a manifest names is the caller's mistake to make.
     Calls may come from any thread, and over one database from any process. Every method may raise StoreUnavailable and
     StoreDamaged.
     """
+
+    @property
+    @abstractmethod
+    def lines(self) -> LineStore:
+        """The accounts' lines, in the same database; closed with it."""
 
     @abstractmethod
     def close(self) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 from ipls.store.contacts.contract import ContactsStore, Manifest, RecordKey
 from ipls.store.engine.sqlite import Connection, Database, Schema
 from ipls.store.errors import StoreDamaged, StoreRefused
+from ipls.store.line import LineStore
+from ipls.store.line import sqlite as line
 from ipls.store.replay import sqlite as replay
 
 _STATEMENTS = """
@@ -19,7 +21,9 @@ CREATE TABLE IF NOT EXISTS manifest (
     label TEXT PRIMARY KEY, version INTEGER NOT NULL, generation INTEGER NOT NULL, check_value BLOB NOT NULL,
     ciphertext BLOB NOT NULL);
 """
-SCHEMA = Schema("the contact store", _STATEMENTS + replay.STATEMENTS, frozenset({"record", "manifest"}))
+SCHEMA = Schema(
+    "the contact store", _STATEMENTS + replay.STATEMENTS + line.STATEMENTS, frozenset({"record", "manifest"}), version=2
+)
 _SIZE = "SELECT size FROM record WHERE label = ? AND generation = ? AND id = ? AND digest = ?"
 _CIPHERTEXT = "SELECT ciphertext FROM record WHERE label = ? AND generation = ? AND id = ? AND digest = ?"
 _DROP = "DELETE FROM record WHERE label = ? AND generation = ? AND id = ? AND digest = ?"
@@ -35,12 +39,18 @@ class SqliteContacts(ContactsStore):
 
     def __init__(self, path: Path) -> None:
         self._db = Database(path, SCHEMA)
+        self._reads = Database(path, SCHEMA)
         self._spare = Database.in_memory(SCHEMA)
         self._nonces = replay.Nonces(self._db, self._spare)
+        self._lines = line.SqliteLines(self._db, self._reads)
+
+    @property
+    def lines(self) -> LineStore:
+        return self._lines
 
     def close(self) -> None:
-        self._db.close()
-        self._spare.close()
+        for database in (self._db, self._reads, self._spare):
+            database.close()
 
     def admit(
         self, label: str, nonce: bytes, timestamp_ms: int, *, now_ms: int, window_ms: int, max_calls: int, reading: bool
@@ -49,6 +59,7 @@ class SqliteContacts(ContactsStore):
 
     def put(self, label: str, records: Iterable[tuple[RecordKey, bytes]], *, max_records: int, max_bytes: int) -> None:
         with self._db.write() as db:
+            _check_no_line(db, label)
             db.executemany(
                 "INSERT OR IGNORE INTO record VALUES (?, ?, ?, ?, ?, ?)",
                 ((label, *key, len(ciphertext), ciphertext) for key, ciphertext in records),
@@ -58,11 +69,11 @@ class SqliteContacts(ContactsStore):
                 raise StoreRefused("ACCOUNT_QUOTA", f"an account holds {max_records} records of {max_bytes} bytes")
 
     def sizes(self, label: str, keys: Iterable[RecordKey]) -> list[int]:
-        with self._db.read() as db:
+        with self._reads.read() as db:
             return [_one(db, _SIZE, label, key) for key in keys]
 
     def read(self, label: str, keys: Iterable[RecordKey]) -> bytes:
-        with self._db.read() as db:
+        with self._reads.read() as db:
             found = [(key, _one(db, _CIPHERTEXT, label, key)) for key in keys]
         for key, data in found:
             if not _is_as_named(key, data):
@@ -75,7 +86,7 @@ class SqliteContacts(ContactsStore):
                    WHERE rowid > ? ORDER BY rowid LIMIT 100"""
         last = 0
         while True:
-            with self._db.read() as db:
+            with self._reads.read() as db:
                 rows = db.execute(query, (last,)).fetchall()
             if not rows:
                 return
@@ -83,21 +94,23 @@ class SqliteContacts(ContactsStore):
             last = rows[-1][0]
 
     def page(self, label: str, *, after: RecordKey | None, limit: int) -> list[tuple[RecordKey, int]]:
-        with self._db.read() as db:
+        with self._reads.read() as db:
             rows = db.execute(_PAGE, (label, *(after or (-1, b"", b"")), limit))
             return [(RecordKey(*key), size) for *key, size in rows]
 
     def drop(self, label: str, keys: Iterable[RecordKey]) -> None:
         with self._db.write() as db:
+            _check_no_line(db, label)
             db.executemany(_DROP, ((label, *key) for key in keys))
 
     def manifest(self, label: str) -> Manifest | None:
-        with self._db.read() as db:
+        with self._reads.read() as db:
             row = db.execute(_MANIFEST, (label,)).fetchone()
         return Manifest(*row) if row else None
 
     def swap(self, label: str, expected_version: int, manifest: Manifest) -> None:
         with self._db.write() as db:
+            _check_no_line(db, label)
             row = db.execute(_MANIFEST, (label,)).fetchone()
             current = Manifest(*row) if row else Manifest(0, 0, b"", b"")
             if current == manifest:
@@ -111,6 +124,11 @@ class SqliteContacts(ContactsStore):
 
 def _is_as_named(key: RecordKey, data: object) -> bool:
     return isinstance(data, bytes) and hashlib.sha256(data).digest() == key.digest
+
+
+def _check_no_line(db: Connection, label: str) -> None:
+    if db.execute("SELECT 1 FROM line WHERE label = ?", (label,)).fetchone():
+        raise StoreRefused("LINE_EXISTS", "the account keeps a line: its phone needs a newer version of this software")
 
 
 def _one(db: Connection, sql: str, label: str, key: RecordKey) -> Any:

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,12 +32,13 @@ from ipls.crypto.encoding import lp, u64
 from ipls.crypto.keys import public_key, sign
 from ipls.proto.contacts.v1 import contacts_pb2
 from ipls.rpc.errors import ServiceError
-from ipls.server.contacts.service import ContactsServicer, Limits
+from ipls.server.contacts.calls import Limits, SignedCalls
+from ipls.server.contacts.service import ContactsServicer
 from ipls.store.contacts import open_contacts_store
 from ipls.trust.calls import call_digest
 from tests.fuzz.answers import answering, frames
 from tests.fuzz.target import ID, LABEL, SEED, Target, folder, serialized, target
-from tests.trust.roots import NAMESPACE, NOW, make_root
+from tests.trust.roots import NAMESPACE, NOW
 
 _KEY = b"\x05" * 32
 
@@ -130,8 +131,8 @@ def _() -> Target:
 class _Anyone:
     """Stands for the directory: the account is known."""
 
-    async def check(self, label: str, public_key: bytes, peer: str) -> None:
-        pass
+    async def check(self, label: str, public_key: bytes, holder: Hashable) -> int:
+        return 1
 
 
 def _call(method: str, body: bytes, nonce: bytes) -> contacts_pb2.SignedCall:
@@ -154,7 +155,8 @@ def _contacts(method: str, request: Any, seeds: Iterable[Message], parts: tuple[
     identities: Any = _Anyone()
     store = open_contacts_store(folder() / "contacts.db")
     caller = SimpleNamespace(peer=lambda: "ipv4:192.0.2.1:7", auth_context=dict)
-    servicer = ContactsServicer(store, identities, make_root(), now_ms=lambda: NOW, limits=Limits(calls=10**9))
+    calls = SignedCalls(store, identities, NAMESPACE, now_ms=lambda: NOW, limits=Limits(calls=10**9))
+    servicer = ContactsServicer(store, calls)
     count = 0
 
     def call(method: str, request: Any, body: bytes, parts: tuple[bytes, ...]) -> Any:

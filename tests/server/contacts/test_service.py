@@ -29,8 +29,9 @@ from ipls.proto.directory.v1.directory_pb2_grpc import (
 from ipls.rpc.errors import RemoteError
 from ipls.runtime.service import Service
 from ipls.server.contacts import app
+from ipls.server.contacts.calls import Limits, SignedCalls
 from ipls.server.contacts.identities import Identities
-from ipls.server.contacts.service import ContactsServicer, Limits
+from ipls.server.contacts.service import ContactsServicer
 from ipls.store.contacts import open_contacts_store
 from ipls.trust.calls import call_digest
 from tests.hsm.rig import Owner
@@ -344,7 +345,8 @@ async def test_no_account_takes_all_places(world: World) -> None:
 async def test_plaintext_is_refused(world: World, tmp_path: Path) -> None:
     store = open_contacts_store(tmp_path / "contacts.db")
     identities = Identities(DirectoryServiceStub(grpc.aio.insecure_channel("127.0.0.1:1")), world.root)
-    add = partial(add_ContactsServiceServicer_to_server, ContactsServicer(store, identities, world.root))
+    calls = SignedCalls(store, identities, world.root.namespace)
+    add = partial(add_ContactsServiceServicer_to_server, ContactsServicer(store, calls))
     async with listening(tmp_path, add) as server, grpc.aio.insecure_channel(server.address) as channel:
         call = world.call(Owner(ALICE), "ListRecords", pb.ListRecordsBody())
         with refused(grpc.StatusCode.UNAVAILABLE, "UNREACHABLE"):

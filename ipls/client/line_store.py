@@ -1,0 +1,264 @@
+"""Signed calls to the contact store about the account's line, and what comes back, in its shape: what it says, the
+device judges.
+
+Tested by tests/client/test_line_store.py.
+"""
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from google.protobuf.message import Message
+
+from ipls._grpc import grpc
+from ipls.client.calls import CALL_S, RETRY_FOR_S, carrying, retrying
+from ipls.client.errors import RefusedError
+from ipls.contacts.admission import MAX_COMMIT, MAX_COMMITS
+from ipls.contacts.commits import Link, Signed
+from ipls.contacts.sealing import MAX_SNAPSHOT, NAME_BYTES, OVERHEAD, name_of, padded_size
+from ipls.crypto.keys import Signer
+from ipls.proto.contacts.v2 import contacts_pb2 as pb
+from ipls.rpc.channel import chunks, cut
+from ipls.rpc.errors import remote_error
+from ipls.trust.calls import NONCE_BYTES, call_digest
+
+if TYPE_CHECKING:
+    from ipls.proto.contacts.v2.contacts_pb2_grpc import ContactsServiceAsyncStub
+
+Result = TypeVar("Result")
+Part = TypeVar("Part")
+Went = Callable[[], None]
+
+MAX_RECORDS = 1000
+MAX_BYTES = 8 << 20
+"""Of what one call carries."""
+MAX_NAMES = 10_000
+"""Of one question which are there."""
+
+_LINK_BYTES = 8 + NAME_BYTES
+_LARGEST = OVERHEAD + padded_size(MAX_SNAPSHOT)
+_MOST_COMMITS = 64 << 20  # bytes that one reading may bring: compaction comes long before
+_EACH = 512  # bytes that a commit takes here besides its own
+
+
+class LineRead(NamedTuple):
+    """A line as the store shows it; nothing of it is believed yet."""
+
+    line: bytes
+    seed: bytes
+    head_n: int
+    head: bytes
+    base_n: int
+    links: list[Link]
+    """Behind the commit that was asked for."""
+    commits: dict[int, Signed]
+    """Behind it, or from the newest base on."""
+
+
+class LineStore:
+    """One account's calls, by its identity or a linked device. Each may be repeated, and is, signed anew, while the
+    store is UNAVAILABLE; by the store's clock where this one's is wrong.
+
+    Raises RefusedError and TryLaterError.
+    """
+
+    def __init__(
+        self,
+        stub: "ContactsServiceAsyncStub",
+        namespace: str,
+        label: str,
+        signer: Signer,
+        *,
+        now_ms: Callable[[], int],
+        retry_for_s: float = RETRY_FOR_S,
+    ) -> None:
+        self._stub = stub
+        self._namespace = namespace
+        self._label = label
+        self._signer = signer
+        self._now_ms = now_ms
+        self._behind_ms = 0
+        self._retry_for_s = retry_for_s
+
+    async def read(self, n: int) -> LineRead | None:
+        """What comes behind commit `n` of the account's line; None where the store shows none."""
+        return await self._read(pb.ReadBody(n=n))
+
+    async def links(self, line: bytes, first: int, last: int) -> list[Link]:
+        """Of the commits first + 1 to last, of this line or one that was left; as far as the store has them."""
+        found = await self._read(pb.ReadBody(n=first, line=line, until=last, links_only=True))
+        return found.links if found else []
+
+    async def _read(self, body: pb.ReadBody) -> LineRead | None:
+        async def call(went: Went) -> LineRead | None:
+            head, links, commits, size = None, bytearray(), dict[int, Signed](), 0
+            async for response in self._stub.Read(pb.ReadRequest(call=self._sign("Read", body)), timeout=CALL_S):
+                went()
+                if response.WhichOneof("part") == "head":
+                    head = response.head
+                links += response.links.links
+                for placed in response.commits.commits:
+                    commits[placed.n] = Signed(placed.signed.commit, placed.signed.author, placed.signed.write)
+                    size += len(placed.signed.commit) + _EACH
+                if len(links) > MAX_COMMITS * _LINK_BYTES or size > _MOST_COMMITS:
+                    raise _invalid()
+            if head is None:
+                return None
+            found = _links(bytes(links))
+            if len(found) > max(0, head.n - body.n) or any(
+                len(signed.commit) > MAX_COMMIT for signed in commits.values()
+            ):
+                raise _invalid()
+            return LineRead(head.line, head.seed, head.n, head.chain, head.base_n, found, commits)
+
+        return await self._retrying(call)
+
+    async def commit(
+        self, line: bytes, n: int, before: bytes, signed: Signed, records: Sequence[bytes], snapshot: bytes | None
+    ) -> None:
+        """The line's commit `n`, behind the chain `before`, with at most MAX_RECORDS records of MAX_BYTES; of a base
+        the snapshot, unless that was put before. It stands when this returns; made again it is the same.
+
+        Refused as LINE_CONFLICT where another one is the head, LINE_REPLACED where the line is not the account's.
+        """
+        body = pb.CommitBody(line=line, n=n, before=before, signed=_signed(signed), records=map(_sealed, records))
+        if snapshot is not None:
+            body.snapshot.CopyFrom(_sealed(snapshot))
+        await self._upload("Commit", pb.CommitRequest, body, [*records, *([] if snapshot is None else [snapshot])])
+
+    async def begin(self, seed: bytes, signed: Signed, snapshot: bytes) -> None:
+        """A new line, by the identity alone; its records were put before. Made again it is the same."""
+        body = pb.BeginBody(seed=seed, signed=_signed(signed), snapshot=_sealed(snapshot))
+        await self._upload("Begin", pb.BeginRequest, body, [snapshot])
+
+    async def put_records(self, records: Iterable[bytes]) -> None:
+        """Stage records for a base, and give back what the store lacks; in as many calls as it takes."""
+        for batch in batches(records, len):
+            body = pb.PutRecordsBody(records=map(_sealed, batch))
+            await self._upload("PutRecords", pb.PutRecordsRequest, body, batch)
+
+    async def put_snapshot(self, snapshot: bytes) -> None:
+        """Stage a snapshot for a base."""
+        body = pb.PutSnapshotBody(snapshot=_sealed(snapshot))
+        await self._upload("PutSnapshot", pb.PutSnapshotRequest, body, [snapshot])
+
+    async def get(self, names: Sequence[bytes]) -> AsyncIterator[dict[bytes, bytes]]:
+        """Records and snapshots by their names, none of which comes twice, a call's worth at a time: MAX_BYTES, or one
+        that is larger. What the store has not, or not with those bytes, is left out."""
+        at = 0
+        while at < len(names):
+            asked = names[at : at + MAX_RECORDS]
+            found = await self._get(asked)
+            yield {name: data for name, data in zip(asked, found, strict=False) if name_of(data) == name}
+            at += len(found)
+
+    async def _get(self, names: Sequence[bytes]) -> list[bytes]:
+        """Of the first of these names, of one at least; b"" where there is none."""
+        body = pb.GetRecordsBody(names=b"".join(names))
+
+        async def call(went: Went) -> list[bytes]:
+            sizes, data = list[int](), bytearray()
+            request = pb.GetRecordsRequest(call=self._sign("GetRecords", body))
+            async for response in self._stub.GetRecords(request, timeout=CALL_S):
+                went()
+                sizes += response.sizes
+                data += response.chunk
+                if len(sizes) > len(names) or sum(sizes) > MAX_BYTES + _LARGEST or len(data) > sum(sizes):
+                    raise _invalid()
+            if not sizes or len(data) != sum(sizes):
+                raise _invalid()
+            return list(cut(bytes(data), sizes))
+
+        return await self._retrying(call)
+
+    async def have(self, names: Sequence[bytes], *, staged: bool = False) -> set[bytes]:
+        """Those of these names, none of which comes twice, whose records the store has and keeps (`staged`: or holds
+        for a base)."""
+        there: set[bytes] = set()
+        for at in range(0, len(names), MAX_NAMES):
+            asked = names[at : at + MAX_NAMES]
+            body = pb.HaveBody(names=b"".join(asked), staged=staged)
+
+            async def call(_: Went, body: pb.HaveBody = body) -> pb.HaveResponse:
+                return await self._stub.Have(pb.HaveRequest(call=self._sign("Have", body)), timeout=CALL_S)
+
+            missing = set((await self._retrying(call)).missing)
+            there.update(name for place, name in enumerate(asked) if place not in missing)
+        return there
+
+    async def _upload(self, method: str, request: Any, body: Message, parts: Sequence[bytes]) -> None:
+        data = b"".join(parts)
+
+        async def call(went: Went) -> None:
+            async def requests() -> AsyncIterator[Any]:
+                yield request(call=self._sign(method, body))
+                for chunk in chunks(data):
+                    went()
+                    yield request(chunk=chunk)
+
+            await getattr(self._stub, method)(requests(), timeout=CALL_S)
+
+        await self._retrying(call)
+
+    async def _retrying(self, call: Callable[[Went], Awaitable[Result]]) -> Result:
+        async def once() -> Result:
+            async with carrying(self._retry_for_s) as went:
+                return await call(went)
+
+        async def attempt() -> Result:
+            try:
+                return await once()
+            except grpc.aio.AioRpcError as raised:
+                error = remote_error(raised)
+                if error.reason != "CALL_STALE" or error.time_ms is None:
+                    raise
+                self._behind_ms = error.time_ms - self._now_ms()
+            return await once()
+
+        return await retrying(attempt, self._retry_for_s)
+
+    def _sign(self, method: str, body: Message) -> pb.SignedCall:
+        data, nonce, time_ms = body.SerializeToString(), os.urandom(NONCE_BYTES), self._now_ms() + self._behind_ms
+        key = self._signer.public_key
+        digest = call_digest(self._namespace, self._label, key, method, data, time_ms, nonce, version=2)
+        return pb.SignedCall(
+            label=self._label,
+            public_key=key,
+            body=data,
+            timestamp_ms=time_ms,
+            nonce=nonce,
+            signature=self._signer.sign(digest),
+        )
+
+
+def _sealed(data: bytes) -> pb.Sealed:
+    return pb.Sealed(name=name_of(data), size=len(data))
+
+
+def _signed(signed: Signed) -> pb.SignedCommit:
+    return pb.SignedCommit(**signed._asdict())
+
+
+def _links(data: bytes) -> list[Link]:
+    if len(data) % _LINK_BYTES:
+        raise _invalid()
+    cut_up = (data[at : at + _LINK_BYTES] for at in range(0, len(data), _LINK_BYTES))
+    return [Link(int.from_bytes(each[:8], "big"), each[8:]) for each in cut_up]
+
+
+def batches(records: Iterable[Part], size_of: Callable[[Part], int]) -> Iterator[list[Part]]:
+    """Records in runs that fit into one call."""
+    batch: list[Part] = []
+    size = 0
+    for record in records:
+        if batch and (len(batch) == MAX_RECORDS or size + size_of(record) > MAX_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(record)
+        size += size_of(record)
+    if batch:
+        yield batch
+
+
+def _invalid() -> RefusedError:
+    return RefusedError("STORE_ANSWER_INVALID", "the contact store sends more than it announced, or than it may hold")

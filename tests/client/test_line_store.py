@@ -1,0 +1,97 @@
+"""Answers of a contact store that has no end, or shows what no line is.
+
+Honest ones: tests/server/contacts/test_lines.py."""
+
+import itertools
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from ipls.client.errors import RefusedError
+from ipls.client.line_store import LineStore
+from ipls.contacts.sealing import name_of
+from ipls.crypto.keys import SeedSigner
+from ipls.proto.contacts.v2 import contacts_pb2 as pb
+
+HEAD = pb.ReadResponse(head=pb.LineHead(n=3))
+LINKS = pb.ReadResponse(links=pb.Links(links=bytes(40 * 25_000)))
+
+
+class Hostile:
+    """Answers with these, `again` without end."""
+
+    def __init__(self, *responses: Any, again: bool = False) -> None:
+        self._responses = itertools.cycle(responses) if again else responses
+
+    async def Read(self, request: Any, timeout: float) -> AsyncIterator[Any]:
+        for response in self._responses:
+            yield response
+
+    GetRecords = Read
+
+
+def store(*responses: Any, again: bool = False) -> LineStore:
+    stub: Any = Hostile(*responses, again=again)
+    return LineStore(stub, "test.ipls", "+491701234567", SeedSigner(bytes(32)), now_ms=lambda: 0, retry_for_s=0)
+
+
+def commits(*sizes: int) -> pb.ReadResponse:
+    placed = [pb.PlacedCommit(n=n, signed=pb.SignedCommit(commit=bytes(size))) for n, size in enumerate(sizes)]
+    return pb.ReadResponse(commits=pb.PlacedCommits(commits=placed))
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [HEAD, LINKS],
+        [HEAD, commits(1 << 20)],
+        [HEAD, commits(*[0] * 10_000)],
+        [HEAD, commits(*[100_000] * 20)],
+        [pb.ReadResponse(links=pb.Links(links=bytes(40)))] * 2,
+    ],
+    ids=["links", "a large commit", "many commits", "much", "no head"],
+)
+async def test_a_line_without_end_is_refused(answers: list[Any]) -> None:
+    with pytest.raises(RefusedError, check=lambda e: e.reason == "STORE_ANSWER_INVALID"):
+        await store(*answers, again=True).read(0)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [HEAD, pb.ReadResponse(links=pb.Links(links=bytes(39)))],
+        [HEAD, pb.ReadResponse(links=pb.Links(links=bytes(160)))],
+        [HEAD, commits((128 << 10) + 1)],
+    ],
+    ids=["a link cut off", "more links than commits", "a large commit"],
+)
+async def test_what_no_line_is_is_refused(answers: list[Any]) -> None:
+    with pytest.raises(RefusedError, check=lambda e: e.reason == "STORE_ANSWER_INVALID"):
+        await store(*answers).read(0)
+
+
+async def got(*answers: pb.GetRecordsResponse) -> list[dict[bytes, bytes]]:
+    return [batch async for batch in store(*answers).get([name_of(b"a"), name_of(b"b")])]
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [],
+        [pb.GetRecordsResponse()],
+        [pb.GetRecordsResponse(sizes=[1])],
+        [pb.GetRecordsResponse(sizes=[1], chunk=b"ab")],
+        [pb.GetRecordsResponse(sizes=[0, 0, 0])],
+        [pb.GetRecordsResponse(sizes=[1 << 26])],
+        [pb.GetRecordsResponse(sizes=[2**63])],
+    ],
+    ids=["nothing", "no sizes", "too little", "too much", "more than asked for", "too large", "far too large"],
+)
+async def test_records_that_are_not_as_announced_are_refused(answers: list[Any]) -> None:
+    with pytest.raises(RefusedError, check=lambda e: e.reason == "STORE_ANSWER_INVALID"):
+        await got(*answers)
+
+
+async def test_bytes_of_another_name_are_left_out() -> None:
+    assert await got(pb.GetRecordsResponse(sizes=[1, 1], chunk=b"xb")) == [{name_of(b"b"): b"b"}]

@@ -1,0 +1,389 @@
+"""The contact store's service of lines, called as devices and thieves would; the stub that devices call it by, too."""
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ipls._grpc import grpc
+from ipls.client.errors import RefusedError, TryLaterError
+from ipls.client.line_store import LineStore
+from ipls.contacts.sealing import name_of
+from ipls.crypto.keys import SeedSigner
+from ipls.proto.contacts.v2 import contacts_pb2 as pb
+from ipls.server.contacts.calls import Limits
+from ipls.store.line import Quota
+from tests.contacts.writers import Made, Writer, line_of
+from tests.hsm.rig import Owner
+from tests.server.contact_stores import ALICE, BOB, World, answered, invalid, record, refused, unauthenticated
+from tests.trust.roots import NOW
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    world = World(tmp_path)
+    async with world.running():
+        yield world
+
+
+class Phone:
+    """One who writes into a line: an identity, or a device that it linked."""
+
+    def __init__(self, world: World, writer: Writer, now_ms: int = NOW, retry_for_s: float = 30) -> None:
+        self.world, self.writer = world, writer
+        self.store = LineStore(
+            world.lines,
+            world.root.namespace,
+            writer.label,
+            SeedSigner(writer.seed),
+            now_ms=lambda: now_ms,
+            retry_for_s=retry_for_s,
+        )
+        self.seed = os.urandom(16)
+        self.line, self.n, self.chain = b"", 0, b""
+
+    async def begin(self, *records: bytes, devices: Sequence[Writer] = ()) -> Made:
+        self.seed = os.urandom(16)
+        self.line = line_of(self.seed, self.writer.label)
+        await self.store.put_records(records)
+        made = self.writer.base(1, self.line, records, devices)
+        assert made.snapshot is not None
+        await self.store.begin(self.seed, made.signed, made.snapshot)
+        self.n, self.chain = 1, made.chain
+        return made
+
+    async def edit(self, *records: bytes, drops: Sequence[bytes] = (), **changes: Any) -> Made:
+        drop = [name_of(each) for each in drops]
+        return await self.commit(self.writer.edit(self.n + 1, self.chain, *records, drops=drop, **changes))
+
+    async def commit(self, made: Made) -> Made:
+        await self.store.commit(self.line, made.n, made.before, made.signed, made.records, made.snapshot)
+        self.n, self.chain = made.n, made.chain
+        return made
+
+    def at(self, other: "Phone") -> "Phone":
+        """With the other's head."""
+        self.line, self.n, self.chain, self.seed = other.line, other.n, other.chain, other.seed
+        return self
+
+    async def get(self, *records: bytes) -> list[bool]:
+        found: dict[bytes, bytes] = {}
+        async for batch in self.store.get([name_of(each) for each in records]):
+            found |= batch
+        return [found.get(name_of(each)) == each for each in records]
+
+    async def have(self, *records: bytes) -> list[bool]:
+        there = await self.store.have([name_of(each) for each in records])
+        return [name_of(each) in there for each in records]
+
+
+async def registered(world: World, label: str = ALICE, **changes: Any) -> Phone:
+    phone = Phone(world, Writer(label=label, **changes))
+    await world.publish(Owner(label, phone.writer.seed))
+    return phone
+
+
+def told(reason: str, text: str = "") -> Any:
+    return pytest.raises(RefusedError, check=lambda error: error.reason == reason and text in error.message)
+
+
+async def test_what_is_written_is_read(world: World) -> None:
+    phone = await registered(world)
+    assert await phone.store.read(0) is None
+    made = [await phone.begin()]
+    made += [await phone.edit(phone.writer.record(str(n))) for n in range(3)]
+    read = await phone.store.read(0)
+    assert read is not None
+    assert (read.line, read.seed) == (phone.line, phone.seed)
+    assert (read.head_n, read.head, read.base_n) == (4, phone.chain, 1)
+    assert read.links == [each.link for each in made]
+    assert read.commits == {each.n: each.signed for each in made}
+    read = await phone.store.read(3)
+    assert read is not None
+    assert (read.links, read.commits) == ([made[3].link], {4: made[3].signed})
+    read = await phone.store.read(9)  # of a device that has seen more
+    assert read is not None
+    assert (read.head_n, read.links, read.commits) == (4, [], {})
+    assert await phone.get(*(each.records[0] for each in made[1:])) == [True] * 3
+
+
+async def test_after_a_base_links_lead_to_it(world: World) -> None:
+    phone = await registered(world)
+    made = [await phone.begin(), await phone.edit(), await phone.edit()]
+    made.append(await phone.commit(phone.writer.base(4, phone.chain)))
+    made.append(await phone.edit())
+    read = await phone.store.read(1)
+    assert read is not None
+    assert (read.base_n, list(read.commits)) == (4, [4, 5])
+    assert read.links == [each.link for each in made[1:]]
+    assert await phone.store.links(phone.line, 1, 3) == [each.link for each in made[1:3]]
+    assert await phone.store.links(bytes(32), 0, 1) == []
+
+
+async def test_a_line_that_was_left_shows_its_links(world: World) -> None:
+    phone = await registered(world)
+    made, left = [await phone.begin(), await phone.edit()], phone.line
+    await phone.begin()
+    assert await phone.store.links(left, 0, 2) == [each.link for each in made]
+    with told("LINE_REPLACED"):
+        phone.line = left
+        await phone.edit()
+
+
+async def test_an_edit_is_one_call_of_under_4_kb(world: World) -> None:
+    phone = await registered(world)
+    await phone.begin()
+    made = phone.writer.edit(2, phone.chain, phone.writer.record("x" * 200), drops=[bytes(32)])
+    sent: list[Any] = []
+    upload = world.lines.Commit
+
+    def commit(requests: Any, **options: Any) -> Any:
+        async def noted() -> AsyncIterator[Any]:
+            async for request in requests:
+                sent.append(request)
+                yield request
+
+        return upload(noted(), **options)
+
+    world.lines.Commit = commit
+    await phone.commit(made)
+    assert [part.WhichOneof("part") for part in sent] == ["call", "chunk"]
+    assert sum(part.ByteSize() for part in sent) < 2048  # and the transport's own
+
+
+async def test_linked_devices_write_and_read(world: World) -> None:
+    phone = await registered(world)
+    laptop = Phone(world, phone.writer.device())
+    await phone.begin(devices=[laptop.writer])
+    asked = len(world.directory.asked)
+    made = await laptop.at(phone).edit(laptop.writer.record("a"))
+    assert await laptop.get(*made.records) == await laptop.have(*made.records) == [True]
+    assert len(world.directory.asked) == asked  # by the identity that was proved
+    await phone.at(laptop).edit(devices=phone.writer.listing(3, []))
+    removed = Phone(world, laptop.writer, retry_for_s=0)
+    with pytest.raises(TryLaterError, check=lambda error: error.reason == "IDENTITY_UNKNOWN"):
+        await removed.at(phone).edit()
+
+
+async def test_devices_of_an_earlier_identity_are_out(world: World) -> None:
+    phone = await registered(world)
+    laptop = Phone(world, phone.writer.device())
+    await phone.begin(devices=[laptop.writer])
+    thief = phone.writer.renewed()
+    await world.publish(Owner(ALICE, thief.seed))
+    for device in (laptop, phone):
+        with told("IDENTITY_SUPERSEDED"):
+            await device.store.read(0)
+    again = phone.writer.renewed()
+    assert again.version == 2
+    await world.publish(Owner(ALICE, phone.writer.seed))  # the very key of the first version, as the third
+    with told("IDENTITY_SUPERSEDED"):
+        await laptop.store.read(0)
+    assert await phone.store.read(0)
+
+
+async def test_two_writers_at_one_head_are_told_apart(world: World) -> None:
+    phone = await registered(world)
+    laptop = Phone(world, phone.writer.device())
+    await phone.begin(devices=[laptop.writer])
+    laptop.at(phone)
+    made = await phone.edit(phone.writer.record("a"))
+    with told("LINE_CONFLICT"):
+        await laptop.edit(laptop.writer.record("b"))
+    assert await phone.get(laptop.writer.record("b")) == [False]
+    await laptop.at(phone).edit()
+    await phone.commit(made)  # again: it stands
+
+
+async def test_what_is_refused_says_why(world: World) -> None:
+    phone = await registered(world)
+    laptop = Phone(world, phone.writer.device())
+    with told("LINE_REPLACED"):
+        phone.line = bytes(32)
+        await phone.edit()
+    await phone.begin(devices=[laptop.writer])
+    with told("BODY_INVALID", "version"):
+        await phone.edit(identity_version=2)
+    with told("IDENTITY_ONLY"):
+        await laptop.at(phone).commit(laptop.writer.base(2, phone.chain))
+    with told("IDENTITY_ONLY"):
+        await laptop.store.begin(bytes(16), laptop.writer.base(1, line_of(bytes(16), ALICE)).signed, bytes(284))
+    with told("SNAPSHOT_ABSENT"):
+        await phone.commit(phone.writer.base(2, phone.chain)._replace(snapshot=None))
+    with told("SNAPSHOT_ABSENT"):
+        await phone.commit(phone.writer.base(2, phone.chain)._replace(snapshot=bytes(284)))
+    with told("BODY_INVALID", "no base"):
+        await phone.commit(phone.writer.edit(2, phone.chain)._replace(snapshot=bytes(284)))
+    with told("RECORD_SIZE"):
+        await phone.store.put_records([bytes(283)])
+    with told("RECORD_SIZE"):
+        await phone.store.put_snapshot(bytes(500))
+    assert await phone.store.links(phone.line, 0, 9) == []  # it has no such place
+    assert (await phone.edit()).n == 2
+
+
+async def test_where_a_line_stands_version_1_is_not_written(world: World, tmp_path: Path) -> None:
+    async with world.running() as stub:
+        phone = await registered(world)
+        old = world.device(stub, Owner(ALICE, phone.writer.seed))
+        await old.put([record(1)])
+        await phone.begin()
+        with told("LINE_EXISTS"):
+            await old.put([record(2)])
+        assert await old.get([record(1)[0]]) == [record(1)[1]]
+
+
+async def test_staged_things_are_told_apart(world: World) -> None:
+    phone = await registered(world)
+    await phone.begin()
+    staged = phone.writer.record("a")
+    await phone.store.put_records([staged])
+    assert (await phone.have(staged), await phone.get(staged)) == ([False], [True])
+    assert await phone.store.have([name_of(staged)], staged=True) == {name_of(staged)}
+
+
+async def test_many_records_come_in_as_many_calls_as_it_takes(world: World) -> None:
+    phone = await registered(world)
+    small = [phone.writer.record(f"small {n}") for n in range(1100)]
+    large = [phone.writer.record(f"{n} " + "x" * (1 << 20)) for n in range(6)]
+    made = await phone.begin(*small, *large)
+    assert made.snapshot is not None
+    assert all(await phone.get(*small, phone.writer.record("absent"), *large, made.snapshot)) is False
+    names = [name_of(each) for each in [*small, *large, made.snapshot]]
+    batches = [batch async for batch in phone.store.get(names)]
+    assert {name for batch in batches for name in batch} == set(names)
+    assert [len(batch) for batch in batches] == [1000, 103, 4]
+    assert await phone.store.have(names) == set(names[:-1])
+
+
+async def test_a_reader_who_takes_long_gets_the_rest_by_another_call(world: World) -> None:
+    phone = await registered(world)
+    large = [phone.writer.record(f"{n} " + "x" * (1 << 20)) for n in range(3)]
+    await phone.begin(*large)
+    clock = iter(range(0, 1000, 6))
+    type(world).now_s = property(lambda _: float(next(clock)), lambda *_: None)  # type: ignore[attr-defined]
+    try:
+        batches = [len(batch) async for batch in phone.store.get([name_of(each) for each in large])]
+    finally:
+        del type(world).now_s  # type: ignore[attr-defined]
+    assert batches == [2, 1]
+
+
+async def test_a_damaged_record_costs_itself_and_is_mended(world: World) -> None:
+    phone = await registered(world)
+    records = [phone.writer.record(str(n)) for n in range(3)]
+    await phone.begin(*records)
+    world.change(
+        "UPDATE sealed SET data = x'00' WHERE blob = (SELECT id FROM blob WHERE name = ?)", name_of(records[1])
+    )
+    assert await phone.have(*records) == [True] * 3  # nobody has looked yet
+    assert await phone.get(*records) == await phone.have(*records) == [True, False, True]
+    await phone.store.put_records([records[1]])
+    assert await phone.get(*records) == await phone.have(*records) == [True] * 3
+
+
+async def test_a_wrong_clock_signs_by_the_stores(world: World) -> None:
+    phone = await registered(world)
+    await phone.begin()
+    for years in (-30, 30):
+        wrong = Phone(world, phone.writer, NOW + years * 365 * 86_400_000)
+        await wrong.at(phone).edit()
+        await phone.at(wrong).edit()
+
+
+async def test_another_account_sees_and_changes_nothing(world: World) -> None:
+    phone, bob = await registered(world), await registered(world, BOB)
+    made = await phone.begin(phone.writer.record("a"))
+    assert await bob.store.read(0) is None
+    assert await bob.get(phone.writer.record("a")) == [False]
+    assert await bob.store.links(phone.line, 0, 1) == []
+    with told("LINE_REPLACED"):
+        await bob.at(phone).edit()
+    await bob.begin()
+    read = await phone.store.read(0)
+    assert read is not None
+    assert (read.line, read.head) == (phone.line, made.chain)
+
+
+def signed(world: World, phone: Phone, method: str, body: Any, version: int = 2) -> pb.SignedCall:
+    made = (
+        phone.store._sign(method, body) if version == 2 else world.call(Owner(ALICE, phone.writer.seed), method, body)
+    )
+    return pb.SignedCall.FromString(made.SerializeToString())
+
+
+async def test_a_call_of_the_other_version_is_refused(world: World) -> None:
+    phone = await registered(world)
+    with refused(unauthenticated, "SIGNATURE_INVALID"):
+        call = signed(world, phone, "Read", pb.ReadBody(), version=1)
+        await answered(world.lines.Read(pb.ReadRequest(call=call)))
+
+
+async def test_a_replayed_call_is_refused(world: World) -> None:
+    phone = await registered(world)
+    call = signed(world, phone, "Read", pb.ReadBody())
+    await answered(world.lines.Read(pb.ReadRequest(call=call)))
+    with refused(unauthenticated, "CALL_REPLAYED"):
+        await answered(world.lines.Read(pb.ReadRequest(call=call)))
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (b"", "CALL_TOO_LARGE"),
+        (bytes(31), "BODY_INVALID"),
+        (bytes(64), "BODY_INVALID"),
+        (b"".join(n.to_bytes(32, "big") for n in range(1001)), "CALL_TOO_LARGE"),
+    ],
+    ids=["none", "cut off", "twice", "too many"],
+)
+async def test_names_out_of_bounds_are_refused(world: World, names: bytes, reason: str) -> None:
+    phone = await registered(world)
+    call = signed(world, phone, "GetRecords", pb.GetRecordsBody(names=names))
+    with refused(invalid, reason):
+        await answered(world.lines.GetRecords(pb.GetRecordsRequest(call=call)))
+
+
+async def test_a_commit_of_10_mb_or_of_200_000_entries_is_refused(world: World) -> None:
+    phone = await registered(world)
+    await phone.begin()
+    large = phone.writer.edit(2, phone.chain, sealed=bytes(10 << 20))
+    many = phone.writer.edit(2, phone.chain, sealed=bytes(200_000 * 48))
+    for made in (large, many):
+        body = pb.CommitBody(line=phone.line, n=2, before=made.before, signed=pb.SignedCommit(**made.signed._asdict()))
+        requests = iter([pb.CommitRequest(call=signed(world, phone, "Commit", body))])
+        with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "RESOURCE_EXHAUSTED"):  # gRPC's own: nobody decodes it
+            await answered(world.lines.Commit(requests))
+    near = phone.writer.edit(2, phone.chain, sealed=bytes(200_000))
+    with told("BODY_INVALID", "bytes"):
+        await phone.commit(near)
+    dozen = [phone.writer.record(f"{n} " + "x" * (1 << 20)) for n in range(5)]  # 10 MB of records
+    with told("CALL_TOO_LARGE"):
+        await phone.edit(*dozen)
+    assert (await phone.edit()).n == 2
+
+
+async def test_an_account_has_a_quota(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.limits = Limits(line=Quota(4, 1 << 20))
+    async with world.running():
+        phone = await registered(world)
+        await phone.begin()
+        with told("ACCOUNT_QUOTA"):
+            await phone.store.put_records([phone.writer.record(str(n)) for n in range(3)])
+        bob = await registered(world, BOB)
+        await bob.begin()
+
+
+async def test_what_is_kept_survives_a_restart(world: World) -> None:
+    phone = await registered(world)
+    made = await phone.begin(phone.writer.record("a"))
+    async with world.running():
+        phone = Phone(world, phone.writer).at(phone)
+        world.identities.accept(world.directory.head(time=NOW))
+        read = await phone.store.read(0)
+        assert read is not None
+        assert read.head == made.chain
+        assert await phone.get(phone.writer.record("a")) == [True]
