@@ -1,5 +1,6 @@
 """What holds for every test, and what some of them share: an S3 server, PostgreSQL, a second PKCS#11 module."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ from tests.store.postgres import PostgresServer, postgres_server
 
 # Where Ctrl-C is ignored here, as in the background of a shell, it would be in each process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# No test touches the keyring of whoever runs it.
+os.environ["PYTHON_KEYRING_BACKEND"] = "keyring.backends.fail.Keyring"
 
 # No test depends on how fast the machine is.
 settings.register_profile("any machine", deadline=None)

@@ -38,6 +38,7 @@ PLANTED = [
     ("redis", "http/server.py", "import redis"),
     ("pkcs11", "admin/health.py", "import pkcs11"),
     ("uvicorn", "server/log/service.py", "import uvicorn"),
+    ("keyring", "cli/client.py", "import keyring"),
     ("typer", "demo/story.py", "import typer"),
 ]
 

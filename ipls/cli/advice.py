@@ -32,7 +32,7 @@ _REASONS: Mapping[str, str] = {
         READ_SESSION_INVALID READ_SESSION_REQUIRED RECORD_ABSENT REGISTRATION_PENDING REQUEST_ID_REUSED
         SNAPSHOT_ABSENT VALUE_ERASED
         VAULT_OUT_OF_ORDER VAULT_SESSION_EXPIRED VAULT_SESSION_OVER VAULT_TOO_MANY_REQUESTS VAULT_HSM_KEY_MISMATCH
-        VAULT_WRONG_SHARD VAULT_HANDED_OFF VAULT_PROFILE_MISMATCH""",
+        VAULT_WRONG_SHARD VAULT_HANDED_OFF VAULT_PROFILE_MISMATCH PASSPHRASE_DIFFERS""",
     _REGISTER: """
         CODE_ATTEMPTS CODE_EXPIRED CODE_NOT_REQUESTED NOT_REGISTERED READER_UNKNOWN
         REGISTRATION_NOT_PROVED TICKET_UNKNOWN VALUE_AWAITED""",
@@ -77,6 +77,17 @@ _REASONS: Mapping[str, str] = {
     "give the number as + and 1 to 15 digits": "LABEL_INVALID",
     "make room on the disk; a damaged profile is made anew:"
     " ipls client register NUMBER --profile NEW, then ipls client restore": "PROFILE_STORAGE",
+    "ipls client contacts export FILE saves what can be read; then ipls client register NUMBER --profile NEW and"
+    " ipls client restore": "PROFILE_DAMAGED",
+    "put the profile's own key.json back; without it: ipls client register NUMBER --profile NEW, then ipls client"
+    " restore": "PROFILE_KEY_LOST",
+    "run the command at a terminal, or have IPLS_PASSPHRASE_FILE name a file with the passphrase": "PROFILE_LOCKED",
+    "try again; a passphrase that nobody knows any more: ipls client register NUMBER --profile NEW, then ipls client"
+    " restore": "PASSPHRASE_WRONG",
+    "unlock the system's keyring; without one, have IPLS_PASSPHRASE_FILE name a file with a passphrase": (
+        "KEYRING_UNAVAILABLE"
+    ),
+    "write a passphrase into that file": "PASSPHRASE_EMPTY",
     "ipls client monitor, without --endpoints; else a new profile by --profile": "TRUST_ROOT_CHANGED",
     "do it on the phone that registered the number": "IDENTITY_ONLY",
     "ipls client store on the phone that has the contacts": "MANIFEST_ABSENT NOTHING_STORED",

@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ipls.cli.console import confirmed, emit
+from ipls.cli.unlocking import key_access
 from ipls.client import events
 from ipls.client.access import WARNING, days, describe, when
 from ipls.client.approvals import Approval, ApprovalRequest, parse_approver
@@ -33,8 +35,9 @@ from ipls.units import DAY_MS
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="The device: one profile is one account on one phone. For now a profile lies in files for its owner alone"
-    " (0600), its keys in clear: protect it as you protect the machine.",
+    help="The device: one profile is one account on one phone. It is encrypted: the system's keyring keeps its key, or"
+    " a passphrase seals it (asked for, or in the file that IPLS_PASSPHRASE_FILE names); where there is neither, the"
+    " key is in a file beside the profile, for its owner alone (0600).",
 )
 contacts_app = typer.Typer(no_args_is_help=True, help="vCards 2.1, 3.0 and 4.0, in and out.")
 app.add_typer(contacts_app, name="contacts")
@@ -117,25 +120,37 @@ def _run(
     endpoints: Path | None = None,
     *,
     quiet: bool = False,
+    reading: bool = False,
     retry_for_s: float = RETRY_FOR_S,
 ) -> Result:
-    async def run(report: events.Report) -> Result:
-        async with Device.open(folder, endpoints, report=report, retry_for_s=retry_for_s) as device:
+    async def run(opened: Device) -> Result:
+        async with opened as device:
             return await work(device)
 
-    if quiet:
-        return asyncio.run(run(events.silent))
-    with _Reporter() as reporter:
-        return asyncio.run(run(reporter))
+    with nullcontext(events.silent) if quiet else _Reporter() as report:
+        # Before the loop begins: at a passphrase's prompt Ctrl-C is this thread's.
+        opened = Device.open(
+            folder, endpoints, key=key_access(), reading=reading, report=report, retry_for_s=retry_for_s
+        )
+        return asyncio.run(run(opened))
 
 
-def _local(folder: Path, read: Callable[[Device], Result], endpoints: Path | None = None) -> Result:
+def _local(folder: Path, work: Callable[[Device], Result], endpoints: Path | None = None) -> Result:
     """What asks nobody."""
 
-    async def work(device: Device) -> Result:
+    async def run(device: Device) -> Result:
+        return work(device)
+
+    return _run(folder, run, endpoints, quiet=True)
+
+
+def _read(folder: Path, read: Callable[[Device], Result]) -> Result:
+    """What changes nothing either, so that it goes while another command is at work."""
+
+    async def run(device: Device) -> Result:
         return read(device)
 
-    return _run(folder, work, endpoints, quiet=True)
+    return _run(folder, run, quiet=True, reading=True)
 
 
 def _folder(home: Path, profile: str) -> Path:
@@ -284,7 +299,7 @@ def history(
     """Every use of the account's keys in the vault, whoever's; exit 1 if an identity that is not ours had one."""
     uses = _run(_folder(home, profile), Device.uses, retry_for_s=patience)
     if save:
-        _write(save, _local(_folder(home, profile), Device.history_proof))
+        _write(save, _read(_folder(home, profile), Device.history_proof))
     for use in uses:
         _say(describe(use), asdict(use) | {"approver": use.approver.hex()}, as_json)
     if any(use.origin == "foreign" and use.operation == "retrieve" for use in uses):
@@ -312,7 +327,7 @@ def lookup(
 @app.command()
 def status(profile: Name = "default", home: Home = HOME, as_json: Json = False) -> None:
     """What this profile knows by itself, without asking anybody."""
-    found = _local(_folder(home, profile), Device.status)
+    found = _read(_folder(home, profile), Device.status)
     value = found._asdict() | {
         "identity": found.identity and found.identity.version,
         "foreign": [version.version for version in found.foreign],
@@ -346,9 +361,10 @@ def import_(
 
 
 def _show_list(folder: Path, text: str, as_json: bool) -> None:
-    for contact in _local(folder, lambda device: device.contacts(text)):
+    for contact in _read(folder, lambda device: device.contacts(text)):
         numbers = ", ".join(contact.numbers)
-        _say(f"{contact.id[:8]}  {contact.name}  {numbers}".rstrip(), contact._asdict(), as_json)
+        name = "(damaged on this device; store or restore brings it back)" if contact.unreadable else contact.name
+        _say(f"{contact.id[:8]}  {name}  {numbers}".rstrip(), contact._asdict(), as_json)
 
 
 @contacts_app.command("list")
@@ -375,7 +391,7 @@ def show(
     home: Home = HOME,
 ) -> None:
     """One card, byte for byte."""
-    card = _local(_folder(home, profile), lambda device: device.card(id))
+    card = _read(_folder(home, profile), lambda device: device.card(id))
     sys.stdout.buffer.write(card + b"\n")
 
 
@@ -386,7 +402,7 @@ def export(
     home: Home = HOME,
 ) -> None:
     """All cards as one address book."""
-    data, count = _local(_folder(home, profile), lambda device: (device.export(), len(device.cards())))
+    data, count = _read(_folder(home, profile), lambda device: (device.export(), len(device.cards())))
     if str(file) == "-":
         sys.stdout.buffer.write(data)
         return

@@ -21,6 +21,7 @@ from ipls.client.events import (
     VaultAccepted,
 )
 from ipls.client.profile import Account, KnownVersion
+from ipls.client.profile_key import Kept, KeyAccess, Keyring
 from ipls.client.registration import CodeSource
 from ipls.client.sync import Restored, Stored
 
@@ -40,6 +41,9 @@ __all__ = [
     "IdentityChange",
     "Imported",
     "JourneyStep",
+    "Kept",
+    "KeyAccess",
+    "Keyring",
     "KnownVersion",
     "Listed",
     "ProfileError",

@@ -31,7 +31,9 @@ from ipls.client.profile import (
     exists,
     storage_error,
 )
+from ipls.client.profile_key import IN_FILE, KeyAccess
 from ipls.client.registration import CodeSource, Registrar
+from ipls.client.rows import Unreadable
 from ipls.client.sync import Restored, Stored, Sync
 from ipls.client.trust import TrustRoots
 from ipls.client.vault import Vault, VaultSession
@@ -61,12 +63,14 @@ class Imported(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """A contact as it is shown. `id` is 32 hex digits; `stored`: the newest manifest that was sent names it."""
+    """A contact as it is shown. `id` is 32 hex digits; `stored`: the newest manifest that was sent names it. Of one
+    that is damaged here (`unreadable`) there is nothing but an id of its own, and every search finds it."""
 
     id: str
     name: str
     numbers: tuple[str, ...]
     stored: bool
+    unreadable: bool = False
 
 
 class Status(NamedTuple):
@@ -81,6 +85,8 @@ class Status(NamedTuple):
     head_epoch: int
     contacts: int
     unsent: int
+    unreadable: int
+    """Contacts that are damaged here; of these the next `store` brings back what is stored."""
     generation: int
     manifest_version: int
     unfinished: bool
@@ -88,7 +94,8 @@ class Status(NamedTuple):
 
 
 class Device:
-    """One profile, open: `async with Device.open(folder) as device`. One at a time, also across processes.
+    """One profile, open: `async with Device.open(folder) as device`. One at a time, also across processes, but for
+    those that only read.
 
     Methods raise ClientError (see `ipls.client.errors`), CardError where a contact can't be sealed or what the contact
     store gave can't be opened, and nothing else; one that was cut off is run again. What the disk refuses becomes a
@@ -101,6 +108,7 @@ class Device:
         self._profile = profile
         self._root = profile.trust_root.root
         self._addresses: dict[str, str] = json.loads(pinned.addresses)
+        self._ca = pinned.ca
         self._report = report
         self._now_ms = now_ms
         self._retry_for_s = retry_for_s
@@ -111,19 +119,23 @@ class Device:
         folder: Path,
         endpoints: Path | None = None,
         *,
+        key: KeyAccess = IN_FILE,
+        reading: bool = False,
         report: Report = silent,
         now_ms: Callable[[], int] = system_now_ms,
         retry_for_s: float = RETRY_FOR_S,
     ) -> Self:
         """The profile in `folder`. `endpoints` (a deployment's endpoints.json) makes it, pinning the trust root; later
-        it only says anew where the services are.
+        it only says anew where the services are. `key`: what there is to open the profile with, and how a new one's key
+        is kept. `reading`: only what asks nobody and changes nothing, also while another process writes.
 
-        Raises ProfileError: PROFILE_ABSENT, PROFILE_BUSY, PROFILE_STORAGE, ENDPOINTS_INVALID, TRUST_ROOT_CHANGED.
+        Raises ProfileError: PROFILE_ABSENT, PROFILE_BUSY, PROFILE_STORAGE, PROFILE_DAMAGED, PROFILE_LOCKED,
+        PASSPHRASE_WRONG, PROFILE_KEY_LOST, KEYRING_UNAVAILABLE, ENDPOINTS_INVALID, TRUST_ROOT_CHANGED.
         """
         given = None if endpoints is None else _read_endpoints(endpoints)
         if given is None and not exists(folder):
             raise ProfileError("PROFILE_ABSENT", "there is no such profile yet; name the endpoints.json to make it")
-        profile = Profile(folder)
+        profile = Profile(folder, key, reading=reading)
         try:
             pinned = _pin(profile, given)
             return cls(profile, pinned, report=report, now_ms=now_ms, retry_for_s=retry_for_s)
@@ -134,16 +146,12 @@ class Device:
             raise
 
     async def __aenter__(self) -> Self:
-        """Raises ProfileError PROFILE_STORAGE, IplsError TLS_UNGUARDED; the profile is closed then."""
+        """Raises IplsError TLS_UNGUARDED; the profile is closed then."""
         async with AsyncExitStack() as stack:
             stack.callback(self._profile.close)
             channels = {}
             for name in SERVICES:
-                try:
-                    channel = open_channel(self._addresses[name], self._profile.ca_file)
-                except OSError as error:
-                    raise storage_error(error) from error
-                channels[name] = await stack.enter_async_context(channel)
+                channels[name] = await stack.enter_async_context(open_channel(self._addresses[name], self._ca))
             self._channels = channels
             self._contacts = ContactsServiceStub(channels["contacts"])
             self._judge_by(self._root)
@@ -357,7 +365,10 @@ class Device:
         """Contacts whose name or number has `text` in it, whatever its case and the number's spacing; all for ""."""
         wanted, digits = text.casefold(), _digits(text)
         found = []
-        for contact in self._profile.contacts():
+        for contact in self._profile.all_contacts():
+            if isinstance(contact, Unreadable):
+                found.append(Listed(contact.key.hex(), "", (), stored=False, unreadable=True))
+                continue
             name, numbers = read_card(contact.card)[:2]
             in_number = digits and digits == wanted.replace(" ", "") and any(digits in _digits(n) for n in numbers)
             if wanted in name.casefold() or in_number:
@@ -388,6 +399,10 @@ class Device:
 
     def status(self) -> Status:
         """How far this device is."""
+        with self._profile.snapshot():
+            return self._status()
+
+    def _status(self) -> Status:
         profile = self._profile
         account, head = profile.get(Account), profile.head
         versions, keys, contacts = profile.versions(), profile.contact_keys(), profile.contacts()
@@ -401,6 +416,7 @@ class Device:
             head_epoch=head.epoch if head else 0,
             contacts=len(contacts),
             unsent=sum(contact.generation == 0 for contact in contacts),
+            unreadable=profile.count_contacts() - len(contacts),
             generation=generation,
             manifest_version=profile.manifest.version,
             unfinished=profile.unfinished,
@@ -460,7 +476,6 @@ def _pin(profile: Profile, given: Pinned | None) -> Pinned:
     if given is None:
         if pinned is None:
             raise ProfileError("PROFILE_ABSENT", "this profile was never made; name the endpoints.json to make it")
-        profile.write_ca(pinned)
         return pinned
     if pinned is not None:
         if given.trust_root not in profile.trust_roots():
@@ -468,7 +483,7 @@ def _pin(profile: Profile, given: Pinned | None) -> Pinned:
                 "TRUST_ROOT_CHANGED", "this profile has not followed its own trust root to the one that is named"
             )
         given = given._replace(trust_root=pinned.trust_root)
-    profile.pin(given)
+    profile.put(given)
     return given
 
 

@@ -1,27 +1,30 @@
 """What a device keeps: one account's identity key, contact keys, cards, and how far it has seen the services go.
 
-One SQLite file in a folder of its own, both for their owner alone (0700, 0600). The keys lie in it in clear: for now
-the device's protection is its disk encryption and its login.
+One SQLite file in a folder of its own, both for their owner alone (0700, 0600), each row sealed (`ipls.client.rows`)
+under a key that is kept apart (`ipls.client.profile_key`). One process at a time writes; any number read meanwhile.
 
-Tested by tests/client/test_device.py and tests/client/test_broken_profile.py.
+Tested by tests/client/test_profile.py and tests/client/test_broken_profile.py.
 """
 
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+from ipls.client.clear_profile import seal
 from ipls.client.errors import ProfileError
+from ipls.client.profile_key import IN_FILE, KeyAccess, make_key, not_the_key, open_key
+from ipls.client.rows import Rows, Table, Unreadable, empty, schema, single
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
 from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
 from ipls.proto.witness.v1.head_pb2 import SignedHead
-from ipls.store.engine.sqlite import Schema, open_database, transaction
-from ipls.store.errors import StoreError
+from ipls.store.engine.sqlite import Connection, Schema, open_database
+from ipls.store.errors import StoreDamaged, StoreError, StoreUnavailable
 from ipls.store.evidence import EvidenceFolder
-from ipls.store.files import replace
 from ipls.trust.chain import TrustRootVersion
 from ipls.trust.root import parse_trust_root
 from ipls.vault.history import Seen
@@ -29,37 +32,8 @@ from ipls.vault.history import Seen
 StorageError = sqlite3.Error
 """What every method of a profile raises where it can't be read or written: a full disk, for one."""
 
-_SCHEMA = Schema(
-    "a client's profile",
-    """
-CREATE TABLE IF NOT EXISTS pinned (one INTEGER PRIMARY KEY CHECK (one = 1), trust_root BLOB, ca BLOB, addresses TEXT);
-CREATE TABLE IF NOT EXISTS trust_root (number INTEGER PRIMARY KEY, signed BLOB);
-CREATE TABLE IF NOT EXISTS registration (one INTEGER PRIMARY KEY CHECK (one = 1),
-    label TEXT, seed BLOB, request_id BLOB, code TEXT, ticket BLOB);
-CREATE TABLE IF NOT EXISTS code_sent (one INTEGER PRIMARY KEY CHECK (one = 1), sent_to TEXT, expires_ms INTEGER);
-CREATE TABLE IF NOT EXISTS account (one INTEGER PRIMARY KEY CHECK (one = 1),
-    label TEXT, seed BLOB, version INTEGER, epoch INTEGER);
-CREATE TABLE IF NOT EXISTS manifest (one INTEGER PRIMARY KEY CHECK (one = 1),
-    generation INTEGER, version INTEGER, contents BLOB);
-CREATE TABLE IF NOT EXISTS swap (one INTEGER PRIMARY KEY CHECK (one = 1),
-    generation INTEGER, version INTEGER, check_value BLOB, ciphertext BLOB, contents BLOB);
-CREATE TABLE IF NOT EXISTS progress (one INTEGER PRIMARY KEY CHECK (one = 1),
-    head BLOB, rotate INTEGER, tidy INTEGER);
-CREATE TABLE IF NOT EXISTS bundle (one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER, digest BLOB);
-CREATE TABLE IF NOT EXISTS version (version INTEGER PRIMARY KEY, epoch INTEGER, public_key BLOB, origin TEXT);
-CREATE TABLE IF NOT EXISTS history (one INTEGER PRIMARY KEY CHECK (one = 1), proof BLOB);
-CREATE TABLE IF NOT EXISTS key_use (number INTEGER PRIMARY KEY, entry BLOB, chain_head BLOB);
-CREATE TABLE IF NOT EXISTS approver (one INTEGER PRIMARY KEY CHECK (one = 1), seed BLOB);
-CREATE TABLE IF NOT EXISTS leaf (version INTEGER PRIMARY KEY, hash BLOB);
-CREATE TABLE IF NOT EXISTS contact_key (
-    generation INTEGER PRIMARY KEY, contact_key BLOB, store_id BLOB, confirmed INTEGER);
-CREATE TABLE IF NOT EXISTS contact (
-    number INTEGER PRIMARY KEY, id BLOB UNIQUE, card BLOB, generation INTEGER, digest BLOB);
-INSERT OR IGNORE INTO progress VALUES (1, x'', 0, 0);
-INSERT OR IGNORE INTO manifest VALUES (1, 0, 0, x'');
-""",
-    frozenset({"pinned", "account", "contact_key"}),
-)
+WAIT_S = 2.0
+"""For another one's turn to write to end."""
 
 
 class Pinned(NamedTuple):
@@ -169,61 +143,107 @@ class ApproverKey(NamedTuple):
     seed: bytes
 
 
-Row = TypeVar(
-    "Row", Pinned, Registration, CodeSent, Account, ManifestSeen, Swap, Progress, BundleSeen, ProvedHistory, ApproverKey
+class LaterTrustRoot(NamedTuple):
+    """A version of the trust root that was followed from the pinned one: an encoded SignedTrustRoot."""
+
+    number: int
+    signed: bytes
+
+
+class Leaf(NamedTuple):
+    """The leaf hash of an own version whose value was shown."""
+
+    version: int
+    hash: bytes
+
+
+class KeyUse(NamedTuple):
+    """A use of the account that the vault has shown, an encoded HistoryEntry, and its history's chain head there."""
+
+    number: int
+    entry: bytes
+    chain_head: bytes
+
+
+Kind = TypeVar(
+    "Kind",
+    Pinned,
+    Registration,
+    CodeSent,
+    Account,
+    ManifestSeen,
+    Swap,
+    Progress,
+    BundleSeen,
+    ProvedHistory,
+    ApproverKey,
 )
 
-_TABLES: dict[type, str] = {
-    Pinned: "pinned",
-    Registration: "registration",
-    CodeSent: "code_sent",
-    Account: "account",
-    ManifestSeen: "manifest",
-    Swap: "swap",
-    Progress: "progress",
-    BundleSeen: "bundle",
-    ProvedHistory: "history",
-    ApproverKey: "approver",
+_SINGLES: dict[type, Table[Any]] = {
+    kind: single(kind, name)
+    for kind, name in {
+        Pinned: "pinned",
+        Registration: "registration",
+        CodeSent: "code_sent",
+        Account: "account",
+        ManifestSeen: "manifest",
+        Swap: "swap",
+        Progress: "progress",
+        BundleSeen: "bundle",
+        ProvedHistory: "history",
+        ApproverKey: "approver",
+    }.items()
 }
+TRUST_ROOTS = Table("trust_root", LaterTrustRoot, "number")
+VERSIONS = Table("version", KnownVersion, "version")
+LEAVES = Table("leaf", Leaf, "version")
+USES = Table("key_use", KeyUse, "number")
+CONTACT_KEYS = Table("contact_key", ContactKey, "generation")
+CONTACTS = Table("contact", Contact, "id")
+TABLES: list[Table[Any]] = [*_SINGLES.values(), TRUST_ROOTS, VERSIONS, LEAVES, USES, CONTACT_KEYS, CONTACTS]
+"""A new one goes to the end (`ipls.client.rows`)."""
+
+_SCHEMA = Schema("a client's profile", schema(TABLES), frozenset({"single", "contact_key", "contact"}), version=2)
 
 
 class Profile:
-    """The file, held by one command at a time. A method that changes something is durable when it returns."""
+    """The file, open. A method that changes something is durable when it returns; on a profile that was opened for
+    reading it raises StorageError."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open, or create, the profile in `folder`. Raises ProfileError PROFILE_BUSY, PROFILE_STORAGE."""
-        self.ca_file = folder / "ca.pem"
+    def __init__(self, folder: Path, key: KeyAccess = IN_FILE, *, reading: bool = False) -> None:
+        """Open, or create, the profile in `folder`. `reading` waits for nobody, and sees what others write meanwhile;
+        otherwise this is the one that may write, until it is closed.
+
+        Raises ProfileError: PROFILE_BUSY if another one goes on writing, PROFILE_STORAGE, and as `open_key`.
+        """
         self.evidence = EvidenceFolder(folder / "evidence")
         with ExitStack() as stack:
             try:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                stack.callback(os.close, lock)
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._db = stack.enter_context(closing(open_database(folder / "profile.db", _SCHEMA, alone=True)))
-                self._db.execute("PRAGMA secure_delete=ON")
-            except BlockingIOError:
-                busy = "another command is using this profile; wait for it to end"
-                raise ProfileError("PROFILE_BUSY", busy) from None
+                opened = open_key(folder, key)  # before anybody waits for this: it may ask a person
+                self._rows = Rows(*_open(stack, folder, opened, key, reading), TABLES)
+                if not self._rows.fit:
+                    raise not_the_key()
             except (sqlite3.Error, StoreError, OSError) as error:
                 raise storage_error(error) from error
             self._stack = stack.pop_all()
 
     def close(self) -> None:
-        """Let the next command in."""
+        """Let the next one write."""
         self._stack.close()
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All changes of the block or none of them. Blocks don't nest."""
-        with transaction(self._db):
-            yield
+    def transaction(self) -> AbstractContextManager[None]:
+        """All changes of the block or none of them."""
+        return self._rows.transaction()
 
-    def get(self, kind: type[Row]) -> Row | None:
-        """The one row of this kind, if there is one."""
-        sql = f"SELECT * FROM {_TABLES[kind]}"  # noqa: S608  # a name of ours
-        row = self._db.execute(sql).fetchone()
-        return kind(*row[1:]) if row else None
+    def snapshot(self) -> AbstractContextManager[None]:
+        """What is read in the block is of one moment."""
+        return self._rows.snapshot()
+
+    def get(self, kind: type[Kind]) -> Kind | None:
+        """The one row of this kind, if there is one. Raises ProfileError PROFILE_DAMAGED, as all that reads here."""
+        row: Kind | None = self._rows.only(_SINGLES[kind])
+        return row
 
     def put(
         self,
@@ -239,32 +259,19 @@ class Profile:
         | ApproverKey,
     ) -> None:
         """Write the one row of its kind."""
-        marks = ", ?" * len(row)
-        self._db.execute(f"INSERT OR REPLACE INTO {_TABLES[type(row)]} VALUES (1{marks})", row)  # noqa: S608  # ours too
+        self._rows.put(_SINGLES[type(row)], row)
 
-    def remove(self, kind: type[Row]) -> None:
+    def remove(self, kind: type[Kind]) -> None:
         """Remove the one row of this kind."""
-        self._db.execute(f"DELETE FROM {_TABLES[kind]}")  # noqa: S608  # ours too
-
-    def pin(self, pinned: Pinned) -> None:
-        """Bind the profile; the CA also goes to `ca_file`, where channels read it."""
-        self.write_ca(pinned)
-        self.put(pinned)
-
-    def write_ca(self, pinned: Pinned) -> None:
-        """Have it there, byte for byte: from a file that was lost or damaged no service could be reached. Raises
-        OSError."""
-        with suppress(OSError):
-            if self.ca_file.read_bytes() == pinned.ca:
-                return
-        replace(self.ca_file, pinned.ca)
+        table = _SINGLES[kind]
+        self._rows.delete(table, [table.key])
 
     def trust_roots(self) -> list[bytes]:
         """The files of all versions of the trust root that this profile knows, the pinned one first."""
         pinned = self.get(Pinned)
         assert pinned is not None
-        later = self._db.execute("SELECT signed FROM trust_root ORDER BY number")
-        return [pinned.trust_root, *(SignedTrustRoot.FromString(signed).file for (signed,) in later)]
+        later = sorted(self._rows.all(TRUST_ROOTS))
+        return [pinned.trust_root, *(SignedTrustRoot.FromString(root.signed).file for root in later)]
 
     @property
     def trust_root(self) -> TrustRootVersion:
@@ -273,25 +280,20 @@ class Profile:
 
     def add_trust_roots(self, versions: Iterable[SignedTrustRoot]) -> None:
         """Keep versions that were found to follow the newest, all or none."""
-        with self.transaction():
-            self._db.executemany(
-                "INSERT INTO trust_root VALUES (?, ?)",
-                ((parse_trust_root(signed.file).number, signed.SerializeToString()) for signed in versions),
-            )
+        self._rows.put_many(
+            TRUST_ROOTS,
+            (LaterTrustRoot(parse_trust_root(signed.file).number, signed.SerializeToString()) for signed in versions),
+        )
 
     @property
     def progress(self) -> Progress:
         """How far things are."""
-        progress = self.get(Progress)
-        assert progress is not None
-        return progress
+        return self.get(Progress) or Progress(b"", False, False)
 
     @property
     def manifest(self) -> ManifestSeen:
         """The newest manifest known."""
-        manifest = self.get(ManifestSeen)
-        assert manifest is not None
-        return manifest
+        return self.get(ManifestSeen) or ManifestSeen(0, 0, b"")
 
     @property
     def head(self) -> SignedHead | None:
@@ -315,69 +317,117 @@ class Profile:
 
     def versions(self) -> list[KnownVersion]:
         """The own identity's known versions, oldest first."""
-        return [KnownVersion(*row) for row in self._db.execute("SELECT * FROM version ORDER BY version")]
+        return sorted(self._rows.all(VERSIONS))
 
     def add_versions(self, versions: Iterable[KnownVersion]) -> None:
         """Remember versions; one known already gets the new origin."""
-        self._db.executemany("INSERT OR REPLACE INTO version VALUES (?, ?, ?, ?)", versions)
+        self._rows.put_many(VERSIONS, versions)
 
     def leaves(self) -> dict[int, bytes]:
         """The leaf hash of each own version whose value was shown: an erased one must still have it."""
-        return dict(self._db.execute("SELECT version, hash FROM leaf"))
+        return {leaf.version: leaf.hash for leaf in self._rows.all(LEAVES)}
 
     def add_leaves(self, leaves: Mapping[int, bytes]) -> None:
         """Remember leaf hashes by version."""
-        self._db.executemany("INSERT OR REPLACE INTO leaf VALUES (?, ?)", leaves.items())
+        self._rows.put_many(LEAVES, (Leaf(*leaf) for leaf in leaves.items()))
 
     def uses(self) -> list[HistoryEntry]:
         """All uses of the account that the vault has shown, oldest first."""
-        return [HistoryEntry.FromString(entry) for (entry,) in self._db.execute("SELECT entry FROM key_use")]
+        return [HistoryEntry.FromString(use.entry) for use in sorted(self._rows.all(USES))]
 
     @property
     def uses_seen(self) -> Seen:
         """How far the vault's access history is known: it may only grow."""
-        row = self._db.execute("SELECT number, chain_head FROM key_use ORDER BY number DESC LIMIT 1").fetchone()
-        return Seen(*row) if row else Seen()
+        last = max(self._rows.all(USES), default=None)
+        return Seen(last.number, last.chain_head) if last else Seen()
 
     def add_uses(self, uses: Iterable[tuple[HistoryEntry, Seen]]) -> None:
         """Remember uses that continue those known, each with what is seen after it; all or none."""
-        with self.transaction():
-            self._db.executemany(
-                "INSERT INTO key_use VALUES (?, ?, ?)",
-                ((seen.length, entry.SerializeToString(), seen.chain_head) for entry, seen in uses),
-            )
+        self._rows.put_many(
+            USES, (KeyUse(seen.length, entry.SerializeToString(), seen.chain_head) for entry, seen in uses)
+        )
 
     def contact_keys(self) -> list[ContactKey]:
         """The contact keys held, oldest generation first."""
-        rows = self._db.execute("SELECT * FROM contact_key ORDER BY generation")
-        return [ContactKey(generation, key, store_id, bool(done)) for generation, key, store_id, done in rows]
+        return sorted(self._rows.all(CONTACT_KEYS))
 
     def put_key(self, key: ContactKey) -> None:
         """Write a key."""
-        self._db.execute("INSERT OR REPLACE INTO contact_key VALUES (?, ?, ?, ?)", key)
+        self._rows.put(CONTACT_KEYS, key)
 
     def drop_key(self, generation: int) -> None:
         """Forget one key."""
-        self._db.execute("DELETE FROM contact_key WHERE generation = ?", (generation,))
+        self._rows.delete(CONTACT_KEYS, [generation])
 
     def drop_keys_below(self, generation: int) -> None:
         """Forget the keys that a rotation replaced."""
-        self._db.execute("DELETE FROM contact_key WHERE generation < ?", (generation,))
+        replaced = [key.generation for key in self.contact_keys() if key.generation < generation]
+        self._rows.delete(CONTACT_KEYS, replaced)
 
     def contacts(self) -> list[Contact]:
-        """All contacts, in the order in which they came."""
-        return [
-            Contact(*row)
-            for row in self._db.execute("SELECT id, card, generation, digest FROM contact ORDER BY number")
-        ]
+        """The contacts that can be read, in the order in which they came."""
+        return [contact for contact in self.all_contacts() if not isinstance(contact, Unreadable)]
+
+    def all_contacts(self) -> Iterator[Contact | Unreadable]:
+        """Those that can't be read, too, each in its place."""
+        return self._rows.iterate(CONTACTS)
+
+    def count_contacts(self) -> int:
+        """How many there are, readable or not."""
+        return self._rows.count(CONTACTS)
 
     def put_contacts(self, contacts: Iterable[Contact]) -> None:
         """Add contacts, or rewrite those whose id is there."""
-        self._db.executemany(
-            "INSERT INTO contact (id, card, generation, digest) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
-            " SET card = excluded.card, generation = excluded.generation, digest = excluded.digest",
-            contacts,
-        )
+        self._rows.put_many(CONTACTS, contacts)
+
+
+def _open(
+    stack: ExitStack, folder: Path, key: bytes | None, access: KeyAccess, reading: bool
+) -> tuple[Connection, bytes]:
+    """The database, opened by whoever reads or, in his turn, writes, and its key; both are made where there is none."""
+    path = folder / "profile.db"
+
+    def connect(*, alone: bool = False) -> Connection:
+        return stack.enter_context(closing(open_database(path, _SCHEMA, alone=alone)))
+
+    if reading and key:
+        with suppress(StoreError):  # what is to be made, sealed or said of it takes the writer's turn
+            db = connect()
+            db.execute("PRAGMA query_only=ON")
+            return db, key
+    _take_turn(stack, folder / "lock")
+    try:
+        db = connect()
+    except StoreUnavailable:  # the disk takes nothing, not even what readers share: alone, what is there can be read
+        db = connect(alone=True)
+    except StoreDamaged:
+        if not seal(path, lambda: key or open_key(folder, access) or make_key(folder, access), _SCHEMA, TABLES):
+            raise
+        (folder / "ca.pem").unlink(missing_ok=True)  # such a profile had it beside
+        db = connect()
+    db.execute("PRAGMA secure_delete=ON")
+    key = key or open_key(folder, access)
+    if key is None:
+        if not empty(db, TABLES):
+            raise not_the_key()
+        key = make_key(folder, access)
+    return db, key
+
+
+def _take_turn(stack: ExitStack, file: Path) -> None:
+    """Be the one that writes, until the stack ends. Raises ProfileError PROFILE_BUSY, OSError."""
+    lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    stack.callback(os.close, lock)
+    until = time.monotonic() + WAIT_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > until:
+                busy = "another command is changing this profile; wait for it to end"
+                raise ProfileError("PROFILE_BUSY", busy) from None
+        time.sleep(0.02)
 
 
 def storage_error(error: StorageError | StoreError | OSError) -> ProfileError:

@@ -63,6 +63,7 @@ class Sync:
         """
         await self._finish_swap()
         await self._check_remote()
+        await self._bring_back_damaged()
         key = await self._current_key()
         written = await self._push_records(key)
         await self._push_manifest(key)
@@ -226,6 +227,11 @@ class Sync:
         self._report(JourneyStep("manifest swapped", swap.generation))
 
     # Records
+
+    async def _bring_back_damaged(self) -> None:
+        """What can't be read here any more, but is stored: the manifest that is made next would be without it."""
+        if self._profile.count_contacts() > len(self._profile.contacts()) and self._profile.manifest.version:
+            await self._pull_records(await self._pull_key())
 
     async def _push_records(self, key: ContactKey) -> int:
         """Seal and send every card that the store does not have under this key; how many there were."""

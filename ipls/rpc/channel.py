@@ -21,17 +21,17 @@ CHUNK = 1 << 20
 
 
 def open_channel(
-    address: str, ca_file: Path, *, certificate: Path | None = None, key: Path | None = None
+    address: str, ca: Path | bytes, *, certificate: Path | None = None, key: Path | None = None
 ) -> grpc.aio.Channel:
-    """A channel to `host:port`, connected when first used. What begins a second after a certificate was renewed, or
-    later, shows that one.
+    """A channel to `host:port`, connected when first used; `ca`: the CA's certificates (PEM), or their file. What
+    begins a second after a certificate was renewed, or later, shows that one.
 
     An answer that can't be read, or is longer than its method's may be (`Method.answer`), counts as an empty one: the
     caller, who believes nothing unchecked, refuses that.
 
     Raises OSError if a file can't be read, IplsError TLS_UNGUARDED.
     """
-    return cast(grpc.aio.Channel, _RenewedChannel(address, (ca_file, key, certificate)))
+    return cast(grpc.aio.Channel, _RenewedChannel(address, (ca, key, certificate)))
 
 
 class _RenewedChannel:
@@ -41,7 +41,7 @@ class _RenewedChannel:
     It has of grpc.aio.Channel what is used of it: stubs are made with it, and it is a context.
     """
 
-    def __init__(self, address: str, files: tuple[Path, Path | None, Path | None]) -> None:
+    def __init__(self, address: str, files: tuple[Path | bytes, Path | None, Path | None]) -> None:
         check_guarded()
         self._address = address
         self._files = files
@@ -52,10 +52,12 @@ class _RenewedChannel:
             setattr(self, kind, partial(self._method, kind))
 
     def _changed(self) -> tuple[int, ...]:
-        return tuple(file.stat().st_mtime_ns for file in self._files if file)
+        return tuple(file.stat().st_mtime_ns for file in self._files if isinstance(file, Path))
 
     def _open(self) -> grpc.aio.Channel:
-        credentials = grpc.ssl_channel_credentials(*(file.read_bytes() if file else None for file in self._files))
+        credentials = grpc.ssl_channel_credentials(
+            *(file.read_bytes() if isinstance(file, Path) else file for file in self._files)
+        )
         options = [
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", 5_000),  # what an attempt may take: a handshake over a poor line, or busy

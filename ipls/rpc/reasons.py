@@ -133,6 +133,8 @@ EXIT_STATUSES: Mapping[str, int] = {
     "PROFILE_ABSENT": 2,
     "ENDPOINTS_INVALID": 2,
     "CODE_EMPTY": 2,
+    "PASSPHRASE_EMPTY": 2,
+    "PASSPHRASE_DIFFERS": 2,
     # Refused now, not for good.
     "SERVICE_BUSY": 3,
     "PROFILE_BUSY": 3,

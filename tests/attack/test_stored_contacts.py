@@ -10,6 +10,7 @@ import pytest
 
 from ipls.client.errors import ProfileError
 from ipls.client.events import Event, IdentityChange
+from ipls.client.profile import KnownVersion, Profile
 from ipls.client.vault import VaultSession
 from ipls.errors import IplsError
 from ipls.store.contacts import Manifest
@@ -202,8 +203,8 @@ async def test_a_stolen_number_shows_and_shuts_the_old_device_out(world: Deploym
 
 async def test_a_history_that_changed_is_refused(world: Deployment) -> None:
     profile = await world.registered(world.label())
-    with closing(sqlite3.connect(profile / "profile.db")) as db, db:
-        db.execute("INSERT INTO version VALUES (2, 3, ?, 'own')", (bytes(32),))  # proved once, now not there
+    with closing(Profile(profile)) as phone:
+        phone.add_versions([KnownVersion(2, 3, bytes(32), "own")])  # proved once, now not there
     async with world.device(profile) as device:
         with refused("HISTORY_REWRITTEN"):
             await device.monitor()

@@ -44,19 +44,6 @@ async def test_what_the_disk_refuses_is_a_profile_error_and_changes_nothing(worl
         assert len(device.cards()) == 2
 
 
-@pytest.mark.parametrize("left", [None, b"", b"no certificate"])
-async def test_a_profile_whose_ca_is_lost_or_damaged_writes_it_again(world: Deployment, left: bytes | None) -> None:
-    """With what was left no service could be reached."""
-    profile = world.profile()
-    async with world.device(profile):
-        whole = (profile / "ca.pem").read_bytes()
-    (profile / "ca.pem").unlink()
-    if left is not None:
-        (profile / "ca.pem").write_bytes(left)
-    async with Device.open(profile):
-        assert (profile / "ca.pem").read_bytes() == whole
-
-
 def test_endpoints_with_a_ca_that_is_none_are_refused(world: Deployment, tmp_path: Path) -> None:
     endpoints = json.loads((world.folder / "endpoints.json").read_text())
     endpoints["ca_file"] = endpoints["trust_root"]
@@ -67,7 +54,7 @@ def test_endpoints_with_a_ca_that_is_none_are_refused(world: Deployment, tmp_pat
     assert not (tmp_path / "phone").exists()
 
 
-@pytest.mark.parametrize("name", ["lock", "profile.db", "ca.pem"])
+@pytest.mark.parametrize("name", ["lock", "profile.db", "key.json"])
 async def test_what_can_not_be_opened_is_let_go_of(world: Deployment, name: str) -> None:
     profile = world.profile()
     (profile / name).mkdir(parents=True)

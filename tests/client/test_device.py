@@ -3,8 +3,10 @@
 import asyncio
 import itertools
 import random
+import sqlite3
 import stat
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,25 @@ async def test_a_lost_phone_is_restored_on_another(world: Deployment) -> None:
         "rotation finished",
         "old records dropped",
     ]
+
+
+async def test_a_contact_that_is_damaged_here_is_shown_as_that_and_brought_back_from_the_store(
+    world: Deployment,
+) -> None:
+    """Not taken for one that was removed: the next store would have it dropped for good."""
+    label, cards = world.label(), book(5)
+    profile = await world.stored(label, cards)
+    with closing(sqlite3.connect(profile / "profile.db")) as db, db:
+        db.execute("UPDATE contact SET sealed = zeroblob(length(sealed)) WHERE number = 2")
+    async with world.device(profile) as device:
+        assert [contact.unreadable for contact in device.contacts()] == [False, True, False, False, False]
+        assert [contact.name for contact in device.contacts("Person 3")] == ["", "Person 3"]
+        assert (device.status().contacts, device.status().unreadable, len(device.cards())) == (4, 1, 4)
+        device.import_cards(book(1, "More"))
+        assert (await device.store()).contacts == 6
+        assert [contact.name for contact in device.contacts("Person")] == [f"Person {n}" for n in range(5)]
+        assert device.status().unreadable == 0
+    await world.restores(label, cards + book(1, "More"))
 
 
 async def test_every_use_of_the_key_is_shown(world: Deployment) -> None:

@@ -105,7 +105,7 @@ def _client(home: Path, folder: Path, stack: ExitStack) -> Iterator[Case]:
     (home / "no.json").write_text("{}")
 
     yield "no profile", ("client", "status", *where, "--profile", "absent")
-    yield "a profile that is in use", ("client", "status", *where, "--profile", "busy")
+    yield "a profile that is in use", ("client", "contacts", "import", home / "book.vcf", *where, "--profile", "busy")
     yield "a profile that is damaged", ("client", "status", *where, "--profile", "damaged")
     yield "no account yet", ("client", "store", *where)
     yield "endpoints that are none", ("client", "vault", "key", *where, "--endpoints", home / "no.json")

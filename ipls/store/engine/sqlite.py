@@ -23,6 +23,7 @@ __all__ = [
     "alone",
     "copy",
     "defects",
+    "make",
     "open_database",
     "open_read_only",
     "reindex",
@@ -94,7 +95,7 @@ def open_database(path: Path, schema: Schema, *, page_size: int = 4096, alone: b
             if not marked:
                 with transaction(connection):
                     if not _is_marked(connection, path, schema):  # still: another process may have been first
-                        _make(connection, schema)
+                        make(connection, schema)
             if path.stat().st_ino != opened:  # whoever had it for himself (`alone`) put another one in its place
                 raise StoreUnavailable(f"{path}: it was replaced while it was opened; start again")
         except BaseException:  # Ctrl-C too
@@ -229,7 +230,8 @@ _COLUMN = re.compile(r"ALTER TABLE (\w+) ADD COLUMN (\w+)")
 _HAS_COLUMN = "SELECT 1 FROM pragma_table_info(?) WHERE name = ?"
 
 
-def _make(connection: Connection, schema: Schema) -> None:
+def make(connection: Connection, schema: Schema) -> None:
+    """Make what the schema has in a file that lacks it, and have the file say whose it is; within a `transaction`."""
     for _ in _run(connection, schema.statements):
         pass
     for name, value in zip(_HEADER, schema.identity, strict=True):
@@ -279,7 +281,7 @@ class Database:
         made._path, made._lock = "in memory", threading.RLock()
         made._connection = _connect(":memory:", check_same_thread=False)
         made._connection.execute(f"PRAGMA max_page_count={max_pages:d}")
-        _make(made._connection, schema)
+        make(made._connection, schema)
         return made
 
     def close(self) -> None:

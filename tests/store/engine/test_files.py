@@ -109,7 +109,7 @@ def test_a_file_of_a_later_version_is_refused(path: Path, role: str) -> None:
     with ROLES[role](path):
         pass
     with closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA user_version=2")
+        db.execute("PRAGMA user_version=9")
     assert refused(role, path)[0] == ("PROFILE_STORAGE" if "profile" in role else "DATABASE_NEWER")
 
 

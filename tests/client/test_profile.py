@@ -1,0 +1,317 @@
+"""The profile's file: sealed, whole after any death, read while another process writes; and what earlier versions
+left is sealed at its first opening."""
+
+import itertools
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from ipls.client import profile as module
+from ipls.client.errors import ProfileError
+from ipls.client.profile import (
+    Account,
+    Contact,
+    ContactKey,
+    KnownVersion,
+    ManifestSeen,
+    Pinned,
+    Profile,
+    Progress,
+    Registration,
+)
+from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
+from ipls.vault.history import Seen
+from tests.faults.deaths import killed
+from tests.faults.disks import nothing_is_written
+
+LABEL, SEED = "+4915112345678", bytes(range(100, 132))
+CONTACTS = [
+    Contact(bytes([n]) * 16, b"BEGIN:VCARD\r\nFN:Zsofia %d\r\nTEL:+44770090%04d\r\nEND:VCARD" % (n, n), n, b"")
+    for n in range(40)
+]
+KEY = ContactKey(1, bytes(range(200, 232)), b"id", True)
+SECRETS = [LABEL.encode(), SEED, KEY.contact_key, b"Zsofia", b"4477009", b"directory.example"]
+
+
+def fill(profile: Profile) -> None:
+    with profile.transaction():
+        profile.put(Pinned(b"root", b"ca", '{"directory": "directory.example:7400"}'))
+        profile.put(Account(LABEL, SEED, 1, 2))
+        profile.put_key(KEY)
+        profile.put_contacts(CONTACTS)
+
+
+def refused(reason: str) -> "pytest.RaisesExc[ProfileError]":
+    return pytest.raises(ProfileError, check=lambda error: error.reason == reason)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def assert_nothing_in_clear(folder: Path) -> None:
+    for name, data in files(folder).items():
+        for secret in SECRETS:
+            assert secret not in data, name
+            assert secret.hex().encode() not in data, name
+
+
+def contents(folder: Path) -> tuple[object, ...]:
+    with closing(Profile(folder)) as profile:
+        return profile.get(Pinned), profile.get(Account), profile.contact_keys(), profile.contacts()
+
+
+def test_nothing_of_a_profile_is_in_clear_while_it_is_open_or_after(tmp_path: Path) -> None:
+    with closing(Profile(tmp_path)) as profile:
+        fill(profile)
+        assert_nothing_in_clear(tmp_path)
+    assert_nothing_in_clear(tmp_path)
+    assert {name: stat.S_IMODE((tmp_path / name).stat().st_mode) for name in files(tmp_path)} == {
+        "key.json": 0o600,
+        "lock": 0o600,
+        "profile.db": 0o600,
+    }
+
+
+def test_what_was_removed_leaves_nothing(tmp_path: Path) -> None:
+    with closing(Profile(tmp_path)) as profile:
+        fill(profile)
+    sealed = [row[0] for row in stored(tmp_path, "SELECT sealed FROM contact_key")]
+    assert sealed[0] in (tmp_path / "profile.db").read_bytes()
+    with closing(Profile(tmp_path)) as profile:
+        profile.drop_key(1)
+    assert sealed[0] not in (tmp_path / "profile.db").read_bytes()
+
+
+def stored(folder: Path, sql: str) -> list[tuple[bytes, ...]]:
+    with closing(sqlite3.connect(folder / "profile.db")) as db:
+        return db.execute(sql).fetchall()
+
+
+# One writes, any number read
+
+
+def holding(folder: Path) -> "subprocess.Popen[str]":
+    """Another process that is in the middle of a change."""
+    script = """
+import sys
+from pathlib import Path
+from ipls.client.profile import Contact, Profile
+profile = Profile(Path(sys.argv[1]))
+profile.put_contacts([Contact(b"first", b"card", 1, b"")])
+with profile.transaction():
+    profile.put_contacts([Contact(b"second", b"card", 1, b"")])
+    print(flush=True)
+    sys.stdin.readline()
+print(flush=True)
+sys.stdin.readline()
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    process.stdout.readline()
+    return process
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WAIT_S", 0)
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_profile_is_read_while_another_process_writes_and_not_written(tmp_path: Path) -> None:
+    with closing(Profile(tmp_path)) as profile:
+        fill(profile)
+    with holding(tmp_path) as writer, closing(Profile(tmp_path, reading=True)) as reader:
+        assert writer.stdin
+        assert writer.stdout
+        assert [contact.id for contact in reader.contacts()][len(CONTACTS) :] == [b"first"]
+        assert reader.account.label == LABEL
+        with refused("PROFILE_BUSY"):
+            Profile(tmp_path)
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+        writer.stdout.readline()
+        assert [contact.id for contact in reader.contacts()][len(CONTACTS) :] == [b"first", b"second"]
+        with pytest.raises(module.StorageError):
+            reader.put(Account(LABEL, SEED, 9, 9))
+        writer.stdin.close()
+    assert contents(tmp_path)[1] == Account(LABEL, SEED, 1, 2)
+
+
+def test_a_writer_waits_for_another_ones_turn_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WAIT_S", 600)
+    first = Profile(tmp_path)
+    monkeypatch.setattr(module.time, "sleep", lambda _: first.close())
+    with closing(Profile(tmp_path)) as second:
+        fill(second)
+
+
+def test_readers_see_one_moment_in_a_snapshot(tmp_path: Path) -> None:
+    with closing(Profile(tmp_path)) as writer, closing(Profile(tmp_path, reading=True)) as reader:
+        fill(writer)
+        with reader.snapshot():
+            assert len(reader.contacts()) == len(CONTACTS)
+            writer.put_contacts([Contact(b"more", b"card", 1, b"")])
+            assert len(reader.contacts()) == len(CONTACTS)
+        assert len(reader.contacts()) == len(CONTACTS) + 1
+
+
+def test_a_killed_writer_leaves_all_of_a_change_or_none(tmp_path: Path) -> None:
+    folder = tmp_path / "phone"
+    with closing(Profile(folder)) as profile:
+        fill(profile)
+    before = contents(folder)
+
+    def change(folder: Path) -> None:
+        profile = Profile(folder)
+        with profile.transaction():
+            profile.put(Account(LABEL, SEED, 3, 4))
+            profile.put_contacts(contact._replace(card=b"changed") for contact in CONTACTS)
+            profile.drop_key(1)
+        profile.close()
+
+    after = (before[0], Account(LABEL, SEED, 3, 4), [], [contact._replace(card=b"changed") for contact in CONTACTS])
+    left = []
+    for at in itertools.count():
+        copy = shutil.copytree(folder, tmp_path / str(at))
+        if not killed(lambda copy=copy: change(copy), at):
+            break
+        left.append(contents(copy))
+        assert left[-1] in (before, after)
+    assert left[0] == before
+    assert left[-1] == after
+
+
+# What a profile can't be opened by
+
+
+def test_a_profile_whose_key_is_gone_or_anothers_is_refused_and_stays(tmp_path: Path) -> None:
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    for folder in (mine, other):
+        with closing(Profile(folder)) as profile:
+            fill(profile)
+    kept = (mine / "key.json").read_bytes()
+    for wrong in (None, (other / "key.json").read_bytes(), b"", b"{}", kept[:-40], kept.replace(b"file", b"app")):
+        (mine / "key.json").unlink()
+        if wrong is not None:
+            (mine / "key.json").write_bytes(wrong)
+        before = files(mine)
+        for reading in (True, False):
+            with refused("PROFILE_KEY_LOST"):
+                Profile(mine, reading=reading)
+        assert files(mine) == before
+        (mine / "key.json").write_bytes(kept)
+    assert contents(mine) == contents(other)
+
+
+def test_a_bit_that_flips_anywhere_costs_what_it_hits_and_is_never_taken_for_anything(tmp_path: Path) -> None:
+    """Every 101st byte of the whole file: what comes back is right, or known to be missing, or the file is refused."""
+    folder = tmp_path / "phone"
+    with closing(Profile(folder)) as profile:
+        fill(profile)
+    whole = (folder / "profile.db").read_bytes()
+    outcomes = set()
+    for at in range(0, len(whole), 101):
+        (folder / "profile.db").write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        outcomes.add(outcome(folder))
+        for left in folder.glob("profile.db-*"):
+            left.unlink()
+    assert outcomes == {"all", "some", "refused"}
+
+
+def outcome(folder: Path) -> str:
+    try:
+        with closing(Profile(folder, reading=True)) as profile:
+            found = profile.contacts()
+            assert all(contact in CONTACTS for contact in found)
+            assert profile.account == Account(LABEL, SEED, 1, 2)
+            assert profile.contact_keys() == [KEY]
+            return "all" if len(found) == len(CONTACTS) else "some"
+    except module.StorageError:
+        return "refused"
+    except ProfileError as error:
+        return "refused" if error.reason in ("PROFILE_STORAGE", "PROFILE_DAMAGED", "PROFILE_KEY_LOST") else error.reason
+
+
+# What earlier versions left
+
+
+CLEAR = (Path(__file__).parent / "profile_in_clear.sql").read_text()
+
+
+def in_clear(folder: Path) -> None:
+    """A profile of an earlier version, its last command killed: part of it is in the log."""
+    folder.mkdir()
+    script = f"""
+import os, sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("PRAGMA journal_mode=WAL")
+db.executescript({CLEAR!r})
+for n in range(40):
+    card = b"BEGIN:VCARD\\r\\nFN:Zsofia %d\\r\\nTEL:+44770090%04d\\r\\nEND:VCARD" % (n, n)
+    db.execute("INSERT INTO contact (id, card, generation, digest) VALUES (?, ?, ?, x'')", (bytes([n]) * 16, card, n))
+os._exit(0)
+"""
+    subprocess.run([sys.executable, "-c", script, str(folder / "profile.db")], check=True)
+    (folder / "ca.pem").write_bytes(b"ca")
+    assert (folder / "profile.db-wal").stat().st_size > 0
+
+
+@pytest.fixture
+def clear(tmp_path: Path) -> Path:
+    in_clear(tmp_path / "clear")
+    assert any(SEED in data for data in files(tmp_path).values())
+    return tmp_path / "clear"
+
+
+def assert_moved(folder: Path) -> None:
+    with closing(Profile(folder)) as profile:
+        assert profile.get(Pinned) == Pinned(b"root", b"ca", '{"directory": "directory.example:7400"}')
+        assert profile.account == Account(LABEL, SEED, 1, 2)
+        assert profile.contact_keys() == [KEY]
+        assert profile.contacts() == CONTACTS
+        assert profile.versions() == [KnownVersion(1, 2, b"key", "own")]
+        assert profile.leaves() == {1: b"leaf"}
+        assert profile.manifest == ManifestSeen(1, 7, b"list")
+        assert profile.progress == Progress(b"", True, False)
+        assert (profile.uses(), profile.uses_seen) == ([HistoryEntry(number=1)], Seen(1, b"chain"))
+        assert profile.get(Registration) is None
+
+
+def test_a_profile_in_clear_is_sealed_at_its_first_opening_and_nothing_stays_in_clear(clear: Path) -> None:
+    with closing(Profile(clear, reading=True)):
+        assert_nothing_in_clear(clear)
+    assert_nothing_in_clear(clear)
+    assert not (clear / "ca.pem").exists()
+    assert_moved(clear)
+
+
+def test_a_profile_in_clear_that_is_killed_at_any_step_of_its_sealing_loses_nothing(tmp_path: Path) -> None:
+    in_clear(tmp_path / "clear")
+    for at in itertools.count():
+        folder = shutil.copytree(tmp_path / "clear", tmp_path / str(at))
+        if not killed(lambda folder=folder: Profile(folder).close(), at):
+            break
+        assert_moved(folder)
+        assert_nothing_in_clear(folder)
+    assert at > 20
+
+
+def test_a_profile_in_clear_is_as_it_was_where_the_disk_takes_nothing_or_a_row_can_not_be(clear: Path) -> None:
+    with nothing_is_written(), refused("PROFILE_STORAGE"):
+        Profile(clear)
+    with closing(sqlite3.connect(clear / "profile.db")) as db, db:
+        db.execute("INSERT INTO version VALUES (2, -3, NULL, 'own')")
+    with refused("PROFILE_STORAGE"):
+        Profile(clear)
+    with closing(sqlite3.connect(clear / "profile.db")) as db, db:
+        db.execute("DELETE FROM version WHERE version = 2")
+    assert_moved(clear)
