@@ -105,7 +105,8 @@ _REASONS: Mapping[str, str] = {
     "copy the whole line that ipls client vault key printed": "APPROVER_INVALID",
     "ipls client vault distrust KEY": "VAULT_TOO_MANY_APPROVERS",
     "show a new link code on the device that has the contacts, where nobody else sees it": """
-        LINK_ANSWER_INVALID LINK_CODE_BURNT LINK_HELLO_INVALID LINK_PACKAGE_INVALID LINK_SLOT_TAKEN""",
+        LINK_ANSWER_INVALID LINK_CODE_BURNT LINK_HELLO_INVALID LINK_OPENING_INVALID LINK_PACKAGE_INVALID
+        LINK_SLOT_TAKEN""",
     "scan the link code again, or copy it whole": "LINK_CODE_INVALID",
     "type the six digits that your own new device shows": "LINK_NOT_CONFIRMED SHORT_CODE_WRONG",
     "give the device another name": "DEVICE_NAME_INVALID",

@@ -1,7 +1,9 @@
 """Linking a device: contacts.md, Linking (docs/protocol/contacts.md). Both sides. Pure; random bytes aside.
 
 The device that has the contacts is the `Inviter`: it shows a link code, which the new one, the `Joiner`, reads. What
-they send each other lies in a slot of the contact store, which gives a slot to one hello, and for ten minutes.
+they send each other lies in a slot of the contact store, which gives a slot to one hello, and for ten minutes. The six
+digits that a person carries from one to the other can't be searched for by who stands between with the link code: the
+old device's part of them is made after the hello, and the new one's, which its hello commits to, is opened after that.
 """
 
 import hmac
@@ -41,8 +43,9 @@ _LINK_CODE = re.compile(r"IPLS-LINK:1:(\+[0-9]{1,15}):([A-Z2-7]{52})")
 _NONCE_BYTES = 12
 _TAG_BYTES = 16
 _P_BYTES = 16
+_R_BYTES = 32
 _VERSION = 1
-_HELLO = struct.Struct(f">B32s{kem.PUBLIC_BYTES}sB")
+_HELLO = struct.Struct(f">B32s{kem.PUBLIC_BYTES}s32sB")
 _PACKAGE = struct.Struct(">B32sQ16sQ32sQ32s")
 MAX_PACKAGE = kem.SEALED_OVERHEAD + _PACKAGE.size + MAX_FILE + SIGNATURE_BYTES
 """Bytes of a sealed package."""
@@ -91,29 +94,31 @@ class LinkCode(NamedTuple):
 
 
 class Hello(NamedTuple):
-    """The new device: its Ed25519 key, its KEM key, and what it says that it is called and runs on."""
+    """The new device: its Ed25519 key, its KEM key, the commitment to its part of the short code, and what it says that
+    it is called and runs on."""
 
     key: bytes
     kem_key: bytes
+    commitment: bytes  # 32 bytes
     name: str
     platform: str
 
     def encode(self) -> bytes:
         """Its one encoding. Raises LinkError DEVICE_NAME_INVALID."""
         name, platform = _check_text(self.name, MAX_NAME), _check_text(self.platform, MAX_PLATFORM)
-        return _HELLO.pack(_VERSION, self.key, self.kem_key, len(name)) + name + platform
+        return _HELLO.pack(_VERSION, self.key, self.kem_key, self.commitment, len(name)) + name + platform
 
     @classmethod
     def decode(cls, data: bytes) -> "Hello":
         """The inverse. Raises LinkError LINK_HELLO_INVALID, DEVICE_NAME_INVALID."""
         try:
-            version, key, kem_key, length = _HELLO.unpack_from(data)
+            version, key, kem_key, commitment, length = _HELLO.unpack_from(data)
             name, platform = data[_HELLO.size :][:length].decode(), data[_HELLO.size + length :].decode()
         except (struct.error, UnicodeDecodeError):
             raise LinkError("LINK_HELLO_INVALID", "what the new device sent can't be read") from None
         if version != _VERSION:
             raise LinkError("LINK_HELLO_INVALID", "the new device links by another version than this one knows")
-        hello = cls(key, kem_key, name, platform)
+        hello = cls(key, kem_key, commitment, name, platform)
         if hello.encode() != data:  # cut off within its name
             raise LinkError("LINK_HELLO_INVALID", "what the new device sent can't be read")
         return hello
@@ -183,12 +188,31 @@ def open_answer(code: LinkCode, sealed: bytes) -> bytes:
     return p
 
 
+def commit(code: LinkCode, r: bytes) -> bytes:
+    """What a hello says of the new device's 32 random bytes, while they are secret: 32 bytes, for this slot alone."""
+    return tagged_hash(_DOMAIN + "commitment", code.slot, r)
+
+
+def seal_opening(code: LinkCode, r: bytes, nonce: bytes | None = None) -> bytes:
+    """The new device's 32 random bytes, told when it had the answer."""
+    return _seal(code, "opening", r, nonce)
+
+
+def open_opening(code: LinkCode, hello: Hello, sealed: bytes) -> bytes:
+    """The inverse. Raises LinkError LINK_OPENING_INVALID, also for bytes that the hello does not commit to."""
+    r = _open(code, "opening", sealed, "LINK_OPENING_INVALID")
+    if len(r) != _R_BYTES or commit(code, r) != hello.commitment:
+        raise LinkError("LINK_OPENING_INVALID", "the new device did not open what it had committed to")
+    return r
+
+
 class Exchange(NamedTuple):
     """All that both devices have said, before the package."""
 
     code: LinkCode
     hello: Hello
     p: bytes
+    r: bytes
 
     @property
     def short_code(self) -> str:
@@ -228,22 +252,25 @@ class Exchange(NamedTuple):
         return f"{_DOMAIN}package".encode() + self.transcript
 
     def _digest(self, name: str) -> bytes:
-        return tagged_hash(_DOMAIN + name, self.code.secret, self.hello.encode(), self.p)
+        return tagged_hash(_DOMAIN + name, self.code.secret, self.hello.encode(), self.p, self.r)
 
     def _package_digest(self, data: bytes) -> bytes:
         return tagged_hash(_DOMAIN + "package", self.transcript, data)
 
 
 class Inviter:
-    """The old device's side, in this order: admit, answer, confirm, package. It lists the device when it has confirmed.
+    """The old device's side, in this order: admit, answer, on_opening, confirm, package. It lists the device when it
+    has confirmed.
 
     Its link code links one device, or none.
     """
 
     def __init__(self, code: LinkCode) -> None:
         self.code = code
-        self._admitted: tuple[bytes, Exchange] | None = None
+        self._admitted: tuple[bytes, Hello] | None = None
+        self._p = b""
         self._answer = b""
+        self._exchange: Exchange | None = None
         self._wrong = 0
         self._confirmed = False
 
@@ -254,24 +281,33 @@ class Inviter:
         """
         if self._admitted is None:
             # p is made when the hello is there: no hello can be searched for that gives a wanted code.
-            exchange = Exchange(self.code, open_hello(self.code, sealed), os.urandom(_P_BYTES))
-            self._admitted, self._answer = (sealed, exchange), seal_answer(self.code, exchange.p)
+            self._admitted, self._p = (sealed, open_hello(self.code, sealed)), os.urandom(_P_BYTES)
+            self._answer = seal_answer(self.code, self._p)
         if self._admitted[0] != sealed:
             raise LinkError("LINK_SLOT_TAKEN", "another device had used this link code before: make a new one")
-        return self._admitted[1].hello
+        return self._admitted[1]
 
     @property
     def answer(self) -> bytes:
-        """What the new device makes its short code of, sealed."""
-        self._exchange()
+        """What the new device makes its short code of, sealed. Raises LinkError LINK_NOT_CONFIRMED."""
+        self._hello()
         return self._answer
+
+    def on_opening(self, sealed: bytes) -> None:
+        """Takes what the new device opens when it has the answer; as often as it comes.
+
+        Raises LinkError LINK_OPENING_INVALID, after which another may come; LINK_NOT_CONFIRMED before a hello.
+        """
+        hello = self._hello()
+        self._exchange = Exchange(self.code, hello, self._p, open_opening(self.code, hello, sealed))
 
     def confirm(self, typed: str) -> None:
         """Takes what the person read off the new device; blanks in it don't count.
 
-        Raises LinkError: SHORT_CODE_WRONG, which may be tried again; LINK_CODE_BURNT from the third wrong one on.
+        Raises LinkError: SHORT_CODE_WRONG, which may be tried again; LINK_CODE_BURNT from the third wrong one on;
+        LINK_NOT_CONFIRMED before the new device has opened its part.
         """
-        exchange = self._exchange()
+        exchange = self._opened()
         if self._wrong >= MAX_WRONG:
             raise _burnt()
         digits = "".join(typed.split())
@@ -288,16 +324,22 @@ class Inviter:
         """The package, sealed to the device that was confirmed. Raises LinkError LINK_NOT_CONFIRMED."""
         if not self._confirmed:
             raise LinkError("LINK_NOT_CONFIRMED", "nobody has confirmed the new device")
-        return self._exchange().seal_package(identity, package)
+        return self._opened().seal_package(identity, package)
 
-    def _exchange(self) -> Exchange:
+    def _hello(self) -> Hello:
         if self._admitted is None:
             raise LinkError("LINK_NOT_CONFIRMED", "no device has used this link code yet")
         return self._admitted[1]
 
+    def _opened(self) -> Exchange:
+        if self._exchange is None:
+            raise LinkError("LINK_NOT_CONFIRMED", "no device shows a code for this link code yet")
+        return self._exchange
+
 
 class Joiner:
-    """The new device's side: `hello`, then on_answer and on_package. Its keys are new, and its own once it is linked.
+    """The new device's side: `hello`, on_answer, `opening`, on_package. Its keys are new, and its own once it
+    is linked.
 
     Raises LinkError DEVICE_NAME_INVALID for a name or platform that can't be shown.
     """
@@ -307,18 +349,28 @@ class Joiner:
         self.seed = os.urandom(32)  # of its Ed25519 key
         self.kem = KemKey()
         device = SeedSigner(self.seed)
-        self._hello = Hello(device.public_key, self.kem.public, name, platform)
+        self._r = os.urandom(_R_BYTES)
+        self._hello = Hello(device.public_key, self.kem.public, commit(code, self._r), name, platform)
         self._exchange: Exchange | None = None
+        self._opening = seal_opening(code, self._r)
         self.hello = seal_hello(code, device, self._hello)
         """Sealed, for the slot: the same bytes as often as it is sent."""
 
     def on_answer(self, sealed: bytes) -> str:
         """The short code to show. Raises LinkError LINK_ANSWER_INVALID, also for another answer than the first."""
-        exchange = Exchange(self.code, self._hello, open_answer(self.code, sealed))
+        exchange = Exchange(self.code, self._hello, open_answer(self.code, sealed), self._r)
         if self._exchange not in (None, exchange):
             raise LinkError("LINK_ANSWER_INVALID", "the other device answered twice, each time otherwise")
         self._exchange = exchange
         return exchange.short_code
+
+    @property
+    def opening(self) -> bytes:
+        """Its part of the short code, sealed. Raises LinkError LINK_ANSWER_INVALID before the answer: who knew it then
+        would look for an answer that gives a wanted code."""
+        if self._exchange is None:
+            raise LinkError("LINK_ANSWER_INVALID", "the other device has not answered yet")
+        return self._opening
 
     def on_package(self, sealed: bytes) -> Package:
         """See `Exchange.open_package`. Raises LinkError LINK_PACKAGE_INVALID."""

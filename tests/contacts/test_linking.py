@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,13 @@ from ipls.contacts.linking import (
     Joiner,
     LinkCode,
     Package,
+    commit,
     open_answer,
     open_hello,
+    open_opening,
     seal_answer,
     seal_hello,
+    seal_opening,
 )
 from ipls.crypto.encoding import tagged_hash
 from ipls.crypto.keys import SeedSigner, sign
@@ -53,8 +57,8 @@ def read(values: dict[str, Any]) -> dict[str, Any]:
 IN, OUT = read(VECTORS["inputs"]), read(VECTORS["derived"])
 CODE = LinkCode(IN["label"], IN["s"])
 DEVICE, DEVICE_KEM, IDENTITY = SeedSigner(IN["device_seed"]), KemKey(IN["kem_secret"]), SeedSigner(IN["identity_seed"])
-HELLO = Hello(DEVICE.public_key, DEVICE_KEM.public, IN["name"], IN["platform"])
-EXCHANGE = Exchange(CODE, HELLO, IN["p"])
+HELLO = Hello(DEVICE.public_key, DEVICE_KEM.public, commit(CODE, IN["r"]), IN["name"], IN["platform"])
+EXCHANGE = Exchange(CODE, HELLO, IN["p"], IN["r"])
 PACKAGE = Package(**read(IN["package"]))
 
 
@@ -74,15 +78,18 @@ def test_the_link_code_and_its_slot() -> None:
 
 
 def test_the_hello() -> None:
+    assert HELLO.commitment == OUT["commitment"]
     assert HELLO.encode() == OUT["hello"]
     sealed = seal_hello(CODE, DEVICE, HELLO, IN["hello_nonce"])
     assert sealed == OUT["sealed_hello"]
     assert open_hello(CODE, sealed) == HELLO
 
 
-def test_the_answer_and_the_short_code() -> None:
+def test_the_answer_the_opening_and_the_short_code() -> None:
     assert seal_answer(CODE, IN["p"], IN["answer_nonce"]) == OUT["sealed_answer"]
     assert open_answer(CODE, OUT["sealed_answer"]) == IN["p"]
+    assert seal_opening(CODE, IN["r"], IN["opening_nonce"]) == OUT["sealed_opening"]
+    assert open_opening(CODE, HELLO, OUT["sealed_opening"]) == IN["r"]
     assert EXCHANGE.short_code == OUT["short_code"]
     assert EXCHANGE.transcript == OUT["transcript"]
 
@@ -101,7 +108,9 @@ def test_the_package() -> None:
 def linked(inviter: Inviter, joiner: Joiner) -> Package:
     hello = inviter.admit(joiner.hello)
     assert (hello.name, hello.platform) == ("phone", "android")
-    inviter.confirm(joiner.on_answer(inviter.answer))
+    code = joiner.on_answer(inviter.answer)
+    inviter.on_opening(joiner.opening)
+    inviter.confirm(code)
     return joiner.on_package(inviter.package(IDENTITY, PACKAGE))
 
 
@@ -122,12 +131,14 @@ def test_whatever_was_lost_may_be_sent_again() -> None:
     assert inviter.admit(joiner.hello) == inviter.admit(joiner.hello)
     assert inviter.answer == inviter.answer
     assert joiner.on_answer(inviter.answer) == joiner.on_answer(inviter.answer)
+    assert joiner.opening == joiner.opening
+    inviter.on_opening(joiner.opening)
     assert linked(inviter, joiner) == PACKAGE
     assert joiner.on_package(inviter.package(IDENTITY, PACKAGE)) == PACKAGE
 
 
 def test_short_codes_are_spread_over_all_of_them() -> None:
-    codes = {Exchange(CODE, HELLO, bytes([n]) * 16).short_code for n in range(200)}
+    codes = {EXCHANGE._replace(p=bytes([n]) * 16).short_code for n in range(200)}
     assert {len(code) for code in codes} == {6}
     assert len({code[0] for code in codes}) == 10
     assert len(codes) > 190
@@ -202,14 +213,14 @@ names = st.text(st.characters(exclude_categories=["Cc", "Cf", "Zl", "Zp", "Cs"])
 keys = st.binary(min_size=32, max_size=32)
 
 
-@given(st.builds(Hello, keys, st.binary(min_size=kem.PUBLIC_BYTES, max_size=kem.PUBLIC_BYTES), names, names))
+@given(st.builds(Hello, keys, st.binary(min_size=kem.PUBLIC_BYTES, max_size=kem.PUBLIC_BYTES), keys, names, names))
 def test_a_hello_comes_back(hello: Hello) -> None:
     assert Hello.decode(hello.encode()) == hello
 
 
 hello_like = st.builds(
     lambda head, rest: head + rest,
-    st.sampled_from([b"", b"\x01", HELLO.encode()[:1249], HELLO.encode()[:1250], HELLO.encode()]),
+    st.sampled_from([b"", b"\x01", HELLO.encode()[:1281], HELLO.encode()[:1282], HELLO.encode()]),
     st.binary(max_size=20),
 )
 
@@ -252,7 +263,7 @@ def test_a_name_that_steers_what_a_person_sees_is_refused_by_both(name: str) -> 
     """RTL overrides, control characters, and what is too long or nothing to see."""
     assert refused(lambda: Joiner(CODE, name, "linux")) == "DEVICE_NAME_INVALID"
     with suppress(UnicodeEncodeError):
-        data = HELLO.encode()[:1249] + bytes([min(len(name.encode()), 255)]) + name.encode() + b"linux"
+        data = HELLO.encode()[:1281] + bytes([min(len(name.encode()), 255)]) + name.encode() + b"linux"
         sealed = forged(CODE, data + DEVICE.sign(tagged_hash("ipls/link/v1 hello", CODE.slot, data)))
         assert refused(lambda: open_hello(CODE, sealed)) == "DEVICE_NAME_INVALID"
     assert refused(lambda: HELLO._replace(platform=name).encode()) == "DEVICE_NAME_INVALID"
@@ -303,6 +314,7 @@ def test_an_altered_hello_is_refused(at: int, bit: int) -> None:
 def test_what_is_too_short_is_refused(data: bytes) -> None:
     assert refused(lambda: open_hello(CODE, data)) == "LINK_HELLO_INVALID"
     assert refused(lambda: open_answer(CODE, data)) == "LINK_ANSWER_INVALID"
+    assert refused(lambda: open_opening(CODE, HELLO, data)) == "LINK_OPENING_INVALID"
     assert refused(lambda: EXCHANGE.open_package(DEVICE_KEM, data)) == "LINK_PACKAGE_INVALID"
 
 
@@ -350,6 +362,7 @@ def test_who_photographed_the_link_code_and_comes_first_is_not_confirmed() -> No
         shown = joiner.on_answer(inviter.answer)
         if shown != thief.on_answer(inviter.answer):
             break
+    inviter.on_opening(thief.opening)
     assert refused(lambda: inviter.admit(joiner.hello)) == "LINK_SLOT_TAKEN"
     assert refused(lambda: inviter.confirm(shown)) == "SHORT_CODE_WRONG"
     assert refused(lambda: inviter.package(IDENTITY, PACKAGE)) == "LINK_NOT_CONFIRMED"
@@ -380,6 +393,99 @@ def test_another_answer_than_the_first_is_refused() -> None:
     assert linked(inviter, joiner) == PACKAGE
 
 
+def ends_alike(code: str, other: str) -> bool:
+    """In two of the six digits: a search of a hundred tries in the place of a million."""
+    return code[-2:] == other[-2:]
+
+
+def test_who_stands_between_finds_no_answer_that_gives_both_devices_one_short_code() -> None:
+    """They photographed the link code and run the contact store: their own hello goes to the old device, whose answer
+    tells them the short code to reach, and another answer to the new one, whose hello they read."""
+    reached = 0
+    for _ in range(20):
+        inviter, joiner, thief = with_thief()
+        inviter.admit(thief.hello)
+        wanted = thief.on_answer(inviter.answer)
+        guess = Exchange(inviter.code, open_hello(inviter.code, joiner.hello), bytes(16), bytes(32))
+        answers = (number.to_bytes(16, "big") for number in count())
+        found = next(p for p in answers if ends_alike(guess._replace(p=p).short_code, wanted))
+        reached += ends_alike(joiner.on_answer(seal_answer(inviter.code, found)), wanted)
+    assert reached < 10  # of 20, were the new device's part known; one in a hundred of them by chance
+
+
+def test_who_stands_between_opens_nothing_else_when_the_short_code_is_known() -> None:
+    """The same one lets the new device speak first, and then looks for what to open to the old one."""
+    inviter, joiner, thief = with_thief()
+    shown = joiner.on_answer(seal_answer(inviter.code, bytes(16)))
+    hello = inviter.admit(thief.hello)
+    exchange = Exchange(inviter.code, hello, open_answer(inviter.code, inviter.answer), bytes(32))
+    openings = (number.to_bytes(32, "big") for number in count())
+    found = next(r for r in openings if ends_alike(exchange._replace(r=r).short_code, shown))
+    assert refused(lambda: inviter.on_opening(seal_opening(inviter.code, found))) == "LINK_OPENING_INVALID"
+    assert refused(lambda: inviter.confirm(shown)) == "LINK_NOT_CONFIRMED"
+
+
+def test_an_opening_is_not_told_before_the_answer() -> None:
+    _, joiner = pair()
+    assert refused(lambda: joiner.opening) == "LINK_ANSWER_INVALID"
+
+
+def test_an_opening_of_another_device_slot_or_link_code_is_refused() -> None:
+    """What another device that read the same link code opened, what this one's 32 bytes were in another slot, and an
+    opening sealed for that."""
+    inviter, joiner, other = with_thief()
+    inviter.admit(joiner.hello)
+    joiner.on_answer(inviter.answer)
+    other.on_answer(inviter.answer)
+    elsewhere = LinkCode.new(inviter.code.label)
+    r = open_opening(inviter.code, open_hello(inviter.code, joiner.hello), joiner.opening)
+    assert commit(elsewhere, r) != commit(inviter.code, r)
+    for sealed in (other.opening, seal_opening(elsewhere, r), joiner.hello, inviter.answer):
+        assert refused(partial(inviter.on_opening, sealed)) == "LINK_OPENING_INVALID"
+    assert linked(inviter, joiner) == PACKAGE
+
+
+def test_an_opening_is_what_was_committed_to() -> None:
+    assert refused(lambda: open_opening(CODE, HELLO, seal_opening(CODE, bytes(32)))) == "LINK_OPENING_INVALID"
+    nothing = HELLO._replace(commitment=bytes(32))
+    assert refused(lambda: open_opening(CODE, nothing, seal_opening(CODE, IN["r"]))) == "LINK_OPENING_INVALID"
+
+
+@pytest.mark.parametrize("r", [b"", IN["r"][:31], IN["r"] + b"\0"], ids=["none", "short", "long"])
+def test_an_opening_has_32_bytes(r: bytes) -> None:
+    """Even where a hello commits to more or fewer: fewer could be guessed."""
+    hello = HELLO._replace(commitment=commit(CODE, r))
+    assert refused(lambda: open_opening(CODE, hello, seal_opening(CODE, r))) == "LINK_OPENING_INVALID"
+
+
+def test_nobody_is_confirmed_without_an_opening_and_none_is_taken_before_a_hello() -> None:
+    inviter, joiner = pair()
+    assert refused(lambda: inviter.on_opening(OUT["sealed_opening"])) == "LINK_NOT_CONFIRMED"
+    inviter.admit(joiner.hello)
+    shown = joiner.on_answer(inviter.answer)
+    for _ in range(5):  # no try is counted: there is nothing yet to compare with
+        assert refused(lambda: inviter.confirm(shown)) == "LINK_NOT_CONFIRMED"
+    assert refused(lambda: inviter.package(IDENTITY, PACKAGE)) == "LINK_NOT_CONFIRMED"
+    assert linked(inviter, joiner) == PACKAGE
+
+
+def test_an_opening_that_comes_again_late_changes_nothing() -> None:
+    inviter, joiner = pair()
+    assert linked(inviter, joiner) == PACKAGE
+    inviter.on_opening(joiner.opening)
+    assert refused(lambda: inviter.on_opening(seal_opening(inviter.code, bytes(32)))) == "LINK_OPENING_INVALID"
+    assert joiner.on_package(inviter.package(IDENTITY, PACKAGE)) == PACKAGE
+
+    burnt, joiner = pair()
+    burnt.admit(joiner.hello)
+    right = joiner.on_answer(burnt.answer)
+    burnt.on_opening(joiner.opening)
+    for _ in range(3):
+        refused(lambda: burnt.confirm(wrong(right)))
+    burnt.on_opening(joiner.opening)
+    assert refused(lambda: burnt.confirm(right)) == "LINK_CODE_BURNT"
+
+
 @pytest.mark.parametrize("size", [0, 15, 17, 1000])
 def test_an_answer_has_16_bytes(size: int) -> None:
     assert refused(lambda: open_answer(CODE, seal_answer(CODE, bytes(size)))) == "LINK_ANSWER_INVALID"
@@ -393,6 +499,7 @@ def test_three_wrong_short_codes_burn_the_link_code() -> None:
     inviter, joiner = pair()
     inviter.admit(joiner.hello)
     right = joiner.on_answer(inviter.answer)
+    inviter.on_opening(joiner.opening)
     tried = [refused(lambda: inviter.confirm(wrong(right))) for _ in range(3)]
     assert tried == ["SHORT_CODE_WRONG", "SHORT_CODE_WRONG", "LINK_CODE_BURNT"]
     assert refused(lambda: inviter.confirm(right)) == "LINK_CODE_BURNT"
@@ -403,6 +510,8 @@ def test_three_wrong_short_codes_burn_the_link_code() -> None:
 def test_what_is_no_short_code_costs_no_try(typed: str) -> None:
     inviter, joiner = pair()
     inviter.admit(joiner.hello)
+    joiner.on_answer(inviter.answer)
+    inviter.on_opening(joiner.opening)
     for _ in range(5):
         assert refused(lambda: inviter.confirm(typed)) == "SHORT_CODE_WRONG"
     assert linked(inviter, joiner) == PACKAGE
@@ -412,7 +521,9 @@ def test_a_short_code_may_be_typed_in_parts_and_in_other_digits() -> None:
     for other in (lambda c: f" {c[:3]} {c[3:]}\n", lambda c: c.translate({0x30 + d: 0x660 + d for d in range(10)})):
         inviter, joiner = pair()
         inviter.admit(joiner.hello)
-        inviter.confirm(other(joiner.on_answer(inviter.answer)))
+        code = joiner.on_answer(inviter.answer)
+        inviter.on_opening(joiner.opening)
+        inviter.confirm(other(code))
 
 
 def test_nobody_is_given_the_package_before_a_person_has_confirmed() -> None:
@@ -456,8 +567,13 @@ def test_a_package_of_another_version_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"code": LinkCode(CODE.label, bytes(32))}, {"hello": HELLO._replace(name="another")}, {"p": bytes(16)}],
-    ids=["link code", "hello", "answer"],
+    [
+        {"code": LinkCode(CODE.label, bytes(32))},
+        {"hello": HELLO._replace(name="another")},
+        {"p": bytes(16)},
+        {"r": bytes(32)},
+    ],
+    ids=["link code", "hello", "answer", "opening"],
 )
 def test_a_package_of_another_exchange_is_refused(changes: dict[str, Any]) -> None:
     sealed = EXCHANGE._replace(**changes).seal_package(IDENTITY, PACKAGE)
