@@ -107,7 +107,7 @@ _REASONS: Mapping[str, str] = {
     "show a new link code on the device that has the contacts, where nobody else sees it": """
         LINK_ANSWER_INVALID LINK_CODE_BURNT LINK_HELLO_INVALID LINK_OPENING_INVALID LINK_PACKAGE_INVALID
         LINK_SLOT_TAKEN""",
-    "scan the link code again, or copy it whole": "LINK_CODE_INVALID",
+    "scan it again, or copy it whole": "CONTACT_CODE_INVALID LINK_CODE_INVALID SAFETY_NUMBER_INVALID",
     "type the six digits that your own new device shows": "LINK_NOT_CONFIRMED SHORT_CODE_WRONG",
     "give the device another name": "DEVICE_NAME_INVALID",
     "try again tomorrow; ipls client history shows who used it": "VAULT_ACCOUNT_LIMIT",

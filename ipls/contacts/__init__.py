@@ -3,6 +3,7 @@
 from ipls.contacts.cards.lines import Card, Skipped, join_cards, split_cards
 from ipls.contacts.cards.numbers import country_of
 from ipls.contacts.cards.reading import Contact, read_card
+from ipls.contacts.contact_code import ContactCode
 from ipls.contacts.envelope import Conflict, Envelope, Kind, Parts, Placement, Verified
 from ipls.contacts.errors import CardError, ContactsError
 from ipls.contacts.merge import merge
@@ -29,6 +30,7 @@ __all__ = [
     "CardError",
     "Conflict",
     "Contact",
+    "ContactCode",
     "ContactsError",
     "Envelope",
     "Kind",

@@ -1,7 +1,7 @@
 """What the contacts package raises, and nothing else:
 
 ContactsError
-├── CardError       a card, record or manifest that can't be read or does not hold up
+├── CardError       a card, record, manifest or contact code that can't be read or does not hold up
 ├── LineError       something of the line of commits does not hold up, or has no place in it
 └── LinkError       a device can't be linked by what the other one, or the store between, said
 
@@ -16,7 +16,7 @@ class ContactsError(IplsError):
 
 
 class CardError(ContactsError):
-    """A card, a record or a manifest that can't be read or fails its check."""
+    """A card, a record, a manifest or a contact code that can't be read or fails its check."""
 
 
 class LineError(ContactsError):

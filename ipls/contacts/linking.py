@@ -10,8 +10,8 @@ import hmac
 import os
 import re
 import struct
-import unicodedata
 from base64 import b32decode, b32encode
+from functools import partial
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from ipls.contacts import kem
 from ipls.contacts.errors import LineError, LinkError
 from ipls.contacts.kem import KemKey
+from ipls.contacts.names import is_shown_as_it_is
+from ipls.crypto.codes import read_code
 from ipls.crypto.encoding import tagged_hash
 from ipls.crypto.errors import SignatureRefused
 from ipls.crypto.keys import SIGNATURE_BYTES, SeedSigner, Signer, verify
@@ -39,7 +41,7 @@ MAX_WRONG = 3
 """Wrong short codes, after which nobody is linked by the link code."""
 
 _DOMAIN = "ipls/link/v1 "
-_LINK_CODE = re.compile(r"IPLS-LINK:1:(\+[0-9]{1,15}):([A-Z2-7]{52})")
+_LINK_CODE = re.compile(r"(\+[0-9]{1,15}):([A-Z2-7]{52})")
 _NONCE_BYTES = 12
 _TAG_BYTES = 16
 _P_BYTES = 16
@@ -65,16 +67,9 @@ class LinkCode(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> "LinkCode":
         """The inverse of `text`, also of one that was broken into lines. Raises LinkError LINK_CODE_INVALID."""
-        text = "".join(text.split())
-        if not text.startswith("IPLS-LINK:"):
-            raise LinkError("LINK_CODE_INVALID", "that is no link code: it begins with IPLS-LINK:")
-        if not text.startswith("IPLS-LINK:1:"):
-            raise LinkError("LINK_CODE_INVALID", "the link code is of another version than this device knows")
-        match = _LINK_CODE.fullmatch(text)
-        if match is None:
-            raise LinkError("LINK_CODE_INVALID", "the link code is cut off, or a character of it is wrong")
-        code = cls(match[1], b32decode(match[2] + "===="))
-        if code.text != text:
+        label, secret = read_code(text, "LINK", "link code", _LINK_CODE, partial(LinkError, "LINK_CODE_INVALID"))
+        code = cls(label, b32decode(secret + "===="))
+        if not code.text.endswith(secret):  # bits beyond the last byte
             raise LinkError("LINK_CODE_INVALID", "a character of the link code is wrong")
         return code
 
@@ -411,20 +406,11 @@ def _check_signature(key: bytes, digest: bytes, signature: bytes, reason: str) -
 
 
 def _check_text(text: str, limit: int) -> bytes:
-    """In UTF-8, if it can be shown to a person as it is: nothing in it steers a terminal or turns the text around."""
-    try:
-        data = text.encode()
-    except UnicodeEncodeError:
-        data = b""
-    if not text.strip() or not 0 < len(data) <= limit or any(map(_steers, text)):
+    """In UTF-8."""
+    if not is_shown_as_it_is(text, limit):
         message = f"a device's name has 1 to {MAX_NAME} bytes, its platform {MAX_PLATFORM}, without control characters"
         raise LinkError("DEVICE_NAME_INVALID", message)
-    return data
-
-
-def _steers(character: str) -> bool:
-    # Some scripts, and emoji, are written with the two joiners.
-    return unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp") and character not in "\u200c\u200d"
+    return text.encode()
 
 
 def _burnt() -> LinkError:

@@ -9,16 +9,20 @@ from ipls.trust.heads import Head, check_cosignature, quorum_timestamp, signers,
 from ipls.trust.identity import Identity, check_label, decode_record, verify_identity
 from ipls.trust.proposals import verify_proposal
 from ipls.trust.root import TrustRoot, Witness, WitnessKey, encode_trust_root, parse_trust_root
+from ipls.trust.safety import Comparison, Party, SafetyNumber
 
 __all__ = [
     "MAX_EVIDENCE",
     "BundleRefused",
+    "Comparison",
     "EvidenceRefused",
     "Finding",
     "Head",
     "HeadRefused",
     "Identity",
     "IdentityRefused",
+    "Party",
+    "SafetyNumber",
     "SignatureRefused",
     "TrustError",
     "TrustRoot",
