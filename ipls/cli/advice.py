@@ -89,6 +89,7 @@ _REASONS: Mapping[str, str] = {
     ),
     "write a passphrase into that file": "PASSPHRASE_EMPTY",
     "ipls client monitor, without --endpoints; else a new profile by --profile": "TRUST_ROOT_CHANGED",
+    "end the other command that follows this profile's contacts": "FOLLOW_REPLACED",
     "do it on the phone that registered the number": "IDENTITY_ONLY",
     "ipls client store on the phone that has the contacts": "MANIFEST_ABSENT NOTHING_STORED",
     "keep fewer contacts": "LIST_TOO_LONG MANIFEST_TOO_LARGE",

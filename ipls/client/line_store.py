@@ -4,18 +4,20 @@ device judges.
 Tested by tests/client/test_line_store.py.
 """
 
+import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 
 from ipls._grpc import grpc
-from ipls.client.calls import CALL_S, RETRY_FOR_S, carrying, retrying
+from ipls.client.calls import CALL_S, RETRY_FOR_S, carrying, client_error, retrying
 from ipls.client.errors import RefusedError
 from ipls.contacts.admission import MAX_COMMIT, MAX_COMMITS
 from ipls.contacts.commits import Link, Signed
 from ipls.contacts.sealing import MAX_SNAPSHOT, NAME_BYTES, OVERHEAD, name_of, padded_size
+from ipls.crypto.encoding import u64
 from ipls.crypto.keys import Signer
 from ipls.proto.contacts.v2 import contacts_pb2 as pb
 from ipls.rpc.channel import chunks, cut
@@ -35,6 +37,7 @@ MAX_BYTES = 8 << 20
 MAX_NAMES = 10_000
 """Of one question which are there."""
 
+_REOPENED_AFTER_S = 0.2
 _LINK_BYTES = 8 + NAME_BYTES
 _LARGEST = OVERHEAD + padded_size(MAX_SNAPSHOT)
 _MOST_COMMITS = 64 << 20  # bytes that one reading may bring: compaction comes long before
@@ -94,8 +97,11 @@ class LineStore:
             head, links, commits, size = None, bytearray(), dict[int, Signed](), 0
             async for response in self._stub.Read(pb.ReadRequest(call=self._sign("Read", body)), timeout=CALL_S):
                 went()
-                if response.WhichOneof("part") == "head":
+                part = response.WhichOneof("part")
+                if part == "head":
                     head = response.head
+                elif part and head is None:
+                    raise _invalid()
                 links += response.links.links
                 for placed in response.commits.commits:
                     commits[placed.n] = Signed(placed.signed.commit, placed.signed.author, placed.signed.write)
@@ -125,6 +131,68 @@ class LineStore:
         if snapshot is not None:
             body.snapshot.CopyFrom(_sealed(snapshot))
         await self._upload("Commit", pb.CommitRequest, body, [*records, *([] if snapshot is None else [snapshot])])
+
+    async def heal(
+        self,
+        line: bytes,
+        seed: bytes,
+        links: Sequence[Link],
+        commits: Mapping[int, Signed],
+        records: Iterable[bytes],
+        snapshot: bytes,
+    ) -> None:
+        """Give back what the store lost: all links from the first, the commits from the newest base to the last, its
+        snapshot, and the list's records. In as many calls as it takes; cut off, it is made again.
+
+        Refused as LINE_CONFLICT where the links do not lead over what the store has, IDENTITY_ONLY where it has less
+        than the base follows on and this is a linked device.
+        """
+        await self.put_records(records)
+        await self.put_snapshot(snapshot)
+        for first, batch in _runs(commits):
+            shown = links[: first + len(batch) - 1]
+            data = b"".join(u64(link.generation) + link.commit_hash for link in shown)
+            data += b"".join(signed.commit + signed.author + signed.write for signed in batch)
+            sizes = [len(signed.commit) for signed in batch]
+            body = pb.HealBody(line=line, seed=seed, links=len(shown), first=first, commits=sizes, data=_sealed(data))
+            await self._upload("Heal", pb.HealRequest, body, [data])
+
+    async def follow(self) -> AsyncIterator[tuple[int, bytes]]:
+        """Number and chain of the line's head, now, if there is one, and whenever it moves; by one stream after
+        another, for as long as the store is there within the patience. One follower a device: a newer one ends this,
+        RefusedError FOLLOW_REPLACED."""
+        told = pb.FollowResponse()
+        while True:
+            call, heads = await self._retrying(self._opened_stream)
+            try:
+                async for head in heads:
+                    if head != told and head.n:
+                        yield head.n, head.chain
+                    told = head
+            except grpc.aio.AioRpcError as raised:
+                error = remote_error(raised)
+                if not error.passes:
+                    raise client_error(error) from raised
+            finally:
+                call.cancel()
+            await asyncio.sleep(_REOPENED_AFTER_S)
+
+    async def _opened_stream(self, _: Went) -> tuple[Any, AsyncIterator[pb.FollowResponse]]:
+        """The call, and its heads, the first of which has come."""
+        call: Any = self._stub.Follow(pb.FollowRequest(call=self._sign("Follow", pb.FollowBody())))
+        stream = aiter(call)
+        try:
+            first = await anext(stream, pb.FollowResponse())
+        except BaseException:
+            call.cancel()
+            raise
+
+        async def heads() -> AsyncIterator[pb.FollowResponse]:
+            yield first
+            async for head in stream:
+                yield head
+
+        return call, heads()
 
     async def begin(self, seed: bytes, signed: Signed, snapshot: bytes) -> None:
         """A new line, by the identity alone; its records were put before. Made again it is the same."""
@@ -229,6 +297,14 @@ class LineStore:
             nonce=nonce,
             signature=self._signer.sign(digest),
         )
+
+
+def _runs(commits: Mapping[int, Signed]) -> Iterator[tuple[int, list[Signed]]]:
+    """The first one's number, and commits that follow each other, as many as one call carries."""
+    first = min(commits)
+    for batch in batches((commits[n] for n in sorted(commits)), lambda signed: len(signed.commit)):
+        yield first, batch
+        first += len(batch)
 
 
 def _sealed(data: bytes) -> pb.Sealed:

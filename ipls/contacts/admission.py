@@ -3,6 +3,7 @@
 A store sees what stands in clear: places, authors, keys and signatures. What is sealed, devices judge.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ipls.contacts.commits import Commit, Link, Signed, author_digest, chain_link, devices_digest, line_id, write_digest
@@ -77,15 +78,86 @@ def admit(
         raise LineError("LINE_CONFLICT", "another commit is the line's head")
     if n > MAX_COMMITS:
         raise LineError("ACCOUNT_QUOTA", f"a line has at most {MAX_COMMITS} commits: begin a new one")
-    admitted = _judge(namespace, label, standing, signed, caller.identity_key)
-    if admitted.commit.author != caller.key:
+    commit = _decode(signed)
+    if commit.author != caller.key:
         raise _invalid("its author is not who calls")
-    if admitted.commit.identity_version != caller.version:
+    if commit.identity_version != caller.version:
         raise _invalid("it is not of the account's newest identity version")
-    _check_signature(
-        standing.write_key or admitted.standing.write_key, write_digest(admitted.standing.chain), signed.write
-    )
+    admitted = _judge(namespace, label, standing, commit, signed, caller.identity_key)
+    _check_write(standing, admitted)
     return admitted
+
+
+class Healed(NamedTuple):
+    """What a store lost of its line. Over a `gap`, of which nobody showed the commits, it is the line anew."""
+
+    standing: Standing
+    gap: bool
+    links: list[Link]
+    """All of the line's."""
+    chains: list[bytes]
+    """Of each of them."""
+    commits: dict[int, Admitted]
+    """What is given back, by its place."""
+
+
+def heal(
+    namespace: str,
+    label: str,
+    standing: Standing | None,
+    caller: Caller,
+    line: bytes,
+    seed: bytes,
+    links: Sequence[Link],
+    commits: Mapping[int, Signed],
+) -> Healed:
+    """What `caller` gives back of a line: all its links, and its last commits, without a hole among them.
+
+    Commits that follow on the head are held to what `admit` holds them to, but that others may be their authors; those
+    that stand below it, to their links. Over a gap, or where there is no line, they begin with a base whose write
+    signature nobody can check: only the identity may, and what was there becomes a line that was left.
+
+    Raises LineError: LINE_REPLACED, the account has another line; LINE_CONFLICT, the links do not lead over the head;
+    IDENTITY_ONLY; BODY_INVALID; ACCOUNT_QUOTA.
+    """
+    if line_id(namespace, label, seed) != line:
+        raise _invalid("the line is not of these bytes")
+    standing = standing or Standing(line, seed, 0, line)
+    if standing.line != line:
+        raise LineError("LINE_REPLACED", "the account has another line")
+    if len(links) > MAX_COMMITS:
+        raise LineError("ACCOUNT_QUOTA", f"a line has at most {MAX_COMMITS} commits: begin a new one")
+    chains = [line]
+    for n, link in enumerate(links, 1):
+        chains.append(chain_link(n, chains[-1], link))
+    if len(links) < standing.n or chains[standing.n] != standing.chain:
+        raise LineError("LINE_CONFLICT", "the links do not lead over the line's head")
+    first = min(commits, default=0)
+    if not commits or sorted(commits) != list(range(first, len(links) + 1)):
+        raise _invalid("the commits do not reach to the last link without a hole")
+    gap = standing.n == 0 or first > standing.n + 1
+    if gap and not caller.is_identity:
+        raise _identity_only()
+    now = standing._replace(n=first - 1, chain=chains[first - 1], generation=0, devices=()) if gap else standing
+    known = {standing.version: standing.identity_key, caller.version: caller.identity_key}
+    given: dict[int, Admitted] = {}
+    for n in sorted(commits):
+        signed, commit = commits[n], _decode(commits[n])
+        if Link(commit.generation, name_of(signed.commit)) != links[n - 1]:
+            raise _invalid("it is not the one of its link")
+        if n <= now.n:  # it stands there, and may have been damaged
+            given[n] = Admitted(commit, signed, links[n - 1], now)
+            continue
+        if commit.identity_version > caller.version:
+            raise _invalid("its identity version is above the proved one")
+        if commit.identity_version not in known and not caller.is_identity:
+            raise _identity_only()
+        identity_key = known.setdefault(commit.identity_version, commit.author)  # its first commit is the identity's
+        given[n] = _judge(namespace, label, now, commit, signed, identity_key)
+        if n == 1 or not (gap and n == first):
+            _check_write(now, given[n])
+        now = given[n].standing
+    return Healed(now, gap, list(links), chains[1:], given)
 
 
 def check_snapshot(commit: Commit, snapshot: bytes) -> None:
@@ -96,14 +168,25 @@ def check_snapshot(commit: Commit, snapshot: bytes) -> None:
         raise LineError("SNAPSHOT_ABSENT", "the base is about another snapshot")
 
 
-def _judge(namespace: str, label: str, standing: Standing, signed: Signed, identity_key: bytes) -> Admitted:
-    """All but the write key's signature; `identity_key` is that of the commit's version."""
+def _decode(signed: Signed) -> Commit:
     if len(signed.commit) > MAX_COMMIT:
         raise _invalid(f"it has over {MAX_COMMIT} bytes")
     try:
-        commit = Commit.decode(signed.commit)
+        return Commit.decode(signed.commit)
     except LineError as error:
         raise LineError("BODY_INVALID", error.message) from error
+
+
+def _check_write(before: Standing, admitted: Admitted) -> None:
+    """By the key in force; a line's first commit has its own."""
+    after = admitted.standing
+    _check_signature(before.write_key or after.write_key, write_digest(after.chain), admitted.signed.write)
+
+
+def _judge(
+    namespace: str, label: str, standing: Standing, commit: Commit, signed: Signed, identity_key: bytes
+) -> Admitted:
+    """All but the write key's signature; `identity_key` is that of the commit's version."""
     n = standing.n + 1
     link = Link(commit.generation, name_of(signed.commit))
     chain = chain_link(n, standing.chain, link)

@@ -4,6 +4,7 @@ Honest ones: tests/server/contacts/test_lines.py."""
 
 import itertools
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,13 @@ from ipls.client.line_store import LineStore
 from ipls.contacts.sealing import name_of
 from ipls.crypto.keys import SeedSigner
 from ipls.proto.contacts.v2 import contacts_pb2 as pb
+from ipls.proto.contacts.v2.contacts_pb2_grpc import (
+    ContactsServiceServicer,
+    ContactsServiceStub,
+    add_ContactsServiceServicer_to_server,
+)
+from ipls.rpc.errors import ServiceError
+from tests.server.loopback import loopback
 
 HEAD = pb.ReadResponse(head=pb.LineHead(n=3))
 LINKS = pb.ReadResponse(links=pb.Links(links=bytes(40 * 25_000)))
@@ -95,3 +103,33 @@ async def test_records_that_are_not_as_announced_are_refused(answers: list[Any])
 
 async def test_bytes_of_another_name_are_left_out() -> None:
     assert await got(pb.GetRecordsResponse(sizes=[1, 1], chunk=b"xb")) == [{name_of(b"b"): b"b"}]
+
+
+class EndingStreams(ContactsServiceServicer):
+    """Each stream tells two heads, then ends for this reason; the next begins with the last of them."""
+
+    def __init__(self, *reasons: str) -> None:
+        self._reasons = iter(reasons)
+        self._n = 0
+
+    async def Follow(self, request: Any, context: Any) -> AsyncIterator[pb.FollowResponse]:
+        yield pb.FollowResponse(n=self._n, chain=bytes(32))
+        self._n += 1
+        yield pb.FollowResponse(n=self._n, chain=bytes(32))
+        raise ServiceError(next(self._reasons), "over")
+
+
+async def test_a_stream_whose_time_is_over_is_followed_by_another(tmp_path: Path) -> None:
+    servicer = EndingStreams("STREAM_OVER", "STREAM_OVER", "IDENTITY_SUPERSEDED")
+    async with loopback(tmp_path, lambda server: add_ContactsServiceServicer_to_server(servicer, server)) as channel:
+        signer = SeedSigner(bytes(32))
+        line = LineStore(ContactsServiceStub(channel), "test.ipls", "+491701234567", signer, now_ms=lambda: 0)
+        seen = []
+
+        async def follow() -> None:
+            async for n, _ in line.follow():
+                seen.append(n)
+
+        with pytest.raises(RefusedError, check=lambda e: e.reason == "IDENTITY_SUPERSEDED"):
+            await follow()
+    assert seen == [1, 2, 3]

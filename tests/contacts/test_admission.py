@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ipls.contacts.admission import Caller, Standing, admit, admit_first, check_snapshot
+from ipls.contacts.admission import Caller, Healed, Standing, admit, admit_first, check_snapshot, heal
 from ipls.contacts.commits import Commit, Signed
 from ipls.contacts.errors import LineError
 from ipls.contacts.sealing import MAX_SNAPSHOT, ContactKey, name_of, padded_size
@@ -67,7 +67,7 @@ def test_nobody_else_writes() -> None:
         take(OWNER, edit(DEVICE))
     with refused("BODY_INVALID", "signature"):
         forged = edit(DEVICE)
-        take(OWNER, forged._replace(signed=forged.signed._replace(author=edit(OWNER).signed.author)))
+        take(DEVICE, forged._replace(signed=forged.signed._replace(author=edit(OWNER).signed.author)))
 
 
 def test_who_lacks_the_contact_key_writes_nothing() -> None:
@@ -167,3 +167,84 @@ def test_a_base_is_about_its_snapshot() -> None:
         check_snapshot(other, FIRST.snapshot)
     with refused("BODY_INVALID", "no base"):
         check_snapshot(Commit.decode(edit(OWNER).signed.commit), FIRST.snapshot)
+
+
+# What a store lost
+
+EDITS = [FIRST]
+for made_n in (2, 3):
+    EDITS.append(DEVICE.edit(made_n, EDITS[-1].chain))
+LINKS = [made.link for made in EDITS]
+
+
+def healed(
+    made: list[Made], standing: Standing | None = BEGUN, caller: Caller = OWNER.caller, first: int = 1
+) -> Healed:
+    links = [each.link for each in made]
+    commits = {each.n: each.signed for each in made[first - 1 :]}
+    return heal(NAMESPACE, LABEL, standing, caller, LINE, SEED, links, commits)
+
+
+def test_what_follows_on_the_head_comes_back_by_any_device() -> None:
+    for caller in (OWNER.caller, DEVICE.caller):
+        for first in (1, 2):
+            found = healed(EDITS, caller=caller, first=first)
+            assert (found.standing.n, found.standing.chain, found.gap) == (3, EDITS[-1].chain, False)
+            assert (found.links, found.chains) == (LINKS, [made.chain for made in EDITS])
+            assert found.standing == take(DEVICE, EDITS[2], take(DEVICE, EDITS[1]))
+
+
+def test_into_nothing_or_over_a_gap_the_identity_gives_back_alone() -> None:
+    base = OWNER.base(4, EDITS[-1].chain, devices=[DEVICE])
+    for standing, made, first in ((None, EDITS, 1), (BEGUN, [*EDITS, base], 4), (None, [*EDITS, base], 4)):
+        found = healed(made, standing, first=first)
+        assert (found.standing.n, found.gap) == (len(made), True)
+        assert found.standing.devices == (DEVICE.public,)
+        with refused("IDENTITY_ONLY"):
+            healed(made, standing, DEVICE.caller, first)
+    with refused("BODY_INVALID", "begin with a base"):
+        healed([*EDITS, OWNER.edit(4, EDITS[-1].chain)], first=4)
+
+
+def test_what_others_could_not_write_they_can_not_give_back() -> None:
+    stranger, later = OWNER.device(), OWNER.renewed()
+    with refused("BODY_INVALID", "listed"):
+        healed([FIRST, stranger.edit(2, FIRST.chain)])
+    with refused("BODY_INVALID", "above"):
+        healed([FIRST, later.edit(2, FIRST.chain)])
+    unknown = Caller(DEVICE.public, 3, OWNER.public)
+    with refused("IDENTITY_ONLY"):
+        healed([FIRST, later.edit(2, FIRST.chain)], caller=unknown)
+    thief = replace(OWNER, seed=bytes(32), version=2, key=ContactKey(bytes(32), LABEL, 1))
+    with refused("BODY_INVALID", "signature"):
+        healed([FIRST, thief.edit(2, FIRST.chain)], caller=thief.caller)
+
+
+def test_an_identity_in_between_is_known_by_its_first_commit() -> None:
+    between, newest = OWNER.renewed(), OWNER.renewed().renewed()
+    device = between.device()
+    made = [FIRST, between.edit(2, FIRST.chain, devices=between.listing(2, [device]))]
+    made.append(device.edit(3, made[-1].chain))
+    standing = healed(made, caller=newest.caller).standing
+    assert (standing.version, standing.identity_key, standing.devices) == (2, between.public, (device.public,))
+    made.append(OWNER.edit(4, made[-1].chain, identity_version=2))
+    with refused("BODY_INVALID", "listed"):
+        healed(made, caller=newest.caller)
+
+
+def test_links_and_commits_fit_together() -> None:
+    with refused("LINE_CONFLICT"):
+        healed([OWNER.base(1, LINE)])
+    with refused("LINE_CONFLICT"):
+        heal(NAMESPACE, LABEL, BEGUN, OWNER.caller, LINE, SEED, [], {})
+    for commits in ({}, {2: EDITS[1].signed}, {1: FIRST.signed, 3: EDITS[2].signed}, {4: EDITS[2].signed}):
+        with refused("BODY_INVALID", "hole"):
+            heal(NAMESPACE, LABEL, BEGUN, OWNER.caller, LINE, SEED, LINKS, commits)
+    with refused("BODY_INVALID", "link"):
+        heal(NAMESPACE, LABEL, BEGUN, OWNER.caller, LINE, SEED, LINKS, {2: EDITS[2].signed, 3: EDITS[2].signed})
+    with refused("LINE_REPLACED"):
+        heal(NAMESPACE, LABEL, BEGUN, OWNER.caller, line_of(bytes(15) + b"1"), bytes(15) + b"1", LINKS, {})
+    with refused("BODY_INVALID", "of these bytes"):
+        heal(NAMESPACE, LABEL, BEGUN, OWNER.caller, LINE, bytes(15) + b"1", LINKS, {})
+    with refused("ACCOUNT_QUOTA"):
+        heal(NAMESPACE, LABEL, BEGUN, OWNER.caller, LINE, SEED, LINKS * 400_000, {})

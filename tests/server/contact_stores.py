@@ -140,6 +140,10 @@ class World:
         with closing(sqlite3.connect(self.folder / "contacts.db", isolation_level=None)) as db:
             db.execute(statement, values)
 
+    def rows(self, query: str) -> list[Any]:
+        with closing(sqlite3.connect(self.folder / "contacts.db")) as db:
+            return db.execute(query).fetchall()
+
     def device(self, stub: Any, owner: Owner, now_ms: int = NOW) -> ContactStore:
         account = Account(owner.label, owner.seed, 1, 1)
         return ContactStore(stub, self.root.namespace, account, now_ms=lambda: now_ms, retry_for_s=0)

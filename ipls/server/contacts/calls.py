@@ -50,6 +50,9 @@ class Limits:
     """Of one call to a line; and what is read by one call is `line_call` bytes, within `line_get_s` seconds."""
     line_call: int = 8 << 20
     line_get_s: float = 10.0
+    line_heal: int = 16 << 20
+    """Links and commits that one call gives back; and so many commits, whose signatures are checked."""
+    line_heal_commits: int = 10_000
     line: Quota = field(default_factory=lambda: Quota(1_500_000, 16 << 30))
     """Four generations of what one snapshot can name; half of it is a later identity version's."""
     calls_at_once: int = 256

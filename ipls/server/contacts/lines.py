@@ -6,15 +6,17 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from ipls.contacts.admission import admit, admit_first, check_snapshot
-from ipls.contacts.commits import SEED_BYTES, Signed
+from ipls.contacts.admission import admit, admit_first, check_snapshot, heal
+from ipls.contacts.commits import SEED_BYTES, Link, Signed
 from ipls.contacts.sealing import MAX_SNAPSHOT, NAME_BYTES, is_sealed_size, name_of
 from ipls.crypto.encoding import u64
+from ipls.crypto.keys import SIGNATURE_BYTES
 from ipls.proto.contacts.v2 import contacts_pb2 as pb
 from ipls.proto.contacts.v2.contacts_pb2_grpc import ContactsServiceServicer
 from ipls.rpc.channel import CHUNK, chunks, cut
 from ipls.rpc.errors import ServiceError
 from ipls.server.contacts.calls import Method, SignedCalls, Upload, check_names, collect
+from ipls.server.contacts.followers import Followers
 from ipls.store.errors import StoreUnavailable
 from ipls.store.line import LineStore, Place, View
 from ipls.trust.limits import MAX_INT
@@ -30,6 +32,7 @@ class LinesServicer(ContactsServiceServicer):
         self._store = store
         self._calls = calls
         self._limits = calls.limits
+        self._followers = Followers()
         self._now_s = now_s
 
     async def Read(self, request: pb.ReadRequest, context: Any) -> AsyncIterator[pb.ReadResponse]:
@@ -56,6 +59,24 @@ class LinesServicer(ContactsServiceServicer):
     async def _page(self, label: str, view: View, n: int) -> list[pb.PlacedCommit]:
         found = await self._calls.read(label, self._store.commits, view, n, CHUNK // 2)
         return [pb.PlacedCommit(n=n, signed=pb.SignedCommit(**signed._asdict())) for n, signed in found]
+
+    async def Follow(self, request: pb.FollowRequest, context: Any) -> AsyncIterator[pb.FollowResponse]:
+        """FOLLOW_REPLACED; what `SignedCalls.caller` refuses, also later. Of what other processes write it tells
+        nothing."""
+        call, method = request.call, _method("Follow", reading=True)
+        caller = await self._calls.prove(context, method, call)
+        sent: pb.FollowResponse | None = None
+        with self._followers.joined(call.label, caller.key) as follower:
+            while not follower.replaced:
+                standing = await self._calls.read(call.label, self._store.standing, call.label)
+                head = pb.FollowResponse(n=standing.n, chain=standing.chain) if standing else pb.FollowResponse()
+                if head != sent:
+                    if sent is not None:
+                        await self._calls.caller(context, method, call)
+                    sent = head
+                    yield head
+                await follower.woken()
+        raise ServiceError("FOLLOW_REPLACED", "this device follows by a newer stream")
 
     async def Commit(self, request_iterator: Any, context: Any) -> pb.CommitResponse:
         """LINE_REPLACED, LINE_CONFLICT, IDENTITY_ONLY, SNAPSHOT_ABSENT, ACCOUNT_QUOTA, BODY_INVALID, and what an upload
@@ -89,7 +110,50 @@ class LinesServicer(ContactsServiceServicer):
                 quota=self._limits.line,
                 now_ms=self._calls.now_ms(),
             )
+        self._followers.announce(label)
         return pb.CommitResponse()
+
+    async def Heal(self, request_iterator: Any, context: Any) -> pb.HealResponse:
+        """LINE_REPLACED, LINE_CONFLICT, IDENTITY_ONLY, SNAPSHOT_ABSENT, ACCOUNT_QUOTA, BODY_INVALID; and what an upload
+        is told."""
+        upload = self._calls.upload(context, _method("Heal"), request_iterator, pb.HealBody)
+        async with upload as (label, caller, body):
+            links, commits = await self._given_back(label, request_iterator, body)
+            standing = await self._calls.read(label, self._store.standing, label)
+            healed = await self._calls.read(
+                label, heal, self._calls.namespace, label, standing, caller, body.line, body.seed, links, commits
+            )
+            await self._calls.write(
+                label,
+                self._store.heal,
+                label,
+                standing,
+                healed,
+                caller.version,
+                None,
+                quota=self._limits.line,
+                now_ms=self._calls.now_ms(),
+            )
+        self._followers.announce(label)
+        return pb.HealResponse()
+
+    async def _given_back(
+        self, label: str, requests: AsyncIterator[Upload], body: pb.HealBody
+    ) -> tuple[list[Link], dict[int, Signed]]:
+        if len(body.commits) > self._limits.line_heal_commits or body.data.size > self._limits.line_heal:
+            raise ServiceError("CALL_TOO_LARGE", "too many commits, or too large together, for one call")
+        own = [part for size in body.commits for part in (size, SIGNATURE_BYTES, SIGNATURE_BYTES)]
+        if body.first > MAX_INT or body.links * _LINK_BYTES + sum(own) != body.data.size:
+            raise ServiceError("BODY_INVALID", "the data is not of so many links and commits")
+        data = await collect(requests, body.data.size)
+        await self._calls.read(label, check_names, [(body.data.name, data)])
+        parts = list(cut(data, [_LINK_BYTES] * body.links + own))
+        links = [Link(int.from_bytes(part[:8]), part[8:]) for part in parts[: body.links]]
+        signed = iter(parts[body.links :])
+        commits = {
+            body.first + place: Signed(*each) for place, each in enumerate(zip(signed, signed, signed, strict=True))
+        }
+        return links, commits
 
     async def Begin(self, request_iterator: Any, context: Any) -> pb.BeginResponse:
         """As `Commit`."""
@@ -112,6 +176,7 @@ class LinesServicer(ContactsServiceServicer):
                 quota=self._limits.line,
                 now_ms=self._calls.now_ms(),
             )
+        self._followers.announce(label)
         return pb.BeginResponse()
 
     async def PutRecords(self, request_iterator: Any, context: Any) -> pb.PutRecordsResponse:

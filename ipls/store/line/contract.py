@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ipls.contacts.admission import Admitted, Standing
+from ipls.contacts.admission import Admitted, Healed, Standing
 from ipls.contacts.commits import Link, Signed
 from ipls.units import DAY_MS
 
@@ -133,6 +133,24 @@ class LineStore(ABC):
         """A new line; the one that was the account's is kept as what was left. What the identity version has staged is
         the new one's. Raises StoreRefused LINE_CONFLICT, the line has another first commit; SNAPSHOT_ABSENT;
         ACCOUNT_QUOTA."""
+
+    @abstractmethod
+    def heal(
+        self,
+        label: str,
+        before: Standing | None,
+        healed: Healed,
+        version: int,
+        snapshot: bytes | None,
+        *,
+        quota: Quota,
+        now_ms: int,
+    ) -> None:
+        """What the line lost, judged by `before`, from an account of that identity version; what this has staged is the
+        line's. Over a gap what was there is kept as a line that was left; no record is hidden.
+
+        Raises StoreRefused LINE_CONFLICT, another commit is the head by now; SNAPSHOT_ABSENT; ACCOUNT_QUOTA.
+        """
 
     @abstractmethod
     def put(

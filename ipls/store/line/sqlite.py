@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ipls.contacts.admission import Admitted, Standing
-from ipls.contacts.commits import Link, Signed
+from ipls.contacts.admission import Admitted, Healed, Standing
+from ipls.contacts.commits import Base, Link, Signed
 from ipls.contacts.sealing import name_of
 from ipls.crypto.keys import KEY_BYTES
 from ipls.store.engine.sqlite import Connection, Database
@@ -199,17 +199,47 @@ class SqliteLines(LineStore):
             if row is None or _standing(row[1:]) != before:
                 if _stands(db, label, Place(before.line, after.n, before.chain, admitted.link.commit_hash)):
                     return
-                raise StoreRefused("LINE_CONFLICT", "another commit is the line's head")
+                raise _conflict()
             account = _Account(db, label, after.version, now_ms)
             account.take(row[0], admitted, snapshot, rotates=after.generation != before.generation)
             for record in records:
                 account.put(_RECORD, record, present=True)
             account.settle(quota)
-            db.execute(
-                """UPDATE line SET n = ?, chain = ?, base_n = ?, generation = ?, write_key = ?, version = ?,
-                   identity_key = ?, devices = ? WHERE id = ?""",
-                (*after[2:9], b"".join(after.devices), row[0]),
-            )
+            _stand(db, row[0], after)
+
+    def heal(
+        self,
+        label: str,
+        before: Standing | None,
+        healed: Healed,
+        version: int,
+        snapshot: bytes | None,
+        *,
+        quota: Quota,
+        now_ms: int,
+    ) -> None:
+        after = healed.standing
+        with self._writes.write() as db:
+            row = db.execute(_PRESENT, (label,)).fetchone()
+            if (_standing(row[1:]) if row else None) != before:
+                raise _conflict()
+            account = _Account(db, label, version, now_ms)
+            known = 0 if healed.gap or before is None else before.n
+            if healed.gap:
+                account.leave()
+            line = account.new_line(after) if healed.gap else row[0]
+            links = zip(healed.links, healed.chains, strict=True)
+            rows = [(line, n, *link, chain) for n, (link, chain) in enumerate(links, 1) if n > known]
+            db.executemany("INSERT INTO link VALUES (?, ?, ?, ?, ?)", rows)
+            for n, admitted in healed.commits.items():
+                if n >= after.base_n:
+                    account.keep(line, n, admitted)
+            base = healed.commits[after.base_n].commit.base if after.base_n in healed.commits else None
+            if base:
+                account.replace_base(line, after.base_n, base, snapshot)
+            account.adopt()
+            account.settle(quota)
+            _stand(db, line, after)
 
     def begin(self, label: str, admitted: Admitted, snapshot: bytes | None, *, quota: Quota, now_ms: int) -> None:
         after = admitted.standing
@@ -220,8 +250,7 @@ class SqliteLines(LineStore):
                 raise StoreRefused("LINE_CONFLICT", "the line has another first commit, or was left")
             account = _Account(db, label, after.version, now_ms)
             account.leave()
-            line = db.execute(_NEW, (label, *after[:9], b"".join(after.devices))).lastrowid
-            assert line is not None
+            line = account.new_line(after)
             account.take(line, admitted, snapshot, rotates=True)
             account.settle(quota)
             until_ms = now_ms + (KEPT_OWN_MS if after.version == 1 else KEPT_MS)
@@ -271,36 +300,61 @@ class _Account:
 
     def take(self, line: int, admitted: Admitted, snapshot: bytes | None, *, rotates: bool) -> None:
         """A commit at its place, and what it hides. Raises StoreRefused SNAPSHOT_ABSENT."""
-        db, commit, signed, n = self._db, admitted.commit, admitted.signed, admitted.standing.n
+        commit, n = admitted.commit, admitted.standing.n
         if commit.base:
-            self._hide_commits("line = ?", line)
-            self._replace_snapshot(commit.base.snapshot, commit.base.size, snapshot)
+            self.replace_base(line, n, commit.base, snapshot)
             if rotates:
-                self._hide_lots()
-            adopted = "label = ? AND kind = ? AND staged AND version = ?"
-            db.execute(
-                f"UPDATE lot SET staged = 0, until_ms = NULL WHERE {adopted}",  # noqa: S608  # ours
-                (self._label, _RECORD, self._version),
-            )
+                self._hide_rows("lot", "label = ? AND kind = ? AND NOT staged", self._label, _RECORD)
+            self.adopt()
         for name in commit.drops:
             blob = self._find(name, _RECORD)
             if blob and blob.present:
                 self._hide(blob)
-        db.execute("INSERT INTO link VALUES (?, ?, ?, ?, ?)", (line, n, *admitted.link, admitted.standing.chain))
-        row = (line, n, self._label, self._version, commit.base is not None, *signed)
-        db.execute(
+        link = (line, n, *admitted.link, admitted.standing.chain)
+        self._db.execute("INSERT INTO link VALUES (?, ?, ?, ?, ?)", link)
+        self.keep(line, n, admitted)
+
+    def new_line(self, standing: Standing) -> int:
+        """It is the account's, without a link or commit yet."""
+        line = self._db.execute(_NEW, (self._label, *standing[:9], b"".join(standing.devices))).lastrowid
+        assert line is not None
+        return line
+
+    def keep(self, line: int, n: int, admitted: Admitted) -> None:
+        """A commit's bytes, unless they are there; it is of the version that brings it."""
+        commit, signed = admitted.commit, admitted.signed
+        query = "SELECT id, version, data FROM line_commit WHERE line = ? AND n = ?"
+        there = self._db.execute(query, (line, n)).fetchone()
+        if there and there[2] == signed.commit:
+            return
+        if there:
+            self._db.execute("DELETE FROM line_commit WHERE id = ?", there[:1])
+            self._count(there[1], -len(there[2]))
+        self._db.execute(
             """INSERT INTO line_commit (line, n, label, version, base, data, author, write)
                VALUES (?, ?, ?, ?, ?, ?, ?, ?)""",
-            row,
+            (line, n, self._label, self._version, commit.base is not None, *signed),
         )
         self._count(self._version, len(signed.commit))
+
+    def replace_base(self, line: int, n: int, base: Base, snapshot: bytes | None) -> None:
+        """The base `n` takes the place of what came before it. Raises StoreRefused SNAPSHOT_ABSENT."""
+        self._hide_rows("line_commit", "line = ? AND n < ?", line, n)
+        self._replace_snapshot(base.snapshot, base.size, snapshot)
+
+    def adopt(self) -> None:
+        """What the version has staged is the line's."""
+        self._db.execute(
+            "UPDATE lot SET staged = 0, until_ms = NULL WHERE label = ? AND kind = ? AND staged AND version = ?",
+            (self._label, _RECORD, self._version),
+        )
 
     def leave(self) -> None:
         """The account has no line; what was its line's is hidden, but for its snapshot, which the next one replaces."""
         row = self._db.execute("SELECT id FROM line WHERE label = ? AND left_ms IS NULL", (self._label,)).fetchone()
         if row is not None:
             self._db.execute("UPDATE line SET left_ms = ? WHERE id = ?", (self._now_ms, row[0]))
-            self._hide_commits("line = ?", row[0])
+            self._hide_rows("line_commit", "line = ?", row[0])
 
     def put(self, kind: int, data: bytes, *, present: bool) -> None:
         """`present`: a commit brings it; otherwise it waits for a base, unless it is, or was, a commit's."""
@@ -375,12 +429,6 @@ class _Account:
     def _hide(self, blob: _Blob) -> None:
         hide = "UPDATE blob SET hidden_by = ?, until_ms = ? WHERE id = ?"
         self._db.execute(hide, (self._version, self._until_ms(blob.version), blob.id))
-
-    def _hide_lots(self) -> None:
-        self._hide_rows("lot", "label = ? AND kind = ? AND NOT staged", self._label, _RECORD)
-
-    def _hide_commits(self, which: str, *values: object) -> None:
-        self._hide_rows("line_commit", which, *values)
 
     def _hide_rows(self, table: str, which: str, *values: object) -> None:
         self._db.execute(
@@ -475,6 +523,18 @@ def _give_back(db: Connection, gone: Sequence[tuple[str, int, int]]) -> None:
                 things[version] -= 1
                 size[version] -= each
         _note(db, label, things, size)
+
+
+def _stand(db: Connection, line: int, after: Standing) -> None:
+    db.execute(
+        """UPDATE line SET n = ?, chain = ?, base_n = ?, generation = ?, write_key = ?, version = ?, identity_key = ?,
+           devices = ? WHERE id = ?""",
+        (*after[2:9], b"".join(after.devices), line),
+    )
+
+
+def _conflict() -> StoreRefused:
+    return StoreRefused("LINE_CONFLICT", "another commit is the line's head")
 
 
 def _standing(row: Sequence[Any]) -> Standing:

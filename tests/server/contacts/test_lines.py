@@ -1,23 +1,23 @@
 """The contact store's service of lines, called as devices and thieves would; the stub that devices call it by, too."""
 
-import os
-from collections.abc import AsyncIterator, Sequence
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ipls._grpc import grpc
-from ipls.client.errors import RefusedError, TryLaterError
-from ipls.client.line_store import LineStore
+from ipls.client.errors import TryLaterError
 from ipls.contacts.sealing import name_of
-from ipls.crypto.keys import SeedSigner
 from ipls.proto.contacts.v2 import contacts_pb2 as pb
 from ipls.server.contacts.calls import Limits
 from ipls.store.line import Quota
-from tests.contacts.writers import Made, Writer, line_of
+from tests.contacts.writers import line_of
 from tests.hsm.rig import Owner
 from tests.server.contact_stores import ALICE, BOB, World, answered, invalid, record, refused, unauthenticated
+from tests.server.phones import Phone, registered, told
 from tests.trust.roots import NOW
 
 
@@ -26,67 +26,6 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     world = World(tmp_path)
     async with world.running():
         yield world
-
-
-class Phone:
-    """One who writes into a line: an identity, or a device that it linked."""
-
-    def __init__(self, world: World, writer: Writer, now_ms: int = NOW, retry_for_s: float = 30) -> None:
-        self.world, self.writer = world, writer
-        self.store = LineStore(
-            world.lines,
-            world.root.namespace,
-            writer.label,
-            SeedSigner(writer.seed),
-            now_ms=lambda: now_ms,
-            retry_for_s=retry_for_s,
-        )
-        self.seed = os.urandom(16)
-        self.line, self.n, self.chain = b"", 0, b""
-
-    async def begin(self, *records: bytes, devices: Sequence[Writer] = ()) -> Made:
-        self.seed = os.urandom(16)
-        self.line = line_of(self.seed, self.writer.label)
-        await self.store.put_records(records)
-        made = self.writer.base(1, self.line, records, devices)
-        assert made.snapshot is not None
-        await self.store.begin(self.seed, made.signed, made.snapshot)
-        self.n, self.chain = 1, made.chain
-        return made
-
-    async def edit(self, *records: bytes, drops: Sequence[bytes] = (), **changes: Any) -> Made:
-        drop = [name_of(each) for each in drops]
-        return await self.commit(self.writer.edit(self.n + 1, self.chain, *records, drops=drop, **changes))
-
-    async def commit(self, made: Made) -> Made:
-        await self.store.commit(self.line, made.n, made.before, made.signed, made.records, made.snapshot)
-        self.n, self.chain = made.n, made.chain
-        return made
-
-    def at(self, other: "Phone") -> "Phone":
-        """With the other's head."""
-        self.line, self.n, self.chain, self.seed = other.line, other.n, other.chain, other.seed
-        return self
-
-    async def get(self, *records: bytes) -> list[bool]:
-        found: dict[bytes, bytes] = {}
-        async for batch in self.store.get([name_of(each) for each in records]):
-            found |= batch
-        return [found.get(name_of(each)) == each for each in records]
-
-    async def have(self, *records: bytes) -> list[bool]:
-        there = await self.store.have([name_of(each) for each in records])
-        return [name_of(each) in there for each in records]
-
-
-async def registered(world: World, label: str = ALICE, **changes: Any) -> Phone:
-    phone = Phone(world, Writer(label=label, **changes))
-    await world.publish(Owner(label, phone.writer.seed))
-    return phone
-
-
-def told(reason: str, text: str = "") -> Any:
-    return pytest.raises(RefusedError, check=lambda error: error.reason == reason and text in error.message)
 
 
 async def test_what_is_written_is_read(world: World) -> None:
@@ -387,3 +326,114 @@ async def test_what_is_kept_survives_a_restart(world: World) -> None:
         assert read is not None
         assert read.head == made.chain
         assert await phone.get(phone.writer.record("a")) == [True]
+
+
+# What the store lost
+
+
+def lose(world: World) -> None:
+    """All of it."""
+    for table in ("line", "link", "line_commit", "lot", "blob", "sealed", "usage"):
+        world.change(f"DELETE FROM {table}")
+
+
+@contextmanager
+def copied(world: World) -> Iterator[Callable[[], None]]:
+    """The database as it is now; call what this gives to put it back so."""
+    with closing(sqlite3.connect(":memory:")) as copy, closing(sqlite3.connect(world.folder / "contacts.db")) as file:
+        file.backup(copy)
+        yield lambda: copy.backup(file)
+
+
+async def test_a_store_that_lost_all_is_healed_by_the_identity(world: World) -> None:
+    phone = await registered(world)
+    laptop = Phone(world, phone.writer.device())
+    records = [phone.writer.record(str(n)) for n in range(3)]
+    await phone.begin(*records[:1], devices=[laptop.writer])
+    await phone.edit(records[1])
+    await laptop.at(phone).edit(records[2])
+    lose(world)
+    with pytest.raises(TryLaterError):  # the store knows no such device any more
+        await Phone(world, laptop.writer, retry_for_s=0).at(laptop).heal(*records)
+    await phone.at(laptop).heal(*records)
+    read = await phone.store.read(0)
+    assert read is not None
+    assert (read.head_n, read.head, read.links) == (3, laptop.chain, [made.link for made in phone.made])
+    assert read.commits == {made.n: made.signed for made in phone.made}
+    assert await phone.have(*records) == [True] * 3
+    await laptop.edit()
+    await phone.at(laptop).commit(phone.writer.base(5, phone.chain, devices=[laptop.writer]))
+
+
+async def test_a_store_that_is_behind_is_healed_by_any_device(world: World, tmp_path: Path) -> None:
+    phone = await registered(world)
+    laptop = Phone(world, phone.writer.device())
+    await phone.begin(devices=[laptop.writer])
+    await phone.edit()
+    with copied(world) as back:
+        made = await phone.edit(phone.writer.record("a"))
+        await laptop.at(phone).edit()
+        back()
+    with told("LINE_CONFLICT"):
+        await phone.at(laptop).edit()
+    await laptop.heal(*made.records)
+    assert await laptop.have(*made.records) == [True]
+    await phone.edit()
+    with told("LINE_CONFLICT"):  # it has gone on since: nothing to heal
+        await laptop.heal()
+
+
+async def test_over_a_gap_the_identity_heals_alone_and_what_was_there_is_kept(world: World) -> None:
+    phone = await registered(world)
+    laptop = Phone(world, phone.writer.device())
+    await phone.begin(devices=[laptop.writer])
+    with copied(world) as back:
+        record = phone.writer.record("a")
+        await phone.edit(record)
+        await phone.commit(phone.writer.base(3, phone.chain, [record], [laptop.writer]))
+        await phone.edit()
+        back()
+    with told("IDENTITY_ONLY"):
+        await laptop.at(phone).heal(record)
+    await phone.heal(record)
+    read = await phone.store.read(0)
+    assert read is not None
+    assert (read.head_n, read.base_n, list(read.commits)) == (4, 3, [3, 4])
+    assert await phone.have(record) == [True]
+    assert world.rows("SELECT n FROM line WHERE left_ms IS NOT NULL") == [(1,)]
+
+
+async def test_a_commit_that_was_damaged_comes_back(world: World) -> None:
+    phone = await registered(world)
+    await phone.begin()
+    await phone.edit()
+    world.change("UPDATE line_commit SET data = x'00' WHERE n = 2")
+    await phone.edit()
+    await phone.heal()
+    read = await phone.store.read(0)
+    assert read is not None
+    assert read.commits == {made.n: made.signed for made in phone.made}
+
+
+async def test_what_does_not_lead_over_the_head_heals_nothing(world: World) -> None:
+    phone = await registered(world)
+    await phone.begin()
+    await phone.edit()
+    fork = Phone(world, phone.writer).at(phone)
+    await phone.edit()
+    fork.made = [*fork.made, fork.writer.edit(3, fork.chain), fork.writer.edit(4, fork.chain)]
+    with told("LINE_CONFLICT"):
+        await fork.heal()
+    short = Phone(world, phone.writer).at(phone)
+    short.made = phone.made[:2]
+    with told("LINE_CONFLICT"):
+        await short.heal()
+    with told("LINE_REPLACED"):
+        fork.seed = bytes(16)
+        fork.line = line_of(fork.seed, ALICE)
+        await fork.heal()
+    with told("BODY_INVALID", "of these bytes"):
+        fork.seed = bytes(15) + b"\1"
+        await fork.heal()
+    assert [made.n for made in phone.made] == [1, 2, 3]
+    await phone.edit()

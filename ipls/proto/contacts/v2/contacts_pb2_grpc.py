@@ -41,10 +41,20 @@ class ContactsServiceStub:
                 request_serializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.ReadRequest.SerializeToString,
                 response_deserializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.ReadResponse.FromString,
                 _registered_method=True)
+        self.Follow = channel.unary_stream(
+                '/ipls.contacts.v2.ContactsService/Follow',
+                request_serializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.FollowRequest.SerializeToString,
+                response_deserializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.FollowResponse.FromString,
+                _registered_method=True)
         self.Commit = channel.stream_unary(
                 '/ipls.contacts.v2.ContactsService/Commit',
                 request_serializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.CommitRequest.SerializeToString,
                 response_deserializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.CommitResponse.FromString,
+                _registered_method=True)
+        self.Heal = channel.stream_unary(
+                '/ipls.contacts.v2.ContactsService/Heal',
+                request_serializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.HealRequest.SerializeToString,
+                response_deserializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.HealResponse.FromString,
                 _registered_method=True)
         self.Begin = channel.stream_unary(
                 '/ipls.contacts.v2.ContactsService/Begin',
@@ -85,9 +95,24 @@ class ContactsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Follow(self, request, context):
+        """The head now (n 0: there is no line), and each newer one. A newer call of the same key ends it. Body: FollowBody.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Commit(self, request_iterator, context):
         """One commit with all that it brings. First message: the call (body: CommitBody), then the records in the body's
         order and the snapshot.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Heal(self, request_iterator, context):
+        """What the store lost of its line, from a device that has it; records and snapshot were put before. First message:
+        the call (body: HealBody), then the data.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,10 +162,20 @@ def add_ContactsServiceServicer_to_server(servicer, server):
                     request_deserializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.ReadRequest.FromString,
                     response_serializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.ReadResponse.SerializeToString,
             ),
+            'Follow': grpc.unary_stream_rpc_method_handler(
+                    servicer.Follow,
+                    request_deserializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.FollowRequest.FromString,
+                    response_serializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.FollowResponse.SerializeToString,
+            ),
             'Commit': grpc.stream_unary_rpc_method_handler(
                     servicer.Commit,
                     request_deserializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.CommitRequest.FromString,
                     response_serializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.CommitResponse.SerializeToString,
+            ),
+            'Heal': grpc.stream_unary_rpc_method_handler(
+                    servicer.Heal,
+                    request_deserializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.HealRequest.FromString,
+                    response_serializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.HealResponse.SerializeToString,
             ),
             'Begin': grpc.stream_unary_rpc_method_handler(
                     servicer.Begin,
@@ -208,6 +243,33 @@ class ContactsService:
             _registered_method=True)
 
     @staticmethod
+    def Follow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ipls.contacts.v2.ContactsService/Follow',
+            ipls_dot_contacts_dot_v2_dot_contacts__pb2.FollowRequest.SerializeToString,
+            ipls_dot_contacts_dot_v2_dot_contacts__pb2.FollowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Commit(request_iterator,
             target,
             options=(),
@@ -224,6 +286,33 @@ class ContactsService:
             '/ipls.contacts.v2.ContactsService/Commit',
             ipls_dot_contacts_dot_v2_dot_contacts__pb2.CommitRequest.SerializeToString,
             ipls_dot_contacts_dot_v2_dot_contacts__pb2.CommitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Heal(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/ipls.contacts.v2.ContactsService/Heal',
+            ipls_dot_contacts_dot_v2_dot_contacts__pb2.HealRequest.SerializeToString,
+            ipls_dot_contacts_dot_v2_dot_contacts__pb2.HealResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,9 +37,15 @@ class ContactsServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ContactsServiceAsyncStub: ...
     Read: _grpc.UnaryStreamMultiCallable[_contacts_pb2.ReadRequest, _contacts_pb2.ReadResponse]
     """Body: ReadBody."""
+    Follow: _grpc.UnaryStreamMultiCallable[_contacts_pb2.FollowRequest, _contacts_pb2.FollowResponse]
+    """The head now (n 0: there is no line), and each newer one. A newer call of the same key ends it. Body: FollowBody."""
     Commit: _grpc.StreamUnaryMultiCallable[_contacts_pb2.CommitRequest, _contacts_pb2.CommitResponse]
     """One commit with all that it brings. First message: the call (body: CommitBody), then the records in the body's
     order and the snapshot.
+    """
+    Heal: _grpc.StreamUnaryMultiCallable[_contacts_pb2.HealRequest, _contacts_pb2.HealResponse]
+    """What the store lost of its line, from a device that has it; records and snapshot were put before. First message:
+    the call (body: HealBody), then the data.
     """
     Begin: _grpc.StreamUnaryMultiCallable[_contacts_pb2.BeginRequest, _contacts_pb2.BeginResponse]
     """A new line. First message: the call (body: BeginBody), then the snapshot."""
@@ -63,9 +69,15 @@ class ContactsServiceAsyncStub(ContactsServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Read: _aio.UnaryStreamMultiCallable[_contacts_pb2.ReadRequest, _contacts_pb2.ReadResponse]  # type: ignore[assignment]
     """Body: ReadBody."""
+    Follow: _aio.UnaryStreamMultiCallable[_contacts_pb2.FollowRequest, _contacts_pb2.FollowResponse]  # type: ignore[assignment]
+    """The head now (n 0: there is no line), and each newer one. A newer call of the same key ends it. Body: FollowBody."""
     Commit: _aio.StreamUnaryMultiCallable[_contacts_pb2.CommitRequest, _contacts_pb2.CommitResponse]  # type: ignore[assignment]
     """One commit with all that it brings. First message: the call (body: CommitBody), then the records in the body's
     order and the snapshot.
+    """
+    Heal: _aio.StreamUnaryMultiCallable[_contacts_pb2.HealRequest, _contacts_pb2.HealResponse]  # type: ignore[assignment]
+    """What the store lost of its line, from a device that has it; records and snapshot were put before. First message:
+    the call (body: HealBody), then the data.
     """
     Begin: _aio.StreamUnaryMultiCallable[_contacts_pb2.BeginRequest, _contacts_pb2.BeginResponse]  # type: ignore[assignment]
     """A new line. First message: the call (body: BeginBody), then the snapshot."""
@@ -94,6 +106,14 @@ class ContactsServiceServicer(metaclass=_abc_1.ABCMeta):
         """Body: ReadBody."""
 
     @_abc_1.abstractmethod
+    def Follow(
+        self,
+        request: _contacts_pb2.FollowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_contacts_pb2.FollowResponse], _abc.AsyncIterator[_contacts_pb2.FollowResponse]]:
+        """The head now (n 0: there is no line), and each newer one. A newer call of the same key ends it. Body: FollowBody."""
+
+    @_abc_1.abstractmethod
     def Commit(
         self,
         request_iterator: _MaybeAsyncIterator[_contacts_pb2.CommitRequest],
@@ -101,6 +121,16 @@ class ContactsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_contacts_pb2.CommitResponse, _abc.Awaitable[_contacts_pb2.CommitResponse]]:
         """One commit with all that it brings. First message: the call (body: CommitBody), then the records in the body's
         order and the snapshot.
+        """
+
+    @_abc_1.abstractmethod
+    def Heal(
+        self,
+        request_iterator: _MaybeAsyncIterator[_contacts_pb2.HealRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_contacts_pb2.HealResponse, _abc.Awaitable[_contacts_pb2.HealResponse]]:
+        """What the store lost of its line, from a device that has it; records and snapshot were put before. First message:
+        the call (body: HealBody), then the data.
         """
 
     @_abc_1.abstractmethod
