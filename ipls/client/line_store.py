@@ -41,6 +41,7 @@ _REOPENED_AFTER_S = 0.2
 _LINK_BYTES = 8 + NAME_BYTES
 _LARGEST = OVERHEAD + padded_size(MAX_SNAPSHOT)
 _MOST_COMMITS = 64 << 20  # bytes that one reading may bring: compaction comes long before
+_MOST_KEPT = 3_000_000  # as many as an account may hold
 _EACH = 512  # bytes that a commit takes here besides its own
 
 
@@ -56,6 +57,36 @@ class LineRead(NamedTuple):
     """Behind the commit that was asked for."""
     commits: dict[int, Signed]
     """Behind it, or from the newest base on."""
+
+
+class KeptLine(NamedTuple):
+    """The end of a line, as an identity version left it, that is hidden and kept: `LineStore.read_kept` reads it."""
+
+    id: int
+    line: bytes
+    base_n: int
+    n: int
+    version: int
+    hidden_by: int
+    until_ms: int
+
+
+class KeptRecord(NamedTuple):
+    """A record or snapshot that is hidden and kept, and read as any other."""
+
+    name: bytes
+    size: int
+    is_snapshot: bool
+    version: int
+    hidden_by: int
+    until_ms: int
+
+
+class Kept(NamedTuple):
+    """What later commits hid, of whichever identity version, and the store still keeps."""
+
+    lines: list[KeptLine]
+    records: list[KeptRecord]
 
 
 class LineStore:
@@ -91,6 +122,41 @@ class LineStore:
         """Of the commits first + 1 to last, of this line or one that was left; as far as the store has them."""
         found = await self._read(pb.ReadBody(n=first, line=line, until=last, links_only=True))
         return found.links if found else []
+
+    async def read_kept(self, kept: KeptLine) -> LineRead | None:
+        """All links up to the end of what was kept, and its commits; None where it is not kept any more."""
+        return await self._read(pb.ReadBody(kept=kept.id, until=kept.n))
+
+    async def kept(self) -> Kept:
+        """What is hidden and kept."""
+
+        async def call(went: Went) -> Kept:
+            kept = Kept([], [])
+            request = pb.ListKeptRequest(call=self._sign("ListKept", pb.ListKeptBody()))
+            async for response in self._stub.ListKept(request, timeout=CALL_S):
+                went()
+                for line in response.lines:
+                    kept.lines.append(KeptLine(line.kept, line.line, line.base_n, line.n, *_hidden(line.hidden)))
+                for record in response.records:
+                    hidden = _hidden(record.hidden)
+                    kept.records.append(KeptRecord(record.name, record.size, record.snapshot, *hidden))
+                if len(kept.lines) + len(kept.records) > _MOST_KEPT:
+                    raise _invalid()
+            return kept
+
+        return await self._retrying(call)
+
+    async def delete_account(self) -> None:
+        """Have the store let go of all that this identity version stored; what earlier ones did, it keeps for 90
+        days."""
+        body = pb.DeleteAccountBody()
+
+        async def call(_: Went) -> None:
+            await self._stub.DeleteAccount(
+                pb.DeleteAccountRequest(call=self._sign("DeleteAccount", body)), timeout=CALL_S
+            )
+
+        await self._retrying(call)
 
     async def _read(self, body: pb.ReadBody) -> LineRead | None:
         async def call(went: Went) -> LineRead | None:
@@ -309,6 +375,10 @@ def _runs(commits: Mapping[int, Signed]) -> Iterator[tuple[int, list[Signed]]]:
 
 def _sealed(data: bytes) -> pb.Sealed:
     return pb.Sealed(name=name_of(data), size=len(data))
+
+
+def _hidden(hidden: pb.Hidden) -> tuple[int, int, int]:
+    return hidden.version, hidden.hidden_by, hidden.until_ms
 
 
 def _signed(signed: Signed) -> pb.SignedCommit:

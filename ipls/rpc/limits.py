@@ -58,6 +58,7 @@ METHODS: Mapping[str, Method] = {
     "ipls.contacts.v1.ContactsService/GetManifest": _DOWNLOAD,
     "ipls.contacts.v1.ContactsService/ListRecords": _DOWNLOAD,
     "ipls.contacts.v2.ContactsService/Read": _DOWNLOAD,
+    "ipls.contacts.v2.ContactsService/ListKept": _DOWNLOAD,
     "ipls.contacts.v2.ContactsService/Follow": STANDING,
     "ipls.contacts.v2.ContactsService/Heal": _UPLOAD,
     "ipls.contacts.v2.ContactsService/Commit": _UPLOAD,

@@ -11,6 +11,7 @@ from ipls._grpc import grpc
 from ipls.akd import verify_lookup
 from ipls.client.device import Device
 from ipls.client.errors import ClientError, ProfileError, TryLaterError
+from ipls.contacts.sealing import name_of
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.store.log import FileLog
 from ipls.trust.heads import verify_head
@@ -19,6 +20,7 @@ from tests.faults.disks import disk, fill, nothing_is_written
 from tests.hsm.rig import Owner
 from tests.server import contact_stores
 from tests.server.directories import ALICE, BOB, NOW, Client, World, record
+from tests.server.phones import Phone, registered
 from tests.server.registration.test_service import failure
 
 SIZE = 3 << 20
@@ -128,3 +130,24 @@ async def test_the_contact_store_shows_what_it_has_where_its_disk_takes_nothing(
             with refused("DATABASE_UNAVAILABLE"):
                 await device.put([contact_stores.record(2)])
         await device.put([contact_stores.record(2)])
+
+
+async def test_a_line_is_read_where_its_disk_takes_nothing_and_goes_on_after(tmp_path: Path) -> None:
+    world = contact_stores.World(tmp_path)
+    async with world.running():
+        phone = await registered(world)
+        impatient = Phone(world, phone.writer, retry_for_s=0)
+        good, damaged = phone.writer.record("good"), phone.writer.record("damaged")
+        made = await phone.begin(good, damaged)
+        which = "blob = (SELECT id FROM blob WHERE name = ?)"
+        world.change(f"UPDATE sealed SET data = x'00' WHERE {which}", name_of(damaged))
+        later = phone.writer.edit(2, phone.chain, phone.writer.record("later"))
+        with capture_logs(), nothing_is_written():
+            read = await impatient.store.read(0)
+            assert read is not None
+            assert read.head == made.chain
+            assert await impatient.get(good, damaged) == [True, False]
+            with refused("DATABASE_UNAVAILABLE"):
+                await impatient.at(phone).commit(later)
+        await phone.commit(later)
+        assert await phone.have(*later.records) == [True]

@@ -18,10 +18,12 @@ from ipls.rpc.errors import ServiceError
 from ipls.server.contacts.calls import Method, SignedCalls, Upload, check_names, collect
 from ipls.server.contacts.followers import Followers
 from ipls.store.errors import StoreUnavailable
-from ipls.store.line import LineStore, Place, View
+from ipls.store.line import Hidden, KeptBlob, KeptLine, LineStore, Place, View
 from ipls.trust.limits import MAX_INT
 
 _LINK_BYTES = 8 + NAME_BYTES
+_KEPT = 5000
+"""Of what is kept, in one message: half a MiB."""
 _method = partial(Method, 2)
 
 
@@ -39,9 +41,9 @@ class LinesServicer(ContactsServiceServicer):
         """BODY_INVALID."""
         label = request.call.label
         async with self._calls.admitted(context, _method("Read", reading=True), request.call, pb.ReadBody) as (_, body):
-            if max(body.n, body.until) > MAX_INT:
+            if max(body.n, body.until, body.kept) > MAX_INT:
                 raise ServiceError("BODY_INVALID", "a number is out of its bounds")
-            view = await self._calls.read(label, self._store.view, label, body.line, body.until)
+            view = await self._calls.read(label, self._store.view, label, body.kept or body.line, body.until)
             if view is None:
                 yield pb.ReadResponse()
                 return
@@ -218,6 +220,28 @@ class LinesServicer(ContactsServiceServicer):
                 left -= sum(sizes[at : at + group])
                 at += group
 
+    async def ListKept(self, request: pb.ListKeptRequest, context: Any) -> AsyncIterator[pb.ListKeptResponse]:
+        label, method = request.call.label, _method("ListKept", reading=True)
+        async with self._calls.admitted(context, method, request.call, pb.ListKeptBody):
+            lines = await self._calls.read(label, self._store.kept_lines, label)
+            for at in range(0, len(lines), _KEPT):
+                yield pb.ListKeptResponse(lines=[_kept_line(line) for line in lines[at : at + _KEPT]])
+            blobs, place = await self._calls.read(label, self._store.kept_blobs, label, b"", _KEPT)
+            while place:
+                if blobs:
+                    yield pb.ListKeptResponse(records=[_kept_record(blob) for blob in blobs])
+                blobs, place = await self._calls.read(label, self._store.kept_blobs, label, place, _KEPT)
+
+    async def DeleteAccount(self, request: pb.DeleteAccountRequest, context: Any) -> pb.DeleteAccountResponse:
+        """IDENTITY_ONLY."""
+        label, method = request.call.label, _method("DeleteAccount")
+        async with self._calls.admitted(context, method, request.call, pb.DeleteAccountBody) as (caller, _):
+            if not caller.is_identity:
+                raise ServiceError("IDENTITY_ONLY", "only the account's identity may do this, none of its devices")
+            await self._calls.write(label, self._store.delete, label, caller.version, self._calls.now_ms())
+        self._followers.announce(label)
+        return pb.DeleteAccountResponse()
+
     async def _note_damaged(
         self, label: str, names: Sequence[bytes], sizes: Sequence[int], found: Sequence[bytes | None]
     ) -> None:
@@ -260,6 +284,19 @@ def _signed(signed: pb.SignedCommit) -> Signed:
 
 def _snapshot(body: pb.CommitBody | pb.BeginBody) -> pb.Sealed | None:
     return body.snapshot if body.HasField("snapshot") else None
+
+
+def _hidden(hidden: Hidden) -> pb.Hidden:
+    return pb.Hidden(**hidden._asdict())
+
+
+def _kept_line(kept: KeptLine) -> pb.KeptLine:
+    hidden = _hidden(kept.hidden)
+    return pb.KeptLine(kept=kept.id, line=kept.line, base_n=kept.base_n, n=kept.n, hidden=hidden)
+
+
+def _kept_record(kept: KeptBlob) -> pb.KeptRecord:
+    return pb.KeptRecord(name=kept.name, size=kept.size, snapshot=kept.is_snapshot, hidden=_hidden(kept.hidden))
 
 
 def _names(names: bytes, most: int) -> list[bytes]:

@@ -3,6 +3,6 @@
 contract    what every backend gives          sqlite      tables and their statements, for the store's file
 """
 
-from ipls.store.line.contract import LineStore, Place, Quota, View
+from ipls.store.line.contract import Hidden, KeptBlob, KeptLine, LineStore, Place, Quota, View
 
-__all__ = ["LineStore", "Place", "Quota", "View"]
+__all__ = ["Hidden", "KeptBlob", "KeptLine", "LineStore", "Place", "Quota", "View"]

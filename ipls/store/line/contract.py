@@ -51,6 +51,33 @@ class View(NamedTuple):
     """The newest base's number; 0 where it is not kept any more."""
 
 
+class Hidden(NamedTuple):
+    """Of which identity version it is, which one hid it, and until when it is kept."""
+
+    version: int
+    hidden_by: int
+    until_ms: int
+
+
+class KeptLine(NamedTuple):
+    """A hidden base, and the commits that follow it up to `n`: a view of `id` until `n`."""
+
+    id: int
+    line: bytes
+    base_n: int
+    n: int
+    hidden: Hidden
+
+
+class KeptBlob(NamedTuple):
+    """A hidden record or snapshot."""
+
+    name: bytes
+    size: int
+    is_snapshot: bool
+    hidden: Hidden
+
+
 class LineStore(ABC):
     """What the contact store keeps of accounts' lines, and what it promises.
 
@@ -81,9 +108,9 @@ class LineStore(ABC):
         """Whether the account's line has that very commit there."""
 
     @abstractmethod
-    def view(self, label: str, line: bytes, until: int) -> View | None:
-        """The account's line (`line` is empty), or the last of that name, as it was when `until` was its head (0: as it
-        is). None where there is none, or it is shorter."""
+    def view(self, label: str, which: bytes | int, until: int) -> View | None:
+        """The account's line (`which` is empty), or the last of that name, or the one of that id, as it was when
+        `until` was its head (0: as it is). None where there is none, or it is shorter."""
 
     @abstractmethod
     def links(self, view: View, after: int, limit: int) -> list[Link]:
@@ -104,6 +131,15 @@ class LineStore(ABC):
     @abstractmethod
     def missing(self, label: str, names: Sequence[bytes], *, staged: bool) -> list[int]:
         """The places of those names of which there is no record that stays (`staged`: or waits for a base)."""
+
+    @abstractmethod
+    def kept_lines(self, label: str) -> list[KeptLine]:
+        """What of lines is hidden and kept, the present one's too, in order."""
+
+    @abstractmethod
+    def kept_blobs(self, label: str, place: bytes, limit: int) -> tuple[list[KeptBlob], bytes]:
+        """Which of the next `limit` records and snapshots behind `place` (b"": of the first) are hidden and kept; and
+        the place behind these, b"" where none was left."""
 
     @abstractmethod
     def damaged(self) -> Iterator[bytes]:
@@ -158,6 +194,11 @@ class LineStore(ABC):
     ) -> None:
         """Stage what a base will need; what is there, hidden or damaged, is there again. Raises StoreRefused
         ACCOUNT_QUOTA."""
+
+    @abstractmethod
+    def delete(self, label: str, version: int, now_ms: int) -> None:
+        """The account has no line and nothing staged any more. What `version` stored may go at once; what earlier ones
+        did, version 1 of the service too, is hidden."""
 
     @abstractmethod
     def mark_damaged(self, label: str, names: Sequence[bytes]) -> None:

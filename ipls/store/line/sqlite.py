@@ -13,11 +13,23 @@ from typing import Any, NamedTuple
 
 from ipls.contacts.admission import Admitted, Healed, Standing
 from ipls.contacts.commits import Base, Link, Signed
-from ipls.contacts.sealing import name_of
+from ipls.contacts.sealing import NAME_BYTES, name_of
 from ipls.crypto.keys import KEY_BYTES
 from ipls.store.engine.sqlite import Connection, Database
 from ipls.store.errors import StoreDamaged, StoreRefused
-from ipls.store.line.contract import KEPT_MS, KEPT_OWN_MS, LINKS_MS, STAGED_MS, LineStore, Place, Quota, View
+from ipls.store.line.contract import (
+    KEPT_MS,
+    KEPT_OWN_MS,
+    LINKS_MS,
+    STAGED_MS,
+    Hidden,
+    KeptBlob,
+    KeptLine,
+    LineStore,
+    Place,
+    Quota,
+    View,
+)
 
 STATEMENTS = """
 CREATE TABLE IF NOT EXISTS line (
@@ -104,17 +116,17 @@ class SqliteLines(LineStore):
         with self._reads.read() as db:
             return _stands(db, label, place)
 
-    def view(self, label: str, line: bytes, until: int) -> View | None:
-        which = (
-            "label = ? AND line = ? ORDER BY left_ms IS NOT NULL, left_ms DESC"
-            if line
-            else "label = ? AND left_ms IS NULL"
-        )
+    def view(self, label: str, which: bytes | int, until: int) -> View | None:
+        values: tuple[object, ...]
+        if isinstance(which, int):
+            rows, values = "label = ? AND id = ?", (label, which)
+        elif which:
+            rows, values = "label = ? AND line = ? ORDER BY left_ms IS NOT NULL, left_ms DESC", (label, which)
+        else:
+            rows, values = "label = ? AND left_ms IS NULL", (label,)
         with self._reads.read() as db:
-            found = db.execute(
-                f"SELECT id, line, seed, n, chain FROM line WHERE {which} LIMIT 1",  # noqa: S608  # ours
-                (label, line) if line else (label,),
-            ).fetchone()
+            query = f"SELECT id, line, seed, n, chain FROM line WHERE {rows} LIMIT 1"  # noqa: S608  # ours
+            found = db.execute(query, values).fetchone()
             if found is None:
                 return None
             id, name, seed, n, chain = found
@@ -165,6 +177,35 @@ class SqliteLines(LineStore):
                 for place, name in enumerate(names)
                 if not db.execute(_STAYS, (label, name, _RECORD, staged)).fetchone()
             ]
+
+    def kept_lines(self, label: str) -> list[KeptLine]:
+        query = """
+            SELECT line.id, line.line, base.n, coalesce(
+                (SELECT min(n) - 1 FROM line_commit WHERE line = line.id AND n > base.n AND base), line.n),
+                base.version, base.hidden_by, base.until_ms
+            FROM line JOIN line_commit AS base ON base.line = line.id AND base.base
+            WHERE line.label = ? AND base.until_ms IS NOT NULL ORDER BY line.id, base.n
+        """
+        with self._reads.read() as db:
+            rows = db.execute(query, (label,)).fetchall()
+        return [KeptLine(id, line, base_n, n, Hidden(*hidden)) for id, line, base_n, n, *hidden in rows]
+
+    def kept_blobs(self, label: str, place: bytes, limit: int) -> tuple[list[KeptBlob], bytes]:
+        query = """
+            SELECT some.name, some.size, some.kind, lot.staged, lot.version, coalesce(some.hidden_by, lot.hidden_by),
+                min(coalesce(some.until_ms, lot.until_ms), coalesce(lot.until_ms, some.until_ms))
+            FROM (SELECT * FROM blob WHERE label = ? AND (name, kind) > (?, ?) ORDER BY name, kind LIMIT ?) AS some
+            JOIN lot ON lot.id = some.lot ORDER BY some.name, some.kind
+        """
+        after = (place[:NAME_BYTES], place[-1]) if place else (b"", 0)
+        with self._reads.read() as db:
+            rows = db.execute(query, (label, *after, limit)).fetchall()
+        kept = [
+            KeptBlob(name, size, kind == _SNAPSHOT, Hidden(*hidden))
+            for name, size, kind, staged, *hidden in rows
+            if hidden[-1] is not None and not staged
+        ]
+        return kept, rows[-1][0] + bytes(rows[-1][2:3]) if rows else b""
 
     def damaged(self) -> Iterator[bytes]:
         query = "SELECT id, name FROM blob WHERE id > ? ORDER BY id LIMIT 100"
@@ -253,8 +294,7 @@ class SqliteLines(LineStore):
             line = account.new_line(after)
             account.take(line, admitted, snapshot, rotates=True)
             account.settle(quota)
-            until_ms = now_ms + (KEPT_OWN_MS if after.version == 1 else KEPT_MS)
-            db.execute("INSERT OR IGNORE INTO version1 VALUES (?, ?)", (label, until_ms))
+            account.end_version1(KEPT_OWN_MS if after.version == 1 else KEPT_MS)
 
     def put(
         self, label: str, version: int, records: Sequence[bytes], snapshot: bytes | None, *, quota: Quota, now_ms: int
@@ -266,6 +306,10 @@ class SqliteLines(LineStore):
             if snapshot is not None:
                 account.put(_SNAPSHOT, snapshot, present=False)
             account.settle(quota)
+
+    def delete(self, label: str, version: int, now_ms: int) -> None:
+        with self._writes.write() as db:
+            _Account(db, label, version, now_ms).end()
 
     def mark_damaged(self, label: str, names: Sequence[bytes]) -> None:
         with self._writes.write() as db:
@@ -355,6 +399,28 @@ class _Account:
         if row is not None:
             self._db.execute("UPDATE line SET left_ms = ? WHERE id = ?", (self._now_ms, row[0]))
             self._hide_rows("line_commit", "line = ?", row[0])
+
+    def end(self) -> None:
+        """All of it: what is the version's own has its time now, the rest as what is hidden."""
+        db, own = self._db, (self._now_ms, self._label, self._version)
+        self.leave()
+        self._hide_rows("lot", "label = ?", self._label)
+        for table in ("lot", "line_commit"):
+            db.execute(f"UPDATE {table} SET until_ms = ? WHERE label = ? AND version >= ?", own)  # noqa: S608  # ours
+        db.execute("UPDATE lot SET until_ms = ? WHERE label = ? AND staged", own[:2])
+        earlier = self._version > 1
+        db.execute(
+            "UPDATE line SET left_ms = ? WHERE label = ?", (self._now_ms - LINKS_MS + KEPT_MS * earlier, self._label)
+        )
+        self.end_version1(KEPT_MS if earlier else 0)
+
+    def end_version1(self, after_ms: int) -> None:
+        """What the account has in the service's version 1 is kept so long, but no longer than was said before."""
+        self._db.execute(
+            """INSERT INTO version1 VALUES (?, ?)
+               ON CONFLICT DO UPDATE SET until_ms = min(until_ms, excluded.until_ms)""",
+            (self._label, self._now_ms + after_ms),
+        )
 
     def put(self, kind: int, data: bytes, *, present: bool) -> None:
         """`present`: a commit brings it; otherwise it waits for a base, unless it is, or was, a commit's."""

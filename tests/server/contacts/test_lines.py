@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import aclosing, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,12 @@ import pytest
 
 from ipls._grpc import grpc
 from ipls.client.errors import TryLaterError
+from ipls.client.line_store import KeptLine
 from ipls.contacts.sealing import name_of
 from ipls.proto.contacts.v2 import contacts_pb2 as pb
 from ipls.server.contacts.calls import Limits
 from ipls.store.line import Quota
-from tests.contacts.writers import line_of
+from tests.contacts.writers import Writer, line_of
 from tests.hsm.rig import Owner
 from tests.server.contact_stores import ALICE, BOB, World, answered, invalid, record, refused, unauthenticated
 from tests.server.phones import Phone, registered, told
@@ -437,3 +438,53 @@ async def test_what_does_not_lead_over_the_head_heals_nothing(world: World) -> N
         await fork.heal()
     assert [made.n for made in phone.made] == [1, 2, 3]
     await phone.edit()
+
+
+# What is kept
+
+
+async def test_what_a_later_identity_hid_is_listed_and_read(world: World) -> None:
+    """A phone without a list of its own takes the last version that it accepts."""
+    phone = await registered(world)
+    records = [phone.writer.record(str(n)) for n in range(3)]
+    first = await phone.begin(*records)
+    await phone.edit(drops=records[:1])
+    assert await phone.store.read_kept(KeptLine(1, phone.line, 1, 9, 1, 1, 0)) is None
+    thief = Phone(world, phone.writer.renewed()).at(phone)
+    await world.publish(Owner(ALICE, thief.writer.seed))
+    rotated = Phone(world, thief.writer.rotated()).at(thief)
+    await rotated.commit(rotated.writer.base(3, rotated.chain, write_by=thief.writer.key))
+    owner = Phone(world, Writer(label=ALICE, version=3))
+    await world.publish(Owner(ALICE, owner.writer.seed))
+    kept = await owner.store.kept()
+    [line] = kept.lines
+    assert (line.line, line.base_n, line.n) == (phone.line, 1, 2)
+    assert (line.version, line.hidden_by, line.until_ms) == (1, 2, NOW + 90 * 86_400_000)
+    read = await owner.store.read_kept(line)
+    assert read is not None
+    assert (read.head_n, read.head, read.links) == (2, phone.chain, [made.link for made in phone.made])
+    assert read.commits == {made.n: made.signed for made in phone.made}
+    assert first.snapshot is not None
+    of_thief = {each.name for each in kept.records if each.hidden_by == 2}
+    assert of_thief == {name_of(each) for each in [*records[1:], first.snapshot]}
+    assert await owner.get(*records[1:], first.snapshot) == [True] * 3
+    other = Phone(world, (await registered(world, BOB)).writer)
+    assert await other.store.kept() == ([], [])
+    assert await other.store.read_kept(line) is None
+
+
+async def test_the_identity_alone_deletes_the_account(world: World) -> None:
+    phone = await registered(world)
+    laptop = Phone(world, phone.writer.device())
+    await phone.begin(phone.writer.record("a"), devices=[laptop.writer])
+    with told("IDENTITY_ONLY"):
+        await laptop.store.delete_account()
+    async with aclosing(laptop.store.follow()) as heads:
+        await anext(heads)
+        await phone.store.delete_account()
+        await phone.store.delete_account()
+        assert await phone.store.read(0) is None
+        again = Phone(world, laptop.writer, retry_for_s=0)
+        with pytest.raises(TryLaterError, check=lambda error: error.reason == "IDENTITY_UNKNOWN"):
+            await again.store.read(0)
+    await phone.begin()

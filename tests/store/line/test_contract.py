@@ -21,7 +21,7 @@ from ipls.store.line import LineStore, Quota
 from ipls.store.line import Place as Spot
 from tests.contacts.writers import Made, Writer
 from tests.store.contacts.test_contract import BACKENDS
-from tests.store.line.lines import NAMESPACE, NOW, QUOTA, Line
+from tests.store.line.lines import DAY, NAMESPACE, NOW, QUOTA, Line
 from tests.store.places import Place, new_place
 
 
@@ -340,6 +340,90 @@ def test_a_line_that_was_left_keeps_its_links_for_400_days(line: Line) -> None:
     line.pass_days(0.2)
     assert line.store.view(line.label, old.before, 0) is None
     assert line.store.standing(line.label) is not None
+
+
+def test_what_is_hidden_is_listed(line: Line) -> None:
+    records = [line.writer.record(str(n)) for n in range(5)]
+    first = line.begin(*records[:3])
+    line.edit(*records[3:], drops=records[:1])
+    staged = line.writer.record("staged")
+    line.stage(staged)
+    thief = line.writer.renewed()
+    line.edit(drops=records[1:2], writer=thief)
+    second = line.base(writer=thief.rotated())
+    line.edit()
+    third = line.begin(writer=line.writer.rotated())
+    own, foreign = NOW + 30 * DAY, NOW + 90 * DAY
+    assert first.snapshot is not None
+    assert second.snapshot is not None
+    expected = {
+        name_of(records[0]): (False, (1, 1, own)),
+        **{name_of(record): (False, (1, 2, foreign)) for record in records[1:]},
+        name_of(first.snapshot): (True, (1, 2, foreign)),
+        name_of(second.snapshot): (True, (2, 2, own)),
+    }
+    listed, place = line.store.kept_blobs(line.label, b"", 3)
+    while place:
+        page, place = line.store.kept_blobs(line.label, place, 3)
+        listed += page
+    assert {each.name: (each.is_snapshot, each.hidden) for each in listed} == expected
+    assert len(listed) == len(expected)
+    assert all([len(data or b"") for data in line.store.get(line.label, [each.name])] == [each.size] for each in listed)
+    lines = line.store.kept_lines(line.label)
+    assert [(each.line, each.base_n, each.n, each.hidden) for each in lines] == [
+        (first.before, 1, 3, (1, 2, foreign)),
+        (first.before, 4, 5, (2, 2, own)),
+    ]
+    view = line.store.view(line.label, lines[0].id, lines[0].n)
+    assert view is not None
+    assert [n for n, _ in line.store.commits(view, 0, 1 << 20)] == [1, 2, 3]
+    assert line.store.view("+491700000002", lines[0].id, 0) is None
+    line.pass_days(91)
+    assert (line.store.kept_blobs(line.label, b"", 9)[0], line.store.kept_lines(line.label)) == ([], [])
+    assert line.read(third.snapshot or b"") == [True]
+
+
+# Deletion
+
+
+def test_an_account_that_is_deleted_is_gone(contacts: ContactsStore, line: Line, place: Place) -> None:
+    contacts.put(line.label, [(RecordKey(1, bytes(16), bytes(32)), b"x" * 284)], max_records=9, max_bytes=1 << 20)
+    record, other = line.writer.record("a"), Line(line.store, Writer(label="+491700000002"))
+    other.begin(other.writer.record("a"))
+    line.begin(record)
+    line.edit(drops=[record])
+    line.stage(line.writer.record("b"))
+    line.store.delete(line.label, 1, line.now_ms)
+    assert line.store.standing(line.label) is None
+    line.pass_days(0)
+    tables = ("line", "line_commit", "blob", "lot", "usage", "record")
+    assert [place.rows(f"SELECT count(*) FROM {table} WHERE label = ?", line.label) for table in tables] == [[(0,)]] * 6
+    assert place.rows("SELECT count(*) FROM link") == [(1,)]
+    assert other.stays(other.writer.record("a")) == [True]
+    line.begin(record)
+    assert line.stays(record) == [True]
+
+
+def test_a_thief_who_deletes_the_account_deletes_their_own(contacts: ContactsStore, line: Line) -> None:
+    contacts.put(line.label, [(RecordKey(1, bytes(16), bytes(32)), b"x" * 284)], max_records=9, max_bytes=1 << 20)
+    record = line.writer.record("a")
+    first = line.begin(record)
+    thief = line.writer.renewed()
+    made = line.edit(thief.record("b"), drops=[record], writer=thief)
+    line.store.delete(line.label, thief.version, line.now_ms)
+    line.pass_days(29)
+    assert first.snapshot is not None
+    assert line.read(record, first.snapshot, *made.records) == [True, True, False]
+    line.pass_days(60)
+    assert line.read(record, first.snapshot) == [True, True]
+    [kept] = line.store.kept_lines(line.label)
+    assert (kept.base_n, kept.n, kept.hidden.version) == (1, 2, 1)
+    view = line.store.view(line.label, kept.id, 1)
+    assert view is not None
+    assert line.store.commits(view, 0, 1 << 20) == [(1, first.signed)]
+    line.pass_days(1.1)
+    assert line.read(record, first.snapshot) == [False, False]
+    assert contacts.page(line.label, after=None, limit=9) == []
 
 
 # Damage

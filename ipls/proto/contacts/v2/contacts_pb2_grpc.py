@@ -76,6 +76,16 @@ class ContactsServiceStub:
                 request_serializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.GetRecordsRequest.SerializeToString,
                 response_deserializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.GetRecordsResponse.FromString,
                 _registered_method=True)
+        self.ListKept = channel.unary_stream(
+                '/ipls.contacts.v2.ContactsService/ListKept',
+                request_serializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.ListKeptRequest.SerializeToString,
+                response_deserializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.ListKeptResponse.FromString,
+                _registered_method=True)
+        self.DeleteAccount = channel.unary_unary(
+                '/ipls.contacts.v2.ContactsService/DeleteAccount',
+                request_serializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.DeleteAccountRequest.SerializeToString,
+                response_deserializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.DeleteAccountResponse.FromString,
+                _registered_method=True)
         self.Have = channel.unary_unary(
                 '/ipls.contacts.v2.ContactsService/Have',
                 request_serializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.HaveRequest.SerializeToString,
@@ -147,6 +157,21 @@ class ContactsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListKept(self, request, context):
+        """What is hidden and still kept. Body: ListKeptBody.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAccount(self, request, context):
+        """All of the account's: what its identity version stored goes, what earlier ones did is kept as what is hidden is.
+        Body: DeleteAccountBody.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Have(self, request, context):
         """Which records the store lacks, or hides. Body: HaveBody.
         """
@@ -196,6 +221,16 @@ def add_ContactsServiceServicer_to_server(servicer, server):
                     servicer.GetRecords,
                     request_deserializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.GetRecordsRequest.FromString,
                     response_serializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.GetRecordsResponse.SerializeToString,
+            ),
+            'ListKept': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListKept,
+                    request_deserializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.ListKeptRequest.FromString,
+                    response_serializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.ListKeptResponse.SerializeToString,
+            ),
+            'DeleteAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAccount,
+                    request_deserializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.DeleteAccountRequest.FromString,
+                    response_serializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.DeleteAccountResponse.SerializeToString,
             ),
             'Have': grpc.unary_unary_rpc_method_handler(
                     servicer.Have,
@@ -421,6 +456,60 @@ class ContactsService:
             '/ipls.contacts.v2.ContactsService/GetRecords',
             ipls_dot_contacts_dot_v2_dot_contacts__pb2.GetRecordsRequest.SerializeToString,
             ipls_dot_contacts_dot_v2_dot_contacts__pb2.GetRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListKept(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ipls.contacts.v2.ContactsService/ListKept',
+            ipls_dot_contacts_dot_v2_dot_contacts__pb2.ListKeptRequest.SerializeToString,
+            ipls_dot_contacts_dot_v2_dot_contacts__pb2.ListKeptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ipls.contacts.v2.ContactsService/DeleteAccount',
+            ipls_dot_contacts_dot_v2_dot_contacts__pb2.DeleteAccountRequest.SerializeToString,
+            ipls_dot_contacts_dot_v2_dot_contacts__pb2.DeleteAccountResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,6 +57,12 @@ class ContactsServiceStub:
     """Stages a snapshot. First message: the call (body: PutSnapshotBody), then the snapshot."""
     GetRecords: _grpc.UnaryStreamMultiCallable[_contacts_pb2.GetRecordsRequest, _contacts_pb2.GetRecordsResponse]
     """Records and snapshots, hidden and staged ones too. Body: GetRecordsBody."""
+    ListKept: _grpc.UnaryStreamMultiCallable[_contacts_pb2.ListKeptRequest, _contacts_pb2.ListKeptResponse]
+    """What is hidden and still kept. Body: ListKeptBody."""
+    DeleteAccount: _grpc.UnaryUnaryMultiCallable[_contacts_pb2.DeleteAccountRequest, _contacts_pb2.DeleteAccountResponse]
+    """All of the account's: what its identity version stored goes, what earlier ones did is kept as what is hidden is.
+    Body: DeleteAccountBody.
+    """
     Have: _grpc.UnaryUnaryMultiCallable[_contacts_pb2.HaveRequest, _contacts_pb2.HaveResponse]
     """Which records the store lacks, or hides. Body: HaveBody."""
 
@@ -89,6 +95,12 @@ class ContactsServiceAsyncStub(ContactsServiceStub):
     """Stages a snapshot. First message: the call (body: PutSnapshotBody), then the snapshot."""
     GetRecords: _aio.UnaryStreamMultiCallable[_contacts_pb2.GetRecordsRequest, _contacts_pb2.GetRecordsResponse]  # type: ignore[assignment]
     """Records and snapshots, hidden and staged ones too. Body: GetRecordsBody."""
+    ListKept: _aio.UnaryStreamMultiCallable[_contacts_pb2.ListKeptRequest, _contacts_pb2.ListKeptResponse]  # type: ignore[assignment]
+    """What is hidden and still kept. Body: ListKeptBody."""
+    DeleteAccount: _aio.UnaryUnaryMultiCallable[_contacts_pb2.DeleteAccountRequest, _contacts_pb2.DeleteAccountResponse]  # type: ignore[assignment]
+    """All of the account's: what its identity version stored goes, what earlier ones did is kept as what is hidden is.
+    Body: DeleteAccountBody.
+    """
     Have: _aio.UnaryUnaryMultiCallable[_contacts_pb2.HaveRequest, _contacts_pb2.HaveResponse]  # type: ignore[assignment]
     """Which records the store lacks, or hides. Body: HaveBody."""
 
@@ -166,6 +178,24 @@ class ContactsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_contacts_pb2.GetRecordsResponse], _abc.AsyncIterator[_contacts_pb2.GetRecordsResponse]]:
         """Records and snapshots, hidden and staged ones too. Body: GetRecordsBody."""
+
+    @_abc_1.abstractmethod
+    def ListKept(
+        self,
+        request: _contacts_pb2.ListKeptRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_contacts_pb2.ListKeptResponse], _abc.AsyncIterator[_contacts_pb2.ListKeptResponse]]:
+        """What is hidden and still kept. Body: ListKeptBody."""
+
+    @_abc_1.abstractmethod
+    def DeleteAccount(
+        self,
+        request: _contacts_pb2.DeleteAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_contacts_pb2.DeleteAccountResponse, _abc.Awaitable[_contacts_pb2.DeleteAccountResponse]]:
+        """All of the account's: what its identity version stored goes, what earlier ones did is kept as what is hidden is.
+        Body: DeleteAccountBody.
+        """
 
     @_abc_1.abstractmethod
     def Have(
