@@ -4,8 +4,6 @@ Tested by tests/e2e/test_client_commands.py.
 """
 
 import asyncio
-import os
-import shlex
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -19,6 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ipls.cli.console import confirmed, emit
+from ipls.cli.options import HOME, Endpoints, Home, Json, Name, Patience, options_for, profile_folder
 from ipls.cli.unlocking import key_access
 from ipls.client import events
 from ipls.client.access import WARNING, days, describe, when
@@ -29,7 +28,6 @@ from ipls.client.errors import ProfileError, RefusedError
 from ipls.client.outbox import code_from
 from ipls.client.profile import Account
 from ipls.client.registration import CodeSource
-from ipls.config import in_home
 from ipls.store.files import replace
 from ipls.units import DAY_MS
 
@@ -45,15 +43,6 @@ vault_app = typer.Typer(
     no_args_is_help=True, help="What the vault holds of this account, and how long a new identity has to wait for it."
 )
 app.add_typer(vault_app, name="vault")
-
-Name = Annotated[str, typer.Option("--profile", help="The profile's name.")]
-Home = Annotated[Path, typer.Option("--home", envvar="IPLS_HOME", help="The folder that the profiles lie in.")]
-Endpoints = Annotated[
-    Path | None, typer.Option("--endpoints", help="The deployment's endpoints.json; needed to make a profile.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
-Patience = Annotated[float, typer.Option("--patience", help="Seconds to go on asking a service that is away.")]
-HOME = Path("~/.ipls")
 
 TRIES = 3
 """With a code, before the command ends; the code may be good for more."""
@@ -153,12 +142,6 @@ def _read(folder: Path, read: Callable[[Device], Result]) -> Result:
     return _run(folder, run, quiet=True, reading=True)
 
 
-def _folder(home: Path, profile: str) -> Path:
-    if not profile or "/" in profile or profile.startswith("."):
-        raise typer.BadParameter("a profile's name has no slash and does not begin with a dot", param_hint="--profile")
-    return in_home(home) / "profiles" / profile
-
-
 def _say(text: str, value: Any, as_json: bool) -> None:
     emit(value) if as_json else print(text)
 
@@ -183,7 +166,7 @@ def register(
     The number's holder is sent a code, which is asked for here, three times at most. A code that was sent holds for a
     while: this may be ended, and run again with --code.
     """
-    folder = _folder(home, profile)
+    folder = profile_folder(home, profile)
 
     async def given(request_id: bytes) -> str:
         if not code:
@@ -205,7 +188,7 @@ def register(
 
     account, has_contacts = _run(folder, work, endpoints, retry_for_s=patience)
     value = {"version": account.version, "epoch": account.epoch}
-    where = _options(profile, home)
+    where = options_for(profile, home)
     if account.version > 1:
         following = f"ipls client restore{where}, which brings back what is stored for the number"
     elif has_contacts:
@@ -240,20 +223,12 @@ async def _typed(request_id: bytes) -> str:
     return line.strip()
 
 
-def _options(profile: str, home: Path) -> str:
-    """What the next command has to be told, too, to find this profile."""
-    told = [] if profile == "default" else ["--profile", profile]
-    if home != HOME and str(home) != os.environ.get("IPLS_HOME"):
-        told += ["--home", str(home)]
-    return "".join(f" {shlex.quote(word)}" for word in told)
-
-
 @app.command()
 def store(
     profile: Name = "default", home: Home = HOME, patience: Patience = RETRY_FOR_S, as_json: Json = False
 ) -> None:
     """Contact key to the vault, encrypted contacts to the contact store."""
-    stored = _run(_folder(home, profile), Device.store, retry_for_s=patience)
+    stored = _run(profile_folder(home, profile), Device.store, retry_for_s=patience)
     _say(f"stored: {stored.contacts} contacts, {stored.written} of them sent now", stored._asdict(), as_json)
 
 
@@ -262,7 +237,7 @@ def restore(
     profile: Name = "default", home: Home = HOME, patience: Patience = RETRY_FOR_S, as_json: Json = False
 ) -> None:
     """Everything back on a newly registered device; then the contact key is rotated."""
-    restored = _run(_folder(home, profile), Device.restore, retry_for_s=patience)
+    restored = _run(profile_folder(home, profile), Device.restore, retry_for_s=patience)
     rotated = "; the contact key was rotated" if restored.rotated else ""
     if restored.rotated:
         print(WARNING, file=sys.stderr)
@@ -274,7 +249,7 @@ def monitor(
     profile: Name = "default", home: Home = HOME, patience: Patience = RETRY_FOR_S, as_json: Json = False
 ) -> None:
     """Check the own complete identity history; exit 1 if a version in it is not this device's doing."""
-    versions = _run(_folder(home, profile), Device.monitor, retry_for_s=patience)
+    versions = _run(profile_folder(home, profile), Device.monitor, retry_for_s=patience)
     for v in versions:
         value = {"version": v.version, "epoch": v.epoch, "public_key": v.public_key.hex(), "origin": v.origin}
         key = f"key {v.public_key.hex()[:16]}…" if v.public_key else "key erased"
@@ -297,9 +272,9 @@ def history(
     as_json: Json = False,
 ) -> None:
     """Every use of the account's keys in the vault, whoever's; exit 1 if an identity that is not ours had one."""
-    uses = _run(_folder(home, profile), Device.uses, retry_for_s=patience)
+    uses = _run(profile_folder(home, profile), Device.uses, retry_for_s=patience)
     if save:
-        _write(save, _read(_folder(home, profile), Device.history_proof))
+        _write(save, _read(profile_folder(home, profile), Device.history_proof))
     for use in uses:
         _say(describe(use), asdict(use) | {"approver": use.approver.hex()}, as_json)
     if any(use.origin == "foreign" and use.operation == "retrieve" for use in uses):
@@ -317,7 +292,7 @@ def lookup(
     as_json: Json = False,
 ) -> None:
     """What a lookup of an account shows. It is no proof that there is no newer key: decide on nothing by it."""
-    version, proof = _run(_folder(home, profile), lambda device: device.lookup(number), retry_for_s=patience)
+    version, proof = _run(profile_folder(home, profile), lambda device: device.lookup(number), retry_for_s=patience)
     if save:
         _write(save, proof)
     value = {"version": version.version, "epoch": version.epoch, "value": version.value.hex()}
@@ -327,7 +302,7 @@ def lookup(
 @app.command()
 def status(profile: Name = "default", home: Home = HOME, as_json: Json = False) -> None:
     """What this profile knows by itself, without asking anybody."""
-    found = _read(_folder(home, profile), Device.status)
+    found = _read(profile_folder(home, profile), Device.status)
     value = found._asdict() | {
         "identity": found.identity and found.identity.version,
         "foreign": [version.version for version in found.foreign],
@@ -346,7 +321,7 @@ def import_(
 ) -> None:
     """Add the cards of a file; what is no card is reported with its line, and the rest goes on."""
     data = file.read_bytes()
-    imported = _local(_folder(home, profile), lambda device: device.import_cards(data), endpoints)
+    imported = _local(profile_folder(home, profile), lambda device: device.import_cards(data), endpoints)
     for skipped in imported.skipped:
         print(f"{file}:{skipped.line}: skipped, {skipped.reason}", file=sys.stderr)
     value = {
@@ -370,7 +345,7 @@ def _show_list(folder: Path, text: str, as_json: bool) -> None:
 @contacts_app.command("list")
 def list_(profile: Name = "default", home: Home = HOME, as_json: Json = False) -> None:
     """All contacts: id, name, numbers."""
-    _show_list(_folder(home, profile), "", as_json)
+    _show_list(profile_folder(home, profile), "", as_json)
 
 
 @contacts_app.command()
@@ -381,7 +356,7 @@ def find(
     as_json: Json = False,
 ) -> None:
     """The contacts whose name or number has this text in it."""
-    _show_list(_folder(home, profile), text, as_json)
+    _show_list(profile_folder(home, profile), text, as_json)
 
 
 @contacts_app.command()
@@ -391,7 +366,7 @@ def show(
     home: Home = HOME,
 ) -> None:
     """One card, byte for byte."""
-    card = _read(_folder(home, profile), lambda device: device.card(id))
+    card = _read(profile_folder(home, profile), lambda device: device.card(id))
     sys.stdout.buffer.write(card + b"\n")
 
 
@@ -402,7 +377,7 @@ def export(
     home: Home = HOME,
 ) -> None:
     """All cards as one address book."""
-    data, count = _read(_folder(home, profile), lambda device: (device.export(), len(device.cards())))
+    data, count = _read(profile_folder(home, profile), lambda device: (device.export(), len(device.cards())))
     if str(file) == "-":
         sys.stdout.buffer.write(data)
         return
@@ -415,7 +390,7 @@ def show_vault(
     profile: Name = "default", home: Home = HOME, patience: Patience = RETRY_FOR_S, as_json: Json = False
 ) -> None:
     """The generations that are kept, the change delay, and the devices that may approve."""
-    held = _run(_folder(home, profile), Device.vault_settings, retry_for_s=patience)
+    held = _run(profile_folder(home, profile), Device.vault_settings, retry_for_s=patience)
     numbers = [g.generation for g in held.generations]
     value = {
         "generations": numbers,
@@ -449,7 +424,8 @@ def delay(
     """Have whoever registers this number next wait so long for the key. Longer is at once, shorter when the present
     delay has passed."""
     delay_ms = round(wait * DAY_MS)
-    effective_ms = _run(_folder(home, profile), lambda device: device.set_change_delay(delay_ms), retry_for_s=patience)
+    folder = profile_folder(home, profile)
+    effective_ms = _run(folder, lambda device: device.set_change_delay(delay_ms), retry_for_s=patience)
     value = {"change_delay_ms": delay_ms, "effective_ms": effective_ms}
     _say(f"a new identity waits {days(delay_ms)}, as of {when(effective_ms)}", value, as_json)
 
@@ -464,14 +440,14 @@ def delete(
     """Have the vault let this account's keys go. This phone keeps its contacts; no other one can restore them."""
     if not yes and not confirmed("What is stored can't be restored then. Let all keys go?"):
         raise typer.Exit(1)
-    _run(_folder(home, profile), Device.delete_keys, retry_for_s=patience)
+    _run(profile_folder(home, profile), Device.delete_keys, retry_for_s=patience)
     print("the keys are let go; `ipls client store` begins anew")
 
 
 @vault_app.command()
 def key(endpoints: Endpoints = None, profile: Name = "default", home: Home = HOME) -> None:
     """This device's key for approving: name it in the vault from the phone that has the account."""
-    print(_local(_folder(home, profile), Device.approver_key, endpoints).hex())
+    print(_local(profile_folder(home, profile), Device.approver_key, endpoints).hex())
 
 
 @vault_app.command()
@@ -483,7 +459,7 @@ def trust(
 ) -> None:
     """Let a device approve later identities of this number. Only a device that you hold: it takes the delay's place."""
     approver = parse_approver(key)
-    _run(_folder(home, profile), lambda device: device.add_approver(approver), retry_for_s=patience)
+    _run(profile_folder(home, profile), lambda device: device.add_approver(approver), retry_for_s=patience)
     print("this device may approve from now on")
 
 
@@ -496,14 +472,14 @@ def distrust(
 ) -> None:
     """Let a device approve no more."""
     approver = parse_approver(key)
-    _run(_folder(home, profile), lambda device: device.remove_approver(approver), retry_for_s=patience)
+    _run(profile_folder(home, profile), lambda device: device.remove_approver(approver), retry_for_s=patience)
     print("this device may not approve any more")
 
 
 @vault_app.command()
 def request(profile: Name = "default", home: Home = HOME, patience: Patience = RETRY_FOR_S) -> None:
     """On the device that waits: the line for a device that may approve."""
-    print(_run(_folder(home, profile), Device.approval_request, retry_for_s=patience))
+    print(_run(profile_folder(home, profile), Device.approval_request, retry_for_s=patience))
 
 
 @vault_app.command()
@@ -514,7 +490,7 @@ def sign(
 ) -> None:
     """On a device that may approve: sign for a device that waits, which you hold in your other hand."""
     asked = ApprovalRequest.parse(request)
-    print(_local(_folder(home, profile), lambda device: device.sign_approval(asked)))
+    print(_local(profile_folder(home, profile), lambda device: device.sign_approval(asked)))
 
 
 @vault_app.command()
@@ -526,7 +502,7 @@ def approve(
 ) -> None:
     """On the device that waits: hand the approval to the vault, then `restore`."""
     signed = Approval.parse(approval)
-    _run(_folder(home, profile), lambda device: device.approve(signed), retry_for_s=patience)
+    _run(profile_folder(home, profile), lambda device: device.approve(signed), retry_for_s=patience)
     print("approved: this device need not wait any longer")
 
 
