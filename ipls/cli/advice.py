@@ -87,6 +87,7 @@ _REASONS: Mapping[str, str] = {
     "unlock the system's keyring; without one, have IPLS_PASSPHRASE_FILE name a file with a passphrase": (
         "KEYRING_UNAVAILABLE"
     ),
+    "ipls client profiles": "PROFILE_EXISTS",
     "write a passphrase into that file": "PASSPHRASE_EMPTY",
     "ipls client monitor, without --endpoints; else a new profile by --profile": "TRUST_ROOT_CHANGED",
     "end the other command that follows this profile's contacts": "FOLLOW_REPLACED",

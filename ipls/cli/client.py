@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from ipls.cli import profiles
 from ipls.cli.console import confirmed, emit
 from ipls.cli.options import HOME, Endpoints, Home, Json, Name, Patience, options_for, profile_folder
 from ipls.cli.unlocking import key_access
@@ -37,6 +38,7 @@ app = typer.Typer(
     " a passphrase seals it (asked for, or in the file that IPLS_PASSPHRASE_FILE names); where there is neither, the"
     " key is in a file beside the profile, for its owner alone (0600).",
 )
+app.add_typer(profiles.app, name="profiles")
 contacts_app = typer.Typer(no_args_is_help=True, help="vCards 2.1, 3.0 and 4.0, in and out.")
 app.add_typer(contacts_app, name="contacts")
 vault_app = typer.Typer(

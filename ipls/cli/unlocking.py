@@ -32,16 +32,32 @@ class SystemKeyring:
         with _translated():
             keyring.set_password(_SERVICE, name, secret)
 
+    def delete(self, name: str) -> None:
+        with _translated():
+            if keyring.get_password(_SERVICE, name) is not None:
+                keyring.delete_password(_SERVICE, name)
 
-def key_access() -> KeyAccess:
-    """A passphrase's file counts before the keyring, that before a person, and whoever is asked before the key's own
-    file. Raises nothing: what lacks shows when it is needed."""
+
+def key_access(*, asking: bool = True, new_passphrase: Path | None = None) -> KeyAccess:
+    """A passphrase's file counts before the keyring, that before a person (if there is `asking`), and whoever is asked
+    before the key's own file. Raises nothing: what lacks shows when it is needed.
+
+    `new_passphrase`: a file with the one that a profile is to get.
+    """
     file = os.environ.get(PASSPHRASE_FILE)
     system = _system_keyring()
-    if file:
-        return KeyAccess(Kept.PASSPHRASE, keyring=system, passphrase=lambda new: _read(Path(file)))
-    passphrase = _ask if sys.stdin.isatty() else None
-    new = Kept.KEYRING if system else Kept.PASSPHRASE if passphrase else Kept.FILE
+    person = asking and sys.stdin.isatty()
+
+    def passphrase(new: bool) -> str:
+        if new and new_passphrase:
+            return _read(new_passphrase)
+        if file:
+            return _read(Path(file))
+        if not person:
+            raise ProfileError("PROFILE_LOCKED", "the profile takes a passphrase, and there is nobody to ask")
+        return _ask(new)
+
+    new = Kept.PASSPHRASE if file else Kept.KEYRING if system else Kept.PASSPHRASE if person else Kept.FILE
     return KeyAccess(new, keyring=system, passphrase=passphrase, told=_tell)
 
 
@@ -67,7 +83,7 @@ def _read(file: Path) -> str:
 def _ask(new: bool) -> str:
     if not new:
         return getpass("passphrase of the profile: ")
-    passphrase = getpass("a passphrase for the new profile, or nothing for none: ")
+    passphrase = getpass("a new passphrase for the profile, or nothing for none: ")
     if getpass("the same again: ") != passphrase:
         raise ProfileError("PASSPHRASE_DIFFERS", "the two passphrases are not the same")
     return passphrase

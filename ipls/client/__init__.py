@@ -22,6 +22,15 @@ from ipls.client.events import (
 )
 from ipls.client.profile import Account, KnownVersion
 from ipls.client.profile_key import Kept, KeyAccess, Keyring
+from ipls.client.profiles import (
+    ProfileSummary,
+    change_profile_passphrase,
+    list_profiles,
+    lock_profile,
+    remove_profile,
+    rename_profile,
+    unlock_profile,
+)
 from ipls.client.registration import CodeSource
 from ipls.client.sync import Restored, Stored
 
@@ -47,6 +56,7 @@ __all__ = [
     "KnownVersion",
     "Listed",
     "ProfileError",
+    "ProfileSummary",
     "Progress",
     "RefusedError",
     "Report",
@@ -56,5 +66,11 @@ __all__ = [
     "TrustRootFollowed",
     "TryLaterError",
     "VaultAccepted",
+    "change_profile_passphrase",
+    "list_profiles",
+    "lock_profile",
     "parse_approver",
+    "remove_profile",
+    "rename_profile",
+    "unlock_profile",
 ]

@@ -28,6 +28,7 @@ from ipls.client.profile import (
     ProvedHistory,
     Registration,
     StorageError,
+    Synced,
     exists,
     storage_error,
 )
@@ -245,13 +246,16 @@ class Device:
     async def store(self) -> Stored:
         """Bring the vault and the contact store up to date with this device; also finishes what was cut off."""
         await self.monitor()
-        return await self._sync().push()
+        stored = await self._sync().push()
+        self._profile.put(Synced(self._now_ms()))
+        return stored
 
     async def restore(self) -> Restored:
         """Bring back what is stored, checked by its manifest; then rotate the key if another identity stored it."""
         await self.monitor()
         self._tell_versions()
         restored = await self._sync().restore()
+        self._profile.put(Synced(self._now_ms()))
         for use in await self._new_uses():
             if use.operation == "retrieve":
                 self._report(use)

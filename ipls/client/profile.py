@@ -11,7 +11,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, closing, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -143,6 +143,12 @@ class ApproverKey(NamedTuple):
     seed: bytes
 
 
+class Synced(NamedTuple):
+    """All was stored, or restored, at this time by this device's clock."""
+
+    time_ms: int
+
+
 class LaterTrustRoot(NamedTuple):
     """A version of the trust root that was followed from the pinned one: an encoded SignedTrustRoot."""
 
@@ -177,6 +183,7 @@ Kind = TypeVar(
     BundleSeen,
     ProvedHistory,
     ApproverKey,
+    Synced,
 )
 
 _SINGLES: dict[type, Table[Any]] = {
@@ -192,6 +199,7 @@ _SINGLES: dict[type, Table[Any]] = {
         BundleSeen: "bundle",
         ProvedHistory: "history",
         ApproverKey: "approver",
+        Synced: "synced",
     }.items()
 }
 TRUST_ROOTS = Table("trust_root", LaterTrustRoot, "number")
@@ -221,7 +229,8 @@ class Profile:
             try:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 opened = open_key(folder, key)  # before anybody waits for this: it may ask a person
-                self._rows = Rows(*_open(stack, folder, opened, key, reading), TABLES)
+                db, self.key = _open(stack, folder, opened, key, reading)
+                self._rows = Rows(db, self.key, TABLES)
                 if not self._rows.fit:
                     raise not_the_key()
             except (sqlite3.Error, StoreError, OSError) as error:
@@ -256,7 +265,8 @@ class Profile:
         | Progress
         | BundleSeen
         | ProvedHistory
-        | ApproverKey,
+        | ApproverKey
+        | Synced,
     ) -> None:
         """Write the one row of its kind."""
         self._rows.put(_SINGLES[type(row)], row)
@@ -395,7 +405,7 @@ def _open(
             db = connect()
             db.execute("PRAGMA query_only=ON")
             return db, key
-    _take_turn(stack, folder / "lock")
+    stack.enter_context(writers_turn(folder))
     try:
         db = connect()
     except StoreUnavailable:  # the disk takes nothing, not even what readers share: alone, what is there can be read
@@ -414,20 +424,27 @@ def _open(
     return db, key
 
 
-def _take_turn(stack: ExitStack, file: Path) -> None:
-    """Be the one that writes, until the stack ends. Raises ProfileError PROFILE_BUSY, OSError."""
-    lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    stack.callback(os.close, lock)
-    until = time.monotonic() + WAIT_S
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
+@contextmanager
+def writers_turn(folder: Path) -> Iterator[None]:
+    """In the block nobody else changes the profile. Raises ProfileError PROFILE_BUSY, OSError."""
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        until = time.monotonic() + WAIT_S
+        while not _is_locked(lock):
             if time.monotonic() > until:
-                busy = "another command is changing this profile; wait for it to end"
-                raise ProfileError("PROFILE_BUSY", busy) from None
-        time.sleep(0.02)
+                raise ProfileError("PROFILE_BUSY", "another command is changing this profile; wait for it to end")
+            time.sleep(0.02)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _is_locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def storage_error(error: StorageError | StoreError | OSError) -> ProfileError:

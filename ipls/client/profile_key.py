@@ -17,6 +17,7 @@ import json
 import os
 import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -50,6 +51,8 @@ class Keyring(Protocol):
 
     def get(self, name: str) -> str | None: ...
     def put(self, name: str, secret: str) -> None: ...
+    def delete(self, name: str) -> None:
+        """Nothing, where there is none."""
 
 
 @dataclass(frozen=True)
@@ -155,11 +158,84 @@ def open_key(folder: Path, access: KeyAccess) -> bytes | None:
             return _apps(access)
 
 
+def _present(folder: Path) -> KeyFile:
+    file = KeyFile.read(folder)
+    if file is None:
+        raise not_the_key()
+    return file
+
+
+def _new_passphrase(access: KeyAccess) -> str:
+    passphrase = _asked(access, True)
+    if not passphrase:
+        raise ProfileError("PASSPHRASE_EMPTY", "without a passphrase there is nothing to lock the profile with")
+    return passphrase
+
+
 def _hex(text: str) -> bytes:
     try:
         return bytes.fromhex(text)
     except ValueError:
         raise _locked("the keyring has something else in its key's place") from None
+
+
+def lock_key(folder: Path, access: KeyAccess, key: bytes) -> None:
+    """Have only the passphrase open the profile: the one that it had before, or else a new one, which is asked for.
+
+    `key`: the profile's; where a passphrase seals it already it is not needed. Raises as `change_passphrase`.
+    """
+    file = _present(folder)
+    if not file.sealed:
+        file = file.under(_new_passphrase(access), key)
+    file._replace(kept=Kept.PASSPHRASE, key=b"").write(folder)
+    if access.keyring:  # last, and again where it did not come to that: a profile is never without a key
+        access.keyring.delete(file.id.hex())
+
+
+def unlock_key(folder: Path, access: KeyAccess, to: Kept) -> None:
+    """Have the keyring, or the key's own file, open a profile that took a passphrase, which is kept for the next lock.
+
+    Raises ProfileError PROFILE_LOCKED, PASSPHRASE_WRONG, PROFILE_KEY_LOST, KEYRING_UNAVAILABLE; OSError.
+    """
+    file = _present(folder)
+    key = file.unsealed(_asked(access, False))
+    if to is Kept.KEYRING:
+        _keyring(access).put(file.id.hex(), key.hex())
+    file._replace(kept=to, key=key if to is Kept.FILE else b"").write(folder)
+
+
+def change_passphrase(folder: Path, access: KeyAccess, key: bytes) -> None:
+    """Ask for a new one, which takes the old one's place. Where the keyring has the key that stays so; where its file
+    has it in clear it has not any more.
+
+    Raises ProfileError PASSPHRASE_EMPTY, PROFILE_LOCKED, PROFILE_KEY_LOST, KEYRING_UNAVAILABLE; OSError.
+    """
+    file = _present(folder).under(_new_passphrase(access), key)
+    kept = file.kept if file.kept is Kept.KEYRING else Kept.PASSPHRASE
+    file._replace(kept=kept, key=b"").write(folder)
+
+
+def destroy_key(folder: Path, access: KeyAccess) -> bool:
+    """Leave nothing here by which the profile could be opened; False if a keyring has the key that is not here. Raises
+    ProfileError KEYRING_UNAVAILABLE, OSError: then it is still there."""
+    try:
+        file = KeyFile.read(folder)
+    except ProfileError:  # of a damaged one there is nothing to be known
+        file = None
+    if file and access.keyring:
+        access.keyring.delete(file.id.hex())
+    path = folder / NAME
+    with suppress(FileNotFoundError), path.open("r+b") as stream:
+        stream.write(bytes(path.stat().st_size))  # where the disk writes in place, a key is gone from it
+        os.fsync(stream.fileno())
+        path.unlink()
+    return not file or file.kept is not Kept.KEYRING or access.keyring is not None
+
+
+def kept_by(folder: Path) -> Kept | None:
+    """How the key of the profile in this folder is kept, if one was made. Raises ProfileError PROFILE_KEY_LOST."""
+    file = KeyFile.read(folder)
+    return file.kept if file else None
 
 
 def not_the_key() -> ProfileError:

@@ -132,6 +132,7 @@ EXIT_STATUSES: Mapping[str, int] = {
     # What was typed can't be used.
     "LABEL_INVALID": 2,
     "PROFILE_ABSENT": 2,
+    "PROFILE_EXISTS": 2,
     "ENDPOINTS_INVALID": 2,
     "CODE_EMPTY": 2,
     "PASSPHRASE_EMPTY": 2,

@@ -19,9 +19,13 @@ from tests.environment import BARE, DIES_WITH_US
 
 @pytest.fixture(scope="module")
 def endpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("deployment") / "ipls"
-    deployment.create(folder, "test.ipls", port=0)
-    return folder / "endpoints.json"
+    return deployed(tmp_path_factory.mktemp("deployment"))
+
+
+def deployed(folder: Path) -> Path:
+    """The endpoints of a deployment, none of which serves."""
+    deployment.create(folder / "ipls", "test.ipls", port=0)
+    return folder / "ipls/endpoints.json"
 
 
 @contextmanager
