@@ -108,7 +108,7 @@ _REASONS: Mapping[str, str] = {
     "ipls client vault distrust KEY": "VAULT_TOO_MANY_APPROVERS",
     "show a new link code on the device that has the contacts, where nobody else sees it": """
         LINK_ANSWER_INVALID LINK_CODE_BURNT LINK_HELLO_INVALID LINK_OPENING_INVALID LINK_PACKAGE_INVALID
-        LINK_SLOT_TAKEN""",
+        LINK_SLOT_ABSENT LINK_SLOT_TAKEN""",
     "scan it again, or copy it whole": "CONTACT_CODE_INVALID LINK_CODE_INVALID SAFETY_NUMBER_INVALID",
     "type the six digits that your own new device shows": "LINK_NOT_CONFIRMED SHORT_CODE_WRONG",
     "give the device another name": "DEVICE_NAME_INVALID",

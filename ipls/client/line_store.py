@@ -158,6 +158,29 @@ class LineStore:
 
         await self._retrying(call)
 
+    async def open_link(self, slot: bytes) -> None:
+        """Have a slot for one device that is to be linked, for 10 minutes, in the place of the last one."""
+        body = pb.OpenLinkBody(slot=slot)
+
+        async def call(_: Went) -> None:
+            await self._stub.OpenLink(pb.OpenLinkRequest(call=self._sign("OpenLink", body)), timeout=CALL_S)
+
+        await self._retrying(call)
+
+    async def answer(self, slot: bytes, sealed: bytes) -> None:
+        """Say the answer to the new device's hello."""
+        await self._answer(pb.AnswerBody(slot=slot, answer=sealed))
+
+    async def give_package(self, slot: bytes, sealed: bytes) -> None:
+        """Say the last thing: the package."""
+        await self._answer(pb.AnswerBody(slot=slot, package=sealed))
+
+    async def _answer(self, body: pb.AnswerBody) -> None:
+        async def call(_: Went) -> None:
+            await self._stub.Answer(pb.AnswerRequest(call=self._sign("Answer", body)), timeout=CALL_S)
+
+        await self._retrying(call)
+
     async def _read(self, body: pb.ReadBody) -> LineRead | None:
         async def call(went: Went) -> LineRead | None:
             head, links, commits, size = None, bytearray(), dict[int, Signed](), 0

@@ -58,6 +58,8 @@ METHODS: Mapping[str, Method] = {
     "ipls.contacts.v1.ContactsService/GetManifest": _DOWNLOAD,
     "ipls.contacts.v1.ContactsService/ListRecords": _DOWNLOAD,
     "ipls.contacts.v2.ContactsService/Read": _DOWNLOAD,
+    "ipls.contacts.v2.ContactsService/Answer": Method(272 * KIB),  # a package, with a file of 256 KiB
+    "ipls.contacts.v2.ContactsService/Collect": Method(answer=288 * KIB),
     "ipls.contacts.v2.ContactsService/ListKept": _DOWNLOAD,
     "ipls.contacts.v2.ContactsService/Follow": STANDING,
     "ipls.contacts.v2.ContactsService/Heal": _UPLOAD,

@@ -6,7 +6,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from ipls.contacts.admission import admit, admit_first, check_snapshot, heal
+from ipls.contacts.admission import Caller, admit, admit_first, check_snapshot, heal
 from ipls.contacts.commits import SEED_BYTES, Link, Signed
 from ipls.contacts.sealing import MAX_SNAPSHOT, NAME_BYTES, is_sealed_size, name_of
 from ipls.crypto.encoding import u64
@@ -17,6 +17,7 @@ from ipls.rpc.channel import CHUNK, chunks, cut
 from ipls.rpc.errors import ServiceError
 from ipls.server.contacts.calls import Method, SignedCalls, Upload, check_names, collect
 from ipls.server.contacts.followers import Followers
+from ipls.server.contacts.slots import LinkSlots, Said
 from ipls.store.errors import StoreUnavailable
 from ipls.store.line import Hidden, KeptBlob, KeptLine, LineStore, Place, View
 from ipls.trust.limits import MAX_INT
@@ -35,6 +36,7 @@ class LinesServicer(ContactsServiceServicer):
         self._calls = calls
         self._limits = calls.limits
         self._followers = Followers()
+        self._slots = LinkSlots(now_s)
         self._now_s = now_s
 
     async def Read(self, request: pb.ReadRequest, context: Any) -> AsyncIterator[pb.ReadResponse]:
@@ -236,11 +238,36 @@ class LinesServicer(ContactsServiceServicer):
         """IDENTITY_ONLY."""
         label, method = request.call.label, _method("DeleteAccount")
         async with self._calls.admitted(context, method, request.call, pb.DeleteAccountBody) as (caller, _):
-            if not caller.is_identity:
-                raise ServiceError("IDENTITY_ONLY", "only the account's identity may do this, none of its devices")
+            _check_identity(caller)
             await self._calls.write(label, self._store.delete, label, caller.version, self._calls.now_ms())
         self._followers.announce(label)
         return pb.DeleteAccountResponse()
+
+    async def OpenLink(self, request: pb.OpenLinkRequest, context: Any) -> pb.OpenLinkResponse:
+        """IDENTITY_ONLY, LINK_SLOT_TAKEN, BODY_INVALID."""
+        method = _method("OpenLink")
+        async with self._calls.admitted(context, method, request.call, pb.OpenLinkBody) as (caller, body):
+            _check_identity(caller)
+            self._slots.open(request.call.label, body.slot)
+            return pb.OpenLinkResponse()
+
+    async def PutHello(self, request: pb.PutHelloRequest, context: Any) -> pb.PutHelloResponse:
+        """LINK_SLOT_ABSENT, LINK_SLOT_TAKEN, BODY_INVALID."""
+        kind: Said = "hello" if request.WhichOneof("message") == "hello" else "opening"
+        self._slots.say(request.slot, kind, getattr(request, kind), token=request.token)
+        return pb.PutHelloResponse()
+
+    async def Answer(self, request: pb.AnswerRequest, context: Any) -> pb.AnswerResponse:
+        """IDENTITY_ONLY, LINK_SLOT_ABSENT, LINK_SLOT_TAKEN, BODY_INVALID."""
+        async with self._calls.admitted(context, _method("Answer"), request.call, pb.AnswerBody) as (caller, body):
+            _check_identity(caller)
+            kind: Said = "answer" if body.WhichOneof("message") == "answer" else "package"
+            self._slots.say(body.slot, kind, getattr(body, kind), label=request.call.label)
+            return pb.AnswerResponse()
+
+    async def Collect(self, request: pb.CollectRequest, context: Any) -> pb.CollectResponse:
+        """LINK_SLOT_ABSENT."""
+        return pb.CollectResponse(**await self._slots.collect(request.slot, request.have))
 
     async def _note_damaged(
         self, label: str, names: Sequence[bytes], sizes: Sequence[int], found: Sequence[bytes | None]
@@ -276,6 +303,11 @@ class LinesServicer(ContactsServiceServicer):
         named = [(sealed.name, part) for sealed, part in zip(announced, parts, strict=True)]
         await self._calls.read(label, check_names, named)
         return parts[: len(records)], parts[-1] if snapshot is not None else None
+
+
+def _check_identity(caller: Caller) -> None:
+    if not caller.is_identity:
+        raise ServiceError("IDENTITY_ONLY", "only the account's identity may do this, none of its devices")
 
 
 def _signed(signed: pb.SignedCommit) -> Signed:

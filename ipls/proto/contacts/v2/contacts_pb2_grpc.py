@@ -86,6 +86,26 @@ class ContactsServiceStub:
                 request_serializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.DeleteAccountRequest.SerializeToString,
                 response_deserializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.DeleteAccountResponse.FromString,
                 _registered_method=True)
+        self.OpenLink = channel.unary_unary(
+                '/ipls.contacts.v2.ContactsService/OpenLink',
+                request_serializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.OpenLinkRequest.SerializeToString,
+                response_deserializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.OpenLinkResponse.FromString,
+                _registered_method=True)
+        self.PutHello = channel.unary_unary(
+                '/ipls.contacts.v2.ContactsService/PutHello',
+                request_serializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.PutHelloRequest.SerializeToString,
+                response_deserializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.PutHelloResponse.FromString,
+                _registered_method=True)
+        self.Answer = channel.unary_unary(
+                '/ipls.contacts.v2.ContactsService/Answer',
+                request_serializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.AnswerRequest.SerializeToString,
+                response_deserializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.AnswerResponse.FromString,
+                _registered_method=True)
+        self.Collect = channel.unary_unary(
+                '/ipls.contacts.v2.ContactsService/Collect',
+                request_serializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.CollectRequest.SerializeToString,
+                response_deserializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.CollectResponse.FromString,
+                _registered_method=True)
         self.Have = channel.unary_unary(
                 '/ipls.contacts.v2.ContactsService/Have',
                 request_serializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.HaveRequest.SerializeToString,
@@ -172,6 +192,34 @@ class ContactsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def OpenLink(self, request, context):
+        """A slot for one device that is to be linked, for 10 minutes, in the place of the account's last. Body: OpenLinkBody.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutHello(self, request, context):
+        """What the new device says: its hello, then its opening. Nobody has to sign for it: who knows the slot may.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Answer(self, request, context):
+        """What the old device says: its answer, then the package. Body: AnswerBody.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Collect(self, request, context):
+        """What was said, to who knows the slot, once there is more of it than they have, or after 20 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Have(self, request, context):
         """Which records the store lacks, or hides. Body: HaveBody.
         """
@@ -231,6 +279,26 @@ def add_ContactsServiceServicer_to_server(servicer, server):
                     servicer.DeleteAccount,
                     request_deserializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.DeleteAccountRequest.FromString,
                     response_serializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.DeleteAccountResponse.SerializeToString,
+            ),
+            'OpenLink': grpc.unary_unary_rpc_method_handler(
+                    servicer.OpenLink,
+                    request_deserializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.OpenLinkRequest.FromString,
+                    response_serializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.OpenLinkResponse.SerializeToString,
+            ),
+            'PutHello': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutHello,
+                    request_deserializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.PutHelloRequest.FromString,
+                    response_serializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.PutHelloResponse.SerializeToString,
+            ),
+            'Answer': grpc.unary_unary_rpc_method_handler(
+                    servicer.Answer,
+                    request_deserializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.AnswerRequest.FromString,
+                    response_serializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.AnswerResponse.SerializeToString,
+            ),
+            'Collect': grpc.unary_unary_rpc_method_handler(
+                    servicer.Collect,
+                    request_deserializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.CollectRequest.FromString,
+                    response_serializer=ipls_dot_contacts_dot_v2_dot_contacts__pb2.CollectResponse.SerializeToString,
             ),
             'Have': grpc.unary_unary_rpc_method_handler(
                     servicer.Have,
@@ -510,6 +578,114 @@ class ContactsService:
             '/ipls.contacts.v2.ContactsService/DeleteAccount',
             ipls_dot_contacts_dot_v2_dot_contacts__pb2.DeleteAccountRequest.SerializeToString,
             ipls_dot_contacts_dot_v2_dot_contacts__pb2.DeleteAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OpenLink(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ipls.contacts.v2.ContactsService/OpenLink',
+            ipls_dot_contacts_dot_v2_dot_contacts__pb2.OpenLinkRequest.SerializeToString,
+            ipls_dot_contacts_dot_v2_dot_contacts__pb2.OpenLinkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutHello(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ipls.contacts.v2.ContactsService/PutHello',
+            ipls_dot_contacts_dot_v2_dot_contacts__pb2.PutHelloRequest.SerializeToString,
+            ipls_dot_contacts_dot_v2_dot_contacts__pb2.PutHelloResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Answer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ipls.contacts.v2.ContactsService/Answer',
+            ipls_dot_contacts_dot_v2_dot_contacts__pb2.AnswerRequest.SerializeToString,
+            ipls_dot_contacts_dot_v2_dot_contacts__pb2.AnswerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Collect(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ipls.contacts.v2.ContactsService/Collect',
+            ipls_dot_contacts_dot_v2_dot_contacts__pb2.CollectRequest.SerializeToString,
+            ipls_dot_contacts_dot_v2_dot_contacts__pb2.CollectResponse.FromString,
             options,
             channel_credentials,
             insecure,

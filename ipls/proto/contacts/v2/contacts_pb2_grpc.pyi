@@ -63,6 +63,14 @@ class ContactsServiceStub:
     """All of the account's: what its identity version stored goes, what earlier ones did is kept as what is hidden is.
     Body: DeleteAccountBody.
     """
+    OpenLink: _grpc.UnaryUnaryMultiCallable[_contacts_pb2.OpenLinkRequest, _contacts_pb2.OpenLinkResponse]
+    """A slot for one device that is to be linked, for 10 minutes, in the place of the account's last. Body: OpenLinkBody."""
+    PutHello: _grpc.UnaryUnaryMultiCallable[_contacts_pb2.PutHelloRequest, _contacts_pb2.PutHelloResponse]
+    """What the new device says: its hello, then its opening. Nobody has to sign for it: who knows the slot may."""
+    Answer: _grpc.UnaryUnaryMultiCallable[_contacts_pb2.AnswerRequest, _contacts_pb2.AnswerResponse]
+    """What the old device says: its answer, then the package. Body: AnswerBody."""
+    Collect: _grpc.UnaryUnaryMultiCallable[_contacts_pb2.CollectRequest, _contacts_pb2.CollectResponse]
+    """What was said, to who knows the slot, once there is more of it than they have, or after 20 s."""
     Have: _grpc.UnaryUnaryMultiCallable[_contacts_pb2.HaveRequest, _contacts_pb2.HaveResponse]
     """Which records the store lacks, or hides. Body: HaveBody."""
 
@@ -101,6 +109,14 @@ class ContactsServiceAsyncStub(ContactsServiceStub):
     """All of the account's: what its identity version stored goes, what earlier ones did is kept as what is hidden is.
     Body: DeleteAccountBody.
     """
+    OpenLink: _aio.UnaryUnaryMultiCallable[_contacts_pb2.OpenLinkRequest, _contacts_pb2.OpenLinkResponse]  # type: ignore[assignment]
+    """A slot for one device that is to be linked, for 10 minutes, in the place of the account's last. Body: OpenLinkBody."""
+    PutHello: _aio.UnaryUnaryMultiCallable[_contacts_pb2.PutHelloRequest, _contacts_pb2.PutHelloResponse]  # type: ignore[assignment]
+    """What the new device says: its hello, then its opening. Nobody has to sign for it: who knows the slot may."""
+    Answer: _aio.UnaryUnaryMultiCallable[_contacts_pb2.AnswerRequest, _contacts_pb2.AnswerResponse]  # type: ignore[assignment]
+    """What the old device says: its answer, then the package. Body: AnswerBody."""
+    Collect: _aio.UnaryUnaryMultiCallable[_contacts_pb2.CollectRequest, _contacts_pb2.CollectResponse]  # type: ignore[assignment]
+    """What was said, to who knows the slot, once there is more of it than they have, or after 20 s."""
     Have: _aio.UnaryUnaryMultiCallable[_contacts_pb2.HaveRequest, _contacts_pb2.HaveResponse]  # type: ignore[assignment]
     """Which records the store lacks, or hides. Body: HaveBody."""
 
@@ -196,6 +212,38 @@ class ContactsServiceServicer(metaclass=_abc_1.ABCMeta):
         """All of the account's: what its identity version stored goes, what earlier ones did is kept as what is hidden is.
         Body: DeleteAccountBody.
         """
+
+    @_abc_1.abstractmethod
+    def OpenLink(
+        self,
+        request: _contacts_pb2.OpenLinkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_contacts_pb2.OpenLinkResponse, _abc.Awaitable[_contacts_pb2.OpenLinkResponse]]:
+        """A slot for one device that is to be linked, for 10 minutes, in the place of the account's last. Body: OpenLinkBody."""
+
+    @_abc_1.abstractmethod
+    def PutHello(
+        self,
+        request: _contacts_pb2.PutHelloRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_contacts_pb2.PutHelloResponse, _abc.Awaitable[_contacts_pb2.PutHelloResponse]]:
+        """What the new device says: its hello, then its opening. Nobody has to sign for it: who knows the slot may."""
+
+    @_abc_1.abstractmethod
+    def Answer(
+        self,
+        request: _contacts_pb2.AnswerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_contacts_pb2.AnswerResponse, _abc.Awaitable[_contacts_pb2.AnswerResponse]]:
+        """What the old device says: its answer, then the package. Body: AnswerBody."""
+
+    @_abc_1.abstractmethod
+    def Collect(
+        self,
+        request: _contacts_pb2.CollectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_contacts_pb2.CollectResponse, _abc.Awaitable[_contacts_pb2.CollectResponse]]:
+        """What was said, to who knows the slot, once there is more of it than they have, or after 20 s."""
 
     @_abc_1.abstractmethod
     def Have(
