@@ -29,28 +29,36 @@ def deployed(folder: Path) -> Path:
 
 
 @contextmanager
-def secret_service(home: Path) -> Iterator[dict[str, str]]:
-    """The environment of a desktop that a person is logged in to, and whose keyring is unlocked."""
+def session(home: Path) -> Iterator[dict[str, str]]:
+    """The environment of a person who is logged in, but for a display: a bus, and no keyring that is unlocked."""
     home.mkdir(exist_ok=True)
     home.chmod(0o700)
     environment = BARE | {"HOME": str(home), "XDG_RUNTIME_DIR": str(home), "XDG_DATA_HOME": str(home / "data")}
     bus = [*DIES_WITH_US, "dbus-daemon", "--session", "--nofork", "--print-address"]
-    with subprocess.Popen(bus, env=environment, stdout=subprocess.PIPE, text=True) as daemon:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(bus, env=environment, text=True, **pipes) as daemon:
         assert daemon.stdout
-        environment["DBUS_SESSION_BUS_ADDRESS"] = daemon.stdout.readline().strip()
-        keyring = [*DIES_WITH_US, "gnome-keyring-daemon", "--foreground", "--components=secrets", "--unlock"]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        with subprocess.Popen(keyring, env=environment, text=True, **pipes) as service:
-            assert service.stdin
-            service.stdin.write("login")
-            service.stdin.close()
-            assert service.stdout
-            service.stdout.readline()
-            try:
-                yield environment
-            finally:
-                service.terminate()
-                daemon.terminate()
+        try:
+            yield environment | {"DBUS_SESSION_BUS_ADDRESS": daemon.stdout.readline().strip()}
+        finally:
+            daemon.terminate()
+
+
+@contextmanager
+def secret_service(home: Path) -> Iterator[dict[str, str]]:
+    """That of a desktop, whose keyring the login has unlocked."""
+    keyring = [*DIES_WITH_US, "gnome-keyring-daemon", "--foreground", "--components=secrets", "--unlock"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with session(home) as environment, subprocess.Popen(keyring, env=environment, text=True, **pipes) as service:
+        assert service.stdin
+        service.stdin.write("login")
+        service.stdin.close()
+        assert service.stdout
+        service.stdout.readline()
+        try:
+            yield environment
+        finally:
+            service.terminate()
 
 
 @pytest.fixture
@@ -67,9 +75,9 @@ class Person:
         self.folder = home / "profiles/default"
         (home / "book.vcf").write_bytes(book(3))
 
-    def makes_it(self, environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
+    def makes_it(self, environment: Mapping[str, str], status: int = 0) -> "subprocess.CompletedProcess[str]":
         made = self._ipls(environment, "import", self.home / "book.vcf", "--endpoints", self._endpoints)
-        assert made.returncode == 0
+        assert made.returncode == status
         return made
 
     def lists(self, environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
@@ -105,6 +113,13 @@ def test_the_keyring_of_a_desktop_keeps_the_key(person: Person, desktop: dict[st
     with secret_service(tmp_path / "another") as anothers:
         assert is_refused(person.lists(anothers), "PROFILE_LOCKED")
     assert shows_all(person.lists(desktop))
+
+
+def test_a_keyring_that_nobody_unlocks_is_refused_and_no_key_is_kept_elsewhere(person: Person, tmp_path: Path) -> None:
+    with session(tmp_path / "desktop") as desktop:  # which starts the keyring; its prompt finds no display
+        making = person.makes_it(desktop, status=1)
+    assert is_refused(making, "KEYRING_UNAVAILABLE")
+    assert not (person.folder / "key.json").exists()
 
 
 def test_a_passphrases_file_is_enough_and_a_wrong_one_loses_nothing(person: Person) -> None:
