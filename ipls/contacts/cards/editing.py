@@ -87,6 +87,14 @@ def replace_card(card: bytes, edited: bytes, country: str | None) -> bytes:
     return parts[0].data if merged.lost else merged.card
 
 
+def with_uid(card: bytes, uid: str) -> bytes:
+    """The card under another UID. Raises CardError CARD_EDIT_REFUSED."""
+    lines = [line for line in card_lines(card) if line.name == "UID"]
+    new = write_property("UID", [uid], old=keeps_folded_blanks(card))
+    changes = {line.start: b"" if at else new for at, line in enumerate(lines)}
+    return write_lines(card, changes, [] if lines else [new])
+
+
 def write_property(name: str, parts: Sequence[str], header: bytes = b"", *, old: bool) -> bytes:
     """A property's line, with CR LF where it is folded, at 75 bytes and not inside a letter. `parts`: of a structured
     value, or the one of a plain one. Of the parameters in `header` those stay that say nothing of the encoding. `old`:

@@ -1,7 +1,9 @@
 """What is shown of a card, and what it is found by. No card is refused for what can't be read of it."""
 
 import re
+import unicodedata
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -50,6 +52,27 @@ def read_card(card: bytes) -> Contact:
     others = dict.fromkeys((*names, *texts("TITLE"), *texts("ROLE"), *texts("NOTE")))
     kinds = {kind.casefold() for each in ("KIND", "X-ADDRESSBOOKSERVER-KIND") for kind in texts(each)}
     return Contact(name, numbers, emails, tuple(text for text in others if text != name), "group" in kinds)
+
+
+class Person(NamedTuple):
+    """Whom a card is of, for a program: its UID ("" if it has none), and all it says in FN and N."""
+
+    uid: str
+    names: tuple[str, ...]
+
+
+def read_person(card: bytes) -> Person:
+    """Reads these alone."""
+    uid, names = "", []
+    for line in card_lines(card):
+        if line.name in ("UID", "FN", "N"):
+            with suppress(ValueError):  # base64 that is none
+                text = unicodedata.normalize("NFC", unescape(value_text(line))).strip()
+                if line.name != "UID":
+                    names.append(f"{line.name}:{text}")
+                elif not uid:
+                    uid = text
+    return Person(uid, tuple(names))
 
 
 def one_line(text: str) -> str:
