@@ -77,7 +77,7 @@ _REASONS: Mapping[str, str] = {
     "give the number as + and 1 to 15 digits": "LABEL_INVALID",
     "make room on the disk; a damaged profile is made anew:"
     " ipls client register NUMBER --profile NEW, then ipls client restore": "PROFILE_STORAGE",
-    "ipls client contacts export FILE saves what can be read; then ipls client register NUMBER --profile NEW and"
+    "ipls client contacts export FILE, if that still goes; then ipls client register NUMBER --profile NEW and"
     " ipls client restore": "PROFILE_DAMAGED",
     "put the profile's own key.json back; without it: ipls client register NUMBER --profile NEW, then ipls client"
     " restore": "PROFILE_KEY_LOST",
