@@ -83,13 +83,13 @@ async def journeys(folder: Path) -> None:
         number = f"+1555{count:07}"
         async with device(f"old{count}") as phone:
             await timed(f"register, one epoch ({count:,} contacts next)", partial(phone.register, number, source))
-            phone.import_cards(book.read_bytes())
+            phone.address_book.import_cards(book.read_bytes())
             await timed(f"store {count:,} contacts", phone.store)
-            cards = phone.cards()
+            cards = phone.address_book.cards()
         async with device(f"new{count}") as phone:
             await phone.register(number, source)
             await timed(f"restore {count:,} contacts, key rotation included", phone.restore)
-            assert sorted(phone.cards()) == sorted(cards)
+            assert sorted(phone.address_book.cards()) == sorted(cards)
             await retrieves(phone)
 
 

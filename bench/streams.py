@@ -198,7 +198,7 @@ async def run(folder: Path, streams: int) -> None:
 
     async with Device.open(folder / "profiles/honest", folder / "endpoints.json") as phone:
         await phone.register(LABEL, code_from(folder / "data/registration.outbox"))
-        phone.import_cards(b"BEGIN:VCARD\r\nVERSION:4.0\r\nFN:A\r\nEND:VCARD\r\n")
+        phone.address_book.import_cards(b"BEGIN:VCARD\r\nVERSION:4.0\r\nFN:A\r\nEND:VCARD\r\n")
         await phone.store()
         works: dict[str, Work] = {
             "directory": partial(phone.lookup, LABEL),

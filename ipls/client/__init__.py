@@ -3,8 +3,9 @@
 docs/library.md has an example. Every exception is a ClientError or, of a card, `ipls.contacts.CardError`.
 """
 
+from ipls.client.address_book import AddressBook, Duplicate, Listed, Undone
 from ipls.client.approvals import Approval, ApprovalRequest, parse_approver
-from ipls.client.device import Device, Imported, Listed, Status
+from ipls.client.device import Device, Status
 from ipls.client.errors import ClientError, ProfileError, RefusedError, TryLaterError
 from ipls.client.events import (
     AccessEntry,
@@ -20,6 +21,7 @@ from ipls.client.events import (
     TrustRootFollowed,
     VaultAccepted,
 )
+from ipls.client.importing import Imported
 from ipls.client.profile import Account, KnownVersion
 from ipls.client.profile_key import Kept, KeyAccess, Keyring
 from ipls.client.profiles import (
@@ -37,11 +39,13 @@ from ipls.client.sync import Restored, Stored
 __all__ = [
     "AccessEntry",
     "Account",
+    "AddressBook",
     "Approval",
     "ApprovalRequest",
     "ClientError",
     "CodeSource",
     "Device",
+    "Duplicate",
     "Event",
     "EvidenceMet",
     "FrameSent",
@@ -65,6 +69,7 @@ __all__ = [
     "Stored",
     "TrustRootFollowed",
     "TryLaterError",
+    "Undone",
     "VaultAccepted",
     "change_profile_passphrase",
     "list_profiles",

@@ -12,6 +12,7 @@ from cryptography.x509 import load_pem_x509_certificates
 
 from ipls.address import parse_address
 from ipls.akd import Version
+from ipls.client.address_book import AddressBook
 from ipls.client.approvals import Approval, ApprovalRequest
 from ipls.client.calls import RETRY_FOR_S
 from ipls.client.contact_store import ContactStore
@@ -21,7 +22,6 @@ from ipls.client.events import AccessEntry, IdentityChange, Report, silent
 from ipls.client.profile import (
     Account,
     ApproverKey,
-    Contact,
     KnownVersion,
     Pinned,
     Profile,
@@ -34,12 +34,10 @@ from ipls.client.profile import (
 )
 from ipls.client.profile_key import IN_FILE, KeyAccess
 from ipls.client.registration import CodeSource, Registrar
-from ipls.client.rows import Unreadable
 from ipls.client.sync import Restored, Stored, Sync
 from ipls.client.trust import TrustRoots
 from ipls.client.vault import Vault, VaultSession
 from ipls.clock import system_now_ms
-from ipls.contacts.cards import Card, Skipped, join_cards, read_card, split_cards
 from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import public_key
 from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceStub
@@ -53,25 +51,6 @@ from ipls.trust.identity import check_label
 from ipls.trust.root import TrustRoot, parse_trust_root
 
 SERVICES = ("directory", "registration", "vault", "contacts")
-
-
-class Imported(NamedTuple):
-    """`added` cards of a file; `known` were here already, byte for byte; `skipped` are none, with line and reason."""
-
-    added: int
-    known: int
-    skipped: list[Skipped]
-
-
-class Listed(NamedTuple):
-    """A contact as it is shown. `id` is 32 hex digits; `stored`: the newest manifest that was sent names it. Of one
-    that is damaged here (`unreadable`) there is nothing but an id of its own, and every search finds it."""
-
-    id: str
-    name: str
-    numbers: tuple[str, ...]
-    stored: bool
-    unreadable: bool = False
 
 
 class Status(NamedTuple):
@@ -350,51 +329,10 @@ class Device:
             self._profile.put(key)
         return key.seed
 
-    def import_cards(self, data: bytes) -> Imported:
-        """Add the cards of an exported address book, all or none; they are stored by the next `store`."""
-        known = {contact.card for contact in self._profile.contacts()}
-        cards: list[bytes] = []
-        skipped: list[Skipped] = []
-        for part in split_cards(data):
-            if isinstance(part, Card):
-                cards.append(part.data)
-            else:
-                skipped.append(part)
-        added = [Contact(os.urandom(16), card, 0, b"") for card in cards if card not in known]
-        with self._profile.transaction():
-            self._profile.put_contacts(added)
-        return Imported(len(added), len(cards) - len(added), skipped)
-
-    def contacts(self, text: str = "") -> list[Listed]:
-        """Contacts whose name or number has `text` in it, whatever its case and the number's spacing; all for ""."""
-        wanted, digits = text.casefold(), _digits(text)
-        found = []
-        for contact in self._profile.all_contacts():
-            if isinstance(contact, Unreadable):
-                found.append(Listed(contact.key.hex(), "", (), stored=False, unreadable=True))
-                continue
-            name, numbers = read_card(contact.card)[:2]
-            in_number = digits and digits == wanted.replace(" ", "") and any(digits in _digits(n) for n in numbers)
-            if wanted in name.casefold() or in_number:
-                found.append(Listed(contact.id.hex(), name, numbers, contact.generation > 0))
-        return found
-
-    def card(self, id: str) -> bytes:
-        """The card whose id begins with these hex digits. Raises ProfileError CONTACT_UNKNOWN, CONTACT_AMBIGUOUS."""
-        found = [contact.card for contact in self._profile.contacts() if contact.id.hex().startswith(id.lower())]
-        if not found:
-            raise ProfileError("CONTACT_UNKNOWN", "no contact has this id")
-        if len(found) > 1:
-            raise ProfileError("CONTACT_AMBIGUOUS", "several contacts' ids begin so; give more digits")
-        return found[0]
-
-    def cards(self) -> list[bytes]:
-        """All cards, byte for byte as they were imported."""
-        return [contact.card for contact in self._profile.contacts()]
-
-    def export(self) -> bytes:
-        """All cards as one address book."""
-        return join_cards(self.cards())
+    @property
+    def address_book(self) -> AddressBook:
+        """The contacts, for people: local, and sent by the next `store`."""
+        return AddressBook(self._profile, self._now_ms)
 
     @property
     def head(self) -> SignedHead | None:
@@ -510,7 +448,3 @@ def _read_endpoints(path: Path) -> Pinned:
     except VerificationError as error:
         raise ProfileError(error.reason, f"{endpoints['trust_root']}: {error.message}") from error
     return Pinned(trust_root, ca, json.dumps(addresses))
-
-
-def _digits(text: str) -> str:
-    return "".join(c for c in text if c.isdigit() or c == "+")

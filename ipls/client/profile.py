@@ -116,6 +116,31 @@ class Contact(NamedTuple):
     digest: bytes
 
 
+class ImportedCard(NamedTuple):
+    """What an import gave a contact: `key` names its card in any file, `digest` is the SHA-256 of what was imported,
+    `card` that itself, empty while the contact still has it. It outlives the contact."""
+
+    key: bytes
+    id: bytes
+    digest: bytes
+    card: bytes
+
+
+class Step(NamedTuple):
+    """What a person did to contacts, and what takes it back (`ipls.client.address_book`)."""
+
+    number: int
+    ms: int
+    what: str
+    changes: bytes
+
+
+class Apart(NamedTuple):
+    """Two contacts that a person said are two people: their ids, the lower one first."""
+
+    pair: bytes
+
+
 class Progress(NamedTuple):
     """`head`: the highest seen, encoded. `rotate`: a new contact key is due. `tidy`: what it replaced is to go."""
 
@@ -208,7 +233,13 @@ LEAVES = Table("leaf", Leaf, "version")
 USES = Table("key_use", KeyUse, "number")
 CONTACT_KEYS = Table("contact_key", ContactKey, "generation")
 CONTACTS = Table("contact", Contact, "id")
-TABLES: list[Table[Any]] = [*_SINGLES.values(), TRUST_ROOTS, VERSIONS, LEAVES, USES, CONTACT_KEYS, CONTACTS]
+IMPORTED = Table("imported", ImportedCard, "key")
+STEPS = Table("step", Step, "number")
+APART = Table("apart", Apart, "pair")
+TABLES: list[Table[Any]] = [
+    *_SINGLES.values(),
+    *(TRUST_ROOTS, VERSIONS, LEAVES, USES, CONTACT_KEYS, CONTACTS, IMPORTED, STEPS, APART),
+]
 """A new one goes to the end (`ipls.client.rows`)."""
 
 _SCHEMA = Schema("a client's profile", schema(TABLES), frozenset({"single", "contact_key", "contact"}), version=2)
@@ -389,6 +420,42 @@ class Profile:
     def put_contacts(self, contacts: Iterable[Contact]) -> None:
         """Add contacts, or rewrite those whose id is there."""
         self._rows.put_many(CONTACTS, contacts)
+
+    def remove_contacts(self, ids: Iterable[bytes]) -> None:
+        """Take contacts out."""
+        self._rows.delete(CONTACTS, ids)
+
+    def imported(self) -> list[ImportedCard]:
+        """What was imported, as far as it can be read: the rest is not known any more."""
+        return [row for row in self._rows.iterate(IMPORTED) if not isinstance(row, Unreadable)]
+
+    def put_imported(self, rows: Iterable[ImportedCard]) -> None:
+        """Remember what was imported."""
+        self._rows.put_many(IMPORTED, rows)
+
+    def remove_imported(self, keys: Iterable[bytes]) -> None:
+        """Forget it."""
+        self._rows.delete(IMPORTED, keys)
+
+    def steps(self) -> list[Step]:
+        """What can be taken back, oldest first, as far as it can be read."""
+        return sorted(row for row in self._rows.iterate(STEPS) if not isinstance(row, Unreadable))
+
+    def put_step(self, step: Step) -> None:
+        """Remember one."""
+        self._rows.put(STEPS, step)
+
+    def remove_steps(self, numbers: Iterable[int]) -> None:
+        """Forget steps."""
+        self._rows.delete(STEPS, numbers)
+
+    def apart(self) -> set[bytes]:
+        """The pairs who are two people."""
+        return {row.pair for row in self._rows.iterate(APART) if not isinstance(row, Unreadable)}
+
+    def put_apart(self, pair: Apart) -> None:
+        """Remember that two are."""
+        self._rows.put(APART, pair)
 
 
 def _open(

@@ -16,6 +16,7 @@ from ipls.client.line_store import MAX_RECORDS, batches
 from ipls.client.profile import Contact, ContactKey, ManifestSeen, Profile, Swap
 from ipls.client.vault import Vault, VaultSession
 from ipls.contacts import records
+from ipls.contacts.cards.large import without_largest
 from ipls.proto.vault.v1.vault_pb2 import ListAnswer
 
 
@@ -252,7 +253,9 @@ class Sync:
 
     def _sealed(self, key: ContactKey, contacts: Iterable[Contact]) -> Iterator[tuple[RecordKey, bytes]]:
         for contact in contacts:
-            data = records.seal_record(key.contact_key, self._account.label, key.generation, contact.id, contact.card)
+            # What the store can't take of a card stays in this profile alone; the import said so.
+            card = without_largest(contact.card, records.MAX_CARD)
+            data = records.seal_record(key.contact_key, self._account.label, key.generation, contact.id, card)
             yield RecordKey(key.generation, contact.id, records.digest(data)), data
 
     async def _pull_records(self, held: _Held) -> int:

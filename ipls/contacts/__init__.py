@@ -1,5 +1,6 @@
 """Contacts as the device has them and as the store gets them: cards, envelopes, sealed records, the manifest. Pure."""
 
+from ipls.contacts.cards.editing import Changes
 from ipls.contacts.cards.lines import Card, Skipped, join_cards, split_cards
 from ipls.contacts.cards.numbers import country_of
 from ipls.contacts.cards.reading import Contact, read_card
@@ -28,6 +29,7 @@ __all__ = [
     "MAX_MANIFEST",
     "Card",
     "CardError",
+    "Changes",
     "Conflict",
     "Contact",
     "ContactCode",

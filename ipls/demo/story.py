@@ -86,11 +86,11 @@ class Story:
         async with self._device("phone") as phone:
             await phone.register(NUMBER, code_from(self._folder / "data/registration.outbox"))
             self._reporter.chapter("It encrypts its address book; the contact key goes into the HSM token")
-            imported = phone.import_cards(self._source)
-            for skipped in imported.skipped:
-                say(f"line {skipped.line}: skipped, {skipped.reason}")
-            self._skipped = len(imported.skipped)
-            self._cards = phone.cards()
+            (imported,) = phone.address_book.import_cards(self._source)
+            for bad in imported.bad:
+                say(f"line {bad.line}: skipped, {bad.reason}")
+            self._skipped = len(imported.bad)
+            self._cards = phone.address_book.cards()
             say(f"{len(self._cards)} cards read, {self._skipped} skipped")
             if not self._cards:
                 say("! no card found; is it an exported address book (.vcf)?")
@@ -112,7 +112,7 @@ class Story:
             self._reporter.chapter("It restores: vault session, key, manifest, records, all checked; then a new key")
             self._frames.clear()
             restored = await phone.restore()
-            self._restored = phone.cards()
+            self._restored = phone.address_book.cards()
             say(f"{restored.contacts} contacts back, key rotated to generation {restored.generation}")
         return head
 

@@ -78,7 +78,7 @@ async def test_a_manifest_rolled_back_is_seen_by_a_device_that_saw_a_later_one(w
         old = store.manifest(label)
         old_records = [(key, store.read(label, [key])) for key, _ in store.page(label, after=None, limit=10)]
     async with world.device(profile) as device:
-        device.import_cards(book(5))
+        device.address_book.import_cards(book(5))
         await device.store()
     assert old is not None
     replace_manifest(world, label, old)
@@ -88,7 +88,7 @@ async def test_a_manifest_rolled_back_is_seen_by_a_device_that_saw_a_later_one(w
         for journey in (device.store, device.restore):
             with refused("MANIFEST_ROLLED_BACK"):
                 await journey()
-        assert len(device.cards()) == 5
+        assert len(device.address_book.cards()) == 5
     # A new phone has seen no manifest: it can't tell, and gets the old list.
     new = await world.registered(label)
     async with world.device(new) as device:
@@ -106,13 +106,13 @@ async def test_two_manifests_of_one_version_are_seen_by_a_device_that_saw_one_of
     for phone, cards in ((profile, book(4)), (copy, book(5))):
         replace_manifest(world, label, first)
         async with world.device(phone) as device:
-            device.import_cards(cards)
+            device.address_book.import_cards(cards)
             assert (await device.store()).version == 2
     async with world.device(profile) as device:
         for journey in (device.store, device.restore):
             with refused("MANIFEST_FORK"):
                 await journey()
-        assert len(device.cards()) == 4
+        assert len(device.address_book.cards()) == 4
 
 
 async def test_a_manifest_withheld_is_missed_by_the_device_that_wrote_it(world: Deployment) -> None:
@@ -158,7 +158,7 @@ async def test_a_key_that_the_vault_does_not_give_back_seals_nothing(
         async with world.device(profile) as device:
             with refused("KEY_READ_BACK"):
                 await device.restore()  # what was there comes back; the rotation after it does not go on
-            assert (len(device.cards()), device.status().unfinished) == (3, True)
+            assert (len(device.address_book.cards()), device.status().unfinished) == (3, True)
     with world.contacts_database() as store:
         assert {key.generation for key, _ in store.page(label, after=None, limit=100)} == {1}
     await world.restores(label, book(3))
@@ -225,4 +225,4 @@ async def restore_refused(world: Deployment, label: str, reason: str) -> None:
     async with world.device(profile) as device:
         with refused(reason):
             await device.restore()
-        assert device.cards() == []
+        assert device.address_book.cards() == []

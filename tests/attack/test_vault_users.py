@@ -119,7 +119,7 @@ class Parted:
         await until_serving(config.vault.listen, config.vault.tls.ca)
         async with self.deployment.device(number) as phone:
             await self.deployment.register(phone, number)
-            phone.import_cards(book(1))
+            phone.address_book.import_cards(book(1))
             await phone.store()
 
 

@@ -168,14 +168,14 @@ def test_contacts_in_and_out_without_a_server(folder: Path, tmp_path: Path) -> N
     endpoints = ("--endpoints", folder / "endpoints.json")
     imported = ipls("client", "contacts", "import", book, *endpoints, *where, "--json")
     assert imported.returncode == 0, imported.stderr
-    assert json.loads(imported.stdout)["added"] == 2
-    assert [skipped["line"] for skipped in json.loads(imported.stdout)["skipped"]] == [11]
-    assert f"{book}:11: skipped" in imported.stderr
+    assert json.loads(imported.stdout)["new"] == 2
+    assert [bad["line"] for bad in json.loads(imported.stdout)["bad"]] == [11]
+    assert f"{book}:11: bad" in imported.stderr
     listed = ipls("client", "contacts", "list", *where, "--json").stdout.splitlines()
     assert [json.loads(line)["name"] for line in listed] == ["Ana Muñoz", "Bo"]
     found = json.loads(ipls("client", "contacts", "find", "600 111", *where, "--json").stdout)
     assert found["numbers"] == ["+34 600 111 222"]
-    assert "FN:Ana" in ipls("client", "contacts", "show", found["id"][:8], *where).stdout
+    assert "FN:Ana" in ipls("client", "contacts", "show", found["id"][:8], "--raw", *where).stdout
     out = tmp_path / "out.vcf"
     exported = ipls("client", "contacts", "export", out, *where)
     assert (exported.returncode, exported.stdout) == (0, "")
@@ -199,12 +199,12 @@ def home(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, P
 
 def test_an_export_over_a_file_that_others_read_is_read_by_them_no_more(home: tuple[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "out.vcf"
-    out.write_bytes(b"an older book")
+    out.write_bytes(b"begin:vcard, an older book")
     out.chmod(0o644)
     (tmp_path / "link.vcf").symlink_to(out)
     with out.open("rb") as reader:
         assert ipls("client", "contacts", "export", tmp_path / "link.vcf", *home).returncode == 0
-        assert reader.read() == b"an older book"  # who had it open sees nothing of the new one
+        assert reader.read() == b"begin:vcard, an older book"  # who had it open sees nothing of the new one
     assert (tmp_path / "link.vcf").is_symlink()
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
     assert out.read_bytes().startswith(b"BEGIN:VCARD")

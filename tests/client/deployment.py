@@ -146,7 +146,7 @@ class Deployment:
         """A new phone that holds the number and has stored these cards."""
         profile = await self.registered(label)
         async with self.device(profile) as device:
-            device.import_cards(cards)
+            device.address_book.import_cards(cards)
             await device.store()
         return profile
 
@@ -155,7 +155,7 @@ class Deployment:
         profile = await self.registered(label)
         async with self.device(profile) as device:
             await device.restore()
-            assert sorted(device.cards()) == sorted(cards_of(cards))
+            assert sorted(device.address_book.cards()) == sorted(cards_of(cards))
 
     async def cut_off(self, profile: Path, journey: Callable[[Device], object], step: str) -> bool:
         """Run the journey and crash right after the step; whether it came to it."""

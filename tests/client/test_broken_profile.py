@@ -33,15 +33,15 @@ async def test_what_the_disk_refuses_is_a_profile_error_and_changes_nothing(worl
 
     def import_onto_full_disk(device: Device) -> None:
         with nothing_is_written():
-            device.import_cards(book(4))
+            device.address_book.import_cards(book(4))
 
     async with world.device(profile) as device:
-        device.import_cards(book(2))
+        device.address_book.import_cards(book(2))
     with pytest.raises(ProfileError, check=lambda error: error.reason == "PROFILE_STORAGE"):
         async with world.device(profile) as device:
             import_onto_full_disk(device)
     async with world.device(profile) as device:
-        assert len(device.cards()) == 2
+        assert len(device.address_book.cards()) == 2
 
 
 def test_endpoints_with_a_ca_that_is_none_are_refused(world: Deployment, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ async def test_what_can_not_be_opened_is_let_go_of(world: Deployment, name: str)
                 pass
     (profile / name).rmdir()
     async with world.device(profile) as device:
-        assert device.cards() == []
+        assert device.address_book.cards() == []
 
 
 async def test_a_profile_that_has_no_place_is_refused(world: Deployment) -> None:

@@ -46,11 +46,11 @@ async def test_a_lost_phone_is_restored_on_another(world: Deployment) -> None:
     async with world.device(new, events.append) as device:
         restored = await device.restore()
         assert (restored.contacts, restored.fetched, restored.generation, restored.rotated) == (50, 50, 2, True)
-        restored_cards = device.cards()
-        assert [item.name for item in device.contacts("person 7")] == ["Person 7"]
+        restored_cards = device.address_book.cards()
+        assert device.address_book.find("person 7")[0].name == "Person 7"
     async with world.device(old) as device:
-        assert sorted(device.cards()) == sorted(restored_cards)
-        assert sorted(device.export().split(b"END:VCARD\r\n")) == sorted(cards.split(b"END:VCARD\r\n"))
+        assert sorted(device.address_book.cards()) == sorted(restored_cards)
+        assert sorted(device.address_book.export().split(b"END:VCARD\r\n")) == sorted(cards.split(b"END:VCARD\r\n"))
     kinds = {type(event) for event in events}
     assert {HeadChecked, HistoryChecked, VaultAccepted} <= kinds
     assert [(e.version, e.origin) for e in events if isinstance(e, IdentityChange)] == [(1, "earlier"), (2, "own")]
@@ -78,12 +78,12 @@ async def test_a_contact_that_is_damaged_here_is_shown_as_that_and_brought_back_
     with closing(sqlite3.connect(profile / "profile.db")) as db, db:
         db.execute("UPDATE contact SET sealed = zeroblob(length(sealed)) WHERE number = 2")
     async with world.device(profile) as device:
-        assert [contact.unreadable for contact in device.contacts()] == [False, True, False, False, False]
-        assert [contact.name for contact in device.contacts("Person 3")] == ["", "Person 3"]
-        assert (device.status().contacts, device.status().unreadable, len(device.cards())) == (4, 1, 4)
-        device.import_cards(book(1, "More"))
+        assert [contact.unreadable for contact in device.address_book.contacts()] == [False] * 4 + [True]
+        assert [contact.name for contact in device.address_book.find("Person 3")] == ["Person 3", ""]
+        assert (device.status().contacts, device.status().unreadable, len(device.address_book.cards())) == (4, 1, 4)
+        device.address_book.import_cards(book(1, "More"))
         assert (await device.store()).contacts == 6
-        assert [contact.name for contact in device.contacts("Person")] == [f"Person {n}" for n in range(5)]
+        assert [contact.name for contact in device.address_book.find("Person")] == [f"Person {n}" for n in range(5)]
         assert device.status().unreadable == 0
     await world.restores(label, cards + book(1, "More"))
 
@@ -117,7 +117,7 @@ async def test_keys_that_are_let_go_come_back_to_nobody_and_the_next_store_begin
     async with world.device(profile) as device:
         await device.delete_keys()
         assert (await device.vault_settings()).generations == []
-        assert len(device.cards()) == 3
+        assert len(device.address_book.cards()) == 3
         assert (await device.store()).generation == 2
     await world.restores(label, cards)
     async with world.device(await world.registered(label)) as device:
@@ -171,7 +171,7 @@ async def test_a_store_cut_off_goes_on(world: Deployment, step: str) -> None:
     label, cards = world.label(), book(5)
     profile = await world.registered(label)
     async with world.device(profile) as device:
-        device.import_cards(cards)
+        device.address_book.import_cards(cards)
     assert await world.cut_off(profile, Device.store, step)
     async with world.device(profile) as device:
         stored = await device.store()
@@ -196,7 +196,7 @@ async def test_a_restore_cut_off_goes_on(
                 await again(device)
             return
         await again(device)
-        assert sorted(device.cards()) == sorted(cards_of(cards))
+        assert sorted(device.address_book.cards()) == sorted(cards_of(cards))
         status = device.status()
         assert (status.generation, status.unsent, status.unfinished) == (2, 0, False)
     with world.contacts_database() as store:
@@ -283,7 +283,7 @@ async def test_only_what_changed_is_written_again(world: Deployment) -> None:
     label = world.label()
     profile = await world.stored(label, book(10))
     async with world.device(profile) as device:
-        assert device.import_cards(book(12)) == (2, 10, [])
+        assert device.address_book.import_cards(book(12))[0][:3] == (2, 0, 10)
         assert device.status().unsent == 2
         assert await device.store() == (12, 2, 1, 2)
         assert await device.store() == (12, 0, 1, 2)
@@ -295,7 +295,7 @@ async def test_what_a_new_phone_had_before_the_restore_is_kept(world: Deployment
     await world.stored(label, book(3))
     profile = await world.registered(label)
     async with world.device(profile) as device:
-        device.import_cards(book(2, "New"))
+        device.address_book.import_cards(book(2, "New"))
         with refused("RESTORE_FIRST", ProfileError):
             await device.store()
         await device.restore()
@@ -328,13 +328,13 @@ async def test_a_contact_store_killed_at_any_moment_loses_nothing(world: Deploym
 
     profile = await world.registered(label)
     async with world.device(profile, report) as device:
-        device.import_cards(cards)
+        device.address_book.import_cards(cards)
         await device.store()
     steps = itertools.count()
     profile = await world.registered(label)
     async with world.device(profile, report) as device:
         assert (await device.restore()).rotated
-        assert sorted(device.cards()) == sorted(cards_of(cards))
+        assert sorted(device.address_book.cards()) == sorted(cards_of(cards))
         assert not device.status().unfinished
     await world.restores(label, cards)
 
@@ -369,17 +369,17 @@ async def test_a_profile_keeps_to_its_trust_root(world: Deployment, tmp_path: Pa
 
 async def test_contacts_are_found_and_shown(world: Deployment) -> None:
     async with world.device(world.profile()) as device:
-        imported = device.import_cards(book(3) + b"BEGIN:VCARD\r\nFN:cut off")
-        assert (imported.added, len(imported.skipped)) == (3, 1)
-        everybody = device.contacts()
+        (imported,) = device.address_book.import_cards(book(3) + b"BEGIN:VCARD\r\nFN:cut off")
+        assert (imported.new, len(imported.bad)) == (3, 1)
+        everybody = device.address_book.contacts()
         assert [contact.name for contact in everybody] == ["Person 0", "Person 1", "Person 2"]
-        assert device.contacts("pErSoN 1") == device.contacts("5550001") == [everybody[1]]
-        assert device.contacts("nobody") == []
-        assert device.card(everybody[2].id[:8]) == cards_of(book(3))[2]
+        assert device.address_book.find("pErSoN 1") == device.address_book.find("5550001") == [everybody[1]]
+        assert device.address_book.find("nobody") == []
+        assert device.address_book.card(everybody[2].id[:8]) == cards_of(book(3))[2]
         with refused("CONTACT_UNKNOWN", ProfileError):
-            device.card("zz")
+            device.address_book.card("zz")
         with refused("CONTACT_AMBIGUOUS", ProfileError):
-            device.card("")
+            device.address_book.card("")
         with refused("NOT_REGISTERED", ProfileError):
             await device.store()
 

@@ -48,7 +48,7 @@ async def test_devices_follow_a_new_version_and_go_on_under_it(world: Deployment
     events: list[Event] = []
     async with world.device(profile, events.append) as device:
         assert device.status().trust_root == 1
-        device.import_cards(book(2, "Friend"))
+        device.address_book.import_cards(book(2, "Friend"))
         assert (await device.store()).contacts == 7
         assert device.status().trust_root == 2
     # It is followed before anything is believed, and said once.
@@ -69,4 +69,4 @@ async def test_devices_follow_a_new_version_and_go_on_under_it(world: Deployment
         assert (device.status().trust_root, len(await device.monitor())) == (2, 1)
     async with world.device(await world.registered(label)) as device:
         await device.restore()
-        assert len(device.cards()) == 7
+        assert len(device.address_book.cards()) == 7

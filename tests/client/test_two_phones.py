@@ -51,7 +51,7 @@ async def test_a_manifest_that_another_phone_overtook_is_in_nobodys_way(world: D
     label, first = world.label(), world.profile()
     async with world.device(first) as device:
         await device.register(label, world.code)
-        device.import_cards(book(2, "First"))
+        device.address_book.import_cards(book(2, "First"))
     assert await world.cut_off(first, Device.store, "manifest made")
     await world.stored(label, book(2, "Second"))
     async with world.device(first) as device:
@@ -59,5 +59,5 @@ async def test_a_manifest_that_another_phone_overtook_is_in_nobodys_way(world: D
         with refused("RESTORE_FIRST"):
             await device.store()
         await device.restore()
-        assert len(device.cards()) == 4
+        assert len(device.address_book.cards()) == 4
         assert not device.status().unfinished

@@ -32,13 +32,13 @@ class Killer:
 async def journey(deployment: Deployment, number: str, killer: Killer, cards: bytes) -> None:
     async with deployment.device(f"old{number}", killer) as phone:
         await deployment.register(phone, number)
-        phone.import_cards(cards)
+        phone.address_book.import_cards(cards)
         await phone.store()
-        stored = phone.cards()
+        stored = phone.address_book.cards()
     async with deployment.device(f"new{number}", killer) as phone:
         await deployment.register(phone, number)
         await phone.restore()
-        assert sorted(phone.cards()) == sorted(stored)
+        assert sorted(phone.address_book.cards()) == sorted(stored)
 
 
 @pytest.mark.parametrize("process", PROCESSES)
@@ -57,4 +57,4 @@ async def test_the_journey_outlives_the_death_of_any_process(deployment: Deploym
         async with deployment.device(f"third{number}") as phone:
             await deployment.register(phone, number)
             await phone.restore()
-            assert len(phone.cards()) == 40
+            assert len(phone.address_book.cards()) == 40

@@ -50,7 +50,7 @@ async def secrets(deployment: Deployment) -> dict[str, bytes]:
     secrets |= {"phone": PHONE.encode(), "phone digits": b"9075550188", "account": NUMBER[1:].encode()}
     async with deployment.device("logs-old") as phone:
         await deployment.register(phone, NUMBER)
-        phone.import_cards(CARD)
+        phone.address_book.import_cards(CARD)
         await phone.store()
     async with deployment.device("logs-new") as phone:
         await deployment.register(phone, NUMBER)

@@ -96,7 +96,7 @@ async def test_an_account_of_the_second_shard_is_served_by_its_vault_through_the
 async def stores(deployment: Deployment, label: str) -> None:
     async with deployment.device(f"old{label}") as phone:
         await phone.register(label, code_from(deployment.folder / "data/registration.outbox"))
-        phone.import_cards(book(2))
+        phone.address_book.import_cards(book(2))
         await phone.store()
 
 

@@ -111,7 +111,7 @@ def test_a_lost_disk_comes_back_from_the_newest_backup(world: Stored) -> None:
 
     async def use() -> None:
         async with world.device(world.phone) as device:
-            device.import_cards(book(2, "More"))
+            device.address_book.import_cards(book(2, "More"))
             assert (await device.store()).contacts == 6
 
     with world.running():

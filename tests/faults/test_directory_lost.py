@@ -22,7 +22,7 @@ async def test_a_phone_goes_on_and_the_next_one_restores(world: Deployment) -> N
     world.lose("directory", world.config.directory.database)
     async with world.device(phone, retry_for_s=240) as device:  # a new process starts, on whatever machine
         assert [version.origin for version in await device.monitor()] == ["own"]
-        device.import_cards(book(2, "More"))
+        device.address_book.import_cards(book(2, "More"))
         assert (await device.store()).contacts == 5
         assert (await device.register(label, world.code)).version == 1  # it is registered
     async with world.device(await world.registered(label)) as device:

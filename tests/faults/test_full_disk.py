@@ -83,7 +83,7 @@ async def test_a_deployment_on_a_full_disk_reads_on_and_comes_back_by_itself(dep
     async with world.device(phone, retry_for_s=0) as device:
         assert len(await device.monitor()) == 1
         assert (await device.lookup(label))[0].version == 1
-        device.import_cards(book(3, "More"))
+        device.address_book.import_cards(book(3, "More"))
         with refused("DATABASE_UNAVAILABLE"):  # its cards are the first that must be written
             await device.store()
         with refused("VAULT_STORAGE_FAILED"):  # a use of the account is written down before anything
@@ -105,17 +105,17 @@ async def test_a_profile_is_read_where_its_disk_takes_nothing(tmp_path: Path) ->
     world = Deployment(tmp_path / "d")
     profile = world.profile()
     async with world.device(profile) as device:
-        device.import_cards(book(2))
+        device.address_book.import_cards(book(2))
     with nothing_is_written():
         async with Device.open(profile) as device:
-            assert len(device.contacts()) == device.status().contacts == 2
-            assert device.export().count(b"BEGIN:VCARD") == 2
+            assert len(device.address_book.contacts()) == device.status().contacts == 2
+            assert device.address_book.export().count(b"BEGIN:VCARD") == 2
         with refused("PROFILE_STORAGE", ProfileError):
             async with Device.open(profile) as device:
-                device.import_cards(book(4))
+                device.address_book.import_cards(book(4))
     async with Device.open(profile) as device:
-        assert len(device.contacts()) == 2
-        assert device.import_cards(book(4)).added == 2
+        assert len(device.address_book.contacts()) == 2
+        assert device.address_book.import_cards(book(4))[0].new == 2
 
 
 async def test_the_contact_store_shows_what_it_has_where_its_disk_takes_nothing(tmp_path: Path) -> None:

@@ -10,11 +10,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
-from ipls.contacts.records import MAX_CARD
-
 NO_BEGIN = "an END:VCARD without a BEGIN:VCARD"
 NO_END = "no END:VCARD"
-TOO_LARGE = f"over {MAX_CARD} bytes"
 
 
 class Card(NamedTuple):
@@ -25,7 +22,7 @@ class Card(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """What is no card: the line where it begins (for NO_BEGIN, of its END), and NO_BEGIN, NO_END or TOO_LARGE."""
+    """What is no card: the line where it begins (for NO_BEGIN, of its END), and NO_BEGIN or NO_END."""
 
     line: int
     reason: str
@@ -76,8 +73,7 @@ def split_cards(data: bytes) -> Iterator[Card | Skipped]:
             yield Skipped(line, NO_BEGIN)
         else:
             first_line, begin = opened
-            fits = stop - begin <= MAX_CARD
-            yield Card(first_line, data[begin:stop]) if fits else Skipped(first_line, TOO_LARGE)
+            yield Card(first_line, data[begin:stop])
             opened = None
     if opened:
         yield Skipped(opened[0], NO_END)

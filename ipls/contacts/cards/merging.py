@@ -44,6 +44,26 @@ def merge_cards(base: bytes, mine: bytes, theirs: bytes, country: str | None) ->
     return Merged(theirs, [unit.text for unit in (*plan.added, *plan.swapped.values())])
 
 
+def join_units(card: bytes, other: bytes, country: str | None) -> bytes:
+    """The card of one person and what another card of theirs says besides: two cards of one person become one.
+
+    UID, version and the like are the first's, and so is N, of which there may be one; all other values stand together.
+    Raises CardError CARD_EDIT_REFUSED.
+    """
+    first, second = card_units(card, country), card_units(other, country)
+    forms = {unit.form for unit in first}
+    there = {name for unit in first for name in unit.names}
+    apart = {("VERSION",), ("UID",), *((name,) for name in _MINE)} | ({("N",)} if "N" in there else set())
+    more = [unit for unit in second if unit.form not in forms and unit.names not in apart]
+    alike = keeps_folded_blanks(card) == keeps_folded_blanks(other)
+    added = []
+    for unit in more:
+        written = _regrouped(unit, first)
+        first.append(written)
+        added.append(written.raw if alike else written.text)
+    return write_lines(card, {}, added)
+
+
 def merge_counts(base: Counter[Value], mine: Counter[Value], theirs: Counter[Value]) -> Counter[Value]:
     """Theirs, less what mine took out, plus what it added; what both took out, or both added, counts once."""
     removed = (base - mine) - (base - theirs)

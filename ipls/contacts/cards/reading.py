@@ -8,7 +8,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from ipls.contacts.cards.lines import Line, card_lines
-from ipls.contacts.cards.values import components, parameters, unescape, value_text
+from ipls.contacts.cards.values import components, decoded, parameters, plain_text, unescape, value_text
 
 NO_NAME = "(no name)"
 
@@ -75,6 +75,46 @@ def read_person(card: bytes) -> Person:
     return Person(uid, tuple(names))
 
 
+def describe_card(card: bytes) -> list[tuple[str, str]]:
+    """What each line of a card says: a label (its name, types and what a person calls it) and its value on one line,
+    what a terminal obeys or hides made visible; of what is no text, its size."""
+    lines = card_lines(card)
+    labels = {line.group: visible(unescape(plain_text(line.value))) for line in lines if line.name == "X-ABLABEL"}
+    described = []
+    for line in lines:
+        if line.name in ("X-ABLABEL", "VERSION"):
+            continue
+        kinds = [part.lower() for name, value in parameters(line) if name in ("TYPE", "") for part in value.split(",")]
+        label = labels.get(line.group) if line.group else None
+        about = ", ".join(visible(part) for part in (label, *kinds) if part)
+        described.append((line.name + (f" ({about})" if about else ""), _described(line)))
+    return described
+
+
+def visible(text: str) -> str:
+    """Text on one line, with a code in the place of each character that a terminal obeys or does not show."""
+    return "".join(
+        c if c.isprintable() or c in _JOINERS else f"\\u{{{ord(c):x}}}"
+        for c in text.replace("\r\n", "\n").replace("\n", " / ")
+    )
+
+
+def _described(line: Line) -> str:
+    try:
+        value, charset, is_binary = decoded(line)
+    except ValueError:
+        return f"({len(line.value)} bytes that can't be read)"
+    if is_binary and line.name in ("PHOTO", "LOGO", "SOUND", "KEY", "X-MS-CARDPICTURE"):
+        return f"({len(value)} bytes)"
+    if len(value) > _LONGEST_READ or value[:5].lower() == b"data:":
+        return f"({len(value)} bytes of text)"
+    text = plain_text(value, charset)
+    if line.name in ("N", "ADR", "ORG"):
+        parts = (", ".join(filter(None, part)) for part in components(text))
+        return visible("; ".join(filter(None, parts)))
+    return visible(unescape(text))
+
+
 def one_line(text: str) -> str:
     """Text without what commands a terminal or turns the direction of text around; blanks and line ends one blank."""
     shown = " ".join(text.translate(_INVISIBLE).split())
@@ -87,6 +127,7 @@ _INVISIBLE = dict.fromkeys((*range(32), *range(127, 160), 0x2028, 0x2029), " ") 
 )
 # They join or part letters; alone they show nothing.
 _MARKS = dict.fromkeys((0xAD, 0x200B, 0x200C, 0x200D, 0x2060, 0x2061, 0x2062, 0x2063, 0x2064, 0xFEFF))
+_JOINERS = "\u200c\u200d"  # of emoji, and of letters
 _EAST_ASIAN = re.compile(
     "[\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff\\s・]+"
 )

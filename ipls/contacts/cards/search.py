@@ -76,8 +76,7 @@ class SearchIndex(Generic[Id]):
         keys, numbers = self._keys, self._numbers
         found: Iterable[int] = range(len(keys))
         for word in sorted(words, key=len, reverse=True):
-            if _NUMBER.fullmatch(word):
-                digits = _digits(word)
+            if digits := _part_of_number(word):
                 found = [at for at in found if word in keys[at] or digits in numbers[at]]
             else:
                 found = [at for at in found if word in keys[at]]
@@ -87,7 +86,7 @@ class SearchIndex(Generic[Id]):
         return _START + word in self._starts[at] or _FIELD + word in self._texts[at]
 
     def _is_inside(self, word: str, at: int) -> bool:
-        return word in self._texts[at] or (word[:1].isdigit() and _digits(word) in self._numbers[at])
+        return word in self._texts[at] or bool((digits := _part_of_number(word)) and digits in self._numbers[at])
 
     def _number_row(self, contact: Contact) -> str:
         forms = (form for number in contact.numbers for form in number_forms(number, self._country))
@@ -158,6 +157,7 @@ def number_forms(text: str, country: str | None) -> list[str]:
 
 
 _FIELD, _START = "\x1f", "\x02"
+_PART = 3  # of these a word among others is taken for a part of a number
 _WHOLE = 7  # digits from which a query may be a whole number
 _WORD_START = re.compile(r"(?<!\w)(?=\w)")
 _SEPARATORS = re.compile(r"[-._/·・]")
@@ -180,6 +180,12 @@ def _trunk_prefix(country_code: int) -> str:
     """What stands before a national number, as 0 in many countries."""
     region = phonenumbers.region_code_for_country_code(country_code)
     return phonenumbers.ndd_prefix_for_region(region, True) or ""
+
+
+def _part_of_number(word: str) -> str:
+    """The digits of a word in a query of several that may be a part of a number; else nothing."""
+    digits = _digits(word) if _NUMBER.fullmatch(word) else ""
+    return digits if len(digits) >= _PART else ""
 
 
 def _digits(text: str) -> str:

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ipls.contacts.cards.lines import NO_BEGIN, NO_END, TOO_LARGE, Card, Skipped, join_cards, split_cards
+from ipls.contacts.cards.lines import NO_BEGIN, NO_END, Card, Skipped, join_cards, split_cards
 from ipls.contacts.cards.reading import read_card
-from ipls.contacts.records import MAX_CARD
 
 ROOT = Path(__file__).parents[3]
 ADA = b"BEGIN:VCARD\r\nVERSION:3.0\r\nFN:Ada\r\nEND:VCARD"
@@ -110,14 +109,9 @@ def test_a_card_without_a_beginning_is_reported():
     assert list(split_cards(b"FN:Half\nEND:VCARD\n" + ADA)) == [Skipped(2, NO_BEGIN), Card(3, ADA)]
 
 
-def test_a_card_over_the_limit_is_reported_and_one_at_the_limit_kept():
-    frame = len(b"BEGIN:VCARD\nPHOTO:\nEND:VCARD")
-    largest = b"BEGIN:VCARD\nPHOTO:" + b"x" * (MAX_CARD - frame) + b"\nEND:VCARD"
-    assert list(split_cards(join_cards([largest, largest.replace(b"x", b"xx", 1), ADA]))) == [
-        Card(1, largest),
-        Skipped(4, TOO_LARGE),
-        Card(7, ADA),
-    ]
+def test_a_card_may_be_of_any_size():
+    large = b"BEGIN:VCARD\nPHOTO:" + b"x" * 3_000_000 + b"\nEND:VCARD"
+    assert cards(join_cards([large, ADA])) == [large, ADA]
 
 
 @pytest.mark.parametrize("data", [b"", b"\r\n", b"\xef\xbb\xbf", b"name,number\nAda,1\n", b"\0\xff" * 100])

@@ -1,0 +1,296 @@
+"""`ipls client contacts`: the address book on the command line, thin over `ipls.client.address_book`.
+
+Tested by tests/cli/test_contacts.py.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ipls.cli.opening import local, read, say, write_file
+from ipls.cli.options import HOME, Endpoints, Home, Json, Name, profile_folder
+from ipls.client.access import when
+from ipls.client.address_book import Listed
+from ipls.client.errors import ProfileError
+from ipls.contacts.cards.editing import Changes
+from ipls.contacts.cards.reading import describe_card
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="The contacts of this profile. All of it works offline; `ipls client store` sends what was changed.",
+)
+
+Id = Annotated[str, typer.Argument(help="The id, or as many of its first digits as are unique.")]
+Numbers = Annotated[list[str] | None, typer.Option("--add-number", help="A number more; may be given several times.")]
+Emails = Annotated[list[str] | None, typer.Option("--add-email", help="An address more.")]
+
+
+class Layout(StrEnum):
+    """What an export is read by."""
+
+    VCARD = "vcard"
+    GOOGLE = "google"
+    OUTLOOK = "outlook"
+
+
+@app.command("import")
+def import_(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Exported address books, .vcf or .csv; - for standard input."),
+    ],
+    endpoints: Endpoints = None,
+    again: Annotated[bool, typer.Option("--again", help="Take also what was removed here since.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would become of the cards.")] = False,
+    profile: Name = "default",
+    home: Home = HOME,
+    as_json: Json = False,
+) -> None:
+    """Take in address books, all or none: vCards 2.1, 3.0 and 4.0, and the CSV of Google, Outlook and Thunderbird.
+
+    A card with the UID of a contact changes that one; what is no card is reported with its line, and the rest goes on.
+    Exit status 1 if a file has no readable card. `contacts undo` takes all of it back.
+    """
+    books = [sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes() for file in files]
+
+    outcomes = local(
+        profile_folder(home, profile),
+        lambda device: device.address_book.import_cards(*books, again=again, dry_run=dry_run),
+        endpoints,
+    )
+    empty = False
+    for file, one in zip(files, outcomes, strict=True):
+        for bad in one.bad:
+            print(f"{file}:{bad.line}: bad, {bad.reason}", file=sys.stderr)
+        for line in one.large:
+            print(
+                f"{file}:{line}: its largest values stay on this device: they are more than is stored", file=sys.stderr
+            )
+        for line in one.shared_uids:
+            print(f"{file}:{line}: another person has this card's UID; it got one of its own", file=sys.stderr)
+        if not one.readable:
+            empty = True
+            print(f"{file}: no card found; is it an exported address book (.vcf, .csv)?", file=sys.stderr)
+    counts = {name: sum(getattr(one, name) for one in outcomes) for name in ("new", "changed", "same", "removed")}
+    rejected = [
+        {"file": str(file), "line": bad.line, "reason": bad.reason}
+        for file, one in zip(files, outcomes, strict=True)
+        for bad in one.bad
+    ]
+    conflicts = sum(one.conflicts for one in outcomes)
+    if conflicts:
+        print(f"{conflicts} contacts had changes here that gave way: ipls client contacts undo", file=sys.stderr)
+    text = f"{'would import' if dry_run else 'imported'}: {counts['new']} new, {counts['changed']} changed,"
+    text += f" {counts['same']} the same, {counts['removed']} removed here before, {len(rejected)} bad"
+    say(text, counts | {"bad": rejected, "conflicts": conflicts, "dry_run": dry_run}, as_json)
+    if empty:
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_(profile: Name = "default", home: Home = HOME, as_json: Json = False) -> None:
+    """Everybody, by name: id, name, numbers."""
+    for contact in read(profile_folder(home, profile), lambda device: device.address_book.contacts()):
+        _show(contact, as_json)
+
+
+@app.command()
+def find(
+    text: Annotated[str, typer.Argument(help="Parts of a name, number, address, organisation, nickname or note.")],
+    profile: Name = "default",
+    home: Home = HOME,
+    as_json: Json = False,
+) -> None:
+    """Whom this finds, best first: in any order, case and script, with or without accents; a number in any spelling."""
+    for contact in read(profile_folder(home, profile), lambda device: device.address_book.find(text)):
+        _show(contact, as_json)
+
+
+@app.command()
+def show(
+    id: Id,
+    raw: Annotated[bool, typer.Option("--raw", help="The card byte for byte.")] = False,
+    profile: Name = "default",
+    home: Home = HOME,
+    as_json: Json = False,
+) -> None:
+    """One contact: all that its card says, what a terminal would not show made visible, pictures by their size."""
+    card = read(profile_folder(home, profile), lambda device: device.address_book.card(id))
+    if raw:
+        sys.stdout.buffer.write(card + b"\n")
+        return
+    lines = describe_card(card)
+    width = max((len(label) for label, _ in lines), default=0)
+    text = "\n".join(f"{label:<{width}}  {value}" for label, value in lines)
+    say(text, {"lines": [{"label": label, "value": value} for label, value in lines]}, as_json)
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="The name.")],
+    number: Annotated[list[str] | None, typer.Option(help="A number; may be given several times.")] = None,
+    email: Annotated[list[str] | None, typer.Option(help="An address.")] = None,
+    endpoints: Endpoints = None,
+    profile: Name = "default",
+    home: Home = HOME,
+    as_json: Json = False,
+) -> None:
+    """A new contact."""
+    changes = Changes(_filled(name), add_numbers=number or (), add_emails=email or ())
+    _show(local(profile_folder(home, profile), lambda device: device.address_book.add(changes), endpoints), as_json)
+
+
+@app.command()
+def edit(
+    id: Id,
+    name: Annotated[str | None, typer.Option(help="Another name.")] = None,
+    add_number: Numbers = None,
+    remove_number: Annotated[list[str] | None, typer.Option(help="A number to take out, in any spelling.")] = None,
+    add_email: Emails = None,
+    remove_email: Annotated[list[str] | None, typer.Option(help="An address to take out.")] = None,
+    profile: Name = "default",
+    home: Home = HOME,
+    as_json: Json = False,
+) -> None:
+    """Change a contact: these lines of its card, and no other byte. Without options, its card opens in $EDITOR."""
+    folder = profile_folder(home, profile)
+    changes = Changes(
+        None if name is None else _filled(name),
+        add_number or (),
+        remove_number or (),
+        add_email or (),
+        remove_email or (),
+    )
+    if changes != Changes():
+        contact = local(folder, lambda device: device.address_book.edit(id, changes))
+    else:
+        before = read(folder, lambda device: device.address_book.card(id))
+        after = _in_editor(before)
+        contact = local(folder, lambda device: device.address_book.replace(id, before, after))
+    _show(contact, as_json)
+
+
+@app.command()
+def remove(
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="As `list` shows them, or their first digits.")],
+    profile: Name = "default",
+    home: Home = HOME,
+    as_json: Json = False,
+) -> None:
+    """Remove contacts; `contacts undo` brings them back for 30 days."""
+    for contact in local(profile_folder(home, profile), lambda device: device.address_book.remove(ids)):
+        say(f"removed: {_line(contact)}", contact._asdict(), as_json)
+
+
+@app.command()
+def duplicates(profile: Name = "default", home: Home = HOME, as_json: Json = False) -> None:
+    """Pairs that may be one person; nothing is merged unasked. `contacts merge` or `contacts apart` settles one."""
+    for pair in read(profile_folder(home, profile), lambda device: device.address_book.duplicates()):
+        first, second = _line(pair.first), _line(pair.second)
+        value = {"first": pair.first._asdict(), "second": pair.second._asdict(), "why": pair.why}
+        say(f"{first}\n{second}\n  the same {pair.why}", value, as_json)
+
+
+@app.command()
+def merge(
+    id: Id,
+    other: Annotated[str, typer.Argument(help="The other's id.")],
+    profile: Name = "default",
+    home: Home = HOME,
+    as_json: Json = False,
+) -> None:
+    """Make one contact of two: the first, with all that the second says besides."""
+    _show(local(profile_folder(home, profile), lambda device: device.address_book.merge(id, other)), as_json)
+
+
+@app.command()
+def apart(
+    id: Id,
+    other: Annotated[str, typer.Argument(help="The other's id.")],
+    profile: Name = "default",
+    home: Home = HOME,
+) -> None:
+    """Say that two contacts are two people: `duplicates` proposes them no more."""
+    local(profile_folder(home, profile), lambda device: device.address_book.keep_apart(id, other))
+
+
+@app.command()
+def undo(profile: Name = "default", home: Home = HOME, as_json: Json = False) -> None:
+    """Take back the newest import, addition, edit, removal or merge of the last 30 days."""
+    undone = local(profile_folder(home, profile), lambda device: device.address_book.undo())
+    kept = f"; {undone.kept} were changed since and stay" if undone.kept else ""
+    say(f"undone: the {undone.what} of {when(undone.ms)}, {undone.contacts} contacts{kept}", undone._asdict(), as_json)
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="The file to write; - for standard output.")],
+    layout: Annotated[
+        Layout, typer.Option("--format", help="vCards, or a table for Google or Outlook.")
+    ] = Layout.VCARD,
+    force: Annotated[bool, typer.Option("--force", help="Also over a file that is no address book.")] = False,
+    profile: Name = "default",
+    home: Home = HOME,
+) -> None:
+    """All cards as one address book, byte for byte, in the order in which they came."""
+    if not force and file.is_file() and file.stat().st_size and not _is_book(file):
+        raise ProfileError("FILE_EXISTS", f"{file} is there, and is no address book")
+    data, count = read(
+        profile_folder(home, profile),
+        lambda device: (device.address_book.export(layout.value), len(device.address_book.cards())),
+    )
+    if str(file) == "-":
+        sys.stdout.buffer.write(data)
+        return
+    write_file(file, data)
+    print(f"exported: {count} contacts to {file}", file=sys.stderr)
+
+
+def _show(contact: Listed, as_json: bool) -> None:
+    line = _line(contact)
+    if not as_json and sys.stdout.isatty():
+        columns = shutil.get_terminal_size().columns
+        line = line if len(line) <= columns else line[: columns - 1] + "…"
+    say(line, contact._asdict(), as_json)
+
+
+def _line(contact: Listed) -> str:
+    if contact.unreadable:
+        return f"{contact.id[:8]}  (damaged on this device; store or restore brings it back)"
+    return f"{contact.id[:8]}  {contact.name}  {', '.join(contact.numbers)}".rstrip()
+
+
+def _filled(name: str) -> str:
+    if not name.strip():
+        raise typer.BadParameter("a name has letters")
+    return name
+
+
+def _in_editor(card: bytes) -> bytes:
+    """The card as the person leaves it. It lies in a folder of the person's own meanwhile, in memory where there is
+    such a one."""
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+    with tempfile.TemporaryDirectory(dir=os.environ.get("XDG_RUNTIME_DIR") or None) as folder:
+        file = Path(folder) / "contact.vcf"
+        file.write_bytes(card + b"\r\n")
+        try:
+            ended = subprocess.run([*shlex.split(editor), file])
+        except OSError as error:
+            raise ProfileError("EDITOR_FAILED", f"{editor}: {error.strerror}") from error
+        if ended.returncode:
+            raise ProfileError("EDITOR_FAILED", f"{editor} ended with status {ended.returncode}: nothing is changed")
+        return file.read_bytes()
+
+
+def _is_book(file: Path) -> bool:
+    with file.open("rb") as opened:
+        start = opened.read(1 << 20)
+    return b"BEGIN:VCARD" in start.upper()

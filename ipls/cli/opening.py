@@ -1,0 +1,129 @@
+"""A profile, opened for a command of `ipls client`: what its device reports, and how the command speaks.
+
+Tested by tests/e2e/test_client_commands.py and tests/cli/test_commands.py.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import Progress
+
+from ipls.cli.console import emit
+from ipls.cli.unlocking import key_access
+from ipls.client import events
+from ipls.client.access import describe
+from ipls.client.calls import RETRY_FOR_S
+from ipls.client.device import Device
+from ipls.store.files import replace
+
+STREAMS = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))
+"""The folders of what a process has open."""
+
+
+Result = TypeVar("Result")
+
+
+class Reporter:
+    """Shows what the device reports: checked proofs and steps on standard error, a bar for what takes long."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(console=Console(stderr=True), transient=True)
+        self._task = self._progress.add_task("")
+        self._warned: set[int] = set()
+        self._code_holds_s = 0
+
+    def __enter__(self) -> "Reporter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress.live.is_started:
+            self._progress.stop()
+
+    def __call__(self, event: events.Event) -> None:
+        match event:
+            case events.Progress(what, done, total):
+                if self._progress.console.is_terminal:
+                    self._progress.start()
+                self._progress.update(self._task, description=what, completed=done, total=total, visible=done < total)
+            case events.TrustRootFollowed(number):
+                self._say(f"checked: version {number} of the trust root, signed by the witnesses before it and its own")
+            case events.HeadChecked(epoch, root_hash, signers):
+                self._say(f"checked: epoch {epoch}, root {root_hash.hex()[:16]}…, signed by {', '.join(signers)}")
+            case events.HistoryChecked(kind, epoch, _, versions):
+                self._say(f"checked: own history, {kind}, {versions} version(s) at epoch {epoch}")
+            case events.VaultAccepted():
+                self._say(
+                    f"checked: the vault's HSM is bundle {event.bundle_number}'s; it judged by epoch {event.epoch}"
+                )
+            case events.IdentityChange(version, epoch, _, origin):
+                if origin == "foreign" and version not in self._warned:
+                    self._warned.add(version)
+                    self._say(f"WARNING: identity version {version} (epoch {epoch}) was not made by this device")
+            case events.AccessEntry():
+                self._say(describe(event))
+            case events.EvidenceMet(text, file):
+                self._say(f"EVIDENCE: {text}; {file or 'its file could not be written'}")
+            case events.CodeAwaited(sent_to, holds_s):
+                if holds_s > self._code_holds_s:  # else it is the one that was spoken of
+                    self._say(f"a code was sent to {sent_to or 'the number'}; it holds for {-(-holds_s // 60)} minutes")
+                self._code_holds_s = holds_s
+            case events.JourneyStep(name, _, count):
+                self._say(name + (f" ({count})" if count else ""))
+
+    def _say(self, text: str) -> None:
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def run(
+    folder: Path,
+    work: Callable[[Device], Awaitable[Result]],
+    endpoints: Path | None = None,
+    *,
+    quiet: bool = False,
+    reading: bool = False,
+    retry_for_s: float = RETRY_FOR_S,
+) -> Result:
+    async def at_work(opened: Device) -> Result:
+        async with opened as device:
+            return await work(device)
+
+    with nullcontext(events.silent) if quiet else Reporter() as report:
+        # Before the loop begins: at a passphrase's prompt Ctrl-C is this thread's.
+        opened = Device.open(
+            folder, endpoints, key=key_access(), reading=reading, report=report, retry_for_s=retry_for_s
+        )
+        return asyncio.run(at_work(opened))
+
+
+def local(folder: Path, work: Callable[[Device], Result], endpoints: Path | None = None) -> Result:
+    """What asks nobody."""
+
+    async def at_work(device: Device) -> Result:
+        return work(device)
+
+    return run(folder, at_work, endpoints, quiet=True)
+
+
+def read(folder: Path, work: Callable[[Device], Result]) -> Result:
+    """What changes nothing either, so that it goes while another command is at work."""
+
+    async def at_work(device: Device) -> Result:
+        return work(device)
+
+    return run(folder, at_work, quiet=True, reading=True)
+
+
+def say(text: str, value: Any, as_json: bool) -> None:
+    emit(value) if as_json else print(text)
+
+
+def write_file(file: Path, data: bytes) -> None:
+    """For its owner alone: numbers and names are in it. A pipe, or what is open already, takes it as it is."""
+    if file.absolute().parent in STREAMS or (file.exists() and not file.is_file()):
+        file.write_bytes(data)
+    else:
+        replace(file, data)

@@ -1,0 +1,308 @@
+"""What people do with their contacts on this device: find, add, edit, remove, import, export, merge, and take it back.
+
+All of it is local; `Device.store` sends it.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from ipls.client.errors import ProfileError
+from ipls.client.importing import Import, Imported
+from ipls.client.profile import Account, Apart, Contact, ImportedCard, Profile, Step
+from ipls.client.rows import Unreadable
+from ipls.contacts.cards.editing import Changes, edit_card, new_card, replace_card
+from ipls.contacts.cards.lines import Card, Skipped, join_cards, split_cards
+from ipls.contacts.cards.merging import join_units
+from ipls.contacts.cards.numbers import comparable_number, country_of
+from ipls.contacts.cards.reading import NO_NAME, read_card
+from ipls.contacts.cards.reading import Contact as Read
+from ipls.contacts.cards.search import SearchIndex, search_key
+from ipls.contacts.cards.tables import read_table, write_table
+from ipls.contacts.sealing import id_of_uid, new_id
+from ipls.crypto.encoding import lp
+from ipls.units import DAY_MS
+
+_WHY = ("number", "email", "name")
+UNDO_FOR_MS = 30 * DAY_MS
+"""How long what was done can be taken back."""
+
+
+class Listed(NamedTuple):
+    """A contact as it is shown. `id` is 32 hex digits; `stored`: the newest manifest that was sent names it. Of one
+    that is damaged here (`unreadable`) there is nothing but an id of its own, and every search finds it."""
+
+    id: str
+    name: str
+    numbers: tuple[str, ...]
+    stored: bool
+    unreadable: bool = False
+    emails: tuple[str, ...] = ()
+
+
+class Undone(NamedTuple):
+    """What was taken back, when it was done (ms), how many contacts are as they were, and how many were changed since
+    and stay."""
+
+    what: str
+    ms: int
+    contacts: int
+    kept: int
+
+
+class Duplicate(NamedTuple):
+    """Two contacts that may be one person, and why: `number`, `email` or `name`."""
+
+    first: Listed
+    second: Listed
+    why: str
+
+
+class AddressBook:
+    """The contacts of one open profile."""
+
+    def __init__(self, profile: Profile, now_ms: Callable[[], int]) -> None:
+        self._profile = profile
+        self._now_ms = now_ms
+
+    @property
+    def country(self) -> str | None:
+        """By which national numbers are read: that of the account's number."""
+        account = self._profile.get(Account)
+        return country_of(account.label) if account else None
+
+    def contacts(self) -> list[Listed]:
+        """Everybody, by name, then who can't be read; groups are nobody."""
+        read, damaged = self._read()
+        read.sort(key=lambda each: (search_key(each[1].name), each[1].numbers, each[0].id))
+        return [*(_listed(contact, shown) for contact, shown in read), *damaged]
+
+    def find(self, query: str, limit: int | None = None) -> list[Listed]:
+        """Whom a query finds, best first; see `SearchIndex`."""
+        read, damaged = self._read()
+        index = SearchIndex(((each, each[1]) for each in read), self.country)
+        return [*(_listed(contact, shown) for contact, shown in index.find(query, limit)), *damaged]
+
+    def card(self, id: str) -> bytes:
+        """The card whose id begins with these hex digits. Raises ProfileError CONTACT_UNKNOWN, CONTACT_AMBIGUOUS."""
+        return self._contact(id).card
+
+    def cards(self) -> list[bytes]:
+        """All cards, groups too, byte for byte, in the order in which they came."""
+        return [contact.card for contact in self._profile.contacts()]
+
+    def export(self, layout: str = "vcard") -> bytes:
+        """All cards as one address book: `vcard`, or a table for `google` or `outlook`."""
+        return join_cards(self.cards()) if layout == "vcard" else write_table(self.cards(), layout)
+
+    def add(self, changes: Changes) -> Listed:
+        """A new contact."""
+        uid = f"urn:ipls:{new_id().hex()}"
+        account = self._profile.get(Account)
+        id = id_of_uid(account.label, uid) if account else new_id()
+        contact = Contact(id, new_card(uid, changes), 0, b"")
+        self._write("add", [contact])
+        return _listed(contact, read_card(contact.card))
+
+    def edit(self, id: str, changes: Changes) -> Listed:
+        """Change these lines of a card, and no other byte. Raises as `card`; CardError as `edit_card`."""
+        contact = self._contact(id)
+        return self._edited(contact, edit_card(contact.card, changes, self.country))
+
+    def replace(self, id: str, before: bytes, edited: bytes) -> Listed:
+        """Put in a card as a person left it in an editor that showed `before`. Raises as `card`; ProfileError
+        CONTACT_CHANGED (meanwhile, elsewhere), CardError CARD_EDIT_REFUSED."""
+        contact = self._contact(id)
+        if contact.card != before:
+            raise ProfileError("CONTACT_CHANGED", "the contact was changed while it was open in the editor")
+        return self._edited(contact, replace_card(contact.card, edited, self.country))
+
+    def remove(self, ids: Sequence[str]) -> list[Listed]:
+        """Remove contacts, all or none; an import does not bring them back by itself. Raises as `card`."""
+        contacts = self._profile.contacts()
+        gone = [_one(contacts, id) for id in ids]
+        self._write("remove", (), removed=gone)
+        return [_listed(contact, read_card(contact.card)) for contact in gone]
+
+    def import_cards(self, *books: bytes, again: bool = False, dry_run: bool = False) -> list[Imported]:
+        """Add the cards of exported address books, all or none: vCards, or tables as Google, Outlook or Thunderbird
+        write them; what became of each book's. `again`: also those that were removed here. `dry_run`: only say what
+        would become of them.
+        """
+        account = self._profile.get(Account)
+        label = account.label if account else None
+        taken = Import(
+            self._profile.contacts(), self._profile.imported(), label=label, country=self.country, again=again
+        )
+        outcomes = [taken.take(_parts(book)) for book in books]
+        if not dry_run:
+            self._write("import", taken.contacts.values(), remembered=taken.remembered.values())
+        return outcomes
+
+    def duplicates(self) -> list[Duplicate]:
+        """Pairs that may be one person, by name: an equal number or address, or an equal name and one more equal fact.
+        Nothing is merged unasked; of whom a person said that they are two, nothing is said."""
+        apart = self._profile.apart()
+        people, _ = self._read()
+        country = self.country
+        by_fact: dict[tuple[str, str], list[int]] = {}
+        for at, (_, shown) in enumerate(people):
+            name = search_key(shown.name) if shown.name != NO_NAME else ""
+            facts = {("number", comparable_number(number, country)) for number in shown.numbers}
+            facts |= {("email", email.casefold()) for email in shown.emails}
+            facts |= {("name", f"{name}\0{search_key(other)}") for other in shown.others if name}
+            for fact in facts:
+                by_fact.setdefault(fact, []).append(at)
+        pairs: dict[tuple[int, int], str] = {}
+        for (why, _), places in sorted(by_fact.items(), key=lambda each: _WHY.index(each[0][0])):
+            # Of many who share one number, as a company's, each is held against the first.
+            for other in places[1:]:
+                pairs.setdefault((places[0], other), why)
+        found = [(people[one], people[other], why) for (one, other), why in pairs.items()]
+        kept = [each for each in found if _pair(each[0][0].id, each[1][0].id) not in apart]
+        proposed = [Duplicate(_listed(*one), _listed(*other), why) for one, other, why in kept]
+        return sorted(proposed, key=lambda each: (search_key(each.first.name), each.first.id, each.second.id))
+
+    def merge(self, id: str, other: str) -> Listed:
+        """Make one contact of two: the first, with all that the second says besides. Raises as `card`; ProfileError
+        CONTACT_SAME, CardError CARD_EDIT_REFUSED."""
+        one, two = self._two(id, other)
+        card = join_units(one.card, two.card, self.country)
+        changed = one._replace(card=card, generation=0, digest=b"")
+        self._write("merge", [changed], removed=[two])
+        return _listed(changed, read_card(card))
+
+    def keep_apart(self, id: str, other: str) -> None:
+        """Say that two contacts are two people: they are proposed no more. Raises as `merge`."""
+        one, two = self._two(id, other)
+        self._profile.put_apart(Apart(_pair(one.id, two.id)))
+
+    def undo(self) -> Undone:
+        """Take back the newest import, merge, edit, addition or removal of the last 30 days. What was changed again
+        since stays as it is. Raises ProfileError NOTHING_TO_UNDO."""
+        steps = [step for step in self._profile.steps() if step.ms > self._now_ms() - UNDO_FOR_MS]
+        if not steps:
+            raise ProfileError("NOTHING_TO_UNDO", "nothing was imported, added, edited or removed in the last 30 days")
+        step = steps[-1]
+        there = {contact.id: contact for contact in self._profile.contacts()}
+        back: list[Contact] = []
+        gone: list[bytes] = []
+        kept = 0
+        for id, before, after in _decoded(step.changes):
+            now = there.get(id)
+            if _digest(now) != after:
+                kept += 1
+            elif before:
+                back.append(Contact(id, before, 0, b""))
+            else:
+                gone.append(id)
+        with self._profile.transaction():
+            self._profile.put_contacts(back)
+            self._profile.remove_contacts(gone)
+            self._profile.remove_imported(row.key for row in self._profile.imported() if row.id in set(gone))
+            self._profile.remove_steps([step.number])
+        return Undone(step.what, step.ms, len(back) + len(gone), kept)
+
+    def _read(self) -> tuple[list[tuple[Contact, Read]], list[Listed]]:
+        """Everybody, and those that are damaged."""
+        read: list[tuple[Contact, Read]] = []
+        damaged: list[Listed] = []
+        for contact in self._profile.all_contacts():
+            if isinstance(contact, Unreadable):
+                damaged.append(Listed(contact.key.hex(), "", (), stored=False, unreadable=True))
+            elif not (shown := read_card(contact.card)).is_group:
+                read.append((contact, shown))
+        return read, damaged
+
+    def _contact(self, id: str) -> Contact:
+        return _one(self._profile.contacts(), id)
+
+    def _two(self, id: str, other: str) -> tuple[Contact, Contact]:
+        contacts = self._profile.contacts()
+        one, two = _one(contacts, id), _one(contacts, other)
+        if one.id == two.id:
+            raise ProfileError("CONTACT_SAME", "these are one contact")
+        return one, two
+
+    def _edited(self, contact: Contact, card: bytes) -> Listed:
+        changed = contact
+        if card != contact.card:
+            changed = contact._replace(card=card, generation=0, digest=b"")
+            self._write("edit", [changed])
+        return _listed(changed, read_card(card))
+
+    def _write(
+        self,
+        what: str,
+        contacts: Iterable[Contact],
+        removed: Sequence[Contact] = (),
+        remembered: Iterable[ImportedCard] = (),
+    ) -> None:
+        """Write contacts and what takes it back, in one transaction. Of an imported card that is changed here, what was
+        imported is kept: the base of what the next import brings."""
+        there = {contact.id: contact for contact in self._profile.contacts()}
+        changed = [contact for contact in contacts if contact != there.get(contact.id)]
+        changes: list[tuple[bytes, Contact | None, Contact | None]] = [
+            *((contact.id, there.get(contact.id), contact) for contact in changed),
+            *((contact.id, contact, None) for contact in removed),
+        ]
+        rows = {row.key: row for row in remembered}
+        if what != "import":
+            touched = {contact.id: there[contact.id].card for contact in changed if contact.id in there}
+            for row in self._profile.imported():
+                if not row.card and hashlib.sha256(touched.get(row.id, b"")).digest() == row.digest:
+                    rows[row.key] = row._replace(card=touched[row.id])
+        steps, now_ms = self._profile.steps(), self._now_ms()
+        with self._profile.transaction():
+            self._profile.put_contacts(changed)
+            self._profile.remove_contacts(contact.id for contact in removed)
+            self._profile.put_imported(rows.values())
+            self._profile.remove_steps(step.number for step in steps if step.ms <= now_ms - UNDO_FOR_MS)
+            if changes:
+                number = steps[-1].number + 1 if steps else 1
+                self._profile.put_step(Step(number, now_ms, what, _encoded(changes)))
+
+
+def _parts(data: bytes) -> Iterator[Card | Skipped]:
+    """The cards of a file; those that a table's rows make, where it has none."""
+    some = False
+    for part in split_cards(data):
+        some = True
+        yield part
+    if not some:
+        yield from read_table(data)
+
+
+def _one(contacts: Iterable[Contact], id: str) -> Contact:
+    found = [contact for contact in contacts if contact.id.hex().startswith(id.lower())]
+    if not found:
+        raise ProfileError("CONTACT_UNKNOWN", "no contact has this id")
+    if len(found) > 1:
+        raise ProfileError("CONTACT_AMBIGUOUS", "several contacts' ids begin so; give more digits")
+    return found[0]
+
+
+def _listed(contact: Contact, shown: Read) -> Listed:
+    return Listed(contact.id.hex(), shown.name, shown.numbers, contact.generation > 0, emails=shown.emails)
+
+
+def _pair(one: bytes, other: bytes) -> bytes:
+    return min(one, other) + max(one, other)
+
+
+def _digest(contact: Contact | None) -> bytes:
+    return hashlib.sha256(contact.card).digest() if contact else bytes(32)
+
+
+def _encoded(changes: Iterable[tuple[bytes, Contact | None, Contact | None]]) -> bytes:
+    """Of each contact: its id, SHA-256 of its card after the step (zeros: gone), its card before (empty: none)."""
+    return b"".join(id + _digest(after) + lp(before.card if before else b"") for id, before, after in changes)
+
+
+def _decoded(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Id, card before, SHA-256 after."""
+    at = 0
+    while at < len(data):
+        id, after, size = data[at : at + 16], data[at + 16 : at + 48], int.from_bytes(data[at + 48 : at + 56], "big")
+        yield id, data[at + 56 : at + 56 + size], after
+        at += 56 + size

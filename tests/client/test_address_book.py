@@ -1,0 +1,285 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ipls.client.address_book import UNDO_FOR_MS, AddressBook
+from ipls.client.errors import ProfileError
+from ipls.client.profile import Account, Profile
+from ipls.contacts.cards.editing import Changes
+from ipls.contacts.cards.lines import join_cards
+from ipls.contacts.errors import CardError
+from ipls.contacts.records import MAX_CARD
+from ipls.contacts.sealing import id_of_uid
+
+NOW_MS = 1_800_000_000_000
+
+
+class Clock:
+    now_ms = NOW_MS
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def profile(tmp_path: Path) -> Iterator[Profile]:
+    profile = Profile(tmp_path / "phone")
+    yield profile
+    profile.close()
+
+
+@pytest.fixture
+def book(profile: Profile, clock: Clock) -> AddressBook:
+    return AddressBook(profile, clock)
+
+
+def card(*lines: str, version: str = "3.0", newline: str = "\r\n") -> bytes:
+    return newline.join(["BEGIN:VCARD", f"VERSION:{version}", *lines, "END:VCARD"]).encode()
+
+
+def counts(book: AddressBook, *cards: bytes, **how: bool) -> tuple[int, ...]:
+    (outcome,) = book.import_cards(join_cards(cards), **how)
+    return outcome[:4]
+
+
+def names(book: AddressBook) -> list[str]:
+    return [contact.name for contact in book.contacts()]
+
+
+def id_of(book: AddressBook, name: str) -> str:
+    (contact,) = (each for each in book.contacts() if each.name == name)
+    return contact.id
+
+
+ADA, BOB = card("UID:a", "FN:Ada", "TEL:+1 202 555 0100"), card("FN:Bob", "TEL:(202) 555-0101")
+
+
+def test_a_card_is_new_once_then_the_same(book: AddressBook):
+    assert counts(book, ADA, BOB, ADA, BOB.replace(b"\r\n", b"\n")) == (2, 0, 2, 0)
+    assert counts(book, ADA, BOB) == (0, 0, 2, 0)
+    assert book.export() == join_cards([ADA, BOB])
+    again = card("TEL:(202) 555 0101", "fn:Bob"), card("FN:Ada", "UID:a", "TEL;VALUE=uri:tel:+1-202-555-0100")
+    assert counts(book, *again) == (0, 0, 2, 0)
+    assert book.cards() == [ADA, BOB]
+
+
+def test_what_has_the_uid_changes_the_contact_by_what_was_last_imported(book: AddressBook):
+    counts(book, ADA, BOB)
+    newer = card("UID:a", "FN:Ada King", "TEL:+1 202 555 0100", "NOTE:x")
+    assert counts(book, newer, BOB) == (0, 1, 1, 0)
+    assert book.cards() == [newer, BOB]
+    # What was changed here stays, beside what the file changed since the last import.
+    book.edit(id_of(book, "Ada King"), Changes(add_numbers=["+1 202 555 0199"]))
+    assert counts(book, newer) == (0, 0, 1, 0)
+    newest = newer.replace(b"NOTE:x", b"NOTE:y").replace(b"+1 202 555 0100", b"+1 202 555 0102")
+    assert counts(book, newest) == (0, 1, 0, 0)
+    (ada,) = (each for each in book.contacts() if each.name == "Ada King")
+    assert set(ada.numbers) == {"+1 202 555 0199", "+1 202 555 0102"}
+    assert b"NOTE:y" in book.card(ada.id)
+
+
+def test_of_what_both_changed_the_file_s_counts_and_undo_brings_back_ours(book: AddressBook):
+    counts(book, ADA)
+    book.edit(id_of(book, "Ada"), Changes("Ada Mine"))
+    mine = book.cards()
+    (outcome,) = book.import_cards(ADA.replace(b"FN:Ada", b"FN:Ada Theirs"))
+    assert (outcome.changed, outcome.conflicts) == (1, 1)
+    assert names(book) == ["Ada Theirs"]
+    book.undo()
+    assert book.cards() == mine
+
+
+def test_an_edited_card_without_uid_is_not_imported_beside_itself(book: AddressBook):
+    counts(book, BOB)
+    book.edit(id_of(book, "Bob"), Changes("Robert"))
+    assert counts(book, BOB) == (0, 0, 1, 0)
+    assert names(book) == ["Robert"]
+
+
+def test_what_was_removed_here_comes_back_only_if_asked_for(book: AddressBook):
+    counts(book, ADA, BOB)
+    assert [gone.name for gone in book.remove([id_of(book, "Ada"), id_of(book, "Bob")])] == ["Ada", "Bob"]
+    assert counts(book, ADA, BOB) == (0, 0, 0, 2)
+    assert names(book) == []
+    assert counts(book, ADA, again=True) == (1, 0, 0, 0)
+    assert book.cards() == [ADA]
+
+
+def test_two_people_with_one_uid_are_two_contacts_however_often(book: AddressBook):
+    one, two = card("UID:u", "FN:One", "TEL:1"), card("UID:u", "FN:Two", "TEL:2")
+    (outcome,) = book.import_cards(join_cards([one, two]))
+    assert (outcome.new, outcome.shared_uids) == (2, [7])
+    assert names(book) == ["One", "Two"]
+    assert book.cards()[0] == one
+    assert b"UID:u\r\n" not in book.cards()[1]
+    assert counts(book, one, two) == (0, 0, 2, 0)
+    assert counts(book, two) == (0, 0, 1, 0)
+    assert counts(book, one, two.replace(b"TEL:2", b"TEL:3")) == (0, 1, 1, 0)
+    assert [contact.numbers for contact in book.contacts()] == [("1",), ("3",)]
+    # In another file, another name is the same person's.
+    assert counts(book, card("UID:u", "FN:One Married", "TEL:1")) == (0, 1, 0, 0)
+    assert names(book) == ["One Married", "Two"]
+
+
+def test_a_dry_run_changes_nothing(book: AddressBook):
+    assert counts(book, ADA, BOB, dry_run=True) == (2, 0, 0, 0)
+    assert book.cards() == []
+    with pytest.raises(ProfileError, match="nothing was imported"):
+        book.undo()
+
+
+def test_several_books_are_one_import(book: AddressBook):
+    first, second = book.import_cards(ADA, BOB + b"\r\nBEGIN:VCARD\r\nFN:cut")
+    assert (first.new, second.new, [bad.line for bad in second.bad]) == (1, 1, [6])
+    assert book.undo().contacts == 2
+    assert book.cards() == []
+
+
+def test_a_table_is_imported_too(book: AddressBook):
+    (outcome,) = book.import_cards(b"First Name,Last Name,Mobile Phone\r\nAda,King,+1 202 555 0100\r\n")
+    assert (outcome.new, names(book)) == (1, ["Ada King"])
+    assert not book.import_cards(b"Date,Amount\r\n1,2\r\n")[0].readable
+
+
+def test_a_card_that_is_too_large_to_be_stored_is_kept_whole(book: AddressBook):
+    large = card("FN:Large", "PHOTO;ENCODING=b:" + "A" * MAX_CARD, "TEL:1")
+    (outcome,) = book.import_cards(join_cards([BOB, large]))
+    assert (outcome.new, outcome.large, outcome.bad) == (2, [6], [])
+    assert book.export() == join_cards([BOB, large])
+
+
+def test_one_file_makes_the_same_ids_on_each_device_of_an_account(profile: Profile, book: AddressBook):
+    profile.put(Account("+12025550111", bytes(32), 1, 1))
+    counts(book, ADA)
+    assert id_of(book, "Ada") == id_of_uid("+12025550111", "a").hex()
+    assert book.country == "US"
+    assert counts(book, BOB, card("FN:Bob", "TEL:+12025550101")) == (1, 0, 1, 0)
+
+
+def test_what_is_done_can_be_taken_back(book: AddressBook, clock: Clock):
+    counts(book, ADA, BOB)
+    both = book.cards()
+    carl = book.add(Changes("Carl", add_numbers=["3"]))
+    book.edit(carl.id, Changes("Karl"))
+    book.remove([id_of(book, "Bob")])
+    merged = book.merge(id_of(book, "Ada"), carl.id)
+    assert (merged.name, merged.numbers) == ("Ada", ("+1 202 555 0100", "3"))
+    assert book.undo()[0] == "merge"
+    assert names(book) == ["Ada", "Karl"]
+    assert book.undo()[0] == "remove"
+    assert names(book) == ["Ada", "Bob", "Karl"]
+    assert book.undo()[0] == "edit"
+    assert names(book) == ["Ada", "Bob", "Carl"]
+    clock.now_ms += 1
+    undone = book.undo()
+    assert (undone.what, undone.ms, undone.contacts, undone.kept) == ("add", NOW_MS, 1, 0)
+    assert sorted(book.cards()) == sorted(both)
+    assert book.undo()[0] == "import"
+    assert book.cards() == []
+    assert counts(book, ADA, BOB) == (2, 0, 0, 0)  # taken back is not removed
+
+
+def test_what_was_changed_since_stays_when_a_step_is_taken_back(book: AddressBook, profile: Profile):
+    counts(book, ADA, BOB)
+    (ada,) = (contact for contact in profile.contacts() if contact.card == ADA)
+    profile.put_contacts([ada._replace(card=card("FN:Ada elsewhere"))])  # as a sync does
+    undone = book.undo()
+    assert (undone.contacts, undone.kept, names(book)) == (1, 1, ["Ada elsewhere"])
+
+
+def test_after_thirty_days_nothing_is_taken_back(book: AddressBook, profile: Profile, clock: Clock):
+    counts(book, ADA)
+    clock.now_ms += UNDO_FOR_MS
+    with pytest.raises(ProfileError) as refused:
+        book.undo()
+    assert refused.value.reason == "NOTHING_TO_UNDO"
+    book.add(Changes("Bo"))
+    assert len(profile.steps()) == 1
+
+
+def test_an_edit_changes_its_lines_and_what_is_to_be_stored(book: AddressBook, profile: Profile):
+    counts(book, ADA)
+    (before,) = profile.contacts()
+    profile.put_contacts([before._replace(generation=3, digest=b"d" * 32)])
+    edited = book.edit(before.id.hex()[:6], Changes(add_emails=["a@example.org"]))
+    assert (edited.emails, edited.stored) == (("a@example.org",), False)
+    assert book.cards() == [ADA.replace(b"END:VCARD", b"EMAIL:a@example.org\r\nEND:VCARD")]
+    with pytest.raises(CardError):
+        book.edit(edited.id, Changes(remove_numbers=["5"]))
+    steps = len(profile.steps())
+    assert book.edit(edited.id, Changes("Ada", remove_emails=["A@example.org"])).emails == ()
+    book.replace(edited.id, book.card(edited.id), book.card(edited.id).replace(b"\r\n", b"\n"))
+    assert len(profile.steps()) == steps + 1  # what changes nothing is no step
+
+
+def test_a_card_from_an_editor_is_taken_only_over_what_it_showed(book: AddressBook):
+    counts(book, ADA)
+    id = id_of(book, "Ada")
+    book.replace(id, ADA, ADA.replace(b"FN:Ada", b"FN:Ada King"))
+    assert names(book) == ["Ada King"]
+    with pytest.raises(ProfileError) as refused:
+        book.replace(id, ADA, ADA)
+    assert refused.value.reason == "CONTACT_CHANGED"
+
+
+def test_duplicates_are_proposed_with_their_reason_and_never_merged(book: AddressBook, profile: Profile):
+    profile.put(Account("+12025550111", bytes(32), 1, 1))
+    people = [
+        *(card("FN:Sam Alike", "TEL:+1 202 555 0145"), card("FN:Samuel", "TEL:(202) 555-0145")),
+        *(card("FN:Eva", "EMAIL:eva@example.org"), card("FN:E. B.", "EMAIL:EVA@example.org")),
+        *(card("FN:Zoë", "ORG:Acme"), card("FN:zoe", "ORG:ACME"), card("FN:Zoë")),
+        card("NOTE:nobody"),
+        card("NOTE:nobody "),
+    ]
+    counts(book, *people)
+    pairs = [(pair.first.name, pair.second.name, pair.why) for pair in book.duplicates()]
+    assert pairs == [("Eva", "E. B.", "email"), ("Sam Alike", "Samuel", "number"), ("Zoë", "zoe", "name")]
+    eva = book.duplicates()[0]
+    book.keep_apart(eva.second.id, eva.first.id)
+    assert [pair.why for pair in book.duplicates()] == ["number", "name"]
+    sam = book.duplicates()[0]
+    assert book.merge(sam.first.id, sam.second.id).name == "Sam Alike"
+    assert book.find("Samuel")[0].name == "Sam Alike"
+    assert [pair.why for pair in book.duplicates()] == ["name"]
+    with pytest.raises(ProfileError) as refused:
+        book.merge(sam.first.id, sam.first.id)
+    assert refused.value.reason == "CONTACT_SAME"
+
+
+def test_merged_contacts_have_one_n_and_one_uid_and_all_else(book: AddressBook):
+    boat = "item1.TEL:2", "item1.X-ABLabel:Boat"
+    one = card("UID:a", "FN:A", "N:A;;;;", "item1.TEL:1", "item1.X-ABLabel:Barn")
+    counts(book, one, card("UID:b", "FN:B", "N:B;;;;", *boat, "NOTE:x", version="4.0"))
+    book.merge(id_of(book, "A"), id_of(book, "B"))
+    (merged,) = book.cards()
+    assert merged == one.replace(b"END", b"FN:B\r\nitem2.TEL:2\r\nitem2.X-ABLabel:Boat\r\nNOTE:x\r\nEND")
+
+
+def test_groups_are_kept_and_are_nobody(book: AddressBook):
+    group = card("FN:Choir", "X-ADDRESSBOOKSERVER-KIND:group", "UID:g")
+    assert counts(book, group, ADA) == (2, 0, 0, 0)
+    assert names(book) == ["Ada"]
+    assert book.find("choir") == []
+    assert book.export() == join_cards([group, ADA])
+
+
+def test_a_contact_is_named_by_the_first_digits_of_its_id(book: AddressBook):
+    counts(book, ADA, BOB)
+    assert book.card(id_of(book, "Bob")[:8].upper()) == BOB
+    for id, reason in (("zz", "CONTACT_UNKNOWN"), ("", "CONTACT_AMBIGUOUS")):
+        with pytest.raises(ProfileError) as refused:
+            book.remove([id_of(book, "Ada"), id])
+        assert refused.value.reason == reason
+    assert names(book) == ["Ada", "Bob"]
+
+
+def test_what_a_contact_is_shown_as_can_be_json(book: AddressBook):
+    counts(book, ADA)
+    assert json.loads(json.dumps(book.contacts()[0]._asdict()))["numbers"] == ["+1 202 555 0100"]
