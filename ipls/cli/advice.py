@@ -28,7 +28,7 @@ _REASONS: Mapping[str, str] = {
         ABSENCE_UNPROVEN CODE_RATE CODE_NOT_SENT""",
     _AGAIN: """
         CALL_REPLAYED EPOCH_PRUNED EPOCH_UNKNOWN LINE_CONFLICT LINE_REPLACED
-        MANIFEST_CONFLICT PROFILE_BUSY READ_SESSION_EXPIRED
+        MANIFEST_CONFLICT PROFILE_BUSY READ_SESSION_EXPIRED SIDE_CHANGED
         READ_SESSION_INVALID READ_SESSION_REQUIRED RECORD_ABSENT REGISTRATION_PENDING REQUEST_ID_REUSED
         SNAPSHOT_ABSENT VALUE_ERASED
         VAULT_OUT_OF_ORDER VAULT_SESSION_EXPIRED VAULT_SESSION_OVER VAULT_TOO_MANY_REQUESTS VAULT_HSM_KEY_MISMATCH
@@ -77,7 +77,7 @@ _REASONS: Mapping[str, str] = {
     "give the number as + and 1 to 15 digits": "LABEL_INVALID",
     "make room on the disk; a damaged profile is made anew:"
     " ipls client register NUMBER --profile NEW, then ipls client restore": "PROFILE_STORAGE",
-    "ipls client contacts export FILE saves what can be read; then ipls client register NUMBER --profile NEW and"
+    "ipls client contacts export FILE, if that still goes; then ipls client register NUMBER --profile NEW and"
     " ipls client restore": "PROFILE_DAMAGED",
     "put the profile's own key.json back; without it: ipls client register NUMBER --profile NEW, then ipls client"
     " restore": "PROFILE_KEY_LOST",
@@ -96,6 +96,8 @@ _REASONS: Mapping[str, str] = {
     "keep fewer contacts": "LIST_TOO_LONG MANIFEST_TOO_LARGE",
     "ipls client restore, which makes room of what an earlier phone left": "ACCOUNT_QUOTA VAULT_TOO_MANY_GENERATIONS",
     "give that card a smaller photo": "CARD_TOO_LARGE ENVELOPE_TOO_LARGE",
+    "see that the folder is mounted, and the one that is meant": "SIDE_AWAY",
+    "look what became of the contacts; if they are to be removed: --allow-removals": "SIDE_SHRUNK",
     "ipls client contacts list": "CONTACT_UNKNOWN CONTACT_AMBIGUOUS",
     "ipls client contacts show ID, then edit ID": "CARD_EDIT_REFUSED CARD_VALUE_ABSENT CONTACT_CHANGED",
     "name two contacts; ipls client contacts duplicates proposes some": "CONTACT_SAME",

@@ -56,7 +56,6 @@ def seal(path: Path, key: Callable[[], bytes], sealed: Schema, tables: Sequence[
         return False
     with closing(db):
         db.execute("PRAGMA secure_delete=ON")  # what is dropped becomes zeros, in the same transaction
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the log has nothing in clear from here on
         with transaction(db):
             there = [name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
             found = [(table, _rows(db, table)) for table in tables if _name(table) in there]
@@ -69,8 +68,7 @@ def seal(path: Path, key: Callable[[], bytes], sealed: Schema, tables: Sequence[
                     rows.put_many(table, clear)
             except (TypeError, ValueError, OverflowError) as error:
                 raise StoreDamaged("DATABASE_UNREADABLE", f"{path}: a row of it is none") from error
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # if it does not come to that, whoever closes it next does
-    return True
+    return True  # and closed: the log, which had it in clear, is gone; after a crash whoever closes it next does that
 
 
 def _name(table: Table[Any]) -> str:

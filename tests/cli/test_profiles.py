@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -173,8 +174,16 @@ async def test_one_is_added_once_and_renamed_to_what_nobody_has(home: Home) -> N
     assert home.cards("three") == 3
 
 
-async def test_a_profile_that_somebody_changes_is_not_renamed_or_removed(home: Home) -> None:
+async def test_a_profile_that_somebody_changes_is_read_and_not_renamed_or_removed(home: Home) -> None:
     with closing(Profile(await home.has("busy"))):
+        where = ("--profile", "busy")
+        (first, *others) = home.says("contacts", "list", *where).splitlines()
+        assert len(others) == 2
+        assert "Person 2" in home.says("contacts", "find", "Person 2", *where)
+        assert "BEGIN:VCARD" in home.says("contacts", "show", first.split()[0], *where)
+        assert "contacts: 3" in home.says("status", *where)
+        assert home.cards("busy") == 3
+        assert home.states() == {"busy": "new"}
         for command in (("rename", "busy", "other"), ("remove", "busy", "--yes")):
             assert "[PROFILE_BUSY]" in home.profiles(*command, status=3)
     assert home.cards("busy") == 3
@@ -233,6 +242,25 @@ async def test_a_passphrase_is_asked_for_at_the_terminal(home: Home, commands: C
     assert home.states() == {"phone": "new"}
     assert at_terminal(command, "one\none\n")[0] == 0
     assert home.cards("phone", commands.passphrase("one")) == 3
+
+
+async def test_what_is_damaged_costs_itself_and_says_what_to_do(home: Home) -> None:
+    folder = await home.has("phone")
+    with closing(Profile(folder)) as profile:
+        profile.put(Account(NUMBER, bytes(32), 1, 1))
+    with closing(sqlite3.connect(folder / "profile.db")) as db, db:
+        (account,) = db.execute("SELECT max(number) FROM single").fetchone()
+        db.execute("UPDATE single SET sealed = zeroblob(length(sealed)) WHERE number = ?", (account,))
+        db.execute("UPDATE contact SET sealed = substr(sealed, 2) WHERE number = 2")
+    said = home.says("store", "--profile", "phone", status=1)
+    assert "[PROFILE_DAMAGED]" in said
+    assert "contacts export" in said
+    assert said.count("\n") == 1
+    assert home.cards("phone") == 2
+    listed = home.says("contacts", "list", "--profile", "phone").splitlines()
+    assert [("damaged" in line) for line in listed].count(True) == 1
+    assert len(listed) == 3
+    assert home.states() == {"phone": "damaged"}
 
 
 def typing(home: Home, command: str, name: str, typed: str, *, status: int = 0) -> str:

@@ -1,0 +1,59 @@
+"""Other people's address-book programs, as scripts/peers installs them."""
+
+import json
+import subprocess
+from functools import cache
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[2] / "scripts/peers"
+
+
+@cache
+def peers() -> Path:
+    """The folder of their programs, installed if need be."""
+    return Path(subprocess.run([SCRIPT], stdout=subprocess.PIPE, text=True, check=True).stdout.strip())
+
+
+class VdirSyncer:
+    """vdirsyncer between two places; `storages`: the settings of each, as its configuration has them."""
+
+    def __init__(self, home: Path, *storages: dict[str, str]) -> None:
+        home.mkdir()
+        one, two = ("\n".join(f"{key} = {json.dumps(value)}" for key, value in each.items()) for each in storages)
+        (home / "config").write_text(
+            f'[general]\nstatus_path = "{home}/status"\n[pair p]\na = "one"\nb = "two"\ncollections = null\n'
+            f'conflict_resolution = "b wins"\n[storage one]\n{one}\n[storage two]\n{two}\n'
+        )
+        self._command = [peers() / "vdirsyncer", "-v", "WARNING", "-c", home / "config"]
+        self._run("discover")
+
+    def sync(self) -> None:
+        self._run("sync")
+
+    def _run(self, command: str) -> None:
+        ended = subprocess.run([*self._command, command], input="y\n", capture_output=True, text=True, timeout=240)
+        assert ended.returncode == 0, ended.stderr
+
+
+class Khard:
+    """khard on a folder."""
+
+    def __init__(self, home: Path, folder: Path) -> None:
+        home.mkdir()
+        self._yaml, self._config = home / "edited.yaml", home / "khard.conf"
+        self._config.write_text(
+            f"[addressbooks]\n[[book]]\npath = {folder}\n[general]\neditor = /bin/true\nmerge_editor = /bin/true\n"
+        )
+
+    def run(self, *words: str) -> str:
+        command = [peers() / "khard", "-c", self._config, *words]
+        ended = subprocess.run(command, input="yes\n", capture_output=True, text=True, timeout=60)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    def edit(self, name: str, old: str, new: str) -> None:
+        """Replace a text in what khard shows of a contact for editing."""
+        shown = self.run("show", "--format", "yaml", name)
+        assert old in shown
+        self._yaml.write_text(shown.replace(old, new))
+        self.run("edit", "--format", "yaml", "-i", str(self._yaml), name)
