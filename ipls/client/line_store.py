@@ -114,9 +114,10 @@ class LineStore:
         self._behind_ms = 0
         self._retry_for_s = retry_for_s
 
-    async def read(self, n: int) -> LineRead | None:
-        """What comes behind commit `n` of the account's line; None where the store shows none."""
-        return await self._read(pb.ReadBody(n=n))
+    async def read(self, n: int, *, until: int = 0) -> LineRead | None:
+        """What comes behind commit `n` of the account's line; None where the store shows none. `until`: as it was when
+        that commit was its head, as far as that is kept: before a later identity wrote into it, say."""
+        return await self._read(pb.ReadBody(n=n, until=until))
 
     async def links(self, line: bytes, first: int, last: int) -> list[Link]:
         """Of the commits first + 1 to last, of this line or one that was left; as far as the store has them."""

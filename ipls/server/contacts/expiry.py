@@ -14,8 +14,8 @@ from ipls.store.line import LineStore
 log = structlog.get_logger()
 
 EVERY_S = 600.0
-ROWS = 1000
-"""Let go of at once: others' writes come between."""
+ROWS = 100
+"""Let go of at once, of 2 MiB perhaps: others' writes come between."""
 
 
 async def run(store: LineStore, identities: Identities) -> None:

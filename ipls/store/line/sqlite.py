@@ -8,7 +8,7 @@ Tested by tests/store/line/test_contract.py.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ipls.contacts.admission import Admitted, Healed, Standing
@@ -68,6 +68,8 @@ CREATE TABLE IF NOT EXISTS usage (
     PRIMARY KEY (label, version)) WITHOUT ROWID;
 """
 _RECORD, _SNAPSHOT = 0, 1
+_AT_ONCE = 500
+"""Names that one statement looks for."""
 _STANDING = "line, seed, n, chain, base_n, generation, write_key, version, identity_key, devices"
 _PRESENT = f"SELECT id, {_STANDING} FROM line WHERE label = ? AND left_ms IS NULL"  # noqa: S608  # ours
 _NEW = f"INSERT INTO line (label, {_STANDING}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  # ours
@@ -75,14 +77,14 @@ _BLOB = """
 SELECT blob.id, blob.damaged, blob.until_ms IS NOT NULL, lot.id, lot.version, lot.staged, lot.until_ms IS NOT NULL
 FROM blob JOIN lot ON lot.id = blob.lot WHERE blob.label = ? AND blob.name = ? AND blob.kind = ?
 """
-_STAYS = """
-SELECT 1 FROM blob JOIN lot ON lot.id = blob.lot WHERE blob.label = ? AND blob.name = ? AND blob.kind = ?
-AND NOT blob.damaged AND blob.until_ms IS NULL AND (lot.staged AND ? OR NOT lot.staged AND lot.until_ms IS NULL)
-"""
-_DATA = """
-SELECT sealed.data FROM blob JOIN sealed ON sealed.blob = blob.id WHERE blob.label = ? AND blob.name = ?
-ORDER BY blob.kind LIMIT 1
-"""
+_NAMED = "blob.label = ? AND blob.name IN ({})"
+_SIZE = f"SELECT name, size FROM blob WHERE {_NAMED}"  # noqa: S608  # ours, as all of these
+_DATA = f"SELECT name, data FROM blob JOIN sealed ON sealed.blob = blob.id WHERE {_NAMED}"  # noqa: S608
+_STAGED = f"""
+SELECT blob.name, 1 FROM blob JOIN lot ON lot.id = blob.lot WHERE {_NAMED} AND blob.kind = {_RECORD:d}
+AND NOT blob.damaged AND blob.until_ms IS NULL AND (lot.staged OR lot.until_ms IS NULL)
+"""  # noqa: S608
+_STAYS = f"{_STAGED} AND NOT lot.staged"
 
 
 class _Blob(NamedTuple):
@@ -155,28 +157,17 @@ class SqliteLines(LineStore):
         return found
 
     def sizes(self, label: str, names: Sequence[bytes]) -> list[int]:
-        query = "SELECT size FROM blob WHERE label = ? AND name = ? ORDER BY kind LIMIT 1"
         with self._reads.read() as db:
-            return [(db.execute(query, (label, name)).fetchone() or (0,))[0] for name in names]
+            found = _by_name(db, _SIZE, label, names)
+        return [found.get(name, 0) for name in names]
 
     def get(self, label: str, names: Sequence[bytes]) -> list[bytes | None]:
-        return [self._get(self._reads, label, name) for name in names]
-
-    def _get(self, database: Database, label: str, name: bytes) -> bytes | None:
-        try:
-            with database.read() as db:
-                row = db.execute(_DATA, (label, name)).fetchone()
-        except StoreDamaged:  # its pages: others' are none of these
-            return None
-        return row[0] if row and _is_of(row[0], name) else None
+        return _get(self._reads, label, names)
 
     def missing(self, label: str, names: Sequence[bytes], *, staged: bool) -> list[int]:
         with self._reads.read() as db:
-            return [
-                place
-                for place, name in enumerate(names)
-                if not db.execute(_STAYS, (label, name, _RECORD, staged)).fetchone()
-            ]
+            there = _by_name(db, _STAGED if staged else _STAYS, label, names)
+        return [place for place, name in enumerate(names) if name not in there]
 
     def kept_lines(self, label: str) -> list[KeptLine]:
         query = """
@@ -312,16 +303,17 @@ class SqliteLines(LineStore):
             _Account(db, label, version, now_ms).end()
 
     def mark_damaged(self, label: str, names: Sequence[bytes]) -> None:
+        found = self.get(label, names)  # first: what SQLite can't read takes a transaction with it
         with self._writes.write() as db:
-            for name in names:
-                if self._get(self._writes, label, name) is None:
+            for name, data in zip(names, found, strict=True):
+                if data is None:
                     db.execute("UPDATE blob SET damaged = 1 WHERE label = ? AND name = ?", (label, name))
 
     def expire(self, now_ms: int, limit: int) -> bool:
+        unreadable = {id for which in _EXPIRED for id in self._unreadable(which, now_ms, limit)}
         with self._writes.write() as db:
             gone = [
-                _expire_blobs(db, "blob.until_ms <= ?", now_ms, limit),
-                _expire_blobs(db, "blob.lot = (SELECT id FROM lot WHERE until_ms <= ? LIMIT 1)", now_ms, limit),
+                *(_expire_blobs(db, which, now_ms, limit, unreadable) for which in _EXPIRED),
                 _expire_commits(db, now_ms, limit),
                 _expire_links(db, now_ms - LINKS_MS, limit),
                 _expire_version1(db, now_ms, limit),
@@ -329,6 +321,17 @@ class SqliteLines(LineStore):
             empty = "until_ms <= ? AND NOT EXISTS (SELECT 1 FROM blob WHERE lot = lot.id)"
             ended = db.execute(f"DELETE FROM lot WHERE {empty}", (now_ms,)).rowcount  # noqa: S608  # ours
             return any(gone) or ended > 0
+
+    def _unreadable(self, which: str, now_ms: int, limit: int) -> Iterator[int]:
+        """Of what is let go next, what can't be deleted either."""
+        with self._reads.read() as db:
+            rows = db.execute(which, (now_ms, limit)).fetchall()
+        for id, *_ in rows:
+            try:
+                with self._reads.read() as db:
+                    db.execute("SELECT data FROM sealed WHERE blob = ?", (id,)).fetchone()
+            except StoreDamaged:
+                yield id
 
 
 class _Account:
@@ -427,16 +430,15 @@ class _Account:
         name = name_of(data)
         blob = self._find(name, kind)
         if blob is None:
-            id = self._db.execute(
-                "INSERT INTO blob (label, name, kind, size, lot, damaged) VALUES (?, ?, ?, ?, ?, 0)",
-                (self._label, name, kind, len(data), self._lot(kind, self._version, staged=not present)),
-            ).lastrowid
-            self._db.execute("INSERT INTO sealed VALUES (?, ?)", (id, data))
+            lot = self._lot(kind, self._version, staged=not present)
+            self._db.execute(
+                "INSERT INTO blob (id, label, name, kind, size, lot, damaged) VALUES (?, ?, ?, ?, ?, ?, 0)",
+                (self._keep_bytes(data), self._label, name, kind, len(data), lot),
+            )
             self._count(self._version, len(data))
             return
         if blob.damaged:
-            self._db.execute("INSERT OR REPLACE INTO sealed VALUES (?, ?)", (blob.id, data))
-            self._db.execute("UPDATE blob SET damaged = 0 WHERE id = ?", (blob.id,))
+            blob = self._renew(blob, data)
         if blob.staged:
             self._move(blob, kind, len(data), self._version, staged=not present)
         elif not blob.present:
@@ -460,6 +462,18 @@ class _Account:
                     "ACCOUNT_QUOTA",
                     "the account holds as much as it may, what was dropped of late too; try again later",
                 )
+
+    def _keep_bytes(self, data: bytes) -> int:
+        """The id of the row that is theirs: one above all, those too of which only the bytes are left."""
+        id = self._db.execute("INSERT INTO sealed (data) VALUES (?)", (data,)).lastrowid
+        assert id is not None
+        return id
+
+    def _renew(self, blob: _Blob, data: bytes) -> _Blob:
+        """With these bytes, under another id: what was there stays, perhaps in pages that nothing can be done with."""
+        id = self._keep_bytes(data)
+        self._db.execute("UPDATE blob SET id = ?, damaged = 0 WHERE id = ?", (id, blob.id))
+        return blob._replace(id=id)
 
     def _find(self, name: bytes, kind: int) -> _Blob | None:
         row = self._db.execute(_BLOB, (self._label, name, kind)).fetchone()
@@ -536,13 +550,18 @@ def _note(db: Connection, label: str, things: Counter[int], size: Counter[int]) 
     db.execute("DELETE FROM usage WHERE label = ? AND things = 0", (label,))
 
 
-def _expire_blobs(db: Connection, which: str, now_ms: int, limit: int) -> int:
-    rows = db.execute(
-        f"""SELECT blob.id, blob.label, lot.version, blob.size FROM blob JOIN lot ON lot.id = blob.lot
-            WHERE {which} LIMIT ?""",  # noqa: S608  # ours
-        (now_ms, limit),
-    ).fetchall()
-    db.executemany("DELETE FROM sealed WHERE blob = ?", [row[:1] for row in rows])
+_ENDED = """SELECT blob.id, blob.label, lot.version, blob.size FROM blob JOIN lot ON lot.id = blob.lot
+            WHERE {} LIMIT ?"""
+_EXPIRED = (
+    _ENDED.format("blob.until_ms <= ?"),
+    _ENDED.format("blob.lot = (SELECT id FROM lot WHERE until_ms <= ? LIMIT 1)"),
+)
+
+
+def _expire_blobs(db: Connection, which: str, now_ms: int, limit: int, unreadable: Collection[int]) -> int:
+    """Bytes in pages that are damaged stay: to delete them fails, and everything with it."""
+    rows = db.execute(which, (now_ms, limit)).fetchall()
+    db.executemany("DELETE FROM sealed WHERE blob = ?", [row[:1] for row in rows if row[0] not in unreadable])
     db.executemany("DELETE FROM blob WHERE id = ?", [row[:1] for row in rows])
     _give_back(db, [row[1:] for row in rows])
     return len(rows)
@@ -618,6 +637,27 @@ def _stands(db: Connection, label: str, place: Place) -> bool:
         (place.n, label, place.line),
     ).fetchone()
     return found is not None and found == (place.commit_hash, place.before)
+
+
+def _by_name(db: Connection, query: str, label: str, names: Sequence[bytes]) -> dict[bytes, Any]:
+    """What the query, which has a place for them, finds of each of these names."""
+    found: dict[bytes, Any] = {}
+    for at in range(0, len(names), _AT_ONCE):
+        some = names[at : at + _AT_ONCE]
+        found.update(db.execute(query.format(", ".join("?" * len(some))), (label, *some)))
+    return found
+
+
+def _get(database: Database, label: str, names: Sequence[bytes]) -> list[bytes | None]:
+    """Where a page is damaged, each is read by itself: it costs none of those that have no part in it."""
+    try:
+        with database.read() as db:
+            found = _by_name(db, _DATA, label, names)
+    except StoreDamaged:
+        if len(names) == 1:
+            return [None]
+        return [data for name in names for data in _get(database, label, [name])]
+    return [data if _is_of(data := found.get(name), name) else None for name in names]
 
 
 def _is_of(data: object, name: bytes) -> bool:

@@ -43,6 +43,10 @@ async def test_what_is_written_is_read(world: World) -> None:
     read = await phone.store.read(3)
     assert read is not None
     assert (read.links, read.commits) == ([made[3].link], {4: made[3].signed})
+    read = await phone.store.read(0, until=2)
+    assert read is not None
+    assert (read.head_n, read.head, read.base_n) == (2, made[1].chain, 1)
+    assert (read.links, list(read.commits)) == ([each.link for each in made[:2]], [1, 2])
     read = await phone.store.read(9)  # of a device that has seen more
     assert read is not None
     assert (read.head_n, read.links, read.commits) == (4, [], {})
