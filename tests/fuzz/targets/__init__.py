@@ -15,6 +15,7 @@ from tests.fuzz.targets import (  # noqa: F401  # these too
     directory,
     files,
     frames,
+    lines,
     logs,
     proofs,
     services,
