@@ -98,6 +98,7 @@ _REASONS: Mapping[str, str] = {
     "give that card a smaller photo": "CARD_TOO_LARGE ENVELOPE_TOO_LARGE",
     "see that the folder is mounted, and the one that is meant": "SIDE_AWAY",
     "look what became of the contacts; if they are to be removed: --allow-removals": "SIDE_SHRUNK",
+    "ipls client monitor, which lists them": "VERSION_UNKNOWN",
     "ipls client contacts list": "CONTACT_UNKNOWN CONTACT_AMBIGUOUS",
     "ipls client contacts show ID, then edit ID": "CARD_EDIT_REFUSED CARD_VALUE_ABSENT CONTACT_CHANGED",
     "name two contacts; ipls client contacts duplicates proposes some": "CONTACT_SAME",

@@ -65,6 +65,13 @@ class Reporter:
                     self._say(f"WARNING: identity version {version} (epoch {epoch}) was not made by this device")
             case events.AccessEntry():
                 self._say(describe(event))
+            case events.ContactIdentityChanged():
+                self._say(
+                    f"WARNING: {event.label} has a new key, version {event.version}, since epoch {event.epoch}"
+                    + (": you had compared the one before" if event.verified else "")
+                )
+            case events.ContactIdentityUnproved(label, reason):
+                self._say(f"WARNING: what the directory says of {label} does not hold [{reason}]; it was not believed")
             case events.EvidenceMet(text, file):
                 self._say(f"EVIDENCE: {text}; {file or 'its file could not be written'}")
             case events.CodeAwaited(sent_to, holds_s):

@@ -5,10 +5,13 @@ docs/library.md has an example. Every exception is a ClientError or, of a card, 
 
 from ipls.client.address_book import AddressBook, Duplicate, Listed, Undone
 from ipls.client.approvals import Approval, ApprovalRequest, parse_approver
+from ipls.client.contact_identities import ContactIdentities, IdentityRound
 from ipls.client.device import Device, Status
 from ipls.client.errors import ClientError, ProfileError, RefusedError, TryLaterError
 from ipls.client.events import (
     AccessEntry,
+    ContactIdentityChanged,
+    ContactIdentityUnproved,
     Event,
     EvidenceMet,
     FrameSent,
@@ -22,7 +25,7 @@ from ipls.client.events import (
     VaultAccepted,
 )
 from ipls.client.importing import Imported
-from ipls.client.profile import Account, KnownVersion
+from ipls.client.profile import Account, ContactIdentity, KnownVersion
 from ipls.client.profile_key import Kept, KeyAccess, Keyring
 from ipls.client.profiles import (
     ProfileSummary,
@@ -44,6 +47,10 @@ __all__ = [
     "ApprovalRequest",
     "ClientError",
     "CodeSource",
+    "ContactIdentities",
+    "ContactIdentity",
+    "ContactIdentityChanged",
+    "ContactIdentityUnproved",
     "Device",
     "Duplicate",
     "Event",
@@ -52,6 +59,7 @@ __all__ = [
     "HeadChecked",
     "HistoryChecked",
     "IdentityChange",
+    "IdentityRound",
     "Imported",
     "JourneyStep",
     "Kept",

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,7 @@ from ipls.akd import Version
 from ipls.client.address_book import AddressBook
 from ipls.client.approvals import Approval, ApprovalRequest
 from ipls.client.calls import RETRY_FOR_S
+from ipls.client.contact_identities import PATIENCE_S, ContactIdentities
 from ipls.client.contact_store import ContactStore
 from ipls.client.directory import DirectoryReader, History
 from ipls.client.errors import ProfileError, RefusedError
@@ -38,6 +39,8 @@ from ipls.client.sync import Restored, Stored, Sync
 from ipls.client.trust import TrustRoots
 from ipls.client.vault import Vault, VaultSession
 from ipls.clock import system_now_ms
+from ipls.contacts.cards.numbers import comparable_number, country_of
+from ipls.contacts.cards.reading import read_card
 from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import public_key
 from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceStub
@@ -92,6 +95,9 @@ class Device:
         self._report = report
         self._now_ms = now_ms
         self._retry_for_s = retry_for_s
+        self.contact_identities = ContactIdentities(
+            profile, self._root.namespace, self._contact_reader, now_ms=now_ms, report=report
+        )
 
     @classmethod
     def open(
@@ -146,6 +152,8 @@ class Device:
         directory = DirectoryServiceStub(channels["directory"])
         self._trust_roots = TrustRoots(directory, profile, **timed)
         self._directory = DirectoryReader(directory, root, profile, **timed)
+        patience_s = min(self._retry_for_s, PATIENCE_S)
+        self._contact_directory = DirectoryReader(directory, root, profile, **timed | {"retry_for_s": patience_s})
         self._registrar = Registrar(
             RegistrationServiceStub(channels["registration"]), root.namespace, profile, self._directory, **timed
         )
@@ -156,6 +164,10 @@ class Device:
         newest = await self._trust_roots.follow()
         if newest.number != self._root.number:
             self._judge_by(newest)
+
+    async def _contact_reader(self) -> DirectoryReader:
+        await self._follow_trust_root()
+        return self._contact_directory
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -207,6 +219,31 @@ class Device:
             )
         return self._profile.versions()
 
+    def acknowledge_version(self, version: int) -> None:
+        """Of a version that was not made here, "that was me": it is told no more.
+
+        Raises ProfileError VERSION_UNKNOWN.
+        """
+        self._profile.add_versions([self._foreign(version)._replace(origin="acknowledged")])
+
+    def disown_version(self, version: int) -> str:
+        """Of a version that was not made here, "that was not me": the next `store` makes the contact key anew.
+
+        What is to be called now: `register`, where the number is somebody else's, or `store`. Raises ProfileError
+        VERSION_UNKNOWN.
+        """
+        disowned = self._foreign(version)
+        with self._profile.transaction():
+            self._profile.add_versions([disowned._replace(origin="foreign")])
+            self._profile.put(self._profile.progress._replace(rotate=True))
+        return "store" if self._profile.account.version > disowned.version else "register"
+
+    def _foreign(self, number: int) -> KnownVersion:
+        for version in self._profile.versions():
+            if version.version == number and version.origin in ("foreign", "acknowledged"):
+                return version
+        raise ProfileError("VERSION_UNKNOWN", "the identity has no such version that was not made here")
+
     async def lookup(self, label: str) -> tuple[Version, bytes]:
         """Follow the trust root; the version of any account that a lookup shows, and the proof as a file for
         `ipls verify lookup`."""
@@ -227,6 +264,7 @@ class Device:
         await self.monitor()
         stored = await self._sync().push()
         self._profile.put(Synced(self._now_ms()))
+        await self.contact_identities.check(self._numbers)
         return stored
 
     async def restore(self) -> Restored:
@@ -238,7 +276,15 @@ class Device:
         for use in await self._new_uses():
             if use.operation == "retrieve":
                 self._report(use)
+        await self.contact_identities.check(self._numbers)
         return restored
+
+    def _numbers(self) -> Iterator[str]:
+        """The contacts', in E.164 where they are numbers."""
+        country = country_of(self._profile.account.label)
+        for contact in self._profile.contacts():
+            for number in read_card(contact.card).numbers:
+                yield comparable_number(number, country)
 
     async def uses(self) -> list[AccessEntry]:
         """Every use of the account in the vault, oldest first, checked to continue what was shown before.

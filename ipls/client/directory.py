@@ -21,7 +21,7 @@ from ipls.proto.directory.v1.directory_pb2 import (
 from ipls.proto.trust.v1.evidence_pb2 import Evidence
 from ipls.proto.trust.v1.proof_pb2 import LabelProof
 from ipls.proto.witness.v1.head_pb2 import SignedHead
-from ipls.rpc.reads import read_history
+from ipls.rpc.reads import MAX_PROOF, read_history
 from ipls.store.errors import StoreError
 from ipls.trust.evidence import encode, from_heads, from_histories, judge_evidence
 from ipls.trust.heads import Head, signers, verify_head
@@ -44,6 +44,19 @@ class History(NamedTuple):
     proof: bytes
     identities: tuple[Identity, ...]
     leaves: dict[int, bytes]
+
+
+class Newest(NamedTuple):
+    """Another account's identity at `head`; None where it is proved to have none. `proof` is an encoded LabelProof,
+    empty for an absence."""
+
+    head: Head
+    identity: Identity | None
+    proof: bytes
+
+
+MAX_NEWEST = 1 << 20
+"""Bytes of the proof of one version: more than any account's has."""
 
 
 class DirectoryReader:
@@ -93,10 +106,15 @@ class DirectoryReader:
         """
         owner = Credentials(label, seed)
         try:
-            signed, proof = await self._fetch(owner, 0)
+            signed, proof = await self._fetch(owner, label, 0)
         except RefusedError as error:
             if error.reason == "LABEL_NOT_FOUND":
-                await self._check_absent(owner)
+                _, absent = await self._check_absent(owner, label)
+                if self._profile.versions():
+                    self._accuse(self._proved, absent.head, absence=absent.proof)
+                    raise RefusedError(
+                        "HISTORY_REWRITTEN", "the account that the directory proved before is not there any more"
+                    ) from error
             raise
         head = self.observe(signed)
         leaves = self._profile.leaves()
@@ -115,7 +133,7 @@ class DirectoryReader:
             )
             identities = tuple(_identity(version, seen) for version in versions)
         except (AkdError, VerificationError) as error:
-            self._accuse(signed, history=proof)
+            self._accuse(self._proved, signed, history=proof)
             raise RefusedError(error.reason, f"the directory's history proof was refused: {error.message}") from error
         self._report(HistoryChecked("complete", head.epoch, head.root_hash, identities[0].version))
         newest = await self._newest(owner, head)
@@ -130,14 +148,49 @@ class DirectoryReader:
             {version.version: shown[version.version] for version in versions if version.value},
         )
 
-    def rewritten(self, history: History) -> None:
-        """Keep the evidence that a history which holds is not the one that held before, if the proofs give it."""
-        proof = LabelProof.FromString(history.proof)
-        self._accuse(proof.head, history=proof.history)
+    async def newest_of(self, label: str, before: bytes) -> Newest:
+        """Another account's identity, by history, most recent 1, at the newest head; the directory learns the number.
 
-    def _accuse(self, head: SignedHead, *, history: bytes = b"", absence: bytes = b"") -> None:
-        if kept := self._profile.get(ProvedHistory):
-            before = LabelProof.FromString(kept.proof)
+        `before`: the `proof` of last time, or nothing, for evidence where the two contradict each other. Raises
+        RefusedError, TryLaterError, as `own_history`; ABSENCE_UNPROVEN also where it registered meanwhile.
+        """
+        account = self._profile.account
+        reader = Credentials(account.label, account.seed)
+        try:
+            signed, proof = await self._fetch(reader, label, 1, limit=MAX_NEWEST)
+        except RefusedError as error:
+            if error.reason != "LABEL_NOT_FOUND":
+                raise
+            head, absent = await self._check_absent(reader, label)
+            self._accuse(before, absent.head, absence=absent.proof)
+            return Newest(head, None, b"")
+        head = self.observe(signed)
+        shown = LabelProof(label=label.encode(), head=signed, history=proof, most_recent=1).SerializeToString()
+        try:
+            return Newest(head, verify_identity(self._root, head, label, proof), shown)
+        except VerificationError as error:
+            self.contradicted(before, shown)
+            raise RefusedError(error.reason, f"the directory's identity proof was refused: {error.message}") from error
+
+    def rewritten(self, history: History) -> None:
+        """As `contradicted`, of the own history that held before."""
+        self.contradicted(self._proved, history.proof)
+
+    def contradicted(self, before: bytes, now: bytes) -> None:
+        """Keep the evidence that a history is not the one of before, if the two give it: encoded LabelProofs, `before`
+        possibly empty."""
+        proof = LabelProof.FromString(now)
+        self._accuse(before, proof.head, history=proof.history)
+
+    @property
+    def _proved(self) -> bytes:
+        """The last own history that held, an encoded LabelProof, or nothing."""
+        kept = self._profile.get(ProvedHistory)
+        return kept.proof if kept else b""
+
+    def _accuse(self, proved: bytes, head: SignedHead, *, history: bytes = b"", absence: bytes = b"") -> None:
+        if proved:
+            before = LabelProof.FromString(proved)
             self._keep(
                 from_heads(self._root, before.head, head)
                 or from_histories(self._root, before.head, before.history, head, history=history, absence=absence)
@@ -168,14 +221,15 @@ class DirectoryReader:
             raise RefusedError(error.reason, f"the directory's lookup proof was refused: {error.message}") from error
         return version, LabelProof(label=label.encode(), head=response.head, lookup=response.proof).SerializeToString()
 
-    async def _check_absent(self, owner: Credentials) -> None:
-        request = AbsenceRequest(label=owner.label.encode())
+    async def _check_absent(self, reader: Credentials, label: str) -> tuple[Head, AbsenceResponse]:
+        """An answer that proves that there is no such account, and the head that it does so under."""
+        request = AbsenceRequest(label=label.encode())
 
         async def call(metadata: Metadata) -> AbsenceResponse:
             return await self._stub.Absence(request, timeout=self._session.call_s, metadata=metadata)
 
         try:
-            response = await self._session.ask(owner, call)
+            response = await self._session.ask(reader, call)
         except ClientError as error:
             raise TryLaterError(
                 "ABSENCE_UNPROVEN", "the directory says that it has no such account, and does not prove it"
@@ -185,26 +239,24 @@ class DirectoryReader:
             verify_absence(head.root_hash, head.epoch, self._root.vrf_public_key, request.label, response.proof)
         except AkdError as error:
             raise RefusedError(error.reason, f"the directory's absence proof was refused: {error.message}") from error
-        if self._profile.versions():
-            self._accuse(response.head, absence=response.proof)
-            raise RefusedError(
-                "HISTORY_REWRITTEN", "the account that the directory proved before is not there any more"
-            )
+        return head, response
 
     async def _newest(self, owner: Credentials, head: Head) -> Identity:
-        _, proof = await self._fetch(owner, 1, head.epoch)
+        _, proof = await self._fetch(owner, owner.label, 1, head.epoch)
         try:
             return verify_identity(self._root, head, owner.label, proof)
         except VerificationError as error:
             raise RefusedError(error.reason, f"the directory's identity proof was refused: {error.message}") from error
 
-    async def _fetch(self, owner: Credentials, most_recent: int, epoch: int = 0) -> tuple[SignedHead, bytes]:
-        request = HistoryRequest(label=owner.label.encode(), epoch=epoch, most_recent=most_recent)
+    async def _fetch(
+        self, reader: Credentials, label: str, most_recent: int, epoch: int = 0, limit: int = MAX_PROOF
+    ) -> tuple[SignedHead, bytes]:
+        request = HistoryRequest(label=label.encode(), epoch=epoch, most_recent=most_recent)
 
         async def call(metadata: Metadata) -> tuple[SignedHead, bytes]:
-            return await read_history(self._stub, request, timeout=self._session.call_s, metadata=metadata)
+            return await read_history(self._stub, request, timeout=self._session.call_s, metadata=metadata, limit=limit)
 
-        return await self._session.ask(owner, call)
+        return await self._session.ask(reader, call)
 
 
 def _identity(version: Version, seen: Mapping[int, bytes]) -> Identity:

@@ -59,6 +59,28 @@ class IdentityChange:
 
 
 @dataclass(frozen=True)
+class ContactIdentityChanged:
+    """A contact's number has another key, of this version, published in `epoch`; this device saw it at `seen_ms`, and
+    the one before at `before_ms` last. `verified`: a person had compared an earlier one."""
+
+    label: str
+    version: int
+    epoch: int
+    seen_ms: int
+    before_ms: int
+    verified: bool
+
+
+@dataclass(frozen=True)
+class ContactIdentityUnproved:
+    """What the directory answered of a contact's key does not hold, or is not what it proved before; `reason` as in
+    docs/protocol/errors.md. Nothing of it was believed."""
+
+    label: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class EvidenceMet:
     """The directory or a witness broke its word: the file proves it to anyone; None where it could not be written."""
 
@@ -142,6 +164,8 @@ Event = (
     | IdentityChange
     | AccessEntry
     | EvidenceMet
+    | ContactIdentityChanged
+    | ContactIdentityUnproved
     | VaultAccepted
     | FrameSent
     | JourneyStep

@@ -19,6 +19,7 @@ from ipls.client.clear_profile import seal
 from ipls.client.errors import ProfileError
 from ipls.client.profile_key import IN_FILE, KeyAccess, make_key, not_the_key, open_key
 from ipls.client.rows import Rows, Table, Unreadable, empty, schema, single
+from ipls.contacts.envelope import Verified
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
 from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
 from ipls.proto.witness.v1.head_pb2 import SignedHead
@@ -89,8 +90,8 @@ class Swap(NamedTuple):
 
 
 class KnownVersion(NamedTuple):
-    """One version of the own identity. `origin`: `own` (made here), `earlier` (there when this device registered) or
-    `foreign` (came later, not made here: a theft, unless the person knows it)."""
+    """One version of the own identity. `origin`: `own` (made here), `earlier` (there when this device registered),
+    `foreign` (came later, not made here: a theft, unless the person knows it) or `acknowledged` (she does)."""
 
     version: int
     epoch: int
@@ -196,6 +197,39 @@ class KeyUse(NamedTuple):
     chain_head: bytes
 
 
+class ContactIdentity(NamedTuple):
+    """What the directory proved last of another account: its newest key, or version 0 and no key where there was none,
+    at the head of `head_epoch`.
+
+    `since_ms`: when this device first saw that, or first asked; `asked_ms`, `proved_ms`: when it asked, and had an
+    answer that held, last. `acknowledged`: up to which version the person knows. `in_use`: each sync asks. `proof`: the
+    last one, an encoded LabelProof.
+    """
+
+    label: str
+    since_ms: int
+    asked_ms: int = 0
+    proved_ms: int = 0
+    public_key: bytes = b""
+    version: int = 0
+    epoch: int = 0
+    head_epoch: int = 0
+    acknowledged: int = 0
+    in_use: bool = False
+    proof: bytes = b""
+
+    @property
+    def changed(self) -> bool:
+        """The person does not know of this key yet."""
+        return self.version > self.acknowledged
+
+
+class Discovery(NamedTuple):
+    """Whether syncs find out who of all contacts is on the service."""
+
+    on: bool
+
+
 Kind = TypeVar(
     "Kind",
     Pinned,
@@ -209,6 +243,7 @@ Kind = TypeVar(
     ProvedHistory,
     ApproverKey,
     Synced,
+    Discovery,
 )
 
 _SINGLES: dict[type, Table[Any]] = {
@@ -225,6 +260,7 @@ _SINGLES: dict[type, Table[Any]] = {
         ProvedHistory: "history",
         ApproverKey: "approver",
         Synced: "synced",
+        Discovery: "discovery",
     }.items()
 }
 TRUST_ROOTS = Table("trust_root", LaterTrustRoot, "number")
@@ -236,9 +272,11 @@ CONTACTS = Table("contact", Contact, "id")
 IMPORTED = Table("imported", ImportedCard, "key")
 STEPS = Table("step", Step, "number")
 APART = Table("apart", Apart, "pair")
+IDENTITIES = Table("contact_identity", ContactIdentity, "label")
+VERIFIED = Table("verified", Verified, "label")
 TABLES: list[Table[Any]] = [
     *_SINGLES.values(),
-    *(TRUST_ROOTS, VERSIONS, LEAVES, USES, CONTACT_KEYS, CONTACTS, IMPORTED, STEPS, APART),
+    *(TRUST_ROOTS, VERSIONS, LEAVES, USES, CONTACT_KEYS, CONTACTS, IMPORTED, STEPS, APART, IDENTITIES, VERIFIED),
 ]
 """A new one goes to the end (`ipls.client.rows`)."""
 
@@ -297,7 +335,8 @@ class Profile:
         | BundleSeen
         | ProvedHistory
         | ApproverKey
-        | Synced,
+        | Synced
+        | Discovery,
     ) -> None:
         """Write the one row of its kind."""
         self._rows.put(_SINGLES[type(row)], row)
@@ -363,6 +402,12 @@ class Profile:
     def add_versions(self, versions: Iterable[KnownVersion]) -> None:
         """Remember versions; one known already gets the new origin."""
         self._rows.put_many(VERSIONS, versions)
+
+    @property
+    def accepted_versions(self) -> set[int]:
+        """The own identity's versions that the person stands by, whose edits of the contacts count: made here, there
+        before, or acknowledged."""
+        return {version.version for version in self.versions() if version.origin != "foreign"}
 
     def leaves(self) -> dict[int, bytes]:
         """The leaf hash of each own version whose value was shown: an erased one must still have it."""
@@ -456,6 +501,34 @@ class Profile:
     def put_apart(self, pair: Apart) -> None:
         """Remember that two are."""
         self._rows.put(APART, pair)
+
+    def contact_identities(self) -> list[ContactIdentity]:
+        """All that were asked for; one that can't be read is as if it never was."""
+        return [row for row in self._rows.iterate(IDENTITIES) if not isinstance(row, Unreadable)]
+
+    def contact_identity(self, label: str) -> ContactIdentity | None:
+        """What is known of this number."""
+        row = self._rows.get(IDENTITIES, label)
+        return None if isinstance(row, Unreadable) else row
+
+    def put_contact_identity(self, identity: ContactIdentity) -> None:
+        """Write what is known of a number."""
+        self._rows.put(IDENTITIES, identity)
+
+    def drop_contact_identity(self, label: str) -> None:
+        """Forget what was known of a number, and what a person compared."""
+        with self.transaction():
+            self._rows.delete(IDENTITIES, [label])
+            self._rows.delete(VERIFIED, [label])
+
+    def verified(self, label: str) -> Verified | None:
+        """The key of this number that a person compared."""
+        row = self._rows.get(VERIFIED, label)
+        return None if isinstance(row, Unreadable) else row
+
+    def put_verified(self, verified: Verified) -> None:
+        """Write that a person compared a key."""
+        self._rows.put(VERIFIED, verified)
 
 
 def _open(

@@ -14,10 +14,11 @@ import pytest
 from ipls.admin import deployment
 from ipls.client.approvals import Approval, ApprovalRequest
 from ipls.client.device import Device
-from ipls.client.errors import ProfileError
+from ipls.client.errors import ClientError, ProfileError
 from ipls.client.events import (
     AccessEntry,
     CodeAwaited,
+    ContactIdentityChanged,
     Event,
     HeadChecked,
     HistoryChecked,
@@ -26,8 +27,10 @@ from ipls.client.events import (
     Progress,
     VaultAccepted,
 )
+from ipls.client.profile import Profile
 from ipls.clock import system_now_ms
 from ipls.errors import IplsError
+from ipls.trust.safety import Comparison, SafetyNumber
 from ipls.units import DAY_MS
 from tests.client.deployment import Deployment, book, cards_of
 
@@ -390,3 +393,78 @@ async def no_code(request_id: bytes) -> str:
 
 def refused(reason: str, kind: type[IplsError] = IplsError) -> "pytest.RaisesExc[IplsError]":
     return pytest.raises(kind, check=lambda error: error.reason == reason)
+
+
+# Identities: other people's, and versions of the own one
+
+
+async def test_two_people_compare_and_a_new_phone_of_one_is_told_to_the_other_at_the_next_sync(
+    world: Deployment,
+) -> None:
+    ada, bob = world.label(), world.label()
+    adas = await world.stored(ada, book(2))
+    bobs = await world.registered(bob)
+    async with world.device(adas) as device, world.device(bobs) as other:
+        mine = await device.contact_identities.safety_number(bob)
+        theirs = await other.contact_identities.safety_number(ada)
+        assert device.contact_identities.compare(bob, SafetyNumber.parse(theirs.text)) is Comparison.MATCHES
+        assert mine.digits == theirs.digits
+    await world.registered(bob)
+    events: list[Event] = []
+    async with world.device(adas, events.append) as device:
+        await device.store()
+        assert not device.contact_identities.verified(bob)
+        (changed,) = device.contact_identities.changed()
+    told = [event for event in events if isinstance(event, ContactIdentityChanged)]
+    assert [(event.label, event.version, event.epoch, event.verified) for event in told] == [
+        (bob, 2, changed.epoch, True)
+    ]
+    async with world.device(adas, events.append) as device:
+        await device.store()
+        device.contact_identities.acknowledge(bob, 2)
+        assert device.contact_identities.changed() == []
+    assert len([event for event in events if isinstance(event, ContactIdentityChanged)]) == 1
+
+
+async def test_a_sync_finds_who_is_on_the_service_where_that_is_switched_on(world: Deployment) -> None:
+    ada, bob = world.label(), world.label()
+    await world.registered(bob)
+    card = f"BEGIN:VCARD\r\nVERSION:3.0\r\nFN:Bob\r\nTEL:0{bob[3:6]} {bob[6:]}\r\nTEL:at work\r\nEND:VCARD\r\n"
+    profile = await world.stored(ada, card.encode())
+    async with world.device(profile) as device:
+        assert device.contact_identities.known() == []
+        device.contact_identities.discover(True)
+        await device.store()
+        assert [(each.label, each.version) for each in device.contact_identities.known()] == [(bob, 1)]
+
+
+async def test_that_was_me_and_that_was_not_me(world: Deployment) -> None:
+    """A second phone of the person's, then a thief's; she takes the number back and the key is made anew."""
+    label = world.label()
+    old = await world.stored(label, book(3))
+    for origin in ("own phone", "thief"):
+        await world.registered(label)
+        async with world.device(old) as device:
+            with pytest.raises(ClientError):
+                await device.monitor()
+            (foreign,) = device.status().foreign
+            if origin == "own phone":
+                device.acknowledge_version(foreign.version)
+                assert device.status().foreign == []
+            else:
+                assert device.disown_version(foreign.version) == "register"
+    events: list[Event] = []
+    async with world.device(old, events.append) as device:
+        await device.register(label, world.code)
+        assert device.disown_version(foreign.version) == "store"
+        generation = device.status().generation
+        await device.store()
+        assert device.status().generation > generation
+        origins = {event.version: event.origin for event in events if isinstance(event, IdentityChange)}
+        assert origins == {1: "own", 2: "acknowledged", 3: "foreign", 4: "own"}
+        for number in (1, 4, 9):
+            with pytest.raises(ProfileError) as error:
+                device.acknowledge_version(number)
+            assert error.value.reason == "VERSION_UNKNOWN"
+    with closing(Profile(old)) as profile:
+        assert profile.accepted_versions == {1, 2, 4}
