@@ -344,6 +344,8 @@ class _Account:
         self._now_ms = now_ms
         self._things = Counter[int]()
         self._bytes = Counter[int]()
+        self._lots: dict[tuple[int, int, bool], int] = {}
+        """Those that are open: which take what comes, until they are hidden or adopted."""
 
     def take(self, line: int, admitted: Admitted, snapshot: bytes | None, *, rotates: bool) -> None:
         """A commit at its place, and what it hides. Raises StoreRefused SNAPSHOT_ABSENT."""
@@ -391,6 +393,7 @@ class _Account:
 
     def adopt(self) -> None:
         """What the version has staged is the line's."""
+        self._lots.clear()
         self._db.execute(
             "UPDATE lot SET staged = 0, until_ms = NULL WHERE label = ? AND kind = ? AND staged AND version = ?",
             (self._label, _RECORD, self._version),
@@ -481,6 +484,12 @@ class _Account:
 
     def _lot(self, kind: int, version: int, *, staged: bool) -> int:
         """The one that takes what comes now."""
+        key = (kind, version, staged)
+        if key not in self._lots:
+            self._lots[key] = self._open_lot(*key)
+        return self._lots[key]
+
+    def _open_lot(self, kind: int, version: int, staged: bool) -> int:
         db = self._db
         ends = self._now_ms + STAGED_MS if staged else None
         open_ = "label = ? AND kind = ? AND staged = ? AND version = ? AND (staged OR until_ms IS NULL)"

@@ -492,3 +492,17 @@ async def test_the_identity_alone_deletes_the_account(world: World) -> None:
         with pytest.raises(TryLaterError, check=lambda error: error.reason == "IDENTITY_UNKNOWN"):
             await again.store.read(0)
     await phone.begin()
+
+
+async def test_a_list_of_200_000_contacts_is_kept(world: World) -> None:
+    phone = await registered(world)
+    await phone.begin()
+    made = await phone.commit(phone.writer.base(2, phone.chain, [n.to_bytes(4, "big") for n in range(200_000)]))
+    assert made.snapshot is not None
+    assert len(made.snapshot) == (16 << 20) + 28
+    assert await phone.get(made.snapshot) == [True]
+    again = phone.writer.base(3, phone.chain)
+    assert again.snapshot is not None
+    await phone.store.put_snapshot(again.snapshot)
+    await phone.commit(again._replace(snapshot=None))
+    assert await phone.get(again.snapshot, made.snapshot) == [True, True]
