@@ -30,7 +30,7 @@ async def made(world: Deployment, access: KeyAccess = IN_FILE) -> Path:
     """A phone with five contacts."""
     profile = world.profile()
     async with Device.open(profile, world.folder / "endpoints.json", key=access) as device:
-        device.import_cards(book(5))
+        device.address_book.import_cards(book(5))
         device.approver_key()
     return profile
 
@@ -51,7 +51,7 @@ def sql(profile: Path, statement: str, *values: object) -> list[tuple[bytes, ...
 
 async def names(profile: Path) -> list[str]:
     async with Device.open(profile, reading=True) as device:
-        return [contact.name for contact in device.contacts()]
+        return [contact.name for contact in device.address_book.contacts()]
 
 
 async def test_a_thief_of_the_disk_reads_nothing_and_can_not_tell_whom_the_owner_knows(
@@ -78,7 +78,7 @@ async def test_contacts_that_are_swapped_are_not_taken_for_each_other(phone: Pat
     (first,), (second,) = sql(phone, "SELECT sealed FROM contact WHERE number IN (1, 2) ORDER BY number")
     sql(phone, "UPDATE contact SET sealed = ? WHERE number = 1", second)
     sql(phone, "UPDATE contact SET sealed = ? WHERE number = 2", first)
-    assert await names(phone) == ["", "", "Person 2", "Person 3", "Person 4"]
+    assert await names(phone) == ["Person 2", "Person 3", "Person 4", "", ""]
 
 
 def planted_row(phone: Path, foreign: Path) -> None:

@@ -85,8 +85,9 @@ LIES = {
         {"identical": True, "thefts_refused": 2},
     ),
     "a card is lost": (
-        "from ipls.client.device import Device\nfrom itertools import count\nlost, cards = count(), Device.cards\n"
-        "Device.cards = lambda device: cards(device)[next(lost):]",  # none on the first phone, one on the second
+        "from ipls.client.address_book import AddressBook\nfrom itertools import count\n"
+        "lost, cards = count(), AddressBook.cards\n"
+        "AddressBook.cards = lambda book: cards(book)[next(lost):]",  # none on the first phone, one on the second
         {"identical": False, "thefts_refused": 3},
     ),
 }
