@@ -1,5 +1,6 @@
 """A profile that the disk does not give or take ends in one line, not in a traceback."""
 
+import asyncio
 import json
 import sqlite3
 from contextlib import closing
@@ -42,6 +43,11 @@ async def test_what_the_disk_refuses_is_a_profile_error_and_changes_nothing(worl
             import_onto_full_disk(device)
     async with world.device(profile) as device:
         assert len(device.address_book.cards()) == 2
+
+
+async def test_a_profile_may_be_opened_in_a_thread(world: Deployment) -> None:
+    async with await asyncio.to_thread(Device.open, world.profile(), world.folder / "endpoints.json") as device:
+        assert device.import_cards(book(2)).added == 2
 
 
 def test_endpoints_with_a_ca_that_is_none_are_refused(world: Deployment, tmp_path: Path) -> None:

@@ -27,14 +27,10 @@ from ipls.client.profile import (
 )
 from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
 from ipls.vault.history import Seen
+from tests.client.changes import CONTACTS, LABEL, SEED, opened, rewritten
 from tests.faults.deaths import killed
 from tests.faults.disks import nothing_is_written
 
-LABEL, SEED = "+4915112345678", bytes(range(100, 132))
-CONTACTS = [
-    Contact(bytes([n]) * 16, b"BEGIN:VCARD\r\nFN:Zsofia %d\r\nTEL:+44770090%04d\r\nEND:VCARD" % (n, n), n, b"")
-    for n in range(40)
-]
 KEY = ContactKey(1, bytes(range(200, 232)), b"id", True)
 SECRETS = [LABEL.encode(), SEED, KEY.contact_key, b"Zsofia", b"4477009", b"directory.example"]
 
@@ -146,6 +142,31 @@ def test_a_profile_is_read_while_another_process_writes_and_not_written(tmp_path
     assert contents(tmp_path)[1] == Account(LABEL, SEED, 1, 2)
 
 
+def test_two_processes_that_change_a_profile_at_once_lose_nothing_of_each_other(tmp_path: Path) -> None:
+    """Each change is of two contacts: whoever reads meanwhile never sees one without the other."""
+    script = """
+import sys
+from contextlib import closing
+from pathlib import Path
+from ipls.client import profile
+profile.WAIT_S = 600
+folder, name = Path(sys.argv[1]), sys.argv[2].encode()
+for n in range(20):
+    with closing(profile.Profile(folder)) as opened:
+        there = len(opened.contacts())
+        opened.put_contacts(profile.Contact(name + b"%d %d" % (n, half), b"%d" % there, 1, b"") for half in (0, 1))
+"""
+    Profile(tmp_path).close()
+    writers = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path), name]) for name in ("a", "b")]
+    with closing(Profile(tmp_path, reading=True)) as reader:
+        while any(writer.poll() is None for writer in writers):
+            assert len(reader.contacts()) % 2 == 0
+    assert [writer.returncode for writer in writers] == [0, 0]
+    # Each saw all that the other one had put before its turn.
+    with closing(Profile(tmp_path)) as profile:
+        assert [int(contact.card) for contact in profile.contacts()] == [n - n % 2 for n in range(80)]
+
+
 def test_a_writer_waits_for_another_ones_turn_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WAIT_S", 600)
     first = Profile(tmp_path)
@@ -170,19 +191,11 @@ def test_a_killed_writer_leaves_all_of_a_change_or_none(tmp_path: Path) -> None:
         fill(profile)
     before = contents(folder)
 
-    def change(folder: Path) -> None:
-        profile = Profile(folder)
-        with profile.transaction():
-            profile.put(Account(LABEL, SEED, 3, 4))
-            profile.put_contacts(contact._replace(card=b"changed") for contact in CONTACTS)
-            profile.drop_key(1)
-        profile.close()
-
     after = (before[0], Account(LABEL, SEED, 3, 4), [], [contact._replace(card=b"changed") for contact in CONTACTS])
     left = []
     for at in itertools.count():
         copy = shutil.copytree(folder, tmp_path / str(at))
-        if not killed(lambda copy=copy: change(copy), at):
+        if not killed(rewritten, copy, at):
             break
         left.append(contents(copy))
         assert left[-1] in (before, after)
@@ -298,7 +311,7 @@ def test_a_profile_in_clear_that_is_killed_at_any_step_of_its_sealing_loses_noth
     in_clear(tmp_path / "clear")
     for at in itertools.count():
         folder = shutil.copytree(tmp_path / "clear", tmp_path / str(at))
-        if not killed(lambda folder=folder: Profile(folder).close(), at):
+        if not killed(opened, folder, at):
             break
         assert_moved(folder)
         assert_nothing_in_clear(folder)

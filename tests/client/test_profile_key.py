@@ -1,6 +1,5 @@
 """How a profile's key is kept, and that nothing but that key opens it."""
 
-import hashlib
 import itertools
 import json
 import shutil
@@ -15,8 +14,8 @@ from ipls.client import profile_key
 from ipls.client.errors import ProfileError
 from ipls.client.profile import Account, Profile
 from ipls.client.profile_key import IN_FILE, Kept, KeyAccess, make_key, open_key
-from ipls.client.profiles import lock_profile, remove_profile, summary, unlock_profile
-from ipls.store.files import replace
+from ipls.client.profiles import remove_profile, summary
+from tests.client.changes import Quick, locked, removed, unlocked, with_ring
 from tests.faults.deaths import killed
 
 
@@ -122,37 +121,7 @@ def test_where_there_is_no_file_there_is_no_key(tmp_path: Path) -> None:
     assert open_key(tmp_path, IN_FILE) is None
 
 
-class Files:
-    """A keyring that outlives the process."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(exist_ok=True)
-
-    def get(self, name: str) -> str | None:
-        file = self._folder / name
-        return file.read_text() if file.exists() else None
-
-    def put(self, name: str, secret: str) -> None:
-        replace(self._folder / name, secret.encode())
-
-    def delete(self, name: str) -> None:
-        (self._folder / name).unlink(missing_ok=True)
-
-
-def with_ring(home: Path) -> KeyAccess:
-    return KeyAccess(Kept.KEYRING, keyring=Files(home / "ring"), passphrase=lambda new: "one")
-
-
-def to_keyring(home: Path) -> None:
-    unlock_profile(home / "phone", with_ring(home))
-
-
-def to_passphrase(home: Path) -> None:
-    lock_profile(home / "phone", with_ring(home))
-
-
-@pytest.mark.parametrize("change", [to_passphrase, to_keyring])
+@pytest.mark.parametrize("change", [locked, unlocked])
 def test_a_change_of_where_the_key_is_that_is_killed_at_any_step_leaves_a_key_and_is_run_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
 ) -> None:
@@ -162,15 +131,16 @@ def test_a_change_of_where_the_key_is_that_is_killed_at_any_step_leaves_a_key_an
     with closing(Profile(first / "phone", with_ring(first))) as profile:
         profile.put(Account("+49", bytes(32), 1, 1))
         key = profile.key
-    if change is to_keyring:
-        to_passphrase(first)
+    if change is unlocked:
+        locked(first)
     for at in itertools.count():
         home = shutil.copytree(first, tmp_path / str(at))
-        dead = killed(lambda home=home: change(home), at)
+        dead = killed(change, home, at)
         assert open_key(home / "phone", with_ring(home)) == key
-        change(home) if dead or change is to_passphrase else None
+        if dead or change is locked:
+            change(home)
         ring = [*(home / "ring").glob("[0-9a-f]*")]
-        assert len(ring) == (change is to_keyring)
+        assert len(ring) == (change is unlocked)
         assert not in_clear(home / "phone", key)
         with closing(Profile(home / "phone", with_ring(home), reading=True)) as profile:
             assert profile.account.label == "+49"
@@ -186,7 +156,7 @@ def test_a_removal_that_is_killed_at_any_step_leaves_all_or_what_does_not_open_a
     left = set()
     for at in itertools.count():
         folder = shutil.copytree(first, tmp_path / str(at))
-        if not killed(lambda folder=folder: remove_profile(folder, IN_FILE), at):
+        if not killed(removed, folder, at):
             break
         if folder.exists():
             left.add(summary(folder, IN_FILE).reason)
@@ -194,13 +164,3 @@ def test_a_removal_that_is_killed_at_any_step_leaves_all_or_what_does_not_open_a
         assert not folder.exists()
     assert left <= {"", "PROFILE_KEY_LOST", "PROFILE_ABSENT"}
     assert {"", "PROFILE_KEY_LOST"} <= left
-
-
-class Quick:
-    """For scrypt, where the passphrase is not what matters."""
-
-    def __init__(self, salt: bytes, length: int, **_: int) -> None:
-        self._salt = salt
-
-    def derive(self, passphrase: bytes) -> bytes:
-        return hashlib.sha256(self._salt + passphrase).digest()

@@ -2,6 +2,7 @@
 room, by itself."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from ipls._grpc import grpc
 from ipls.akd import verify_lookup
 from ipls.client.device import Device
 from ipls.client.errors import ClientError, ProfileError, TryLaterError
+from ipls.client.profile import Contact, Profile, StorageError
 from ipls.contacts.sealing import name_of
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.store.log import FileLog
@@ -116,6 +118,35 @@ async def test_a_profile_is_read_where_its_disk_takes_nothing(tmp_path: Path) ->
     async with Device.open(profile) as device:
         assert len(device.address_book.contacts()) == 2
         assert device.address_book.import_cards(book(4))[0].new == 2
+
+
+async def test_a_profile_on_a_full_disk_is_read_loses_nothing_and_goes_on(tmp_path: Path, full: Path) -> None:
+    world, folder = Deployment(tmp_path / "d"), full / "phone"
+    async with world.device(folder) as device:
+        device.import_cards(book(2))
+    fill(full / "filler")
+    async with Device.open(folder, reading=True) as device:
+        assert len(device.contacts()) == device.status().contacts == 2
+    with refused("PROFILE_STORAGE", ProfileError):
+        async with Device.open(folder) as device:
+            device.import_cards(book(600))
+    (full / "filler").unlink()
+    async with Device.open(folder) as device:
+        assert device.import_cards(book(600)).added == 598
+
+
+def test_a_profile_is_read_beside_a_command_that_came_to_the_end_of_the_disk(full: Path) -> None:
+    folder, more = full / "phone", [Contact(b"%d" % n, bytes(400), 0, b"") for n in range(600)]
+    with closing(Profile(folder)) as writer:
+        writer.put_contacts(more[:2])
+        fill(full / "filler")
+        with pytest.raises(StorageError):
+            writer.put_contacts(more)
+        with closing(Profile(folder, reading=True)) as reader:
+            assert reader.contacts() == more[:2]
+            (full / "filler").unlink()
+            writer.put_contacts(more)
+            assert reader.contacts() == more
 
 
 async def test_the_contact_store_shows_what_it_has_where_its_disk_takes_nothing(tmp_path: Path) -> None:
