@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from ipls.cli import contacts, profiles
+from ipls.cli import contacts, profiles, sides
 from ipls.cli.console import confirmed
 from ipls.cli.opening import local, read, run, say, write_file
 from ipls.cli.options import HOME, Endpoints, Home, Json, Name, Patience, options_for, profile_folder
@@ -38,6 +38,7 @@ vault_app = typer.Typer(
     no_args_is_help=True, help="What the vault holds of this account, and how long a new identity has to wait for it."
 )
 app.add_typer(vault_app, name="vault")
+app.command()(sides.sync)
 
 TRIES = 3
 """With a code, before the command ends; the code may be good for more."""

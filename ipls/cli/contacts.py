@@ -224,7 +224,7 @@ def apart(
 
 @app.command()
 def undo(profile: Name = "default", home: Home = HOME, as_json: Json = False) -> None:
-    """Take back the newest import, addition, edit, removal or merge of the last 30 days."""
+    """Take back the newest import, sync, addition, edit, removal or merge of the last 30 days."""
     undone = local(profile_folder(home, profile), lambda device: device.address_book.undo())
     kept = f"; {undone.kept} were changed since and stay" if undone.kept else ""
     say(f"undone: the {undone.what} of {when(undone.ms)}, {undone.contacts} contacts{kept}", undone._asdict(), as_json)

@@ -4,10 +4,12 @@ docs/library.md has an example. Every exception is a ClientError or, of a card, 
 """
 
 from ipls.client.address_book import AddressBook, Duplicate, Listed, Undone
+from ipls.client.addressbook.side import Bad
+from ipls.client.addressbook.sync import SyncCounts, SyncReport, SyncTerms
 from ipls.client.approvals import Approval, ApprovalRequest, parse_approver
 from ipls.client.contact_identities import ContactIdentities, IdentityRound
 from ipls.client.device import Device, Status
-from ipls.client.errors import ClientError, ProfileError, RefusedError, TryLaterError
+from ipls.client.errors import ClientError, ProfileError, RefusedError, SideError, TryLaterError
 from ipls.client.events import (
     AccessEntry,
     ContactIdentityChanged,
@@ -45,6 +47,7 @@ __all__ = [
     "AddressBook",
     "Approval",
     "ApprovalRequest",
+    "Bad",
     "ClientError",
     "CodeSource",
     "ContactIdentities",
@@ -73,8 +76,12 @@ __all__ = [
     "RefusedError",
     "Report",
     "Restored",
+    "SideError",
     "Status",
     "Stored",
+    "SyncCounts",
+    "SyncReport",
+    "SyncTerms",
     "TrustRootFollowed",
     "TryLaterError",
     "Undone",

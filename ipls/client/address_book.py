@@ -4,9 +4,13 @@ All of it is local; `Device.store` sends it.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+from ipls.client.addressbook.folder import Folder
+from ipls.client.addressbook.plan import Account as SyncedAccount
+from ipls.client.addressbook.sync import SyncReport, SyncTerms, sync
 from ipls.client.errors import ProfileError
 from ipls.client.importing import Import, Imported
 from ipls.client.profile import Account, Apart, Contact, ImportedCard, Profile, Step
@@ -19,6 +23,7 @@ from ipls.contacts.cards.reading import NO_NAME, read_card
 from ipls.contacts.cards.reading import Contact as Read
 from ipls.contacts.cards.search import SearchIndex, search_key
 from ipls.contacts.cards.tables import read_table, write_table
+from ipls.contacts.envelope import Envelope
 from ipls.contacts.sealing import id_of_uid, new_id
 from ipls.crypto.encoding import lp
 from ipls.units import DAY_MS
@@ -177,9 +182,19 @@ class AddressBook:
         one, two = self._two(id, other)
         self._profile.put_apart(Apart(_pair(one.id, two.id)))
 
+    def sync_folder(self, path: Path, terms: SyncTerms) -> SyncReport:
+        """Bring the contacts and a folder of vCards together, as khard and vdirsyncer keep one; see `SyncTerms`.
+
+        Raises SideError SIDE_AWAY, SIDE_SHRUNK: then nothing was changed.
+        """
+        account = self._profile.get(Account)
+        whose = SyncedAccount(account.label if account else "", self.country, b"")
+        contacts = _Synced(self._profile, self._write)
+        return sync(Folder(path), whose, contacts, self._profile.rows, self._now_ms(), terms)
+
     def undo(self) -> Undone:
-        """Take back the newest import, merge, edit, addition or removal of the last 30 days. What was changed again
-        since stays as it is. Raises ProfileError NOTHING_TO_UNDO."""
+        """Take back the newest import, sync, merge, edit, addition or removal of the last 30 days. What was changed
+        again since stays as it is. Raises ProfileError NOTHING_TO_UNDO."""
         steps = [step for step in self._profile.steps() if step.ms > self._now_ms() - UNDO_FOR_MS]
         if not steps:
             raise ProfileError("NOTHING_TO_UNDO", "nothing was imported, added, edited or removed in the last 30 days")
@@ -261,6 +276,32 @@ class AddressBook:
             if changes:
                 number = steps[-1].number + 1 if steps else 1
                 self._profile.put_step(Step(number, now_ms, what, _encoded(changes)))
+
+
+class _Synced:
+    """The contacts as a sync takes them. What gave way in them has no place here yet: undo brings it back."""
+
+    def __init__(self, profile: Profile, write: Callable[[str, Iterable[Contact], Sequence[Contact]], None]) -> None:
+        self._profile = profile
+        self._write = write
+
+    def entries(self) -> dict[bytes, Envelope]:
+        """See `ContactList`."""
+        return {contact.id: Envelope(card=contact.card) for contact in self._profile.contacts()}
+
+    def is_whole(self) -> bool:
+        """See `ContactList`."""
+        return self._profile.count_contacts() == len(self._profile.contacts())
+
+    def edit(self, changes: Mapping[bytes, Envelope | None]) -> None:
+        """See `ContactList`."""
+        there = {contact.id: contact for contact in self._profile.contacts()}
+        changed = [
+            Contact(id, now.card, 0, b"")
+            for id, now in changes.items()
+            if now and (id not in there or there[id].card != now.card)
+        ]
+        self._write("sync", changed, [there[id] for id, now in changes.items() if now is None])
 
 
 def _parts(data: bytes) -> Iterator[Card | Skipped]:

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from ipls.client.addressbook.shadows import SHADOWS, SIDES
 from ipls.client.clear_profile import seal
 from ipls.client.errors import ProfileError
 from ipls.client.profile_key import IN_FILE, KeyAccess, make_key, not_the_key, open_key
@@ -277,6 +278,7 @@ VERIFIED = Table("verified", Verified, "label")
 TABLES: list[Table[Any]] = [
     *_SINGLES.values(),
     *(TRUST_ROOTS, VERSIONS, LEAVES, USES, CONTACT_KEYS, CONTACTS, IMPORTED, STEPS, APART, IDENTITIES, VERIFIED),
+    *(SHADOWS, SIDES),
 ]
 """A new one goes to the end (`ipls.client.rows`)."""
 
@@ -309,6 +311,11 @@ class Profile:
     def close(self) -> None:
         """Let the next one write."""
         self._stack.close()
+
+    @property
+    def rows(self) -> Rows:
+        """For what keeps tables of its own in here."""
+        return self._rows
 
     def transaction(self) -> AbstractContextManager[None]:
         """All changes of the block or none of them."""

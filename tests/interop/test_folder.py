@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ipls.client.addressbook.folder import MARKER, Folder
-from ipls.client.addressbook.sync import Counts
+from ipls.client.addressbook.sync import SyncCounts
 from ipls.contacts.cards.editing import with_uid
 from ipls.contacts.cards.lines import split_cards
 from ipls.contacts.cards.reading import read_card
@@ -52,7 +52,7 @@ def test_khard_changes_a_number_and_nothing_else_changes_here_or_there(tmp_path:
     khard.edit("Ada", "+44 7946 000001", "+44 7946 000002")
     anew = files(folder)
     report = profile.sync(side)
-    assert (report.here, report.there) == (Counts(changed=1), Counts())
+    assert (report.here, report.there) == (SyncCounts(changed=1), SyncCounts())
     assert files(folder) == anew  # what was just read is not written back
     ours = profile.list.entries()[id].card
     # The number came, with the label's type and the lines that khard writes by itself; every line of ours is as it was.
@@ -92,14 +92,14 @@ def test_vdirsyncer_between_our_folder_and_another_in_both_directions(tmp_path: 
     cards = book(count, tmp_path)
     profile.list.edit({id_of_uid(LABEL, f"u{n}"): Envelope(card=each) for n, each in enumerate(cards)})
     report = profile.sync(side)
-    assert report.there == Counts(added=count)
+    assert report.there == SyncCounts(added=count)
     vdirsyncer.sync()
     assert sorted(files(other).values()) == sorted(each + b"\r\n" for each in cards)
     (other / "u3.vcf").write_bytes(cards[3].replace(b"END:VCARD", b"NICKNAME:There\r\nEND:VCARD"))
     (other / "new.vcf").write_bytes(ADA)
     vdirsyncer.sync()
     report = profile.sync(side)
-    assert (report.here, report.there, report.bad) == (Counts(added=1, changed=1), Counts(), [])
+    assert (report.here, report.there, report.bad) == (SyncCounts(added=1, changed=1), SyncCounts(), [])
     assert profile.list.entries()[id_of_uid(LABEL, "ada")].card == ADA
     vdirsyncer.sync()
-    assert (profile.sync(side).here, profile.sync(side).there) == (Counts(), Counts())
+    assert (profile.sync(side).here, profile.sync(side).there) == (SyncCounts(), SyncCounts())

@@ -81,8 +81,8 @@ ADDED = {
     "ipls status --json",
 }
 """Commands and parameters, by their names in the snapshot, that came after it was recorded."""
-GROUPS_ADDED = ("ipls client profiles",)
-"""Groups likewise, with all that is in them."""
+GROUPS_ADDED = ("ipls client profiles", "ipls client sync")
+"""Groups and commands likewise, with all that is in them."""
 
 
 def test_every_command_option_and_argument_is_as_it_was() -> None:

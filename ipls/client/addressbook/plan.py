@@ -21,7 +21,7 @@ from ipls.contacts.errors import CardError
 from ipls.contacts.merge import merge
 from ipls.contacts.sealing import id_of_uid, new_id
 
-SAME_UID = "another card here has the same UID"
+SAME_UID = "another card has the same UID"
 KEPT_APART = "the list has this contact as only in IPLS"
 UNEDITABLE = "too broken to take what the list has"
 
@@ -32,6 +32,13 @@ class Account(NamedTuple):
     label: str
     country: str | None
     device: bytes
+
+
+class List(NamedTuple):
+    """All contacts by id; those that can be read, if it is not `whole`: then none is taken to be removed."""
+
+    entries: Mapping[bytes, Envelope]
+    whole: bool = True
 
 
 class Step(NamedTuple):
@@ -65,11 +72,11 @@ def make_plan(
     account: Account,
     listing: Listing,
     shadows: Mapping[str, Shadow],
-    entries: Mapping[bytes, Envelope],
+    contacts: List,
     now_ms: int,
 ) -> Plan:
     """What has to be done so that side and list say the same; `shadows`: by href."""
-    planner = _Planner(side, account, listing, shadows, entries, now_ms)
+    planner, entries = _Planner(side, account, listing, shadows, contacts, now_ms), contacts.entries
     planner.match()
     for id in dict.fromkeys((*planner.places, *planner.known, *entries)):
         planner.decide(id)
@@ -78,7 +85,7 @@ def make_plan(
         shadow.id not in planner.places and shadow.href not in listing.held and _is_placed(entries.get(shadow.id))
         for shadow in agreed
     )
-    gone_here = sum(shadow.id in planner.places and shadow.id not in entries for shadow in agreed)
+    gone_here = sum(contacts.whole and shadow.id in planner.places and shadow.id not in entries for shadow in agreed)
     emptied = not listing.seen or not entries
     return Plan(planner.steps, planner.bad, gone_there, gone_here, len(agreed), emptied)
 
@@ -90,15 +97,17 @@ class _Planner:
         account: Account,
         listing: Listing,
         shadows: Mapping[str, Shadow],
-        entries: Mapping[bytes, Envelope],
+        contacts: List,
         now_ms: int,
     ) -> None:
         self._side, self._account, self._listing, self._now_ms = side, account, listing, now_ms
-        self._shadows, self._entries = shadows, entries
+        self._shadows, (self._entries, self._whole) = shadows, contacts
         self._taken = {name.lower() for name in (*listing.names, *shadows)}
         self.known = {shadow.id: shadow for shadow in shadows.values()}
         self.places: dict[bytes, str] = {}
         """By id, where the side has it."""
+        self._uids: set[str] = set()
+        """Of the cards that the side has, or will have."""
         self.steps: list[Step] = []
         self.bad = list(listing.bad)
 
@@ -109,8 +118,10 @@ class _Planner:
         self.places = {shadows[href].id: href for href in seen if href in shadows}
         there = self.places.keys() | {shadows[href].id for href in self._listing.held if href in shadows}
         moved = {shadow.uid: shadow.id for shadow in shadows.values() if shadow.uid and shadow.id not in there}
+        self._uids = {shadows[href].uid for href in seen if href in shadows}
         for href in sorted(seen.keys() - shadows.keys()):
             uid = read_person(seen[href].card).uid
+            self._uids.add(uid)
             id = moved.get(uid) or self._listed(uid, seen[href].card)
             if id in there or id in self.places:
                 self.bad.append(Bad(href, 0, SAME_UID))
@@ -140,6 +151,8 @@ class _Planner:
     def decide(self, id: bytes) -> None:
         """What is to be done about this contact."""
         entry, old = self._entries.get(id), self.known.get(id)
+        if entry is None and old and not self._whole:
+            return
         if id in self.places:
             self._there(id, self.places[id], entry, old)
         elif old is None or old.href not in self._listing.held:
@@ -158,8 +171,13 @@ class _Planner:
             except CardError:
                 self.bad.append(Bad("", 0, UNEDITABLE))
                 return
+            uid = read_person(card).uid
+            if uid in self._uids:
+                self.bad.append(Bad("", 0, SAME_UID))
+                return
+            self._uids.add(uid)
             # Where it was; but a file of several cards is not ours to add to.
-            href = old.href if old and "/" not in old.href else new_href(read_person(card).uid, self._taken)
+            href = old.href if old and "/" not in old.href else new_href(uid, self._taken)
             self._taken.add(href.lower())
             self._step(id, href, entry, replace(entry, card=card), None, card, old)
 

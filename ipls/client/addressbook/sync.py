@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol
 
-from ipls.client.addressbook.plan import Account, Plan, Step, make_plan
+from ipls.client.addressbook.plan import Account, List, Plan, Step, make_plan
 from ipls.client.addressbook.shadows import SHADOWS, SIDES, KnownSide, shadows_of
 from ipls.client.addressbook.side import Bad, ChangedMeanwhile, Side
 from ipls.client.errors import SideError
@@ -26,12 +26,15 @@ class ContactList(Protocol):
     def entries(self) -> Mapping[bytes, Envelope]:
         """All that it has by id, in its order."""
 
+    def is_whole(self) -> bool:
+        """Whether that is all: nothing of it was damaged, or is still to be fetched."""
+
     def edit(self, changes: Mapping[bytes, Envelope | None]) -> None:
         """What these are from now on, None: removed. It is part of the transaction of rows that is open, and one thing
         to be undone."""
 
 
-class Terms(NamedTuple):
+class SyncTerms(NamedTuple):
     """What a person said of this sync."""
 
     yes: bool = False
@@ -44,7 +47,7 @@ class Terms(NamedTuple):
     """Nothing is written at all."""
 
 
-class Counts(NamedTuple):
+class SyncCounts(NamedTuple):
     """Of contacts."""
 
     added: int = 0
@@ -52,21 +55,23 @@ class Counts(NamedTuple):
     removed: int = 0
 
 
-class Report(NamedTuple):
+class SyncReport(NamedTuple):
     """What a sync did; or, `shown`, would do. `withheld`: what a read-only side was not given. `put_off`: hrefs whose
     card was changed under our hands; `failed`: hrefs that the system did not let us write. Both are tried again."""
 
     shown: bool
     first: bool
-    here: Counts
-    there: Counts
-    withheld: Counts
+    here: SyncCounts
+    there: SyncCounts
+    withheld: SyncCounts
     bad: list[Bad]
     put_off: list[str]
     failed: list[str]
+    conflicts: int
+    """Contacts of which both had changed one thing: the side's stands in the card."""
 
 
-def sync(side: Side, account: Account, contacts: ContactList, rows: Rows, now_ms: int, terms: Terms) -> Report:
+def sync(side: Side, account: Account, contacts: ContactList, rows: Rows, now_ms: int, terms: SyncTerms) -> SyncReport:
     """Bring side and list together. The first time it only shows what it would do, until `terms.yes`.
 
     Raises SideError: SIDE_AWAY, SIDE_SHRUNK; nothing was changed then.
@@ -75,13 +80,16 @@ def sync(side: Side, account: Account, contacts: ContactList, rows: Rows, now_ms
     first = known is None or isinstance(known, Unreadable)
     token = known.token if isinstance(known, KnownSide) else ""
     shadows = shadows_of(rows, side.id)
-    plan = make_plan(side.id, account, side.listing(token, shadows), shadows, contacts.entries(), now_ms)
+    found = List(contacts.entries(), contacts.is_whole())
+    plan = make_plan(side.id, account, side.listing(token, shadows), shadows, found, now_ms)
     if not terms.allow_removals:
         _refuse_shrunk(plan)
     steps = [_without_writing(step) for step in plan.steps] if terms.read_only else plan.steps
-    withheld = _count(_there(plan.steps)) if terms.read_only else Counts()
+    withheld = _count(_there(plan.steps)) if terms.read_only else SyncCounts()
     if terms.dry_run or (first and not terms.yes):
-        return Report(True, first, _count(_here(steps)), _count(_there(steps)), withheld, plan.bad, [], [])
+        return SyncReport(
+            True, first, _count(_here(steps)), _count(_there(steps)), withheld, plan.bad, [], [], _conflicts(steps)
+        )
     if first or not (token or terms.read_only):
         token = "" if terms.read_only else secrets.token_hex(16)
         if token:
@@ -92,7 +100,9 @@ def sync(side: Side, account: Account, contacts: ContactList, rows: Rows, now_ms
     done = _write(side, rows, steps, put_off, failed)
     done, late = _agree(contacts, rows, done)
     put_off += late
-    return Report(False, first, _count(_here(done)), _count(_there(done)), withheld, plan.bad, put_off, failed)
+    return SyncReport(
+        False, first, _count(_here(done)), _count(_there(done)), withheld, plan.bad, put_off, failed, _conflicts(done)
+    )
 
 
 def _refuse_shrunk(plan: Plan) -> None:
@@ -155,6 +165,12 @@ def _has_moved(step: Step) -> bool:
     return step.old is not None and (step.agreed is None or step.agreed.key != step.old.key)
 
 
+def _conflicts(steps: Iterable[Step]) -> int:
+    return sum(
+        bool(step.before and step.after and set(step.after.conflicts) - set(step.before.conflicts)) for step in steps
+    )
+
+
 def _here(steps: Iterable[Step]) -> Iterable[tuple[object, object]]:
     return ((step.before, step.after) for step in steps)
 
@@ -163,10 +179,10 @@ def _there(steps: Iterable[Step]) -> Iterable[tuple[object, object]]:
     return ((step.there, step.wanted) for step in steps)
 
 
-def _count(changes: Iterable[tuple[object, object]]) -> Counts:
+def _count(changes: Iterable[tuple[object, object]]) -> SyncCounts:
     kinds = Counter(
         "added" if before is None else "removed" if after is None else "changed"
         for before, after in changes
         if before != after
     )
-    return Counts(kinds["added"], kinds["changed"], kinds["removed"])
+    return SyncCounts(kinds["added"], kinds["changed"], kinds["removed"])

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ipls.client.addressbook.plan import Account
 from ipls.client.addressbook.shadows import SHADOWS, SIDES, Shadow
 from ipls.client.addressbook.side import Bad, ChangedMeanwhile, Listing, Seen, Side
-from ipls.client.addressbook.sync import Report, Terms, sync
+from ipls.client.addressbook.sync import SyncReport, SyncTerms, sync
 from ipls.client.errors import SideError
 from ipls.client.rows import Rows, Table, Unreadable, schema
 from ipls.contacts.envelope import Envelope
@@ -40,6 +40,9 @@ class RowList:
     def entries(self) -> dict[bytes, Envelope]:
         found = (row for row in self.rows.iterate(LIST) if not isinstance(row, Unreadable))
         return {row.id: Envelope.decode(row.envelope) for row in found}
+
+    def is_whole(self) -> bool:
+        return not any(isinstance(row, Unreadable) for row in self.rows.iterate(LIST))
 
     def edit(self, changes: Mapping[bytes, Envelope | None]) -> None:
         self.rows.delete(LIST, (id for id, now in changes.items() if now is None))
@@ -107,8 +110,8 @@ class Profile:
         self.rows = Rows(self.db, bytes(32), tables)
         self.list = RowList(self.rows)
 
-    def sync(self, side: Side, **terms: bool) -> Report:
-        return sync(side, ACCOUNT, self.list, self.rows, NOW_MS, Terms(**{"yes": True} | terms))
+    def sync(self, side: Side, **terms: bool) -> SyncReport:
+        return sync(side, ACCOUNT, self.list, self.rows, NOW_MS, SyncTerms(**{"yes": True} | terms))
 
     def cards(self) -> list[bytes]:
         return [entry.card for entry in self.list.entries().values()]

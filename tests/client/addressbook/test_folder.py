@@ -9,14 +9,14 @@ import pytest
 from ipls.client.addressbook import folder as module
 from ipls.client.addressbook.folder import MARKER, Folder
 from ipls.client.addressbook.side import ChangedMeanwhile
-from ipls.client.addressbook.sync import Counts
+from ipls.client.addressbook.sync import SyncCounts
 from ipls.client.errors import SideError
 from ipls.contacts.cards.reading import read_card
 from ipls.contacts.sealing import id_of_uid
 from tests.client.addressbook.rig import LABEL, Profile, card, number
 
 HOUR_NS = 3600 * 10**9
-NONE = Counts(0, 0, 0)
+NONE = SyncCounts(0, 0, 0)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_cards_go_both_ways_byte_for_byte_and_new_files_are_whole_and_private(pr
     (path / "no-ending").write_bytes(card("b", "Bo"))
     profile.put(number(1), card("c/d", "Cy"))
     report = profile.sync(side)
-    assert (report.here, report.there, report.bad) == (Counts(added=2), Counts(added=1), [])
+    assert (report.here, report.there, report.bad) == (SyncCounts(added=2), SyncCounts(added=1), [])
     assert names(path) == sorted([MARKER, "any name.VCF", "no-ending", "c_d.vcf"])
     assert (path / "any name.VCF").read_bytes() == theirs
     assert (path / "c_d.vcf").read_bytes() == card("c/d", "Cy") + b"\r\n"
@@ -161,7 +161,7 @@ def test_no_file_is_read_that_looks_as_it_did(profile, path, monkeypatch):
     (path / "7.vcf").write_bytes(card("u7", "Person X"))
     os.utime(path / "7.vcf", ns=(0, (path / "8.vcf").stat().st_mtime_ns))
     report = profile.sync(side)
-    assert (read, report.here) == ([MARKER, MARKER, "7.vcf"], Counts(changed=1))
+    assert (read, report.here) == ([MARKER, MARKER, "7.vcf"], SyncCounts(changed=1))
 
 
 def test_a_change_of_the_same_size_in_the_same_instant_is_noticed(profile, path, side):

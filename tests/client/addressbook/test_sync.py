@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ipls.client.addressbook.shadows import SHADOWS, shadows_of
 from ipls.client.addressbook.side import new_href
-from ipls.client.addressbook.sync import Counts
+from ipls.client.addressbook.sync import SyncCounts
 from ipls.client.errors import SideError
 from ipls.contacts.cards.reading import read_card, read_person
 from ipls.contacts.cards.units import card_form
@@ -17,7 +17,7 @@ from ipls.contacts.envelope import Kind, Placement
 from ipls.contacts.sealing import id_of_uid
 from tests.client.addressbook.rig import LABEL, Crash, MemorySide, Profile, card, number
 
-NONE = Counts(0, 0, 0)
+NONE = SyncCounts(0, 0, 0)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_what_is_new_on_either_side_comes_to_the_other_and_stands_in_both_byte_f
     side.cards["odd name.vcf"] = theirs
     profile.put(number(1), ours)
     report = profile.sync(side)
-    assert (report.here, report.there, report.bad) == (Counts(added=1), Counts(added=1), [])
+    assert (report.here, report.there, report.bad) == (SyncCounts(added=1), SyncCounts(added=1), [])
     assert side.cards == {"odd name.vcf": theirs, "b.vcf": ours}
     assert profile.cards() == [ours, theirs]
     assert profile.list.entries()[id_of_uid(LABEL, "a/1")].placement == Placement.ADDRESS_BOOK
@@ -152,6 +152,15 @@ def test_two_cards_of_one_uid_both_stay_and_are_reported(profile, side):
         assert [bad.href for bad in report.bad] == ["copy.vcf"]
         assert (len(side.cards), len(profile.cards()), side.written) == (2, 1, [])
         assert report.here == NONE
+
+
+def test_of_two_contacts_with_one_uid_a_side_gets_the_first(profile, side):
+    profile.put(number(1), card("u", "First"))
+    profile.put(number(2), card("u", "Second"))
+    for _ in range(2):
+        assert len(profile.sync(side).bad) == 1
+    assert side.cards == {"u.vcf": card("u", "First")}
+    assert len(profile.cards()) == 2
 
 
 @pytest.mark.parametrize(
@@ -265,6 +274,18 @@ def test_a_contact_that_can_not_go_out_costs_itself(profile, side):
     assert len(profile.cards()) == 2
 
 
+def test_a_damaged_contact_is_not_one_that_was_removed(profile, side):
+    ids = agreed(profile, side, 3)
+    profile.db.execute("UPDATE listed SET sealed = x'00' WHERE number = 1")
+    del side.cards["1.vcf"]
+    profile.sync(side)
+    assert list(side.cards) == ["0.vcf", "2.vcf"]
+    assert list(profile.list.entries()) == [ids[2]]
+    profile.put(ids[0], card("u0", "Read again"))
+    profile.sync(side)
+    assert read_card(side.cards["0.vcf"]).name == "Read again"
+
+
 def test_a_damaged_shadow_loses_nothing(profile, side):
     ids = agreed(profile, side, 3)
     profile.db.execute("UPDATE shadow SET sealed = x'00'")
@@ -285,7 +306,7 @@ def test_removals_go_both_ways(profile, side):
     del side.cards["0.vcf"]
     profile.put(ids[1], None)
     report = profile.sync(side)
-    assert (report.here, report.there) == (Counts(removed=1), Counts(removed=1))
+    assert (report.here, report.there) == (SyncCounts(removed=1), SyncCounts(removed=1))
     assert list(side.cards) == ["2.vcf"]
     assert list(profile.list.entries()) == [ids[2]]
 
@@ -375,12 +396,12 @@ def test_a_first_run_only_shows_until_yes_and_a_dry_run_always(profile, side):
     profile.put(number(1), card("b", "Bo"))
     for terms in ({"yes": False}, {"dry_run": True}):
         report = profile.sync(side, **terms)
-        assert (report.shown, report.first, report.here, report.there) == (True, True, Counts(1), Counts(1))
+        assert (report.shown, report.first, report.here, report.there) == (True, True, SyncCounts(1), SyncCounts(1))
     assert list(side.cards) == ["a.vcf"]
     assert (len(profile.cards()), side.token, profile.rows.count(SHADOWS)) == (1, "", 0)
     profile.sync(side)
     side.cards["c.vcf"] = card("c", "Cy")
-    assert profile.sync(side, dry_run=True).here == Counts(1)
+    assert profile.sync(side, dry_run=True).here == SyncCounts(1)
     assert len(profile.cards()) == 2
     assert not profile.sync(side, yes=False).shown
     assert len(profile.cards()) == 3
@@ -397,10 +418,10 @@ def test_a_side_that_is_only_read_is_never_written_and_what_differs_is_shown(pro
     before = dict(side.cards)
     for _ in range(2):
         report = profile.sync(side, read_only=True)
-        assert report.withheld == Counts(1, 1, 1)
+        assert report.withheld == SyncCounts(1, 1, 1)
     assert (side.cards, side.written, side.token) == (before, [], "")
     assert read_card(profile.list.entries()[ids[2]].card).name == "Edited there"
-    assert profile.sync(side).there == Counts(1, 1, 1)  # not any more
+    assert profile.sync(side).there == SyncCounts(1, 1, 1)  # not any more
     assert read_card(side.cards["0.vcf"]).name == "Edited here"
     assert side.token
 
