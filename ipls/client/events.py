@@ -141,6 +141,13 @@ class JourneyStep:
         "old records dropped",
         "key retrieved",
         "records restored",
+        "commit made",
+        "commit stands",
+        "base made",
+        "base stands",
+        "records staged",
+        "changes received",
+        "checkpoint set",
     ]
     generation: int = 0
     count: int = 0

@@ -16,6 +16,7 @@ from ipls.client.calls import CALL_S, RETRY_FOR_S, carrying, client_error, retry
 from ipls.client.errors import RefusedError
 from ipls.contacts.admission import MAX_COMMIT, MAX_COMMITS
 from ipls.contacts.commits import Link, Signed
+from ipls.contacts.line import LineRead
 from ipls.contacts.sealing import MAX_SNAPSHOT, NAME_BYTES, OVERHEAD, name_of, padded_size
 from ipls.crypto.encoding import u64
 from ipls.crypto.keys import Signer
@@ -43,20 +44,6 @@ _LARGEST = OVERHEAD + padded_size(MAX_SNAPSHOT)
 _MOST_COMMITS = 64 << 20  # bytes that one reading may bring: compaction comes long before
 _MOST_KEPT = 3_000_000  # as many as an account may hold
 _EACH = 512  # bytes that a commit takes here besides its own
-
-
-class LineRead(NamedTuple):
-    """A line as the store shows it; nothing of it is believed yet."""
-
-    line: bytes
-    seed: bytes
-    head_n: int
-    head: bytes
-    base_n: int
-    links: list[Link]
-    """Behind the commit that was asked for."""
-    commits: dict[int, Signed]
-    """Behind it, or from the newest base on."""
 
 
 class KeptLine(NamedTuple):
@@ -122,7 +109,7 @@ class LineStore:
     async def links(self, line: bytes, first: int, last: int) -> list[Link]:
         """Of the commits first + 1 to last, of this line or one that was left; as far as the store has them."""
         found = await self._read(pb.ReadBody(n=first, line=line, until=last, links_only=True))
-        return found.links if found else []
+        return list(found.links) if found else []
 
     async def read_kept(self, kept: KeptLine) -> LineRead | None:
         """All links up to the end of what was kept, and its commits; None where it is not kept any more."""

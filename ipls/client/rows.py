@@ -153,6 +153,15 @@ class Rows:
             names = ((self._name(table, key),) for key in keys)
             self._db.executemany(f"DELETE FROM {table.name} WHERE key = ?", names)  # noqa: S608
 
+    def remove(self, table: Table[Any]) -> None:
+        """Take out the row of a `single`, if there is one."""
+        assert isinstance(table.key, bytes)
+        self.delete(table, [table.key])
+
+    def clear(self, table: Table[Any]) -> None:
+        """Take out all rows of a table that has no `single`."""
+        self._db.execute(f"DELETE FROM {table.name}")  # noqa: S608
+
     @property
     def fit(self) -> bool:
         """Whether this is the key of what is there: any row opens by it."""

@@ -4,7 +4,7 @@ Each has one encoding: what decodes is encoded to the very same bytes. Whether a
 `ipls.contacts.line` decides.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -14,6 +14,10 @@ from ipls.crypto.encoding import lp, tagged_hash, u32, u64
 from ipls.crypto.keys import KEY_BYTES, SIGNATURE_BYTES
 
 MAX_ENTRIES = 1000
+MAX_BODY = (1 << 16) - 4
+"""Bytes of a body: an edit of MAX_ENTRIES fits, and with the length before it what is sealed is a power of two."""
+MAX_COMMIT = 1 << 17
+"""Bytes of a commit."""
 MAX_DEVICES = 16
 MAX_LINES = 64
 SEED_BYTES = 16
@@ -83,6 +87,8 @@ class Commit(NamedTuple):
     @classmethod
     def decode(cls, data: bytes) -> "Commit":
         """The inverse of `encode`. Raises LineError COMMIT_REFUSED: another format, or not the one encoding."""
+        if len(data) > MAX_COMMIT:
+            raise _refused(f"it is over {MAX_COMMIT} bytes")
         rest = _Bytes(data)
         if rest.take(1) != _COMMIT:
             raise _refused("it is of another format")
@@ -203,15 +209,13 @@ def decode_snapshot(data: bytes) -> dict[bytes, bytes]:
     return state
 
 
-def fold(state: Mapping[bytes, bytes], entries: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """The list after an edit: what is there keeps its place, what is new goes to the end."""
-    folded = dict(state)
+def fold(state: MutableMapping[bytes, bytes], entries: Iterable[tuple[bytes, bytes]]) -> None:
+    """Change the list as an edit says: what is there keeps its place, what is new goes to the end."""
     for id, name in entries:
         if name == REMOVED:
-            folded.pop(id, None)
+            state.pop(id, None)
         else:
-            folded[id] = name
-    return folded
+            state[id] = name
 
 
 # Hashes

@@ -53,7 +53,9 @@ def test_identity_and_listed_devices_write_by_turns() -> None:
     assert (standing.n, standing.chain, standing.base_n, standing.devices) == (5, before, 1, (DEVICE.public,))
 
 
-@pytest.mark.parametrize(("n", "before"), [(2, b"x" * 32), (3, FIRST.chain), (1, LINE)])
+@pytest.mark.parametrize(
+    ("n", "before"), [(2, b"x" * 32), (3, FIRST.chain), (1, LINE)], ids=["of another", "too far", "over"]
+)
 def test_a_commit_stands_behind_the_head(n: int, before: bytes) -> None:
     with refused("LINE_CONFLICT"):
         take(OWNER, OWNER.edit(n, before))

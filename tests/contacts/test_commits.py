@@ -138,6 +138,15 @@ def test_a_commit_with_another_encoding_is_refused(commit: Commit) -> None:
     assert refused(lambda: Commit.decode(commit.encode())) == "COMMIT_REFUSED"
 
 
+def test_a_commit_of_ten_megabytes_is_refused_and_a_full_one_is_not() -> None:
+    drops = tuple(n.to_bytes(32, "big") for n in range(commits.MAX_ENTRIES))
+    devices = DeviceList(tuple(map(device, range(16))), bytes(64))
+    base = Base(bytes(32), 0, bytes(32), tuple((device(n).key, bytes(1168)) for n in range(16)))
+    commit = Commit(1, 1, bytes(32), devices, base, drops, bytes((1 << 16) + 28))
+    assert Commit.decode(commit.encode()) == commit
+    assert refused(lambda: Commit.decode(commit._replace(sealed=bytes(10 << 20)).encode())) == "COMMIT_REFUSED"
+
+
 def test_a_body_of_too_much_is_refused() -> None:
     entries = tuple((n.to_bytes(16, "big"), bytes(32)) for n in range(commits.MAX_ENTRIES + 1))
     assert refused(lambda: commits.decode_body(commits.encode_body(Edit(1, entries)))) == "COMMIT_REFUSED"
@@ -176,9 +185,11 @@ def test_folding_keeps_places_and_appends_and_takes_out() -> None:
     a, b, c = (bytes([n]) * 16 for n in range(3))
     x, y = b"x" * 32, b"y" * 32
     state = {a: x, b: x}
-    assert list(commits.fold(state, [(a, y), (c, x), (b, commits.REMOVED)]).items()) == [(a, y), (c, x)]
-    assert list(commits.fold(state, [(a, commits.REMOVED), (a, x)])) == [b, a]
-    assert state == {a: x, b: x}
+    commits.fold(state, [(a, y), (c, x), (b, commits.REMOVED)])
+    assert list(state.items()) == [(a, y), (c, x)]
+    commits.fold(state, [(a, commits.REMOVED)])
+    commits.fold(state, [(a, x)])
+    assert list(state) == [c, a]
 
 
 def test_digests_differ_by_what_they_are_of() -> None:

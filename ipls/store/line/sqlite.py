@@ -467,8 +467,9 @@ class _Account:
                 )
 
     def _keep_bytes(self, data: bytes) -> int:
-        """The id of the row that is theirs: one above all, those too of which only the bytes are left."""
-        id = self._db.execute("INSERT INTO sealed (data) VALUES (?)", (data,)).lastrowid
+        """The id of the row that is theirs: one above all, those too of which only the bytes, or no bytes, are left."""
+        above = "SELECT max(coalesce(max(blob), 0), (SELECT coalesce(max(id), 0) FROM blob)) + 1 FROM sealed"
+        id = self._db.execute(f"INSERT INTO sealed (blob, data) VALUES (({above}), ?)", (data,)).lastrowid  # noqa: S608
         assert id is not None
         return id
 

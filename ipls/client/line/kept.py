@@ -1,0 +1,427 @@
+"""What a device keeps of its account's line, and a step's changes to it, which are written together or not at all.
+
+Tested by tests/client/line/test_line.py.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ipls.client.rows import Row, Rows, Table, Unreadable, single
+from ipls.contacts.commits import Commit, Signed
+from ipls.contacts.line import Folded, Held, KeptBase, LineState, replay
+from ipls.contacts.sealing import ContactKey, name_of
+
+
+class LineStart(NamedTuple):
+    """Which line it is, and the place before its newest base: n and chain_n."""
+
+    line: bytes
+    seed: bytes
+    n: int
+    chain: bytes
+
+
+class LinkRow(NamedTuple):
+    """A link that was walked; it is held against what the store shows later."""
+
+    n: int
+    generation: int
+    commit_hash: bytes
+
+
+class CommitRow(NamedTuple):
+    """A commit from the newest base on, as it came."""
+
+    n: int
+    commit: bytes
+    author: bytes
+    write: bytes
+
+
+class SnapshotRow(NamedTuple):
+    """The snapshot of base n, the newest, as it came."""
+
+    n: int
+    sealed: bytes
+
+
+class KeyRow(NamedTuple):
+    """A contact key that the line was, is, or is going to be sealed under."""
+
+    generation: int
+    secret: bytes
+
+
+class Attempt(NamedTuple):
+    """A key on its way into the vault; `store_id` names the attempt."""
+
+    generation: int
+    secret: bytes
+    store_id: bytes
+
+
+class ContactRow(NamedTuple):
+    """A contact as it was last read: the record's name, the generation that it was sealed under, what it says."""
+
+    id: bytes
+    name: bytes
+    generation: int
+    envelope: bytes
+
+
+class EditRow(NamedTuple):
+    """What was done here and is not in the line yet: the contact's new contents, or that it is removed."""
+
+    id: bytes
+    envelope: bytes
+    removed: bool = False
+
+    @property
+    def contents(self) -> bytes | None:
+        """None for a removal."""
+        return None if self.removed else self.envelope
+
+
+class MarkRow(NamedTuple):
+    """A contact whose record was absent or unreadable; or else one to be committed again, its record being under a key
+    of before the newest base."""
+
+    id: bytes
+    unread: bool
+
+
+class Pending(NamedTuple):
+    """A commit on its way, which goes again byte for byte. `seed`: of the line that it begins, else empty."""
+
+    n: int
+    before: bytes
+    chain: bytes
+    """With it."""
+    commit: bytes
+    author: bytes
+    write: bytes
+    snapshot: bytes
+    seed: bytes
+
+    @property
+    def signed(self) -> Signed:
+        """As the store gets it."""
+        return Signed(self.commit, self.author, self.write)
+
+
+class SentRow(NamedTuple):
+    """What the commit on its way says of a contact: it is done here when it stands."""
+
+    id: bytes
+    envelope: bytes
+    removed: bool = False
+
+    @property
+    def contents(self) -> bytes | None:
+        """None for a removal."""
+        return None if self.removed else self.envelope
+
+
+class Upkeep(NamedTuple):
+    """What was last done for the line itself, and what is due."""
+
+    rotate: bool = False
+    """A device was removed, and can still read."""
+    finish: int = 0
+    """The vault is to let go of what is below this generation."""
+    checkpoint_line: bytes = b""
+    checkpoint_n: int = 0
+    checkpoint_ms: int = 0
+    mended_line: bytes = b""
+    mended_base: int = 0
+    mended_ms: int = 0
+
+
+START = single(LineStart, "line")
+LINKS = Table("link", LinkRow, "n")
+COMMITS = Table("commits", CommitRow, "n")
+SNAPSHOTS = Table("snapshot", SnapshotRow, "n")
+KEYS = Table("line_key", KeyRow, "generation")
+ATTEMPT = single(Attempt, "attempt")
+CONTACTS = Table("contacts", ContactRow, "id")
+EDITS = Table("edit", EditRow, "id")
+MARKS = Table("mark", MarkRow, "id")
+PENDING = Table("pending", Pending, "n")
+SENT = Table("sent", SentRow, "id")
+UPKEEP = single(Upkeep, "upkeep")
+TABLES = (START, LINKS, COMMITS, SNAPSHOTS, KEYS, ATTEMPT, CONTACTS, EDITS, MARKS, PENDING, SENT, UPKEEP)
+
+
+class Kept:
+    """The rows, and the state of the line that they come to. A row that can't be read is as one that is not there: what
+    it said of a contact is fetched again."""
+
+    def __init__(self, rows: Rows, label: str) -> None:
+        """Raises ProfileError PROFILE_DAMAGED."""
+        self.rows = rows
+        self.label = label
+        self.keys = {row.generation: ContactKey(row.secret, label, row.generation) for row in rows.all(KEYS)}
+        self.state = self._load()
+        self.marks = {row.id: row.unread for row in self._readable(MARKS)}
+        self.pending = next(iter(rows.all(PENDING)), None)
+        self.upkeep = rows.only(UPKEEP) or Upkeep()
+
+    def _load(self) -> LineState | None:
+        start = self.rows.only(START)
+        if start is None:
+            return None
+        commits = {row.n: Signed(*row[1:]) for row in self.rows.all(COMMITS)}
+        begun = LineState(start.line, start.seed, start.n, start.chain)
+        return replay(begun, commits, self.snapshot, self.keys)
+
+    def _readable(self, table: Table[MarkRow]) -> Iterator[MarkRow]:
+        return (row for row in self.rows.iterate(table) if not isinstance(row, Unreadable))
+
+    def contact(self, id: bytes) -> ContactRow | None:
+        """The contact as it was last read here."""
+        row = self.rows.get(CONTACTS, id)
+        return None if isinstance(row, Unreadable) else row
+
+    def contacts(self) -> dict[bytes, ContactRow]:
+        """All of them."""
+        return {row.id: row for row in self.rows.iterate(CONTACTS) if not isinstance(row, Unreadable)}
+
+    def edit(self, id: bytes) -> EditRow | None:
+        """The edit of a contact that is not in the line yet."""
+        row = self.rows.get(EDITS, id)
+        return None if isinstance(row, Unreadable) else row
+
+    def edits(self) -> Iterator[EditRow]:
+        """All of them, in the order in which they were begun."""
+        return (row for row in self.rows.iterate(EDITS) if not isinstance(row, Unreadable))
+
+    def entries(self) -> dict[bytes, bytes]:
+        """id -> envelope as they are here, edits on top, in the list's order; what can't be read is left out."""
+        contacts = self.contacts()
+        listed = {id: contacts[id].envelope for id in (self.state.entries if self.state else ()) if id in contacts}
+        for row in self.edits():
+            if row.contents is None:
+                listed.pop(row.id, None)
+            else:
+                listed[row.id] = row.contents
+        return listed
+
+    def unreadable(self) -> set[bytes]:
+        """Contacts of the list of which there is nothing here: never read, or damaged on this device."""
+        listed = self.state.entries.keys() if self.state else set[bytes]()
+        return listed - self.contacts().keys() - {row.id for row in self.edits()}
+
+    @property
+    def unfinished(self) -> bool:
+        """Something was cut off, or is due, besides changes that were not sent."""
+        return self.pending is not None or self.upkeep.rotate or self.rows.only(ATTEMPT) is not None
+
+    def unsent(self) -> set[bytes]:
+        """Contacts that were changed here, and whose change is not in the line yet."""
+        return {row.id for row in self.edits()}
+
+    def forget_unused_keys(self) -> None:
+        """Have the next key be one that is not in the vault yet, and be made at the next sync."""
+        generation = self.state.generation if self.state else 0
+        unused = [g for g in self.keys if g > generation]
+        with self.rows.transaction():
+            self.rows.delete(KEYS, unused)
+            self.rows.remove(ATTEMPT)
+            self.note(rotate=True)
+        self.keys = {g: key for g, key in self.keys.items() if g <= generation}
+
+    def put(self, contents: Mapping[bytes, bytes | None]) -> None:
+        """What these contacts are from now on, None: removed. All of it is durable here, and sent later."""
+        draft = Draft(self)
+        for id, now in contents.items():
+            if now == draft.envelope(id) and not draft.marks.get(id):
+                draft.drop_edit(id)
+            else:
+                draft.put_edit(id, now)
+        draft.commit()
+
+    def note(self, **changes: Any) -> None:
+        """Change these fields of `upkeep`."""
+        draft = Draft(self)
+        draft.upkeep = draft.upkeep._replace(**changes)
+        draft.commit()
+
+    def ask_again(self) -> None:
+        """Have the next pull fetch what can't be read here."""
+        draft = Draft(self)
+        draft.marks.update(dict.fromkeys(self.unreadable(), True))
+        draft.commit()
+
+    def sent(self) -> dict[bytes, bytes | None]:
+        """What the commit on its way says of each contact."""
+        return {row.id: row.contents for row in self.rows.all(SENT)}
+
+    def links(self) -> list[LinkRow]:
+        """All links that were walked, in order."""
+        return sorted(self.rows.all(LINKS))
+
+    def commits(self) -> dict[int, Signed]:
+        """The commits from the newest base on."""
+        return {row.n: Signed(*row[1:]) for row in sorted(self.rows.all(COMMITS))}
+
+    @property
+    def snapshot(self) -> bytes:
+        """The newest base's."""
+        return next((row.sealed for row in self.rows.all(SNAPSHOTS)), b"")
+
+
+class Draft:
+    """A step's changes to what is kept: read through, written by `commit` in one transaction, or dropped."""
+
+    def __init__(self, kept: Kept) -> None:
+        self._kept = kept
+        self.state = kept.state
+        self.keys = dict(kept.keys)
+        self.marks = dict(kept.marks)
+        self.pending = kept.pending
+        self.upkeep = kept.upkeep
+        self._contacts: dict[bytes, ContactRow | None] = {}
+        self._edits: dict[bytes, EditRow | None] = {}
+        self._new_line = False
+        self._base: KeptBase | None = None
+        self._commits: dict[int, Signed] = {}
+        self._links: list[LinkRow] = []
+        self.read = 0
+        """Contacts that the line changed or took out."""
+        self._stood: Mapping[bytes, bytes | None] = {}
+        self._sent: Mapping[bytes, bytes | None] | None = None
+
+    def contact(self, id: bytes) -> ContactRow | None:
+        """As `Kept.contact`, with the changes."""
+        return self._contacts[id] if id in self._contacts else self._kept.contact(id)
+
+    def envelope(self, id: bytes) -> bytes | None:
+        """What the contact said when it was last read."""
+        row = self.contact(id)
+        return None if row is None else row.envelope
+
+    def held(self, id: bytes) -> Held | None:
+        """Likewise, as the fold asks for it."""
+        row = self.contact(id)
+        return None if row is None else Held(row.name, row.envelope)
+
+    def put_contact(self, row: ContactRow) -> None:
+        """A contact was read, or its record has another name."""
+        self._contacts[row.id] = row
+
+    def drop_contacts(self, ids: Iterable[bytes]) -> None:
+        """They are not in the list any more."""
+        for id in ids:
+            self._contacts[id] = None
+            self.marks.pop(id, None)
+            self.read += 1
+
+    def edit(self, id: bytes) -> EditRow | None:
+        """As `Kept.edit`, with the changes."""
+        return self._edits[id] if id in self._edits else self._kept.edit(id)
+
+    def edits(self) -> Iterator[EditRow]:
+        """As `Kept.edits`, with the changes."""
+        there = set()
+        for row in self._kept.edits():
+            there.add(row.id)
+            now = self._edits.get(row.id, row)
+            if now is not None:
+                yield now
+        yield from (row for id, row in self._edits.items() if row is not None and id not in there)
+
+    def put_edit(self, id: bytes, contents: bytes | None) -> None:
+        """The contact is to be this, or, None, to be removed."""
+        self._edits[id] = EditRow(id, contents or b"", contents is None)
+
+    def drop_edit(self, id: bytes) -> None:
+        """There is nothing to be done to the contact any more."""
+        self._edits[id] = None
+
+    def begin(self, state: LineState) -> None:
+        """Another line from here on: nothing of the one before is its past."""
+        self.state, self._new_line = state, True
+        self._base, self._commits, self._links = None, {}, []
+
+    def follow(self, folded: Folded) -> None:
+        """The line went on."""
+        if self._kept.state is not None and folded.state.generation != self._kept.state.generation:
+            self.upkeep = self.upkeep._replace(rotate=False, finish=folded.state.generation)
+        self.state = folded.state
+        self.keys.update(folded.keys)
+        first = folded.state.n - len(folded.links) + 1
+        self._links += [LinkRow(n, *link) for n, link in enumerate(folded.links, first)]
+        if folded.base is not None:
+            self._base, self._commits = folded.base, {}
+        self._commits.update(folded.commits)
+
+    def stands(self) -> None:
+        """What was sent is in the line; `drop_sent_edits` comes when nothing is waited for any more."""
+        assert self.pending is not None
+        key = self.keys[Commit.decode(self.pending.commit).generation]
+        self._stood = self._kept.sent()
+        for id, contents in self._stood.items():
+            self.marks.pop(id, None)
+            if contents is None:
+                self.drop_contacts([id])
+            else:
+                name = name_of(key.seal_record(id, contents))
+                self.put_contact(ContactRow(id, name, key.generation, contents))
+
+    def drop_sent_edits(self) -> None:
+        """Of what stands; what was done since is still to be sent."""
+        for id, contents in self._stood.items():
+            edit = self.edit(id)
+            if edit is not None and edit.contents == contents:
+                self.drop_edit(id)
+
+    def base(self, id: bytes) -> bytes | None:
+        """What an edit of the contact was made on."""
+        if id in self._stood:
+            return self._stood[id]
+        row = self._kept.contact(id)
+        return None if row is None else row.envelope
+
+    def send(self, pending: Pending, sent: Mapping[bytes, bytes | None]) -> None:
+        """A commit is on its way, which says this of these contacts."""
+        self.pending, self._sent = pending, sent
+
+    def end_sending(self) -> None:
+        """It arrived, or its place was taken by another."""
+        self.pending, self._sent = None, {}
+
+    def commit(self) -> None:
+        """Write all of it, in one transaction."""
+        kept, rows = self._kept, self._kept.rows
+        with rows.transaction():
+            if self._new_line:
+                rows.clear(LINKS)
+            if self._new_line or self._base is not None:
+                rows.clear(COMMITS)
+            if self._base is not None and self.state is not None:
+                place = self._base
+                rows.put(START, LineStart(self.state.line, self.state.seed, place.n, place.chain))
+                rows.clear(SNAPSHOTS)
+                rows.put(SNAPSHOTS, SnapshotRow(place.n + 1, place.snapshot))
+            rows.put_many(LINKS, self._links)
+            rows.put_many(COMMITS, (CommitRow(n, *signed) for n, signed in self._commits.items()))
+            rows.put_many(KEYS, (KeyRow(g, self.keys[g].secret) for g in self.keys.keys() - kept.keys.keys()))
+            _write(rows, CONTACTS, self._contacts)
+            _write(rows, EDITS, self._edits)
+            _write(rows, MARKS, {id: self._mark(id) for id, _ in self.marks.items() ^ kept.marks.items()})
+            if self._sent is not None:
+                rows.clear(SENT)
+                rows.put_many(SENT, (SentRow(id, now or b"", now is None) for id, now in self._sent.items()))
+                rows.clear(PENDING)
+                rows.put_many(PENDING, [self.pending] if self.pending else [])
+            rows.put(UPKEEP, self.upkeep)
+        kept.state, kept.keys, kept.marks = self.state, self.keys, self.marks
+        kept.pending, kept.upkeep = self.pending, self.upkeep
+
+    def _mark(self, id: bytes) -> MarkRow | None:
+        return MarkRow(id, self.marks[id]) if id in self.marks else None
+
+
+def _write(rows: Rows, table: Table[Row], changed: Mapping[bytes, Row | None]) -> None:
+    rows.delete(table, (id for id, row in changed.items() if row is None))
+    rows.put_many(table, (row for row in changed.values() if row is not None))

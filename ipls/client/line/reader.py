@@ -1,0 +1,255 @@
+"""Reading the line: what the store shows, checked and folded, its records fetched, edits merged with what changed
+(contacts.md, Reading, Merging, Roll-back).
+
+Tested by tests/client/line/test_line.py.
+"""
+
+from ipls.client.events import JourneyStep, Progress
+from ipls.client.line.kept import ContactRow, Draft
+from ipls.client.line.parts import Checkpoint, Parts
+from ipls.contacts import commits
+from ipls.contacts.commits import Commit, Left
+from ipls.contacts.envelope import Envelope
+from ipls.contacts.errors import ContactsError, LineError
+from ipls.contacts.line import Folded, LineRead, LineState, NeedKey, NeedSnapshot, Writer, fold, walk
+from ipls.contacts.sealing import name_of
+
+_NOBODY = Writer(b"", 0)
+"""What was not read before, and is now, nobody wrote just now."""
+
+
+class Reader:
+    """Raises LineError for what does not hold up, and then nothing has changed; ClientError's kinds for calls."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._kept = parts.kept
+        self._store = parts.store
+        self._author = parts.author
+        self._judge = parts.judge
+        self._merge = parts.merge
+        self._report = parts.report
+        self.received = 0
+        """Contacts that others changed or removed."""
+
+    async def pull(self, *, confirmed: bool = False) -> None:
+        """Follow the line to its head. `confirmed`: the person says that a new line is hers.
+
+        A device that has none yet finds the last checkpoint of its identity in the line, or refuses.
+        """
+        kept = self._kept
+        read = await self._store.read(kept.state.n if kept.state else 0)
+        if read is not None and kept.state and read.line != kept.state.line:
+            await self._follow(kept.state, confirmed=confirmed)
+            return
+        mark = None if kept.state else await self._newest_checkpoint()
+        if read is None:
+            if kept.state or mark:
+                raise LineError("STORE_ROLLED_BACK", "the contact store shows nothing of the account's line any more")
+            return
+        draft = Draft(kept)
+        if draft.state is None:
+            draft.begin(self._start(read))
+        self._settle_pending(draft, read)
+        folded = await self._fold(draft, read)
+        if mark:
+            _check_passed(mark, read, folded.state)
+        draft.follow(folded)
+        await self._settle(draft, folded)
+        self._commit(draft)
+
+    async def _newest_checkpoint(self) -> Checkpoint | None:
+        """That of the newest identity version that is known as the owner's."""
+        if self._author.vault is None:
+            return None
+        accepted = self._judge().accepted
+        known = {v: mark for v, mark in (await self._author.vault.checkpoints()).items() if v in accepted}
+        return known[max(known)] if known else None
+
+    async def _follow(self, old: LineState, *, confirmed: bool) -> None:
+        """Go over to another line: by itself only to one that continues this device's, by the identity that it goes by.
+        Nothing is lost: what the new one lacks, or has otherwise, is an edit again, unless it was begun by one that had
+        seen all that this device has."""
+        read = await self._store.read(0)
+        if read is None:
+            raise LineError("STORE_ROLLED_BACK", "the contact store shows nothing of the account's line any more")
+        draft = Draft(self._kept)
+        draft.begin(self._start(read))
+        draft.end_sending()
+        base = read.commits.get(read.base_n)
+        version = Commit.decode(base.commit).identity_version if base else 0
+        if version != old.identity_version and not confirmed:
+            raise _replaced("it was begun by another identity of the account")
+        folded = await self._fold(draft, read)
+        left = folded.state.left
+        if not confirmed and (left is None or old.line not in left.lines):
+            raise _replaced("it does not continue this device's")
+        draft.follow(folded)
+        known = left is not None and await self._covers(left, old)
+        await self._settle(draft, folded, None if known else old)
+        self._commit(draft)
+
+    def _commit(self, draft: Draft) -> None:
+        draft.commit()
+        assert draft.state is not None
+        self.received += draft.read
+        if draft.read:
+            self._report(JourneyStep("changes received", draft.state.generation, draft.read))
+
+    async def _covers(self, left: Left, old: LineState) -> bool:
+        """Whether the line was begun by one that had seen all of the old one that this device has."""
+        if left.lines[-1:] != (old.line,) or left.n < old.n:
+            return False
+        links = await self._store.links(old.line, old.n, left.n)
+        chains = [old.chain, *walk(old.n, old.chain, links)]
+        return len(links) == left.n - old.n and chains[-1] == left.chain
+
+    def _make_edits_of(self, draft: Draft, old: LineState) -> None:
+        """What this device has; a removal, against a list that it does not know, is not asked for again."""
+        for row in list(draft.edits()):
+            if row.removed:
+                draft.drop_edit(row.id)
+        for id, contact in self._kept.contacts().items():
+            if id in old.entries and draft.edit(id) is None:
+                draft.put_edit(id, contact.envelope)
+
+    def _settle_pending(self, draft: Draft, read: LineRead) -> None:
+        """Its place is passed: it stands there, or another does."""
+        pending, state = draft.pending, draft.state
+        if pending is None or state is None or pending.seed or not state.n < pending.n <= read.head_n:
+            return
+        chains = walk(state.n, state.chain, read.links[: pending.n - state.n])
+        if chains and chains[-1] == pending.chain:
+            draft.stands()
+        draft.end_sending()
+
+    def _start(self, read: LineRead) -> LineState:
+        if commits.line_id(self._author.namespace, self._author.label, read.seed) != read.line:
+            raise LineError("STORE_FORKED", "the contact store shows a line of another account")
+        return LineState.start(read.line, read.seed)
+
+    async def _fold(self, draft: Draft, read: LineRead) -> Folded:
+        assert draft.state is not None
+        folding = fold(draft.state, read, self._judge(), draft.keys, draft.held)
+        answer: bytes | None = None
+        while True:
+            try:
+                need = folding.send(answer)
+            except StopIteration as done:
+                folded: Folded = done.value
+                return folded
+            match need:
+                case NeedSnapshot(name):
+                    answer = await self._get_one(name)
+                case NeedKey():
+                    answer = await self._receive(need)
+
+    async def _get_one(self, name: bytes) -> bytes | None:
+        async for got in self._store.get([name]):
+            if name in got:
+                return got[name]
+        return None
+
+    async def _receive(self, need: NeedKey) -> bytes | None:
+        """A listed device's key comes with the base, the identity's from the vault."""
+        sealed = dict(need.keys).get(self._author.signer.public_key)
+        if sealed is not None:
+            return self._author.open_key(sealed, commits.key_info(need.before, need.generation))
+        if self._author.vault is None:
+            return None
+        return (await self._author.vault.fetch(need.generation)).secret
+
+    # Settling: the list's records, and edits on top of what changed
+
+    async def _settle(self, draft: Draft, folded: Folded, stranger: LineState | None = None) -> None:
+        """Know again or fetch what the list names, then merge what is being edited with what changed. `stranger`: the
+        line that this device comes from, where the new one was begun by one that had not seen all of it."""
+        state = folded.state
+        if folded.all_touched:
+            ids = {*state.entries}
+            draft.drop_contacts(self._kept.contacts().keys() - ids)
+        else:
+            ids = folded.touched.keys() | {id for id, unread in draft.marks.items() if unread}
+            draft.drop_contacts(ids - state.entries.keys())
+        wanted = {
+            state.entries[id]: id for id in ids if id in state.entries and not self._knows_again(draft, id, folded)
+        }
+        await self._fetch(draft, wanted)
+        # From here on nothing waits: an edit that is made meanwhile would be made on what is not shown any more.
+        draft.drop_sent_edits()
+        if stranger:
+            self._make_edits_of(draft, stranger)
+        edits = draft.edits() if folded.all_touched else filter(None, map(draft.edit, ids))
+        for edit in list(edits):
+            if draft.marks.get(edit.id):
+                continue  # it waits: what the list has is not overwritten unread
+            base, theirs = None if stranger else draft.base(edit.id), draft.envelope(edit.id)
+            if base == theirs:
+                continue
+            writer = folded.touched.get(edit.id, folded.all_touched)
+            merged = self._merge(base, edit.contents, theirs, writer or _NOBODY)
+            if merged == theirs:
+                draft.drop_edit(edit.id)
+            else:
+                draft.put_edit(edit.id, merged)
+
+    def _knows_again(self, draft: Draft, id: bytes, folded: Folded) -> bool:
+        """Whether the list's record is of what was read before, whatever key it is under."""
+        row, state = draft.contact(id), folded.state
+        if row is None:
+            return False
+        name, key = state.entries[id], draft.keys[state.generation]
+        if row.name != name:
+            now = folded.names.get(id) or name_of(key.seal_record(id, row.envelope))
+            if now != name:
+                return False
+            row = row._replace(name=name, generation=state.generation)
+            draft.put_contact(row)
+        draft.marks.pop(id, None)
+        if row.generation != state.generation:
+            draft.marks[id] = False
+        return True
+
+    async def _fetch(self, draft: Draft, wanted: dict[bytes, bytes]) -> None:
+        """Read these records, name -> id. One that is absent or unreadable costs that contact alone."""
+        left, done = dict(wanted), 0
+        async for got in self._store.get(list(wanted)):
+            for name, record in got.items():
+                if name in left and name_of(record) == name and self._read(draft, left[name], name, record):
+                    del left[name]
+            done += len(got)
+            self._report(Progress("restoring", done, len(wanted)))
+        draft.marks.update(dict.fromkeys(left.values(), True))
+
+    def _read(self, draft: Draft, id: bytes, name: bytes, record: bytes) -> bool:
+        assert draft.state is not None
+        newest = draft.state.generation
+        for generation in sorted(draft.keys, key=lambda g: (g != newest, -g)):
+            try:
+                envelope = draft.keys[generation].open_record(id, record)
+                Envelope.decode(envelope)
+            except ContactsError:
+                continue
+            draft.put_contact(ContactRow(id, name, generation, envelope))
+            draft.read += 1
+            draft.marks.pop(id, None)
+            if generation != newest:
+                draft.marks[id] = False
+            return True
+        return False
+
+
+def _check_passed(mark: Checkpoint, read: LineRead, state: LineState) -> None:
+    """That the line has what the vault keeps of it, or comes after the line that has."""
+    if mark.line != read.line:
+        if state.left is None or mark.line not in state.left.lines:
+            raise _replaced("it does not continue the one that the vault knows")
+        return
+    if read.head_n < mark.n:
+        message = f"the contact store shows commit {read.head_n} as the newest; the vault knows of {mark.n}"
+        raise LineError("STORE_ROLLED_BACK", message)
+    if walk(0, read.line, read.links[: mark.n])[-1:] != [mark.chain]:
+        raise LineError("STORE_FORKED", "the contact store shows another line than the one that the vault knows")
+
+
+def _replaced(why: str) -> LineError:
+    return LineError("LINE_REPLACED", f"the account has a new line: {why}")
