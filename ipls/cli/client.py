@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from ipls.cli import contacts, profiles, sides
+from ipls.cli import contacts, identities, profiles, sides
 from ipls.cli.console import confirmed
 from ipls.cli.opening import local, read, run, say, write_file
 from ipls.cli.options import HOME, Endpoints, Home, Json, Name, Patience, options_for, profile_folder
@@ -34,6 +34,7 @@ app = typer.Typer(
 )
 app.add_typer(profiles.app, name="profiles")
 app.add_typer(contacts.app, name="contacts")
+app.command()(identities.identity)
 vault_app = typer.Typer(
     no_args_is_help=True, help="What the vault holds of this account, and how long a new identity has to wait for it."
 )

@@ -22,6 +22,7 @@ from ipls.client.address_book import Listed
 from ipls.client.errors import ProfileError
 from ipls.contacts.cards.editing import Changes
 from ipls.contacts.cards.reading import describe_card
+from ipls.contacts.contact_code import ContactCode
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -135,7 +136,8 @@ def show(
 
 @app.command()
 def add(
-    name: Annotated[str, typer.Argument(help="The name.")],
+    name: Annotated[str | None, typer.Argument(help="The name, where a code does not give it.")] = None,
+    code: Annotated[str | None, typer.Option(help="A contact code: a name and a number.")] = None,
     number: Annotated[list[str] | None, typer.Option(help="A number; may be given several times.")] = None,
     email: Annotated[list[str] | None, typer.Option(help="An address.")] = None,
     endpoints: Endpoints = None,
@@ -144,7 +146,11 @@ def add(
     as_json: Json = False,
 ) -> None:
     """A new contact."""
-    changes = Changes(_filled(name), add_numbers=number or (), add_emails=email or ())
+    numbers = number or []
+    if code is not None:
+        read_code = ContactCode.parse(code)
+        name, numbers = name or read_code.name, [read_code.label, *numbers]
+    changes = Changes(_filled(name or ""), add_numbers=numbers, add_emails=email or ())
     _show(local(profile_folder(home, profile), lambda device: device.address_book.add(changes), endpoints), as_json)
 
 

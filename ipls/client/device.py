@@ -219,6 +219,31 @@ class Device:
             )
         return self._profile.versions()
 
+    @property
+    def account(self) -> Account:
+        """Raises ProfileError NOT_REGISTERED."""
+        return self._profile.account
+
+    def versions(self) -> list[KnownVersion]:
+        """The own identity's, as they were proved last, oldest first."""
+        return self._profile.versions()
+
+    def number_of(self, who: str) -> str:
+        """The number that this is, or that the one contact has whom it finds, in E.164.
+
+        Raises ProfileError CONTACT_UNKNOWN, CONTACT_AMBIGUOUS.
+        """
+        if who.startswith("+"):
+            return _checked("".join(who.split()))
+        country = country_of(self._profile.account.label)
+        found = self.address_book.find(who)
+        numbers = {comparable_number(number, country) for contact in found for number in contact.numbers}
+        if not numbers:
+            raise ProfileError("CONTACT_UNKNOWN", "no contact with a number is found by this")
+        if len(numbers) > 1:
+            raise ProfileError("CONTACT_AMBIGUOUS", "several numbers are found by this; give the one that is meant")
+        return _checked(numbers.pop())
+
     def acknowledge_version(self, version: int) -> None:
         """Of a version that was not made here, "that was me": it is told no more.
 

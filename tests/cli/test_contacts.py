@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ipls.contacts.contact_code import ContactCode
 from tests.e2e.running import IPLS, ipls
 
 ROOT = Path(__file__).parents[2]
@@ -186,3 +187,20 @@ def test_an_address_book_may_come_through_a_pipe(contacts: Run, tmp_path: Path):
     command = [*IPLS, "client", "contacts", "import", "-", "--home", str(tmp_path), "--json"]
     ended = subprocess.run(command, input=BOOK.replace(b"FN:Bo", b"FN:New"), capture_output=True)
     assert json.loads(ended.stdout)["new"] == 1
+
+
+def test_a_contact_code_adds_a_contact(contacts: Run) -> None:
+    code = ContactCode("+4930123456", "Bo Bö").text
+    (added,) = rows(contacts("add", "--code", f" {code[:30]}\n{code[30:]}", "--json"))
+    assert (added["name"], added["numbers"]) == ("Bo Bö", ["+4930123456"])
+    (added,) = rows(contacts("add", "Bo at work", "--code", code, "--number", "+49 30 5", "--json"))
+    assert (added["name"], added["numbers"]) == ("Bo at work", ["+4930123456", "+49 30 5"])
+    assert "[CONTACT_CODE_INVALID]" in contacts("add", "--code", code[:-1] + "1", status=1)["err"]
+    contacts("add", status=2)
+
+
+def test_without_an_account_there_is_no_code_and_nobody_to_compare_with(contacts: Run) -> None:
+    for command in (("code", "Ada"), ("verify", "Ada")):
+        assert "[NOT_REGISTERED]" in contacts(*command, status=1)["err"]
+    assert "[SAFETY_NUMBER_INVALID]" in contacts("verify", "+4930", "--scanned", "nonsense", status=1)["err"]
+    assert contacts("keys")["out"] == ""

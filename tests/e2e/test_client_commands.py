@@ -1,6 +1,7 @@
 """`ipls client` against a running deployment: the journey as a person types it, with two phones."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +105,54 @@ def test_register_asks_three_times_and_the_code_that_was_sent_stays_good(
     assert where == f"made: the number's identity key, in {tmp_path}/profiles/default and nowhere else"
     also = f"--home {tmp_path}"
     assert following == f"next: ipls client contacts import FILE.vcf {also}, then ipls client store {also}"
+
+
+def test_two_people_compare_and_a_new_phone_is_told(deployment: Deployment, tmp_path: Path) -> None:
+    numbers = {"ada": "+4930777000011", "bob": "+4930777000012"}
+    endpoints = ("--endpoints", deployment.folder / "endpoints.json")
+    outbox = ("--outbox", deployment.folder / "data/registration.outbox")
+
+    def client(who: str, *arguments: object, status: int = 0) -> list[dict[str, Any]]:
+        ended = ipls("client", *arguments, "--profile", who, "--home", tmp_path, "--json")
+        assert ended.returncode == status, ended.stderr
+        return [json.loads(line) for line in ended.stdout.splitlines()]
+
+    for who, number in numbers.items():
+        client(who, "register", number, *endpoints, *outbox)
+    (code,) = client("bob", "contacts", "code", "Bob")
+    client("ada", "contacts", "add", "--code", code["code"])
+    (hers,) = client("ada", "contacts", "verify", "Bob")
+    (his,) = client("bob", "contacts", "verify", numbers["ada"], "--scanned", hers["text"])
+    assert (his["digits"], his["found"], hers["found"]) == (hers["digits"], "matches", None)
+    client("ada", "contacts", "verify", "Bob", "--scanned", his["text"])
+    other = his["text"][:-1] + str((int(his["text"][-1]) + 1) % 10)
+    (found,) = client("ada", "contacts", "verify", "Bob", "--scanned", other, status=1)
+    assert found["found"] == "differs"
+
+    # In digits for people, where there is no terminal without a question.
+    shown = ipls("client", "contacts", "verify", "Bob", "--profile", "ada", "--home", tmp_path)
+    assert shown.stdout.splitlines()[-1] == hers["text"]
+    assert "".join(shown.stdout.splitlines()[0].split()) == hers["digits"][:20]
+
+    terminal, stdin = os.openpty()
+    os.write(terminal, b"y\n")
+    asked = ipls("client", "contacts", "verify", "Bob", "--profile", "ada", "--home", tmp_path, stdin=stdin)
+    assert asked.stdout.endswith("it matches: this is the key that the other one has\n")
+    os.close(terminal)
+    os.close(stdin)
+
+    client("new", "register", numbers["bob"], *endpoints, *outbox)
+    told = ipls("client", "store", "--profile", "ada", "--home", tmp_path)
+    assert f"WARNING: {numbers['bob']} has a new key, version 2" in told.stderr
+    (key,) = client("ada", "contacts", "keys")
+    assert (key["number"], key["changed"], key["compared"], key["overdue"]) == (numbers["bob"], True, False, False)
+    assert client("ada", "contacts", "keys", "--acknowledge", numbers["bob"])[0]["changed"] is False
+    assert client("ada", "contacts", "keys")[0]["changed"] is False
+
+    # Bob's first phone: it was him; then it was not.
+    client("bob", "monitor", status=1)
+    assert [row["origin"] for row in client("bob", "identity")] == ["own", "foreign"]
+    assert client("bob", "identity", "--that-was-me", 2)[1]["origin"] == "acknowledged"
+    said = ipls("client", "identity", "--not-me", 2, "--profile", "bob", "--home", tmp_path)
+    assert "next: ipls client register" in said.stderr
+    assert "version 2, epoch" in said.stdout

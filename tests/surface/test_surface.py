@@ -67,6 +67,7 @@ ADDED = {
     "ipls restore --part",
     "ipls restore --replace",
     "ipls restore --yes",
+    "ipls client contacts add --code",
     "ipls fsck",
     "ipls fsck --config",
     "ipls fsck --json",
@@ -81,7 +82,14 @@ ADDED = {
     "ipls status --json",
 }
 """Commands and parameters, by their names in the snapshot, that came after it was recorded."""
-GROUPS_ADDED = ("ipls client profiles", "ipls client sync")
+GROUPS_ADDED = (
+    "ipls client profiles",
+    "ipls client sync",
+    "ipls client contacts code",
+    "ipls client contacts keys",
+    "ipls client contacts verify",
+    "ipls client identity",
+)
 """Groups and commands likewise, with all that is in them."""
 
 
