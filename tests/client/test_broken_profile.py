@@ -47,7 +47,7 @@ async def test_what_the_disk_refuses_is_a_profile_error_and_changes_nothing(worl
 
 async def test_a_profile_may_be_opened_in_a_thread(world: Deployment) -> None:
     async with await asyncio.to_thread(Device.open, world.profile(), world.folder / "endpoints.json") as device:
-        assert device.import_cards(book(2)).added == 2
+        assert device.address_book.import_cards(book(2))[0].new == 2
 
 
 def test_endpoints_with_a_ca_that_is_none_are_refused(world: Deployment, tmp_path: Path) -> None:

@@ -123,16 +123,16 @@ async def test_a_profile_is_read_where_its_disk_takes_nothing(tmp_path: Path) ->
 async def test_a_profile_on_a_full_disk_is_read_loses_nothing_and_goes_on(tmp_path: Path, full: Path) -> None:
     world, folder = Deployment(tmp_path / "d"), full / "phone"
     async with world.device(folder) as device:
-        device.import_cards(book(2))
+        device.address_book.import_cards(book(2))
     fill(full / "filler")
     async with Device.open(folder, reading=True) as device:
-        assert len(device.contacts()) == device.status().contacts == 2
+        assert len(device.address_book.contacts()) == device.status().contacts == 2
     with refused("PROFILE_STORAGE", ProfileError):
         async with Device.open(folder) as device:
-            device.import_cards(book(600))
+            device.address_book.import_cards(book(600))
     (full / "filler").unlink()
     async with Device.open(folder) as device:
-        assert device.import_cards(book(600)).added == 598
+        assert device.address_book.import_cards(book(600))[0].new == 598
 
 
 def test_a_profile_is_read_beside_a_command_that_came_to_the_end_of_the_disk(full: Path) -> None:
