@@ -22,7 +22,7 @@ _LONGEST = 4096
 
 
 class SystemKeyring:
-    """That of the desktop that the person is logged in to: Secret Service, KWallet, or what `keyring` is set up for."""
+    """That of the desktop that the person is logged in to (Secret Service), or what `keyring` is set up for."""
 
     def get(self, name: str) -> str | None:
         with _translated():
