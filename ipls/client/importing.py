@@ -64,7 +64,7 @@ class Import:
         self._by_bytes = {_digest(contact.card): id for id, contact in self._there.items()}
         self._imported = {row.key: row for row in imported}
         self._by_uid: dict[str, bytes] = {}
-        self._by_name: dict[str, list[bytes]] = {}
+        self._by_name: dict[str, _Namesakes] = {}
         self._indexed = False
 
     def take(self, parts: Iterable[Card | Skipped]) -> Imported:
@@ -163,12 +163,17 @@ class Import:
         if row is not None and row.id in self._there:
             return self._there[row.id]
         self._index_all()
-        form = None
-        for id in self._by_name.get(read_card(card).name, ()):
-            form = form or card_form(card, self._country)
-            if card_form(self._there[id].card, self._country) == form:
-                return self._there[id]
-        return None
+        namesakes = self._by_name.get(read_card(card).name)
+        if namesakes is None:
+            return None
+        for id in namesakes.unread:  # each once, however many cards have this name
+            namesakes.by_form.setdefault(self._form(self._there[id].card), id)
+        namesakes.unread.clear()
+        alike = namesakes.by_form.get(self._form(card))
+        return None if alike is None else self._there[alike]
+
+    def _form(self, card: bytes) -> frozenset[tuple[bytes, int]]:
+        return frozenset(card_form(card, self._country).items())
 
     def _index_all(self) -> None:
         if not self._indexed:
@@ -181,7 +186,14 @@ class Import:
         if uid:
             self._by_uid.setdefault(uid, contact.id)
         else:
-            self._by_name.setdefault(read_card(contact.card).name, []).append(contact.id)
+            self._by_name.setdefault(read_card(contact.card).name, _Namesakes([], {})).unread.append(contact.id)
+
+
+class _Namesakes(NamedTuple):
+    """Contacts of one name without a UID: those whose form is not known yet, and the others by it."""
+
+    unread: list[bytes]
+    by_form: dict[frozenset[tuple[bytes, int]], bytes]
 
 
 def _digest(card: bytes) -> bytes:

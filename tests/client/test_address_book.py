@@ -283,3 +283,10 @@ def test_a_contact_is_named_by_the_first_digits_of_its_id(book: AddressBook):
 def test_what_a_contact_is_shown_as_can_be_json(book: AddressBook):
     counts(book, ADA)
     assert json.loads(json.dumps(book.contacts()[0]._asdict()))["numbers"] == ["+1 202 555 0100"]
+
+
+def test_many_of_one_name_take_linear_time(book: AddressBook):
+    size = 3_000  # what took the square of it would run into the suite's time limit
+    assert counts(book, *(card("FN:Ada", f"NOTE:{n}") for n in range(size))) == (size, 0, 0, 0)
+    again = (card(f"NOTE:{n}", "fn:Ada") for n in range(size))
+    assert counts(book, *again) == (0, 0, size, 0)

@@ -9,8 +9,8 @@ from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
-from ipls.contacts.cards.lines import card_lines, keeps_folded_blanks
-from ipls.contacts.cards.units import Unit, card_form, card_units, free_group
+from ipls.contacts.cards.lines import keeps_folded_blanks
+from ipls.contacts.cards.units import Groups, Unit, card_form, card_units
 from ipls.contacts.cards.writing import write_lines
 from ipls.contacts.errors import CardError
 
@@ -56,12 +56,9 @@ def join_units(card: bytes, other: bytes, country: str | None) -> bytes:
     apart = {("VERSION",), ("UID",), *((name,) for name in _MINE)} | ({("N",)} if "N" in there else set())
     more = [unit for unit in second if unit.form not in forms and unit.names not in apart]
     alike = keeps_folded_blanks(card) == keeps_folded_blanks(other)
-    added = []
-    for unit in more:
-        written = _regrouped(unit, first)
-        first.append(written)
-        added.append(written.raw if alike else written.text)
-    return write_lines(card, {}, added)
+    groups = Groups(first)
+    added = map(groups.admit, more)
+    return write_lines(card, {}, [unit.raw if alike else unit.text for unit in added])
 
 
 def merge_counts(base: Counter[Value], mine: Counter[Value], theirs: Counter[Value]) -> Counter[Value]:
@@ -122,10 +119,11 @@ class _Plan:
         counts = [Counter(unit.form for unit in side) for side in (base, mine, theirs)]
         merged = merge_counts(*counts)
         fewer, more = counts[2] - merged, merged - counts[2]
+        places = {unit.lines[0].start: at for at, unit in enumerate(self.theirs)}
         for unit in reversed(theirs):
             if fewer[unit.form] > 0:
                 fewer[unit.form] -= 1
-                self.removed.add(next(at for at, each in enumerate(self.theirs) if each is unit))
+                self.removed.add(places[unit.lines[0].start])
         for unit in mine:
             if more[unit.form] > 0:
                 more[unit.form] -= 1
@@ -140,9 +138,10 @@ class _Plan:
         if len(old) > 1:
             changes |= {line.start: line.text for unit in there for line in unit.lines}
 
+        groups = Groups(there)
+
         def text(unit: Unit) -> bytes:
-            written = _regrouped(unit, there)
-            there.append(written)
+            written = groups.admit(unit)
             return written.text if len(old) > 1 else written.raw
 
         for at, unit in sorted(self.swapped.items()):
@@ -157,14 +156,3 @@ def _is_single(name: str, side: Sequence[Unit]) -> bool:
 
 def _named(name: str, side: Sequence[Unit]) -> list[Unit]:
     return [unit for unit in side if unit.names == (name,)]
-
-
-def _regrouped(unit: Unit, there: Sequence[Unit]) -> Unit:
-    """The unit under a group's name that none of the others has."""
-    group = unit.lines[0].group
-    if not group or all(line.group != group for other in there for line in other.lines):
-        return unit
-    new = free_group(there).encode()
-    text = b"\r\n".join(new + line.text[len(group) :] for line in unit.lines)
-    lines = card_lines(b"BEGIN:VCARD\r\n" + text + b"\r\nEND:VCARD")
-    return unit._replace(lines=tuple(lines), text=text, raw=text)

@@ -54,10 +54,24 @@ def unit_of(text: bytes, country: str | None) -> Unit:
     return unit
 
 
-def free_group(units: Iterable[Unit]) -> str:
-    """A name that no group of theirs has."""
-    used = {line.group for unit in units for line in unit.lines}
-    return next(name for number in range(1, len(used) + 2) if (name := f"item{number}").upper() not in used)
+class Groups:
+    """The names of a card's groups, for units of another card that come to it."""
+
+    def __init__(self, units: Iterable[Unit]) -> None:
+        self._used = {line.group for unit in units for line in unit.lines}
+        self._last = 0
+
+    def admit(self, unit: Unit) -> Unit:
+        """The unit, under another group's name if its own is taken."""
+        group = unit.lines[0].group
+        if not group or group not in self._used:
+            self._used.add(group)
+            return unit
+        while (name := f"item{self._last}").upper() in self._used or not self._last:
+            self._last += 1
+        self._used.add(name.upper())
+        text = b"\r\n".join(name.encode() + line.text[len(group) :] for line in unit.lines)
+        return unit._replace(text=text, raw=text)
 
 
 def _unit(card: bytes, lines: list[Line], country: str | None) -> Unit:

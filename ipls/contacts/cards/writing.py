@@ -31,8 +31,9 @@ def write_lines(card: bytes, changes: Mapping[int, bytes], added: Iterable[bytes
             kept.add((line.start + moved, line.stop + moved))
     end = lines[-1].end if lines else card_end(card)
     front = b"".join([*made, card[at:end]])
-    for text in added:
-        front += (b"" if front.endswith((b"\n", b"\r")) else newline) + NEWLINE.sub(newline, text) + newline
+    new_lines = b"".join(NEWLINE.sub(newline, text) + newline for text in added)
+    if new_lines:
+        front += (b"" if front.endswith((b"\n", b"\r")) else newline) + new_lines
     edited = front + card[end:]
     if not kept <= {(line.start, line.stop) for line in card_lines(edited)} or card_end(edited) != (
         len(front) + card_end(card) - end

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 from hypothesis import given
 
-from ipls.contacts.cards.units import card_form, card_units, free_group, unit_of
+from ipls.contacts.cards.units import Groups, card_form, card_units, unit_of
 from tests.contacts.cards.strategies import any_cards
 
 
@@ -88,5 +88,9 @@ def test_a_unit_is_known_by_its_text(card: bytes):
             assert unit_of(unit.text, "US").form == unit.form
 
 
-def test_a_name_of_a_group_is_free():
-    assert free_group(card_units(card("item1.TEL:1", "ITEM2.TEL:2", "item4.TEL:3"), None)) == "item3"
+def test_a_unit_that_comes_to_a_card_gets_a_group_of_its_own():
+    groups = Groups(card_units(card("item1.TEL:1", "ITEM2.TEL:2", "item4.TEL:3"), None))
+    came = [
+        groups.admit(unit).text for unit in card_units(card("Item1.TEL:5", "item2.TEL:6", "x.TEL:7", "TEL:8"), None)
+    ]
+    assert came == [b"VERSION:3.0", b"item3.TEL:5", b"item5.TEL:6", b"x.TEL:7", b"TEL:8"]
