@@ -33,7 +33,7 @@ def modules(lines: list[str]) -> list[list[int]]:
     return rows
 
 
-@pytest.mark.parametrize("text", CODES)
+@pytest.mark.parametrize("text", CODES, ids=range(len(CODES)))
 def test_a_code_is_drawn_whole_within_80_columns(text: str) -> None:
     drawn = modules(qr.draw(text))
     width = len(drawn[0])
