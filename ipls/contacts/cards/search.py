@@ -102,9 +102,11 @@ def _once(found: Iterable[int]) -> Iterator[int]:
 
 
 def _texts(contact: Contact) -> str:
-    """All texts, each between two marks; those with separators in them also without."""
-    texts = [search_key(text) for text in (contact.name, *contact.others, *contact.emails)]
-    joined = [_SEPARATORS.sub("", text) for text in texts[: 1 + len(contact.others)] if _SEPARATORS.search(text)]
+    """All texts, and numbers with letters, each between two marks; those with separators in them also without."""
+    spelled = [number for number in contact.numbers if any(map(str.isalpha, number))]
+    texts = [search_key(text) for text in (contact.name, *contact.others, *spelled, *contact.emails)]
+    named = texts[: len(texts) - len(contact.emails)]
+    joined = [_SEPARATORS.sub("", text) for text in named if _SEPARATORS.search(text)]
     return _FIELD + _FIELD.join(texts + joined) + _FIELD
 
 

@@ -20,23 +20,25 @@ NO_CONTACT = "a row without a name, number or address"
 
 def read_table(data: bytes) -> Iterator[Card | Skipped]:
     """A card (3.0) for each row, with the row's line; nothing of a table without an address book's headings."""
-    text = plain_text(utf8(data)).removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    first = text.partition("\n")[0]
-    rows = csv.reader((line + "\n" for line in text.split("\n")), delimiter=max(",;\t", key=first.count))
+    lines = plain_text(utf8(data)).removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    # A spreadsheet's first line may only name the delimiter.
+    above = next((at for at, line in enumerate(lines) if line.strip() and line[:4].lower() != "sep="), 0)
+    delimiter = max(",;\t", key=lines[above].count)
+    rows = csv.reader((line + "\n" for line in lines[above:]), delimiter=delimiter)
     try:
         columns = [_column(heading) for heading in next(rows, [])]
         if not any(column.name in ("GIVEN", "FAMILY", "EMAIL", "TEL") for column in columns):
             return
-        line = rows.line_num + 1
+        line = above + rows.line_num + 1
         for row in rows:
             cells = [_plain(cell) for cell in row]
             if card := _card(columns, cells):
                 yield Card(line, card)
             elif any(cells):
                 yield Skipped(line, NO_CONTACT)
-            line = rows.line_num + 1
+            line = above + rows.line_num + 1
     except csv.Error:
-        yield Skipped(rows.line_num, "no table from here on")
+        yield Skipped(above + rows.line_num, "no table from here on")
 
 
 def write_table(cards: Iterable[bytes], layout: str) -> bytes:
@@ -117,7 +119,7 @@ _SAYS_NOTHING = re.compile(
 )
 _NUMBERED = re.compile(r"(e-?mail|phone|website|address) (\d+) - (.*)")
 _EMAIL = re.compile(r"(?:(primary|secondary|home|work) )?e-?mail(?: \d)?(?: address)?")
-_PHONE = re.compile(r"(?:(.*) )?(?:(phone|telephone|mobile|fax|pager)|number)(?: (?:phone|number))?(?: \d)?")
+_PHONE = re.compile(r"(?:(.*) )?(?:(phone|telephone|tel|mobile|cell|fax|pager)|number)(?: (?:phone|number))?(?: \d)?")
 _ADDRESS = re.compile(
     r"(home|work|business|other) (street|address|city|state|postal code|zipcode|country|country/region)(?: [23])?"
 )

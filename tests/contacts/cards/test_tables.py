@@ -93,6 +93,13 @@ def test_a_spreadsheet_s_table_in_its_ways(delimiter: str, encoding: str, newlin
     ]
 
 
+@pytest.mark.parametrize("above", ["sep=;\r\n", "\r\n\r\n", "\ufeffsep=;\n"])
+def test_what_stands_above_the_headings_is_passed_over(above: str):
+    (card,) = read_table(f"{above}Name;Tel\r\nA;1\r\n".encode())
+    assert isinstance(card, Card)
+    assert (card.line, read_card(card.data)[:2]) == (above.count("\n") + 2, ("A", ("1",)))
+
+
 def test_a_row_without_anybody_is_reported_and_the_rest_goes_on():
     table = b"Name,Phone,Notes\r\nAda,1,\r\n,,alone\r\n\r\n,2,\r\n"
     first, second, third = read_table(table)
