@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from ipls.cli import contacts, identities, profiles, sides
+from ipls.cli import contacts, identities, profiles, serve_dav, sides
 from ipls.cli.console import confirmed
 from ipls.cli.opening import local, read, run, say, write_file
 from ipls.cli.options import HOME, Endpoints, Home, Json, Name, Patience, options_for, profile_folder
@@ -40,6 +40,7 @@ vault_app = typer.Typer(
 )
 app.add_typer(vault_app, name="vault")
 app.command()(sides.sync)
+app.command("serve-dav")(serve_dav.serve_dav)
 
 TRIES = 3
 """With a code, before the command ends; the code may be good for more."""

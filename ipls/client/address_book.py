@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ipls.client.addressbook.dav.service import DavService
 from ipls.client.addressbook.folder import Folder
 from ipls.client.addressbook.plan import Account as SyncedAccount
 from ipls.client.addressbook.sync import SyncReport, SyncTerms, sync
-from ipls.client.errors import ProfileError
+from ipls.client.errors import ProfileError, SideError
 from ipls.client.importing import Import, Imported
 from ipls.client.profile import Account, Apart, Contact, ImportedCard, Profile, Step
 from ipls.client.rows import Unreadable
@@ -187,10 +188,18 @@ class AddressBook:
 
         Raises SideError SIDE_AWAY, SIDE_SHRUNK: then nothing was changed.
         """
-        account = self._profile.get(Account)
-        whose = SyncedAccount(account.label if account else "", self.country, b"")
         contacts = _Synced(self._profile, self._write)
-        return sync(Folder(path), whose, contacts, self._profile.rows, self._now_ms(), terms)
+        return sync(Folder(path), self._synced_account, contacts, self._profile.rows, self._now_ms(), terms)
+
+    def dav_service(self, *, allow_removals: bool, told: Callable[[SideError], None]) -> DavService:
+        """The contacts for CardDAV clients; see `DavService`."""
+        contacts, rows = _Synced(self._profile, self._write), self._profile.rows
+        return DavService(rows, contacts, self._synced_account, self._now_ms, allow_removals=allow_removals, told=told)
+
+    @property
+    def _synced_account(self) -> SyncedAccount:
+        account = self._profile.get(Account)
+        return SyncedAccount(account.label if account else "", self.country, b"")
 
     def undo(self) -> Undone:
         """Take back the newest import, sync, merge, edit, addition or removal of the last 30 days. What was changed

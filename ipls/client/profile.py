@@ -15,6 +15,8 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from ipls.client.addressbook.dav.access import CLIENTS
+from ipls.client.addressbook.dav.book import BOOK, RESOURCES, UIDS
 from ipls.client.addressbook.shadows import SHADOWS, SIDES
 from ipls.client.clear_profile import seal
 from ipls.client.errors import ProfileError
@@ -278,7 +280,7 @@ VERIFIED = Table("verified", Verified, "label")
 TABLES: list[Table[Any]] = [
     *_SINGLES.values(),
     *(TRUST_ROOTS, VERSIONS, LEAVES, USES, CONTACT_KEYS, CONTACTS, IMPORTED, STEPS, APART, IDENTITIES, VERIFIED),
-    *(SHADOWS, SIDES),
+    *(SHADOWS, SIDES, RESOURCES, UIDS, BOOK, CLIENTS),
 ]
 """A new one goes to the end (`ipls.client.rows`)."""
 

@@ -85,6 +85,7 @@ ADDED = {
 GROUPS_ADDED = (
     "ipls client profiles",
     "ipls client sync",
+    "ipls client serve-dav",
     "ipls client contacts code",
     "ipls client contacts keys",
     "ipls client contacts verify",

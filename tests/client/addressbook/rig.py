@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from ipls.client.addressbook.dav.access import CLIENTS
+from ipls.client.addressbook.dav.book import BOOK, RESOURCES, UIDS
 from ipls.client.addressbook.plan import Account
 from ipls.client.addressbook.shadows import SHADOWS, SIDES, Shadow
 from ipls.client.addressbook.side import Bad, ChangedMeanwhile, Listing, Seen, Side
@@ -105,7 +107,7 @@ class Profile:
 
     def __init__(self, path: Path | str = ":memory:") -> None:
         self.db = sqlite3.connect(path, isolation_level=None)
-        tables = [SHADOWS, SIDES, LIST]
+        tables = [SHADOWS, SIDES, LIST, RESOURCES, UIDS, BOOK, CLIENTS]
         self.db.executescript(schema(tables))
         self.rows = Rows(self.db, bytes(32), tables)
         self.list = RowList(self.rows)

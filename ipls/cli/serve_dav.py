@@ -1,0 +1,78 @@
+"""`ipls client serve-dav`: the contacts for the address-book programs on this machine."""
+
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cache
+from typing import Annotated
+
+import typer
+
+from ipls.cli.opening import say
+from ipls.cli.options import HOME, Home, Json, Name, options_for, profile_folder
+from ipls.cli.unlocking import key_access
+from ipls.client.addressbook.dav.access import is_local
+from ipls.client.addressbook.dav.server import MAX_BODY, Request, Response
+from ipls.client.dav import IDLE_S, DavServer, add_dav_client
+from ipls.client.errors import SideError
+
+
+def serve_dav(
+    listen: Annotated[
+        str, typer.Option("--listen", help="Where, host:port; of this machine alone.")
+    ] = "127.0.0.1:8008",
+    add_client: Annotated[
+        str | None,
+        typer.Option("--add-client", metavar="NAME", help="Print a password for a program, and end."),
+    ] = None,
+    allow_removals: Annotated[
+        bool, typer.Option("--allow-removals", help="Also remove what programs removed many of at once.")
+    ] = False,
+    profile: Name = "default",
+    home: Home = HOME,
+    as_json: Json = False,
+) -> None:
+    """Serve the contacts by CardDAV to the address-book programs on this machine, both ways, until Ctrl-C.
+
+    Each program needs a name and a password of its own (--add-client). Where a program and this device changed one
+    thing the program's stands; `contacts undo` brings back what gave way. `ipls client store` sends what was changed.
+    """
+    folder, access = profile_folder(home, profile), key_access()
+    if access.passphrase:
+        access = replace(access, passphrase=cache(access.passphrase))  # a person is asked once
+    if add_client is not None:
+        if not add_client or ":" in add_client:
+            raise typer.BadParameter("a name has no colon, and is not empty", param_hint="--add-client")
+        password = add_dav_client(folder, access, add_client)
+        text = f"user name {add_client}, password {password}\nit is shown this once; a new one takes its place\n"
+        text += f"next: ipls client serve-dav{options_for(profile, home)}"
+        say(text, {"name": add_client, "password": password}, as_json)
+        return
+    from ipls.http.handled import handled_app  # they take a moment, which no other command waits for
+    from ipls.http.server import serve
+    from ipls.runtime.service import Service, run
+
+    if not is_local(listen):
+        raise typer.BadParameter("a loopback address, as 127.0.0.1:8008", param_hint="--listen")
+
+    def told(error: SideError) -> None:
+        print(f"ipls: {error}; if they are to be removed: --allow-removals [{error.reason}]", file=sys.stderr)
+
+    with ThreadPoolExecutor(1) as thread:
+        server = thread.submit(lambda: DavServer(folder, access, allow_removals=allow_removals, told=told)).result()
+
+        def handle(method: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
+            return server.handle(Request(method, path, headers, body))
+
+        async def start(service: Service) -> None:
+            app = handled_app(handle, thread, max_body=MAX_BODY, idle=server.let_go, idle_s=IDLE_S)
+            port = await serve(service, app, listen)
+            host = listen.rpartition(":")[0]
+            say(f"serving http://{host}:{port}/", {"url": f"http://{host}:{port}/"}, as_json)
+            sys.stdout.flush()
+
+        try:
+            run("dav", start)
+        finally:
+            thread.submit(server.let_go).result()

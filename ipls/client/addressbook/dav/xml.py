@@ -1,0 +1,106 @@
+"""What CardDAV has in XML: read without entities or document types, written with CR as a reference, which else no
+reader would see.
+
+Tested by tests/client/addressbook/dav/test_server.py and tests/attack/test_carddav.py.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+from urllib.parse import quote
+from xml.etree.ElementTree import Element, ParseError
+from xml.sax.saxutils import escape, quoteattr
+
+from defusedxml.common import DefusedXmlException
+from defusedxml.ElementTree import fromstring
+
+from ipls.client.errors import SideError
+
+DAV = "{DAV:}"
+CARD = "{urn:ietf:params:xml:ns:carddav}"
+CS = "{http://calendarserver.org/ns/}"
+_PREFIXES = {DAV[1:-1]: "D", CARD[1:-1]: "C", CS[1:-1]: "S"}
+_NAMESPACES = " ".join(f'xmlns:{prefix}="{name}"' for name, prefix in _PREFIXES.items())
+_ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+class XmlRefused(SideError):
+    """It is no XML, or has in it what could cost more than it is long."""
+
+    def __init__(self) -> None:
+        super().__init__("DAV_XML_REFUSED", "the program's request is no XML, or has a document type")
+
+
+class Answer(NamedTuple):
+    """About one href: a status line's number, or its properties (those that it does not have: None)."""
+
+    href: str
+    status: int | None
+    properties: Mapping[str, str | None] = {}
+    error: str = ""
+
+
+def parse(body: bytes) -> Element:
+    """Raises XmlRefused."""
+    try:
+        root: Element = fromstring(body, forbid_dtd=True)
+    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
+        raise XmlRefused from error
+    return root
+
+
+def text(value: str) -> str:
+    """As it can stand in an element."""
+    return escape(_ILLEGAL.sub("\ufffd", value)).replace("\r", "&#13;")
+
+
+def element(name: str, content: str = "") -> str:
+    """`name`: {namespace}name. `content`: XML."""
+    namespace, _, plain = name[1:].rpartition("}") if name[0] == "{" else ("", "", name)
+    prefix = _PREFIXES.get(namespace)
+    if prefix:
+        tag = opened = f"{prefix}:{plain}"
+    else:
+        tag, opened = f"x:{plain}", f"x:{plain} xmlns:x={quoteattr(namespace)}"
+        if not namespace:
+            tag = opened = plain
+    return f"<{opened}>{content}</{tag}>" if content else f"<{opened}/>"
+
+
+def href(path: str) -> str:
+    """A path, as an element."""
+    return element(f"{DAV}href", text(quote(path)))
+
+
+def document(name: str, content: str) -> bytes:
+    """A whole one."""
+    body = element(name, content)
+    end = body.index("/>") if not content else body.index(">")
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{body[:end]} {_NAMESPACES}{body[end:]}\n'.encode()
+
+
+def multistatus(answers: Iterable[Answer], token: str = "") -> bytes:
+    """RFC 4918, 13; `token`: RFC 6578."""
+    content = "".join(map(_response, answers))
+    return document(f"{DAV}multistatus", content + (element(f"{DAV}sync-token", text(token)) if token else ""))
+
+
+def _response(answer: Answer) -> str:
+    if answer.status is not None:
+        error = element(f"{DAV}error", element(answer.error)) if answer.error else ""
+        return element(f"{DAV}response", href(answer.href) + _status(answer.status) + error)
+    stats = ""
+    for status, has in ((200, True), (404, False)):
+        properties = [
+            element(name, value or "") for name, value in answer.properties.items() if (value is not None) == has
+        ]
+        if properties:
+            stats += element(f"{DAV}propstat", element(f"{DAV}prop", "".join(properties)) + _status(status))
+    if not stats:
+        stats = element(f"{DAV}propstat", element(f"{DAV}prop") + _status(200))
+    return element(f"{DAV}response", href(answer.href) + stats)
+
+
+def _status(code: int) -> str:
+    reason = {200: "OK", 404: "Not Found", 507: "Insufficient Storage"}[code]
+    return element(f"{DAV}status", f"HTTP/1.1 {code} {reason}")

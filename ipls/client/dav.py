@@ -1,0 +1,72 @@
+"""The CardDAV server of a profile: opened when a client asks for something, let go when none does, so that others have
+their turn.
+
+Tested by tests/cli/test_serve_dav.py.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ipls.client.address_book import AddressBook
+from ipls.client.addressbook.dav.access import CLIENTS, Access, add_client
+from ipls.client.addressbook.dav.server import Request, Response
+from ipls.client.addressbook.dav.service import DavService
+from ipls.client.errors import ProfileError, SideError
+from ipls.client.profile import Profile
+from ipls.client.profile_key import KeyAccess
+from ipls.clock import system_now_ms
+
+IDLE_S = 1.0
+"""So long after its last request it has the profile to itself."""
+
+
+class DavServer:
+    """For one thread. Raises as `Profile` does when it is made; later whoever asks is told to come again."""
+
+    def __init__(
+        self, folder: Path, key: KeyAccess, *, allow_removals: bool, told: Callable[[SideError], None]
+    ) -> None:
+        """`told` hears why what clients removed stays in the list."""
+        self._folder, self._key, self._allow_removals, self._told = folder, key, allow_removals, told
+        self._open: tuple[Profile, DavService] | None = None
+        profile = Profile(folder, key)
+        try:
+            self._access = Access(profile.rows.all(CLIENTS), time.monotonic)
+        finally:
+            profile.close()
+
+    def handle(self, request: Request) -> Response:
+        """The answer."""
+        if refusal := self._access.refusal(request):
+            return refusal
+        try:
+            return self._service().handle(request)
+        except ProfileError:
+            return Response(503, {"Retry-After": "2"})
+
+    def let_go(self) -> None:
+        """Have the list take what clients did, and others use the profile."""
+        if self._open:
+            profile, service = self._open
+            self._open = None
+            try:
+                service.finish()
+            finally:
+                profile.close()
+
+    def _service(self) -> DavService:
+        if self._open is None:
+            profile = Profile(self._folder, self._key)
+            book = AddressBook(profile, system_now_ms)
+            self._open = profile, book.dav_service(allow_removals=self._allow_removals, told=self._told)
+        return self._open[1]
+
+
+def add_dav_client(folder: Path, key: KeyAccess, name: str) -> str:
+    """The password of a client, new if it had one. Raises as `Profile`."""
+    profile = Profile(folder, key)
+    try:
+        return add_client(profile.rows, name)
+    finally:
+        profile.close()

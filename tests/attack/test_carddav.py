@@ -1,0 +1,183 @@
+"""Who else is on this machine, and the pages in its browsers, against the CardDAV server of a profile."""
+
+import base64
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from ipls.client.addressbook.dav.access import TRIES, WAIT_S, is_local
+from ipls.client.addressbook.dav.book import Book, Resource
+from tests.client.addressbook.dav.rig import CLIENT, OTHER, Server, serving
+from tests.client.addressbook.rig import card
+
+BOOK = "/books/contacts/"
+
+
+class Clock:
+    s = 0.0
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def server(clock: Clock) -> Iterator[Server]:
+    with serving(clock_s=lambda: clock.s) as server:
+        assert server.ask("PUT", BOOK + "a.vcf", card("a", "Ada"), Content_Type="text/vcard").status == 201
+        yield server
+
+
+def basic(name: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "10.0.0.1", "", "[::2]"])
+def test_a_page_whose_name_was_turned_to_this_machine_reads_nothing(server, host):
+    """DNS rebinding: the browser believes that it still talks to the page's own host, with the password it knows."""
+    for method, path in (("GET", BOOK + "a.vcf"), ("PROPFIND", BOOK), ("DELETE", BOOK + "a.vcf"), ("OPTIONS", "/")):
+        answer = server.ask(method, path, Host=host)
+        assert (answer.status, answer.body) == (421, b"")
+    assert server.ask("GET", BOOK + "a.vcf").status == 200
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:5232", "127.0.0.1:1", "127.3.2.1", "[::1]:80", "[::1]"])
+def test_this_machine_s_own_names_are_served(host):
+    assert is_local(host)
+
+
+def test_a_page_is_given_no_leave_to_read(server):
+    preflight = {"Origin": "https://evil.example", "Access_Control_Request_Method": "PROPFIND"}
+    for method, path in (("OPTIONS", BOOK), ("GET", BOOK + "a.vcf")):
+        answer = server.ask(method, path, **preflight)
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        "",
+        "Basic",
+        "Basic !!!",
+        "Bearer x",
+        basic(CLIENT, ""),
+        basic("", ""),
+        basic("other", "x"),
+        "Basic " + "A" * 9999,
+    ],
+)
+def test_without_the_password_nothing_is_served(server, authorization):
+    for method, path in (("GET", BOOK + "a.vcf"), ("PROPFIND", BOOK), ("PUT", BOOK + "b.vcf"), ("OPTIONS", "/")):
+        answer = server.ask(method, path, card("b", "Bo"), Authorization=authorization)
+        assert answer.status == 401
+        assert answer.headers["www-authenticate"].startswith("Basic ")
+
+
+def test_after_ten_wrong_passwords_none_is_looked_at_for_a_minute_and_other_clients_go_on(server, clock):
+    other = basic(OTHER, server.other_password)
+    for n in range(TRIES):
+        assert server.ask("GET", BOOK + "a.vcf", Authorization=basic(CLIENT, f"guess {n}")).status == 401
+    waiting = server.ask("GET", BOOK + "a.vcf")  # by the right one
+    assert (waiting.status, waiting.headers["retry-after"]) == (429, str(WAIT_S))
+    assert server.ask("GET", BOOK + "a.vcf", Authorization=other).status == 200
+    clock.s += WAIT_S
+    assert server.ask("GET", BOOK + "a.vcf").status == 200
+
+
+def test_guesses_are_counted_again_after_the_wait(server, clock):
+    for _ in range(2):
+        for n in range(TRIES):
+            assert server.ask("GET", BOOK + "a.vcf", Authorization=basic(CLIENT, f"guess {n}")).status == 401
+        assert server.ask("GET", BOOK + "a.vcf").status == 429
+        clock.s += WAIT_S
+
+
+BOMB = (
+    b'<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">'
+    + b"".join(b'<!ENTITY %c "%s">' % (c + 1, b"&%c;" % c * 10) for c in b"abcdefgh")
+    + b']><propfind xmlns="DAV:"><prop>&i;</prop></propfind>'
+)
+EXTERNAL = b'<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]><propfind xmlns="DAV:"><prop>&e;</prop></propfind>'
+DEEP = b'<propfind xmlns="DAV:">' + b"<a>" * 100_000
+
+
+@pytest.mark.parametrize(
+    "xml", [BOMB, EXTERNAL, DEEP, b"<", b"\xff\xfe\x00", b'<?xml version="1.0" encoding="no"?><a/>']
+)
+def test_xml_that_would_grow_or_reach_out_is_refused(server, xml):
+    for method in ("PROPFIND", "REPORT"):
+        answer = server.ask(method, BOOK, xml, Depth="0")
+        assert answer.status == 400
+        assert b"root:" not in answer.body
+    assert server.ask("GET", BOOK + "a.vcf").status == 200
+
+
+def test_a_body_over_the_limit_is_refused_before_it_is_there(server):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        head = f"PUT {BOOK}b.vcf HTTP/1.1\r\nHost: localhost\r\nAuthorization: {server.authorization}\r\n"
+        connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+        sent = 0
+        try:
+            while sent < 64 << 20:
+                connection.sendall(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
+                sent += 0x10000
+        except OSError:
+            pass
+        assert sent < 32 << 20
+    assert server.ask("PROPFIND", BOOK, b"<a>" + b" " * (1 << 20) + b"</a>", Depth="0").status == 413
+    assert server.ask("GET", BOOK + "a.vcf").status == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        BOOK + "..%2f..%2fetc%2fpasswd",
+        BOOK + "..",
+        BOOK + "%2e%2e",
+        BOOK + "../../principal",
+        BOOK + "a%00.vcf",
+        BOOK + "%ff",
+        BOOK + "x" * 256,
+        "/books/contacts/b/c.vcf",
+        "/books/other/a.vcf",
+        "//evil.example/a.vcf",
+    ],
+)
+def test_a_path_leads_nowhere_else(server, path):
+    for method in ("GET", "PUT", "DELETE"):
+        answer = server.ask(method, path, card("b", "Bo"), Content_Type="text/vcard")
+        assert answer.status in (400, 404, 405)
+    assert [each.href for each in server.run(_resources, server)] == ["a.vcf"]
+
+
+def test_a_name_is_decoded_once(server):
+    """Decoded twice, %2561 would be the a of another client's card."""
+    assert server.ask("GET", BOOK + "%2561.vcf").status == 404
+    assert server.ask("PUT", BOOK + "%2561.vcf", card("b", "Bo"), Content_Type="text/vcard").status == 201
+    assert server.ask("GET", BOOK + "a.vcf").body == card("a", "Ada")
+    assert server.ask("GET", BOOK + "%2561.vcf").body == card("b", "Bo")
+    assert sorted(each.href for each in server.run(_resources, server)) == ["%61.vcf", "a.vcf"]
+
+
+def test_of_two_who_write_at_once_one_is_refused(server):
+    etag = server.ask("GET", BOOK + "a.vcf").headers["etag"]
+
+    def write(n: int) -> int:
+        return server.ask(
+            "PUT", BOOK + "a.vcf", card("a", f"Writer {n}"), Content_Type="text/vcard", If_Match=etag
+        ).status
+
+    def make(n: int) -> int:
+        data = card("new", f"Maker {n}")
+        return server.ask("PUT", BOOK + "new.vcf", data, Content_Type="text/vcard", If_None_Match="*").status
+
+    with ThreadPoolExecutor(8) as many:
+        assert sorted(many.map(write, range(8))) == [204] + [412] * 7
+        assert sorted(many.map(make, range(8))) == [201] + [412] * 7
+
+
+def _resources(server: Server) -> list[Resource]:
+    return Book(server.profile.rows, 0).resources()
