@@ -134,8 +134,10 @@ class Import:
         return "changed" if changed else "same"
 
     def _put(self, contact: Contact, key: bytes, card: bytes) -> None:
+        if before := self._there.get(contact.id):
+            self._by_bytes.pop(_digest(before.card), None)
         self._there[contact.id] = self.contacts[contact.id] = contact
-        self._by_bytes[_digest(card)] = self._by_bytes[_digest(contact.card)] = contact.id
+        self._by_bytes[_digest(contact.card)] = contact.id
         kept = b"" if contact.card == card else card
         row = ImportedCard(key, contact.id, hashlib.sha256(card).digest(), kept)
         self._imported[key] = self.remembered[key] = row

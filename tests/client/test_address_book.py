@@ -128,6 +128,14 @@ def test_two_people_with_one_uid_are_two_contacts_however_often(book: AddressBoo
     assert names(book) == ["One Married", "Two"]
 
 
+def test_of_two_versions_of_a_card_in_a_file_the_later_counts_however_often(book: AddressBook):
+    older, later = ADA, ADA.replace(b"0100", b"0102")
+    assert counts(book, older, later) == (1, 1, 0, 0)
+    for _ in range(2):
+        assert counts(book, older, later) == (0, 2, 0, 0)
+        assert book.cards() == [later]
+
+
 def test_a_dry_run_changes_nothing(book: AddressBook):
     assert counts(book, ADA, BOB, dry_run=True) == (2, 0, 0, 0)
     assert book.cards() == []
