@@ -25,7 +25,7 @@ _REASONS: Mapping[str, str] = {
         VAULT_AWAY VAULT_BUNDLE_BEHIND VAULT_BUNDLE_MISSING VAULT_BUSY VAULT_CORE_LOST VAULT_DIRECTORY_UNAVAILABLE
         VAULT_HEAD_BELOW_OWN_KEY VAULT_NOTARY_LOST VAULT_NO_HEAD VAULT_STORAGE_FAILED VAULT_STREAM_ENDED
         VAULT_WORKER_LOST VAULT_BUNDLE_OLD CALL_QUOTA LABEL_QUOTA VAULT_RELEASE_LIMIT
-        ABSENCE_UNPROVEN CODE_RATE CODE_NOT_SENT""",
+        ABSENCE_UNPROVEN CODE_RATE CODE_NOT_SENT LINE_BUSY""",
     _AGAIN: """
         CALL_REPLAYED EPOCH_PRUNED EPOCH_UNKNOWN LINE_CONFLICT LINE_REPLACED
         MANIFEST_CONFLICT PROFILE_BUSY READ_SESSION_EXPIRED SIDE_CHANGED
@@ -91,7 +91,11 @@ _REASONS: Mapping[str, str] = {
     "write a passphrase into that file": "PASSPHRASE_EMPTY",
     "ipls client monitor, without --endpoints; else a new profile by --profile": "TRUST_ROOT_CHANGED",
     "end the other command that follows this profile's contacts": "FOLLOW_REPLACED",
-    "do it on the phone that registered the number": "IDENTITY_ONLY",
+    "do it on the phone that registered the number": "IDENTITY_ONLY KEY_ABSENT",
+    "keep this phone, which has the contacts; ipls client identity shows whose keys the number has had": (
+        "BASE_FALSE LINE_FOREIGN STORE_FORKED STORE_ROLLED_BACK"
+    ),
+    "ipls client store": "LINE_ABSENT",
     "ipls client store on the phone that has the contacts": "MANIFEST_ABSENT NOTHING_STORED",
     "keep fewer contacts": "LIST_TOO_LONG MANIFEST_TOO_LARGE",
     "ipls client restore, which makes room of what an earlier phone left": "ACCOUNT_QUOTA VAULT_TOO_MANY_GENERATIONS",
