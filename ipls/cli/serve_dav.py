@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ipls.address import parse_address
 from ipls.cli.opening import say
 from ipls.cli.options import HOME, Home, Json, Name, options_for, profile_folder
 from ipls.cli.unlocking import key_access
@@ -42,8 +43,10 @@ def serve_dav(
     if access.passphrase:
         access = replace(access, passphrase=cache(access.passphrase))  # a person is asked once
     if add_client is not None:
-        if not add_client or ":" in add_client:
-            raise typer.BadParameter("a name has no colon, and is not empty", param_hint="--add-client")
+        if not add_client.isprintable() or not add_client or ":" in add_client:
+            raise typer.BadParameter(
+                "a name is of letters that can be shown, and has no colon", param_hint="--add-client"
+            )
         password = add_dav_client(folder, access, add_client)
         text = f"user name {add_client}, password {password}\nit is shown this once; a new one takes its place\n"
         text += f"next: ipls client serve-dav{options_for(profile, home)}"
@@ -53,6 +56,10 @@ def serve_dav(
     from ipls.http.server import serve
     from ipls.runtime.service import Service, run
 
+    try:
+        parse_address(listen)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--listen") from None
     if not is_local(listen):
         raise typer.BadParameter("a loopback address, as 127.0.0.1:8008", param_hint="--listen")
 

@@ -13,7 +13,7 @@ from ipls.client.addressbook.dav.access import CLIENTS, Access, add_client
 from ipls.client.addressbook.dav.server import Request, Response
 from ipls.client.addressbook.dav.service import DavService
 from ipls.client.errors import ProfileError, SideError
-from ipls.client.profile import Profile
+from ipls.client.profile import Profile, exists
 from ipls.client.profile_key import KeyAccess
 from ipls.clock import system_now_ms
 
@@ -22,7 +22,8 @@ IDLE_S = 1.0
 
 
 class DavServer:
-    """For one thread. Raises as `Profile` does when it is made; later whoever asks is told to come again."""
+    """For one thread. Raises ProfileError PROFILE_ABSENT, and as `Profile`, when it is made; later whoever asks is told
+    to come again."""
 
     def __init__(
         self, folder: Path, key: KeyAccess, *, allow_removals: bool, told: Callable[[SideError], None]
@@ -30,7 +31,7 @@ class DavServer:
         """`told` hears why what clients removed stays in the list."""
         self._folder, self._key, self._allow_removals, self._told = folder, key, allow_removals, told
         self._open: tuple[Profile, DavService] | None = None
-        profile = Profile(folder, key)
+        profile = _opened(folder, key)
         try:
             self._access = Access(profile.rows.all(CLIENTS), time.monotonic)
         finally:
@@ -57,16 +58,22 @@ class DavServer:
 
     def _service(self) -> DavService:
         if self._open is None:
-            profile = Profile(self._folder, self._key)
+            profile = _opened(self._folder, self._key)
             book = AddressBook(profile, system_now_ms)
             self._open = profile, book.dav_service(allow_removals=self._allow_removals, told=self._told)
         return self._open[1]
 
 
 def add_dav_client(folder: Path, key: KeyAccess, name: str) -> str:
-    """The password of a client, new if it had one. Raises as `Profile`."""
-    profile = Profile(folder, key)
+    """The password of a client, new if it had one. Raises as `DavServer`."""
+    profile = _opened(folder, key)
     try:
         return add_client(profile.rows, name)
     finally:
         profile.close()
+
+
+def _opened(folder: Path, key: KeyAccess) -> Profile:
+    if not exists(folder):
+        raise ProfileError("PROFILE_ABSENT", "there is no such profile yet")
+    return Profile(folder, key)

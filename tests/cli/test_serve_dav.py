@@ -84,4 +84,8 @@ def test_other_commands_have_their_turn_while_it_serves(client: Run, forks: Run,
 
 def test_what_can_not_be_served_is_said_in_a_line(client: Run) -> None:
     assert "loopback" in client("serve-dav", "--listen", "0.0.0.0:8008", status=2)["err"]
+    assert "host:port" in client("serve-dav", "--listen", "127.0.0.1", status=2)["err"]
     assert "no colon" in client("serve-dav", "--add-client", "a:b", status=2)["err"]
+    for options in ((), ("--add-client", "a")):
+        assert "[PROFILE_ABSENT]" in client("serve-dav", *options, "--profile", "none", status=2)["err"]
+    assert "none" not in client("profiles", "list")["out"]
