@@ -14,8 +14,8 @@ from google.protobuf.message import Message
 from ipls._grpc import grpc
 from ipls.client.calls import CALL_S, RETRY_FOR_S, carrying, client_error, retrying
 from ipls.client.errors import RefusedError
-from ipls.contacts.admission import MAX_COMMIT, MAX_COMMITS
-from ipls.contacts.commits import Link, Signed
+from ipls.contacts.admission import MAX_COMMITS
+from ipls.contacts.commits import MAX_COMMIT, Link, Signed
 from ipls.contacts.line import LineRead
 from ipls.contacts.sealing import MAX_SNAPSHOT, NAME_BYTES, OVERHEAD, name_of, padded_size
 from ipls.crypto.encoding import u64

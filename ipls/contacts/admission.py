@@ -12,8 +12,6 @@ from ipls.contacts.sealing import MAX_SNAPSHOT, is_sealed_size, name_of
 from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import verify
 
-MAX_COMMIT = 128 << 10
-"""Bytes: 1,000 entries and their drops, 16 devices and their keys fit."""
 MAX_COMMITS = 1_000_000
 """Of one line, whose links a new phone reads: 40 MB."""
 MAX_INT = 2**63 - 1
@@ -169,8 +167,6 @@ def check_snapshot(commit: Commit, snapshot: bytes) -> None:
 
 
 def _decode(signed: Signed) -> Commit:
-    if len(signed.commit) > MAX_COMMIT:
-        raise _invalid(f"it has over {MAX_COMMIT} bytes")
     try:
         return Commit.decode(signed.commit)
     except LineError as error:

@@ -17,7 +17,7 @@ MAX_ENTRIES = 1000
 MAX_BODY = (1 << 16) - 4
 """Bytes of a body: an edit of MAX_ENTRIES fits, and with the length before it what is sealed is a power of two."""
 MAX_COMMIT = 1 << 17
-"""Bytes of a commit."""
+"""Bytes of a commit: MAX_ENTRIES and their drops, MAX_DEVICES and their keys fit."""
 MAX_DEVICES = 16
 MAX_LINES = 64
 SEED_BYTES = 16

@@ -4,7 +4,7 @@ Tested by tests/client/line/test_line.py.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from ipls.client.rows import Row, Rows, Table, Unreadable, single
 from ipls.contacts.commits import Commit, Signed
@@ -69,12 +69,18 @@ class ContactRow(NamedTuple):
     envelope: bytes
 
 
-class EditRow(NamedTuple):
-    """What was done here and is not in the line yet: the contact's new contents, or that it is removed."""
+class ChangeRow(NamedTuple):
+    """What was done here to a contact, its new contents or that it is removed: of EDITS it is not in the line yet, of
+    SENT the commit on its way says so, and it is done here when that stands."""
 
     id: bytes
     envelope: bytes
     removed: bool = False
+
+    @classmethod
+    def of(cls, id: bytes, contents: bytes | None) -> Self:
+        """`contents`: None for a removal."""
+        return cls(id, contents or b"", contents is None)
 
     @property
     def contents(self) -> bytes | None:
@@ -109,19 +115,6 @@ class Pending(NamedTuple):
         return Signed(self.commit, self.author, self.write)
 
 
-class SentRow(NamedTuple):
-    """What the commit on its way says of a contact: it is done here when it stands."""
-
-    id: bytes
-    envelope: bytes
-    removed: bool = False
-
-    @property
-    def contents(self) -> bytes | None:
-        """None for a removal."""
-        return None if self.removed else self.envelope
-
-
 class Upkeep(NamedTuple):
     """What was last done for the line itself, and what is due."""
 
@@ -144,10 +137,10 @@ SNAPSHOTS = Table("snapshot", SnapshotRow, "n")
 KEYS = Table("line_key", KeyRow, "generation")
 ATTEMPT = single(Attempt, "attempt")
 CONTACTS = Table("contacts", ContactRow, "id")
-EDITS = Table("edit", EditRow, "id")
+EDITS = Table("edit", ChangeRow, "id")
 MARKS = Table("mark", MarkRow, "id")
 PENDING = Table("pending", Pending, "n")
-SENT = Table("sent", SentRow, "id")
+SENT = Table("sent", ChangeRow, "id")
 UPKEEP = single(Upkeep, "upkeep")
 TABLES = (START, LINKS, COMMITS, SNAPSHOTS, KEYS, ATTEMPT, CONTACTS, EDITS, MARKS, PENDING, SENT, UPKEEP)
 
@@ -186,12 +179,12 @@ class Kept:
         """All of them."""
         return {row.id: row for row in self.rows.iterate(CONTACTS) if not isinstance(row, Unreadable)}
 
-    def edit(self, id: bytes) -> EditRow | None:
+    def edit(self, id: bytes) -> ChangeRow | None:
         """The edit of a contact that is not in the line yet."""
         row = self.rows.get(EDITS, id)
         return None if isinstance(row, Unreadable) else row
 
-    def edits(self) -> Iterator[EditRow]:
+    def edits(self) -> Iterator[ChangeRow]:
         """All of them, in the order in which they were begun."""
         return (row for row in self.rows.iterate(EDITS) if not isinstance(row, Unreadable))
 
@@ -281,7 +274,7 @@ class Draft:
         self.pending = kept.pending
         self.upkeep = kept.upkeep
         self._contacts: dict[bytes, ContactRow | None] = {}
-        self._edits: dict[bytes, EditRow | None] = {}
+        self._edits: dict[bytes, ChangeRow | None] = {}
         self._new_line = False
         self._base: KeptBase | None = None
         self._commits: dict[int, Signed] = {}
@@ -316,11 +309,11 @@ class Draft:
             self.marks.pop(id, None)
             self.read += 1
 
-    def edit(self, id: bytes) -> EditRow | None:
+    def edit(self, id: bytes) -> ChangeRow | None:
         """As `Kept.edit`, with the changes."""
         return self._edits[id] if id in self._edits else self._kept.edit(id)
 
-    def edits(self) -> Iterator[EditRow]:
+    def edits(self) -> Iterator[ChangeRow]:
         """As `Kept.edits`, with the changes."""
         there = set()
         for row in self._kept.edits():
@@ -332,7 +325,7 @@ class Draft:
 
     def put_edit(self, id: bytes, contents: bytes | None) -> None:
         """The contact is to be this, or, None, to be removed."""
-        self._edits[id] = EditRow(id, contents or b"", contents is None)
+        self._edits[id] = ChangeRow.of(id, contents)
 
     def drop_edit(self, id: bytes) -> None:
         """There is nothing to be done to the contact any more."""
@@ -411,7 +404,7 @@ class Draft:
             _write(rows, MARKS, {id: self._mark(id) for id, _ in self.marks.items() ^ kept.marks.items()})
             if self._sent is not None:
                 rows.clear(SENT)
-                rows.put_many(SENT, (SentRow(id, now or b"", now is None) for id, now in self._sent.items()))
+                rows.put_many(SENT, (ChangeRow.of(id, now) for id, now in self._sent.items()))
                 rows.clear(PENDING)
                 rows.put_many(PENDING, [self.pending] if self.pending else [])
             rows.put(UPKEEP, self.upkeep)

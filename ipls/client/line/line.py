@@ -4,7 +4,7 @@ Tested by tests/client/line/test_line.py.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ipls.client.errors import ProfileError, TryLaterError
 from ipls.client.events import JourneyStep, Progress
@@ -59,7 +59,7 @@ class Line:
     @property
     def unsent(self) -> set[bytes]:
         """The contacts that were changed here and not sent yet."""
-        return {row.id for row in self._kept.edits()}
+        return self._kept.unsent()
 
     async def sync(self) -> None:
         """Finish what was under way, pull, merge, send, and do what is due for the line itself.
@@ -234,14 +234,8 @@ class Line:
         state = self._kept.state
         if state is None:
             return
-        key, names = self._kept.keys[state.generation], list(state.entries.values())
-        there = await self._store.have(names)
-        contacts = self._kept.contacts()
-        lost = [
-            key.seal_record(id, contacts[id].envelope)
-            for id, name in state.entries.items()
-            if name not in there and id in contacts and id not in self._kept.marks
-        ]
+        there = await self._store.have(list(state.entries.values()))
+        lost = self._records(state, {id for id, name in state.entries.items() if name not in there})
         if lost:
             await self._store.put_records(lost)
         self._kept.note(mended_line=state.line, mended_base=state.base_n, mended_ms=self._parts.now_ms())
@@ -249,15 +243,18 @@ class Line:
     async def heal(self) -> None:
         """Give a store back the line that it does not show any more, with what this device has of it."""
         state = self._standing()
-        key = self._kept.keys[state.generation]
-        contacts = self._kept.contacts()
-        records = [
-            key.seal_record(id, contacts[id].envelope)
-            for id in state.entries
-            if id in contacts and id not in self._kept.marks
-        ]
+        records = self._records(state, state.entries.keys())
         links = [commits.Link(*row[1:]) for row in self._kept.links()]
         await self._store.heal(state.line, state.seed, links, self._kept.commits(), records, self._kept.snapshot)
+
+    def _records(self, state: LineState, ids: Collection[bytes]) -> list[bytes]:
+        """Those of these contacts' records that this device can make again."""
+        key, contacts = self._kept.keys[state.generation], self._kept.contacts()
+        return [
+            key.seal_record(id, contacts[id].envelope)
+            for id in state.entries
+            if id in ids and id in contacts and id not in self._kept.marks
+        ]
 
     def _standing(self) -> LineState:
         if self._kept.state is None:

@@ -39,13 +39,12 @@ class Writer:
         if pending is None:
             return True
         commit = Commit.decode(pending.commit)
-        records = self._sealed(self._kept.keys[commit.generation])
         try:
             if pending.seed:
                 await self._store.begin(pending.seed, pending.signed, pending.snapshot)
             else:
                 assert state is not None
-                snapshot = pending.snapshot or None
+                records, snapshot = self._sealed(self._kept.keys[commit.generation]), pending.snapshot or None
                 await self._store.commit(state.line, pending.n, pending.before, pending.signed, records, snapshot)
         except RefusedError as error:
             if error.reason == "BODY_INVALID":  # it is never taken; what it was to say is still to be sent
