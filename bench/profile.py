@@ -32,12 +32,12 @@ def seconds(work: Callable[[], object]) -> float:
 
 def contact(n: int) -> Contact:
     card = f"BEGIN:VCARD\r\nVERSION:4.0\r\nFN:Person {n}\r\nTEL:+1555{n:07}\r\nNOTE:{'x' * 320}\r\nEND:VCARD"
-    return Contact(os.urandom(16), card.encode(), 1, os.urandom(32))
+    return Contact(os.urandom(16), card.encode())
 
 
 def measure(count: int, folder: Path) -> None:
     contacts = [contact(n) for n in range(count)]
-    changed = [each._replace(generation=2) for each in contacts]
+    changed = [each._replace(card=each.card.replace(b"Person", b"Human")) for each in contacts]
     with closing(Profile(folder / "sealed")) as profile:
         put = seconds(lambda: profile.put_contacts(contacts))
         again = seconds(lambda: profile.put_contacts(changed))
@@ -48,10 +48,12 @@ def measure(count: int, folder: Path) -> None:
 
         def put_in_clear() -> None:
             with transaction(db):
-                db.executemany("INSERT INTO contact (id, card, generation, digest) VALUES (?, ?, ?, ?)", contacts)
+                db.executemany("INSERT INTO contact (id, card, generation, digest) VALUES (?, ?, ?, x'')", contacts)
 
         clear_put = seconds(put_in_clear)
-        clear_read = seconds(lambda: [Contact(*row[1:]) for row in db.execute("SELECT * FROM contact ORDER BY number")])
+        clear_read = seconds(
+            lambda: [Contact(row[1], row[2]) for row in db.execute("SELECT * FROM contact ORDER BY number")]
+        )
     clear_size = (folder / "clear.db").stat().st_size
     print(
         f"{count:7,}  put {put:.3f} s ({clear_put:.3f} in clear)  put again {again:.3f} s"

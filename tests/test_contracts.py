@@ -20,7 +20,7 @@ CONTRACTS = {
     for contract in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
 }
 PLANTED = [
-    ("layers", "contacts/records.py", "import ipls.vault.limits"),
+    ("layers", "contacts/version1.py", "import ipls.vault.limits"),
     ("layers", "utils.py", ""),  # a package without a layer
     ("services", "server/log/service.py", "import ipls.server.router.service"),
     ("cycles", "trust/limits.py", "import ipls.trust.heads"),

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 _LATER = "try again in a while"
 _AGAIN = "run the same command again"
 _REGISTER = "ipls client register NUMBER"
-_RESTORE = "ipls client restore, then ipls client store"
 _MONITOR = "ipls client monitor shows whose key it is; if it is not yours: ipls client register NUMBER"
 _CLOCK = "set this machine's clock right, then run the command again"
 _UPDATE = "install the newest ipls, then run the command again; if it stays, report it"
@@ -27,7 +26,7 @@ _REASONS: Mapping[str, str] = {
         VAULT_WORKER_LOST VAULT_BUNDLE_OLD CALL_QUOTA LABEL_QUOTA VAULT_RELEASE_LIMIT
         ABSENCE_UNPROVEN CODE_RATE CODE_NOT_SENT LINE_BUSY""",
     _AGAIN: """
-        CALL_REPLAYED EPOCH_PRUNED EPOCH_UNKNOWN LINE_CONFLICT LINE_REPLACED
+        CALL_REPLAYED EPOCH_PRUNED EPOCH_UNKNOWN LINE_CONFLICT
         MANIFEST_CONFLICT PROFILE_BUSY READ_SESSION_EXPIRED SIDE_CHANGED
         READ_SESSION_INVALID READ_SESSION_REQUIRED RECORD_ABSENT REGISTRATION_PENDING REQUEST_ID_REUSED
         SNAPSHOT_ABSENT VALUE_ERASED
@@ -40,13 +39,12 @@ _REASONS: Mapping[str, str] = {
     "look at the number; if it is yours: ipls client register NUMBER": "LABEL_NOT_FOUND",
     _MONITOR: """
         IDENTITY_SUPERSEDED VAULT_IDENTITY_MISMATCH VAULT_IDENTITY_SUPERSEDED""",
-    _RESTORE: "RESTORE_FIRST",
     "set this machine's clock right; if it is, tell whoever runs the service": "CERTIFICATE_NOT_VALID",
     _CLOCK: "CALL_STALE HEAD_FROM_FUTURE HEAD_TOO_OLD",
     _UPDATE: """
         BATCH_SIZE BODY_INVALID CALL_TOO_LARGE CHUNK_INVALID DIGEST_MISMATCH ENVELOPE_INVALID HISTORY_OF_ANOTHER
         INTERNAL KEY_INVALID
-        MANIFEST_INVALID MESSAGE_TOO_LARGE MESSAGE_UNREADABLE RECORD_ID_INVALID RECORD_SIZE
+        MANIFEST_INVALID MESSAGE_TOO_LARGE MESSAGE_UNREADABLE RECORD_SIZE
         REQUEST_ID_INVALID ROLE_REQUIRED SIGNATURE_INVALID SIGNATURE_LENGTH SIZE_MISMATCH VAULT_ACCOUNT_UNREADABLE
         VAULT_BLOB_REFUSED
         VAULT_FIELD_INVALID VAULT_FRAME_MALFORMED VAULT_FRAME_TOO_LARGE VAULT_INTERNAL VAULT_KEM_KEY_INVALID
@@ -64,7 +62,7 @@ _REASONS: Mapping[str, str] = {
     _ACCUSE: """
         BUNDLE_BELOW_HIGHEST BUNDLE_FORK HEAD_BELOW_HIGHEST HEAD_FORK HEAD_KEY_EXPIRED HEAD_KEY_UNPINNED HEAD_NO_QUORUM
         HEAD_OTHER_NAMESPACE HEAD_OTHER_ROOT HISTORY_REWRITTEN IDENTITY_SPLIT KEY_CHECK_FAILED KEY_READ_BACK
-        MANIFEST_FORK MANIFEST_ROLLED_BACK RECORD_INVALID RECORD_MISMATCH STORE_ANSWER_INVALID TRUST_ROOT_FORK
+        RECORD_INVALID STORE_ANSWER_INVALID TRUST_ROOT_FORK
         TRUST_ROOT_OTHER_NAMESPACE TRUST_ROOT_PREVIOUS TRUST_ROOT_ROLLED_BACK TRUST_ROOT_VRF_KEY VAULT_BODY_REFUSED
         VAULT_HISTORY_REWRITTEN VAULT_SIGNATURE_INVALID VAULT_TAG_INVALID TRUST_ROOT_KEY_DROPPED
         COMMIT_REFUSED SEAL_BROKEN""",
@@ -92,14 +90,15 @@ _REASONS: Mapping[str, str] = {
     "ipls client monitor, without --endpoints; else a new profile by --profile": "TRUST_ROOT_CHANGED",
     "end the other command that follows this profile's contacts": "FOLLOW_REPLACED",
     "do it on the phone that registered the number": "IDENTITY_ONLY KEY_ABSENT",
-    "keep this phone, which has the contacts; ipls client identity shows whose keys the number has had": (
-        "BASE_FALSE LINE_FOREIGN STORE_FORKED STORE_ROLLED_BACK"
-    ),
+    "ipls client recover, which gives it back from this phone": "STORE_ROLLED_BACK",
+    "ipls client recover --anew on the phone whose contacts are right": "STORE_FORKED BASE_FALSE",
+    "ipls client recover --follow if another phone of yours began it; else ipls client recover --anew": "LINE_REPLACED",
+    "ipls client identity shows it; if it was not you: ipls client recover --anew": "LINE_FOREIGN",
     "ipls client store": "LINE_ABSENT",
     "ipls client store on the phone that has the contacts": "MANIFEST_ABSENT NOTHING_STORED",
-    "keep fewer contacts": "LIST_TOO_LONG MANIFEST_TOO_LARGE",
+    "keep fewer contacts": "LIST_TOO_LONG",
     "ipls client restore, which makes room of what an earlier phone left": "ACCOUNT_QUOTA VAULT_TOO_MANY_GENERATIONS",
-    "give that card a smaller photo": "CARD_TOO_LARGE ENVELOPE_TOO_LARGE",
+    "give that card a smaller photo": "ENVELOPE_TOO_LARGE",
     "update the address-book program": "DAV_COLLATION_UNKNOWN DAV_XML_REFUSED",
     "see that the folder is mounted, and the one that is meant": "SIDE_AWAY",
     "look what became of the contacts; if they are to be removed: --allow-removals": "SIDE_SHRUNK",

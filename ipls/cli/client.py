@@ -24,6 +24,7 @@ from ipls.client.errors import ProfileError, RefusedError
 from ipls.client.outbox import code_from
 from ipls.client.profile import Account
 from ipls.client.registration import CodeSource
+from ipls.client.sync import Recovery
 from ipls.units import DAY_MS
 
 app = typer.Typer(
@@ -127,9 +128,11 @@ async def _typed(request_id: bytes) -> str:
 def store(
     profile: Name = "default", home: Home = HOME, patience: Patience = RETRY_FOR_S, as_json: Json = False
 ) -> None:
-    """Contact key to the vault, encrypted contacts to the contact store."""
+    """This device and the contact store to the same: what was changed here is sent, what others changed is taken in."""
     stored = run(profile_folder(home, profile), Device.store, retry_for_s=patience)
-    say(f"stored: {stored.contacts} contacts, {stored.written} of them sent now", stored._asdict(), as_json)
+    received = f", {stored.received} received" if stored.received else ""
+    text = f"stored: {stored.contacts} contacts, {stored.sent} of them sent now{received}{_unread(stored.unread)}"
+    say(text, stored._asdict(), as_json)
 
 
 @app.command()
@@ -141,7 +144,36 @@ def restore(
     rotated = "; the contact key was rotated" if restored.rotated else ""
     if restored.rotated:
         print(WARNING, file=sys.stderr)
-    say(f"restored: {restored.contacts} contacts{rotated}", restored._asdict(), as_json)
+    text = f"restored: {restored.contacts} contacts{rotated}{_unread(restored.unread)}"
+    say(text, restored._asdict(), as_json)
+
+
+@app.command()
+def recover(
+    anew: Annotated[bool, typer.Option("--anew", help="Begin a new line from this phone's contacts.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Go over to the new line: it is yours.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    profile: Name = "default",
+    home: Home = HOME,
+    patience: Patience = RETRY_FOR_S,
+    as_json: Json = False,
+) -> None:
+    """Put right what the contact store shows of your contacts, from what this phone has. Nothing on it is lost."""
+    how: Recovery = "anew" if anew else "follow" if follow else "give back"
+    if how != "give back" and not yes and not confirmed(_ASKED[how]):
+        raise typer.Exit(1)
+    result = run(profile_folder(home, profile), lambda device: device.recover(how), retry_for_s=patience)
+    say(f"recovered: {result.contacts} contacts{_unread(result.unread)}", result._asdict(), as_json)
+
+
+_ASKED = {
+    "anew": "Your other devices go by this phone's contacts then, and add what they have besides. Begin anew?",
+    "follow": "Was the new line begun by another phone of yours?",
+}
+
+
+def _unread(count: int) -> str:
+    return f"; {count} can't be read in the contact store: a device that has them puts them back" if count else ""
 
 
 @app.command()

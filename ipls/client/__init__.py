@@ -39,7 +39,7 @@ from ipls.client.profiles import (
     unlock_profile,
 )
 from ipls.client.registration import CodeSource
-from ipls.client.sync import Restored, Stored
+from ipls.client.sync import Recovery, SyncResult
 
 __all__ = [
     "AccessEntry",
@@ -73,14 +73,14 @@ __all__ = [
     "ProfileError",
     "ProfileSummary",
     "Progress",
+    "Recovery",
     "RefusedError",
     "Report",
-    "Restored",
     "SideError",
     "Status",
-    "Stored",
     "SyncCounts",
     "SyncReport",
+    "SyncResult",
     "SyncTerms",
     "TrustRootFollowed",
     "TryLaterError",

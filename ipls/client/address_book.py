@@ -106,7 +106,7 @@ class AddressBook:
         uid = f"urn:ipls:{new_id().hex()}"
         account = self._profile.get(Account)
         id = id_of_uid(account.label, uid) if account else new_id()
-        contact = Contact(id, new_card(uid, changes), 0, b"")
+        contact = Contact(id, new_card(uid, changes))
         self._write("add", [contact])
         return _listed(contact, read_card(contact.card))
 
@@ -174,7 +174,7 @@ class AddressBook:
         CONTACT_SAME, CardError CARD_EDIT_REFUSED."""
         one, two = self._two(id, other)
         card = join_units(one.card, two.card, self.country)
-        changed = one._replace(card=card, generation=0, digest=b"")
+        changed = one._replace(card=card, sent=False)
         self._write("merge", [changed], removed=[two])
         return _listed(changed, read_card(card))
 
@@ -217,7 +217,7 @@ class AddressBook:
             if _digest(now) != after:
                 kept += 1
             elif before:
-                back.append(Contact(id, before, 0, b""))
+                back.append(Contact(id, before))
             else:
                 gone.append(id)
         with self._profile.transaction():
@@ -251,7 +251,7 @@ class AddressBook:
     def _edited(self, contact: Contact, card: bytes) -> Listed:
         changed = contact
         if card != contact.card:
-            changed = contact._replace(card=card, generation=0, digest=b"")
+            changed = contact._replace(card=card, sent=False)
             self._write("edit", [changed])
         return _listed(changed, read_card(card))
 
@@ -306,7 +306,7 @@ class _Synced:
         """See `ContactList`."""
         there = {contact.id: contact for contact in self._profile.contacts()}
         changed = [
-            Contact(id, now.card, 0, b"")
+            Contact(id, now.card)
             for id, now in changes.items()
             if now and (id not in there or there[id].card != now.card)
         ]
@@ -333,7 +333,7 @@ def _one(contacts: Iterable[Contact], id: str) -> Contact:
 
 
 def _listed(contact: Contact, shown: Read) -> Listed:
-    return Listed(contact.id.hex(), shown.name, shown.numbers, contact.generation > 0, emails=shown.emails)
+    return Listed(contact.id.hex(), shown.name, shown.numbers, contact.sent, emails=shown.emails)
 
 
 def _pair(one: bytes, other: bytes) -> bytes:

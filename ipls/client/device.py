@@ -16,10 +16,10 @@ from ipls.client.address_book import AddressBook
 from ipls.client.approvals import Approval, ApprovalRequest
 from ipls.client.calls import RETRY_FOR_S
 from ipls.client.contact_identities import PATIENCE_S, ContactIdentities
-from ipls.client.contact_store import ContactStore
 from ipls.client.directory import DirectoryReader, History
 from ipls.client.errors import ProfileError, RefusedError
 from ipls.client.events import AccessEntry, IdentityChange, Report, silent
+from ipls.client.line_store import LineStore
 from ipls.client.profile import (
     Account,
     ApproverKey,
@@ -35,15 +35,17 @@ from ipls.client.profile import (
 )
 from ipls.client.profile_key import IN_FILE, KeyAccess
 from ipls.client.registration import CodeSource, Registrar
-from ipls.client.sync import Restored, Stored, Sync
+from ipls.client.sync import Recovery, Sync, SyncResult
 from ipls.client.trust import TrustRoots
 from ipls.client.vault import Vault, VaultSession
+from ipls.client.version1 import OldContacts
 from ipls.clock import system_now_ms
 from ipls.contacts.cards.numbers import comparable_number, country_of
 from ipls.contacts.cards.reading import read_card
 from ipls.crypto.errors import VerificationError
-from ipls.crypto.keys import public_key
-from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceStub
+from ipls.crypto.keys import SeedSigner, public_key
+from ipls.proto.contacts.v1 import contacts_pb2_grpc as contacts_v1
+from ipls.proto.contacts.v2 import contacts_pb2_grpc as contacts_v2
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
 from ipls.proto.registration.v1.registration_pb2_grpc import RegistrationServiceStub
 from ipls.proto.vault.v1.vault_pb2 import ListAnswer
@@ -71,7 +73,8 @@ class Status(NamedTuple):
     unreadable: int
     """Contacts that are damaged here; of these the next `store` brings back what is stored."""
     generation: int
-    manifest_version: int
+    commit: int
+    """The newest of the account's line that this device has followed."""
     unfinished: bool
     """A store or a rotation was cut off; `store` goes on with it."""
 
@@ -139,7 +142,6 @@ class Device:
             for name in SERVICES:
                 channels[name] = await stack.enter_async_context(open_channel(self._addresses[name], self._ca))
             self._channels = channels
-            self._contacts = ContactsServiceStub(channels["contacts"])
             self._judge_by(self._root)
             self._stack = stack.pop_all()
         return self
@@ -260,7 +262,7 @@ class Device:
         disowned = self._foreign(version)
         with self._profile.transaction():
             self._profile.add_versions([disowned._replace(origin="foreign")])
-            self._profile.put(self._profile.progress._replace(rotate=True))
+            self._profile.line.note(rotate=True)
         return "store" if self._profile.account.version > disowned.version else "register"
 
     def _foreign(self, number: int) -> KnownVersion:
@@ -284,16 +286,19 @@ class Device:
             raise ProfileError("NOT_REGISTERED", "this profile has proved no history yet; register or monitor first")
         return kept.proof
 
-    async def store(self) -> Stored:
-        """Bring the vault and the contact store up to date with this device; also finishes what was cut off."""
+    async def store(self) -> SyncResult:
+        """Bring the account's line and this device to the same; also finishes what was cut off.
+
+        Raises what `ipls.client.line.line.Line` does, where the contact store shows another line than it did.
+        """
         await self.monitor()
         stored = await self._sync().push()
         self._profile.put(Synced(self._now_ms()))
         await self.contact_identities.check(self._numbers)
         return stored
 
-    async def restore(self) -> Restored:
-        """Bring back what is stored, checked by its manifest; then rotate the key if another identity stored it."""
+    async def restore(self) -> SyncResult:
+        """Bring back what is stored, checked as its line; then rotate the key if another identity stored it."""
         await self.monitor()
         self._tell_versions()
         restored = await self._sync().restore()
@@ -310,6 +315,11 @@ class Device:
         for contact in self._profile.contacts():
             for number in read_card(contact.card).numbers:
                 yield comparable_number(number, country)
+
+    async def recover(self, how: Recovery) -> SyncResult:
+        """Where `store` was refused because of what the contact store shows: see `ipls.client.sync.Sync.recover`."""
+        await self.monitor()
+        return await self._sync().recover(how)
 
     async def uses(self) -> list[AccessEntry]:
         """Every use of the account in the vault, oldest first, checked to continue what was shown before.
@@ -353,7 +363,7 @@ class Device:
         What an earlier identity stored the vault keeps for 90 days. Raises RefusedError VAULT_CHANGE_DELAYED.
         """
         await self.monitor()
-        self._profile.put(self._profile.progress._replace(rotate=True))  # before the keys go: none is used after
+        self._profile.line.forget_unused_keys()  # before the keys go: none is used after
         await self._vault.run(VaultSession.delete)
 
     async def set_change_delay(self, delay_ms: int) -> int:
@@ -418,8 +428,7 @@ class Device:
     def _status(self) -> Status:
         profile = self._profile
         account, head = profile.get(Account), profile.head
-        versions, keys, contacts = profile.versions(), profile.contact_keys(), profile.contacts()
-        generation = keys[-1].generation if keys else 0
+        versions, kept = profile.versions(), profile.line
         return Status(
             namespace=self._root.namespace,
             trust_root=self._root.number,
@@ -427,20 +436,27 @@ class Device:
             identity=next((v for v in versions if account and v.version == account.version), None),
             foreign=[v for v in versions if v.origin == "foreign"],
             head_epoch=head.epoch if head else 0,
-            contacts=len(contacts),
-            unsent=sum(contact.generation == 0 for contact in contacts),
-            unreadable=profile.count_contacts() - len(contacts),
-            generation=generation,
-            manifest_version=profile.manifest.version,
-            unfinished=profile.unfinished,
+            contacts=len(kept.entries()),
+            unsent=len(kept.unsent()),
+            unreadable=len(kept.unreadable()),
+            generation=kept.state.generation if kept.state else 0,
+            commit=kept.state.n if kept.state else 0,
+            unfinished=kept.unfinished,
         )
 
     def _sync(self) -> Sync:
-        account = self._profile.account
-        store = ContactStore(
-            self._contacts, self._root.namespace, account, now_ms=self._now_ms, retry_for_s=self._retry_for_s
+        account, namespace, profile, channel = (
+            self._profile.account,
+            self._root.namespace,
+            self._profile,
+            self._channels["contacts"],
         )
-        return Sync(self._profile, self._vault, store, report=self._report)
+        signer = SeedSigner(account.seed)
+        timed: dict[str, Any] = {"now_ms": self._now_ms, "retry_for_s": self._retry_for_s}
+        stub, old_stub = contacts_v2.ContactsServiceStub(channel), contacts_v1.ContactsServiceStub(channel)
+        store = LineStore(stub, namespace, account.label, signer, **timed)
+        old = OldContacts(old_stub, namespace, account.label, signer, profile.line, report=self._report, **timed)
+        return Sync(profile, namespace, self._vault, store, old, now_ms=self._now_ms, report=self._report)
 
     def _watch(self, history: History) -> bool:
         """Compare the proved history with the versions known; new ones are foreign. Whether it ends in this key."""

@@ -8,7 +8,7 @@ from ipls.akd import AkdError, Version, shown_leaves, verify_absence, verify_his
 from ipls.client.calls import RETRY_FOR_S
 from ipls.client.errors import ClientError, RefusedError, TryLaterError
 from ipls.client.events import EvidenceMet, HeadChecked, HistoryChecked, Report
-from ipls.client.profile import Profile, ProvedHistory
+from ipls.client.profile import HeadSeen, Profile, ProvedHistory
 from ipls.client.read_session import Credentials, Metadata, ReadSession
 from ipls.crypto.errors import VerificationError
 from ipls.proto.directory.v1.directory_pb2 import (
@@ -92,7 +92,7 @@ class DirectoryReader:
             if seen:
                 self._keep(from_heads(self._root, seen, signed))
             raise RefusedError(error.reason, f"the directory's head was refused: {error.message}") from error
-        self._profile.put(self._profile.progress._replace(head=signed.SerializeToString()))
+        self._profile.put(HeadSeen(signed.SerializeToString()))
         self._report(HeadChecked(head.epoch, head.root_hash, names))
         return head
 

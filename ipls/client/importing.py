@@ -15,8 +15,7 @@ from ipls.contacts.cards.merging import merge_cards
 from ipls.contacts.cards.reading import read_card, read_person
 from ipls.contacts.cards.units import card_form
 from ipls.contacts.errors import CardError
-from ipls.contacts.records import MAX_CARD
-from ipls.contacts.sealing import id_of_uid, new_id
+from ipls.contacts.sealing import MAX_ENVELOPE, id_of_uid, new_id
 from ipls.crypto.encoding import tagged_hash
 
 
@@ -93,11 +92,11 @@ class Import:
             self._bad.append(part)
             return
         try:
-            if len(part.data) > MAX_CARD:
-                without_largest(part.data, MAX_CARD)
+            if len(part.data) > MAX_ENVELOPE:
+                without_largest(part.data, MAX_ENVELOPE)
                 self._large.append(part.line)
         except CardError:
-            self._bad.append(Skipped(part.line, f"over {MAX_CARD} bytes, and too broken to be cut"))
+            self._bad.append(Skipped(part.line, f"over {MAX_ENVELOPE} bytes, and too broken to be cut"))
             return
         self._counts[self._take(part)] += 1
 
@@ -123,14 +122,14 @@ class Import:
         if there is None:
             if row is not None and not self._again:
                 return "removed"
-            self._put(Contact(self._id(uid), card, 0, b""), key, card)
+            self._put(Contact(self._id(uid), card), key, card)
             return "new"
         if not uid or card_form(there.card, self._country) == card_form(card, self._country):
             return "same"
         merged = merge_cards(self._base(row, there), card, there.card, self._country)
         self._counts["conflicts"] += bool(merged.lost)
         changed = there.card != merged.card
-        self._put(there._replace(card=merged.card, generation=0, digest=b"") if changed else there, key, card)
+        self._put(there._replace(card=merged.card, sent=False) if changed else there, key, card)
         return "changed" if changed else "same"
 
     def _put(self, contact: Contact, key: bytes, card: bytes) -> None:

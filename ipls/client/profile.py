@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,9 +21,12 @@ from ipls.client.addressbook.dav.book import BOOK, RESOURCES, UIDS
 from ipls.client.addressbook.shadows import SHADOWS, SIDES
 from ipls.client.clear_profile import seal
 from ipls.client.errors import ProfileError
+from ipls.client.line.kept import TABLES as LINE_TABLES
+from ipls.client.line.kept import Kept
 from ipls.client.profile_key import IN_FILE, KeyAccess, make_key, not_the_key, open_key
 from ipls.client.rows import Rows, Table, Unreadable, empty, schema, single
-from ipls.contacts.envelope import Verified
+from ipls.contacts import envelope
+from ipls.contacts.envelope import Envelope, Verified
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
 from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
 from ipls.proto.witness.v1.head_pb2 import SignedHead
@@ -35,6 +39,8 @@ from ipls.vault.history import Seen
 
 StorageError = sqlite3.Error
 """What every method of a profile raises where it can't be read or written: a full disk, for one."""
+
+_PEOPLE = (envelope.Kind.CONTACT, envelope.Kind.GROUP)
 
 WAIT_S = 2.0
 """For another one's turn to write to end."""
@@ -74,24 +80,6 @@ class Account(NamedTuple):
     epoch: int
 
 
-class ManifestSeen(NamedTuple):
-    """The newest manifest that this device wrote or verified; all 0 before the first. `contents` hashes its list."""
-
-    generation: int
-    version: int
-    contents: bytes
-
-
-class Swap(NamedTuple):
-    """A manifest on its way: these very bytes are sent again until the store has answered."""
-
-    generation: int
-    version: int
-    check_value: bytes
-    ciphertext: bytes
-    contents: bytes
-
-
 class KnownVersion(NamedTuple):
     """One version of the own identity. `origin`: `own` (made here), `earlier` (there when this device registered),
     `foreign` (came later, not made here: a theft, unless the person knows it) or `acknowledged` (she does)."""
@@ -102,22 +90,21 @@ class KnownVersion(NamedTuple):
     origin: str
 
 
-class ContactKey(NamedTuple):
-    """`confirmed` once the vault gave it back; until then `store_id` names the attempt to store it."""
-
-    generation: int
-    contact_key: bytes
-    store_id: bytes
-    confirmed: bool
-
-
-class Contact(NamedTuple):
-    """A card and the ciphertext that holds it in the store; generation 0 while none does."""
+class OldContact(NamedTuple):
+    """A contact as profiles had it before the line of commits; it becomes an edit at the first opening."""
 
     id: bytes
     card: bytes
     generation: int
     digest: bytes
+
+
+class Contact(NamedTuple):
+    """A contact or group as people have it; `sent`: the account's line has it so."""
+
+    id: bytes
+    card: bytes
+    sent: bool = False
 
 
 class ImportedCard(NamedTuple):
@@ -145,12 +132,10 @@ class Apart(NamedTuple):
     pair: bytes
 
 
-class Progress(NamedTuple):
-    """`head`: the highest seen, encoded. `rotate`: a new contact key is due. `tidy`: what it replaced is to go."""
+class HeadSeen(NamedTuple):
+    """The highest head that this device has verified, an encoded SignedHead."""
 
     head: bytes
-    rotate: bool
-    tidy: bool
 
 
 class BundleSeen(NamedTuple):
@@ -239,9 +224,7 @@ Kind = TypeVar(
     Registration,
     CodeSent,
     Account,
-    ManifestSeen,
-    Swap,
-    Progress,
+    HeadSeen,
     BundleSeen,
     ProvedHistory,
     ApproverKey,
@@ -256,9 +239,7 @@ _SINGLES: dict[type, Table[Any]] = {
         Registration: "registration",
         CodeSent: "code_sent",
         Account: "account",
-        ManifestSeen: "manifest",
-        Swap: "swap",
-        Progress: "progress",
+        HeadSeen: "progress",
         BundleSeen: "bundle",
         ProvedHistory: "history",
         ApproverKey: "approver",
@@ -270,8 +251,7 @@ TRUST_ROOTS = Table("trust_root", LaterTrustRoot, "number")
 VERSIONS = Table("version", KnownVersion, "version")
 LEAVES = Table("leaf", Leaf, "version")
 USES = Table("key_use", KeyUse, "number")
-CONTACT_KEYS = Table("contact_key", ContactKey, "generation")
-CONTACTS = Table("contact", Contact, "id")
+OLD_CONTACTS = Table("contact", OldContact, "id")
 IMPORTED = Table("imported", ImportedCard, "key")
 STEPS = Table("step", Step, "number")
 APART = Table("apart", Apart, "pair")
@@ -279,12 +259,13 @@ IDENTITIES = Table("contact_identity", ContactIdentity, "label")
 VERIFIED = Table("verified", Verified, "label")
 TABLES: list[Table[Any]] = [
     *_SINGLES.values(),
-    *(TRUST_ROOTS, VERSIONS, LEAVES, USES, CONTACT_KEYS, CONTACTS, IMPORTED, STEPS, APART, IDENTITIES, VERIFIED),
+    *(TRUST_ROOTS, VERSIONS, LEAVES, USES, OLD_CONTACTS, IMPORTED, STEPS, APART, IDENTITIES, VERIFIED),
     *(SHADOWS, SIDES, RESOURCES, UIDS, BOOK, CLIENTS),
+    *LINE_TABLES,
 ]
 """A new one goes to the end (`ipls.client.rows`)."""
 
-_SCHEMA = Schema("a client's profile", schema(TABLES), frozenset({"single", "contact_key", "contact"}), version=2)
+_SCHEMA = Schema("a client's profile", schema(TABLES), frozenset({"single", "trust_root", "contact"}), version=2)
 
 
 class Profile:
@@ -306,9 +287,13 @@ class Profile:
                 self._rows = Rows(db, self.key, TABLES)
                 if not self._rows.fit:
                     raise not_the_key()
+                self._reading, self._line = reading, None
+                self._move_old_contacts()  # whoever only reads has none: see `_open`
             except (sqlite3.Error, StoreError, OSError) as error:
                 raise storage_error(error) from error
             self._stack = stack.pop_all()
+
+    _line: Kept | None
 
     def close(self) -> None:
         """Let the next one write."""
@@ -338,9 +323,7 @@ class Profile:
         | Registration
         | CodeSent
         | Account
-        | ManifestSeen
-        | Swap
-        | Progress
+        | HeadSeen
         | BundleSeen
         | ProvedHistory
         | ApproverKey
@@ -375,20 +358,10 @@ class Profile:
         )
 
     @property
-    def progress(self) -> Progress:
-        """How far things are."""
-        return self.get(Progress) or Progress(b"", False, False)
-
-    @property
-    def manifest(self) -> ManifestSeen:
-        """The newest manifest known."""
-        return self.get(ManifestSeen) or ManifestSeen(0, 0, b"")
-
-    @property
     def head(self) -> SignedHead | None:
         """The highest head that this device has verified."""
-        encoded = self.progress.head
-        return SignedHead.FromString(encoded) if encoded else None
+        seen = self.get(HeadSeen)
+        return SignedHead.FromString(seen.head) if seen and seen.head else None
 
     @property
     def account(self) -> Account:
@@ -397,12 +370,6 @@ class Profile:
         if account is None:
             raise ProfileError("NOT_REGISTERED", "this profile has no account yet; register it first")
         return account
-
-    @property
-    def unfinished(self) -> bool:
-        """A store or a rotation is due or was cut off."""
-        generation = max((key.generation for key in self.contact_keys()), default=0)
-        return self.progress.rotate or self.progress.tidy or generation > self.manifest.generation
 
     def versions(self) -> list[KnownVersion]:
         """The own identity's known versions, oldest first."""
@@ -442,42 +409,50 @@ class Profile:
             USES, (KeyUse(seen.length, entry.SerializeToString(), seen.chain_head) for entry, seen in uses)
         )
 
-    def contact_keys(self) -> list[ContactKey]:
-        """The contact keys held, oldest generation first."""
-        return sorted(self._rows.all(CONTACT_KEYS))
+    @property
+    def line(self) -> Kept:
+        """The account's line and contacts on this device; before there is an account, those that wait for it."""
+        account = None
+        with suppress(ProfileError):  # damaged: the contacts can be read without it
+            account = self.get(Account)
+        label = account.label if account else ""
+        if self._line is None or self._line.label != label or self._reading:  # others write meanwhile
+            self._line = Kept(self._rows, label)
+        return self._line
 
-    def put_key(self, key: ContactKey) -> None:
-        """Write a key."""
-        self._rows.put(CONTACT_KEYS, key)
-
-    def drop_key(self, generation: int) -> None:
-        """Forget one key."""
-        self._rows.delete(CONTACT_KEYS, [generation])
-
-    def drop_keys_below(self, generation: int) -> None:
-        """Forget the keys that a rotation replaced."""
-        replaced = [key.generation for key in self.contact_keys() if key.generation < generation]
-        self._rows.delete(CONTACT_KEYS, replaced)
+    def _move_old_contacts(self) -> None:
+        old = [row for row in self._rows.iterate(OLD_CONTACTS) if not isinstance(row, Unreadable)]
+        if old:
+            with self._rows.transaction():
+                self.line.put({row.id: Envelope(row.card).encode() for row in old})
+                self._rows.clear(OLD_CONTACTS)
 
     def contacts(self) -> list[Contact]:
-        """The contacts that can be read, in the order in which they came."""
-        return [contact for contact in self.all_contacts() if not isinstance(contact, Unreadable)]
+        """The contacts and groups that can be read, in the list's order."""
+        kept = self.line
+        unsent, listed = kept.unsent(), {id: Envelope.decode(data) for id, data in kept.entries().items()}
+        return [Contact(id, each.card, id not in unsent) for id, each in listed.items() if each.kind in _PEOPLE]
 
-    def all_contacts(self) -> Iterator[Contact | Unreadable]:
-        """Those that can't be read, too, each in its place."""
-        return self._rows.iterate(CONTACTS)
+    def all_contacts(self) -> list[Contact | Unreadable]:
+        """Then those that can't be read."""
+        return [*self.contacts(), *(Unreadable(id) for id in sorted(self.line.unreadable()))]
 
     def count_contacts(self) -> int:
         """How many there are, readable or not."""
-        return self._rows.count(CONTACTS)
+        return len(self.all_contacts())
 
     def put_contacts(self, contacts: Iterable[Contact]) -> None:
-        """Add contacts, or rewrite those whose id is there."""
-        self._rows.put_many(CONTACTS, contacts)
+        """Add contacts, or change the cards of those whose id is there; they are sent later."""
+        there = self.line.entries()
+        changed = {}
+        for contact in contacts:
+            was = Envelope.decode(there[contact.id]) if contact.id in there else Envelope()
+            changed[contact.id] = replace(was, card=contact.card).encode()
+        self.line.put(changed)
 
     def remove_contacts(self, ids: Iterable[bytes]) -> None:
-        """Take contacts out."""
-        self._rows.delete(CONTACTS, ids)
+        """Take contacts out; that is sent later."""
+        self.line.put(dict.fromkeys(ids))
 
     def imported(self) -> list[ImportedCard]:
         """What was imported, as far as it can be read: the rest is not known any more."""
@@ -552,8 +527,9 @@ def _open(
     if reading and key:
         with suppress(StoreError):  # what is to be made, sealed or said of it takes the writer's turn
             db = connect()
-            db.execute("PRAGMA query_only=ON")
-            return db, key
+            if not db.execute("SELECT 1 FROM contact LIMIT 1").fetchone():
+                db.execute("PRAGMA query_only=ON")
+                return db, key
     stack.enter_context(writers_turn(folder))
     try:
         db = connect()

@@ -65,17 +65,17 @@ def open_summary(folder: Path, access: KeyAccess) -> ProfileSummary:
     with closing(Profile(folder, access, reading=True)) as profile:
         try:
             with profile.snapshot():
-                account, contacts, synced = profile.get(Account), profile.contacts(), profile.get(Synced)
-                unfinished = profile.unfinished
+                account, kept, synced = profile.get(Account), profile.line, profile.get(Synced)
+                contacts, unsent = len(kept.entries()) + len(kept.unreadable()), len(kept.unsent())
+                unfinished = kept.unfinished
         except StorageError as error:
             raise storage_error(error) from error
-    unsent = sum(contact.generation == 0 for contact in contacts)
     return ProfileSummary(
         folder.name,
         "new" if account is None else "unfinished" if unsent or unfinished else "ready",
         kept_by(folder),
         account.label if account else None,
-        len(contacts),
+        contacts,
         unsent,
         synced.time_ms if synced else None,
     )

@@ -182,8 +182,6 @@ class Registrar:
             self._profile.add_leaves(history.leaves)
             self._profile.put(ProvedHistory(history.proof))
             self._profile.put(account)
-            if self._profile.contact_keys():  # another identity may have got hold of them
-                self._profile.put(self._profile.progress._replace(rotate=True))
             self._profile.remove(Registration)
             self._profile.remove(CodeSent)
         self._report(JourneyStep("registered"))

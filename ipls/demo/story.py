@@ -95,7 +95,7 @@ class Story:
             if not self._cards:
                 say("! no card found; is it an exported address book (.vcf)?")
             stored = await phone.store()
-            say(f"{stored.contacts} contacts stored, generation {stored.generation}, manifest {stored.version}")
+            say(f"{stored.contacts} contacts stored, generation {stored.generation}, commit {stored.n}")
 
     async def _second_phone(self) -> SignedHead:
         """Lose the first phone, restore on another; the head under which the second one's key was published."""
@@ -109,7 +109,9 @@ class Story:
             await phone.register(NUMBER, code_from(self._folder / "data/registration.outbox"))
             head = phone.head
             assert head is not None, "registering verifies heads"
-            self._reporter.chapter("It restores: vault session, key, manifest, records, all checked; then a new key")
+            self._reporter.chapter(
+                "It restores: vault session, key, line of commits, records, all checked; then a new key"
+            )
             self._frames.clear()
             restored = await phone.restore()
             self._restored = phone.address_book.cards()

@@ -70,14 +70,14 @@ async def test_a_thief_of_the_disk_reads_nothing_and_can_not_tell_whom_the_owner
     # What finds a row is no hash that a guess can be tried by.
     with closing(Profile(phone, OWNERS, reading=True)) as profile:
         ids = [contact.id for contact in profile.contacts()]
-    keys = {key for (key,) in sql(stolen, "SELECT key FROM contact")}
+    keys = {key for (key,) in sql(stolen, "SELECT key FROM edit")}
     assert not keys & {*ids, *(hashlib.sha256(id).digest()[:16] for id in ids)}
 
 
 async def test_contacts_that_are_swapped_are_not_taken_for_each_other(phone: Path) -> None:
-    (first,), (second,) = sql(phone, "SELECT sealed FROM contact WHERE number IN (1, 2) ORDER BY number")
-    sql(phone, "UPDATE contact SET sealed = ? WHERE number = 1", second)
-    sql(phone, "UPDATE contact SET sealed = ? WHERE number = 2", first)
+    (first,), (second,) = sql(phone, "SELECT sealed FROM edit WHERE number IN (1, 2) ORDER BY number")
+    sql(phone, "UPDATE edit SET sealed = ? WHERE number = 1", second)
+    sql(phone, "UPDATE edit SET sealed = ? WHERE number = 2", first)
     assert await names(phone) == ["Person 2", "Person 3", "Person 4", "", ""]
 
 

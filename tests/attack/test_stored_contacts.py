@@ -1,10 +1,10 @@
 """What was stored, against the contact store's operator, the vault, and whoever controls the number."""
 
 import os
-import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -12,8 +12,8 @@ from ipls.client.errors import ProfileError
 from ipls.client.events import Event, IdentityChange
 from ipls.client.profile import KnownVersion, Profile
 from ipls.client.vault import VaultSession
+from ipls.contacts.errors import LineError
 from ipls.errors import IplsError
-from ipls.store.contacts import Manifest
 from tests.client.deployment import Deployment, book
 
 
@@ -26,104 +26,89 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
 # The contact store's operator
 
 
-async def test_a_record_swapped_for_another_is_refused(world: Deployment) -> None:
-    label = world.label()
-    await world.stored(label, book(3))
-    with sqlite3.connect(world.config.contacts.database) as db:
-        first, second = db.execute("SELECT rowid, ciphertext FROM record WHERE label = ? LIMIT 2", (label,))
-        db.execute("UPDATE record SET ciphertext = ? WHERE rowid = ?", (second[1], first[0]))
-    await restore_refused(world, label, "RECORD_DAMAGED")  # by our own store; another's: test_hostile_store.py
+def operate(world: Deployment, sql: str, *values: object) -> None:
+    """In the contact store's database, under its running service."""
+    with closing(sqlite3.connect(world.config.contacts.database)) as db, db:
+        db.execute(sql, values)
 
 
-async def test_a_record_dropped_is_missed(world: Deployment) -> None:
-    label = world.label()
-    await world.stored(label, book(3))
-    with world.contacts_database() as store:
-        store.drop(label, [store.page(label, after=None, limit=1)[0][0]])
-    await restore_refused(world, label, "RECORD_ABSENT")
-
-
-@pytest.mark.parametrize(
-    ("column", "value", "reason"),
-    [
-        ("ciphertext", os.urandom(1052), "RECORD_INVALID"),
-        ("version", 9, "RECORD_INVALID"),
-        ("generation", 2, "VAULT_GENERATION_UNKNOWN"),
-        ("check_value", bytes(32), "KEY_CHECK_FAILED"),
-    ],
-)
-async def test_an_edited_manifest_is_refused(world: Deployment, column: str, value: object, reason: str) -> None:
-    label = world.label()
-    await world.stored(label, book(3))
-    with sqlite3.connect(world.config.contacts.database) as db:
-        db.execute(f"UPDATE manifest SET {column} = ? WHERE label = ?", (value, label))
-    await restore_refused(world, label, reason)
-
-
-async def test_another_accounts_manifest_is_refused(world: Deployment) -> None:
-    label, other = world.label(), world.label()
-    for each in (label, other):
-        await world.stored(each, book(3))
-    with world.contacts_database() as store:
-        manifest = store.manifest(other)
-    assert manifest is not None
-    replace_manifest(world, label, manifest)
-    await restore_refused(world, label, "KEY_CHECK_FAILED")
-
-
-async def test_a_manifest_rolled_back_is_seen_by_a_device_that_saw_a_later_one(world: Deployment) -> None:
+@pytest.mark.parametrize("change", ["SET data = zeroblob(length(data))", "SET data = x''"])
+async def test_one_bad_record_costs_itself_and_not_for_long(world: Deployment, change: str) -> None:
+    """The phone that has it gives it back when it makes the next base, at the latest."""
     label = world.label()
     profile = await world.stored(label, book(3))
-    with world.contacts_database() as store:
-        old = store.manifest(label)
-        old_records = [(key, store.read(label, [key])) for key, _ in store.page(label, after=None, limit=10)]
+    one = "(SELECT id FROM blob WHERE label = ? AND kind = 0 LIMIT 1)"
+    operate(world, f"UPDATE sealed {change} WHERE blob = {one}", label)
+    async with world.device(profile) as device:
+        await device.delete_keys()  # a new key is due: all records are made anew
+        await device.store()
+    await world.restores(label, book(3))
+    operate(
+        world, f"UPDATE sealed {change} WHERE blob = (SELECT max(id) FROM blob WHERE label = ? AND kind = 0)", label
+    )
+    async with world.device(await world.registered(label)) as device:
+        restored = await device.restore()
+        assert (restored.contacts, restored.unread) == (2, 1)
+
+
+async def test_a_line_rolled_back_is_seen_by_a_device_that_saw_more_and_by_a_new_one(world: Deployment) -> None:
+    label = world.label()
+    profile = await world.stored(label, book(3))
     async with world.device(profile) as device:
         device.address_book.import_cards(book(5))
         await device.store()
-    assert old is not None
-    replace_manifest(world, label, old)
-    with world.contacts_database() as store:
-        store.put(label, old_records, max_records=100, max_bytes=1 << 20)
+        await device.delete_keys()
+        await device.store()  # a base: the vault has its checkpoint
+    first = "(SELECT chain FROM link WHERE link.line = line.id AND n = 1)"
+    operate(world, f"UPDATE line SET n = 1, chain = {first} WHERE label = ?", label)
+    await assert_noticed(world, label, profile, "STORE_ROLLED_BACK")
+
+
+async def test_a_line_withheld_is_missed(world: Deployment) -> None:
+    label = world.label()
+    profile = await world.stored(label, book(5))
+    forget(world, label)
+    await assert_noticed(world, label, profile, "STORE_ROLLED_BACK")
+
+
+async def test_what_the_store_lost_is_given_back_and_what_it_shows_falsely_is_begun_anew(world: Deployment) -> None:
+    label = world.label()
+    profile = await world.stored(label, book(5))
+    for how in ("give back", "anew"):
+        forget(world, label)
+        async with world.device(profile) as device:
+            with refused("STORE_ROLLED_BACK", LineError):
+                await device.store()
+            recovered = await device.recover(how)
+            assert (recovered.contacts, recovered.unread) == (5, 0)
+    await world.restores(label, book(5))
+
+
+async def test_another_accounts_line_is_none(world: Deployment) -> None:
+    label, other = world.label(), world.label()
+    profile = await world.stored(label, book(5))
+    await world.stored(other, book(3))
+    operate(world, "UPDATE line SET label = ? || label WHERE label = ?", "was ", label)
+    operate(world, "UPDATE line SET label = ? WHERE label = ?", label, other)
+    await assert_noticed(world, label, profile, "STORE_FORKED")
+
+
+def forget(world: Deployment, label: str) -> None:
+    """All of an account's line."""
+    operate(world, "DELETE FROM link WHERE line IN (SELECT id FROM line WHERE label = ?)", label)
+    for table in ("line_commit", "line"):
+        operate(world, f"DELETE FROM {table} WHERE label = ?", label)
+
+
+async def assert_noticed(world: Deployment, label: str, profile: Path, reason: str, new_reason: str = "") -> None:
     async with world.device(profile) as device:
         for journey in (device.store, device.restore):
-            with refused("MANIFEST_ROLLED_BACK"):
+            with refused(reason, LineError):
                 await journey()
         assert len(device.address_book.cards()) == 5
-    # A new phone has seen no manifest: it can't tell, and gets the old list.
-    new = await world.registered(label)
-    async with world.device(new) as device:
-        assert (await device.restore()).contacts == 3
-
-
-async def test_two_manifests_of_one_version_are_seen_by_a_device_that_saw_one_of_them(world: Deployment) -> None:
-    """The store shows each of two copies of a phone its own list."""
-    label = world.label()
-    profile, copy = await world.stored(label, book(3)), world.profile()
-    with world.contacts_database() as store:
-        first = store.manifest(label)
-    assert first is not None
-    shutil.copytree(profile, copy)
-    for phone, cards in ((profile, book(4)), (copy, book(5))):
-        replace_manifest(world, label, first)
-        async with world.device(phone) as device:
-            device.address_book.import_cards(cards)
-            assert (await device.store()).version == 2
-    async with world.device(profile) as device:
-        for journey in (device.store, device.restore):
-            with refused("MANIFEST_FORK"):
-                await journey()
-        assert len(device.address_book.cards()) == 4
-
-
-async def test_a_manifest_withheld_is_missed_by_the_device_that_wrote_it(world: Deployment) -> None:
-    label = world.label()
-    profile = await world.stored(label, book(3))
-    with sqlite3.connect(world.config.contacts.database) as db:
-        db.execute("DELETE FROM manifest WHERE label = ?", (label,))
-    async with world.device(profile) as device:
-        with refused("MANIFEST_ROLLED_BACK"):
-            await device.store()
-    await restore_refused(world, label, "NOTHING_STORED")
+    async with world.device(await world.registered(label)) as device:
+        with refused(new_reason or reason, LineError):
+            await device.restore()
 
 
 # The vault
@@ -159,8 +144,6 @@ async def test_a_key_that_the_vault_does_not_give_back_seals_nothing(
             with refused("KEY_READ_BACK"):
                 await device.restore()  # what was there comes back; the rotation after it does not go on
             assert (len(device.address_book.cards()), device.status().unfinished) == (3, True)
-    with world.contacts_database() as store:
-        assert {key.generation for key, _ in store.page(label, after=None, limit=100)} == {1}
     await world.restores(label, book(3))
 
 
@@ -168,18 +151,13 @@ async def test_a_key_that_the_vault_does_not_give_back_seals_nothing(
 
 
 async def test_a_key_that_a_thief_planted_is_not_used(world: Deployment) -> None:
-    """A thief has the number for a while and stores a key; the contact store's operator points the owner to it."""
+    """A thief has the number for a while and stores a key; the contact store's operator helps."""
     label, cards = world.label(), book(3)
     await world.stored(label, cards)
     async with world.device(await world.registered(label)) as thief:
         await thief._vault.run(lambda session: session.store(1, os.urandom(16), os.urandom(32)))
-    with world.contacts_database() as store:
-        honest = store.manifest(label)
-    assert honest is not None
-    replace_manifest(world, label, honest._replace(generation=2))
-    await restore_refused(world, label, "KEY_CHECK_FAILED")
-    replace_manifest(world, label, honest)
-    await world.restores(label, cards)  # the owner's key is still there
+    operate(world, "UPDATE line SET generation = 2 WHERE label = ?", label)
+    await world.restores(label, cards)  # by what the commits say: the owner's key is still there
 
 
 async def test_a_stolen_number_shows_and_shuts_the_old_device_out(world: Deployment) -> None:
@@ -212,17 +190,3 @@ async def test_a_history_that_changed_is_refused(world: Deployment) -> None:
 
 def refused(reason: str, kind: type[IplsError] = IplsError) -> "pytest.RaisesExc[IplsError]":
     return pytest.raises(kind, check=lambda error: error.reason == reason)
-
-
-def replace_manifest(world: Deployment, label: str, manifest: Manifest) -> None:
-    """What only the store's operator can do."""
-    with sqlite3.connect(world.config.contacts.database) as db:
-        db.execute("INSERT OR REPLACE INTO manifest VALUES (?, ?, ?, ?, ?)", (label, *manifest))
-
-
-async def restore_refused(world: Deployment, label: str, reason: str) -> None:
-    profile = await world.registered(label)
-    async with world.device(profile) as device:
-        with refused(reason):
-            await device.restore()
-        assert device.address_book.cards() == []

@@ -5,6 +5,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from ipls.client import profile_key
+from ipls.client.line.kept import KEYS
 from ipls.client.profile import Account, Contact, Profile
 from ipls.client.profile_key import IN_FILE, Kept, KeyAccess
 from ipls.client.profiles import lock_profile, remove_profile, unlock_profile
@@ -12,7 +13,7 @@ from ipls.store.files import replace
 
 LABEL, SEED = "+4915112345678", bytes(range(100, 132))
 CONTACTS = [
-    Contact(bytes([n]) * 16, b"BEGIN:VCARD\r\nFN:Zsofia %d\r\nTEL:+44770090%04d\r\nEND:VCARD" % (n, n), n, b"")
+    Contact(bytes([n]) * 16, b"BEGIN:VCARD\r\nFN:Zsofia %d\r\nTEL:+44770090%04d\r\nEND:VCARD" % (n, n))
     for n in range(40)
 ]
 
@@ -26,7 +27,7 @@ def rewritten(folder: Path) -> None:
     with profile.transaction():
         profile.put(Account(LABEL, SEED, 3, 4))
         profile.put_contacts(contact._replace(card=b"changed") for contact in CONTACTS)
-        profile.drop_key(1)
+        profile.line.rows.delete(KEYS, [1])
     profile.close()
 
 

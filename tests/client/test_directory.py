@@ -11,7 +11,7 @@ from ipls.akd import EMPTY_ROOT, verify_lookup
 from ipls.client.directory import DirectoryReader, History
 from ipls.client.errors import ClientError, RefusedError, TryLaterError
 from ipls.client.events import Event, EvidenceMet, HeadChecked
-from ipls.client.profile import KnownVersion, Profile, ProvedHistory
+from ipls.client.profile import HeadSeen, KnownVersion, Profile, ProvedHistory
 from ipls.crypto.keys import public_key
 from ipls.proto.akd.v1.akd_pb2 import HistoryProof
 from ipls.proto.directory.v1.directory_pb2 import (
@@ -321,7 +321,7 @@ async def test_what_is_not_the_erasure_of_an_old_value_is_refused(
     """The newest value is missing; version 2 was another once, whether its new value is shown or not."""
     remember(profile, await Erasing().own_history(profile))
     forged = Erasing(*erased, second=second)
-    profile.put(profile.progress._replace(head=b""))  # the witnesses signed both trees
+    profile.put(HeadSeen(b""))  # the witnesses signed both trees
     with pytest.raises(RefusedError, check=lambda error: error.reason == reason):
         await forged.own_history(profile)
 

@@ -1,7 +1,6 @@
 """How long a device waits for services that take its calls and do not answer."""
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
@@ -9,32 +8,33 @@ import pytest
 
 from ipls.client import calls
 from ipls.client.calls import CALL_S, LEAST_CALL_S
-from ipls.client.contact_store import ContactStore, RecordKey, StoredManifest
 from ipls.client.device import Device
 from ipls.client.errors import TryLaterError
-from ipls.client.profile import Account
-from ipls.proto.contacts.v1 import contacts_pb2 as pb
+from ipls.client.line_store import LineStore
+from ipls.contacts.commits import Signed
+from ipls.crypto.keys import SeedSigner
+from ipls.proto.contacts.v2 import contacts_pb2 as pb
 from tests.client.deployment import Deployment
 
-KEY = RecordKey(1, bytes(16), hashlib.sha256(b"xxx").digest())
+SIGNED = Signed(bytes(3 << 20), bytes(64), bytes(64))
 ANSWERS: dict[type, list[Any]] = {
-    pb.GetRecordsRequest: [
-        pb.GetRecordsResponse(sizes=pb.RecordSizes(sizes=[3])),
-        *[pb.GetRecordsResponse(chunk=b"x")] * 3,
-    ],
-    pb.ListRecordsRequest: [pb.ListRecordsResponse()] * 3,
-    pb.GetManifestRequest: [
-        pb.GetManifestResponse(header=pb.ManifestHeader(size=3)),
-        *[pb.GetManifestResponse(chunk=b"x")] * 3,
-    ],
+    pb.ReadRequest: [pb.ReadResponse(head=pb.LineHead(n=1)), *[pb.ReadResponse()] * 3],
+    pb.GetRecordsRequest: [pb.GetRecordsResponse(sizes=[3]), *[pb.GetRecordsResponse(chunk=b"x")] * 3],
 }
-CALLS: dict[str, Callable[[ContactStore], Awaitable[object]]] = {
-    "put": lambda store: store.put([(KEY, bytes(3 << 20))]),
-    "get": lambda store: store.get([KEY]),
-    "list": lambda store: store.list(),
-    "drop": lambda store: store.drop([KEY]),
-    "manifest": lambda store: store.manifest(),
-    "swap": lambda store: store.swap(StoredManifest(1, 1, bytes(32), bytes(3 << 20))),
+
+
+async def get(store: LineStore) -> list[dict[bytes, bytes]]:
+    return [found async for found in store.get([bytes(32)])]
+
+
+CALLS: dict[str, Callable[[LineStore], Awaitable[object]]] = {
+    "read": lambda store: store.read(0),
+    "commit": lambda store: store.commit(bytes(32), 1, bytes(32), SIGNED, [bytes(3 << 20)], None),
+    "begin": lambda store: store.begin(bytes(16), SIGNED, bytes(3 << 20)),
+    "put": lambda store: store.put_records([bytes(3 << 20)]),
+    "snapshot": lambda store: store.put_snapshot(bytes(3 << 20)),
+    "get": get,
+    "have": lambda store: store.have([bytes(32)]),
 }
 
 
@@ -78,7 +78,7 @@ class Silent:
             await asyncio.Event().wait()
             yield None
 
-        one_answer = method in ("PutRecords", "DropRecords", "SwapManifest")
+        one_answer = method not in ("Read", "GetRecords")
         return lambda *_, timeout: asyncio.Event().wait() if one_answer else never()
 
 
@@ -101,8 +101,8 @@ class Slow:
         async for _ in requests:
             await self._part()
 
-    GetRecords = ListRecords = GetManifest = _answer
-    PutRecords = SwapManifest = _take
+    Read = GetRecords = _answer
+    Commit = Begin = PutRecords = PutSnapshot = _take
 
 
 class Answers:
@@ -118,9 +118,9 @@ class Answers:
         pass
 
 
-def contact_store(stub: Any) -> ContactStore:
-    account = Account("+491701234567", bytes(32), 1, 1)
-    return ContactStore(stub, "test.ipls", account, now_ms=lambda: 0, retry_for_s=0)
+def contact_store(stub: Any) -> LineStore:
+    signer = SeedSigner(bytes(32))
+    return LineStore(stub, "test.ipls", "+491701234567", signer, now_ms=lambda: 0, retry_for_s=0)
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -133,7 +133,7 @@ async def test_each_call_to_a_silent_contact_store_ends_with_the_patience(
             await CALLS[call](contact_store(Silent()))
 
 
-@pytest.mark.parametrize("call", [call for call in CALLS if call != "drop"])
+@pytest.mark.parametrize("call", [call for call in CALLS if call != "have"])
 async def test_contacts_that_are_on_their_way_may_take_longer(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     await CALLS[call](contact_store(Slow(monkeypatch)))
 

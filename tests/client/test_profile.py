@@ -14,15 +14,13 @@ import pytest
 
 from ipls.client import profile as module
 from ipls.client.errors import ProfileError
+from ipls.client.line.kept import KEYS, KeyRow
 from ipls.client.profile import (
     Account,
     Contact,
-    ContactKey,
     KnownVersion,
-    ManifestSeen,
     Pinned,
     Profile,
-    Progress,
     Registration,
 )
 from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
@@ -31,15 +29,15 @@ from tests.client.changes import CONTACTS, LABEL, SEED, opened, rewritten
 from tests.faults.deaths import killed
 from tests.faults.disks import nothing_is_written
 
-KEY = ContactKey(1, bytes(range(200, 232)), b"id", True)
-SECRETS = [LABEL.encode(), SEED, KEY.contact_key, b"Zsofia", b"4477009", b"directory.example"]
+KEY = KeyRow(1, bytes(range(200, 232)))
+SECRETS = [LABEL.encode(), SEED, KEY.secret, b"Zsofia", b"4477009", b"directory.example"]
 
 
 def fill(profile: Profile) -> None:
     with profile.transaction():
         profile.put(Pinned(b"root", b"ca", '{"directory": "directory.example:7400"}'))
         profile.put(Account(LABEL, SEED, 1, 2))
-        profile.put_key(KEY)
+        profile.line.rows.put(KEYS, KEY)
         profile.put_contacts(CONTACTS)
 
 
@@ -60,7 +58,7 @@ def assert_nothing_in_clear(folder: Path) -> None:
 
 def contents(folder: Path) -> tuple[object, ...]:
     with closing(Profile(folder)) as profile:
-        return profile.get(Pinned), profile.get(Account), profile.contact_keys(), profile.contacts()
+        return profile.get(Pinned), profile.get(Account), profile.line.rows.all(KEYS), profile.contacts()
 
 
 def test_nothing_of_a_profile_is_in_clear_while_it_is_open_or_after(tmp_path: Path) -> None:
@@ -78,10 +76,10 @@ def test_nothing_of_a_profile_is_in_clear_while_it_is_open_or_after(tmp_path: Pa
 def test_what_was_removed_leaves_nothing(tmp_path: Path) -> None:
     with closing(Profile(tmp_path)) as profile:
         fill(profile)
-    sealed = [row[0] for row in stored(tmp_path, "SELECT sealed FROM contact_key")]
+    sealed = [row[0] for row in stored(tmp_path, "SELECT sealed FROM line_key")]
     assert sealed[0] in (tmp_path / "profile.db").read_bytes()
     with closing(Profile(tmp_path)) as profile:
-        profile.drop_key(1)
+        profile.line.rows.delete(KEYS, [1])
     assert sealed[0] not in (tmp_path / "profile.db").read_bytes()
 
 
@@ -100,9 +98,9 @@ import sys
 from pathlib import Path
 from ipls.client.profile import Contact, Profile
 profile = Profile(Path(sys.argv[1]))
-profile.put_contacts([Contact(b"first", b"card", 1, b"")])
+profile.put_contacts([Contact(b"first", b"card")])
 with profile.transaction():
-    profile.put_contacts([Contact(b"second", b"card", 1, b"")])
+    profile.put_contacts([Contact(b"second", b"card")])
     print(flush=True)
     sys.stdin.readline()
 print(flush=True)
@@ -154,7 +152,7 @@ folder, name = Path(sys.argv[1]), sys.argv[2].encode()
 for n in range(20):
     with closing(profile.Profile(folder)) as opened:
         there = len(opened.contacts())
-        opened.put_contacts(profile.Contact(name + b"%d %d" % (n, half), b"%d" % there, 1, b"") for half in (0, 1))
+        opened.put_contacts(profile.Contact(name + b"%d %d" % (n, half), b"%d" % there) for half in (0, 1))
 """
     Profile(tmp_path).close()
     writers = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path), name]) for name in ("a", "b")]
@@ -180,7 +178,7 @@ def test_readers_see_one_moment_in_a_snapshot(tmp_path: Path) -> None:
         fill(writer)
         with reader.snapshot():
             assert len(reader.contacts()) == len(CONTACTS)
-            writer.put_contacts([Contact(b"more", b"card", 1, b"")])
+            writer.put_contacts([Contact(b"more", b"card")])
             assert len(reader.contacts()) == len(CONTACTS)
         assert len(reader.contacts()) == len(CONTACTS) + 1
 
@@ -246,7 +244,7 @@ def outcome(folder: Path) -> str:
             found = profile.contacts()
             assert all(contact in CONTACTS for contact in found)
             assert profile.account == Account(LABEL, SEED, 1, 2)
-            assert profile.contact_keys() == [KEY]
+            assert profile.line.rows.all(KEYS) == [KEY]
             return "all" if len(found) == len(CONTACTS) else "some"
     except module.StorageError:
         return "refused"
@@ -289,12 +287,10 @@ def assert_moved(folder: Path) -> None:
     with closing(Profile(folder)) as profile:
         assert profile.get(Pinned) == Pinned(b"root", b"ca", '{"directory": "directory.example:7400"}')
         assert profile.account == Account(LABEL, SEED, 1, 2)
-        assert profile.contact_keys() == [KEY]
         assert profile.contacts() == CONTACTS
         assert profile.versions() == [KnownVersion(1, 2, b"key", "own")]
         assert profile.leaves() == {1: b"leaf"}
-        assert profile.manifest == ManifestSeen(1, 7, b"list")
-        assert profile.progress == Progress(b"", True, False)
+        assert profile.head is None
         assert (profile.uses(), profile.uses_seen) == ([HistoryEntry(number=1)], Seen(1, b"chain"))
         assert profile.get(Registration) is None
 

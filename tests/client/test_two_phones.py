@@ -6,12 +6,12 @@ from contextlib import AbstractContextManager
 import pytest
 
 from ipls.client.device import Device
-from ipls.client.errors import ClientError
-from tests.client.deployment import Deployment, book
+from ipls.errors import IplsError
+from tests.client.deployment import Deployment, book, cards_of
 
 
 def refused(reason: str) -> AbstractContextManager[object]:
-    return pytest.raises(ClientError, check=lambda error: error.reason == reason)
+    return pytest.raises(IplsError, check=lambda error: error.reason == reason)
 
 
 @pytest.fixture(scope="module")
@@ -46,18 +46,20 @@ async def test_a_registration_that_another_phone_overtook_can_be_made_again(worl
         assert (await device.register(label, world.code)).version == 3
 
 
-async def test_a_manifest_that_another_phone_overtook_is_in_nobodys_way(world: Deployment) -> None:
+async def test_a_line_that_another_phone_began_meanwhile_is_in_nobodys_way(world: Deployment) -> None:
     """Its phone finds what the other stored, and adds its own to it."""
     label, first = world.label(), world.profile()
     async with world.device(first) as device:
         await device.register(label, world.code)
         device.address_book.import_cards(book(2, "First"))
-    assert await world.cut_off(first, Device.store, "manifest made")
+    assert await world.cut_off(first, Device.store, "base made")
     await world.stored(label, book(2, "Second"))
     async with world.device(first) as device:
         await device.register(label, world.code)
-        with refused("RESTORE_FIRST"):
+        with refused("LINE_FOREIGN"):
             await device.store()
-        await device.restore()
-        assert len(device.address_book.cards()) == 4
+        device.acknowledge_version(2)
+        assert (await device.store()).contacts == 4
+        assert device.address_book.cards() == cards_of(book(2, "Second") + book(2, "First"))
         assert not device.status().unfinished
+    await world.restores(label, book(2, "Second") + book(2, "First"))

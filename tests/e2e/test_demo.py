@@ -64,7 +64,7 @@ def test_a_persons_own_file_with_a_broken_card(tmp_path: Path) -> None:
     assert (last["contacts"], last["skipped"], last["restored"], last["identical"]) == (5, 1, 5, True)
 
 
-@pytest.mark.parametrize("moment", ["eight servers", "registration sent", "records stored", "a fork"])
+@pytest.mark.parametrize("moment", ["eight servers", "registration sent", "base stands", "a fork"])
 def test_ctrl_c_leaves_nothing(tmp_path: Path, moment: str) -> None:
     demo = start(tmp_path)
     assert demo.stdout is not None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ipls.client.line.kept import KEYS
 from ipls.client.profile import Account, Profile
 from tests.e2e.running import Deployment
 
@@ -57,7 +58,7 @@ async def secrets(deployment: Deployment) -> dict[str, bytes]:
         await phone.restore()
     for name in ("logs-old", "logs-new"):
         profile = Profile(folder / "profiles" / name)
-        secrets |= {f"{name} key {key.generation}": key.contact_key for key in profile.contact_keys()}
+        secrets |= {f"{name} key {row.generation}": row.secret for row in profile.rows.all(KEYS)}
         account = profile.get(Account)
         assert account is not None
         secrets[f"{name} identity"] = account.seed

@@ -14,7 +14,6 @@ from ipls.config import load_trust_root, read_secret
 from ipls.crypto.keys import public_key
 from ipls.server.directory.epochs import prepare
 from ipls.store.directory import open_directory_store
-from ipls.store.line import Quota
 from ipls.store.log import FileLog, object_name
 from ipls.store.vault import LogRow
 from ipls.trust.identity import encode_record
@@ -129,21 +128,12 @@ def test_what_a_bit_took_from_the_vault_comes_back_from_its_log(world: Deploymen
     assert fsck(world) == []
 
 
-def test_a_contact_comes_back_from_its_owner_alone(world: Deployment) -> None:
-    flip(world.config.contacts.database, "record", "ciphertext")
+def test_a_contact_comes_back_from_a_phone_that_has_it_alone(world: Deployment) -> None:
+    flip(world.config.contacts.database, "sealed", "data")
     for repair in (False, True):
         [found] = fsck(world, repair=repair)
         assert (found.part, found.mended) == ("contacts", False)
-        assert "its owner's phone" in found.do
-
-
-def test_a_record_of_a_line_comes_back_from_a_phone_that_has_it(world: Deployment) -> None:
-    with world.contacts_database() as store:
-        store.lines.put("+491700000001", 1, [b"record"], None, quota=Quota(9, 999), now_ms=0)
-    flip(world.config.contacts.database, "sealed", "data")
-    [found] = fsck(world)
-    assert (found.part, found.mended) == ("contacts", False)
-    assert "puts it again" in found.do
+        assert "puts it again" in found.do
 
 
 def test_damages_of_all_parts_are_named_at_once_and_mended_each_as_if_alone(world: Deployment) -> None:
@@ -159,7 +149,7 @@ def test_damages_of_all_parts_are_named_at_once_and_mended_each_as_if_alone(worl
     flip(config.witnesses[0].database, "epoch", "root_hash")
     flip(config.vault.database, "records", "record")
     flip(config.vault.database, "nodes", "body")
-    flip(config.contacts.database, "record", "ciphertext")
+    flip(config.contacts.database, "sealed", "data")
     for name in ("directory.db.readers", "registration.db"):
         break_page(world.folder / "data" / name)
     assert {each.part for each in fsck(world)} == {*parts(config)}

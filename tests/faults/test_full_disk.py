@@ -136,7 +136,7 @@ async def test_a_profile_on_a_full_disk_is_read_loses_nothing_and_goes_on(tmp_pa
 
 
 def test_a_profile_is_read_beside_a_command_that_came_to_the_end_of_the_disk(full: Path) -> None:
-    folder, more = full / "phone", [Contact(b"%d" % n, bytes(400), 0, b"") for n in range(600)]
+    folder, more = full / "phone", [Contact(b"%d" % n, bytes(400)) for n in range(600)]
     with closing(Profile(folder)) as writer:
         writer.put_contacts(more[:2])
         fill(full / "filler")

@@ -14,7 +14,6 @@ from google.protobuf.message import Message
 
 from ipls._grpc import grpc
 from ipls.akd import EMPTY_ROOT, DirectoryKey, make_history
-from ipls.client.contact_store import ContactStore, RecordKey
 from ipls.client.profile import Account
 from ipls.crypto.keys import public_key, sign
 from ipls.proto.contacts.v1 import contacts_pb2 as pb
@@ -40,6 +39,7 @@ from ipls.trust.calls import call_digest
 from tests.hsm import rig
 from tests.hsm.rig import Owner
 from tests.server.loopback import loopback
+from tests.server.old_client import ContactStore, RecordKey
 from tests.trust.roots import NOW, VRF, three_of
 
 ALICE, BOB = "+491700000001", "+491700000002"

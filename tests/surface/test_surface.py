@@ -84,6 +84,7 @@ ADDED = {
 """Commands and parameters, by their names in the snapshot, that came after it was recorded."""
 GROUPS_ADDED = (
     "ipls client profiles",
+    "ipls client recover",
     "ipls client sync",
     "ipls client serve-dav",
     "ipls client contacts code",

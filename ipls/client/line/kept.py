@@ -200,7 +200,11 @@ class Kept:
         return listed
 
     def unreadable(self) -> set[bytes]:
-        """Contacts of the list of which there is nothing here: never read, or damaged on this device."""
+        """Names, of their own, for contacts that are damaged on this device, or were never read."""
+        return self._missing() | {row.key for row in self.rows.iterate(EDITS) if isinstance(row, Unreadable)}
+
+    def _missing(self) -> set[bytes]:
+        """Contacts of the list of which there is nothing here."""
         listed = self.state.entries.keys() if self.state else set[bytes]()
         return listed - self.contacts().keys() - {row.id for row in self.edits()}
 
@@ -242,7 +246,7 @@ class Kept:
     def ask_again(self) -> None:
         """Have the next pull fetch what can't be read here."""
         draft = Draft(self)
-        draft.marks.update(dict.fromkeys(self.unreadable(), True))
+        draft.marks.update(dict.fromkeys(self._missing(), True))
         draft.commit()
 
     def sent(self) -> dict[bytes, bytes | None]:

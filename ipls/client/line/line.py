@@ -14,7 +14,7 @@ from ipls.client.line.writer import Writer
 from ipls.contacts import commits
 from ipls.contacts.commits import Base, DeviceList, Edit, Left
 from ipls.contacts.line import LineState
-from ipls.contacts.sealing import ContactKey, name_of
+from ipls.contacts.sealing import MAX_ENVELOPE, ContactKey, name_of
 from ipls.units import DAY_MS
 
 ROUNDS = 8
@@ -189,7 +189,7 @@ class Line:
         entries, staged, sent = dict[bytes, bytes](), list[bytes](), dict[bytes, bytes | None]()
         if state is None:  # the account's first: all that there is here
             for row in self._kept.edits():
-                if row.contents is not None:
+                if row.contents is not None and len(row.contents) <= MAX_ENVELOPE:
                     staged.append(key.seal_record(row.id, row.contents))
                     entries[row.id], sent[row.id] = name_of(staged[-1]), row.contents
         else:

@@ -49,10 +49,12 @@ class Reader:
         draft = Draft(kept)
         if draft.state is None:
             draft.begin(self._start(read))
+        if mark and mark.line == read.line:
+            _check_passed(mark, read)  # before any key is asked for: an old one may be gone
         self._settle_pending(draft, read)
         folded = await self._fold(draft, read)
-        if mark:
-            _check_passed(mark, read, folded.state)
+        if mark and mark.line not in (read.line, *(folded.state.left.lines if folded.state.left else ())):
+            raise _replaced("it does not continue the one that the vault knows")
         draft.follow(folded)
         await self._settle(draft, folded)
         self._commit(draft)
@@ -238,12 +240,8 @@ class Reader:
         return False
 
 
-def _check_passed(mark: Checkpoint, read: LineRead, state: LineState) -> None:
-    """That the line has what the vault keeps of it, or comes after the line that has."""
-    if mark.line != read.line:
-        if state.left is None or mark.line not in state.left.lines:
-            raise _replaced("it does not continue the one that the vault knows")
-        return
+def _check_passed(mark: Checkpoint, read: LineRead) -> None:
+    """That the line has what the vault keeps of it."""
     if read.head_n < mark.n:
         message = f"the contact store shows commit {read.head_n} as the newest; the vault knows of {mark.n}"
         raise LineError("STORE_ROLLED_BACK", message)

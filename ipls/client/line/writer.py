@@ -13,7 +13,7 @@ from ipls.client.line.parts import Parts
 from ipls.contacts import commits
 from ipls.contacts.commits import Base, Body, Commit, DeviceList, Edit
 from ipls.contacts.line import LineState, append, link_of
-from ipls.contacts.sealing import ContactKey, name_of
+from ipls.contacts.sealing import MAX_ENVELOPE, ContactKey, name_of
 
 MAX_COMMIT_RECORDS = 8 << 20
 """Bytes of records that one commit brings."""
@@ -115,11 +115,12 @@ class Writer:
         return True
 
     def _todo(self) -> Iterator[tuple[bytes, bytes | None]]:
-        """What is to be sent, edits first; what waits for the list's own record to be read is left out."""
+        """What is to be sent, edits first; left out is what waits for the list's own record to be read, and what is
+        too large for a record."""
         kept, edited = self._kept, set[bytes]()
         for row in kept.edits():
             edited.add(row.id)
-            if not kept.marks.get(row.id):
+            if not kept.marks.get(row.id) and len(row.envelope) <= MAX_ENVELOPE:
                 yield row.id, row.contents
         for id, unread in kept.marks.items():
             contact = None if unread or id in edited else kept.contact(id)

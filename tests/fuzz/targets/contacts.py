@@ -12,22 +12,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from google.protobuf.message import Message
 
-from ipls.client.contact_store import ContactStore
-from ipls.client.contact_store import RecordKey as WantedKey
 from ipls.client.errors import RefusedError, TryLaterError
 from ipls.client.profile import Account
 from ipls.contacts import cards
 from ipls.contacts.envelope import Conflict, Envelope, Parts, Verified
 from ipls.contacts.errors import CardError
-from ipls.contacts.records import (
-    MAX_CARD,
-    Manifest,
-    check_value,
-    open_manifest,
-    open_record,
-    seal_manifest,
-    seal_record,
-)
 from ipls.crypto.encoding import lp, u64
 from ipls.crypto.keys import public_key, sign
 from ipls.proto.contacts.v1 import contacts_pb2
@@ -36,8 +25,19 @@ from ipls.server.contacts.calls import Limits, SignedCalls
 from ipls.server.contacts.service import ContactsServicer
 from ipls.store.contacts import open_contacts_store
 from ipls.trust.calls import call_digest
+from tests.contacts.old_records import (
+    MAX_CARD,
+    Manifest,
+    check_value,
+    open_manifest,
+    open_record,
+    seal_manifest,
+    seal_record,
+)
 from tests.fuzz.answers import answering, frames
 from tests.fuzz.target import ID, LABEL, SEED, Target, folder, serialized, target
+from tests.server.old_client import ContactStore
+from tests.server.old_client import RecordKey as WantedKey
 from tests.trust.roots import NAMESPACE, NOW
 
 _KEY = b"\x05" * 32

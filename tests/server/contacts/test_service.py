@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from ipls._grpc import grpc
-from ipls.client.contact_store import ContactStore, StoredManifest
 from ipls.client.errors import RefusedError, TryLaterError
 from ipls.client.profile import Account
 from ipls.config import ContactsConfig, TlsFiles
@@ -49,6 +48,7 @@ from tests.server.contact_stores import (
     unauthenticated,
 )
 from tests.server.loopback import listening
+from tests.server.old_client import ContactStore, StoredManifest
 from tests.trust.roots import NOW
 
 

@@ -22,7 +22,7 @@ from ipls.client.addressbook.dav.xml import (
 from ipls.client.addressbook.dav.xml import text as xml_text
 from ipls.contacts.cards.lines import Card, split_cards
 from ipls.contacts.cards.reading import read_person
-from ipls.contacts.records import MAX_CARD
+from ipls.contacts.sealing import MAX_ENVELOPE as MAX_CARD
 
 MAX_BODY = 4 * 1024 * 1024
 MAX_XML = 1024 * 1024

@@ -1,7 +1,4 @@
-"""Signed calls to the contact store, and what comes back, checked against what was asked for.
-
-Tested by tests/client/test_hostile_store.py.
-"""
+"""Calls of version 1 to the contact store, as devices made them before there was a line of commits."""
 
 import hashlib
 import itertools
@@ -15,11 +12,11 @@ from ipls.client.calls import CALL_S, RETRY_FOR_S, carrying, retrying
 from ipls.client.errors import RefusedError
 from ipls.client.line_store import MAX_BYTES
 from ipls.client.profile import Account
-from ipls.contacts.records import MAX_CARD, MAX_MANIFEST
 from ipls.crypto.keys import public_key, sign
 from ipls.proto.contacts.v1 import contacts_pb2 as pb
 from ipls.rpc.channel import chunks, cut
 from ipls.trust.calls import NONCE_BYTES, call_digest
+from tests.contacts.old_records import MAX_CARD, MAX_MANIFEST
 
 if TYPE_CHECKING:
     from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceAsyncStub

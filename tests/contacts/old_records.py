@@ -1,7 +1,5 @@
-"""How contact records and the manifest are encrypted on the device (docs/protocol/contacts.md); no I/O.
-
-The contact store holds what this module makes and learns sizes and counts from it, nothing else.
-"""
+"""Seals records and manifests as devices did before there was a line of commits; `ipls.contacts.version1` reads
+them."""
 
 import hashlib
 import hmac
