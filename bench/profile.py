@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 
 from ipls.client.profile import Contact, Profile
+from ipls.contacts.envelope import Envelope
 from ipls.store.engine.sqlite import Schema, open_database, transaction
 
 CLEAR = Schema(
@@ -32,12 +33,12 @@ def seconds(work: Callable[[], object]) -> float:
 
 def contact(n: int) -> Contact:
     card = f"BEGIN:VCARD\r\nVERSION:4.0\r\nFN:Person {n}\r\nTEL:+1555{n:07}\r\nNOTE:{'x' * 320}\r\nEND:VCARD"
-    return Contact(os.urandom(16), card.encode())
+    return Contact(os.urandom(16), Envelope(card.encode()))
 
 
 def measure(count: int, folder: Path) -> None:
     contacts = [contact(n) for n in range(count)]
-    changed = [each._replace(card=each.card.replace(b"Person", b"Human")) for each in contacts]
+    changed = [each._replace(envelope=Envelope(each.card.replace(b"Person", b"Human"))) for each in contacts]
     with closing(Profile(folder / "sealed")) as profile:
         put = seconds(lambda: profile.put_contacts(contacts))
         again = seconds(lambda: profile.put_contacts(changed))
@@ -52,7 +53,7 @@ def measure(count: int, folder: Path) -> None:
 
         clear_put = seconds(put_in_clear)
         clear_read = seconds(
-            lambda: [Contact(row[1], row[2]) for row in db.execute("SELECT * FROM contact ORDER BY number")]
+            lambda: [Contact(row[1], Envelope(row[2])) for row in db.execute("SELECT * FROM contact ORDER BY number")]
         )
     clear_size = (folder / "clear.db").stat().st_size
     print(

@@ -5,6 +5,7 @@ All of it is local; `Device.store` sends it.
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,8 +26,10 @@ from ipls.contacts.cards.reading import Contact as Read
 from ipls.contacts.cards.search import SearchIndex, search_key
 from ipls.contacts.cards.tables import read_table, write_table
 from ipls.contacts.envelope import Envelope
+from ipls.contacts.merge import merge
 from ipls.contacts.sealing import id_of_uid, new_id
 from ipls.crypto.encoding import lp
+from ipls.crypto.keys import public_key
 from ipls.units import DAY_MS
 
 _WHY = ("number", "email", "name")
@@ -106,7 +109,7 @@ class AddressBook:
         uid = f"urn:ipls:{new_id().hex()}"
         account = self._profile.get(Account)
         id = id_of_uid(account.label, uid) if account else new_id()
-        contact = Contact(id, new_card(uid, changes))
+        contact = Contact(id, Envelope().with_card(new_card(uid, changes)))
         self._write("add", [contact])
         return _listed(contact, read_card(contact.card))
 
@@ -138,7 +141,12 @@ class AddressBook:
         account = self._profile.get(Account)
         label = account.label if account else None
         taken = Import(
-            self._profile.contacts(), self._profile.imported(), label=label, country=self.country, again=again
+            self._profile.contacts(),
+            self._profile.imported(),
+            label=label,
+            country=self.country,
+            device=self._device,
+            again=again,
         )
         outcomes = [taken.take(_parts(book)) for book in books]
         if not dry_run:
@@ -174,7 +182,10 @@ class AddressBook:
         CONTACT_SAME, CardError CARD_EDIT_REFUSED."""
         one, two = self._two(id, other)
         card = join_units(one.card, two.card, self.country)
-        changed = one._replace(card=card, sent=False)
+        both = [replace(each.envelope, card=card, kind=one.envelope.kind) for each in (one, two)]
+        joined = merge(None, *both, device=self._device, ms=two.envelope.changed_ms, country=self.country)
+        assert joined is not None  # neither is
+        changed = one._replace(envelope=joined, sent=False)
         self._write("merge", [changed], removed=[two])
         return _listed(changed, read_card(card))
 
@@ -199,7 +210,13 @@ class AddressBook:
     @property
     def _synced_account(self) -> SyncedAccount:
         account = self._profile.get(Account)
-        return SyncedAccount(account.label if account else "", self.country, b"")
+        return SyncedAccount(account.label if account else "", self.country, self._device)
+
+    @property
+    def _device(self) -> bytes:
+        """This device's Ed25519 key; empty where there is no account yet."""
+        account = self._profile.get(Account)
+        return public_key(account.seed) if account else b""
 
     def undo(self) -> Undone:
         """Take back the newest import, sync, merge, edit, addition or removal of the last 30 days. What was changed
@@ -217,7 +234,8 @@ class AddressBook:
             if _digest(now) != after:
                 kept += 1
             elif before:
-                back.append(Contact(id, before))
+                was = Envelope.decode(before)
+                back.append(Contact(id, replace(was, verified=now.envelope.verified) if now else was))
             else:
                 gone.append(id)
         with self._profile.transaction():
@@ -251,7 +269,7 @@ class AddressBook:
     def _edited(self, contact: Contact, card: bytes) -> Listed:
         changed = contact
         if card != contact.card:
-            changed = contact._replace(card=card, sent=False)
+            changed = contact._replace(envelope=contact.envelope.with_card(card), sent=False)
             self._write("edit", [changed])
         return _listed(changed, read_card(card))
 
@@ -265,7 +283,12 @@ class AddressBook:
         """Write contacts and what takes it back, in one transaction. Of an imported card that is changed here, what was
         imported is kept: the base of what the next import brings."""
         there = {contact.id: contact for contact in self._profile.contacts()}
-        changed = [contact for contact in contacts if contact != there.get(contact.id)]
+        steps, now_ms = self._profile.steps(), self._now_ms()
+        changed = [
+            contact._replace(envelope=_stamped(contact.envelope, there.get(contact.id), now_ms))
+            for contact in contacts
+            if contact.id not in there or contact.envelope != there[contact.id].envelope
+        ]
         changes: list[tuple[bytes, Contact | None, Contact | None]] = [
             *((contact.id, there.get(contact.id), contact) for contact in changed),
             *((contact.id, contact, None) for contact in removed),
@@ -276,7 +299,6 @@ class AddressBook:
             for row in self._profile.imported():
                 if not row.card and hashlib.sha256(touched.get(row.id, b"")).digest() == row.digest:
                     rows[row.key] = row._replace(card=touched[row.id])
-        steps, now_ms = self._profile.steps(), self._now_ms()
         with self._profile.transaction():
             self._profile.put_contacts(changed)
             self._profile.remove_contacts(contact.id for contact in removed)
@@ -288,7 +310,7 @@ class AddressBook:
 
 
 class _Synced:
-    """The contacts as a sync takes them. What gave way in them has no place here yet: undo brings it back."""
+    """The contacts as a sync takes them."""
 
     def __init__(self, profile: Profile, write: Callable[[str, Iterable[Contact], Sequence[Contact]], None]) -> None:
         self._profile = profile
@@ -296,7 +318,7 @@ class _Synced:
 
     def entries(self) -> dict[bytes, Envelope]:
         """See `ContactList`."""
-        return {contact.id: Envelope(card=contact.card) for contact in self._profile.contacts()}
+        return {contact.id: contact.envelope for contact in self._profile.contacts()}
 
     def is_whole(self) -> bool:
         """See `ContactList`."""
@@ -305,11 +327,7 @@ class _Synced:
     def edit(self, changes: Mapping[bytes, Envelope | None]) -> None:
         """See `ContactList`."""
         there = {contact.id: contact for contact in self._profile.contacts()}
-        changed = [
-            Contact(id, now.card)
-            for id, now in changes.items()
-            if now and (id not in there or there[id].card != now.card)
-        ]
+        changed = [Contact(id, now) for id, now in changes.items() if now]
         self._write("sync", changed, [there[id] for id, now in changes.items() if now is None])
 
 
@@ -340,17 +358,28 @@ def _pair(one: bytes, other: bytes) -> bytes:
     return min(one, other) + max(one, other)
 
 
+def _stamped(envelope: Envelope, there: Contact | None, now_ms: int) -> Envelope:
+    """With the times of a change at `now_ms`, by a clock that may be behind another device's."""
+    created_ms = envelope.created_ms if there else now_ms
+    return replace(envelope, created_ms=created_ms, changed_ms=max(now_ms, envelope.changed_ms))
+
+
 def _digest(contact: Contact | None) -> bytes:
-    return hashlib.sha256(contact.card).digest() if contact else bytes(32)
+    """Of what steps change of it: a key may be compared, and kept with it, meanwhile."""
+    if contact is None:
+        return bytes(32)
+    return hashlib.sha256(replace(contact.envelope, changed_ms=0, verified=()).encode()).digest()
 
 
 def _encoded(changes: Iterable[tuple[bytes, Contact | None, Contact | None]]) -> bytes:
-    """Of each contact: its id, SHA-256 of its card after the step (zeros: gone), its card before (empty: none)."""
-    return b"".join(id + _digest(after) + lp(before.card if before else b"") for id, before, after in changes)
+    """Of each contact: its id, its digest after the step (zeros: gone), its envelope before (empty: none)."""
+    return b"".join(
+        id + _digest(after) + lp(before.envelope.encode() if before else b"") for id, before, after in changes
+    )
 
 
 def _decoded(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """Id, card before, SHA-256 after."""
+    """Id, envelope before, digest after."""
     at = 0
     while at < len(data):
         id, after, size = data[at : at + 16], data[at + 16 : at + 48], int.from_bytes(data[at + 48 : at + 56], "big")

@@ -436,7 +436,7 @@ class Device:
             identity=next((v for v in versions if account and v.version == account.version), None),
             foreign=[v for v in versions if v.origin == "foreign"],
             head_epoch=head.epoch if head else 0,
-            contacts=len(kept.entries()),
+            contacts=profile.count_contacts() - len(kept.unreadable()),
             unsent=len(kept.unsent()),
             unreadable=len(kept.unreadable()),
             generation=kept.state.generation if kept.state else 0,

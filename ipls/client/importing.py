@@ -5,16 +5,18 @@ Tested by tests/client/test_address_book.py.
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 from ipls.client.profile import Contact, ImportedCard
 from ipls.contacts.cards.editing import with_uid
 from ipls.contacts.cards.large import without_largest
 from ipls.contacts.cards.lines import NEWLINE, Card, Skipped
-from ipls.contacts.cards.merging import merge_cards
 from ipls.contacts.cards.reading import read_card, read_person
 from ipls.contacts.cards.units import card_form
+from ipls.contacts.envelope import Envelope
 from ipls.contacts.errors import CardError
+from ipls.contacts.merge import merge
 from ipls.contacts.sealing import MAX_ENVELOPE, id_of_uid, new_id
 from ipls.crypto.encoding import tagged_hash
 
@@ -23,9 +25,9 @@ class Imported(NamedTuple):
     """How many cards of a file are `new`, `changed` (a contact with that UID was, by them), the `same` as here, or
     `removed` here since they were imported, and so not taken again. `bad` are none, with line and reason.
 
-    `conflicts`: contacts of which a value that was changed here too gave way; undo brings it back. `shared_uids`: lines
-    of cards that came under a UID of ours, for another person in the file has theirs. `large`: lines of cards that go
-    to the store without their largest values.
+    `conflicts`: contacts of which a value that was changed here too gave way; it is kept as a conflict. `shared_uids`:
+    lines of cards that came under a UID of ours, for another person in the file has theirs. `large`: lines of cards
+    that go to the store without their largest values.
     """
 
     new: int
@@ -53,12 +55,14 @@ class Import:
         *,
         label: str | None,
         country: str | None,
+        device: bytes,
         again: bool,
     ) -> None:
-        """`label`: the account's, if there is one yet. `again`: take what was removed here since."""
+        """`label`: the account's, if there is one yet. `device`: its Ed25519 key. `again`: take what was removed here
+        since."""
         self.contacts: dict[bytes, Contact] = {}
         self.remembered: dict[bytes, ImportedCard] = {}
-        self._label, self._country, self._again = label, country, again
+        self._label, self._country, self._device, self._again = label, country, device, again
         self._there = {contact.id: contact for contact in contacts}
         self._by_bytes = {_digest(contact.card): id for id, contact in self._there.items()}
         self._imported = {row.key: row for row in imported}
@@ -122,14 +126,23 @@ class Import:
         if there is None:
             if row is not None and not self._again:
                 return "removed"
-            self._put(Contact(self._id(uid), card), key, card)
+            self._put(Contact(self._id(uid), Envelope().with_card(card)), key, card)
             return "new"
         if not uid or card_form(there.card, self._country) == card_form(card, self._country):
             return "same"
-        merged = merge_cards(self._base(row, there), card, there.card, self._country)
-        self._counts["conflicts"] += bool(merged.lost)
-        changed = there.card != merged.card
-        self._put(there._replace(card=merged.card, sent=False) if changed else there, key, card)
+        base, was = self._base(row, there), there.envelope
+        merged = merge(
+            replace(was, card=base) if base else None,
+            was.with_card(card),
+            was,
+            device=self._device,
+            ms=was.changed_ms,
+            country=self._country,
+        )
+        assert merged is not None  # neither side is
+        self._counts["conflicts"] += bool(set(merged.conflicts) - set(was.conflicts))
+        changed = merged != was
+        self._put(there._replace(envelope=merged, sent=False) if changed else there, key, card)
         return "changed" if changed else "same"
 
     def _put(self, contact: Contact, key: bytes, card: bytes) -> None:

@@ -12,7 +12,6 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,7 +25,7 @@ from ipls.client.line.kept import Kept
 from ipls.client.profile_key import IN_FILE, KeyAccess, make_key, not_the_key, open_key
 from ipls.client.rows import Rows, Table, Unreadable, empty, schema, single
 from ipls.contacts import envelope
-from ipls.contacts.envelope import Envelope, Verified
+from ipls.contacts.envelope import Envelope, Verified, kind_in
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
 from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
 from ipls.proto.witness.v1.head_pb2 import SignedHead
@@ -103,8 +102,13 @@ class Contact(NamedTuple):
     """A contact or group as people have it; `sent`: the account's line has it so."""
 
     id: bytes
-    card: bytes
+    envelope: Envelope
     sent: bool = False
+
+    @property
+    def card(self) -> bytes:
+        """Its vCard, byte for byte."""
+        return self.envelope.card
 
 
 class ImportedCard(NamedTuple):
@@ -253,7 +257,7 @@ LEAVES = Table("leaf", Leaf, "version")
 USES = Table("key_use", KeyUse, "number")
 OLD_CONTACTS = Table("contact", OldContact, "id")
 IMPORTED = Table("imported", ImportedCard, "key")
-STEPS = Table("step", Step, "number")
+STEPS = Table("undo", Step, "number")
 APART = Table("apart", Apart, "pair")
 IDENTITIES = Table("contact_identity", ContactIdentity, "label")
 VERIFIED = Table("verified", Verified, "label")
@@ -431,7 +435,7 @@ class Profile:
         """The contacts and groups that can be read, in the list's order."""
         kept = self.line
         unsent, listed = kept.unsent(), {id: Envelope.decode(data) for id, data in kept.entries().items()}
-        return [Contact(id, each.card, id not in unsent) for id, each in listed.items() if each.kind in _PEOPLE]
+        return [Contact(id, each, id not in unsent) for id, each in listed.items() if each.kind in _PEOPLE]
 
     def all_contacts(self) -> list[Contact | Unreadable]:
         """Then those that can't be read."""
@@ -439,16 +443,12 @@ class Profile:
 
     def count_contacts(self) -> int:
         """How many there are, readable or not."""
-        return len(self.all_contacts())
+        kept = self.line
+        return sum(kind_in(each) in _PEOPLE for each in kept.entries().values()) + len(kept.unreadable())
 
     def put_contacts(self, contacts: Iterable[Contact]) -> None:
-        """Add contacts, or change the cards of those whose id is there; they are sent later."""
-        there = self.line.entries()
-        changed = {}
-        for contact in contacts:
-            was = Envelope.decode(there[contact.id]) if contact.id in there else Envelope()
-            changed[contact.id] = replace(was, card=contact.card).encode()
-        self.line.put(changed)
+        """Add contacts, or have those whose id is there say this; they are sent later."""
+        self.line.put({contact.id: contact.envelope.encode() for contact in contacts})
 
     def remove_contacts(self, ids: Iterable[bytes]) -> None:
         """Take contacts out; that is sent later."""

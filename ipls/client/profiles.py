@@ -66,7 +66,7 @@ def open_summary(folder: Path, access: KeyAccess) -> ProfileSummary:
         try:
             with profile.snapshot():
                 account, kept, synced = profile.get(Account), profile.line, profile.get(Synced)
-                contacts, unsent = len(kept.entries()) + len(kept.unreadable()), len(kept.unsent())
+                contacts, unsent = profile.count_contacts(), len(kept.unsent())
                 unfinished = kept.unfinished
         except StorageError as error:
             raise storage_error(error) from error

@@ -105,7 +105,7 @@ class Sync:
         state = self._kept.state
         assert state is not None
         return SyncResult(
-            len(self._kept.entries()),
+            self._profile.count_contacts() - len(self._kept.unreadable()),
             self._line.received,
             self._line.sent,
             len(self._line.unread),

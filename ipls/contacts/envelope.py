@@ -1,11 +1,12 @@
 """What a record holds, and its one encoding (protos/ipls/contacts/v2/envelope.proto)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import NamedTuple, Self
 
 from google.protobuf.message import DecodeError
 
+from ipls.contacts.cards.reading import read_card
 from ipls.contacts.errors import CardError
 from ipls.proto.contacts.v2 import envelope_pb2
 
@@ -81,6 +82,10 @@ class Envelope:
         )
         return message.SerializeToString(deterministic=True) + self.unknown
 
+    def with_card(self, card: bytes) -> Self:
+        """Of this card, and of the kind that it is."""
+        return replace(self, card=card, kind=Kind.GROUP if read_card(card).is_group else Kind.CONTACT)
+
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Raises CardError ENVELOPE_INVALID: these bytes are no envelope, or not in the one encoding."""
@@ -104,6 +109,11 @@ class Envelope:
         if envelope.encode() != data or len(set(labels)) != len(labels):
             raise refused
         return envelope
+
+
+def kind_in(data: bytes) -> int:
+    """The kind of an encoded envelope."""
+    return envelope_pb2.Envelope.FromString(data).kind
 
 
 def _unknown(message: envelope_pb2.Envelope) -> bytes:

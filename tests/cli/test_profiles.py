@@ -15,6 +15,7 @@ import pytest
 from ipls.client.device import Device
 from ipls.client.profile import Account, Contact, Profile, Synced
 from ipls.client.profile_key import IN_FILE, Kept, KeyAccess
+from ipls.contacts.envelope import Envelope
 from tests.cli.test_unlocking import at_terminal, deployed, secret_service
 from tests.client.deployment import book
 from tests.e2e.running import IPLS, ipls
@@ -273,7 +274,7 @@ async def test_removing_says_what_goes_and_what_stays_and_asks(home: Home) -> No
     folder = await home.has("phone")
     with closing(Profile(folder)) as profile:
         profile.put(Account(NUMBER, bytes(32), 1, 1))
-        profile.put_contacts([Contact(bytes(16), b"card")])
+        profile.put_contacts([Contact(bytes(16), Envelope(b"card"))])
     said = typing(home, "remove", "phone", "\n", status=1)
     assert str(folder) in said
     assert f"identity key of {NUMBER}" in said

@@ -9,11 +9,12 @@ from ipls.client.line.kept import KEYS
 from ipls.client.profile import Account, Contact, Profile
 from ipls.client.profile_key import IN_FILE, Kept, KeyAccess
 from ipls.client.profiles import lock_profile, remove_profile, unlock_profile
+from ipls.contacts.envelope import Envelope
 from ipls.store.files import replace
 
 LABEL, SEED = "+4915112345678", bytes(range(100, 132))
 CONTACTS = [
-    Contact(bytes([n]) * 16, b"BEGIN:VCARD\r\nFN:Zsofia %d\r\nTEL:+44770090%04d\r\nEND:VCARD" % (n, n))
+    Contact(bytes([n]) * 16, Envelope(b"BEGIN:VCARD\r\nFN:Zsofia %d\r\nTEL:+44770090%04d\r\nEND:VCARD" % (n, n)))
     for n in range(40)
 ]
 
@@ -26,7 +27,7 @@ def rewritten(folder: Path) -> None:
     profile = Profile(folder)
     with profile.transaction():
         profile.put(Account(LABEL, SEED, 3, 4))
-        profile.put_contacts(contact._replace(card=b"changed") for contact in CONTACTS)
+        profile.put_contacts(contact._replace(envelope=Envelope(b"changed")) for contact in CONTACTS)
         profile.line.rows.delete(KEYS, [1])
     profile.close()
 

@@ -1,17 +1,22 @@
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ipls.client.address_book import UNDO_FOR_MS, AddressBook
+from ipls.client.addressbook.sync import SyncTerms
 from ipls.client.errors import ProfileError
 from ipls.client.profile import Account, Profile
 from ipls.contacts.cards.editing import Changes
 from ipls.contacts.cards.lines import join_cards
+from ipls.contacts.cards.reading import read_card
+from ipls.contacts.envelope import Conflict, Envelope, Kind, Placement, Verified
 from ipls.contacts.errors import CardError
 from ipls.contacts.sealing import MAX_ENVELOPE as MAX_CARD
 from ipls.contacts.sealing import id_of_uid
+from ipls.crypto.keys import public_key
 
 NOW_MS = 1_800_000_000_000
 
@@ -58,6 +63,11 @@ def id_of(book: AddressBook, name: str) -> str:
     return contact.id
 
 
+def whole(book: AddressBook, name: str) -> Envelope:
+    """What the list has of a contact besides its card."""
+    return book._profile.contacts()[[read_card(each).name for each in book.cards()].index(name)].envelope
+
+
 ADA, BOB = card("UID:a", "FN:Ada", "TEL:+1 202 555 0100"), card("FN:Bob", "TEL:(202) 555-0101")
 
 
@@ -92,8 +102,10 @@ def test_of_what_both_changed_the_file_s_counts_and_undo_brings_back_ours(book: 
     (outcome,) = book.import_cards(ADA.replace(b"FN:Ada", b"FN:Ada Theirs"))
     assert (outcome.changed, outcome.conflicts) == (1, 1)
     assert names(book) == ["Ada Theirs"]
+    assert [conflict.unit for conflict in whole(book, "Ada Theirs").conflicts] == [b"FN:Ada Mine"]
     book.undo()
     assert book.cards() == mine
+    assert whole(book, "Ada Mine").conflicts == ()
 
 
 def test_an_edited_card_without_uid_is_not_imported_beside_itself(book: AddressBook):
@@ -197,9 +209,87 @@ def test_what_is_done_can_be_taken_back(book: AddressBook, clock: Clock):
 def test_what_was_changed_since_stays_when_a_step_is_taken_back(book: AddressBook, profile: Profile):
     counts(book, ADA, BOB)
     (ada,) = (contact for contact in profile.contacts() if contact.card == ADA)
-    profile.put_contacts([ada._replace(card=card("FN:Ada elsewhere"))])  # as a sync does
+    profile.put_contacts([ada._replace(envelope=Envelope(card("FN:Ada elsewhere")))])  # as a sync does
     undone = book.undo()
     assert (undone.contacts, undone.kept, names(book)) == (1, 1, ["Ada elsewhere"])
+
+
+def test_what_is_kept_beside_a_card_outlives_what_is_done_to_it(
+    book: AddressBook, profile: Profile, clock: Clock, tmp_path: Path
+):
+    counts(book, ADA, card("FN:Choir", "X-ADDRESSBOOKSERVER-KIND:group"))
+    assert whole(book, "Choir").kind == Kind.GROUP
+    (ada, _) = profile.contacts()
+    beside = {
+        "placement": Placement.ADDRESS_BOOK,
+        "conflicts": (Conflict(b"FN:Ida", b"k" * 32, 5),),
+        "verified": (Verified("+12025550100", bytes(32), 1, 2),),
+        "unknown": b"\xa2\x06\x01x",  # of a later client
+    }
+    profile.put_contacts([ada._replace(envelope=replace(ada.envelope, **beside))])
+
+    def kept(name: str) -> bool:
+        now = whole(book, name)
+        return all(getattr(now, field) == value for field, value in beside.items()) and now.created_ms == NOW_MS
+
+    clock.now_ms += 9
+    book.edit(ada.id.hex(), Changes(add_numbers=["5"]))
+    assert kept("Ada")
+    assert whole(book, "Ada").changed_ms == NOW_MS + 9
+    assert counts(book, ADA.replace(b"0100", b"0102")) == (0, 1, 0, 0)
+    assert kept("Ada")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    book.sync_folder(folder, SyncTerms(yes=True))
+    (folder / "a.vcf").write_bytes((folder / "a.vcf").read_bytes().replace(b"FN:Ada", b"FN:Eda"))
+    assert book.sync_folder(folder, SyncTerms()).here.changed == 1
+    assert kept("Eda")
+    clock.now_ms = NOW_MS  # by a clock that is behind
+    book.edit(ada.id.hex(), Changes("Ada"))
+    assert whole(book, "Ada").changed_ms == NOW_MS + 9
+    book.remove([ada.id.hex()])
+    book.undo()
+    assert kept("Ada")
+
+
+def test_an_undo_leaves_a_key_that_was_compared_meanwhile(book: AddressBook, profile: Profile):
+    counts(book, ADA)
+    book.edit(id_of(book, "Ada"), Changes("Eda"))
+    (eda,) = profile.contacts()
+    compared = (Verified("+12025550100", bytes(32), 1, 2),)
+    profile.put_contacts([eda._replace(envelope=replace(eda.envelope, verified=compared))])
+    assert book.undo().contacts == 1
+    assert whole(book, "Ada").verified == compared
+
+
+def test_what_gave_way_in_a_sync_is_a_conflict_of_this_device(book: AddressBook, profile: Profile, tmp_path: Path):
+    profile.put(Account("+12025550111", bytes(32), 1, 1))
+    counts(book, ADA)
+    book.sync_folder(tmp_path, SyncTerms(yes=True))
+    book.edit(id_of(book, "Ada"), Changes("Here"))
+    (tmp_path / "a.vcf").write_bytes(ADA.replace(b"FN:Ada", b"FN:There"))
+    assert book.sync_folder(tmp_path, SyncTerms()).conflicts == 1
+    assert whole(book, "There").conflicts == (Conflict(b"FN:Here", public_key(bytes(32)), NOW_MS),)
+
+
+def test_merged_contacts_have_what_both_had_beside_their_cards(book: AddressBook, profile: Profile):
+    counts(book, ADA, BOB)
+    ada, bob = profile.contacts()
+    conflicts = Conflict(b"FN:Ida", b"k" * 32, 5), Conflict(b"FN:Rob", b"k" * 32, 6)
+    ours = replace(ada.envelope, conflicts=conflicts[:1], verified=(Verified("+1202", b"old", 1, 2),))
+    theirs = replace(
+        bob.envelope,
+        conflicts=conflicts[1:],
+        verified=(Verified("+1202", b"new", 2, 9),),
+        placement=Placement.IPLS_ONLY,
+    )
+    profile.put_contacts([ada._replace(envelope=ours), bob._replace(envelope=theirs)])
+    book.merge(ada.id.hex(), bob.id.hex())
+    merged = whole(book, "Ada")
+    assert (merged.conflicts, merged.verified) == (conflicts, (Verified("+1202", b"new", 2, 9),))
+    assert merged.placement == Placement.IPLS_ONLY  # of what one of them kept out of other address books
+    book.undo()
+    assert [each.envelope for each in profile.contacts()] == [replace(ours, verified=merged.verified), theirs]
 
 
 def test_after_thirty_days_nothing_is_taken_back(book: AddressBook, profile: Profile, clock: Clock):

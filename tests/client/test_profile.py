@@ -23,6 +23,7 @@ from ipls.client.profile import (
     Profile,
     Registration,
 )
+from ipls.contacts.envelope import Envelope
 from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
 from ipls.vault.history import Seen
 from tests.client.changes import CONTACTS, LABEL, SEED, opened, rewritten
@@ -97,10 +98,11 @@ def holding(folder: Path) -> "subprocess.Popen[str]":
 import sys
 from pathlib import Path
 from ipls.client.profile import Contact, Profile
+from ipls.contacts.envelope import Envelope
 profile = Profile(Path(sys.argv[1]))
-profile.put_contacts([Contact(b"first", b"card")])
+profile.put_contacts([Contact(b"first", Envelope(b"card"))])
 with profile.transaction():
-    profile.put_contacts([Contact(b"second", b"card")])
+    profile.put_contacts([Contact(b"second", Envelope(b"card"))])
     print(flush=True)
     sys.stdin.readline()
 print(flush=True)
@@ -147,12 +149,13 @@ import sys
 from contextlib import closing
 from pathlib import Path
 from ipls.client import profile
+from ipls.contacts.envelope import Envelope
 profile.WAIT_S = 600
 folder, name = Path(sys.argv[1]), sys.argv[2].encode()
 for n in range(20):
     with closing(profile.Profile(folder)) as opened:
         there = len(opened.contacts())
-        opened.put_contacts(profile.Contact(name + b"%d %d" % (n, half), b"%d" % there) for half in (0, 1))
+        opened.put_contacts(profile.Contact(name + b"%d %d" % (n, half), Envelope(b"%d" % there)) for half in (0, 1))
 """
     Profile(tmp_path).close()
     writers = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path), name]) for name in ("a", "b")]
@@ -178,7 +181,7 @@ def test_readers_see_one_moment_in_a_snapshot(tmp_path: Path) -> None:
         fill(writer)
         with reader.snapshot():
             assert len(reader.contacts()) == len(CONTACTS)
-            writer.put_contacts([Contact(b"more", b"card")])
+            writer.put_contacts([Contact(b"more", Envelope(b"card"))])
             assert len(reader.contacts()) == len(CONTACTS)
         assert len(reader.contacts()) == len(CONTACTS) + 1
 
@@ -189,7 +192,12 @@ def test_a_killed_writer_leaves_all_of_a_change_or_none(tmp_path: Path) -> None:
         fill(profile)
     before = contents(folder)
 
-    after = (before[0], Account(LABEL, SEED, 3, 4), [], [contact._replace(card=b"changed") for contact in CONTACTS])
+    after = (
+        before[0],
+        Account(LABEL, SEED, 3, 4),
+        [],
+        [contact._replace(envelope=Envelope(b"changed")) for contact in CONTACTS],
+    )
     left = []
     for at in itertools.count():
         copy = shutil.copytree(folder, tmp_path / str(at))

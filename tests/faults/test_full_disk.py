@@ -13,6 +13,7 @@ from ipls.akd import verify_lookup
 from ipls.client.device import Device
 from ipls.client.errors import ClientError, ProfileError, TryLaterError
 from ipls.client.profile import Contact, Profile, StorageError
+from ipls.contacts.envelope import Envelope
 from ipls.contacts.sealing import name_of
 from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.store.log import FileLog
@@ -136,7 +137,7 @@ async def test_a_profile_on_a_full_disk_is_read_loses_nothing_and_goes_on(tmp_pa
 
 
 def test_a_profile_is_read_beside_a_command_that_came_to_the_end_of_the_disk(full: Path) -> None:
-    folder, more = full / "phone", [Contact(b"%d" % n, bytes(400)) for n in range(600)]
+    folder, more = full / "phone", [Contact(b"%d" % n, Envelope(bytes(400))) for n in range(600)]
     with closing(Profile(folder)) as writer:
         writer.put_contacts(more[:2])
         fill(full / "filler")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ipls.client.addressbook.shadows import Shadow
 from ipls.client.addressbook.side import Bad, Listing, new_href
 from ipls.contacts.cards.editing import replace_card, with_uid
-from ipls.contacts.cards.reading import read_card, read_person
+from ipls.contacts.cards.reading import read_person
 from ipls.contacts.cards.units import card_form
 from ipls.contacts.envelope import Envelope, Kind, Placement
 from ipls.contacts.errors import CardError
@@ -193,8 +193,7 @@ class _Planner:
             if base and self._form(there) == self._form(base):
                 self._step(id, href, None, None, there, None, old)
             else:
-                kind = _kind(there)
-                after = Envelope(card=there, kind=kind, created_ms=self._now_ms, changed_ms=self._now_ms)
+                after = Envelope(created_ms=self._now_ms, changed_ms=self._now_ms).with_card(there)
                 self._step(id, href, None, after, there, there, old)
         elif not _is_placed(entry):
             if base:
@@ -217,7 +216,7 @@ class _Planner:
             return entry
         merged = merge(
             replace(entry, card=base) if base else None,
-            replace(entry, card=mine, kind=_kind(mine), changed_ms=max(self._now_ms, entry.changed_ms)),
+            replace(entry, changed_ms=max(self._now_ms, entry.changed_ms)).with_card(mine),
             entry,
             device=self._account.device,
             ms=entry.changed_ms,
@@ -256,10 +255,6 @@ class _Planner:
 
 def _digest(card: bytes) -> bytes:
     return hashlib.sha256(card).digest()
-
-
-def _kind(card: bytes) -> Kind:
-    return Kind.GROUP if read_card(card).is_group else Kind.CONTACT
 
 
 def _is_person(entry: Envelope) -> bool:
