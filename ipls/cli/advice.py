@@ -66,7 +66,10 @@ _REASONS: Mapping[str, str] = {
         TRUST_ROOT_OTHER_NAMESPACE TRUST_ROOT_PREVIOUS TRUST_ROOT_ROLLED_BACK TRUST_ROOT_VRF_KEY VAULT_BODY_REFUSED
         VAULT_HISTORY_REWRITTEN VAULT_SIGNATURE_INVALID VAULT_TAG_INVALID TRUST_ROOT_KEY_DROPPED
         COMMIT_REFUSED SEAL_BROKEN""",
-    _ENDPOINTS: "ENDPOINTS_INVALID PROFILE_ABSENT",
+    _ENDPOINTS: "ENDPOINTS_INVALID",
+    "ipls client register NUMBER --endpoints FILE makes one; ipls client profiles, which lists those that are here": (
+        "PROFILE_ABSENT"
+    ),
     _NEW_PROFILE: "OTHER_ACCOUNT",
     _SHOW_VAULT: "VAULT_APPROVER_UNKNOWN VAULT_GENERATION_UNKNOWN",
     "ipls client register and the number that was begun with; or name a new profile by --profile": (

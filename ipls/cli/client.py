@@ -15,7 +15,7 @@ import typer
 from ipls.cli import contacts, identities, profiles, serve_dav, sides
 from ipls.cli.console import confirmed
 from ipls.cli.opening import local, read, run, say, write_file
-from ipls.cli.options import HOME, Endpoints, Home, Json, Name, Patience, options_for, profile_folder
+from ipls.cli.options import HOME, Endpoints, Home, Json, Name, Patience, Verbose, options_for, profile_folder
 from ipls.client.access import WARNING, days, describe, when
 from ipls.client.approvals import Approval, ApprovalRequest, parse_approver
 from ipls.client.calls import RETRY_FOR_S
@@ -24,7 +24,7 @@ from ipls.client.errors import ProfileError, RefusedError
 from ipls.client.outbox import code_from
 from ipls.client.profile import Account
 from ipls.client.registration import CodeSource
-from ipls.client.sync import Recovery
+from ipls.client.sync import Recovery, SyncResult
 from ipls.units import DAY_MS
 
 app = typer.Typer(
@@ -60,6 +60,7 @@ def register(
     profile: Name = "default",
     home: Home = HOME,
     patience: Patience = RETRY_FOR_S,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Make an identity key and have it published under the number; returns once the directory proves it.
@@ -87,7 +88,7 @@ def register(
                 print(f"that is not the code; you may try {more} more time{'s' * (more > 1)}", file=sys.stderr)
         raise AssertionError("the last try returns or raises")
 
-    account, has_contacts = run(folder, work, endpoints, retry_for_s=patience)
+    account, has_contacts = run(folder, work, endpoints, retry_for_s=patience, verbose=verbose)
     value = {"version": account.version, "epoch": account.epoch}
     where = options_for(profile, home)
     if account.version > 1:
@@ -96,12 +97,8 @@ def register(
         following = f"ipls client store{where}"
     else:
         following = f"ipls client contacts import FILE.vcf{where}, then ipls client store{where}"
-    lines = [
-        f"registered: identity version {account.version}, published in epoch {account.epoch}",
-        f"made: the number's identity key, in {folder} and nowhere else",
-        f"next: {following}",
-    ]
-    say("\n".join(lines), value, as_json)
+    text = f"registered: {account.label}, identity version {account.version}, published in epoch {account.epoch};"
+    say(f"{text} its key is in {folder} and nowhere else", value, as_json, following)
 
 
 async def _typed(request_id: bytes) -> str:
@@ -126,26 +123,33 @@ async def _typed(request_id: bytes) -> str:
 
 @app.command()
 def store(
-    profile: Name = "default", home: Home = HOME, patience: Patience = RETRY_FOR_S, as_json: Json = False
+    profile: Name = "default",
+    home: Home = HOME,
+    patience: Patience = RETRY_FOR_S,
+    verbose: Verbose = False,
+    as_json: Json = False,
 ) -> None:
     """This device and the contact store to the same: what was changed here is sent, what others changed is taken in."""
-    stored = run(profile_folder(home, profile), Device.store, retry_for_s=patience)
+    stored = run(profile_folder(home, profile), Device.store, retry_for_s=patience, verbose=verbose)
     received = f", {stored.received} received" if stored.received else ""
-    text = f"stored: {stored.contacts} contacts, {stored.sent} of them sent now{received}{_unread(stored.unread)}"
-    say(text, stored._asdict(), as_json)
+    text = f"stored: {stored.contacts} contacts, {stored.sent} of them sent now{received}{_unread(stored)}"
+    say(text, stored._asdict(), as_json, _healed(stored))
 
 
 @app.command()
 def restore(
-    profile: Name = "default", home: Home = HOME, patience: Patience = RETRY_FOR_S, as_json: Json = False
+    profile: Name = "default",
+    home: Home = HOME,
+    patience: Patience = RETRY_FOR_S,
+    verbose: Verbose = False,
+    as_json: Json = False,
 ) -> None:
     """Everything back on a newly registered device; then the contact key is rotated."""
-    restored = run(profile_folder(home, profile), Device.restore, retry_for_s=patience)
+    restored = run(profile_folder(home, profile), Device.restore, retry_for_s=patience, verbose=verbose)
     rotated = "; the contact key was rotated" if restored.rotated else ""
-    if restored.rotated:
-        print(WARNING, file=sys.stderr)
-    text = f"restored: {restored.contacts} contacts{rotated}{_unread(restored.unread)}"
-    say(text, restored._asdict(), as_json)
+    following = f"ipls client history{options_for(profile, home)} shows who used your keys: was each of them you?"
+    text = f"restored: {restored.contacts} contacts{rotated}{_unread(restored)}"
+    say(text, restored._asdict(), as_json, _healed(restored) or (following if restored.rotated else ""))
 
 
 @app.command()
@@ -156,14 +160,18 @@ def recover(
     profile: Name = "default",
     home: Home = HOME,
     patience: Patience = RETRY_FOR_S,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Put right what the contact store shows of your contacts, from what this phone has. Nothing on it is lost."""
     how: Recovery = "anew" if anew else "follow" if follow else "give back"
     if how != "give back" and not yes and not confirmed(_ASKED[how]):
         raise typer.Exit(1)
-    result = run(profile_folder(home, profile), lambda device: device.recover(how), retry_for_s=patience)
-    say(f"recovered: {result.contacts} contacts{_unread(result.unread)}", result._asdict(), as_json)
+    result = run(
+        profile_folder(home, profile), lambda device: device.recover(how), retry_for_s=patience, verbose=verbose
+    )
+    text = f"recovered: {result.contacts} contacts{_unread(result)}"
+    say(text, result._asdict(), as_json, _healed(result))
 
 
 _ASKED = {
@@ -172,16 +180,24 @@ _ASKED = {
 }
 
 
-def _unread(count: int) -> str:
-    return f"; {count} can't be read in the contact store: a device that has them puts them back" if count else ""
+def _unread(result: SyncResult) -> str:
+    return f"; {result.unread} can't be read in the contact store" if result.unread else ""
+
+
+def _healed(result: SyncResult) -> str:
+    return "ipls client store on a device that has those, which puts them back" if result.unread else ""
 
 
 @app.command()
 def monitor(
-    profile: Name = "default", home: Home = HOME, patience: Patience = RETRY_FOR_S, as_json: Json = False
+    profile: Name = "default",
+    home: Home = HOME,
+    patience: Patience = RETRY_FOR_S,
+    verbose: Verbose = False,
+    as_json: Json = False,
 ) -> None:
     """Check the own complete identity history; exit 1 if a version in it is not this device's doing."""
-    versions = run(profile_folder(home, profile), Device.monitor, retry_for_s=patience)
+    versions = run(profile_folder(home, profile), Device.monitor, retry_for_s=patience, verbose=verbose)
     for v in versions:
         value = {"version": v.version, "epoch": v.epoch, "public_key": v.public_key.hex(), "origin": v.origin}
         key = f"key {v.public_key.hex()[:16]}…" if v.public_key else "key erased"
@@ -201,10 +217,11 @@ def history(
         Path | None, typer.Option(help="Also write the proof of the own identities, for `ipls verify history`.")
     ] = None,
     patience: Patience = RETRY_FOR_S,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Every use of the account's keys in the vault, whoever's; exit 1 if an identity that is not ours had one."""
-    uses = run(profile_folder(home, profile), Device.uses, retry_for_s=patience)
+    uses = run(profile_folder(home, profile), Device.uses, retry_for_s=patience, verbose=verbose)
     if save:
         write_file(save, read(profile_folder(home, profile), Device.history_proof))
     for use in uses:
@@ -221,10 +238,13 @@ def lookup(
     profile: Name = "default",
     home: Home = HOME,
     patience: Patience = RETRY_FOR_S,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """What a lookup of an account shows. It is no proof that there is no newer key: decide on nothing by it."""
-    version, proof = run(profile_folder(home, profile), lambda device: device.lookup(number), retry_for_s=patience)
+    version, proof = run(
+        profile_folder(home, profile), lambda device: device.lookup(number), retry_for_s=patience, verbose=verbose
+    )
     if save:
         write_file(save, proof)
     value = {"version": version.version, "epoch": version.epoch, "value": version.value.hex()}
@@ -245,10 +265,14 @@ def status(profile: Name = "default", home: Home = HOME, as_json: Json = False) 
 
 @vault_app.command("show")
 def show_vault(
-    profile: Name = "default", home: Home = HOME, patience: Patience = RETRY_FOR_S, as_json: Json = False
+    profile: Name = "default",
+    home: Home = HOME,
+    patience: Patience = RETRY_FOR_S,
+    verbose: Verbose = False,
+    as_json: Json = False,
 ) -> None:
     """The generations that are kept, the change delay, and the devices that may approve."""
-    held = run(profile_folder(home, profile), Device.vault_settings, retry_for_s=patience)
+    held = run(profile_folder(home, profile), Device.vault_settings, retry_for_s=patience, verbose=verbose)
     numbers = [g.generation for g in held.generations]
     value = {
         "generations": numbers,
@@ -277,13 +301,14 @@ def delay(
     profile: Name = "default",
     home: Home = HOME,
     patience: Patience = RETRY_FOR_S,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Have whoever registers this number next wait so long for the key. Longer is at once, shorter when the present
     delay has passed."""
     delay_ms = round(wait * DAY_MS)
     folder = profile_folder(home, profile)
-    effective_ms = run(folder, lambda device: device.set_change_delay(delay_ms), retry_for_s=patience)
+    effective_ms = run(folder, lambda device: device.set_change_delay(delay_ms), retry_for_s=patience, verbose=verbose)
     value = {"change_delay_ms": delay_ms, "effective_ms": effective_ms}
     say(f"a new identity waits {days(delay_ms)}, as of {when(effective_ms)}", value, as_json)
 
@@ -293,12 +318,13 @@ def delete(
     profile: Name = "default",
     home: Home = HOME,
     patience: Patience = RETRY_FOR_S,
+    verbose: Verbose = False,
     yes: Annotated[bool, typer.Option("--yes", help="Without asking.")] = False,
 ) -> None:
     """Have the vault let this account's keys go. This phone keeps its contacts; no other one can restore them."""
     if not yes and not confirmed("What is stored can't be restored then. Let all keys go?"):
         raise typer.Exit(1)
-    run(profile_folder(home, profile), Device.delete_keys, retry_for_s=patience)
+    run(profile_folder(home, profile), Device.delete_keys, retry_for_s=patience, verbose=verbose)
     print("the keys are let go; `ipls client store` begins anew")
 
 
@@ -314,10 +340,16 @@ def trust(
     profile: Name = "default",
     home: Home = HOME,
     patience: Patience = RETRY_FOR_S,
+    verbose: Verbose = False,
 ) -> None:
     """Let a device approve later identities of this number. Only a device that you hold: it takes the delay's place."""
     approver = parse_approver(key)
-    run(profile_folder(home, profile), lambda device: device.add_approver(approver), retry_for_s=patience)
+    run(
+        profile_folder(home, profile),
+        lambda device: device.add_approver(approver),
+        retry_for_s=patience,
+        verbose=verbose,
+    )
     print("this device may approve from now on")
 
 
@@ -327,17 +359,25 @@ def distrust(
     profile: Name = "default",
     home: Home = HOME,
     patience: Patience = RETRY_FOR_S,
+    verbose: Verbose = False,
 ) -> None:
     """Let a device approve no more."""
     approver = parse_approver(key)
-    run(profile_folder(home, profile), lambda device: device.remove_approver(approver), retry_for_s=patience)
+    run(
+        profile_folder(home, profile),
+        lambda device: device.remove_approver(approver),
+        retry_for_s=patience,
+        verbose=verbose,
+    )
     print("this device may not approve any more")
 
 
 @vault_app.command()
-def request(profile: Name = "default", home: Home = HOME, patience: Patience = RETRY_FOR_S) -> None:
+def request(
+    profile: Name = "default", home: Home = HOME, patience: Patience = RETRY_FOR_S, verbose: Verbose = False
+) -> None:
     """On the device that waits: the line for a device that may approve."""
-    print(run(profile_folder(home, profile), Device.approval_request, retry_for_s=patience))
+    print(run(profile_folder(home, profile), Device.approval_request, retry_for_s=patience, verbose=verbose))
 
 
 @vault_app.command()
@@ -357,8 +397,9 @@ def approve(
     profile: Name = "default",
     home: Home = HOME,
     patience: Patience = RETRY_FOR_S,
+    verbose: Verbose = False,
 ) -> None:
     """On the device that waits: hand the approval to the vault, then `restore`."""
     signed = Approval.parse(approval)
-    run(profile_folder(home, profile), lambda device: device.approve(signed), retry_for_s=patience)
+    run(profile_folder(home, profile), lambda device: device.approve(signed), retry_for_s=patience, verbose=verbose)
     print("approved: this device need not wait any longer")

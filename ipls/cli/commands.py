@@ -19,6 +19,7 @@ from typer.main import get_command, get_group
 from ipls._grpc import grpc
 from ipls.address import parse_address
 from ipls.cli.console import fail
+from ipls.cli.interrupt import INTERRUPTED, interrupted
 from ipls.cli.status import REFUSED, USAGE, exit_status
 from ipls.errors import IplsError
 from ipls.rpc.errors import remote_error
@@ -63,7 +64,7 @@ class _Keys(_Commands):
 app = typer.Typer(
     cls=_Top,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 keys_app = typer.Typer(cls=_Keys, no_args_is_help=True, help="The operator's ceremonies.")
@@ -179,6 +180,10 @@ def run() -> None:
     try:
         try:
             app()
+        except SystemExit as ended:
+            if ended.code == INTERRUPTED and isinstance(ended.__context__, typer.Exit):  # typer's way, without a word
+                interrupted()
+            raise
         finally:
             sys.stdout.flush()
     except IplsError as error:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from ipls.admin.directory import checking, opened
 from ipls.cli.console import emit
+from ipls.cli.interrupt import interrupted
 from ipls.cli.status import REFUSED
 from ipls.config import load
 from ipls.store.directory.fsck import Report
@@ -38,8 +39,7 @@ def fsck(config: ConfigFile, as_json: Json = False) -> None:
             with Bars() as progress:
                 report = check.run(progress)
         except KeyboardInterrupt:
-            print(f"stopped; the same command goes on, by {check.state}", file=sys.stderr)
-            raise
+            interrupted(f"the same command goes on, by {check.state}")
     _print(report, as_json)
     if report.differences:
         raise typer.Exit(REFUSED)

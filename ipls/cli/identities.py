@@ -12,7 +12,7 @@ from ipls.cli import qr
 from ipls.cli.console import confirmed, emit
 from ipls.cli.contacts import app as contacts_app
 from ipls.cli.opening import local, read, run, say
-from ipls.cli.options import HOME, Home, Json, Name, Patience, profile_folder
+from ipls.cli.options import HOME, Home, Json, Name, Patience, Verbose, profile_folder
 from ipls.client.access import when
 from ipls.client.calls import RETRY_FOR_S
 from ipls.client.device import Device
@@ -69,6 +69,7 @@ def verify(
     profile: Name = "default",
     home: Home = HOME,
     patience: Patience = RETRY_FOR_S,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Compare safety numbers with a contact: both see the same 60 digits where each has the other's key.
@@ -89,7 +90,7 @@ def verify(
             other = mine
         return label, mine, other and device.contact_identities.compare(label, other)
 
-    label, mine, found = run(profile_folder(home, profile), compare, quiet=True, retry_for_s=patience)
+    label, mine, found = run(profile_folder(home, profile), compare, retry_for_s=patience, verbose=verbose)
     value = {"number": label, "digits": mine.digits, "text": mine.text, "found": found and found.value}
     if found or as_json:
         say(_SAYS[found] if found else "", value, as_json)

@@ -7,8 +7,6 @@ Tested by tests/cli/test_start.py.
 import os
 import sys
 
-INTERRUPTED = 130
-"""The exit status after Ctrl-C, as shells have it."""
 _STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 
 
@@ -24,7 +22,9 @@ def main() -> None:
 
         commands.run()
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        from ipls.cli.interrupt import interrupted
+
+        interrupted()
     except Exception as error:
         # The type and the place alone: a message may hold what must not be shown.
         print(f"ipls: a fault of ipls itself, {_place(error)}; please report it [INTERNAL]", file=sys.stderr)
@@ -53,7 +53,8 @@ def _open_standard_streams() -> None:
 def _end_if_interrupted(unraisable: "sys.UnraisableHookArgs") -> None:
     """A Ctrl-C may come up in a callback of Python's own, where nothing can catch it."""
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        os._exit(INTERRUPTED)
+        os.write(2, b"ipls: interrupted\n")
+        os._exit(130)
     sys.__unraisablehook__(unraisable)
 
 

@@ -4,8 +4,8 @@ Tested by tests/e2e/test_client_commands.py and tests/cli/test_commands.py.
 """
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ipls.cli.console import emit
+from ipls.cli.interrupt import interrupted
 from ipls.cli.unlocking import key_access
 from ipls.client import events
 from ipls.client.access import describe
@@ -28,11 +29,13 @@ Result = TypeVar("Result")
 
 
 class Reporter:
-    """Shows what the device reports: checked proofs and steps on standard error, a bar for what takes long."""
+    """Shows on standard error what of a device's reports a person has to know; if `verbose`, each proof and step too.
+    On a terminal there is a bar for what takes long."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, verbose: bool) -> None:
         self._progress = Progress(console=Console(stderr=True), transient=True)
         self._task = self._progress.add_task("")
+        self._verbose = verbose
         self._warned: set[int] = set()
         self._code_holds_s = 0
 
@@ -49,22 +52,13 @@ class Reporter:
                 if self._progress.console.is_terminal:
                     self._progress.start()
                 self._progress.update(self._task, description=what, completed=done, total=total, visible=done < total)
-            case events.TrustRootFollowed(number):
-                self._say(f"checked: version {number} of the trust root, signed by the witnesses before it and its own")
-            case events.HeadChecked(epoch, root_hash, signers):
-                self._say(f"checked: epoch {epoch}, root {root_hash.hex()[:16]}…, signed by {', '.join(signers)}")
-            case events.HistoryChecked(kind, epoch, _, versions):
-                self._say(f"checked: own history, {kind}, {versions} version(s) at epoch {epoch}")
-            case events.VaultAccepted():
-                self._say(
-                    f"checked: the vault's HSM is bundle {event.bundle_number}'s; it judged by epoch {event.epoch}"
-                )
-            case events.IdentityChange(version, epoch, _, origin):
-                if origin == "foreign" and version not in self._warned:
+            case events.IdentityChange(version, epoch, _, "foreign"):
+                if version not in self._warned:
                     self._warned.add(version)
                     self._say(f"WARNING: identity version {version} (epoch {epoch}) was not made by this device")
             case events.AccessEntry():
-                self._say(describe(event))
+                if self._verbose or event.origin != "own":
+                    self._say(describe(event))
             case events.ContactIdentityChanged():
                 self._say(
                     f"WARNING: {event.label} has a new key, version {event.version}, since epoch {event.epoch}"
@@ -78,11 +72,27 @@ class Reporter:
                 if holds_s > self._code_holds_s:  # else it is the one that was spoken of
                     self._say(f"a code was sent to {sent_to or 'the number'}; it holds for {-(-holds_s // 60)} minutes")
                 self._code_holds_s = holds_s
-            case events.JourneyStep(name, _, count):
-                self._say(name + (f" ({count})" if count else ""))
+            case _ if self._verbose and (step := _in_words(event)):
+                self._say(step)
 
     def _say(self, text: str) -> None:
         self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _in_words(event: events.Event) -> str:
+    """A proof that holds, or a step that is done."""
+    match event:
+        case events.TrustRootFollowed(number):
+            return f"checked: version {number} of the trust root, signed by the witnesses before it and its own"
+        case events.HeadChecked(epoch, root_hash, signers):
+            return f"checked: epoch {epoch}, root {root_hash.hex()[:16]}…, signed by {', '.join(signers)}"
+        case events.HistoryChecked(kind, epoch, _, versions):
+            return f"checked: own history, {kind}, {versions} version(s) at epoch {epoch}"
+        case events.VaultAccepted():
+            return f"checked: the vault's HSM is bundle {event.bundle_number}'s; it judged by epoch {event.epoch}"
+        case events.JourneyStep(name, _, count):
+            return name + (f" ({count})" if count else "")
+    return ""
 
 
 def run(
@@ -90,20 +100,25 @@ def run(
     work: Callable[[Device], Awaitable[Result]],
     endpoints: Path | None = None,
     *,
-    quiet: bool = False,
     reading: bool = False,
     retry_for_s: float = RETRY_FOR_S,
+    verbose: bool = False,
 ) -> Result:
+    """What `work` does with the profile's device; what the device reports is shown meanwhile. Raises its errors."""
+
     async def at_work(opened: Device) -> Result:
         async with opened as device:
             return await work(device)
 
-    with nullcontext(events.silent) if quiet else Reporter() as report:
-        # Before the loop begins: at a passphrase's prompt Ctrl-C is this thread's.
-        opened = Device.open(
-            folder, endpoints, key=key_access(), reading=reading, report=report, retry_for_s=retry_for_s
-        )
-        return asyncio.run(at_work(opened))
+    try:
+        with Reporter(verbose=verbose) as report:
+            # Before the loop begins: at a passphrase's prompt Ctrl-C is this thread's.
+            opened = Device.open(
+                folder, endpoints, key=key_access(), reading=reading, report=report, retry_for_s=retry_for_s
+            )
+            return asyncio.run(at_work(opened))
+    except KeyboardInterrupt:
+        interrupted("nothing is lost, and the same command goes on from there")
 
 
 def local(folder: Path, work: Callable[[Device], Result], endpoints: Path | None = None) -> Result:
@@ -112,7 +127,7 @@ def local(folder: Path, work: Callable[[Device], Result], endpoints: Path | None
     async def at_work(device: Device) -> Result:
         return work(device)
 
-    return run(folder, at_work, endpoints, quiet=True)
+    return run(folder, at_work, endpoints)
 
 
 def read(folder: Path, work: Callable[[Device], Result]) -> Result:
@@ -121,11 +136,14 @@ def read(folder: Path, work: Callable[[Device], Result]) -> Result:
     async def at_work(device: Device) -> Result:
         return work(device)
 
-    return run(folder, at_work, quiet=True, reading=True)
+    return run(folder, at_work, reading=True)
 
 
-def say(text: str, value: Any, as_json: bool) -> None:
+def say(text: str, value: Any, as_json: bool, following: str = "") -> None:
+    """The outcome; what a person may do next goes to standard error, out of the way of who reads the outcome."""
     emit(value) if as_json else print(text)
+    if following and not as_json:
+        print(f"next: {following}", file=sys.stderr)
 
 
 def write_file(file: Path, data: bytes) -> None:

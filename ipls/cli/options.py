@@ -19,6 +19,7 @@ Endpoints = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 Patience = Annotated[float, typer.Option("--patience", help="Seconds to go on asking a service that is away.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show each proof and step.")]
 HOME = Path("~/.ipls")
 
 

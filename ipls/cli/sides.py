@@ -1,5 +1,6 @@
 """`ipls client sync`: the contacts and another address book of the person's."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -45,10 +46,12 @@ def sync(
     if report.conflicts:
         print(f"{report.conflicts} contacts had changes here that gave way: ipls client contacts undo", file=sys.stderr)
     text = f"{'would sync' if report.shown else 'synced'}: here {_text(report.here)}; in {folder} {_text(report.there)}"
+    where = options_for(profile, home)
+    following = f"ipls client store{where}" if not report.shown and any(report.here) else ""
     if report.shown and not dry_run:
-        text += f"\nnext: ipls client sync {folder} --yes{options_for(profile, home)}"
+        following = f"ipls client sync {shlex.quote(str(folder))} --yes{where}"
     value = report._asdict() | {name: getattr(report, name)._asdict() for name in ("here", "there", "withheld")}
-    say(text, value | {"bad": [bad._asdict() for bad in report.bad]}, as_json)
+    say(text, value | {"bad": [bad._asdict() for bad in report.bad]}, as_json, following)
     if report.bad or report.failed:
         raise typer.Exit(1)
 

@@ -1,6 +1,6 @@
 """The vault's access history in plain words."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 from ipls.client.events import AccessEntry
 from ipls.units import DAY_MS
@@ -35,8 +35,8 @@ def describe(use: AccessEntry) -> str:
 
 
 def when(time_ms: int) -> str:
-    """A time as people read it."""
-    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    """A time as people read it: the local one, with its zone."""
+    return datetime.fromtimestamp(time_ms / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
 def days(delay_ms: int) -> str:

@@ -26,8 +26,11 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
 
 
-async def retrying(call: Callable[[], Awaitable[Result]], retry_for_s: float = RETRY_FOR_S) -> Result:
-    """`await call()`, again while it answers UNAVAILABLE or SERVICE_BUSY; for calls that may be made twice.
+async def retrying(
+    call: Callable[[], Awaitable[Result]], retry_for_s: float = RETRY_FOR_S, *, service: str = "the service"
+) -> Result:
+    """`await call()`, again while it answers UNAVAILABLE or SERVICE_BUSY; for calls that may be made twice. `service`
+    is what a person is told is away.
 
     Raises RefusedError with the service's reason, TryLaterError once patience is at its end.
     """
@@ -40,7 +43,7 @@ async def retrying(call: Callable[[], Awaitable[Result]], retry_for_s: float = R
             error = remote_error(raised)
             wait = max(pause, error.retry_after_s or 0)
             if not error.passes or time.monotonic() + wait > end:
-                raise client_error(error) from raised
+                raise client_error(error, service) from raised
         await asyncio.sleep(wait)
         pause = min(2 * pause, _LONGEST_PAUSE_S)
 
@@ -63,7 +66,8 @@ async def carrying(retry_for_s: float) -> AsyncIterator[Callable[[], None]]:
         async with asyncio.timeout(quiet_s) as quiet:
             yield lambda: quiet.reschedule(loop.time() + quiet_s)
     except TimeoutError:
-        raise TryLaterError("DEADLINE_EXCEEDED", "a call with contacts was taken, and got no further") from None
+        why = "the contact store took a call with contacts, and got no further"
+        raise TryLaterError("DEADLINE_EXCEEDED", why) from None
 
 
 def plain(text: str) -> str:
@@ -71,8 +75,9 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text[:300])
 
 
-def client_error(error: RemoteError) -> ClientError:
-    """What a service answered, fit for a terminal."""
-    later = error.passes or error.code is grpc.StatusCode.DEADLINE_EXCEEDED
-    kind = TryLaterError if later else RefusedError
-    return kind(error.reason, plain(error.message))
+def client_error(error: RemoteError, service: str) -> ClientError:
+    """What a service answered, fit for a terminal; where it did not, which one it is."""
+    late = error.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    kind = TryLaterError if error.passes or late else RefusedError
+    away = f"{service} does not answer: " if late or error.reason == "UNREACHABLE" else ""
+    return kind(error.reason, away + plain(error.message))

@@ -123,7 +123,7 @@ class Device:
         """
         given = None if endpoints is None else _read_endpoints(endpoints)
         if given is None and not exists(folder):
-            raise ProfileError("PROFILE_ABSENT", "there is no such profile yet; name the endpoints.json to make it")
+            raise ProfileError("PROFILE_ABSENT", "there is no such profile")
         profile = Profile(folder, key, reading=reading)
         try:
             pinned = _pin(profile, given)

@@ -249,7 +249,7 @@ class LineStore:
             except grpc.aio.AioRpcError as raised:
                 error = remote_error(raised)
                 if not error.passes:
-                    raise client_error(error) from raised
+                    raise client_error(error, "the contact store") from raised
             finally:
                 call.cancel()
             await asyncio.sleep(_REOPENED_AFTER_S)
@@ -360,7 +360,7 @@ class LineStore:
                 self._behind_ms = error.time_ms - self._now_ms()
             return await once()
 
-        return await retrying(attempt, self._retry_for_s)
+        return await retrying(attempt, self._retry_for_s, service="the contact store")
 
     def _sign(self, method: str, body: Message) -> pb.SignedCall:
         data, nonce, time_ms = body.SerializeToString(), os.urandom(NONCE_BYTES), self._now_ms() + self._behind_ms

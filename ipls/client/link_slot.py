@@ -46,7 +46,7 @@ class LinkSlot:
         async def call() -> None:
             await self._stub.PutHello(request, timeout=CALL_S)
 
-        await retrying(call, self._retry_for_s)
+        await retrying(call, self._retry_for_s, service="the contact store")
 
     async def collect(self, have: int = 0) -> Said:
         """What was said, once there is more than the first `have`; or as it is, when the store has waited for a
@@ -55,7 +55,7 @@ class LinkSlot:
         async def call() -> pb.CollectResponse:
             return await self._stub.Collect(pb.CollectRequest(slot=self._slot, have=have), timeout=CALL_S)
 
-        answer = await retrying(call, self._retry_for_s)
+        answer = await retrying(call, self._retry_for_s, service="the contact store")
         said = Said(answer.hello, answer.answer, answer.opening, answer.package)
         if max(map(len, said[:3])) > MAX_HELLO or len(said.package) > MAX_PACKAGE:
             raise RefusedError("STORE_ANSWER_INVALID", "the contact store sends more than a slot holds")

@@ -66,7 +66,7 @@ class ReadSession:
             self._opened = None
             return await call(await self._metadata(reader))
 
-        return await retrying(attempt, self._retry_for_s)
+        return await retrying(attempt, self._retry_for_s, service="the directory")
 
     async def _metadata(self, reader: Credentials) -> Metadata:
         if self._opened is None or self._opened[0] != reader:

@@ -135,7 +135,7 @@ class Registrar:
         async def call() -> Answer:
             return await method(message, timeout=within(self._retry_for_s))
 
-        return await retrying(call, self._retry_for_s)
+        return await retrying(call, self._retry_for_s, service="registration")
 
     async def _published(self, ticket: bytes) -> int:
         """The epoch that the ticket's update came in, once it is signed and public."""
@@ -149,7 +149,7 @@ class Registrar:
             return None
 
         try:
-            epoch = await retrying(watch, self._retry_for_s)
+            epoch = await retrying(watch, self._retry_for_s, service="registration")
         except TryLaterError as error:
             if error.reason != "DEADLINE_EXCEEDED":
                 raise

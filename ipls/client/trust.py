@@ -67,7 +67,7 @@ class TrustRoots:
                 TrustRootsRequest(after_number=number), timeout=within(self._retry_for_s)
             )
 
-        return (await retrying(call, self._retry_for_s)).versions
+        return (await retrying(call, self._retry_for_s, service="the directory")).versions
 
 
 def _refused(error: VerificationError) -> RefusedError:

@@ -165,7 +165,7 @@ class Vault:
                 stream.close()
 
         try:
-            return await retrying(attempt, self._retry_for_s)
+            return await retrying(attempt, self._retry_for_s, service="the vault")
         except (SessionRefused, VerificationError) as error:
             raise RefusedError(error.reason, f"vault: {error.message}") from error
 

@@ -172,7 +172,7 @@ class OldContacts:
             async with carrying(self._retry_for_s) as went:
                 return await call(went)
 
-        return await retrying(attempt, self._retry_for_s)
+        return await retrying(attempt, self._retry_for_s, service="the contact store")
 
     def _sign(self, method: str, body: Message) -> pb.SignedCall:
         data, nonce, now_ms = body.SerializeToString(), os.urandom(NONCE_BYTES), self._now_ms()

@@ -33,7 +33,7 @@ def test_a_first_sync_only_shows_and_then_both_have_all(client: Run, tmp_path: P
     (book / "cy.vcf").write_bytes(card("cy", "Cy"))
     shown = client("sync", book)  # of ours one has no UID, and is given one
     assert shown["out"].startswith(f"would sync: here 1 new, 1 changed, 0 removed; in {book} 2 new,")
-    assert f"next: ipls client sync {book} --yes" in shown["out"]
+    assert f"next: ipls client sync {book} --yes" in shown["err"]
     assert [each.name for each in book.iterdir()] == ["cy.vcf"]
     done = client("sync", book, "--yes")
     assert done["out"].startswith("synced: here 1 new")

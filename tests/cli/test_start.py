@@ -222,10 +222,10 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_ctrl_c_ends_a_command_without_a_word(moment: str) -> None:
+def test_ctrl_c_ends_a_command_and_is_said_in_a_line(moment: str) -> None:
     program = INTERRUPTED.format(when=MOMENTS[moment])
     ended = subprocess.run([sys.executable, "-c", program, "--version"], capture_output=True, text=True)
-    assert (ended.returncode, ended.stderr) == (130, "")
+    assert (ended.returncode, ended.stderr) == (130, "ipls: interrupted\n")
 
 
 def test_nothing_is_imported_before_the_command_can_say_what_ends_it() -> None:
@@ -286,3 +286,40 @@ def test_a_fault_of_ours_is_one_line_that_says_where_and_quotes_nothing() -> Non
     ended = subprocess.run([sys.executable, "-c", program, "--version"], capture_output=True, text=True)
     assert ended.returncode == 1
     assert ended.stderr == "ipls: a fault of ipls itself, ValueError at <string>:4; please report it [INTERNAL]\n"
+
+
+@pytest.mark.parametrize("command", [("-h",), ("client", "-h"), ("client", "contacts", "find", "-h")])
+def test_the_short_option_shows_the_help(command: tuple[str, ...]) -> None:
+    short = subprocess.run([sys.executable, "-m", "ipls.cli.main", *command], capture_output=True, text=True)
+    assert (short.returncode, short.stderr) == (0, "")
+    assert "Show this message and exit." in short.stdout
+
+
+def test_bash_completes_a_command() -> None:
+    """As `ipls --install-completion` sets it up."""
+    folder = Path(sys.executable).parent
+    script = """
+eval "$(_IPLS_COMPLETE=source_bash ipls)"
+complete -p ipls
+COMP_WORDS=(ipls client resto) COMP_CWORD=2
+_ipls_completion ipls
+echo "${COMPREPLY[@]}"
+"""
+    environment = {"PATH": f"{folder}:/usr/bin:/bin"}
+    ended = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)
+    assert (ended.stdout, ended.stderr) == ("complete -o default -F _ipls_completion ipls\nrestore\n", "")
+
+
+@pytest.mark.parametrize(("environment", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_colours_are_for_a_terminal_whose_person_wants_them(environment: dict[str, str], coloured: bool) -> None:
+    terminal, of_command = pty.openpty()
+    command = [sys.executable, "-m", "ipls.cli.main", "client", "vault", "sign"]
+    ended = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=of_command, env={"TERM": "xterm-256color"} | environment
+    )
+    os.close(of_command)
+    said = os.read(terminal, 1 << 16)
+    os.close(terminal)
+    assert ended.returncode == 2
+    assert b"Missing argument" in re.sub(rb"\x1b\[[0-9;]*m", b"", said)
+    assert (b"\x1b[3" in said) == coloured

@@ -56,17 +56,22 @@ async def test_a_registration_whose_epoch_nobody_signs_ends_with_the_patience(wo
 
 
 @pytest.mark.parametrize(
-    ("service", "asks"), [("directory", Device.monitor), ("vault", Device.vault_settings), ("contacts", Device.store)]
+    ("service", "named", "asks"),
+    [
+        ("directory", "the directory does not answer: ", Device.monitor),
+        ("vault", "the vault does not answer: ", Device.vault_settings),
+        ("contacts", "the contact store took a call with contacts, and got no further", Device.store),
+    ],
 )
-async def test_a_service_that_takes_a_call_and_never_answers_is_given_up_with_the_patience(
-    world: Deployment, service: str, asks: Callable[[Device], Awaitable[object]]
+async def test_a_service_that_takes_a_call_and_never_answers_is_given_up_with_the_patience_and_named(
+    world: Deployment, service: str, named: str, asks: Callable[[Device], Awaitable[object]]
 ) -> None:
     profile = await world.registered(world.label())
     async with world.device(profile, retry_for_s=0.1) as device:
         await asks(device)  # over this connection
         with world.paused(service):
             async with asyncio.timeout(CALL_S / 2):
-                with refused("DEADLINE_EXCEEDED"):
+                with refused("DEADLINE_EXCEEDED", named):
                     await asks(device)
 
 
@@ -138,8 +143,8 @@ async def test_contacts_that_are_on_their_way_may_take_longer(call: str, monkeyp
     await CALLS[call](contact_store(Slow(monkeypatch)))
 
 
-def refused(reason: str) -> "pytest.RaisesExc[TryLaterError]":
-    return pytest.raises(TryLaterError, check=lambda error: error.reason == reason)
+def refused(reason: str, said: str | None = None) -> "pytest.RaisesExc[TryLaterError]":
+    return pytest.raises(TryLaterError, match=said, check=lambda error: error.reason == reason)
 
 
 async def no_code(request_id: bytes) -> str:

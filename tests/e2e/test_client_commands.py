@@ -2,12 +2,15 @@
 
 import json
 import os
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
 from ipls.units import DAY_MS
 from tests.client.deployment import book
-from tests.e2e.running import Deployment, ipls
+from tests.e2e.running import IPLS, Deployment, ipls
+from tests.environment import BARE
 
 NUMBER = "+4930777000001"
 
@@ -100,11 +103,11 @@ def test_register_asks_three_times_and_the_code_that_was_sent_stays_good(
     code = (deployment.folder / "data/registration.outbox").read_text().split()[-1]
     registered = ipls(*command, "--code", code)
     assert registered.returncode == 0, registered.stderr
-    made, where, following = registered.stdout.splitlines()
-    assert made.startswith("registered: identity version 1, published in epoch ")
-    assert where == f"made: the number's identity key, in {tmp_path}/profiles/default and nowhere else"
+    assert registered.stdout.startswith("registered: +4930555000777, identity version 1, published in epoch ")
+    assert registered.stdout.endswith(f"; its key is in {tmp_path}/profiles/default and nowhere else\n")
     also = f"--home {tmp_path}"
-    assert following == f"next: ipls client contacts import FILE.vcf {also}, then ipls client store {also}"
+    following = f"next: ipls client contacts import FILE.vcf {also}, then ipls client store {also}"
+    assert registered.stderr.splitlines()[-1] == following
 
 
 def test_two_people_compare_and_a_new_phone_is_told(deployment: Deployment, tmp_path: Path) -> None:
@@ -156,3 +159,41 @@ def test_two_people_compare_and_a_new_phone_is_told(deployment: Deployment, tmp_
     said = ipls("client", "identity", "--not-me", 2, "--profile", "bob", "--home", tmp_path)
     assert "next: ipls client register" in said.stderr
     assert "version 2, epoch" in said.stdout
+
+
+def test_a_command_says_its_outcome_and_with_verbose_the_proofs(deployment: Deployment, tmp_path: Path) -> None:
+    where = ("--home", tmp_path)
+    book_of_two = tmp_path / "book.vcf"
+    book_of_two.write_bytes(book(2))
+    outbox = ("--outbox", deployment.folder / "data/registration.outbox")
+    ipls("client", "register", "+4930777000021", "--endpoints", deployment.folder / "endpoints.json", *outbox, *where)
+    ipls("client", "contacts", "import", book_of_two, *where)
+    stored = ipls("client", "store", *where)
+    assert (stored.stdout, stored.stderr) == ("stored: 2 contacts, 2 of them sent now\n", "")
+    told = ipls("client", "store", "--verbose", *where)
+    assert told.stdout == "stored: 2 contacts, 0 of them sent now\n"
+    assert told.stderr.startswith("checked: epoch ")
+    assert "checked: own history, complete, 1 version(s)" in told.stderr
+
+
+def test_ctrl_c_in_a_command_says_so_and_leaves_all_sound(deployment: Deployment, tmp_path: Path) -> None:
+    """While it sends contacts, to a store that has stopped."""
+    where = ("--home", tmp_path)
+    (tmp_path / "book.vcf").write_bytes(book(20))
+    outbox = ("--outbox", deployment.folder / "data/registration.outbox")
+    ipls("client", "register", "+4930777000022", "--endpoints", deployment.folder / "endpoints.json", *outbox, *where)
+    ipls("client", "contacts", "import", tmp_path / "book.vcf", *where)
+    os.kill(deployment.pid("contacts"), signal.SIGSTOP)
+    try:
+        command = [*IPLS, "client", "store", "--verbose", "--home", str(tmp_path)]
+        with subprocess.Popen(command, env=BARE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as storing:
+            assert storing.stderr is not None
+            while "own history" not in storing.stderr.readline():
+                pass
+            storing.send_signal(signal.SIGINT)
+            out, said = storing.communicate()
+    finally:
+        os.kill(deployment.pid("contacts"), signal.SIGCONT)
+    assert (storing.returncode, out) == (130, "")
+    assert said.endswith("ipls: interrupted; nothing is lost, and the same command goes on from there\n")
+    assert ipls("client", "store", *where).stdout == "stored: 20 contacts, 20 of them sent now\n"
