@@ -98,6 +98,11 @@ _REASONS: Mapping[str, str] = {
     "ipls client recover --follow if another phone of yours began it; else ipls client recover --anew": "LINE_REPLACED",
     "ipls client identity shows it; if it was not you: ipls client recover --anew": "LINE_FOREIGN",
     "ipls client store": "LINE_ABSENT",
+    "ipls client number shows the new one; on the phone that changed it, ipls client number NEW again": (
+        "LINE_MOVED NUMBER_CHANGING"
+    ),
+    "ipls client number shows it; ipls client number --let-go deletes its account": "NUMBER_KEPT",
+    "ipls client number": "NUMBER_ALONE NUMBER_SAME",
     "ipls client store on the phone that has the contacts": "MANIFEST_ABSENT NOTHING_STORED",
     "keep fewer contacts": "LIST_TOO_LONG",
     "ipls client restore, which makes room of what an earlier phone left": "ACCOUNT_QUOTA VAULT_TOO_MANY_GENERATIONS",

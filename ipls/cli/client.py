@@ -3,8 +3,6 @@
 Tested by tests/e2e/test_client_commands.py.
 """
 
-import asyncio
-import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from ipls.cli import contacts, identities, profiles, serve_dav, sides
+from ipls.cli import accounts, contacts, identities, profiles, serve_dav, sides
+from ipls.cli.codes import Code, Outbox, code_source, trying
 from ipls.cli.console import confirmed
 from ipls.cli.opening import local, read, run, say, write_file
 from ipls.cli.options import HOME, Endpoints, Home, Json, Name, Patience, Verbose, options_for, profile_folder
@@ -20,10 +19,7 @@ from ipls.client.access import WARNING, days, describe, when
 from ipls.client.approvals import Approval, ApprovalRequest, parse_approver
 from ipls.client.calls import RETRY_FOR_S
 from ipls.client.device import Device
-from ipls.client.errors import ProfileError, RefusedError
-from ipls.client.outbox import code_from
 from ipls.client.profile import Account
-from ipls.client.registration import CodeSource
 from ipls.client.sync import Recovery, SyncResult
 from ipls.units import DAY_MS
 
@@ -36,6 +32,8 @@ app = typer.Typer(
 app.add_typer(profiles.app, name="profiles")
 app.add_typer(contacts.app, name="contacts")
 app.command()(identities.identity)
+app.command()(accounts.number)
+app.command("delete-account")(accounts.delete_account)
 vault_app = typer.Typer(
     no_args_is_help=True, help="What the vault holds of this account, and how long a new identity has to wait for it."
 )
@@ -43,20 +41,13 @@ app.add_typer(vault_app, name="vault")
 app.command()(sides.sync)
 app.command("serve-dav")(serve_dav.serve_dav)
 
-TRIES = 3
-"""With a code, before the command ends; the code may be good for more."""
-
 
 @app.command()
 def register(
     number: Annotated[str, typer.Argument(help="The phone number, E.164: + and digits.")],
     endpoints: Endpoints = None,
-    code: Annotated[
-        str | None, typer.Option(help="The code that was sent before; without it one is sent, and asked for here.")
-    ] = None,
-    outbox: Annotated[
-        Path | None, typer.Option(help="Development only: read the code from the registration service's outbox.")
-    ] = None,
+    code: Code = None,
+    outbox: Outbox = None,
     profile: Name = "default",
     home: Home = HOME,
     patience: Patience = RETRY_FOR_S,
@@ -70,23 +61,12 @@ def register(
     """
     folder = profile_folder(home, profile)
 
-    async def given(request_id: bytes) -> str:
-        if not code:
-            raise ProfileError("CODE_EMPTY", "the code is empty")
-        return code
-
-    source: CodeSource = given if code is not None else code_from(outbox) if outbox else _typed
-
     async def work(device: Device) -> tuple[Account, bool]:
-        for more in reversed(range(TRIES)):
-            try:
-                account = await device.register(number, source, continuing=code is not None)
-                return account, device.status().contacts > 0
-            except RefusedError as error:
-                if error.reason != "CODE_WRONG" or source is not _typed or not more:
-                    raise
-                print(f"that is not the code; you may try {more} more time{'s' * (more > 1)}", file=sys.stderr)
-        raise AssertionError("the last try returns or raises")
+        continuing = code is not None
+        account = await trying(
+            code_source(code, outbox), lambda source: device.register(number, source, continuing=continuing)
+        )
+        return account, device.status().contacts > 0
 
     account, has_contacts = run(folder, work, endpoints, retry_for_s=patience, verbose=verbose)
     value = {"version": account.version, "epoch": account.epoch}
@@ -99,26 +79,6 @@ def register(
         following = f"ipls client contacts import FILE.vcf{where}, then ipls client store{where}"
     text = f"registered: {account.label}, identity version {account.version}, published in epoch {account.epoch};"
     say(f"{text} its key is in {folder} and nowhere else", value, as_json, following)
-
-
-async def _typed(request_id: bytes) -> str:
-    """The code, as the person enters it; nothing has another one sent."""
-    print("enter it, or nothing to have another one sent: ", end="", file=sys.stderr, flush=True)
-    # In this thread: nobody else waits for the loop, and Ctrl-C could not end a thread that reads.
-    of_the_loop = signal.signal(signal.SIGINT, signal.default_int_handler)
-    interrupted = False
-    try:
-        line = sys.stdin.readline()
-    except KeyboardInterrupt:
-        line, interrupted = "", True
-    finally:
-        signal.signal(signal.SIGINT, of_the_loop)
-    if interrupted:
-        signal.raise_signal(signal.SIGINT)  # the loop ends what runs in its order
-        await asyncio.sleep(0)
-    if not line:
-        raise ProfileError("CODE_EMPTY", "no code was entered; the one that was sent stays good")
-    return line.strip()
 
 
 @app.command()

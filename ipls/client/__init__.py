@@ -27,6 +27,7 @@ from ipls.client.events import (
     VaultAccepted,
 )
 from ipls.client.importing import Imported
+from ipls.client.number import NumberChanged
 from ipls.client.profile import Account, ContactIdentity, KnownVersion
 from ipls.client.profile_key import Kept, KeyAccess, Keyring
 from ipls.client.profiles import (
@@ -70,6 +71,7 @@ __all__ = [
     "Keyring",
     "KnownVersion",
     "Listed",
+    "NumberChanged",
     "ProfileError",
     "ProfileSummary",
     "Progress",

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
+from copy import copy
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -18,8 +19,10 @@ from ipls.client.calls import RETRY_FOR_S
 from ipls.client.contact_identities import PATIENCE_S, ContactIdentities
 from ipls.client.directory import DirectoryReader, History
 from ipls.client.errors import ProfileError, RefusedError
-from ipls.client.events import AccessEntry, IdentityChange, Report, silent
+from ipls.client.events import AccessEntry, IdentityChange, JourneyStep, Report, silent
+from ipls.client.line.parts import NO_LINE
 from ipls.client.line_store import LineStore
+from ipls.client.number import NumberChanged, go_over, still_needed
 from ipls.client.profile import (
     Account,
     ApproverKey,
@@ -366,6 +369,98 @@ class Device:
         self._profile.line.forget_unused_keys()  # before the keys go: none is used after
         await self._vault.run(VaultSession.delete)
 
+    async def delete_account(self) -> None:
+        """Have vault and contact store let go of all that this identity has there, and of what a number that is kept
+        beside it has; what is here, the caller removes last (`ipls.client.profiles.remove_profile`). Cut off, it is
+        run again.
+
+        What an earlier identity of the number stored both keep for 90 days; the directory and its log keep that there
+        was a key. Raises RefusedError VAULT_CHANGE_DELAYED, and as `let_number_go`.
+        """
+        if self._profile.aside().get(Account) is not None:
+            await self.let_number_go()
+        await self._delete_account()
+
+    async def _delete_account(self) -> None:
+        await self.monitor()
+        self._profile.line.forget_unused_keys()  # before the keys go: none is used after
+
+        async def let_go(session: VaultSession) -> None:
+            await session.checkpoint(*NO_LINE)
+            await session.delete()
+
+        await self._vault.run(let_go)
+        self._report(JourneyStep("keys let go"))
+        await self._line_store().delete_account()
+        self._report(JourneyStep("account deleted"))
+
+    async def change_number(self, label: str, code_source: CodeSource, *, continuing: bool = False) -> NumberChanged:
+        """Go over to another number (E.164) with all contacts; see `register` for the code. The old number's account
+        is deleted where nothing needs it any more; else `let_number_go` does it, before the number is given up.
+
+        Cut off, it is run again. Raises ProfileError NUMBER_SAME, NUMBER_KEPT (another number's account is kept beside
+        this one's).
+        """
+        second = self._second()
+        kept = second._profile.get(Account)
+        if self.account.label != label:
+            if kept is not None and kept.label != label:
+                raise ProfileError("NUMBER_KEPT", "this profile still keeps another number's account")
+            await self.monitor()
+            await second.register(label, code_source, continuing=continuing)
+            await go_over(self._profile, self._sync(), second._sync(), self._report)
+            self._profile.put(Synced(self._now_ms()))
+        elif kept is None:
+            raise ProfileError("NUMBER_SAME", "this is the account's number already")
+        devices, unread = still_needed(second._profile)
+        if not devices and not unread:
+            await self.let_number_go()
+        return self.number_changed()
+
+    async def let_number_go(self) -> bool:
+        """Delete the account of the number that was the account's before, or of one to which the change was not made.
+        False where another has that number by now: then what was stored under it stays, encrypted.
+
+        Raises ProfileError NUMBER_CHANGING (the account is on its way to it), NUMBER_ALONE (there is none).
+        """
+        second = self._second()
+        if second._profile.get(Account) is None:
+            raise ProfileError("NUMBER_ALONE", "this profile keeps no other number's account")
+        state = self._profile.line.state
+        if state is not None and state.moved:
+            raise ProfileError("NUMBER_CHANGING", "the account is on its way to the other number")
+        deleted = True
+        try:
+            await second._delete_account()
+        except ProfileError as error:
+            if error.reason != "IDENTITY_SUPERSEDED":
+                raise
+            deleted = False
+        second._profile.forget()
+        return deleted
+
+    def number_changed(self) -> NumberChanged:
+        """The account's number, and the other one that is kept beside it. Raises ProfileError NOT_REGISTERED."""
+        account, second = self.account, self._profile.aside()
+        other = second.get(Account)
+        devices, unread = still_needed(second)
+        return NumberChanged(
+            account.label,
+            account.version,
+            account.epoch,
+            len(self._profile.contacts()),
+            other.label if other else None,
+            devices,
+            unread,
+        )
+
+    def _second(self) -> Self:
+        """The device as the profile's second account."""
+        other = copy(self)
+        other._profile = self._profile.aside()
+        other._judge_by(self._root)
+        return other
+
     async def set_change_delay(self, delay_ms: int) -> int:
         """Have a new identity of this number wait so long before the vault gives it a key; when that takes effect, ms.
 
@@ -452,11 +547,18 @@ class Device:
             self._channels["contacts"],
         )
         signer = SeedSigner(account.seed)
-        timed: dict[str, Any] = {"now_ms": self._now_ms, "retry_for_s": self._retry_for_s}
-        stub, old_stub = contacts_v2.ContactsServiceStub(channel), contacts_v1.ContactsServiceStub(channel)
-        store = LineStore(stub, namespace, account.label, signer, **timed)
-        old = OldContacts(old_stub, namespace, account.label, signer, profile.line, report=self._report, **timed)
-        return Sync(profile, namespace, self._vault, store, old, now_ms=self._now_ms, report=self._report)
+        old_stub = contacts_v1.ContactsServiceStub(channel)
+        old = OldContacts(old_stub, namespace, account.label, signer, profile.line, report=self._report, **self._timed)
+        return Sync(profile, namespace, self._vault, self._line_store(), old, now_ms=self._now_ms, report=self._report)
+
+    @property
+    def _timed(self) -> dict[str, Any]:
+        return {"now_ms": self._now_ms, "retry_for_s": self._retry_for_s}
+
+    def _line_store(self) -> LineStore:
+        account = self._profile.account
+        stub = contacts_v2.ContactsServiceStub(self._channels["contacts"])
+        return LineStore(stub, self._root.namespace, account.label, SeedSigner(account.seed), **self._timed)
 
     def _watch(self, history: History) -> bool:
         """Compare the proved history with the versions known; new ones are foreign. Whether it ends in this key."""

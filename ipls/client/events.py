@@ -148,6 +148,11 @@ class JourneyStep:
         "records staged",
         "changes received",
         "checkpoint set",
+        "contacts brought over",
+        "line ended",
+        "number changed",
+        "keys let go",
+        "account deleted",
     ]
     generation: int = 0
     count: int = 0

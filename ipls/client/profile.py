@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -261,11 +262,20 @@ STEPS = Table("undo", Step, "number")
 APART = Table("apart", Apart, "pair")
 IDENTITIES = Table("contact_identity", ContactIdentity, "label")
 VERIFIED = Table("verified", Verified, "label")
+_SINGLE_OF_ACCOUNT = (Registration, CodeSent, Account, ProvedHistory, Synced)
+_ASIDE: dict[Table[Any], Table[Any]] = {
+    table: table._replace(key=b"aside " + table.key)
+    if isinstance(table.key, bytes)
+    else table._replace(name=f"aside_{table.name}")
+    for table in (*(_SINGLES[kind] for kind in _SINGLE_OF_ACCOUNT), VERSIONS, LEAVES, USES, *LINE_TABLES)
+}
+"""What belongs to one account, and where a second one has it, while a number is changed for another."""
 TABLES: list[Table[Any]] = [
     *_SINGLES.values(),
     *(TRUST_ROOTS, VERSIONS, LEAVES, USES, OLD_CONTACTS, IMPORTED, STEPS, APART, IDENTITIES, VERIFIED),
     *(SHADOWS, SIDES, RESOURCES, UIDS, BOOK, CLIENTS),
     *LINE_TABLES,
+    *_ASIDE.values(),
 ]
 """A new one goes to the end (`ipls.client.rows`)."""
 
@@ -302,6 +312,30 @@ class Profile:
     def close(self) -> None:
         """Let the next one write."""
         self._stack.close()
+
+    def aside(self) -> "Profile":
+        """The second account in this profile, which is made while a number is changed, or was left then; it is closed
+        with this."""
+        other = copy(self)
+        other._rows, other._line = self._rows.aside(_ASIDE), None
+        return other
+
+    def swap(self) -> None:
+        """The second account is the profile's from now on, and the one that was is the second."""
+        second = self.aside()._rows
+        with self.transaction():
+            there = [(table, _readable(self._rows, table), _readable(second, table)) for table in _ASIDE]
+            for table, mine, others in there:
+                _replace_rows(self._rows, table, others)
+                _replace_rows(second, table, mine)
+        self._line = None
+
+    def forget(self) -> None:
+        """Let all go that belongs to the account alone."""
+        with self.transaction():
+            for table in _ASIDE:
+                _replace_rows(self._rows, table, [])
+        self._line = None
 
     @property
     def rows(self) -> Rows:
@@ -513,6 +547,22 @@ class Profile:
     def put_verified(self, verified: Verified) -> None:
         """Write that a person compared a key."""
         self._rows.put(VERIFIED, verified)
+
+
+def _readable(rows: Rows, table: Table[Any]) -> list[Any]:
+    if isinstance(table.key, bytes):
+        row = rows.only(table)
+        return [] if row is None else [row]
+    return [row for row in rows.iterate(table) if not isinstance(row, Unreadable)]
+
+
+def _replace_rows(rows: Rows, table: Table[Any], new: list[Any]) -> None:
+    """One that can't be read is not kept: what it said is fetched again, or was for the account that goes."""
+    if isinstance(table.key, bytes):
+        rows.remove(table)
+    else:
+        rows.clear(table)
+    rows.put_many(table, new)
 
 
 def _open(

@@ -18,8 +18,9 @@ was, is not noticed.
 
 import hmac
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from functools import cache
 from typing import Any, Generic, NamedTuple, TypeVar, get_type_hints
 
@@ -81,6 +82,13 @@ class Rows:
         self._cipher = AESGCMSIV(seals)
         self._tables = list(tables)
         self._singles = {self._name(table, table.key) for table in self._tables if isinstance(table.key, bytes)}
+        self._instead: Mapping[Any, Any] = {}
+
+    def aside(self, tables: Mapping[Table[Any], Table[Any]]) -> "Rows":
+        """Of the same file, where each of these tables means the other one that it is mapped to."""
+        other = copy(self)
+        other._instead = tables
+        return other
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -102,6 +110,7 @@ class Rows:
 
     def get(self, table: Table[Row], key: bytes | str | int) -> Row | Unreadable | None:
         """The row that is found by this key, if there is one."""
+        table = self._meant(table)
         name = self._name(table, key)
         found = self._db.execute(f"SELECT sealed FROM {table.name} WHERE key = ?", (name,)).fetchone()  # noqa: S608
         return self._open(table, name, *found) if found else None
@@ -109,6 +118,7 @@ class Rows:
     def only(self, table: Table[Row]) -> Row | None:
         """The row of a `single`. Raises ProfileError PROFILE_DAMAGED if it can't be read, or there is one that nobody
         can tell from it."""
+        table = self._meant(table)
         assert isinstance(table.key, bytes)
         # All of them, a dozen: one that only an index has lost is there.
         there = dict(self._stored(table))
@@ -121,16 +131,19 @@ class Rows:
 
     def iterate(self, table: Table[Row]) -> Iterator[Row | Unreadable]:
         """All rows, in the order in which their keys first came."""
+        table = self._meant(table)
         for name, sealed in self._stored(table):
             row = self._open(table, name, sealed)
             yield row
 
     def all(self, table: Table[Row]) -> list[Row]:
         """Likewise, where one that can't be read matters. Raises ProfileError PROFILE_DAMAGED."""
+        table = self._meant(table)
         return [self._whole(table, name, sealed) for name, sealed in self._stored(table)]
 
     def count(self, table: Table[Any]) -> int:
         """How many rows there are, readable or not."""
+        table = self._meant(table)
         (count,) = self._db.execute(f"SELECT count(*) FROM {table.name}").fetchone()  # noqa: S608
         return int(count)
 
@@ -140,6 +153,7 @@ class Rows:
 
     def put_many(self, table: Table[Row], rows: Iterable[Row]) -> None:
         """Add rows, or write those anew whose key is there: all or none."""
+        table = self._meant(table)
         with self.transaction():
             self._db.executemany(
                 f"INSERT INTO {table.name} (key, sealed) VALUES (?, ?)"  # noqa: S608
@@ -149,17 +163,20 @@ class Rows:
 
     def delete(self, table: Table[Any], keys: Iterable[bytes | str | int]) -> None:
         """Take out the rows that are found by these keys: all or none."""
+        table = self._meant(table)
         with self.transaction():
             names = ((self._name(table, key),) for key in keys)
             self._db.executemany(f"DELETE FROM {table.name} WHERE key = ?", names)  # noqa: S608
 
     def remove(self, table: Table[Any]) -> None:
         """Take out the row of a `single`, if there is one."""
+        table = self._meant(table)
         assert isinstance(table.key, bytes)
         self.delete(table, [table.key])
 
     def clear(self, table: Table[Any]) -> None:
         """Take out all rows of a table that has no `single`."""
+        table = self._meant(table)
         self._db.execute(f"DELETE FROM {table.name}")  # noqa: S608
 
     @property
@@ -168,6 +185,10 @@ class Rows:
         return empty(self._db, self._tables) or any(
             self._decrypt(table, *row) is not None for table in self._tables for row in self._stored(table)
         )
+
+    def _meant(self, table: Table[Row]) -> Table[Row]:
+        meant: Table[Row] = self._instead.get(table, table)
+        return meant
 
     def _stored(self, table: Table[Any]) -> Iterator[tuple[object, object]]:
         return self._db.execute(f"SELECT key, sealed FROM {table.name} ORDER BY number")  # noqa: S608

@@ -4,19 +4,22 @@ which a crash loses nothing, resumed by running it again.
 Tested by tests/client/test_device.py and tests/client/test_two_phones.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 from ipls.client.errors import RefusedError
 from ipls.client.events import Report
+from ipls.client.line.kept import Kept
 from ipls.client.line.line import Line
-from ipls.client.line.parts import Author, Parts
+from ipls.client.line.parts import Author, Linked, Parts
 from ipls.client.line_store import LineStore
 from ipls.client.profile import Profile
 from ipls.client.vault import Vault
 from ipls.client.vault_keys import VaultKeys
 from ipls.client.version1 import OldContacts
 from ipls.contacts import Envelope, country_of
+from ipls.contacts.commits import ListedDevice
+from ipls.contacts.errors import LineError
 from ipls.contacts.line import Judge, Writer
 from ipls.contacts.merge import merge
 from ipls.crypto.keys import SeedSigner
@@ -62,12 +65,34 @@ class Sync:
         keys = VaultKeys(self._kept, vault, account.label, report)
         author = Author(namespace, account.label, SeedSigner(account.seed), keys)
         self._keys = keys
-        self._line = Line(Parts(self._kept, store, author, self._judge, lambda listed: (), self._merge, now_ms, report))
+        self._line = Line(Parts(self._kept, store, author, self._judge, self._linked, self._merge, now_ms, report))
 
     async def push(self) -> SyncResult:
-        """Send what was done here, and take in what others did; the account's line is begun where there is none."""
+        """Send what was done here, and take in what others did; the account's line is begun where there is none.
+
+        Raises LineError LINE_MOVED.
+        """
         await self._find_line()
         return await self._sync()
+
+    async def settle(self) -> None:
+        """The same, also where the line has ended: then nothing is sent."""
+        await self._find_line()
+        await self._to_the_head()
+
+    async def continue_from(self, other: Kept) -> None:
+        """Have this account's line say what another one says here, also of its devices. Where this device has none yet
+        it is begun: what stands under this number is its former holder's."""
+        wanted, here = other.entries(), self._kept.entries()
+        changed = {id: now for id, now in wanted.items() if here.get(id) != now}
+        self._kept.put(dict.fromkeys(here.keys() - wanted.keys()) | changed)
+        if self._kept.state is None and self._kept.pending is None:
+            await self._line.begin(self._linked(other.state.devices if other.state else ()))
+        await self._line.sync()
+
+    async def end(self, label: str, line: bytes, identity_key: bytes) -> bool:
+        """See `Line.move`."""
+        return await self._line.move(label, line, identity_key)
 
     async def restore(self) -> SyncResult:
         """Bring back what is stored, checked as the line of its commits; then a new key, where this device's identity
@@ -96,14 +121,19 @@ class Sync:
         if self._kept.state is None and self._kept.pending is None:
             await self._line.pull()
 
-    async def _sync(self) -> SyncResult:
-        before = self._kept.state
-        if before is None and self._kept.pending is None:
+    async def _to_the_head(self) -> None:
+        if self._kept.state is None and self._kept.pending is None:
             await self._old.bring(self._keys)
             await self._line.begin()
         await self._line.sync()
+
+    async def _sync(self) -> SyncResult:
+        before = self._kept.state
+        await self._to_the_head()
         state = self._kept.state
         assert state is not None
+        if state.moved:
+            raise LineError("LINE_MOVED", "the account has another number now: this line of its contacts has ended")
         return SyncResult(
             self._profile.count_contacts() - len(self._kept.unreadable()),
             self._line.received,
@@ -113,6 +143,9 @@ class Sync:
             state.n,
             before is not None and state.generation != before.generation,
         )
+
+    def _linked(self, listed: Sequence[ListedDevice]) -> Sequence[Linked]:
+        return ()
 
     def _judge(self) -> Judge:
         identities = {version.version: version.public_key for version in self._profile.versions()}

@@ -202,6 +202,8 @@ def fold(
         key = keys[commit.generation]
         state, body = _advance(state, commit, key)
         writer = Writer(commit.author, body.time_ms)
+        if isinstance(body, Moved) and commit.author != judge.identities[commit.identity_version]:
+            raise _refused(n, "only the identity says that the account has moved")
         if isinstance(body, Edit):
             commits.fold(entries, body.entries)
             touched.update((id, writer) for id, _ in body.entries)

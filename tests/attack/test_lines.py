@@ -9,6 +9,7 @@ import pytest
 from ipls.client.errors import TryLaterError
 from ipls.contacts.commits import Link, chain_link
 from ipls.proto.contacts.v2 import contacts_pb2 as pb
+from ipls.rpc.errors import RemoteError
 from ipls.server.contacts.calls import Limits
 from ipls.server.contacts.identities import IN_VAIN
 from ipls.store.line import Quota
@@ -195,6 +196,36 @@ async def test_a_flood_of_an_accounts_calls_costs_itself(tmp_path: Path) -> None
         with told("CALL_QUOTA"):
             await phone.edit()
         await bob.begin()
+
+
+async def test_a_deletion_is_not_repeated_against_the_account_that_comes_after(world: World) -> None:
+    """By whoever saw the call go by; and by the key of before."""
+    phone = await registered(world)
+    await phone.begin()
+    call: Any = phone.store._sign("DeleteAccount", pb.DeleteAccountBody())
+    request = pb.DeleteAccountRequest(call=call)
+    await answered(world.lines.DeleteAccount(request))
+    heir = Phone(world, Writer(version=2, label=ALICE))
+    await world.publish(Owner(ALICE, heir.writer.seed))
+    await heir.begin()
+    with pytest.raises(RemoteError, check=lambda error: error.reason in ("CALL_REPLAYED", "IDENTITY_SUPERSEDED")):
+        await answered(world.lines.DeleteAccount(request))
+    with told("IDENTITY_SUPERSEDED"):
+        await phone.store.delete_account()
+    assert await heir.store.read(0)
+
+
+async def test_nor_against_what_its_own_phone_begins_anew(world: World) -> None:
+    phone = await registered(world)
+    await phone.begin()
+    call: Any = phone.store._sign("DeleteAccount", pb.DeleteAccountBody())
+    request = pb.DeleteAccountRequest(call=call)
+    await answered(world.lines.DeleteAccount(request))
+    anew = Phone(world, phone.writer)
+    await anew.begin()
+    with pytest.raises(RemoteError, check=lambda error: error.reason == "CALL_REPLAYED"):
+        await answered(world.lines.DeleteAccount(request))
+    assert await anew.store.read(0)
 
 
 async def test_an_upload_of_other_bytes_than_were_signed_is_refused(world: World) -> None:

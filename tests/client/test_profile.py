@@ -209,6 +209,25 @@ def test_a_killed_writer_leaves_all_of_a_change_or_none(tmp_path: Path) -> None:
     assert left[-1] == after
 
 
+def test_two_accounts_in_a_profile_change_places_and_one_is_forgotten(tmp_path: Path) -> None:
+    other = Account("+4915112345679", bytes(32), 3, 4)
+    with closing(Profile(tmp_path / "phone")) as profile:
+        fill(profile)
+        profile.aside().put(other)
+        profile.aside().put_contacts(CONTACTS[:1])
+        for label, count in ((LABEL, 40), (other.label, 1), (LABEL, 40)):
+            assert (profile.account.label, len(profile.contacts())) == (label, count)
+            profile.swap()
+        assert profile.account == other
+        assert profile.aside().line.rows.all(KEYS) == [KEY]
+        profile.aside().forget()
+        assert profile.aside().get(Account) is None
+        assert profile.aside().contacts() == []
+        assert (profile.account, len(profile.contacts())) == (other, 1)
+        assert profile.get(Pinned) is not None
+    assert_nothing_in_clear(tmp_path / "phone")
+
+
 # What a profile can't be opened by
 
 

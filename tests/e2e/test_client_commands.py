@@ -197,3 +197,40 @@ def test_ctrl_c_in_a_command_says_so_and_leaves_all_sound(deployment: Deployment
     assert (storing.returncode, out) == (130, "")
     assert said.endswith("ipls: interrupted; nothing is lost, and the same command goes on from there\n")
     assert ipls("client", "store", *where).stdout == "stored: 20 contacts, 20 of them sent now\n"
+
+
+def test_an_account_goes_over_to_another_number_and_ends(deployment: Deployment, tmp_path: Path) -> None:
+    endpoints = ("--endpoints", deployment.folder / "endpoints.json")
+    outbox = ("--outbox", deployment.folder / "data/registration.outbox")
+    (tmp_path / "book.vcf").write_bytes(book(3))
+    old, new = "+4930777000101", "+4930777000102"
+
+    def client(*arguments: object, status: int = 0, input: str = "", phone: str = "phone") -> str:
+        ended = ipls("client", *arguments, "--profile", phone, "--home", tmp_path, input=input)
+        assert ended.returncode == status, ended.stderr
+        return ended.stderr.strip().rpartition("\n")[2] if status else ended.stdout
+
+    client("register", old, *endpoints, *outbox)
+    client("contacts", "import", tmp_path / "book.vcf")
+    client("store")
+    assert client("number") == f"number: {old}, 3 contacts\n"
+    assert "[NUMBER_SAME]" in client("number", old, *outbox, "--yes", status=1)
+    assert "[NUMBER_ALONE]" in client("number", "--let-go", "--yes", status=1)
+    client("number", new, *outbox, status=1, input="n\n")
+    assert client("number", new, *outbox, input="y\n").endswith(f"changed: the number is {new}, 3 contacts\n")
+    told = json.loads(client("number", "--json"))
+    assert (told["number"], told["contacts"], told["old_number"]) == (new, 3, None)
+    client("contacts", "add", "Only here")
+
+    refused = client("delete-account", status=1, input=f"{old}\n")
+    assert refused == "that is not the number: nothing was deleted"
+    said = client("delete-account", input=f"{new}\n")
+    assert f"this deletes the account of {new}:" in said
+    assert "in the contact store: 3 contacts, encrypted" in said
+    assert "the identity key and 4 contacts, 1 of which are only here" in said
+    assert said.endswith(f"deleted: the account of {new}, and {tmp_path}/profiles/phone\n")
+    assert not (tmp_path / "profiles/phone").exists()
+
+    client("register", new, *endpoints, *outbox, phone="heir")
+    assert "[NOTHING_STORED]" in client("restore", phone="heir", status=1)
+    client("delete-account", "--yes", "--json", phone="heir")

@@ -87,6 +87,8 @@ ADDED = {
 OPTIONS_ADDED = (" --verbose",)
 """Options likewise, of whichever command."""
 GROUPS_ADDED = (
+    "ipls client delete-account",
+    "ipls client number",
     "ipls client profiles",
     "ipls client recover",
     "ipls client sync",

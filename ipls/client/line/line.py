@@ -12,7 +12,7 @@ from ipls.client.line.parts import Checkpoint, KeyVault, Linked, Parts
 from ipls.client.line.reader import Reader
 from ipls.client.line.writer import Writer
 from ipls.contacts import commits
-from ipls.contacts.commits import Base, DeviceList, Edit, Left
+from ipls.contacts.commits import Base, DeviceList, Edit, Left, Moved
 from ipls.contacts.line import LineState
 from ipls.contacts.sealing import MAX_ENVELOPE, ContactKey, name_of
 from ipls.units import DAY_MS
@@ -73,12 +73,15 @@ class Line:
         await self._keep_up()
 
     async def send(self) -> None:
-        """Send what was done here: one call, where no other device was first. Raises TryLaterError LINE_BUSY."""
+        """Send what was done here: one call, where no other device was first. Into a line that has ended nothing goes.
+        Raises TryLaterError LINE_BUSY."""
         rounds = 0
         while rounds < ROUNDS:
             if not await self._writer.finish():
                 await self._reader.pull()
                 rounds += 1
+            elif self._kept.state is not None and self._kept.state.moved:
+                return
             elif self._rotation_is_due():
                 await self._rotate()
             elif not self._writer.make_edit():
@@ -99,7 +102,7 @@ class Line:
     async def _keep_up(self) -> None:
         """What is due besides the person's edits."""
         state, upkeep, now_ms = self._kept.state, self._kept.upkeep, self._parts.now_ms()
-        if state is None:
+        if state is None or state.moved:
             return
         if (state.line, state.base_n) != (
             upkeep.mended_line,
@@ -156,6 +159,20 @@ class Line:
         await self._base(key, devices, left, 1, line, seed)
         await self._writer.finish()
         await self._keep_up()
+
+    async def move(self, label: str, line: bytes, identity_key: bytes) -> bool:
+        """End the line: the account goes on under another number. False where others wrote meanwhile: that is followed
+        now, and is to go along first."""
+        _ = self._vault
+        state = self._standing()
+        if state.moved is None:
+            moved = Moved(self._parts.now_ms(), label, line, identity_key)
+            self._writer.pend(moved, self._kept.keys[state.generation])
+            if not await self._writer.finish():
+                await self._reader.pull()
+                return False
+        await self.checkpoint()
+        return True
 
     async def rotate(self) -> None:
         """A new contact key, which none but the identity and the listed devices gets; contents stay."""

@@ -63,6 +63,10 @@ class Checkpoint(NamedTuple):
     chain: bytes
 
 
+NO_LINE = Checkpoint(bytes(32), 0, bytes(32))
+"""What the vault keeps of an account that was deleted: its next holder has no line to look for."""
+
+
 class KeyVault(Protocol):
     """The contact keys' vault, to an account's identity."""
 

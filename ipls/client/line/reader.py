@@ -6,7 +6,7 @@ Tested by tests/client/line/test_line.py.
 
 from ipls.client.events import JourneyStep, Progress
 from ipls.client.line.kept import ContactRow, Draft
-from ipls.client.line.parts import Checkpoint, Parts
+from ipls.client.line.parts import NO_LINE, Checkpoint, Parts
 from ipls.contacts import commits
 from ipls.contacts.commits import Commit, Left
 from ipls.contacts.envelope import Envelope
@@ -65,7 +65,8 @@ class Reader:
             return None
         accepted = self._judge().accepted
         known = {v: mark for v, mark in (await self._author.vault.checkpoints()).items() if v in accepted}
-        return known[max(known)] if known else None
+        newest = known[max(known)] if known else NO_LINE
+        return None if newest == NO_LINE else newest
 
     async def _follow(self, old: LineState, *, confirmed: bool) -> None:
         """Go over to another line: by itself only to one that continues this device's, by the identity that it goes by.

@@ -607,6 +607,43 @@ def test_a_listed_device_that_makes_a_base_or_a_list_is_refused_by_the_others() 
     assert b.refused("sync") == "COMMIT_REFUSED"
 
 
+MOVED = ("+15550199", bytes(32), bytes(32))
+
+
+def test_a_listed_device_that_says_that_the_account_has_moved_is_refused_by_the_others() -> None:
+    """To a number of its own, say; the store can't see it."""
+    w = World()
+    w.quiesce()
+    w.linked[0].as_identity()
+    w.linked[0].do("move", *MOVED)
+    for device in (w.primary, w.linked[1]):
+        assert device.refused("sync") == "COMMIT_REFUSED"
+
+
+def test_a_thief_who_says_that_the_account_has_moved_is_not_believed() -> None:
+    """With the number and the contact key, which the vault gave."""
+    w = World()
+    thief = w.phone(1)
+    thief.do("sync")
+    thief.do("move", *MOVED)
+    w.register(w.primary)
+    assert w.primary.refused("sync") == "LINE_FOREIGN"
+
+
+def test_behind_the_end_of_a_line_nothing_stands() -> None:
+    w = World()
+    w.quiesce()
+    a = w.linked[0]
+    assert w.primary.do("move", *MOVED)
+    a.do("pull")
+    assert a.line.state is not None
+    a.kept.state = replace(a.line.state, moved=None)  # a device that goes on all the same
+    w.new(a)
+    a.do("send")
+    for device in (w.primary, w.linked[1]):
+        assert device.refused("sync") == "COMMIT_REFUSED"
+
+
 def test_a_thief_who_waits_can_write_nothing_and_hides_at_most() -> None:
     w = grown(3, 1)
     w.quiesce()

@@ -162,3 +162,19 @@ def test_a_removed_device_makes_a_rotation_due_and_it_is_resumed() -> None:
     state = w.primary.line.state
     assert state.generation not in removed.kept.keys
     assert w.vault.finished == state.generation
+
+
+def test_what_others_wrote_goes_along_before_a_line_ends_and_what_comes_later_waits() -> None:
+    w = World()
+    a, moved = w.linked[0], ("+15550199", bytes(32), bytes(32))
+    w.primary.do("sync")
+    w.new(a)
+    a.do("sync")
+    assert not w.primary.do("move", *moved)  # the other's edit is here now
+    assert w.primary.view() == a.view()
+    assert w.primary.do("move", *moved)
+    w.new(a)
+    a.do("sync")
+    assert a.line.state is not None
+    assert a.line.state.moved is not None
+    assert len(a.line.unsent) == 1

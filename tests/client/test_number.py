@@ -1,0 +1,251 @@
+"""The account goes over to another number, and the old one is let go; or it ends."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+
+import pytest
+
+from ipls.client.device import Device
+from ipls.client.line.parts import Linked
+from ipls.client.number import NumberChanged
+from ipls.clock import system_now_ms
+from ipls.contacts.commits import KEY_ENVELOPE_BYTES, ListedDevice, Moved
+from ipls.crypto.keys import public_key
+from ipls.errors import IplsError
+from ipls.units import DAY_MS
+from tests.client.deployment import Deployment, book
+
+STEPS = [
+    *("registration sent", "registered", "key made", "key stored", "key read back", "records staged", "base made"),
+    *("base stands", "contacts brought over", "commit made", "line ended", "number changed", "account deleted"),
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    with Deployment(tmp_path_factory.mktemp("deployment")).running() as world:
+        yield world
+
+
+def refused(reason: str) -> AbstractContextManager[object]:
+    return pytest.raises(IplsError, check=lambda error: error.reason == reason)
+
+
+async def changed(world: Deployment, profile: Path, label: str) -> NumberChanged:
+    async with world.device(profile) as device:
+        return await device.change_number(label, world.code)
+
+
+async def finds_nothing(world: Deployment, label: str) -> None:
+    """Whoever registers the number next."""
+    async with world.device(await world.registered(label)) as device:
+        with refused("NOTHING_STORED"):
+            await device.restore()
+        assert (await device.vault_settings()).generations == []
+        assert (await device.store()).contacts == 0
+
+
+async def list_a_laptop(device: Device) -> None:
+    """In the account's line; it is away."""
+    laptop = Linked(ListedDevice(public_key(bytes(32)), bytes(32)), lambda *_: bytes(KEY_ENVELOPE_BYTES))
+    await device._sync()._line.set_devices([laptop])
+
+
+async def test_all_contacts_go_along_and_nothing_is_left_under_the_old_number(world: Deployment) -> None:
+    old, new, cards = world.label(), world.label(), book(5)
+    profile = await world.stored(old, cards)
+    async with world.device(profile) as device:
+        device.address_book.import_cards(book(1, "Not sent"))
+        ids = [contact.id for contact in device.address_book.contacts()]
+    result = await changed(world, profile, new)
+    assert (result.number, result.version, result.contacts, result.old_number) == (new, 1, 6, None)
+    async with world.device(profile) as device:
+        assert (device.account.label, device.status().unsent) == (new, 0)
+        assert [contact.id for contact in device.address_book.contacts()] == ids
+        device.address_book.import_cards(book(1, "Later"))
+        assert (await device.store()).contacts == 7
+        with refused("NUMBER_SAME"):
+            await device.change_number(new, world.code)
+    await finds_nothing(world, old)
+    await world.restores(new, cards + book(1, "Not sent") + book(1, "Later"))
+
+
+async def test_a_change_that_is_cut_off_after_each_step_goes_on(world: Deployment) -> None:
+    """Also with what was edited meanwhile: into the old line it goes no more once that has ended."""
+    old, new, cards = world.label(), world.label(), book(3)
+    profile = await world.stored(old, cards)
+
+    async def change(device: Device) -> None:
+        await device.change_number(new, world.code)
+
+    for step in STEPS:
+        assert await world.cut_off(profile, change, step), step
+        async with world.device(profile) as device:
+            device.address_book.import_cards(book(1, step))
+            if device.account.label == old:
+                with suppress(IplsError):  # as a person, or a background task, does meanwhile
+                    await device.store()
+        cards += book(1, step)
+    await changed(world, profile, new)
+    async with world.device(profile) as device:
+        assert device.number_changed().old_number is None
+        assert (await device.store()).contacts == 3 + len(STEPS)
+    await finds_nothing(world, old)
+    await world.restores(new, cards)
+
+
+async def test_where_a_linked_device_has_yet_to_follow_the_old_account_waits(world: Deployment) -> None:
+    old, new = world.label(), world.label()
+    profile = await world.stored(old, book(3))
+    async with world.device(profile) as device:
+        await list_a_laptop(device)
+        result = await device.change_number(new, world.code)
+        assert (result.old_number, result.devices, result.unread) == (old, 1, 0)
+        kept = device._second()._profile.line
+        assert kept.state is not None
+        assert isinstance(kept.state.moved, Moved)
+        assert device._profile.line.state is not None
+        here = (new, device._profile.line.state.line, public_key(device.account.seed))
+        assert kept.state.moved[1:] == here
+        with refused("NUMBER_KEPT"):
+            await device.change_number(world.label(), world.code)
+        assert await device.let_number_go()
+        with refused("NUMBER_ALONE"):
+            await device.let_number_go()
+    await finds_nothing(world, old)
+    await world.restores(new, book(3))
+
+
+async def test_in_the_middle_of_it_the_new_number_is_not_let_go(world: Deployment) -> None:
+    """The old line says that the account is there by then."""
+    old, new = world.label(), world.label()
+    profile = await world.stored(old, book(3))
+
+    async def change(device: Device) -> None:
+        await device.change_number(new, world.code)
+
+    assert await world.cut_off(profile, change, "line ended")
+    async with world.device(profile) as device:
+        with refused("NUMBER_CHANGING"):
+            await device.let_number_go()
+        with refused("LINE_MOVED"):
+            await device.store()
+    await changed(world, profile, new)
+    await world.restores(new, book(3))
+
+
+async def test_a_change_that_was_begun_can_be_left(world: Deployment) -> None:
+    old, new = world.label(), world.label()
+    profile = await world.stored(old, book(3))
+
+    async def change(device: Device) -> None:
+        await device.change_number(new, world.code)
+
+    assert await world.cut_off(profile, change, "contacts brought over")
+    async with world.device(profile) as device:
+        assert await device.let_number_go()
+        assert (await device.store()).contacts == 3
+    await finds_nothing(world, new)
+    await world.restores(old, book(3))
+
+
+async def test_a_number_that_another_has_by_now_is_forgotten(world: Deployment) -> None:
+    old, new = world.label(), world.label()
+    profile = await world.stored(old, book(3))
+    async with world.device(profile) as device:
+        await list_a_laptop(device)
+        await device.change_number(new, world.code)
+    await world.registered(old)
+    async with world.device(profile) as device:
+        assert not await device.let_number_go()
+        assert device.number_changed().old_number is None
+
+
+async def test_nothing_of_the_new_numbers_former_holder_is_taken_in(world: Deployment) -> None:
+    old, new = world.label(), world.label()
+    await world.stored(new, book(4, "Somebody else's"))
+    profile = await world.stored(old, book(3))
+    result = await changed(world, profile, new)
+    assert (result.contacts, result.version) == (3, 2)
+    await world.restores(new, book(3))
+
+
+# Its end
+
+
+async def delete(device: Device) -> None:
+    await device.delete_account()
+
+
+async def test_a_deleted_account_is_gone_for_whoever_has_the_number_next(world: Deployment) -> None:
+    label = world.label()
+    profile = await world.stored(label, book(3))
+    async with world.device(profile) as device:
+        await device.delete_account()
+    with world.contacts_database() as store:
+        while store.lines.expire(system_now_ms(), 100):
+            pass
+        assert store.lines.kept_lines(label) == []
+        assert store.lines.kept_blobs(label, b"", 100) == ([], b"")
+    await finds_nothing(world, label)
+
+
+@pytest.mark.parametrize("step", ["keys let go", "account deleted"])
+async def test_a_deletion_cut_off_is_run_again(world: Deployment, step: str) -> None:
+    label = world.label()
+    profile = await world.stored(label, book(3))
+    assert await world.cut_off(profile, delete, step)
+    async with world.device(profile) as device:
+        assert len(device.address_book.cards()) == 3
+        await device.delete_account()
+    await finds_nothing(world, label)
+
+
+async def test_who_thinks_better_of_it_in_the_middle_has_all_contacts_still(world: Deployment) -> None:
+    label = world.label()
+    profile = await world.stored(label, book(3))
+    assert await world.cut_off(profile, delete, "account deleted")
+    async with world.device(profile) as device:
+        with refused("STORE_ROLLED_BACK"):
+            await device.store()
+        assert (await device.recover("anew")).contacts == 3
+    await world.restores(label, book(3))
+
+
+async def test_an_account_that_stored_nothing_is_deleted_too(world: Deployment) -> None:
+    label = world.label()
+    async with world.device(await world.registered(label)) as device:
+        await device.delete_account()
+    await finds_nothing(world, label)
+
+
+async def test_with_the_account_goes_what_was_left_under_the_number_before(world: Deployment) -> None:
+    old, new = world.label(), world.label()
+    profile = await world.stored(old, book(3))
+    async with world.device(profile) as device:
+        await list_a_laptop(device)
+        await device.change_number(new, world.code)
+        await device.delete_account()
+    for label in (old, new):
+        await finds_nothing(world, label)
+
+
+async def test_a_thief_of_the_number_deletes_nothing_that_the_owner_stored(world: Deployment) -> None:
+    """At once it is kept for 90 days; where a change delay is set, not even that is begun."""
+    label = world.label()
+    profile = await world.stored(label, book(3))
+    async with world.device(await world.registered(label)) as thief:
+        await thief.delete_account()
+    async with world.device(profile) as device:
+        await device.register(label, world.code)
+        assert (await device.vault_settings()).generations[0].generation == 1
+        await device.set_change_delay(DAY_MS)
+        assert (await device.recover("anew")).contacts == 3
+    async with world.device(await world.registered(label)) as thief:
+        with refused("VAULT_CHANGE_DELAYED"):
+            await thief.delete_account()
+    async with world.device(profile) as device:
+        await device.register(label, world.code)
+        with world.contacts_database() as store:
+            assert store.lines.standing(label) is not None
