@@ -96,7 +96,8 @@ _REASONS: Mapping[str, str] = {
     "ipls client recover, which gives it back from this phone": "STORE_ROLLED_BACK",
     "ipls client recover --anew on the phone whose contacts are right": "STORE_FORKED BASE_FALSE",
     "ipls client recover --follow if another phone of yours began it; else ipls client recover --anew": "LINE_REPLACED",
-    "ipls client identity shows it; if it was not you: ipls client recover --anew": "LINE_FOREIGN",
+    "ipls client recover --show says what it changed; if that was you: ipls client identity --that-was-me VERSION; if"
+    " not: ipls client recover --anew": "LINE_FOREIGN",
     "ipls client store": "LINE_ABSENT",
     "ipls client number shows the new one; on the phone that changed it, ipls client number NEW again": (
         "LINE_MOVED NUMBER_CHANGING"

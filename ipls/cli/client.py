@@ -18,9 +18,10 @@ from ipls.cli.options import HOME, Endpoints, Home, Json, Name, Patience, Verbos
 from ipls.client.access import WARNING, days, describe, when
 from ipls.client.approvals import Approval, ApprovalRequest, parse_approver
 from ipls.client.calls import RETRY_FOR_S
-from ipls.client.device import Device
+from ipls.client.device import Device, Difference
 from ipls.client.profile import Account
 from ipls.client.sync import Recovery, SyncResult
+from ipls.contacts.cards.reading import read_card
 from ipls.units import DAY_MS
 
 app = typer.Typer(
@@ -116,6 +117,13 @@ def restore(
 def recover(
     anew: Annotated[bool, typer.Option("--anew", help="Begin a new line from this phone's contacts.")] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Go over to the new line: it is yours.")] = False,
+    before: Annotated[
+        int | None,
+        typer.Option(metavar="VERSION", help="With --anew: from before this identity wrote, which was not you."),
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--show", help="Only show what the contact store has otherwise than this phone.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
     profile: Name = "default",
     home: Home = HOME,
@@ -124,11 +132,20 @@ def recover(
     as_json: Json = False,
 ) -> None:
     """Put right what the contact store shows of your contacts, from what this phone has. Nothing on it is lost."""
+    if show:
+        for each in run(profile_folder(home, profile), Device.differences, retry_for_s=patience, verbose=verbose):
+            _tell_difference(each, as_json)
+        return
+    if before is not None and not anew:
+        raise typer.BadParameter("it says from when to begin anew: give --anew too", param_hint="--before")
     how: Recovery = "anew" if anew else "follow" if follow else "give back"
-    if how != "give back" and not yes and not confirmed(_ASKED[how]):
+    if how != "give back" and not yes and not confirmed(_BACK if before else _ASKED[how]):
         raise typer.Exit(1)
     result = run(
-        profile_folder(home, profile), lambda device: device.recover(how), retry_for_s=patience, verbose=verbose
+        profile_folder(home, profile),
+        lambda device: device.recover(how, before),
+        retry_for_s=patience,
+        verbose=verbose,
     )
     text = f"recovered: {result.contacts} contacts{_unread(result)}"
     say(text, result._asdict(), as_json, _healed(result))
@@ -138,6 +155,18 @@ _ASKED = {
     "anew": "Your other devices go by this phone's contacts then, and add what they have besides. Begin anew?",
     "follow": "Was the new line begun by another phone of yours?",
 }
+_BACK = "The contacts are what they were before that identity wrote; what was changed since is not in them. Begin anew?"
+
+
+def _tell_difference(each: Difference, as_json: bool) -> None:
+    here, there = (None if card is None else read_card(card).name for card in (each.here, each.there))
+    if there is None:
+        text = f"removed there: {here}"
+    elif here is None:
+        text = f"added there: {there}"
+    else:
+        text = f"changed there: {here}" + (f", now {there}" if there != here else "")
+    say(text, {"id": each.id, "here": here, "there": there}, as_json)
 
 
 def _unread(result: SyncResult) -> str:

@@ -24,6 +24,7 @@ from ipls.client.line.parts import NO_LINE
 from ipls.client.line_store import LineStore
 from ipls.client.number import NumberChanged, go_over, still_needed
 from ipls.client.profile import (
+    PEOPLE,
     Account,
     ApproverKey,
     KnownVersion,
@@ -80,6 +81,15 @@ class Status(NamedTuple):
     """The newest of the account's line that this device has followed."""
     unfinished: bool
     """A store or a rotation was cut off; `store` goes on with it."""
+
+
+class Difference(NamedTuple):
+    """A contact that the contact store has otherwise than this device: its id, and the cards; None where there is
+    none."""
+
+    id: str
+    here: bytes | None
+    there: bytes | None
 
 
 class Device:
@@ -254,7 +264,7 @@ class Device:
 
         Raises ProfileError VERSION_UNKNOWN.
         """
-        self._profile.add_versions([self._foreign(version)._replace(origin="acknowledged")])
+        self._profile.add_versions([self._version(version, "foreign", "acknowledged")._replace(origin="acknowledged")])
 
     def disown_version(self, version: int) -> str:
         """Of a version that was not made here, "that was not me": the next `store` makes the contact key anew.
@@ -262,17 +272,17 @@ class Device:
         What is to be called now: `register`, where the number is somebody else's, or `store`. Raises ProfileError
         VERSION_UNKNOWN.
         """
-        disowned = self._foreign(version)
+        disowned = self._version(version, "foreign", "acknowledged", "earlier")
         with self._profile.transaction():
             self._profile.add_versions([disowned._replace(origin="foreign")])
             self._profile.line.note(rotate=True)
         return "store" if self._profile.account.version > disowned.version else "register"
 
-    def _foreign(self, number: int) -> KnownVersion:
+    def _version(self, number: int, *origins: str) -> KnownVersion:
         for version in self._profile.versions():
-            if version.version == number and version.origin in ("foreign", "acknowledged"):
+            if version.version == number and version.origin in origins:
                 return version
-        raise ProfileError("VERSION_UNKNOWN", "the identity has no such version that was not made here")
+        raise _unknown_version()
 
     async def lookup(self, label: str) -> tuple[Version, bytes]:
         """Follow the trust root; the version of any account that a lookup shows, and the proof as a file for
@@ -319,10 +329,25 @@ class Device:
             for number in read_card(contact.card).numbers:
                 yield comparable_number(number, country)
 
-    async def recover(self, how: Recovery) -> SyncResult:
-        """Where `store` was refused because of what the contact store shows: see `ipls.client.sync.Sync.recover`."""
+    async def recover(self, how: Recovery, before: int | None = None) -> SyncResult:
+        """Where `store` was refused because of what the contact store shows: see `ipls.client.sync.Sync.recover`.
+
+        Raises ProfileError VERSION_UNKNOWN: `before` is not a version that the person said is not hers.
+        """
+        if before is not None and before not in {v.version for v in self.versions() if v.origin == "foreign"}:
+            raise _unknown_version()
         await self.monitor()
-        return await self._sync().recover(how)
+        return await self._sync().recover(how, before)
+
+    async def differences(self) -> list[Difference]:
+        """What the contact store has otherwise than this device, whoever of the account wrote it; nothing of it is
+        taken over."""
+        await self.monitor()
+        return [
+            Difference(id.hex(), here.card if here else None, there.card if there else None)
+            for id, (here, there) in (await self._sync().differences()).items()
+            if any(side and side.kind in PEOPLE for side in (here, there))
+        ]
 
     async def uses(self) -> list[AccessEntry]:
         """Every use of the account in the vault, oldest first, checked to continue what was shown before.
@@ -589,6 +614,10 @@ class Device:
     def _tell_versions(self) -> None:
         for version in self._profile.versions():
             self._report(IdentityChange(*version))
+
+
+def _unknown_version() -> ProfileError:
+    return ProfileError("VERSION_UNKNOWN", "the identity has no such version that was not made here")
 
 
 def _checked(label: str) -> str:

@@ -40,7 +40,8 @@ from ipls.vault.history import Seen
 StorageError = sqlite3.Error
 """What every method of a profile raises where it can't be read or written: a full disk, for one."""
 
-_PEOPLE = (envelope.Kind.CONTACT, envelope.Kind.GROUP)
+PEOPLE = (envelope.Kind.CONTACT, envelope.Kind.GROUP)
+"""The kinds of what people see in a list."""
 
 WAIT_S = 2.0
 """For another one's turn to write to end."""
@@ -469,7 +470,7 @@ class Profile:
         """The contacts and groups that can be read, in the list's order."""
         kept = self.line
         unsent, listed = kept.unsent(), {id: Envelope.decode(data) for id, data in kept.entries().items()}
-        return [Contact(id, each, id not in unsent) for id, each in listed.items() if each.kind in _PEOPLE]
+        return [Contact(id, each, id not in unsent) for id, each in listed.items() if each.kind in PEOPLE]
 
     def all_contacts(self) -> list[Contact | Unreadable]:
         """Then those that can't be read."""
@@ -478,7 +479,7 @@ class Profile:
     def count_contacts(self) -> int:
         """How many there are, readable or not."""
         kept = self.line
-        return sum(kind_in(each) in _PEOPLE for each in kept.entries().values()) + len(kept.unreadable())
+        return sum(kind_in(each) in PEOPLE for each in kept.entries().values()) + len(kept.unreadable())
 
     def put_contacts(self, contacts: Iterable[Contact]) -> None:
         """Add contacts, or have those whose id is there say this; they are sent later."""

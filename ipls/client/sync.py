@@ -105,15 +105,28 @@ class Sync:
             raise RefusedError("NOTHING_STORED", "the contact store has nothing for this account")
         return await self._sync()
 
-    async def recover(self, how: Recovery) -> SyncResult:
+    async def differences(self) -> dict[bytes, tuple[Envelope | None, Envelope | None]]:
+        """What the line has otherwise than this device, whichever identity wrote it, by the contacts' ids: as it is
+        here, and there."""
+        pairs = await self._line.differences()
+        return {id: (_decoded(here), _decoded(there)) for id, (here, there) in pairs.items()}
+
+    async def recover(self, how: Recovery, before: int | None = None) -> SyncResult:
         """`give back` to the contact store what it lost of the line; `follow` another line, which the person says is
-        hers; or begin one `anew` from this device's contacts. Raises as `push`."""
+        hers; or begin one `anew`, from this device's contacts or from those that the line had `before` an identity
+        version wrote that is not hers. A device that has followed no line takes the last that none of those wrote into.
+
+        Raises as `push`.
+        """
+        foreign = any(version.origin == "foreign" for version in self._profile.versions())
         match how:
             case "give back":
                 await self._line.heal()
             case "follow":
                 await self._line.pull(confirmed=True)
             case "anew":
+                if before is not None or (foreign and self._kept.state is None):
+                    await self._line.go_back(before)
                 await self._line.begin()
         return await self._sync()
 
@@ -152,6 +165,10 @@ class Sync:
         return Judge(self._namespace, self._label, identities, self._profile.accepted_versions)
 
     def _merge(self, base: bytes | None, mine: bytes | None, theirs: bytes | None, writer: Writer) -> bytes | None:
-        sides = (None if side is None else Envelope.decode(side) for side in (base, mine, theirs))
+        sides = map(_decoded, (base, mine, theirs))
         merged = merge(*sides, device=writer.key, ms=writer.ms, country=country_of(self._label))
         return None if merged is None else merged.encode()
+
+
+def _decoded(data: bytes | None) -> Envelope | None:
+    return None if data is None else Envelope.decode(data)

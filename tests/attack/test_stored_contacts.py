@@ -14,7 +14,7 @@ from ipls.client.profile import KnownVersion, Profile
 from ipls.client.vault import VaultSession
 from ipls.contacts.errors import LineError
 from ipls.errors import IplsError
-from tests.client.deployment import Deployment, book
+from tests.client.deployment import Deployment, book, cards_of
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +174,55 @@ async def test_a_stolen_number_shows_and_shuts_the_old_device_out(world: Deploym
         assert (await device.register(label, world.code)).version == 3
         assert [version.origin for version in await device.monitor()] == ["own", "foreign", "own"]
         assert (await device.store()).generation == 2
+
+
+async def test_what_a_thief_wrote_is_shown_and_undone_on_a_phone_that_has_nothing_yet(world: Deployment) -> None:
+    """The owner has lost her phone; the thief took her number, was let in, and has gone again."""
+    label = world.label()
+    await world.stored(label, book(3))
+    thief = await world.registered(label)
+    async with world.device(thief) as device:
+        await device.restore()
+        device.address_book.remove([contact.id for contact in device.address_book.contacts()])
+        device.address_book.import_cards(book(1, "Thief"))
+        await device.store()
+    async with world.device(await world.registered(label)) as device:
+        assert device.disown_version(2) == "store"
+        with refused("LINE_FOREIGN"):
+            await device.restore()
+        assert [each.there for each in await device.differences()] == cards_of(book(1, "Thief"))
+        recovered = await device.recover("anew")
+        assert (recovered.contacts, recovered.unread) == (3, 0)
+        assert device.address_book.cards() == cards_of(book(3))
+    await undone(world, thief, label, recovered.generation)
+
+
+async def test_it_is_undone_too_on_a_phone_that_has_taken_it_over(world: Deployment) -> None:
+    label = world.label()
+    await world.stored(label, book(3))
+    thief = await world.registered(label)
+    async with world.device(thief) as device:
+        await device.restore()
+        device.address_book.import_cards(book(1, "Thief"))
+        await device.store()
+    async with world.device(await world.registered(label)) as device:
+        assert (await device.restore()).contacts == 4
+        with refused("VERSION_UNKNOWN", ProfileError):
+            await device.recover("anew", before=2)
+        device.disown_version(2)
+        recovered = await device.recover("anew", before=2)
+        assert device.address_book.cards() == cards_of(book(3))
+    await undone(world, thief, label, recovered.generation)
+
+
+async def undone(world: Deployment, thief: Path, label: str, generation: int) -> None:
+    """Under a key that the thief never had."""
+    with closing(Profile(thief)) as profile:
+        assert generation not in profile.line.keys
+    async with world.device(await world.registered(label)) as device:
+        assert device.disown_version(2) == "store"
+        assert (await device.restore()).contacts == 3
+        assert device.address_book.cards() == cards_of(book(3))
 
 
 # The directory

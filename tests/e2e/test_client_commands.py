@@ -44,11 +44,20 @@ def test_a_number_goes_from_one_phone_to_another(deployment: Deployment, tmp_pat
     found = client("new", "contacts", "find", "+1 555 0007")
     assert (found["name"], found["stored"]) == ("Person 7", True)
 
+    file.write_bytes(book(1, "Stranger"))
+    client("new", "contacts", "import", file)
+    assert client("new", "store")["sent"] == 1
+
     # The first phone is told that the number is another's now and gets nothing more; a new key takes it back.
     for command in ("monitor", "store", "restore"):
         assert client("old", command, status=1) == {"reason": "IDENTITY_SUPERSEDED"}
     assert client("old", "status")["foreign"] == [2]
     assert client("old", "register", NUMBER, *outbox)["version"] == 3
+    assert client("old", "store", status=1) == {"reason": "LINE_FOREIGN"}
+    shown = client("old", "recover", "--show")
+    assert (shown["here"], shown["there"]) == (None, "Stranger 0")
+    recovered = client("old", "recover", "--anew", "--yes")
+    assert (recovered["contacts"], recovered["unread"]) == (20, 0)
 
     # Who registers the number next waits, unless a device approves that the owner named.
     def vault(phone: str, *arguments: object, status: int = 0) -> str:

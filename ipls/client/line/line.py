@@ -92,6 +92,17 @@ class Line:
         """Follow the line to its head, and send nothing. `confirmed`: the person says that a new line is hers."""
         await self._reader.pull(confirmed=confirmed)
 
+    async def differences(self) -> dict[bytes, tuple[bytes | None, bytes | None]]:
+        """What the line has otherwise than this device, an identity's too that is not known as the owner's: see
+        `Reader.differences`."""
+        return await self._reader.differences()
+
+    async def go_back(self, before: int | None = None) -> None:
+        """Have the list as it was before a thief wrote, to begin anew from: see `Reader.go_back`."""
+        _ = self._vault
+        await self._reader.go_back(before)
+        self._kept.forget_unused_keys()  # they came after: others may have them
+
     def _rotation_is_due(self) -> bool:
         """After a restore under a new identity, a theft of the number, the removal of a device."""
         state, kept = self._kept.state, self._kept

@@ -6,6 +6,7 @@ Tested by tests/client/line/test_line.py.
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from ipls.client import line_store
 from ipls.client.events import Report
 from ipls.client.line.kept import Kept
 from ipls.contacts.commits import Link, ListedDevice, Signed
@@ -25,6 +26,12 @@ class Store(Protocol):
 
     async def links(self, line: bytes, first: int, last: int) -> list[Link]:
         """Those of commits first + 1 to last, of a line that may have been left."""
+
+    async def kept(self) -> line_store.Kept:
+        """What is hidden, and kept for a while."""
+
+    async def read_kept(self, kept: line_store.KeptLine) -> LineRead | None:
+        """The links up to the end of such a line, and its commits from its last base on."""
 
     async def commit(
         self, line: bytes, n: int, before: bytes, signed: Signed, records: Sequence[bytes], snapshot: bytes | None

@@ -4,6 +4,9 @@
 Tested by tests/client/line/test_line.py.
 """
 
+from collections.abc import Collection
+
+from ipls.client.errors import RefusedError
 from ipls.client.events import JourneyStep, Progress
 from ipls.client.line.kept import ContactRow, Draft
 from ipls.client.line.parts import NO_LINE, Checkpoint, Parts
@@ -11,7 +14,7 @@ from ipls.contacts import commits
 from ipls.contacts.commits import Commit, Left
 from ipls.contacts.envelope import Envelope
 from ipls.contacts.errors import ContactsError, LineError
-from ipls.contacts.line import Folded, LineRead, LineState, NeedKey, NeedSnapshot, Writer, fold, walk
+from ipls.contacts.line import Folded, Judge, LineRead, LineState, NeedKey, NeedSnapshot, Writer, fold, walk
 from ipls.contacts.sealing import name_of
 
 _NOBODY = Writer(b"", 0)
@@ -41,7 +44,7 @@ class Reader:
         if read is not None and kept.state and read.line != kept.state.line:
             await self._follow(kept.state, confirmed=confirmed)
             return
-        mark = None if kept.state else await self._newest_checkpoint()
+        mark = None if kept.state else await self._newest_checkpoint(self._judge().accepted)
         if read is None:
             if kept.state or mark:
                 raise LineError("STORE_ROLLED_BACK", "the contact store shows nothing of the account's line any more")
@@ -52,19 +55,64 @@ class Reader:
         if mark and mark.line == read.line:
             _check_passed(mark, read)  # before any key is asked for: an old one may be gone
         self._settle_pending(draft, read)
-        folded = await self._fold(draft, read)
+        folded = await self._fold(draft, read, self._judge())
         if mark and mark.line not in (read.line, *(folded.state.left.lines if folded.state.left else ())):
             raise _replaced("it does not continue the one that the vault knows")
         draft.follow(folded)
         await self._settle(draft, folded)
         self._commit(draft)
 
-    async def _newest_checkpoint(self) -> Checkpoint | None:
-        """That of the newest identity version that is known as the owner's."""
+    async def differences(self) -> dict[bytes, tuple[bytes | None, bytes | None]]:
+        """What the line has otherwise than this device, whichever identity of the account wrote it: id -> the envelope
+        as it was last read here, and as it stands there; None where there is none. Nothing of it is taken over. What
+        can't be read there is left out."""
+        kept, judge = self._kept, self._judge()
+        read = await self._store.read(kept.state.n if kept.state else 0)
+        if read is not None and kept.state and read.line != kept.state.line:
+            read = await self._store.read(0)
+        if read is None:
+            return {}
+        draft = Draft(kept)
+        if draft.state is None or draft.state.line != read.line:
+            draft.begin(self._start(read))
+        folded = await self._fold(draft, read, judge._replace(accepted=judge.identities))
+        draft.follow(folded)
+        await self._read_list(draft, folded)
+        ids = dict.fromkeys([*kept.contacts(), *folded.state.entries])
+        pairs = {id: (_said(kept.contact(id)), draft.envelope(id)) for id in ids if not draft.marks.get(id)}
+        return {id: pair for id, pair in pairs.items() if pair[0] != pair[1]}
+
+    async def go_back(self, before: int | None) -> None:
+        """Have the list as it was before an identity version wrote that is not known as the owner's, or this one: of
+        this line or one that was left, as far as the store keeps it, and no older than the vault's checkpoint.
+
+        Raises RefusedError NOTHING_STORED.
+        """
+        own = {v for v in self._judge().accepted if before is None or v < before}
+        reads = [await self._store.read(0)]
+        reads += [await self._store.read_kept(line) for line in (await self._store.kept()).lines]
+        ends = [end for end in (_end_of(own, read) for read in reads if read) if end]
+        mark = await self._newest_checkpoint(own)
+        if mark:
+            ends = [end for end in ends if end.line == mark.line]
+        if not ends:
+            raise RefusedError("NOTHING_STORED", "the contact store has nothing of before that identity version")
+        last = max(ends, key=lambda end: (Commit.decode(end.commits[end.head_n].commit).identity_version, end.head_n))
+        if mark:
+            _check_passed(mark, last)
+        draft = Draft(self._kept)
+        draft.begin(self._start(last))
+        draft.end_sending()
+        folded = await self._fold(draft, last, self._judge())
+        draft.follow(folded)
+        await self._settle(draft, folded)
+        self._commit(draft)
+
+    async def _newest_checkpoint(self, own: Collection[int]) -> Checkpoint | None:
+        """That of the newest of these identity versions."""
         if self._author.vault is None:
             return None
-        accepted = self._judge().accepted
-        known = {v: mark for v, mark in (await self._author.vault.checkpoints()).items() if v in accepted}
+        known = {v: mark for v, mark in (await self._author.vault.checkpoints()).items() if v in own}
         newest = known[max(known)] if known else NO_LINE
         return None if newest == NO_LINE else newest
 
@@ -82,7 +130,7 @@ class Reader:
         version = Commit.decode(base.commit).identity_version if base else 0
         if version != old.identity_version and not confirmed:
             raise _replaced("it was begun by another identity of the account")
-        folded = await self._fold(draft, read)
+        folded = await self._fold(draft, read, self._judge())
         left = folded.state.left
         if not confirmed and (left is None or old.line not in left.lines):
             raise _replaced("it does not continue this device's")
@@ -130,9 +178,9 @@ class Reader:
             raise LineError("STORE_FORKED", "the contact store shows a line of another account")
         return LineState.start(read.line, read.seed)
 
-    async def _fold(self, draft: Draft, read: LineRead) -> Folded:
+    async def _fold(self, draft: Draft, read: LineRead, judge: Judge) -> Folded:
         assert draft.state is not None
-        folding = fold(draft.state, read, self._judge(), draft.keys, draft.held)
+        folding = fold(draft.state, read, judge, draft.keys, draft.held)
         answer: bytes | None = None
         while True:
             try:
@@ -164,19 +212,9 @@ class Reader:
     # Settling: the list's records, and edits on top of what changed
 
     async def _settle(self, draft: Draft, folded: Folded, stranger: LineState | None = None) -> None:
-        """Know again or fetch what the list names, then merge what is being edited with what changed. `stranger`: the
+        """Read what the list names, then merge what is being edited with what changed. `stranger`: the
         line that this device comes from, where the new one was begun by one that had not seen all of it."""
-        state = folded.state
-        if folded.all_touched:
-            ids = {*state.entries}
-            draft.drop_contacts(self._kept.contacts().keys() - ids)
-        else:
-            ids = folded.touched.keys() | {id for id, unread in draft.marks.items() if unread}
-            draft.drop_contacts(ids - state.entries.keys())
-        wanted = {
-            state.entries[id]: id for id in ids if id in state.entries and not self._knows_again(draft, id, folded)
-        }
-        await self._fetch(draft, wanted)
+        ids = await self._read_list(draft, folded)
         # From here on nothing waits: an edit that is made meanwhile would be made on what is not shown any more.
         draft.drop_sent_edits()
         if stranger:
@@ -194,6 +232,21 @@ class Reader:
                 draft.drop_edit(edit.id)
             else:
                 draft.put_edit(edit.id, merged)
+
+    async def _read_list(self, draft: Draft, folded: Folded) -> Collection[bytes]:
+        """Know again or fetch what the list names; the contacts that may have changed."""
+        state = folded.state
+        if folded.all_touched:
+            ids: Collection[bytes] = state.entries.keys()
+            draft.drop_contacts(self._kept.contacts().keys() - state.entries.keys())
+        else:
+            ids = folded.touched.keys() | {id for id, unread in draft.marks.items() if unread}
+            draft.drop_contacts(ids - state.entries.keys())
+        wanted = {
+            state.entries[id]: id for id in ids if id in state.entries and not self._knows_again(draft, id, folded)
+        }
+        await self._fetch(draft, wanted)
+        return ids
 
     def _knows_again(self, draft: Draft, id: bytes, folded: Folded) -> bool:
         """Whether the list's record is of what was read before, whatever key it is under."""
@@ -241,6 +294,17 @@ class Reader:
         return False
 
 
+def _end_of(own: Collection[int], read: LineRead) -> LineRead | None:
+    """The line up to where another identity version than these first wrote, if that is behind its newest base."""
+    end = read.base_n - 1
+    while (signed := read.commits.get(end + 1)) and Commit.decode(signed.commit).identity_version in own:
+        end += 1
+    links = read.links[:end]
+    if end < max(read.base_n, 1) or len(links) < end:
+        return None
+    return read._replace(head_n=end, head=walk(0, read.line, links)[-1], links=links)
+
+
 def _check_passed(mark: Checkpoint, read: LineRead) -> None:
     """That the line has what the vault keeps of it."""
     if read.head_n < mark.n:
@@ -248,6 +312,10 @@ def _check_passed(mark: Checkpoint, read: LineRead) -> None:
         raise LineError("STORE_ROLLED_BACK", message)
     if walk(0, read.line, read.links[: mark.n])[-1:] != [mark.chain]:
         raise LineError("STORE_FORKED", "the contact store shows another line than the one that the vault knows")
+
+
+def _said(row: ContactRow | None) -> bytes | None:
+    return None if row is None else row.envelope
 
 
 def _replaced(why: str) -> LineError:

@@ -733,6 +733,85 @@ def test_that_was_me() -> None:
     assert w.primary.view() == other.view()
 
 
+def robbed(how: str) -> tuple[World, dict[bytes, Ghost], Device]:
+    """A line that a thief took everything out of, and what it had before, by id."""
+    w = grown(4, 0)
+    w.quiesce()
+    w.primary.do("checkpoint")
+    good = w.primary.view()
+    thief = w.phone(1)
+    thief.do("pull")
+    for id in good:
+        thief.edit(id, None)
+    w.new(thief)
+    thief.do("sync")
+    if how == "rotated":
+        thief.rotate()
+    elif how == "begun anew":
+        thief.do("begin")
+    return w, good, thief
+
+
+@pytest.mark.parametrize("how", ["edited", "rotated", "begun anew"])
+def test_a_phone_that_followed_no_line_takes_what_no_thief_wrote_into(how: str) -> None:
+    w, good, thief = robbed(how)
+    phone = w.phone(1)
+    assert phone.refused("pull") == "LINE_FOREIGN"
+    phone.do("go_back")
+    phone.do("begin")
+    assert list(phone.view().items()) == list(good.items())
+    assert phone.kept.keys[phone.line.state.generation].secret not in {k.secret for k in thief.kept.keys.values()}
+    later = w.phone(1, 3)
+    later.do("pull")
+    assert later.view() == good
+
+
+@pytest.mark.parametrize("how", ["edited", "rotated", "begun anew"])
+def test_a_phone_that_took_a_thief_for_the_owner_goes_back(how: str) -> None:
+    w, good, thief = robbed(how)
+    phone = w.phone(1, 2)
+    phone.do("sync")
+    w.new(phone)
+    phone.do("sync")
+    phone.accepted = {1}
+    phone.do("go_back", 2)
+    phone.do("begin")
+    assert phone.view() == good
+    assert phone.kept.keys[phone.line.state.generation].secret not in {k.secret for k in thief.kept.keys.values()}
+
+
+@pytest.mark.parametrize("how", ["edited", "rotated", "begun anew"])
+def test_what_a_thief_wrote_is_shown_before_anything_of_it_is_taken_over(how: str) -> None:
+    w, good, thief = robbed(how)
+    w.register(w.primary)
+    w.primary.accepted |= {1}
+    before = w.primary.view()
+    shown = run(w.primary.line.differences())
+    assert {id: there for id, (_, there) in shown.items() if id in good} == dict.fromkeys(good)
+    assert [Ghost.decode(there) for _, there in shown.values() if there] == list(thief.view().values())
+    assert w.primary.view() == before
+
+
+def test_a_store_that_hides_what_was_before_a_thief_or_shows_less_of_it_is_refused() -> None:
+    w, _, _ = robbed("begun anew")
+    phone = w.phone(1)
+    kept = phone.calls.store.kept
+    phone.calls.store.kept = lambda caller: kept(caller)._replace(lines=[])
+    assert phone.refused("go_back") == "NOTHING_STORED"
+    phone.calls.store.kept = kept
+    phone.lie = lambda read: read if len(read.commits) < 2 else shortened(read)
+    assert phone.refused("go_back") == "STORE_ROLLED_BACK"
+    w.vault.kept[1] = w.vault.kept[1]._replace(chain=bytes(32))
+    phone.lie = lambda read: read
+    assert phone.refused("go_back") == "STORE_FORKED"
+
+
+def shortened(read: LineRead) -> LineRead:
+    """Its newest base alone."""
+    n = read.base_n
+    return read._replace(head_n=n, links=read.links[:n], commits={n: read.commits[n]})
+
+
 def test_a_linked_device_of_the_identity_before_is_out() -> None:
     w = grown(2, 1)
     w.quiesce()

@@ -14,6 +14,8 @@ from ipls.client.events import silent
 from ipls.client.line.kept import TABLES, Kept
 from ipls.client.line.line import Line
 from ipls.client.line.parts import Author, Checkpoint, Linked, Parts
+from ipls.client.line_store import Kept as KeptOnes
+from ipls.client.line_store import KeptLine
 from ipls.client.rows import Rows, schema
 from ipls.contacts import Conflict, Placement, commits, envelope
 from ipls.contacts.admission import Caller, admit, admit_first, check_snapshot, heal
@@ -152,13 +154,17 @@ class Served:
         reason = "IDENTITY_SUPERSEDED" if key in identities else "IDENTITY_UNKNOWN"
         raise RefusedError(reason, reason)
 
-    def read(self, caller: Caller, n: int) -> LineRead | None:
-        view = self.lines.view(LABEL, b"", 0)
+    def read(self, caller: Caller, n: int, which: bytes | int = b"", until: int = 0) -> LineRead | None:
+        view = self.lines.view(LABEL, which, until)
         if view is None:
             return None
         shown = dict(self.lines.commits(view, max(n, view.base_n - 1), 1 << 30))
         links = self.lines.links(view, n, 1 << 30)
         return LineRead(view.line, view.seed, view.n, view.chain, view.base_n, links, shown)
+
+    def kept(self, caller: Caller) -> KeptOnes:
+        lines = self.lines.kept_lines(LABEL)
+        return KeptOnes([KeptLine(each.id, each.line, each.base_n, each.n, *each.hidden) for each in lines], [])
 
     def links(self, caller: Caller, line: bytes, first: int, last: int) -> list[Link]:
         view = self.lines.view(LABEL, line, last)
@@ -255,6 +261,13 @@ class Calls:
 
     async def read(self, n: int) -> LineRead | None:
         read: LineRead | None = self._ask("read", n)
+        return None if read is None else self._device.lie(read)
+
+    async def kept(self) -> KeptOnes:
+        return self._ask("kept")
+
+    async def read_kept(self, kept: KeptLine) -> LineRead | None:
+        read: LineRead | None = self._ask("read", 0, kept.id, kept.n)
         return None if read is None else self._device.lie(read)
 
     async def links(self, *args: Any) -> list[Link]:
