@@ -11,18 +11,20 @@ import sys
 import tempfile
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ipls.cli.opening import local, read, say, write_file
 from ipls.cli.options import HOME, Endpoints, Home, Json, Name, profile_folder
 from ipls.client.access import when
-from ipls.client.address_book import Listed
+from ipls.client.address_book import PLACED, Listed, OpenConflict, Settlement
+from ipls.client.device import Device
 from ipls.client.errors import ProfileError
 from ipls.contacts.cards.editing import Changes
 from ipls.contacts.cards.reading import describe_card
 from ipls.contacts.contact_code import ContactCode
+from ipls.contacts.envelope import Placement
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,7 +33,13 @@ app = typer.Typer(
 
 Id = Annotated[str, typer.Argument(help="The id, or as many of its first digits as are unique.")]
 Numbers = Annotated[list[str] | None, typer.Option("--add-number", help="A number more; may be given several times.")]
+OnlyIpls = Annotated[
+    bool | None, typer.Option("--only-ipls/--address-book", help="Only in IPLS, or also in the phone's address book.")
+]
 Emails = Annotated[list[str] | None, typer.Option("--add-email", help="An address more.")]
+
+
+_HOW: tuple[Settlement, ...] = ("keep", "take", "both")
 
 
 class Layout(StrEnum):
@@ -88,7 +96,7 @@ def import_(
     ]
     conflicts = sum(one.conflicts for one in outcomes)
     if conflicts:
-        print(f"{conflicts} contacts had changes here that gave way: ipls client contacts undo", file=sys.stderr)
+        print(f"{conflicts} contacts had changes here that gave way: ipls client contacts conflicts", file=sys.stderr)
     text = f"{'would import' if dry_run else 'imported'}: {counts['new']} new, {counts['changed']} changed,"
     text += f" {counts['same']} the same, {counts['removed']} removed here before, {len(rejected)} bad"
     say(text, counts | {"bad": rejected, "conflicts": conflicts, "dry_run": dry_run}, as_json)
@@ -99,8 +107,15 @@ def import_(
 @app.command("list")
 def list_(profile: Name = "default", home: Home = HOME, as_json: Json = False) -> None:
     """Everybody, by name: id, name, numbers."""
-    for contact in read(profile_folder(home, profile), lambda device: device.address_book.contacts()):
+
+    def at_work(device: Device) -> tuple[list[Listed], Placement]:
+        return device.address_book.contacts(), device.address_book.placement
+
+    contacts, placement = read(profile_folder(home, profile), at_work)
+    for contact in contacts:
         _show(contact, as_json)
+    if not as_json:
+        print(f"new contacts are {PLACED[placement]}", file=sys.stderr)
 
 
 @app.command()
@@ -124,14 +139,25 @@ def show(
     as_json: Json = False,
 ) -> None:
     """One contact: all that its card says, what a terminal would not show made visible, pictures by their size."""
-    card = read(profile_folder(home, profile), lambda device: device.address_book.card(id))
+
+    def at_work(device: Device) -> tuple[bytes, Listed, list[OpenConflict]]:
+        book = device.address_book
+        return book.card(id), book.contact(id), book.conflicts(id)
+
+    card, contact, conflicts = read(profile_folder(home, profile), at_work)
     if raw:
         sys.stdout.buffer.write(card + b"\n")
         return
     lines = describe_card(card)
     width = max((len(label) for label, _ in lines), default=0)
-    text = "\n".join(f"{label:<{width}}  {value}" for label, value in lines)
-    say(text, {"lines": [{"label": label, "value": value} for label, value in lines]}, as_json)
+    text = [f"{label:<{width}}  {value}" for label, value in lines]
+    text += [f"conflict {each.number}: {_gave_way(each)}" for each in conflicts]
+    value = {
+        "lines": [{"label": label, "value": value} for label, value in lines],
+        "conflicts": [_conflict(each) for each in conflicts],
+        "only_ipls": contact.only_ipls,
+    }
+    say("\n".join([*text, *(["only in IPLS"] if contact.only_ipls else [])]), value, as_json)
 
 
 @app.command()
@@ -140,18 +166,23 @@ def add(
     code: Annotated[str | None, typer.Option(help="A contact code: a name and a number.")] = None,
     number: Annotated[list[str] | None, typer.Option(help="A number; may be given several times.")] = None,
     email: Annotated[list[str] | None, typer.Option(help="An address.")] = None,
+    only_ipls: OnlyIpls = None,
     endpoints: Endpoints = None,
     profile: Name = "default",
     home: Home = HOME,
     as_json: Json = False,
 ) -> None:
-    """A new contact."""
+    """A new contact; only in IPLS, or also in the phone's address book, as `contacts place` has it for new ones."""
     numbers = number or []
     if code is not None:
         read_code = ContactCode.parse(code)
         name, numbers = name or read_code.name, [read_code.label, *numbers]
     changes = Changes(_filled(name or ""), add_numbers=numbers, add_emails=email or ())
-    _show(local(profile_folder(home, profile), lambda device: device.address_book.add(changes), endpoints), as_json)
+    placement = None if only_ipls is None else _placement(only_ipls)
+    added = local(profile_folder(home, profile), lambda device: device.address_book.add(changes, placement), endpoints)
+    _show(added, as_json)
+    if not as_json:
+        print(f"it is {PLACED[_placement(added.only_ipls)]}", file=sys.stderr)
 
 
 @app.command()
@@ -182,6 +213,37 @@ def edit(
         after = _in_editor(before)
         contact = local(folder, lambda device: device.address_book.replace(id, before, after))
     _show(contact, as_json)
+
+
+@app.command()
+def place(
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID...]", help="Whom; without one: the contacts that are new.")
+    ] = None,
+    only_ipls: OnlyIpls = None,
+    profile: Name = "default",
+    home: Home = HOME,
+    as_json: Json = False,
+) -> None:
+    """Have contacts only in IPLS, or also in the phone's address book: what `sync` and `serve-dav` give out.
+
+    Without ID it is said of new contacts; without an option, told. Who is to be only in IPLS is taken out of each
+    folder at its next `sync`, and of what `serve-dav` shows; what was changed there last is kept here.
+    """
+    folder = profile_folder(home, profile)
+    if only_ipls is None:
+        if ids:
+            raise typer.BadParameter("say --only-ipls or --address-book")
+        placement = read(folder, lambda device: device.address_book.placement)
+    else:
+        placement = _placement(only_ipls)
+        if ids:
+            for contact in local(folder, lambda device: device.address_book.place(ids, placement)):
+                _show(contact, as_json)
+            return
+        local(folder, lambda device: device.address_book.place_new(placement))
+    only = placement == Placement.IPLS_ONLY
+    say(f"new contacts are {PLACED[placement]}", {"only_ipls": only}, as_json)
 
 
 @app.command()
@@ -229,8 +291,50 @@ def apart(
 
 
 @app.command()
+def conflicts(
+    id: Annotated[str | None, typer.Argument(help="Of this contact alone.")] = None,
+    profile: Name = "default",
+    home: Home = HOME,
+    as_json: Json = False,
+) -> None:
+    """What two devices, or a device and an address book, changed alike: what stands, and what gave way, from where."""
+    last = ""
+    for each in read(profile_folder(home, profile), lambda device: device.address_book.conflicts(id)):
+        heading = "" if each.contact.id == last else f"{_line(each.contact)}\n"
+        last = each.contact.id
+        here = " | ".join(each.here) or "nothing"
+        text = f"{heading}  {each.number}  {each.property}: {here}\n     gave way: {_gave_way(each)}"
+        say(text, {"id": each.contact.id, "name": each.contact.name} | _conflict(each), as_json)
+    if last and not as_json:
+        print("next: ipls client contacts settle ID [NUMBER...] --keep | --take | --both", file=sys.stderr)
+
+
+@app.command()
+def settle(
+    id: Id,
+    numbers: Annotated[
+        list[int] | None, typer.Argument(metavar="[NUMBER...]", help="As `conflicts` has them; all, if none is named.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="What the contact says stays.")] = False,
+    take: Annotated[bool, typer.Option("--take", help="What gave way stands in its place.")] = False,
+    both: Annotated[
+        bool, typer.Option("--both", help="Both stand in the contact, where a card can have both.")
+    ] = False,
+    profile: Name = "default",
+    home: Home = HOME,
+    as_json: Json = False,
+) -> None:
+    """Settle conflicts of a contact; `contacts undo` takes it back, and `ipls client store` tells the other devices."""
+    given: list[Settlement] = [how for how, is_given in zip(_HOW, (keep, take, both), strict=True) if is_given]
+    if len(given) != 1:
+        raise typer.BadParameter("say one of --keep, --take and --both")
+    folder = profile_folder(home, profile)
+    _show(local(folder, lambda device: device.address_book.settle(id, given[0], numbers or ())), as_json)
+
+
+@app.command()
 def undo(profile: Name = "default", home: Home = HOME, as_json: Json = False) -> None:
-    """Take back the newest import, sync, addition, edit, removal or merge of the last 30 days."""
+    """Take back what was newest done to contacts in the last 30 days: an import, sync, edit, removal and so on."""
     undone = local(profile_folder(home, profile), lambda device: device.address_book.undo())
     kept = f"; {undone.kept} were changed since and stay" if undone.kept else ""
     say(f"undone: the {undone.what} of {when(undone.ms)}, {undone.contacts} contacts{kept}", undone._asdict(), as_json)
@@ -271,7 +375,24 @@ def _show(contact: Listed, as_json: bool) -> None:
 def _line(contact: Listed) -> str:
     if contact.unreadable:
         return f"{contact.id[:8]}  (damaged on this device; store or restore brings it back)"
-    return f"{contact.id[:8]}  {contact.name}  {', '.join(contact.numbers)}".rstrip()
+    notes = ["only in IPLS"] * contact.only_ipls
+    notes += [f"{contact.conflicts} to settle: contacts conflicts"] if contact.conflicts else []
+    said = f"{contact.id[:8]}  {contact.name}  {', '.join(contact.numbers)}".rstrip()
+    return f"{said}  ({'; '.join(notes)})" if notes else said
+
+
+def _gave_way(conflict: OpenConflict) -> str:
+    return f"{conflict.other} (from {conflict.wrote}, {when(conflict.ms)})"
+
+
+def _conflict(conflict: OpenConflict) -> dict[str, Any]:
+    value = conflict._asdict()
+    del value["contact"]
+    return value
+
+
+def _placement(only_ipls: bool) -> Placement:
+    return Placement.IPLS_ONLY if only_ipls else Placement.ADDRESS_BOOK
 
 
 def _filled(name: str) -> str:

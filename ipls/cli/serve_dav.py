@@ -37,7 +37,7 @@ def serve_dav(
     """Serve the contacts by CardDAV to the address-book programs on this machine, both ways, until Ctrl-C.
 
     Each program needs a name and a password of its own (--add-client). Where a program and this device changed one
-    thing the program's stands; `contacts undo` brings back what gave way. `ipls client store` sends what was changed.
+    thing the program's stands; `contacts conflicts` has what gave way. `ipls client store` sends what was changed.
     """
     folder, access = profile_folder(home, profile), key_access()
     if access.passphrase:

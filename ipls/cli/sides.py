@@ -44,7 +44,10 @@ def sync(
     if any(report.withheld):
         print(f"not written, as it is only read: {_text(report.withheld)}", file=sys.stderr)
     if report.conflicts:
-        print(f"{report.conflicts} contacts had changes here that gave way: ipls client contacts undo", file=sys.stderr)
+        print(
+            f"{report.conflicts} contacts had changes here that gave way: ipls client contacts conflicts",
+            file=sys.stderr,
+        )
     text = f"{'would sync' if report.shown else 'synced'}: here {_text(report.here)}; in {folder} {_text(report.there)}"
     where = options_for(profile, home)
     following = f"ipls client store{where}" if not report.shown and any(report.here) else ""

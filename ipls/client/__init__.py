@@ -3,7 +3,7 @@
 docs/library.md has an example. Every exception is a ClientError or, of a card, `ipls.contacts.CardError`.
 """
 
-from ipls.client.address_book import AddressBook, Duplicate, Listed, Undone
+from ipls.client.address_book import AddressBook, Duplicate, Listed, OpenConflict, Settlement, Undone
 from ipls.client.addressbook.side import Bad
 from ipls.client.addressbook.sync import SyncCounts, SyncReport, SyncTerms
 from ipls.client.approvals import Approval, ApprovalRequest, parse_approver
@@ -72,12 +72,14 @@ __all__ = [
     "KnownVersion",
     "Listed",
     "NumberChanged",
+    "OpenConflict",
     "ProfileError",
     "ProfileSummary",
     "Progress",
     "Recovery",
     "RefusedError",
     "Report",
+    "Settlement",
     "SideError",
     "Status",
     "SyncCounts",

@@ -4,10 +4,10 @@ All of it is local; `Device.store` sends it.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ipls.client.addressbook.dav.service import DavService
 from ipls.client.addressbook.folder import Folder
@@ -19,13 +19,14 @@ from ipls.client.profile import Account, Apart, Contact, ImportedCard, Profile, 
 from ipls.client.rows import Unreadable
 from ipls.contacts.cards.editing import Changes, edit_card, new_card, replace_card
 from ipls.contacts.cards.lines import Card, Skipped, join_cards, split_cards
-from ipls.contacts.cards.merging import join_units
+from ipls.contacts.cards.merging import ALONE, SINGLE, join_units, put_unit
 from ipls.contacts.cards.numbers import comparable_number, country_of
-from ipls.contacts.cards.reading import NO_NAME, read_card
+from ipls.contacts.cards.reading import NO_NAME, describe_unit, read_card
 from ipls.contacts.cards.reading import Contact as Read
 from ipls.contacts.cards.search import SearchIndex, search_key
 from ipls.contacts.cards.tables import read_table, write_table
-from ipls.contacts.envelope import Envelope
+from ipls.contacts.cards.units import card_units, unit_of
+from ipls.contacts.envelope import Envelope, Placement
 from ipls.contacts.merge import merge
 from ipls.contacts.sealing import id_of_uid, new_id
 from ipls.crypto.encoding import lp
@@ -39,7 +40,8 @@ UNDO_FOR_MS = 30 * DAY_MS
 
 class Listed(NamedTuple):
     """A contact as it is shown. `id` is 32 hex digits; `stored`: the newest manifest that was sent names it. Of one
-    that is damaged here (`unreadable`) there is nothing but an id of its own, and every search finds it."""
+    that is damaged here (`unreadable`) there is nothing but an id of its own, and every search finds it. `conflicts`:
+    how many wait to be settled. `only_ipls`: it is kept out of the person's other address books."""
 
     id: str
     name: str
@@ -47,6 +49,8 @@ class Listed(NamedTuple):
     stored: bool
     unreadable: bool = False
     emails: tuple[str, ...] = ()
+    conflicts: int = 0
+    only_ipls: bool = False
 
 
 class Undone(NamedTuple):
@@ -67,6 +71,33 @@ class Duplicate(NamedTuple):
     why: str
 
 
+PLACED = {
+    Placement.IPLS_ONLY: "only in IPLS",
+    Placement.ADDRESS_BOOK: "also in the phone's address book",
+}
+"""In words."""
+Settlement = Literal["keep", "take", "both"]
+
+
+class OpenConflict(NamedTuple):
+    """What gave way in a contact, until a person settles it. `number`: among the contact's, from 1. `property`: of
+    which it is; `here`: what the card says of that now; `other`: what gave way.
+
+    `device`: the Ed25519 key, in hex, of the device that wrote that, at `ms` by its clock, and in words, `wrote`.
+    `both_fit`: a card may have both.
+    """
+
+    contact: Listed
+    number: int
+    property: str
+    here: tuple[str, ...]
+    other: str
+    device: str
+    wrote: str
+    ms: int
+    both_fit: bool
+
+
 class AddressBook:
     """The contacts of one open profile."""
 
@@ -83,7 +114,7 @@ class AddressBook:
     def contacts(self) -> list[Listed]:
         """Everybody, by name, then who can't be read; groups are nobody."""
         read, damaged = self._read()
-        read.sort(key=lambda each: (search_key(each[1].name), each[1].numbers, each[0].id))
+        read.sort(key=_by_name)
         return [*(_listed(contact, shown) for contact, shown in read), *damaged]
 
     def find(self, query: str, limit: int | None = None) -> list[Listed]:
@@ -100,16 +131,89 @@ class AddressBook:
         """All cards, groups too, byte for byte, in the order in which they came."""
         return [contact.card for contact in self._profile.contacts()]
 
+    def contact(self, id: str) -> Listed:
+        """Likewise as it is listed; a group, too."""
+        contact = self._contact(id)
+        return _listed(contact, read_card(contact.card))
+
+    def conflicts(self, id: str | None = None) -> list[OpenConflict]:
+        """What is to be settled of this contact, or of all, by name. Raises as `card`."""
+        contacts = self._profile.contacts() if id is None else [self._contact(id)]
+        open = [(contact, read_card(contact.card)) for contact in contacts if contact.envelope.conflicts]
+        open.sort(key=_by_name)
+        return [each for contact, shown in open for each in self._conflicts_of(contact, shown)]
+
+    def _conflicts_of(self, contact: Contact, shown: Read) -> Iterator[OpenConflict]:
+        units = card_units(contact.card, self.country)
+        for number, (text, device, ms) in enumerate(contact.envelope.conflicts, 1):
+            unit = unit_of(text, self.country)
+            here = tuple(describe_unit(each.text)[1] for each in units if each.names == unit.names)
+            listed, (label, other) = _listed(contact, shown), describe_unit(text)
+            both_fit = not ALONE.intersection(unit.names)
+            yield OpenConflict(listed, number, label, here, other, device.hex(), self._name_of(device), ms, both_fit)
+
+    def _name_of(self, device: bytes) -> str:
+        if device == self._device:
+            return "this device"
+        for version in self._profile.versions():
+            if version.public_key == device:
+                return f"the phone of identity version {version.version}"
+        return f"device {device.hex()[:8]}" if device else "another device"
+
+    def settle(self, id: str, how: Settlement, numbers: Collection[int] = ()) -> Listed:
+        """Settle conflicts of a contact, as `conflicts` numbers them; all, if none is named. `keep` what the card says,
+        `take` what gave way in its place, or have `both`. All or none; the account's other devices follow.
+
+        Raises as `card`; ProfileError CONFLICT_UNKNOWN, CONFLICT_ALONE (both don't fit, or of two only one can be
+        taken); CardError CARD_EDIT_REFUSED.
+        """
+        contact = self._contact(id)
+        kept = dict(enumerate(contact.envelope.conflicts, 1))
+        chosen = sorted(set(numbers or kept))
+        if not kept or not kept.keys() >= set(chosen):
+            raise ProfileError("CONFLICT_UNKNOWN", "the contact has no such conflict")
+        texts = [kept.pop(number).unit for number in chosen]
+        names = [unit_of(text, self.country).names for text in texts]
+        alone = how == "both" and any(ALONE.intersection(each) for each in names)
+        if alone or (how == "take" and any(SINGLE.intersection(each) and names.count(each) > 1 for each in names)):
+            raise ProfileError("CONFLICT_ALONE", "of this the card can have only one")
+        card = contact.card
+        for text in texts if how != "keep" else ():
+            card = put_unit(card, text, self.country, beside=how == "both")
+        settled = replace(contact.envelope, conflicts=tuple(kept.values())).with_card(card)
+        self._write("settling", [contact._replace(envelope=settled)])
+        return self.contact(contact.id.hex())
+
     def export(self, layout: str = "vcard") -> bytes:
         """All cards as one address book: `vcard`, or a table for `google` or `outlook`."""
         return join_cards(self.cards()) if layout == "vcard" else write_table(self.cards(), layout)
 
-    def add(self, changes: Changes) -> Listed:
-        """A new contact."""
+    @property
+    def placement(self) -> Placement:
+        """Of new contacts; of what a side has that is new here, it is always ADDRESS_BOOK."""
+        return _placement(self._profile.settings)
+
+    def place_new(self, placement: Placement) -> None:
+        """Have new contacts be placed so, on all devices of the account."""
+        self._profile.put_settings(replace(self._profile.settings, placement=placement))
+
+    def place(self, ids: Sequence[str], placement: Placement) -> list[Listed]:
+        """Have contacts also in the person's other address books, or only in IPLS: the next sync of each book takes
+        them out there, but for what was changed there last. All or none. Raises as `card`."""
+        contacts = self._profile.contacts()
+        placed = [
+            each._replace(envelope=replace(each.envelope, placement=placement), sent=False)
+            for each in (_one(contacts, id) for id in ids)
+        ]
+        self._write("placing", placed)
+        return [_listed(contact, read_card(contact.card)) for contact in placed]
+
+    def add(self, changes: Changes, placement: Placement | None = None) -> Listed:
+        """A new contact. `placement`: None for that of all new ones."""
         uid = f"urn:ipls:{new_id().hex()}"
         account = self._profile.get(Account)
         id = id_of_uid(account.label, uid) if account else new_id()
-        contact = Contact(id, Envelope().with_card(new_card(uid, changes)))
+        contact = Contact(id, Envelope(placement=placement or self.placement).with_card(new_card(uid, changes)))
         self._write("add", [contact])
         return _listed(contact, read_card(contact.card))
 
@@ -146,6 +250,7 @@ class AddressBook:
             label=label,
             country=self.country,
             device=self._device,
+            placement=self.placement,
             again=again,
         )
         outcomes = [taken.take(_parts(book)) for book in books]
@@ -219,8 +324,8 @@ class AddressBook:
         return public_key(account.seed) if account else b""
 
     def undo(self) -> Undone:
-        """Take back the newest import, sync, merge, edit, addition or removal of the last 30 days. What was changed
-        again since stays as it is. Raises ProfileError NOTHING_TO_UNDO."""
+        """Take back what was newest done to contacts in the last 30 days. What was changed again since stays as it is.
+        Raises ProfileError NOTHING_TO_UNDO."""
         steps = [step for step in self._profile.steps() if step.ms > self._now_ms() - UNDO_FOR_MS]
         if not steps:
             raise ProfileError("NOTHING_TO_UNDO", "nothing was imported, added, edited or removed in the last 30 days")
@@ -351,7 +456,27 @@ def _one(contacts: Iterable[Contact], id: str) -> Contact:
 
 
 def _listed(contact: Contact, shown: Read) -> Listed:
-    return Listed(contact.id.hex(), shown.name, shown.numbers, contact.sent, emails=shown.emails)
+    envelope = contact.envelope
+    return Listed(
+        contact.id.hex(),
+        shown.name,
+        shown.numbers,
+        contact.sent,
+        emails=shown.emails,
+        conflicts=len(envelope.conflicts),
+        only_ipls=_placement(envelope) == Placement.IPLS_ONLY,
+    )
+
+
+def _placement(envelope: Envelope) -> Placement:
+    """One of a later client's is none that goes out by this one."""
+    also = envelope.placement == Placement.ADDRESS_BOOK
+    return Placement.ADDRESS_BOOK if also else Placement.IPLS_ONLY
+
+
+def _by_name(each: tuple[Contact, Read]) -> tuple[str, tuple[str, ...], bytes]:
+    contact, shown = each
+    return search_key(shown.name), shown.numbers, contact.id
 
 
 def _pair(one: bytes, other: bytes) -> bytes:

@@ -13,7 +13,7 @@ from cryptography.x509 import load_pem_x509_certificates
 
 from ipls.address import parse_address
 from ipls.akd import Version
-from ipls.client.address_book import AddressBook
+from ipls.client.address_book import PLACED, AddressBook
 from ipls.client.approvals import Approval, ApprovalRequest
 from ipls.client.calls import RETRY_FOR_S
 from ipls.client.contact_identities import PATIENCE_S, ContactIdentities
@@ -81,6 +81,8 @@ class Status(NamedTuple):
     """The newest of the account's line that this device has followed."""
     unfinished: bool
     """A store or a rotation was cut off; `store` goes on with it."""
+    new_contacts: str
+    """Where they are, in words: only in IPLS, or also in the phone's address book."""
 
 
 class Difference(NamedTuple):
@@ -562,6 +564,7 @@ class Device:
             generation=kept.state.generation if kept.state else 0,
             commit=kept.state.n if kept.state else 0,
             unfinished=kept.unfinished,
+            new_contacts=PLACED[self.address_book.placement],
         )
 
     def _sync(self) -> Sync:

@@ -56,13 +56,15 @@ class Import:
         label: str | None,
         country: str | None,
         device: bytes,
+        placement: int,
         again: bool,
     ) -> None:
-        """`label`: the account's, if there is one yet. `device`: its Ed25519 key. `again`: take what was removed here
-        since."""
+        """`label`: the account's, if there is one yet. `device`: its Ed25519 key. `placement`: of new contacts.
+        `again`: take what was removed here since."""
         self.contacts: dict[bytes, Contact] = {}
         self.remembered: dict[bytes, ImportedCard] = {}
         self._label, self._country, self._device, self._again = label, country, device, again
+        self._new = Envelope(placement=placement)
         self._there = {contact.id: contact for contact in contacts}
         self._by_bytes = {_digest(contact.card): id for id, contact in self._there.items()}
         self._imported = {row.key: row for row in imported}
@@ -126,7 +128,7 @@ class Import:
         if there is None:
             if row is not None and not self._again:
                 return "removed"
-            self._put(Contact(self._id(uid), Envelope().with_card(card)), key, card)
+            self._put(Contact(self._id(uid), self._new.with_card(card)), key, card)
             return "new"
         if not uid or card_form(there.card, self._country) == card_form(card, self._country):
             return "same"

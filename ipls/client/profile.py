@@ -27,6 +27,7 @@ from ipls.client.profile_key import IN_FILE, KeyAccess, make_key, not_the_key, o
 from ipls.client.rows import Rows, Table, Unreadable, empty, schema, single
 from ipls.contacts import envelope
 from ipls.contacts.envelope import Envelope, Verified, kind_in
+from ipls.contacts.sealing import SETTINGS_ID
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
 from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
 from ipls.proto.witness.v1.head_pb2 import SignedHead
@@ -488,6 +489,18 @@ class Profile:
     def remove_contacts(self, ids: Iterable[bytes]) -> None:
         """Take contacts out; that is sent later."""
         self.line.put(dict.fromkeys(ids))
+
+    @property
+    def settings(self) -> Envelope:
+        """What the account's devices share besides contacts: `placement` is that of new ones, `verified` are keys of
+        numbers that no contact has."""
+        edit, listed = self.line.edit(SETTINGS_ID), self.line.contact(SETTINGS_ID)
+        data = edit.contents if edit else listed.envelope if listed else None
+        return Envelope.decode(data) if data else Envelope(kind=envelope.Kind.SETTINGS)
+
+    def put_settings(self, settings: Envelope) -> None:
+        """Have other settings; they are sent later."""
+        self.line.put({SETTINGS_ID: settings.encode()})
 
     def imported(self) -> list[ImportedCard]:
         """What was imported, as far as it can be read: the rest is not known any more."""

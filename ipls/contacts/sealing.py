@@ -23,6 +23,9 @@ MAX_ENVELOPE = (1 << 21) - 4
 MAX_SNAPSHOT = (1 << 24) - 4
 """Bytes of content: with the length before it, it fills 2 MiB, or 16."""
 
+SETTINGS_ID = tagged_hash("ipls/contacts/v2 settings")[:ID_BYTES]
+"""Of the record of an account's settings, which there is one of."""
+
 _NONCE_BYTES = 12
 _LENGTH_BYTES = 4
 _SMALLEST = 256

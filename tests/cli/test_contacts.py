@@ -189,6 +189,24 @@ def test_an_address_book_may_come_through_a_pipe(contacts: Run, tmp_path: Path):
     assert json.loads(ended.stdout)["new"] == 1
 
 
+def test_a_contact_is_only_in_ipls_or_also_elsewhere(contacts: Run) -> None:
+    also, only = "also in the phone's address book", "only in IPLS"
+    assert f"new contacts are {also}" in contacts("list")["err"]
+    assert contacts("place")["out"] == f"new contacts are {also}\n"
+    made = contacts("add", "Cy", "--only-ipls")
+    assert (made["out"][10:], made["err"]) == (f"Cy  ({only})\n", f"it is {only}\n")
+    id = made["out"].split()[0]
+    assert rows(contacts("find", "cy", "--json"))[0]["only_ipls"] is True
+    assert only in contacts("show", id)["out"]
+    assert contacts("place", id, "--address-book")["out"] == f"{id}  Cy\n"
+    assert contacts("show", id, "--json")["out"].count('"only_ipls": false') == 1
+    assert rows(contacts("place", "--only-ipls", "--json")) == [{"only_ipls": True}]
+    assert contacts("add", "Di")["err"] == f"it is {only}\n"
+    assert f"new contacts are {only}" in contacts("list")["err"]
+    contacts("place", id, status=2)
+    assert "[CONTACT_UNKNOWN]" in contacts("place", id, "zz", "--only-ipls", status=1)["err"]
+
+
 def test_a_contact_code_adds_a_contact(contacts: Run) -> None:
     code = ContactCode("+4930123456", "Bo Bö").text
     (added,) = rows(contacts("add", "--code", f" {code[:30]}\n{code[30:]}", "--json"))

@@ -76,7 +76,7 @@ def test_a_bad_card_and_a_folder_that_is_only_read(client: Run, tmp_path: Path) 
     assert [each.name for each in book.iterdir()] == ["bad.vcf"]
 
 
-def test_what_gave_way_is_said_and_comes_back_by_undo(client: Run, tmp_path: Path) -> None:
+def test_what_gave_way_is_said_and_settled_or_comes_back_by_undo(client: Run, tmp_path: Path) -> None:
     book = tmp_path / "book"
     (book / "cy.vcf").write_bytes(card("cy", "Cy"))
     client("sync", book, "--yes")
@@ -84,6 +84,26 @@ def test_what_gave_way_is_said_and_comes_back_by_undo(client: Run, tmp_path: Pat
     client("contacts", "edit", id, "--name", "Here")
     (book / "cy.vcf").write_bytes(card("cy", "There"))
     assert "1 contacts had changes here that gave way" in client("sync", book)["err"]
-    assert "There" in client("contacts", "list")["out"]
+    assert f"{id}  There  (2 to settle: contacts conflicts)" in client("contacts", "list")["out"]
+    listed = client("contacts", "conflicts")
+    assert listed["out"].startswith(
+        f"{id}  There  (2 to settle: contacts conflicts)\n  1  FN: There\n     gave way: Here"
+    )
+    assert "contacts settle ID" in listed["err"]
+    first, second = map(json.loads, client("contacts", "conflicts", id, "--json")["out"].splitlines())
+    assert (first["property"], first["here"], first["other"], first["both_fit"]) == ("FN", ["There"], "Here", True)
+    assert (second["number"], second["property"], second["wrote"]) == (2, "N", "this device")
+    shown = client("contacts", "show", id)["out"]
+    assert "\nconflict 1: Here (from this device, " in shown
+    assert len(json.loads(client("contacts", "show", id, "--json")["out"])["conflicts"]) == 2
+    client("contacts", "settle", id, status=2)
+    client("contacts", "settle", id, "--keep", "--take", status=2)
+    assert "[CONFLICT_ALONE]" in client("contacts", "settle", id, "--both", status=1)["err"]
+    assert json.loads(client("contacts", "settle", id, "1", "2", "--take", "--json")["out"])["name"] == "Here"
+    assert client("contacts", "conflicts")["out"] == ""
+    client("contacts", "undo")
+    client("contacts", "settle", id, "--keep")
+    assert f"{id}  There\n" in client("contacts", "list")["out"]
+    client("contacts", "undo")
     client("contacts", "undo")
     assert "Here" in client("contacts", "list")["out"]

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from ipls.client.address_book import UNDO_FOR_MS, AddressBook
+from ipls.client.address_book import UNDO_FOR_MS, AddressBook, Settlement
+from ipls.client.addressbook.dav.server import BOOK, Request, Response
 from ipls.client.addressbook.sync import SyncTerms
 from ipls.client.errors import ProfileError
-from ipls.client.profile import Account, Profile
+from ipls.client.profile import Account, KnownVersion, Profile
 from ipls.contacts.cards.editing import Changes
 from ipls.contacts.cards.lines import join_cards
 from ipls.contacts.cards.reading import read_card
@@ -270,6 +271,164 @@ def test_what_gave_way_in_a_sync_is_a_conflict_of_this_device(book: AddressBook,
     (tmp_path / "a.vcf").write_bytes(ADA.replace(b"FN:Ada", b"FN:There"))
     assert book.sync_folder(tmp_path, SyncTerms()).conflicts == 1
     assert whole(book, "There").conflicts == (Conflict(b"FN:Here", public_key(bytes(32)), NOW_MS),)
+
+
+def test_a_contact_is_only_in_ipls_or_also_elsewhere_and_new_ones_as_the_person_has_it(
+    book: AddressBook, profile: Profile
+):
+    counts(book, ADA)
+    assert book.placement == Placement.ADDRESS_BOOK
+    book.place_new(Placement.IPLS_ONLY)
+    assert counts(book, BOB) == (1, 0, 0, 0)
+    assert [each.only_ipls for each in book.contacts()] == [False, True]
+    assert not book.add(Changes("Cy"), Placement.ADDRESS_BOOK).only_ipls
+    assert book.add(Changes("Di")).only_ipls
+    assert [each.only_ipls for each in book.place([id_of(book, "Ada"), id_of(book, "Cy")], Placement.IPLS_ONLY)] == [
+        True,
+        True,
+    ]
+    assert book.undo().what == "placing"
+    assert [each.only_ipls for each in book.contacts()] == [False, True, False, True]
+    assert len(book.contacts()) == profile.count_contacts() == 4  # settings are nobody
+    profile.put_settings(replace(profile.settings, placement=7))  # of a later client: not ours to give out
+    assert book.placement == Placement.IPLS_ONLY
+
+
+def test_only_what_is_also_elsewhere_is_in_a_folder_and_its_last_change_is_kept(book: AddressBook, tmp_path: Path):
+    book.place_new(Placement.IPLS_ONLY)
+    counts(book, ADA, card("UID:b", "FN:Bob"))
+    book.place([id_of(book, "Ada")], Placement.ADDRESS_BOOK)
+    book.sync_folder(tmp_path, SyncTerms(yes=True))
+    assert [file.name for file in tmp_path.glob("*.vcf")] == ["a.vcf"]
+    (tmp_path / "c.vcf").write_bytes(card("UID:c", "FN:Cy"))
+    book.sync_folder(tmp_path, SyncTerms())
+    assert not book.contact(id_of(book, "Cy")).only_ipls  # new on a side
+
+    (tmp_path / "a.vcf").write_bytes(ADA.replace(b"FN:Ada", b"FN:Ida"))
+    book.place([id_of(book, "Ada")], Placement.IPLS_ONLY)
+    report = book.sync_folder(tmp_path, SyncTerms())
+    assert (report.there.removed, report.here.changed, report.bad) == (1, 1, [])
+    assert [file.name for file in tmp_path.glob("*.vcf")] == ["c.vcf"]
+    assert book.contact(id_of(book, "Ida")).only_ipls
+    assert not any(any(book.sync_folder(tmp_path, SyncTerms())[at]) for at in (2, 3))
+
+    book.place([id_of(book, "Ida"), id_of(book, "Bob")], Placement.ADDRESS_BOOK)
+    assert book.sync_folder(tmp_path, SyncTerms()).there.added == 2
+    (tmp_path / "b.vcf").write_bytes(card("UID:b", "FN:Rob"))
+    book.sync_folder(tmp_path, SyncTerms())
+    assert names(book) == ["Cy", "Ida", "Rob"]
+
+
+def test_all_taken_out_of_a_folder_at_once_is_no_accident(book: AddressBook, tmp_path: Path):
+    counts(book, *(card(f"UID:{n}", f"FN:N{n}") for n in range(12)))
+    book.sync_folder(tmp_path, SyncTerms(yes=True))
+    book.place([each.id for each in book.contacts()], Placement.IPLS_ONLY)
+    assert book.sync_folder(tmp_path, SyncTerms()).there.removed == 12
+    book.sync_folder(tmp_path, SyncTerms())
+    assert (len(names(book)), list(tmp_path.glob("*.vcf"))) == (12, [])
+
+
+def test_only_what_is_also_elsewhere_is_shown_to_carddav_clients(book: AddressBook, clock: Clock):
+    service = book.dav_service(allow_removals=False, told=lambda error: None)
+
+    def ask(method: str, href: str, body: bytes = b"") -> Response:
+        return service.handle(Request(method, f"{BOOK}{href}", {"content-type": "text/vcard"}, body))
+
+    counts(book, ADA)
+    service.bring_together()
+    assert ask("GET", "a.vcf").body.rstrip() == ADA
+    assert ask("PUT", "a.vcf", ADA.replace(b"FN:Ada", b"FN:Ida")).status in (200, 204)
+    book.place([id_of(book, "Ada")], Placement.IPLS_ONLY)
+    service.bring_together()
+    assert ask("GET", "a.vcf").status == 404
+    assert [(each.name, each.only_ipls) for each in book.contacts()] == [("Ida", True)]
+    assert ask("PUT", "b.vcf", card("UID:b", "FN:Bo")).status == 201
+    service.finish()
+    assert [(each.name, each.only_ipls) for each in book.contacts()] == [("Bo", False), ("Ida", True)]
+    book.place([id_of(book, "Ida")], Placement.ADDRESS_BOOK)
+    service.bring_together()
+    assert ask("GET", "a.vcf").body.rstrip() == ADA.replace(b"FN:Ada", b"FN:Ida")
+
+
+ADA_TWICE = card("UID:a", "FN:Ada", "N:;Ada;;;", "NOTE:x", "item1.TEL:1", "item1.X-ABLABEL:Boat")
+
+
+@pytest.fixture
+def torn(book: AddressBook, profile: Profile) -> str:
+    """The id of a contact with three conflicts: 1 of FN, 2 of N, 3 of NOTE."""
+    profile.put(Account("+12025550111", bytes(32), 1, 1))
+    counts(book, ADA_TWICE)
+    (ada,) = profile.contacts()
+    mine, other = public_key(bytes(32)), b"\x0a" * 32
+    gave_way = Conflict(b"FN:Eda", mine, 5), Conflict(b"N:;Eda;;;", mine, 5), Conflict(b"NOTE:y", other, 6)
+    profile.put_contacts([ada._replace(envelope=replace(ada.envelope, conflicts=gave_way))])
+    return ada.id.hex()
+
+
+def test_conflicts_say_what_stands_what_gave_way_and_from_where(book: AddressBook, profile: Profile, torn: str):
+    counts(book, BOB)
+    assert [tuple(each[1:5]) + each[6:] for each in book.conflicts()] == [
+        (1, "FN", ("Ada",), "Eda", "this device", 5, True),
+        (2, "N", ("Ada",), "Eda", "this device", 5, False),
+        (3, "NOTE", ("x",), "y", "device 0a0a0a0a", 6, True),
+    ]
+    assert book.conflicts(id_of(book, "Bob")) == []
+    assert book.contact(torn).conflicts == 3
+    profile.add_versions([KnownVersion(2, 3, b"\x0a" * 32, "own")])
+    assert book.conflicts(torn)[2].wrote == "the phone of identity version 2"
+
+
+@pytest.mark.parametrize(
+    ("how", "numbers", "left", "lines"),
+    [
+        ("keep", [1, 2], [b"NOTE:y"], ADA_TWICE),
+        ("keep", [], [], ADA_TWICE),
+        ("take", [2, 1], [b"NOTE:y"], ADA_TWICE.replace(b"Ada", b"Eda")),
+        ("take", [3], [b"FN:Eda", b"N:;Eda;;;"], ADA_TWICE.replace(b"NOTE:x", b"NOTE:y")),
+        ("both", [3], [b"FN:Eda", b"N:;Eda;;;"], ADA_TWICE.replace(b"END", b"NOTE:y\r\nEND")),
+    ],
+)
+def test_a_person_settles_conflicts(
+    book: AddressBook, profile: Profile, torn: str, how: Settlement, numbers: list[int], left: list[bytes], lines: bytes
+):
+    (before,) = profile.contacts()
+    assert book.settle(torn[:6], how, numbers).conflicts == len(left)
+    (after,) = profile.contacts()
+    assert ([each.unit for each in after.envelope.conflicts], after.card) == (left, lines)
+    assert book.undo().what == "settling"
+    assert profile.contacts() == [before]
+
+
+@pytest.mark.parametrize(
+    ("how", "numbers", "reason"),
+    [
+        ("keep", [4], "CONFLICT_UNKNOWN"),
+        ("both", [2, 3], "CONFLICT_ALONE"),  # there is one N
+        ("take", [1, 4], "CONFLICT_UNKNOWN"),
+    ],
+)
+def test_what_can_t_be_settled_so_changes_nothing(
+    book: AddressBook, profile: Profile, torn: str, how: Settlement, numbers: list[int], reason: str
+):
+    before = profile.contacts()
+    with pytest.raises(ProfileError) as refused:
+        book.settle(torn, how, numbers)
+    assert (refused.value.reason, profile.contacts()) == (reason, before)
+
+
+def test_of_two_that_gave_way_to_one_value_one_is_taken(book: AddressBook, profile: Profile, torn: str):
+    (ada,) = profile.contacts()
+    names = tuple(Conflict(b"FN:" + name, b"", 5) for name in (b"Eda", b"Ida"))
+    profile.put_contacts([ada._replace(envelope=replace(ada.envelope, conflicts=names))])
+    with pytest.raises(ProfileError) as refused:
+        book.settle(torn, "take")
+    assert refused.value.reason == "CONFLICT_ALONE"
+    assert book.settle(torn, "take", [2]).name == "Ida"
+    assert [each.wrote for each in book.conflicts()] == ["another device"]
+    assert book.settle(torn, "keep").conflicts == 0
+    with pytest.raises(ProfileError) as refused:
+        book.settle(torn, "keep")
+    assert refused.value.reason == "CONFLICT_UNKNOWN"
 
 
 def test_merged_contacts_have_what_both_had_beside_their_cards(book: AddressBook, profile: Profile):

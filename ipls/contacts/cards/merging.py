@@ -10,8 +10,8 @@ from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 from ipls.contacts.cards.lines import keeps_folded_blanks
-from ipls.contacts.cards.units import Groups, Unit, card_form, card_units
-from ipls.contacts.cards.writing import write_lines
+from ipls.contacts.cards.units import Groups, Unit, card_form, card_units, unit_of
+from ipls.contacts.cards.writing import edit_refused, write_lines
 from ipls.contacts.errors import CardError
 
 Value = TypeVar("Value", bound=Hashable)
@@ -20,6 +20,8 @@ SINGLE = frozenset(
     ("VERSION", "FN", "N", "BDAY", "ANNIVERSARY", "GENDER", "KIND", "ORG", "TITLE", "ROLE", "NOTE", "PHOTO")
 )
 """Single-valued, where no side has two."""
+ALONE = frozenset(("VERSION", "UID", "N", "BDAY", "ANNIVERSARY", "GENDER", "KIND", "REV", "PRODID"))
+"""Of which a card has one at most (RFC 6350, section 6)."""
 _MINE = ("REV", "PRODID")
 
 
@@ -59,6 +61,26 @@ def join_units(card: bytes, other: bytes, country: str | None) -> bytes:
     groups = Groups(first)
     added = map(groups.admit, more)
     return write_lines(card, {}, [unit.raw if alike else unit.text for unit in added])
+
+
+def put_unit(card: bytes, text: bytes, country: str | None, *, beside: bool) -> bytes:
+    """The card with a unit that gave way in it: in the place of what it says of that instead, or `beside` that. Of a
+    property of which there may be many nothing gives way.
+
+    Raises CardError CARD_EDIT_REFUSED.
+    """
+    units, unit = card_units(card, country), unit_of(text, country)
+    of_it = () if beside or not SINGLE.intersection(unit.names) else (u for u in units if u.names == unit.names)
+    old = next(iter(of_it), None)
+    rest = [each for each in units if each is not old]
+    new = Groups(rest).admit(unit)
+    changes = {line.start: b"" for line in old.lines} if old else {}
+    if old:
+        changes[old.lines[0].start] = new.text
+    edited = write_lines(card, changes, () if old else [new.text])
+    if card_form(edited, country) != Counter(each.form for each in (*rest, unit)):
+        raise edit_refused()
+    return edited
 
 
 def merge_counts(base: Counter[Value], mine: Counter[Value], theirs: Counter[Value]) -> Counter[Value]:

@@ -91,6 +91,13 @@ def describe_card(card: bytes) -> list[tuple[str, str]]:
     return described
 
 
+def describe_unit(text: bytes) -> tuple[str, str]:
+    """Likewise of one property, or a group of them: the label, and what it says."""
+    lines = describe_card(b"BEGIN:VCARD\r\n" + text + b"\r\nEND:VCARD")
+    label = " and ".join(label for label, _ in lines)
+    return label or "VERSION", "; ".join(value for _, value in lines) or visible(text.decode("utf-8", "replace"))
+
+
 def visible(text: str) -> str:
     """Text on one line, with a code in the place of each character that a terminal obeys or does not show."""
     return "".join(
