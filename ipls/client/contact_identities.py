@@ -13,9 +13,11 @@ from ipls.client.directory import DirectoryReader, Newest
 from ipls.client.errors import ProfileError, RefusedError, TryLaterError
 from ipls.client.events import ContactIdentityChanged, ContactIdentityUnproved, Report
 from ipls.client.profile import ContactIdentity, Discovery, Profile
+from ipls.contacts.cards.numbers import comparable_number, country_of
+from ipls.contacts.cards.reading import read_card
 from ipls.contacts.envelope import Verified
 from ipls.crypto.errors import VerificationError
-from ipls.crypto.keys import public_key
+from ipls.crypto.keys import KEY_BYTES, public_key
 from ipls.trust.identity import check_label
 from ipls.trust.safety import Comparison, Party, SafetyNumber
 from ipls.units import DAY_MS
@@ -97,7 +99,13 @@ class ContactIdentities:
 
     def forget(self, label: str) -> None:
         """No sync asks for it any more; what was known, and that it was compared, goes."""
-        self._profile.drop_contact_identity(label)
+        profile = self._profile
+        with profile.transaction():
+            profile.drop_contact_identity(label)
+            kept = (each for each in profile.contacts() if any(v.label == label for v in each.envelope.verified))
+            profile.put_contacts(each._replace(envelope=each.envelope.without_verified(label)) for each in kept)
+            if any(each.label == label for each in profile.settings.verified):
+                profile.put_settings(profile.settings.without_verified(label))
 
     def acknowledge(self, label: str, version: int) -> None:
         """The person knows of the number's key of this version: it is told no more, a later one is."""
@@ -110,14 +118,39 @@ class ContactIdentities:
         return self._number(await self.use(label))
 
     def compare(self, label: str, scanned: SafetyNumber) -> Comparison:
-        """What the other person's says of the key that was proved last. Where it matches, the key is `verified`."""
+        """What the other person's says of the key that was proved last. Where it matches, the key is `verified`, and
+        kept with the contacts that have the number: on the account's other devices, and after a restore, it is too."""
         identity = self._known(label)
         if not identity.proved_ms:
             raise RefusedError("IDENTITY_UNPROVEN", "no key of this number was proved yet: ask for it first")
         found = self._number(identity).compare(scanned)
         if found is Comparison.MATCHES:
-            self.add_verified(Verified(label, identity.public_key, identity.version, identity.epoch))
+            compared = Verified(label, identity.public_key, identity.version, identity.epoch)
+            with self._profile.transaction():
+                self.add_verified(compared)
+                self._keep_with_contacts(compared)
         return found
+
+    def _keep_with_contacts(self, verified: Verified) -> None:
+        """With those who have the number; where nobody has, with the settings."""
+        profile, country = self._profile, country_of(self._profile.account.label)
+        whose = [
+            each
+            for each in profile.contacts()
+            if verified.label in {comparable_number(number, country) for number in read_card(each.card).numbers}
+        ]
+        profile.put_contacts(each._replace(envelope=each.envelope.with_verified(verified)) for each in whose)
+        if not whose:
+            profile.put_settings(profile.settings.with_verified(verified))
+
+    def _take_verified(self) -> None:
+        """What another device of the account had compared, or this one before it was lost. What is no key of a number
+        is passed over. That it is the key that the number has now, the directory has to prove here."""
+        for each in self._profile.verified_in_list():
+            kept = self._profile.verified(each.label)
+            sound = _is_label(each.label) and len(each.public_key) == KEY_BYTES and each.version > 0
+            if sound and each.label != self._profile.account.label and (kept is None or kept.epoch < each.epoch):
+                self.add_verified(each)
 
     def add_verified(self, verified: Verified) -> None:
         """A key that a person compared, here or on another device; of two the one of the higher epoch stays."""
@@ -137,11 +170,13 @@ class ContactIdentities:
         self._profile.put(Discovery(on))
 
     async def check(self, numbers: Callable[[], Iterable[str]], *, for_s: float = ROUND_S) -> IdentityRound:
-        """Ask for the keys in use, those first that were not asked for longest; then, where that is switched on, for
-        some of `numbers`, the contacts'; what is none in E.164 is passed over.
+        """Ask for the keys in use, also those that another device of the account had compared, those first that were
+        not asked for longest; then, where that is switched on, for some of `numbers`, the contacts'; what is none in
+        E.164 is passed over.
 
         It takes `for_s` seconds at most, and nothing that the directory does or leaves undone makes it raise.
         """
+        self._take_verified()
         due = self._due(numbers)
         asked, silent, stopped = 0, 0, ""
         changed: list[ContactIdentity] = []

@@ -26,7 +26,7 @@ from ipls.client.line.kept import Kept
 from ipls.client.profile_key import IN_FILE, KeyAccess, make_key, not_the_key, open_key
 from ipls.client.rows import Rows, Table, Unreadable, empty, schema, single
 from ipls.contacts import envelope
-from ipls.contacts.envelope import Envelope, Verified, kind_in
+from ipls.contacts.envelope import Envelope, Verified, kind_in, verified_in
 from ipls.contacts.sealing import SETTINGS_ID
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
 from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
@@ -546,6 +546,11 @@ class Profile:
     def put_contact_identity(self, identity: ContactIdentity) -> None:
         """Write what is known of a number."""
         self._rows.put(IDENTITIES, identity)
+
+    def verified_in_list(self) -> Iterator[Verified]:
+        """The keys that contacts, and the settings, have as compared: here or on another device of the account."""
+        for data in self.line.entries().values():
+            yield from verified_in(data)
 
     def drop_contact_identity(self, label: str) -> None:
         """Forget what was known of a number, and what a person compared."""

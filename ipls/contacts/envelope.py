@@ -86,6 +86,18 @@ class Envelope:
         """Of this card, and of the kind that it is."""
         return replace(self, card=card, kind=Kind.GROUP if read_card(card).is_group else Kind.CONTACT)
 
+    def with_verified(self, verified: Verified) -> Self:
+        """With this key, unless there is one of a later epoch."""
+        kept = {each.label: each for each in self.verified}
+        there = kept.get(verified.label)
+        if there and there.epoch > verified.epoch:
+            return self
+        return replace(self, verified=tuple(sorted((kept | {verified.label: verified}).values())))
+
+    def without_verified(self, label: str) -> Self:
+        """Without the key of this number."""
+        return replace(self, verified=tuple(each for each in self.verified if each.label != label))
+
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Raises CardError ENVELOPE_INVALID: these bytes are no envelope, or not in the one encoding."""
@@ -114,6 +126,12 @@ class Envelope:
 def kind_in(data: bytes) -> int:
     """The kind of an encoded envelope."""
     return envelope_pb2.Envelope.FromString(data).kind
+
+
+def verified_in(data: bytes) -> list[Verified]:
+    """The keys that an encoded envelope has."""
+    message = envelope_pb2.Envelope.FromString(data)
+    return [Verified(each.label, each.public_key, each.version, each.epoch) for each in message.verified]
 
 
 def _unknown(message: envelope_pb2.Envelope) -> bytes:

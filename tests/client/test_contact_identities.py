@@ -20,8 +20,8 @@ from ipls.client.contact_identities import (
 from ipls.client.directory import DirectoryReader
 from ipls.client.errors import ProfileError, RefusedError, TryLaterError
 from ipls.client.events import ContactIdentityChanged, ContactIdentityUnproved, Event
-from ipls.client.profile import Account, ContactIdentity, Profile
-from ipls.contacts.envelope import Verified
+from ipls.client.profile import Account, Contact, ContactIdentity, Profile
+from ipls.contacts.envelope import Envelope, Verified
 from ipls.crypto.keys import public_key
 from ipls.proto.directory.v1.directory_pb2 import (
     AbsenceRequest,
@@ -478,6 +478,90 @@ async def test_what_was_compared_on_another_device_counts_here(tmp_path: Path) -
         assert device.identities.verified(STRANGER)
         device.town.tree.registers(STRANGER, THIEFS)
         assert [each.version for each in (await device.check()).changed] == [3]
+
+
+def put(profile: Profile, *contacts: tuple[str, Verified | None]) -> None:
+    """People with these numbers, and keys of theirs as another device of the account compared them."""
+    profile.put_contacts(
+        Contact(
+            bytes([n]) * 16,
+            Envelope(f"BEGIN:VCARD\r\nFN:P\r\nTEL:{number}\r\nEND:VCARD".encode(), verified=(key,) if key else ()),
+        )
+        for n, (number, key) in enumerate(contacts)
+    )
+
+
+async def test_a_compared_key_is_kept_with_the_contacts_that_have_the_number(tmp_path: Path) -> None:
+    async with phone(tmp_path) as device:
+        profile, compared = device.profile, Verified(BOB, KEYS[BOB], 1, 1)
+        national = f"0{BOB[3:6]} {BOB[6:]}"
+        put(profile, (PEOPLE[0], Verified(PEOPLE[0], KEYS[PEOPLE[0]], 1, 1)), (national, None), (BOB, None))
+        device.identities.compare(BOB, number_of(BOB, KEYS[BOB]))
+        assert [each.envelope.verified[0].label for each in profile.contacts()] == [PEOPLE[0], BOB, BOB]
+        assert profile.contacts()[1].envelope.verified == (compared,)
+        assert profile.settings.verified == ()
+        profile.remove_contacts(each.id for each in profile.contacts())
+        device.identities.compare(BOB, number_of(BOB, KEYS[BOB]))
+        assert profile.settings.verified == (compared,)  # nobody has the number
+        device.identities.forget(BOB)
+        await device.check()
+        assert (profile.settings.verified, profile.verified(BOB)) == ((), None)
+
+
+async def test_a_device_knows_what_another_one_compared_and_that_the_key_changed_since(tmp_path: Path) -> None:
+    async with phone(tmp_path) as device:
+        put(device.profile, (BOB, Verified(BOB, KEYS[BOB], 1, 1)), (STRANGER, Verified(STRANGER, NEW_KEY, 1, 3)))
+        device.town.tree.registers(STRANGER, NEW_KEY)  # in epoch 3
+        await device.check()
+        assert device.identities.verified(BOB)
+        assert device.identities.verified(STRANGER)
+        assert device.told() == []
+        device.profile.drop_contact_identity(STRANGER)  # as on a phone that was restored
+        device.town.tree.registers(STRANGER, THIEFS)
+        assert [each.label for each in (await device.check()).changed] == [STRANGER]
+        assert not device.identities.verified(STRANGER)
+
+
+@pytest.mark.parametrize(
+    "false",
+    [
+        Verified(BOB, THIEFS, 1, 1),
+        Verified(BOB, THIEFS, 2, 2),
+        Verified(BOB, THIEFS, 1 << 62, 1 << 62),
+    ],
+)
+async def test_a_false_compared_key_makes_no_key_count_as_compared(tmp_path: Path, false: Verified) -> None:
+    """Nobody else is hurt by it, the directory is not accused, and the person can forget it."""
+    async with phone(tmp_path) as device:
+        put(device.profile, (BOB, false))
+        found = await device.check()
+        assert (found.asked, found.unproved) == (5, [(BOB, "HISTORY_REWRITTEN")])
+        assert not device.identities.verified(BOB)
+        assert len(device.proved()) == 4
+        assert device.evidence() == []
+        device.town.tree.registers(BOB, NEW_KEY)
+        device.identities.forget(BOB)
+        await device.identities.use(BOB)
+        assert device.identities.compare(BOB, number_of(BOB, NEW_KEY)) is Comparison.MATCHES
+        await device.check()
+        assert device.identities.verified(BOB)
+
+
+@pytest.mark.parametrize(
+    "false",
+    [
+        Verified("", KEYS[BOB], 1, 1),
+        Verified("bob", KEYS[BOB], 1, 1),
+        Verified(ME, KEYS[BOB], 1, 1),
+        Verified(BOB, KEYS[BOB][:31], 9, 9),
+        Verified(BOB, KEYS[BOB], 0, 9),
+    ],
+)
+async def test_what_is_no_compared_key_is_passed_over(tmp_path: Path, false: Verified) -> None:
+    async with phone(tmp_path) as device:
+        put(device.profile, (BOB, false))
+        assert await device.check() == IdentityRound(5, [], [], 0, "")
+        assert device.profile.verified(false.label) is None
 
 
 async def test_what_is_forgotten_is_asked_for_no_more(tmp_path: Path) -> None:

@@ -441,6 +441,21 @@ async def test_two_people_compare_and_a_new_phone_of_one_is_told_to_the_other_at
     assert len([event for event in events if isinstance(event, ContactIdentityChanged)]) == 1
 
 
+async def test_a_key_that_was_compared_is_known_on_a_restored_phone(world: Deployment) -> None:
+    ada, bob = world.label(), world.label()
+    adas = await world.stored(ada, f"BEGIN:VCARD\r\nVERSION:3.0\r\nFN:Bob\r\nTEL:{bob}\r\nEND:VCARD\r\n".encode())
+    bobs = await world.registered(bob)
+    async with world.device(adas) as device, world.device(bobs) as other:
+        await device.contact_identities.safety_number(bob)
+        theirs = await other.contact_identities.safety_number(ada)
+        device.contact_identities.compare(bob, theirs)
+        await device.store()
+    new = await world.registered(ada)
+    async with world.device(new) as device:
+        await device.restore()
+        assert device.contact_identities.verified(bob)
+
+
 async def test_a_sync_finds_who_is_on_the_service_where_that_is_switched_on(world: Deployment) -> None:
     ada, bob = world.label(), world.label()
     await world.registered(bob)
