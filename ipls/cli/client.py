@@ -14,22 +14,44 @@ from ipls.cli import accounts, contacts, identities, profiles, serve_dav, sides
 from ipls.cli.codes import Code, Outbox, code_source, trying
 from ipls.cli.console import confirmed
 from ipls.cli.opening import local, read, run, say, write_file
-from ipls.cli.options import HOME, Endpoints, Home, Json, Name, Patience, Verbose, options_for, profile_folder
+from ipls.cli.options import (
+    HOME,
+    Endpoints,
+    Home,
+    Json,
+    Name,
+    Patience,
+    Verbose,
+    check_placed,
+    options_for,
+    profile_folder,
+)
 from ipls.client.access import WARNING, days, describe, when
 from ipls.client.approvals import Approval, ApprovalRequest, parse_approver
 from ipls.client.calls import RETRY_FOR_S
-from ipls.client.device import Device, Difference
+from ipls.client.device import Device, Difference, Status
 from ipls.client.profile import Account
 from ipls.client.sync import Recovery, SyncResult
 from ipls.contacts.cards.reading import read_card
 from ipls.units import DAY_MS
 
-app = typer.Typer(
-    no_args_is_help=True,
-    help="The device: one profile is one account on one phone. It is encrypted: the system's keyring keeps its key, or"
-    " a passphrase seals it (asked for, or in the file that IPLS_PASSPHRASE_FILE names); where there is neither, the"
-    " key is in a file beside the profile, for its owner alone (0600).",
-)
+app = typer.Typer()
+
+
+@app.callback(invoke_without_command=True)
+def overview(context: typer.Context, profile: Name = "default", home: Home = HOME, as_json: Json = False) -> None:
+    """The device: one profile is one account on one phone. Alone, it says how that is, as `status`.
+
+    It is encrypted: the system's keyring keeps its key, or a passphrase seals it (asked for, or in the file that
+    IPLS_PASSPHRASE_FILE names); where there is neither, the key is in a file beside the profile, for its owner alone
+    (0600).
+    """
+    if context.invoked_subcommand is None:
+        status(profile, home, as_json)
+    else:
+        check_placed(context)
+
+
 app.add_typer(profiles.app, name="profiles")
 app.add_typer(contacts.app, name="contacts")
 app.command()(identities.identity)
@@ -248,8 +270,42 @@ def status(profile: Name = "default", home: Home = HOME, as_json: Json = False) 
         "identity": found.identity and found.identity.version,
         "foreign": [version.version for version in found.foreign],
     }
-    text = "\n".join(f"{name.replace('_', ' ')}: {content}" for name, content in value.items())
-    say(text, value, as_json)
+    lines = {
+        "account": f"{found.label}, {_identity(found)}" if found.label else "none yet",
+        "contacts": f"{found.contacts}{f', {found.unsent} with changes not sent yet' if found.unsent else ''}",
+        "new ones": found.new_contacts,
+        "last sync": when(found.synced_ms) if found.synced_ms else "never",
+        "line": f"commit {found.commit}, contact key generation {found.generation}" if found.commit else "none yet",
+        "head": _head(found),
+        "deployment": f"{found.namespace}, version {found.trust_root} of its trust root",
+    }
+    if found.foreign:
+        lines["WARNING"] = f"identity version {', '.join(str(v.version) for v in found.foreign)} was not made here"
+    if found.unreadable:
+        lines["damaged"] = f"{found.unreadable} contacts on this device"
+    text = "\n".join(f"{name:<12}{content}" for name, content in lines.items())
+    say(text, value, as_json, _to_do(found, options_for(profile, home)))
+
+
+def _identity(found: Status) -> str:
+    return f"identity version {found.identity.version} of epoch {found.identity.epoch}" if found.identity else ""
+
+
+def _head(found: Status) -> str:
+    if not found.head_epoch:
+        return "none seen yet"
+    by = f", signed by {', '.join(found.signers)}, {when(found.head_ms)}" if found.signers else ""
+    return f"epoch {found.head_epoch}{by}"
+
+
+def _to_do(found: Status, where: str) -> str:
+    if found.label is None:
+        return f"ipls client register NUMBER{where}"
+    if found.foreign:
+        return f"ipls client identity{where} shows it: was it you?"
+    if found.unsent or found.unreadable or found.unfinished or not found.synced_ms:
+        return f"ipls client store{where}"
+    return ""
 
 
 @vault_app.command("show")
@@ -309,18 +365,21 @@ def delete(
     patience: Patience = RETRY_FOR_S,
     verbose: Verbose = False,
     yes: Annotated[bool, typer.Option("--yes", help="Without asking.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Have the vault let this account's keys go. This phone keeps its contacts; no other one can restore them."""
     if not yes and not confirmed("What is stored can't be restored then. Let all keys go?"):
         raise typer.Exit(1)
     run(profile_folder(home, profile), Device.delete_keys, retry_for_s=patience, verbose=verbose)
-    print("the keys are let go; `ipls client store` begins anew")
+    following = f"ipls client store{options_for(profile, home)}, which begins anew"
+    say("the keys are let go", {"deleted": True}, as_json, following)
 
 
 @vault_app.command()
-def key(endpoints: Endpoints = None, profile: Name = "default", home: Home = HOME) -> None:
+def key(endpoints: Endpoints = None, profile: Name = "default", home: Home = HOME, as_json: Json = False) -> None:
     """This device's key for approving: name it in the vault from the phone that has the account."""
-    print(local(profile_folder(home, profile), Device.approver_key, endpoints).hex())
+    own = local(profile_folder(home, profile), Device.approver_key, endpoints).hex()
+    say(own, {"key": own}, as_json, "ipls client vault trust, and this line, on the phone that has the account")
 
 
 @vault_app.command()
@@ -330,6 +389,7 @@ def trust(
     home: Home = HOME,
     patience: Patience = RETRY_FOR_S,
     verbose: Verbose = False,
+    as_json: Json = False,
 ) -> None:
     """Let a device approve later identities of this number. Only a device that you hold: it takes the delay's place."""
     approver = parse_approver(key)
@@ -339,7 +399,7 @@ def trust(
         retry_for_s=patience,
         verbose=verbose,
     )
-    print("this device may approve from now on")
+    say("this device may approve from now on", {"trusted": approver.hex()}, as_json)
 
 
 @vault_app.command()
@@ -349,6 +409,7 @@ def distrust(
     home: Home = HOME,
     patience: Patience = RETRY_FOR_S,
     verbose: Verbose = False,
+    as_json: Json = False,
 ) -> None:
     """Let a device approve no more."""
     approver = parse_approver(key)
@@ -358,15 +419,20 @@ def distrust(
         retry_for_s=patience,
         verbose=verbose,
     )
-    print("this device may not approve any more")
+    say("this device may not approve any more", {"distrusted": approver.hex()}, as_json)
 
 
 @vault_app.command()
 def request(
-    profile: Name = "default", home: Home = HOME, patience: Patience = RETRY_FOR_S, verbose: Verbose = False
+    profile: Name = "default",
+    home: Home = HOME,
+    patience: Patience = RETRY_FOR_S,
+    verbose: Verbose = False,
+    as_json: Json = False,
 ) -> None:
     """On the device that waits: the line for a device that may approve."""
-    print(run(profile_folder(home, profile), Device.approval_request, retry_for_s=patience, verbose=verbose))
+    asked = str(run(profile_folder(home, profile), Device.approval_request, retry_for_s=patience, verbose=verbose))
+    say(asked, {"request": asked}, as_json, "ipls client vault sign, and this line, on a device that may approve")
 
 
 @vault_app.command()
@@ -374,10 +440,12 @@ def sign(
     request: Annotated[str, typer.Argument(help="The line that `vault request` shows on the device that waits.")],
     profile: Name = "default",
     home: Home = HOME,
+    as_json: Json = False,
 ) -> None:
     """On a device that may approve: sign for a device that waits, which you hold in your other hand."""
     asked = ApprovalRequest.parse(request)
-    print(local(profile_folder(home, profile), lambda device: device.sign_approval(asked)))
+    signed = str(local(profile_folder(home, profile), lambda device: device.sign_approval(asked)))
+    say(signed, {"approval": signed}, as_json, "ipls client vault approve, and this line, on the device that waits")
 
 
 @vault_app.command()
@@ -387,8 +455,10 @@ def approve(
     home: Home = HOME,
     patience: Patience = RETRY_FOR_S,
     verbose: Verbose = False,
+    as_json: Json = False,
 ) -> None:
     """On the device that waits: hand the approval to the vault, then `restore`."""
     signed = Approval.parse(approval)
     run(profile_folder(home, profile), lambda device: device.approve(signed), retry_for_s=patience, verbose=verbose)
-    print("approved: this device need not wait any longer")
+    following = f"ipls client restore{options_for(profile, home)}"
+    say("approved: this device need not wait any longer", {"approved": True}, as_json, following)

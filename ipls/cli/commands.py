@@ -19,6 +19,7 @@ from typer.main import get_command, get_group
 from ipls._grpc import grpc
 from ipls.address import parse_address
 from ipls.cli.console import fail
+from ipls.cli.examples import add_examples
 from ipls.cli.interrupt import INTERRUPTED, interrupted
 from ipls.cli.status import REFUSED, USAGE, exit_status
 from ipls.errors import IplsError
@@ -48,6 +49,7 @@ class _Commands(TyperGroup):
             alone.command()(module.command)
             made = get_command(alone)
         made.name = cmd_name
+        add_examples(made, "ipls", cmd_name)
         return made
 
 

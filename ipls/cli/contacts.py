@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from ipls.cli.opening import local, read, say, write_file
-from ipls.cli.options import HOME, Endpoints, Home, Json, Name, profile_folder
+from ipls.cli.options import HOME, Endpoints, Home, Json, Name, options_for, profile_folder
 from ipls.client.access import when
 from ipls.client.address_book import PLACED, Listed, OpenConflict, Settlement
 from ipls.client.device import Device
@@ -99,7 +99,9 @@ def import_(
         print(f"{conflicts} contacts had changes here that gave way: ipls client contacts conflicts", file=sys.stderr)
     text = f"{'would import' if dry_run else 'imported'}: {counts['new']} new, {counts['changed']} changed,"
     text += f" {counts['same']} the same, {counts['removed']} removed here before, {len(rejected)} bad"
-    say(text, counts | {"bad": rejected, "conflicts": conflicts, "dry_run": dry_run}, as_json)
+    sent_by = f"ipls client store{options_for(profile, home)}"
+    following = sent_by if not dry_run and counts["new"] + counts["changed"] else ""
+    say(text, counts | {"bad": rejected, "conflicts": conflicts, "dry_run": dry_run}, as_json, following)
     if empty:
         raise typer.Exit(1)
 
@@ -285,9 +287,11 @@ def apart(
     other: Annotated[str, typer.Argument(help="The other's id.")],
     profile: Name = "default",
     home: Home = HOME,
+    as_json: Json = False,
 ) -> None:
     """Say that two contacts are two people: `duplicates` proposes them no more."""
     local(profile_folder(home, profile), lambda device: device.address_book.keep_apart(id, other))
+    say(f"apart: {id} and {other} are proposed as one person no more", {"first": id, "second": other}, as_json)
 
 
 @app.command()
@@ -349,8 +353,11 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Also over a file that is no address book.")] = False,
     profile: Name = "default",
     home: Home = HOME,
+    as_json: Json = False,
 ) -> None:
     """All cards as one address book, byte for byte, in the order in which they came."""
+    if as_json and str(file) == "-":
+        raise typer.BadParameter("the cards go to standard output", param_hint="--json")
     if not force and file.is_file() and file.stat().st_size and not _is_book(file):
         raise ProfileError("FILE_EXISTS", f"{file} is there, and is no address book")
     data, count = read(
@@ -361,7 +368,7 @@ def export(
         sys.stdout.buffer.write(data)
         return
     write_file(file, data)
-    print(f"exported: {count} contacts to {file}", file=sys.stderr)
+    say(f"exported: {count} contacts to {file}", {"contacts": count, "file": str(file)}, as_json)
 
 
 def _show(contact: Listed, as_json: bool) -> None:

@@ -43,7 +43,8 @@ def identity(
         local(folder, lambda device: device.acknowledge_version(that_was_me))
     if not_me is not None:
         following = local(folder, lambda device: device.disown_version(not_me))
-        print(f"next: ipls client {following}, which makes a new key for the contacts", file=sys.stderr)
+        if not as_json:
+            print(f"next: ipls client {following}, which makes a new key for the contacts", file=sys.stderr)
     for v in read(folder, Device.versions):
         value = {"version": v.version, "epoch": v.epoch, "public_key": v.public_key.hex(), "origin": v.origin}
         say(f"version {v.version}, epoch {v.epoch}: {v.origin}", value, as_json)

@@ -35,6 +35,17 @@ def profile_folder(home: Path, profile: str, *, hint: str = "--profile") -> Path
     return profiles_folder(home) / profile
 
 
+def check_placed(context: typer.Context) -> None:
+    """Of a group that does something by itself: an option before the name of a command would count for nothing.
+
+    Raises typer.BadParameter.
+    """
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if source and source.name == "COMMANDLINE":
+            raise typer.BadParameter(f"options go behind the command: {context.command_path} COMMAND [OPTIONS]")
+
+
 def options_for(profile: str, home: Path) -> str:
     """What the next command has to be told, too, to find this profile."""
     told = [] if profile == "default" else ["--profile", profile]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ipls.cli.console import confirmed, emit
-from ipls.cli.options import HOME, Endpoints, Home, Json, options_for, profile_folder, profiles_folder
+from ipls.cli.options import HOME, Endpoints, Home, Json, check_placed, options_for, profile_folder, profiles_folder
 from ipls.cli.unlocking import key_access
 from ipls.client import profiles
 from ipls.client.access import when
@@ -25,6 +25,8 @@ def show_all(context: typer.Context, home: Home = HOME, as_json: Json = False) -
     """The profiles on this machine: one for each account that this phone has. Alone, it lists them."""
     if context.invoked_subcommand is None:
         list_(home, as_json)
+    else:
+        check_placed(context)
 
 
 @app.command("list")

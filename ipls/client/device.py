@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from copy import copy
 from pathlib import Path
@@ -56,6 +56,8 @@ from ipls.proto.vault.v1.vault_pb2 import ListAnswer
 from ipls.proto.vault.v1.vault_pb2_grpc import VaultServiceStub
 from ipls.proto.witness.v1.head_pb2 import SignedHead
 from ipls.rpc.channel import open_channel
+from ipls.trust.errors import HeadRefused
+from ipls.trust.heads import signers
 from ipls.trust.identity import check_label
 from ipls.trust.root import TrustRoot, parse_trust_root
 
@@ -72,6 +74,12 @@ class Status(NamedTuple):
     identity: KnownVersion | None
     foreign: list[KnownVersion]
     head_epoch: int
+    head_ms: int
+    """When the newest of the signatures on that head was made; 0 without one."""
+    signers: list[str]
+    """The witnesses whose signatures on it count."""
+    synced_ms: int | None
+    """When all was stored or restored last."""
     contacts: int
     unsent: int
     unreadable: int
@@ -550,7 +558,8 @@ class Device:
     def _status(self) -> Status:
         profile = self._profile
         account, head = profile.get(Account), profile.head
-        versions, kept = profile.versions(), profile.line
+        versions, kept, synced = profile.versions(), profile.line, profile.get(Synced)
+        signed = self._signed(head) if head else {}
         return Status(
             namespace=self._root.namespace,
             trust_root=self._root.number,
@@ -558,6 +567,9 @@ class Device:
             identity=next((v for v in versions if account and v.version == account.version), None),
             foreign=[v for v in versions if v.origin == "foreign"],
             head_epoch=head.epoch if head else 0,
+            head_ms=max(signed.values(), default=0),
+            signers=sorted(signed),
+            synced_ms=synced.time_ms if synced else None,
             contacts=profile.count_contacts() - len(kept.unreadable()),
             unsent=len(kept.unsent()),
             unreadable=len(kept.unreadable()),
@@ -566,6 +578,12 @@ class Device:
             unfinished=kept.unfinished,
             new_contacts=PLACED[self.address_book.placement],
         )
+
+    def _signed(self, head: SignedHead) -> Mapping[str, int]:
+        try:
+            return signers(self._root, head, now_ms=self._now_ms(), check_age=False)
+        except HeadRefused:  # by witnesses of an earlier trust root, or ahead of a clock that was put back
+            return {}
 
     def _sync(self) -> Sync:
         account, namespace, profile, channel = (

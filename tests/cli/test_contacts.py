@@ -121,7 +121,8 @@ def test_a_contact_is_added_edited_and_merged(contacts: Run):
     assert merged["name"] == "Karl"
     assert [row["name"] for row in rows(contacts("list", "--json"))] == ["Ada", "Bo", "Karl"]
     contacts("undo")
-    contacts("apart", made["id"], other["id"])
+    (told,) = rows(contacts("apart", made["id"], other["id"], "--json"))
+    assert told == {"first": made["id"], "second": other["id"]}
     assert contacts("duplicates")["out"] == ""
 
 
@@ -167,8 +168,11 @@ def test_an_export_replaces_no_file_that_is_no_address_book(contacts: Run, tmp_p
     refused = contacts("export", file, status=1)
     assert "[FILE_EXISTS]" in refused["err"]
     assert file.read_text() == "Dear Ada"
-    assert contacts("export", file, "--force")["err"] == f"exported: 2 contacts to {file}\n"
-    assert contacts("export", file)["err"] == f"exported: 2 contacts to {file}\n"
+    assert contacts("export", file, "--force")["out"] == f"exported: 2 contacts to {file}\n"
+    (told,) = rows(contacts("export", file, "--json"))
+    assert told == {"contacts": 2, "file": str(file)}
+    contacts("export", "-", "--json", status=2)
+    assert contacts("export", file)["out"] == f"exported: 2 contacts to {file}\n"
     assert file.read_bytes() == BOOK
     (tmp_path / "empty").touch()
     contacts("export", tmp_path / "empty")

@@ -2,7 +2,8 @@
 
 import re
 import shlex
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 from typer.main import get_command
@@ -25,6 +26,27 @@ def unknown(words: list[str]) -> str:
     options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     given = (word.strip("[],").split("=")[0] for word in words)
     return next((word for word in given if word.startswith("--") and word not in {*options, "--help"}), "")
+
+
+def leaves(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Each command that does something by itself."""
+    below = [(word, command.get_command(None, word)) for word in getattr(command, "commands", {})]
+    if not below or command.invoke_without_command:
+        yield name, command
+    for word, each in below:
+        yield from leaves(each, f"{name} {word}")
+
+
+CLIENT = dict(leaves(cast("Any", get_command(app)).get_command(None, "client"), "ipls client"))
+
+
+@pytest.mark.parametrize("name", CLIENT)
+def test_its_help_ends_with_an_example_that_it_takes(name: str) -> None:
+    title, *examples = (CLIENT[name].epilog or "").split("\n\n")
+    assert title == ("Examples:" if examples[1:] else "Example:")
+    for line in examples:
+        assert f"{line} ".startswith(f"{name} ")
+        assert unknown(shlex.split(line)[1:]) == ""
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

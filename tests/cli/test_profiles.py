@@ -182,7 +182,7 @@ async def test_a_profile_that_somebody_changes_is_read_and_not_renamed_or_remove
         assert len(others) == 2
         assert "Person 2" in home.says("contacts", "find", "Person 2", *where)
         assert "Person 0" in home.says("contacts", "show", first.split()[0], *where)
-        assert "contacts: 3" in home.says("status", *where)
+        assert "contacts    3" in home.says("status", *where)
         assert home.cards("busy") == 3
         assert home.states() == {"busy": "new"}
         for command in (("rename", "busy", "other"), ("remove", "busy", "--yes")):

@@ -184,6 +184,23 @@ def test_a_command_says_its_outcome_and_with_verbose_the_proofs(deployment: Depl
     assert told.stderr.startswith("checked: epoch ")
     assert "checked: own history, complete, 1 version(s)" in told.stderr
 
+    # Alone it says how the account is, and what is left to do.
+    alone = ipls("client", *where)
+    lines = dict(line.split(maxsplit=1) for line in alone.stdout.splitlines())
+    assert lines["account"].startswith("+4930777000021, identity version 1 of epoch ")
+    assert lines["contacts"] == "2"
+    assert "signed by witness, " in lines["head"]
+    assert alone.stderr == ""
+    added = ipls("client", "contacts", "add", "Ada", *where)
+    assert added.returncode == 0
+    assert json.loads(ipls("client", "--json", *where).stdout)["unsent"] == 1
+    left = ipls("client", *where)
+    assert "contacts    3, 1 with changes not sent yet\n" in left.stdout
+    assert left.stderr == f"next: ipls client store --home {tmp_path}\n"
+    misplaced = ipls("client", *where, "store")
+    assert misplaced.returncode == 2
+    assert "options go behind the command" in misplaced.stderr
+
 
 def test_ctrl_c_in_a_command_says_so_and_leaves_all_sound(deployment: Deployment, tmp_path: Path) -> None:
     """While it sends contacts, to a store that has stopped."""
