@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from ipls.client.profile import Contact, ImportedCard
 from ipls.contacts.cards.editing import with_uid
-from ipls.contacts.cards.large import without_largest
 from ipls.contacts.cards.lines import NEWLINE, Card, Skipped
 from ipls.contacts.cards.reading import read_card, read_person
 from ipls.contacts.cards.units import card_form
@@ -18,6 +17,7 @@ from ipls.contacts.envelope import Envelope
 from ipls.contacts.errors import CardError
 from ipls.contacts.merge import merge
 from ipls.contacts.sealing import MAX_ENVELOPE, id_of_uid, new_id
+from ipls.contacts.whole import MAX_WHOLE, fitting
 from ipls.crypto.encoding import tagged_hash
 
 
@@ -99,10 +99,11 @@ class Import:
             return
         try:
             if len(part.data) > MAX_ENVELOPE:
-                without_largest(part.data, MAX_ENVELOPE)
-                self._large.append(part.line)
+                whole = Envelope(part.data).encode()
+                if fitting(whole) != whole:
+                    self._large.append(part.line)
         except CardError:
-            self._bad.append(Skipped(part.line, f"over {MAX_ENVELOPE} bytes, and too broken to be cut"))
+            self._bad.append(Skipped(part.line, f"over {MAX_WHOLE} bytes, and too broken to be cut"))
             return
         self._counts[self._take(part)] += 1
 

@@ -13,6 +13,7 @@ from ipls.contacts import commits
 from ipls.contacts.commits import Base, Body, Commit, Edit, Left, Link, ListedDevice, Moved, Signed
 from ipls.contacts.errors import LineError
 from ipls.contacts.sealing import MAX_SNAPSHOT, ContactKey, name_of
+from ipls.contacts.whole import own_record
 from ipls.crypto.errors import SignatureRefused
 from ipls.crypto.keys import verify
 
@@ -331,7 +332,7 @@ def _check_base(
             raise false
         contact = held(id)
         if contact is not None and names.get(id, contact.name) == entries[id]:
-            if name_of(new.seal_record(id, contact.envelope)) != name:
+            if name_of(new.seal_record(id, own_record(contact.envelope))) != name:
                 raise false
             renamed[id] = name
     return renamed

@@ -24,7 +24,8 @@ def merge(
     `base`: as last folded (None: new on both sides). `mine`: as edited here. `theirs`: at the line's head, last written
     by the device with this Ed25519 key at `ms`, which is what a conflict names. `country`: see `country_of`.
 
-    An edit beats a removal. Nothing that either side added is lost: it is in the card or a conflict.
+    All are whole envelopes (`ipls.contacts.whole`). An edit beats a removal. Nothing that either side added is lost: it
+    is in the card or a conflict.
     """
     if mine in (base, theirs):
         return theirs
@@ -47,7 +48,6 @@ def merge(
         changed_ms=max(mine.changed_ms, theirs.changed_ms),
         conflicts=conflicts,
         verified=_merge_verified(before, mine, theirs),
-        parts=_either(before.parts, mine.parts, theirs.parts),
         unknown=_either(before.unknown, mine.unknown, theirs.unknown),
     )
 

@@ -15,8 +15,8 @@ from ipls.contacts.cards.lines import join_cards
 from ipls.contacts.cards.reading import read_card
 from ipls.contacts.envelope import Conflict, Envelope, Kind, Placement, Verified
 from ipls.contacts.errors import CardError
-from ipls.contacts.sealing import MAX_ENVELOPE as MAX_CARD
 from ipls.contacts.sealing import id_of_uid
+from ipls.contacts.whole import MAX_WHOLE
 from ipls.crypto.keys import public_key
 
 NOW_MS = 1_800_000_000_000
@@ -170,7 +170,7 @@ def test_a_table_is_imported_too(book: AddressBook):
 
 
 def test_a_card_that_is_too_large_to_be_stored_is_kept_whole(book: AddressBook):
-    large = card("FN:Large", "PHOTO;ENCODING=b:" + "A" * MAX_CARD, "TEL:1")
+    large = card("FN:Large", "PHOTO;ENCODING=b:" + "A" * MAX_WHOLE, "TEL:1")
     (outcome,) = book.import_cards(join_cards([BOB, large]))
     assert (outcome.new, outcome.large, outcome.bad) == (2, [6], [])
     assert book.export() == join_cards([BOB, large])

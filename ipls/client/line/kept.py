@@ -3,13 +3,19 @@
 Tested by tests/client/line/test_line.py.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Self, TypeVar
 
 from ipls.client.rows import Row, Rows, Table, Unreadable, single
+from ipls.contacts.cards.numbers import country_of
 from ipls.contacts.commits import Commit, Signed
+from ipls.contacts.envelope import Envelope, Kind
 from ipls.contacts.line import Folded, Held, KeptBase, LineState, replay
+from ipls.contacts.merge import merge
 from ipls.contacts.sealing import ContactKey, name_of
+from ipls.contacts.whole import fitting, own_record, part_ids, split
+
+Value = TypeVar("Value")
 
 
 class LineStart(NamedTuple):
@@ -61,7 +67,8 @@ class Attempt(NamedTuple):
 
 
 class ContactRow(NamedTuple):
-    """A contact as it was last read: the record's name, the generation that it was sealed under, what it says."""
+    """A contact as it was last read: its own record's name, the generation that this was sealed under, and what the
+    contact says, whole, in however many records."""
 
     id: bytes
     name: bytes
@@ -94,6 +101,20 @@ class MarkRow(NamedTuple):
 
     id: bytes
     unread: bool
+
+
+class PartRow(NamedTuple):
+    """An entry of the list that is no contact, but a part of a large one; `of`: which speaks of it, empty: none yet."""
+
+    id: bytes
+    of: bytes
+
+
+class BesideRow(NamedTuple):
+    """A contact as a person has it, whole, of which the list can't take the largest values."""
+
+    id: bytes
+    envelope: bytes
 
 
 class Pending(NamedTuple):
@@ -142,7 +163,9 @@ MARKS = Table("mark", MarkRow, "id")
 PENDING = Table("pending", Pending, "n")
 SENT = Table("sent", ChangeRow, "id")
 UPKEEP = single(Upkeep, "upkeep")
-TABLES = (START, LINKS, COMMITS, SNAPSHOTS, KEYS, ATTEMPT, CONTACTS, EDITS, MARKS, PENDING, SENT, UPKEEP)
+PARTS = Table("part", PartRow, "id")
+BESIDE = Table("beside", BesideRow, "id")
+TABLES = (START, LINKS, COMMITS, SNAPSHOTS, KEYS, ATTEMPT, CONTACTS, EDITS, MARKS, PENDING, SENT, UPKEEP, PARTS, BESIDE)
 
 
 class Kept:
@@ -156,6 +179,8 @@ class Kept:
         self.keys = {row.generation: ContactKey(row.secret, label, row.generation) for row in rows.all(KEYS)}
         self.state = self._load()
         self.marks = {row.id: row.unread for row in self._readable(MARKS)}
+        self.parts = {row.id: row.of for row in self._readable(PARTS)}
+        self.beside = {row.id: row.envelope for row in self._readable(BESIDE)}
         self.pending = next(iter(rows.all(PENDING)), None)
         self.upkeep = rows.only(UPKEEP) or Upkeep()
 
@@ -167,7 +192,7 @@ class Kept:
         begun = LineState(start.line, start.seed, start.n, start.chain)
         return replay(begun, commits, self.snapshot, self.keys)
 
-    def _readable(self, table: Table[MarkRow]) -> Iterator[MarkRow]:
+    def _readable(self, table: Table[Row]) -> Iterator[Row]:
         return (row for row in self.rows.iterate(table) if not isinstance(row, Unreadable))
 
     def contact(self, id: bytes) -> ContactRow | None:
@@ -197,7 +222,22 @@ class Kept:
                 listed.pop(row.id, None)
             else:
                 listed[row.id] = row.contents
-        return listed
+        return listed | {id: self.shown(id, listed[id]) for id in self.beside if id in listed}
+
+    def shown(self, id: bytes, envelope: bytes) -> bytes:
+        """The contact with what of it the list can't take."""
+        beside = self.beside.get(id)
+        if beside is None:
+            return envelope
+        sides = map(Envelope.decode, (fitting(beside), beside, envelope))
+        shown = merge(*sides, device=b"", ms=0, country=country_of(self.label))
+        assert shown is not None
+        return shown.encode()
+
+    def contents(self) -> dict[bytes, bytes]:
+        """What each record holds that this device can make, by id: the contacts' own and their parts."""
+        wholes = ((row.id, row.envelope) for row in self.contacts().values())
+        return {each: data for id, whole in wholes for each, data in split(id, whole).items()}
 
     def unreadable(self) -> set[bytes]:
         """Names, of their own, for contacts that are damaged on this device, or were never read."""
@@ -206,7 +246,7 @@ class Kept:
     def _missing(self) -> set[bytes]:
         """Contacts of the list of which there is nothing here."""
         listed = self.state.entries.keys() if self.state else set[bytes]()
-        return listed - self.contacts().keys() - {row.id for row in self.edits()}
+        return listed - self.contacts().keys() - {row.id for row in self.edits()} - self.parts.keys()
 
     @property
     def unfinished(self) -> bool:
@@ -228,13 +268,14 @@ class Kept:
         self.keys = {g: key for g, key in self.keys.items() if g <= generation}
 
     def put(self, contents: Mapping[bytes, bytes | None]) -> None:
-        """What these contacts are from now on, None: removed. All of it is durable here, and sent later."""
+        """What these contacts are from now on, None: removed. All of it is durable here, and sent later, but for the
+        largest values of one that is too large for the list. Raises CardError CARD_EDIT_REFUSED, see `fitting`."""
         draft = Draft(self)
         for id, now in contents.items():
-            if now == draft.envelope(id) and not draft.marks.get(id):
+            draft.beside.pop(id, None)
+            draft.put_edit(id, now)
+            if draft.edits_nothing(id):
                 draft.drop_edit(id)
-            else:
-                draft.put_edit(id, now)
         draft.commit()
 
     def note(self, **changes: Any) -> None:
@@ -247,6 +288,12 @@ class Kept:
         """Have the next pull fetch what can't be read here."""
         draft = Draft(self)
         draft.marks.update(dict.fromkeys(self._missing(), True))
+        draft.commit()
+
+    def send_again(self, ids: Iterable[bytes]) -> None:
+        """Have these contacts committed anew, as they were last read."""
+        draft = Draft(self)
+        draft.marks.update(dict.fromkeys(ids, False))
         draft.commit()
 
     def sent(self) -> dict[bytes, bytes | None]:
@@ -275,6 +322,8 @@ class Draft:
         self.state = kept.state
         self.keys = dict(kept.keys)
         self.marks = dict(kept.marks)
+        self.parts = dict(kept.parts)
+        self.beside = dict(kept.beside)
         self.pending = kept.pending
         self.upkeep = kept.upkeep
         self._contacts: dict[bytes, ContactRow | None] = {}
@@ -305,13 +354,22 @@ class Draft:
     def put_contact(self, row: ContactRow) -> None:
         """A contact was read, or its record has another name."""
         self._contacts[row.id] = row
+        self.parts.pop(row.id, None)
+
+    def put_part(self, id: bytes, of: bytes = b"") -> None:
+        """It is no contact, but a part of `of`, or of one that is not known yet."""
+        if id not in self.parts and self.contact(id):
+            self.drop_contacts([id])
+        self.marks.pop(id, None)
+        self.parts[id] = of or self.parts.get(id, b"")
 
     def drop_contacts(self, ids: Iterable[bytes]) -> None:
         """They are not in the list any more."""
         for id in ids:
-            self._contacts[id] = None
-            self.marks.pop(id, None)
-            self.read += 1
+            if self.parts.pop(id, None) is None:
+                self._contacts[id] = None
+                self.marks.pop(id, None)
+                self.read += 1
 
     def edit(self, id: bytes) -> ChangeRow | None:
         """As `Kept.edit`, with the changes."""
@@ -328,8 +386,16 @@ class Draft:
         yield from (row for id, row in self._edits.items() if row is not None and id not in there)
 
     def put_edit(self, id: bytes, contents: bytes | None) -> None:
-        """The contact is to be this, or, None, to be removed."""
-        self._edits[id] = ChangeRow.of(id, contents)
+        """The contact is to be this, or, None, to be removed. What the list can't take of it is kept beside."""
+        fits = None if contents is None else fitting(contents)
+        if contents is not None and fits != contents:
+            self.beside[id] = self._kept.shown(id, contents) if id in self.beside else contents
+        self._edits[id] = ChangeRow.of(id, fits)
+
+    def edits_nothing(self, id: bytes) -> bool:
+        """Whether the edit is to what was last read."""
+        edit = self.edit(id)
+        return edit is not None and edit.contents == self.envelope(id) and not self.marks.get(id)
 
     def drop_edit(self, id: bytes) -> None:
         """There is nothing to be done to the contact any more."""
@@ -352,18 +418,27 @@ class Draft:
             self._base, self._commits = folded.base, {}
         self._commits.update(folded.commits)
 
-    def stands(self) -> None:
-        """What was sent is in the line; `drop_sent_edits` comes when nothing is waited for any more."""
+    def stands(self) -> int:
+        """What was sent is in the line, of so many contacts; `drop_sent_edits` comes when nothing is waited for any
+        more."""
         assert self.pending is not None
         key = self.keys[Commit.decode(self.pending.commit).generation]
         self._stood = self._kept.sent()
+        contacts = 0
         for id, contents in self._stood.items():
+            if contents is not None and Envelope.decode(contents).kind == Kind.PART:
+                self.put_part(id)
+                continue
+            contacts += id not in self.parts
             self.marks.pop(id, None)
             if contents is None:
                 self.drop_contacts([id])
             else:
-                name = name_of(key.seal_record(id, contents))
-                self.put_contact(ContactRow(id, name, key.generation, contents))
+                own = own_record(contents)
+                self.put_contact(ContactRow(id, name_of(key.seal_record(id, own)), key.generation, contents))
+                for part in part_ids(id, Envelope.decode(own)):
+                    self.put_part(part, id)
+        return contacts
 
     def drop_sent_edits(self) -> None:
         """Of what stands; what was done since is still to be sent."""
@@ -390,6 +465,9 @@ class Draft:
     def commit(self) -> None:
         """Write all of it, in one transaction."""
         kept, rows = self._kept, self._kept.rows
+        entries = self.state.entries if self.state else {}
+        self.parts = {id: of for id, of in self.parts.items() if id in entries}
+        self.beside = {id: whole for id, whole in self.beside.items() if id in entries or self.edit(id)}
         with rows.transaction():
             if self._new_line:
                 rows.clear(LINKS)
@@ -405,18 +483,25 @@ class Draft:
             rows.put_many(KEYS, (KeyRow(g, self.keys[g].secret) for g in self.keys.keys() - kept.keys.keys()))
             _write(rows, CONTACTS, self._contacts)
             _write(rows, EDITS, self._edits)
-            _write(rows, MARKS, {id: self._mark(id) for id, _ in self.marks.items() ^ kept.marks.items()})
+            _write(rows, MARKS, _changes(MarkRow, kept.marks, self.marks))
+            _write(rows, PARTS, _changes(PartRow, kept.parts, self.parts))
+            _write(rows, BESIDE, _changes(BesideRow, kept.beside, self.beside))
             if self._sent is not None:
                 rows.clear(SENT)
                 rows.put_many(SENT, (ChangeRow.of(id, now) for id, now in self._sent.items()))
                 rows.clear(PENDING)
                 rows.put_many(PENDING, [self.pending] if self.pending else [])
             rows.put(UPKEEP, self.upkeep)
-        kept.state, kept.keys, kept.marks = self.state, self.keys, self.marks
+        kept.state, kept.keys = self.state, self.keys
+        kept.marks, kept.parts, kept.beside = self.marks, self.parts, self.beside
         kept.pending, kept.upkeep = self.pending, self.upkeep
 
-    def _mark(self, id: bytes) -> MarkRow | None:
-        return MarkRow(id, self.marks[id]) if id in self.marks else None
+
+def _changes(
+    kind: Callable[[bytes, Value], Row], old: Mapping[bytes, Value], new: Mapping[bytes, Value]
+) -> dict[bytes, Row | None]:
+    """The rows that are others now, None: gone."""
+    return {id: kind(id, new[id]) if id in new else None for id, _ in old.items() ^ new.items()}
 
 
 def _write(rows: Rows, table: Table[Row], changed: Mapping[bytes, Row | None]) -> None:

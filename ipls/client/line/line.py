@@ -14,7 +14,8 @@ from ipls.client.line.writer import Writer
 from ipls.contacts import commits
 from ipls.contacts.commits import Base, DeviceList, Edit, Left, Moved
 from ipls.contacts.line import LineState
-from ipls.contacts.sealing import MAX_ENVELOPE, ContactKey, name_of
+from ipls.contacts.sealing import ContactKey, name_of
+from ipls.contacts.whole import split
 from ipls.units import DAY_MS
 
 ROUNDS = 8
@@ -213,19 +214,21 @@ class Line:
         self, key: ContactKey, devices: Sequence[Linked], left: Left, n: int, before: bytes, seed: bytes = b""
     ) -> None:
         """Stage the records that have other names under the key, then put the base on its way."""
-        state, contacts, unread = self._kept.state, self._kept.contacts(), self.unread
+        state, contents, unread = self._kept.state, self._kept.contents(), self.unread
         entries, staged, sent = dict[bytes, bytes](), list[bytes](), dict[bytes, bytes | None]()
         if state is None:  # the account's first: all that there is here
             for row in self._kept.edits():
-                if row.contents is not None and len(row.contents) <= MAX_ENVELOPE:
-                    staged.append(key.seal_record(row.id, row.contents))
-                    entries[row.id], sent[row.id] = name_of(staged[-1]), row.contents
+                if row.contents is not None:
+                    sent[row.id] = row.contents
+                    for id, data in split(row.id, row.contents).items():
+                        staged.append(key.seal_record(id, data))
+                        entries[id] = name_of(staged[-1])
         else:
             anew = seed or key.generation != state.generation
             for id, name in state.entries.items():
-                if id in contacts and (seed or id not in unread):
+                if id in contents and (seed or self._kept.parts.get(id, id) not in unread):
                     if anew:
-                        staged.append(key.seal_record(id, contacts[id].envelope))
+                        staged.append(key.seal_record(id, contents[id]))
                     entries[id] = name_of(staged[-1]) if anew else name
                 elif not seed:  # one that can't be read keeps its name: a device that has it commits it anew
                     entries[id] = name
@@ -258,7 +261,8 @@ class Line:
     # What a store lost
 
     async def mend(self) -> None:
-        """Put again what the list needs and the store does not have, or was told to drop."""
+        """Put again what the list needs and the store does not have, or was told to drop; commit anew, with the next
+        sync, what is in the list in part only."""
         state = self._kept.state
         if state is None:
             return
@@ -266,6 +270,7 @@ class Line:
         lost = self._records(state, {id for id, name in state.entries.items() if name not in there})
         if lost:
             await self._store.put_records(lost)
+        self._kept.send_again(self._torn(state))
         self._kept.note(mended_line=state.line, mended_base=state.base_n, mended_ms=self._parts.now_ms())
 
     async def heal(self) -> None:
@@ -277,12 +282,23 @@ class Line:
 
     def _records(self, state: LineState, ids: Collection[bytes]) -> list[bytes]:
         """Those of these contacts' records that this device can make again."""
-        key, contacts = self._kept.keys[state.generation], self._kept.contacts()
+        key, contents, kept = self._kept.keys[state.generation], self._kept.contents(), self._kept
         return [
-            key.seal_record(id, contacts[id].envelope)
+            key.seal_record(id, contents[id])
             for id in state.entries
-            if id in ids and id in contacts and id not in self._kept.marks
+            if id in ids and id in contents and kept.parts.get(id, id) not in kept.marks
         ]
+
+    def _torn(self, state: LineState) -> list[bytes]:
+        """The large contacts of which the list has other parts, or not all: a device ended while it sent them."""
+        key, kept, torn = self._kept.keys[state.generation], self._kept, list[bytes]()
+        for row in kept.contacts().values():
+            records = split(row.id, row.envelope)
+            if len(records) > 1 and row.id not in kept.marks:
+                names = {id: name_of(key.seal_record(id, data)) for id, data in records.items()}
+                if names != {id: state.entries.get(id) for id in names}:
+                    torn.append(row.id)
+        return torn
 
     def _standing(self) -> LineState:
         if self._kept.state is None:

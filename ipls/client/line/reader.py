@@ -4,7 +4,8 @@
 Tested by tests/client/line/test_line.py.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 from ipls.client.errors import RefusedError
 from ipls.client.events import JourneyStep, Progress
@@ -12,13 +13,25 @@ from ipls.client.line.kept import ContactRow, Draft
 from ipls.client.line.parts import NO_LINE, Checkpoint, Parts
 from ipls.contacts import commits
 from ipls.contacts.commits import Commit, Left
-from ipls.contacts.envelope import Envelope
-from ipls.contacts.errors import ContactsError, LineError
+from ipls.contacts.envelope import Envelope, Kind
+from ipls.contacts.errors import CardError, ContactsError, LineError
 from ipls.contacts.line import Folded, Judge, LineRead, LineState, NeedKey, NeedSnapshot, Writer, fold, walk
-from ipls.contacts.sealing import name_of
+from ipls.contacts.sealing import ContactKey, name_of
+from ipls.contacts.whole import join, own_record, part_ids
 
 _NOBODY = Writer(b"", 0)
 """What was not read before, and is now, nobody wrote just now."""
+
+
+class _Record(NamedTuple):
+    """A record that opened: its name, the generation it is sealed under, and what it holds: a part of a contact, what
+    speaks of these parts, or, where there are none, all of one."""
+
+    name: bytes
+    generation: int
+    contents: bytes
+    is_part: bool
+    parts: tuple[bytes, ...]
 
 
 class Reader:
@@ -230,22 +243,24 @@ class Reader:
             merged = self._merge(base, edit.contents, theirs, writer or _NOBODY)
             if merged == theirs:
                 draft.drop_edit(edit.id)
-            else:
+                continue
+            try:
                 draft.put_edit(edit.id, merged)
+            except CardError:  # of so broken a card nothing can be taken out: beside the list's, all of it
+                draft.beside[edit.id] = merged or b""
+                draft.drop_edit(edit.id)
 
     async def _read_list(self, draft: Draft, folded: Folded) -> Collection[bytes]:
         """Know again or fetch what the list names; the contacts that may have changed."""
         state = folded.state
         if folded.all_touched:
             ids: Collection[bytes] = state.entries.keys()
-            draft.drop_contacts(self._kept.contacts().keys() - state.entries.keys())
+            draft.drop_contacts((self._kept.contacts().keys() | draft.parts.keys()) - state.entries.keys())
         else:
             ids = folded.touched.keys() | {id for id, unread in draft.marks.items() if unread}
             draft.drop_contacts(ids - state.entries.keys())
-        wanted = {
-            state.entries[id]: id for id in ids if id in state.entries and not self._knows_again(draft, id, folded)
-        }
-        await self._fetch(draft, wanted)
+        listed = (id for id in ids if id in state.entries and not draft.parts.get(id))
+        await self._fetch(draft, [id for id in listed if not self._knows_again(draft, id, folded)])
         return ids
 
     def _knows_again(self, draft: Draft, id: bytes, folded: Folded) -> bool:
@@ -255,7 +270,7 @@ class Reader:
             return False
         name, key = state.entries[id], draft.keys[state.generation]
         if row.name != name:
-            now = folded.names.get(id) or name_of(key.seal_record(id, row.envelope))
+            now = folded.names.get(id) or name_of(key.seal_record(id, own_record(row.envelope)))
             if now != name:
                 return False
             row = row._replace(name=name, generation=state.generation)
@@ -265,33 +280,63 @@ class Reader:
             draft.marks[id] = False
         return True
 
-    async def _fetch(self, draft: Draft, wanted: dict[bytes, bytes]) -> None:
-        """Read these records, name -> id. One that is absent or unreadable costs that contact alone."""
-        left, done = dict(wanted), 0
-        async for got in self._store.get(list(wanted)):
-            for name, record in got.items():
-                if name in left and name_of(record) == name and self._read(draft, left[name], name, record):
-                    del left[name]
-            done += len(got)
-            self._report(Progress("restoring", done, len(wanted)))
-        draft.marks.update(dict.fromkeys(left.values(), True))
+    async def _fetch(self, draft: Draft, wanted: Collection[bytes]) -> None:
+        """Read these entries. A record that is absent or unreadable costs its contact alone."""
+        read = await self._records(draft, wanted)
+        parts = {id: b"" for id, record in read.items() if record.is_part}
+        parts |= {part: id for id, record in read.items() for part in record.parts}
+        for part, id in parts.items():
+            draft.put_part(part, id)
+        read |= await self._records(draft, parts.keys() - read.keys())
+        for id in wanted:
+            if id not in parts and not self._read(draft, id, read):
+                draft.marks[id] = True
 
-    def _read(self, draft: Draft, id: bytes, name: bytes, record: bytes) -> bool:
+    async def _records(self, draft: Draft, ids: Collection[bytes]) -> dict[bytes, _Record]:
+        """The entries' records, as far as the store gives them and they open."""
         assert draft.state is not None
-        newest = draft.state.generation
-        for generation in sorted(draft.keys, key=lambda g: (g != newest, -g)):
+        entries, newest = draft.state.entries, draft.state.generation
+        keys = sorted(draft.keys.values(), key=lambda key: (key.generation != newest, -key.generation))
+        names = {entries[id]: id for id in ids if id in entries}
+        read, done = dict[bytes, _Record](), 0
+        async for got in self._store.get(list(names)):
+            for name, record in got.items():
+                opened = name in names and name_of(record) == name and _opened(keys, names[name], name, record)
+                if opened:
+                    read[names[name]] = opened
+            done += len(got)
+            self._report(Progress("restoring", done, len(names)))
+        return read
+
+    def _read(self, draft: Draft, id: bytes, read: Mapping[bytes, _Record]) -> bool:
+        assert draft.state is not None
+        if id not in read:
+            return False
+        own = read[id]
+        envelope = own.contents
+        if own.parts:
             try:
-                envelope = draft.keys[generation].open_record(id, record)
-                Envelope.decode(envelope)
-            except ContactsError:
-                continue
-            draft.put_contact(ContactRow(id, name, generation, envelope))
-            draft.read += 1
-            draft.marks.pop(id, None)
-            if generation != newest:
-                draft.marks[id] = False
-            return True
-        return False
+                envelope = join(id, {each: read[each].contents for each in (*own.parts, id) if each in read})
+            except CardError:
+                return False
+        draft.put_contact(ContactRow(id, own.name, own.generation, envelope))
+        draft.read += 1
+        draft.marks.pop(id, None)
+        if own.generation != draft.state.generation:
+            draft.marks[id] = False
+        return True
+
+
+def _opened(keys: Sequence[ContactKey], id: bytes, name: bytes, record: bytes) -> _Record | None:
+    for key in keys:
+        try:
+            contents = key.open_record(id, record)
+            envelope = Envelope.decode(contents)
+            parts = tuple(part_ids(id, envelope))
+        except ContactsError:
+            continue
+        return _Record(name, key.generation, contents, envelope.kind == Kind.PART, parts)
+    return None
 
 
 def _end_of(own: Collection[int], read: LineRead) -> LineRead | None:

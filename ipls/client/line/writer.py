@@ -13,7 +13,8 @@ from ipls.client.line.parts import Parts
 from ipls.contacts import commits
 from ipls.contacts.commits import Base, Body, Commit, DeviceList, Edit
 from ipls.contacts.line import LineState, append, link_of
-from ipls.contacts.sealing import MAX_ENVELOPE, ContactKey, name_of
+from ipls.contacts.sealing import ContactKey, id_of_part, name_of
+from ipls.contacts.whole import MAX_PARTS, own_record, split
 
 MAX_COMMIT_RECORDS = 8 << 20
 """Bytes of records that one commit brings."""
@@ -61,7 +62,7 @@ class Writer:
 
     def _sealed(self, key: ContactKey) -> list[bytes]:
         """The records that an edit brings: made again, they are the same bytes."""
-        return [key.seal_record(id, now) for id, now in self._kept.sent().items() if now is not None]
+        return [key.seal_record(id, own_record(now)) for id, now in self._kept.sent().items() if now is not None]
 
     def _sent(self, pending: Pending) -> None:
         draft = Draft(self._kept)
@@ -69,9 +70,8 @@ class Writer:
             draft.begin(LineState.start(pending.before, pending.seed))
         assert draft.state is not None
         folded = append(draft.state, pending.signed, pending.snapshot, draft.keys)
-        sent = len(self._kept.sent())
         draft.follow(folded)
-        draft.stands()
+        sent = draft.stands()
         draft.drop_sent_edits()
         if folded.base is not None:
             self._rename(draft, folded.state)
@@ -98,11 +98,9 @@ class Writer:
             return False
         key, size = kept.keys[state.generation], 0
         sent, drops, entries = dict[bytes, bytes | None](), set[bytes](), list[tuple[bytes, bytes]]()
-        for id, contents in self._todo():
-            name = commits.REMOVED
-            if contents is not None:
-                record = key.seal_record(id, contents)
-                name, size = name_of(record), size + len(record)
+        for id, contents, record in self._changes(state, key):
+            name = commits.REMOVED if record is None else name_of(record)
+            size += len(record or b"")
             if entries and (size > MAX_COMMIT_RECORDS or len(entries) == commits.MAX_ENTRIES):
                 break
             if id in state.entries and state.entries[id] != name:
@@ -114,13 +112,30 @@ class Writer:
         self.pend(Edit(self._now_ms(), tuple(entries)), key, drops=drops, sent=sent)
         return True
 
+    def _changes(self, state: LineState, key: ContactKey) -> Iterator[tuple[bytes, bytes | None, bytes | None]]:
+        """Entry by entry what is to be sent, its contents and its record. Of a large contact what parts are others now
+        comes before its own, which is sent when the last of them is."""
+        for id, contents in self._todo():
+            records = {} if contents is None else split(id, contents)
+            if self._kept.parts:
+                for part in (id_of_part(id, i) for i in range(MAX_PARTS)):
+                    if part in state.entries and part not in records:
+                        yield part, None, None
+            for each, data in records.items():
+                record = key.seal_record(each, data)
+                if each == id:
+                    yield id, contents, record
+                elif state.entries.get(each) != name_of(record):
+                    yield each, data, record
+            if contents is None:
+                yield id, None, None
+
     def _todo(self) -> Iterator[tuple[bytes, bytes | None]]:
-        """What is to be sent, edits first; left out is what waits for the list's own record to be read, and what is
-        too large for a record."""
+        """What is to be sent, edits first; what waits for the list's own record to be read is left out."""
         kept, edited = self._kept, set[bytes]()
         for row in kept.edits():
             edited.add(row.id)
-            if not kept.marks.get(row.id) and len(row.envelope) <= MAX_ENVELOPE:
+            if not kept.marks.get(row.id):
                 yield row.id, row.contents
         for id, unread in kept.marks.items():
             contact = None if unread or id in edited else kept.contact(id)

@@ -1,12 +1,16 @@
 """The claims of contacts.md: what devices come to together, whatever the order, the losses and the crashes."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipls.contacts.sealing import id_of_uid
+from ipls.contacts.commits import Edit
+from ipls.contacts.envelope import Envelope, Kind
+from ipls.contacts.sealing import id_of_part, id_of_uid, name_of
 from ipls.units import DAY_MS
-from tests.client.line.world import EDITS, LABEL, SLOW, Ghost, Lost, World, grown, work
+from tests.client.line.world import EDITS, LABEL, SLOW, Ghost, Lost, World, grown, run, work
 
 
 @given(st.integers(0, 2**32))
@@ -178,3 +182,181 @@ def test_what_others_wrote_goes_along_before_a_line_ends_and_what_comes_later_wa
     assert a.line.state is not None
     assert a.line.state.moved is not None
     assert len(a.line.unsent) == 1
+
+
+# Contacts that are too large for one record
+
+
+@pytest.fixture
+def small_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nearly all contacts are large: they go in parts of 60 bytes, six of which one commit takes."""
+    monkeypatch.setattr("ipls.contacts.whole.MAX_ENVELOPE", 75)
+    monkeypatch.setattr("ipls.contacts.whole.PART_BYTES", 60)
+    monkeypatch.setattr("ipls.contacts.whole.MAX_WHOLE", 960)
+    monkeypatch.setattr("ipls.client.line.writer.MAX_COMMIT_RECORDS", 6 * 284)
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=30, **SLOW)
+def test_contacts_in_parts_come_to_the_same_with_crashes_lost_calls_rotation_and_compaction(
+    small_records: None, seed: int
+) -> None:
+    w = World(seed=seed)
+    for d in w.devices:
+        d.rate = 0.06
+    work(w, 60, [*EDITS, "rotate", "compact"])
+    w.quiesce()
+    w.check()
+    phone = w.phone(1)
+    phone.do("pull")
+    assert list(phone.view().items()) == list(w.primary.view().items())
+    assert not phone.line.unread
+    assert not phone.kept.unreadable()
+
+
+def pictured(size: int, *lines: bytes, of: bytes = b"x") -> bytes:
+    """An envelope with a photo of that size."""
+    card = [b"BEGIN:VCARD", b"VERSION:4.0", b"FN:1", b"PHOTO:" + of * size, *lines, b"END:VCARD"]
+    return Envelope(b"\r\n".join(card)).encode()
+
+
+def plain(name: bytes) -> bytes:
+    return Envelope(b"BEGIN:VCARD\r\nVERSION:4.0\r\nFN:" + name + b"\r\nEND:VCARD").encode()
+
+
+def with_large(size: int) -> tuple[World, bytes]:
+    """Two devices, and the id of a contact with a photo of that size."""
+    w = World(1)
+    id = w.rng.randbytes(16)
+    w.primary.kept.put({id: pictured(size)})
+    w.quiesce()
+    return w, id
+
+
+def test_a_photo_of_3_mib_comes_and_goes_byte_for_byte() -> None:
+    w, id = with_large(3 << 20)
+    (other,) = w.linked
+    assert other.kept.entries() == {id: pictured(3 << 20)}
+    assert (w.primary.line.sent, other.line.received) == (1, 1)
+    w.primary.rotate()
+    phone = w.phone(1)
+    phone.do("sync")
+    assert phone.kept.entries() == {id: pictured(3 << 20)}
+
+
+def test_a_large_contact_is_changed_made_small_and_removed_like_any_other(small_records: None) -> None:
+    w, id = with_large(600)
+    (other,) = w.linked
+    w.primary.kept.put({id: pictured(600, b"TEL:1")})
+    other.kept.put({id: pictured(600, b"TEL:2")})
+    w.quiesce()
+    assert Envelope.decode(w.primary.kept.entries()[id]).card.count(b"TEL:") == 2
+    assert w.primary.kept.entries() == other.kept.entries()
+    assert len(w.primary.line.state.entries) == 1 + 12
+    other.kept.put({id: pictured(10)})
+    w.quiesce()
+    assert w.primary.kept.entries() == {id: pictured(10)}
+    assert list(w.primary.line.state.entries) == [id]
+    other.kept.put({id: pictured(600)})
+    w.quiesce()
+    other.kept.put({id: None})
+    w.quiesce()
+    assert not w.primary.kept.entries()
+    assert not w.primary.line.state.entries
+
+
+def test_what_one_commit_does_not_take_goes_in_several_and_is_shown_when_all_is_there(small_records: None) -> None:
+    w = World(1)
+    (other,), (a, b) = w.linked, (w.rng.randbytes(16) for _ in range(2))
+    w.primary.kept.put({a: pictured(850), b: pictured(1)})
+    n, shown = w.primary.line.state.n, []
+    while w.primary.line._writer.make_edit():
+        run(w.primary.line._writer.finish())
+        other.do("pull")
+        shown.append(other.kept.entries())
+        assert not other.line.unread | other.kept.unreadable()
+    assert w.primary.line.state.n == n + 3
+    assert shown == [{}, {}, {a: pictured(850), b: pictured(1)}]
+
+
+def test_of_one_beyond_every_limit_the_rest_is_stored_and_the_value_is_kept_beside(small_records: None) -> None:
+    w, id = with_large(1200)
+    (other,) = w.linked
+    assert w.primary.kept.entries() == {id: pictured(1200)}
+    assert other.kept.entries() == {id: plain(b"1")}
+    other.kept.put({id: plain(b"2")})
+    w.quiesce()
+    w.primary.restart()
+    assert w.primary.kept.entries() == {id: pictured(1200).replace(b"FN:1", b"FN:2")}
+    w.primary.kept.put(w.primary.kept.entries())
+    assert not w.primary.line.unsent
+    w.primary.kept.put({id: pictured(10)})
+    w.quiesce()
+    assert w.primary.kept.entries() == other.kept.entries() == {id: pictured(10)}
+
+
+def test_what_two_devices_make_too_large_together_loses_nothing(small_records: None) -> None:
+    """Each has a photo of its own: one gives way, and with it the contact is beyond the limit."""
+    w = World(1)
+    (other,), id = w.linked, w.rng.randbytes(16)
+    w.primary.kept.put({id: pictured(600, of=b"x")})
+    other.kept.put({id: pictured(600, of=b"y")})
+    w.quiesce()
+    shown = Envelope.decode(other.kept.entries()[id])
+    assert {shown.card, *(each.unit for each in shown.conflicts)} == {
+        Envelope.decode(pictured(600, of=b"y")).card,
+        b"PHOTO:" + b"x" * 600,
+    }
+    assert w.primary.kept.entries() == {id: replace(shown, conflicts=()).encode()}
+
+
+@pytest.mark.parametrize("which", ["a part", "the last part", "its own"])
+def test_one_whose_record_is_lost_costs_itself_alone_until_a_device_gives_it_back(
+    small_records: None, which: str
+) -> None:
+    w, id = with_large(600)
+    small = w.new(w.primary)
+    w.quiesce()
+    lost = {"a part": id_of_part(id, 0), "the last part": id_of_part(id, 10), "its own": id}[which]
+    w.lose(w.record_of(w.primary, lost))
+    late = w.add()
+    assert list(late.kept.entries()) == [small]
+    assert late.line.unread == late.kept.unreadable() == {id}
+    w.primary.do("mend")
+    late.do("sync")
+    assert late.kept.entries() == w.primary.kept.entries()
+    assert not late.line.unread
+
+
+def test_what_a_device_left_half_sent_is_made_whole_by_another_that_has_it(small_records: None) -> None:
+    w, id = with_large(600)
+    gone = w.linked.pop()
+    gone.kept.put({id: pictured(700, of=b"y")})
+    gone.line._writer.make_edit()
+    run(gone.line._writer.finish())  # some parts of the new one; the device is never seen again
+    late = w.add()
+    assert late.line.unread == {id}
+    for _ in range(2):
+        w.now_ms += DAY_MS
+        w.primary.do("sync")
+    late.do("sync")
+    assert late.kept.entries() == w.primary.kept.entries() == {id: pictured(600)}
+
+
+def test_a_device_that_calls_a_contact_a_part_takes_it_out_and_for_no_longer(small_records: None) -> None:
+    """What stands under a contact's own id is looked at anew whenever it is written."""
+    w, id = with_large(10)
+    (bad,) = w.linked
+    other = w.add()
+    key = bad.kept.keys[bad.line.state.generation]
+    bad.do("pull")
+    part = Envelope(b"x", Kind.PART, placement=0).encode()
+    bad.line._writer.pend(Edit(1, ((id, name_of(key.seal_record(id, part))),)), key, sent={id: part})
+    bad.do("sync")
+    other.do("sync")
+    assert not other.kept.entries()
+    w.primary.do("sync")
+    w.primary.kept.put({id: pictured(10)})
+    w.primary.do("sync")
+    other.do("sync")
+    assert other.kept.entries() == w.primary.kept.entries() == {id: pictured(10)}

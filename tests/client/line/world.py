@@ -141,7 +141,7 @@ class Served:
 
     def __init__(self, directory: dict[str, list[bytes]]) -> None:
         self.directory = directory
-        self.database = Database.in_memory(SCHEMA)
+        self.database = Database.in_memory(SCHEMA, max_pages=1 << 17)  # 512 MiB
         self.lines = SqliteLines(self.database, self.database)
 
     def admit(self, key: bytes) -> Caller:

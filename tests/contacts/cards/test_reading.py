@@ -185,7 +185,7 @@ def test_exports_as_telephones_and_programs_write_them(export: str, encoding: st
     assert read_card(one)[:2] == expected[:2]
 
 
-@given(st.binary(max_size=300))
+@given(st.binary(max_size=300).filter(lambda line: b"END:VCARD" not in line.upper()))
 def test_no_property_condemns_its_card(line: bytes):
     assert read_card(b"BEGIN:VCARD\n" + line + b"\nFN:Ada\nEND:VCARD").name == "Ada"
 
