@@ -114,6 +114,12 @@ class Contact(NamedTuple):
         return self.envelope.card
 
 
+class Gone(NamedTuple):
+    """What version 2 kept, and nobody reads any more."""
+
+    key: bytes
+
+
 class ImportedCard(NamedTuple):
     """What an import gave a contact: `key` names its card in any file, `digest` is the SHA-256 of what was imported,
     `card` that itself, empty while the contact still has it. It outlives the contact."""
@@ -272,16 +278,28 @@ _ASIDE: dict[Table[Any], Table[Any]] = {
     for table in (*(_SINGLES[kind] for kind in _SINGLE_OF_ACCOUNT), VERSIONS, LEAVES, USES, *LINE_TABLES)
 }
 """What belongs to one account, and where a second one has it, while a number is changed for another."""
-TABLES: list[Table[Any]] = [
+_OF_VERSION_2: tuple[Table[Any], ...] = (
     *_SINGLES.values(),
-    *(TRUST_ROOTS, VERSIONS, LEAVES, USES, OLD_CONTACTS, IMPORTED, STEPS, APART, IDENTITIES, VERIFIED),
+    *(TRUST_ROOTS, VERSIONS, LEAVES, USES, OLD_CONTACTS, IMPORTED, APART, IDENTITIES, VERIFIED),
     *(SHADOWS, SIDES, RESOURCES, UIDS, BOOK, CLIENTS),
+)
+_GONE = (Table("contact_key", Gone, "key"), Table("step", Gone, "key"))
+"""They were in version 2 besides."""
+TABLES: list[Table[Any]] = [
+    *_OF_VERSION_2,
+    *(single(Gone, name) for name in ("manifest", "swap")),
+    STEPS,
     *LINE_TABLES,
     *_ASIDE.values(),
 ]
 """A new one goes to the end (`ipls.client.rows`)."""
 
-_SCHEMA = Schema("a client's profile", schema(TABLES), frozenset({"single", "trust_root", "contact"}), version=2)
+_SCHEMA = Schema(
+    "a client's profile",
+    schema([*_OF_VERSION_2, *_GONE]) + "".join(f"DROP TABLE {table.name};\n" for table in _GONE) + schema(TABLES),
+    frozenset({"single", "trust_root", "contact"}),
+    version=3,
+)
 
 
 class Profile:

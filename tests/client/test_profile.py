@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -22,9 +23,14 @@ from ipls.client.profile import (
     Pinned,
     Profile,
     Registration,
+    Synced,
 )
+from ipls.client.profile_key import IN_FILE, make_key
+from ipls.client.rows import Rows, Table, schema, single
 from ipls.contacts.envelope import Envelope
 from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
+from ipls.proto.witness.v1.head_pb2 import SignedHead
+from ipls.store.engine.sqlite import Schema, open_database
 from ipls.vault.history import Seen
 from tests.client.changes import CONTACTS, LABEL, SEED, opened, rewritten
 from tests.faults.deaths import killed
@@ -97,6 +103,7 @@ def holding(folder: Path) -> "subprocess.Popen[str]":
     script = """
 import sys
 from pathlib import Path
+from typing import NamedTuple
 from ipls.client.profile import Contact, Profile
 from ipls.contacts.envelope import Envelope
 profile = Profile(Path(sys.argv[1]))
@@ -148,6 +155,7 @@ def test_two_processes_that_change_a_profile_at_once_lose_nothing_of_each_other(
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 from ipls.client import profile
 from ipls.contacts.envelope import Envelope
 profile.WAIT_S = 600
@@ -280,6 +288,55 @@ def outcome(folder: Path) -> str:
 
 
 # What earlier versions left
+
+
+class ContactOf2(NamedTuple):
+    id: bytes
+    card: bytes
+    generation: int
+    digest: bytes
+
+
+class HeadOf2(NamedTuple):
+    head: bytes
+    rotate: bool
+    tidy: bool
+
+
+class KeyOf2(NamedTuple):
+    generation: int
+    contact_key: bytes
+    store_id: bytes
+    confirmed: bool
+
+
+class ManifestOf2(NamedTuple):
+    generation: int
+    version: int
+    contents: bytes
+
+
+@pytest.mark.parametrize("reading", [False, True])
+def test_a_profile_of_version_2_is_read_and_goes_on(tmp_path: Path, reading: bool) -> None:
+    head = SignedHead(epoch=7)
+    kept = (Account(LABEL, SEED, 1, 2), HeadOf2(head.SerializeToString(), True, False), ManifestOf2(1, 2, b"contents"))
+    singles = [single(type(row), name) for row, name in zip(kept, ("account", "progress", "manifest"), strict=True)]
+    keys, listed = Table("contact_key", KeyOf2, "generation"), Table("contact", ContactOf2, "id")
+    names = "trust_root version leaf key_use imported step apart contact_identity verified shadow side"
+    names += " dav_resource dav_uid dav_client"
+    tables = [*singles, keys, listed, *(Table(name, ContactOf2, "id") for name in names.split())]
+    marks = frozenset({"single", "contact_key", "contact"})
+    with closing(open_database(tmp_path / "profile.db", Schema("a client's profile", schema(tables), marks, 2))) as db:
+        rows = Rows(db, make_key(tmp_path, IN_FILE), tables)
+        for table, row in zip(singles, kept, strict=True):
+            rows.put(table, row)
+        rows.put(keys, KeyOf2(1, KEY.secret, bytes(16), True))
+        rows.put_many(listed, [ContactOf2(contact.id, contact.card, 1, bytes(32)) for contact in CONTACTS])
+    with closing(Profile(tmp_path, reading=reading)) as profile:
+        assert profile.account == kept[0]
+        assert profile.head == head
+        assert profile.get(Synced) is None
+        assert [contact.card for contact in profile.contacts()] == [contact.card for contact in CONTACTS]
 
 
 CLEAR = (Path(__file__).parent / "profile_in_clear.sql").read_text()
