@@ -11,12 +11,13 @@ import typer
 
 from ipls.cli.codes import Code, Outbox, code_source, trying
 from ipls.cli.console import confirmed
-from ipls.cli.opening import read, run, say
+from ipls.cli.opening import read, run, say, write_file
 from ipls.cli.options import HOME, Home, Json, Name, Patience, Verbose, options_for, profile_folder
 from ipls.cli.unlocking import key_access
 from ipls.client import profiles
 from ipls.client.calls import RETRY_FOR_S
 from ipls.client.device import Device, Status
+from ipls.client.errors import ProfileError
 from ipls.client.number import NumberChanged
 
 Yes = Annotated[bool, typer.Option("--yes", help="Without asking.")]
@@ -81,6 +82,30 @@ def _beside(found: NumberChanged) -> str:
     return f"; kept beside it: the account of {found.old_number}" + (f" ({', '.join(needs)})" if needs else "")
 
 
+def export_all(
+    file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="The file to write; - for standard output.")],
+    with_keys: Annotated[
+        bool, typer.Option("--with-keys", help="Also the secret keys: whoever has them is you, and reads all.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also over a file that is there.")] = False,
+    profile: Name = "default",
+    home: Home = HOME,
+    as_json: Json = False,
+) -> None:
+    """All that is held of the account, in a ZIP: contacts, devices, the identity's history with its proof, who used the
+    keys, settings. No secret keys. It asks nobody: `store` and `history` bring it up to date."""
+    if not force and file.is_file() and file.stat().st_size:
+        raise ProfileError("FILE_EXISTS", f"{file} is there")
+    found = read(profile_folder(home, profile), lambda device: device.take_out(keys=with_keys))
+    if str(file) == "-":
+        sys.stdout.buffer.write(found.data)
+        return
+    write_file(file, found.data)
+    damaged = f"; {found.unreadable} are damaged on this phone: ipls client store" if found.unreadable else ""
+    value = {"contacts": found.contacts, "unreadable": found.unreadable, "bytes": len(found.data)}
+    say(f"exported: {found.contacts} contacts, and all about the account, to {file}{damaged}", value, as_json)
+
+
 def delete_account(
     yes: Yes = False,
     profile: Name = "default",
@@ -125,4 +150,4 @@ def _what_goes(found: Status, folder: Path) -> str:
             "  for 90 days, in vault and contact store: what earlier phones of the number stored; whoever has the"
             " number within them can read that",
         ]
-    return "\n".join([*lines, "to keep the contacts: ipls client contacts export FILE, before this"])
+    return "\n".join([*lines, "to keep it: ipls client export-all FILE.zip, before this"])

@@ -56,6 +56,7 @@ app.add_typer(profiles.app, name="profiles")
 app.add_typer(contacts.app, name="contacts")
 app.command()(identities.identity)
 app.command()(accounts.number)
+app.command("export-all")(accounts.export_all)
 app.command("delete-account")(accounts.delete_account)
 vault_app = typer.Typer(
     no_args_is_help=True, help="What the vault holds of this account, and how long a new identity has to wait for it."

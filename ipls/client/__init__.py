@@ -41,6 +41,7 @@ from ipls.client.profiles import (
 )
 from ipls.client.registration import CodeSource
 from ipls.client.sync import Recovery, SyncResult
+from ipls.client.takeout import Takeout
 
 __all__ = [
     "AccessEntry",
@@ -86,6 +87,7 @@ __all__ = [
     "SyncReport",
     "SyncResult",
     "SyncTerms",
+    "Takeout",
     "TrustRootFollowed",
     "TryLaterError",
     "Undone",

@@ -40,6 +40,7 @@ from ipls.client.profile import (
 from ipls.client.profile_key import IN_FILE, KeyAccess
 from ipls.client.registration import CodeSource, Registrar
 from ipls.client.sync import Recovery, Sync, SyncResult
+from ipls.client.takeout import Takeout, take_out
 from ipls.client.trust import TrustRoots
 from ipls.client.vault import Vault, VaultSession
 from ipls.client.version1 import OldContacts
@@ -544,6 +545,14 @@ class Device:
     def address_book(self) -> AddressBook:
         """The contacts, for people: local, and sent by the next `store`."""
         return AddressBook(self._profile, self._now_ms)
+
+    def take_out(self, *, keys: bool = False) -> Takeout:
+        """All that is held of the account here, for its owner; the secret `keys` where they are wanted. Local.
+
+        Raises ProfileError NOT_REGISTERED, PROFILE_DAMAGED.
+        """
+        with self._profile.snapshot():
+            return take_out(self._profile, self._root.namespace, self.address_book, self._known_uses(), keys=keys)
 
     @property
     def head(self) -> SignedHead | None:

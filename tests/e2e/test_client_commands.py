@@ -248,6 +248,10 @@ def test_an_account_goes_over_to_another_number_and_ends(deployment: Deployment,
     assert (told["number"], told["contacts"], told["old_number"]) == (new, 3, None)
     client("contacts", "add", "Only here")
 
+    assert "exported: 4 contacts" in client("export-all", tmp_path / "all.zip")
+    assert (tmp_path / "all.zip").stat().st_mode & 0o777 == 0o600
+    assert "[FILE_EXISTS]" in client("export-all", tmp_path / "all.zip", status=1)
+    client("export-all", tmp_path / "all.zip", "--force", "--with-keys")
     refused = client("delete-account", status=1, input=f"{old}\n")
     assert refused == "that is not the number: nothing was deleted"
     said = client("delete-account", input=f"{new}\n")

@@ -121,6 +121,7 @@ OPTIONS_ADDED = (" --verbose",)
 """Options likewise, of whichever command."""
 GROUPS_ADDED = (
     "ipls client delete-account",
+    "ipls client export-all",
     "ipls client number",
     "ipls client profiles",
     "ipls client recover",
