@@ -53,7 +53,7 @@ QUIET, CALLS = 40, 60
 LABEL = "+15550000001"
 METHODS = {
     "directory": "ipls.directory.v1.DirectoryService/Lookup",
-    "contacts": "ipls.contacts.v1.ContactsService/PutRecords",
+    "contacts": "ipls.contacts.v2.ContactsService/PutRecords",
     "vault": "ipls.vault.v1.VaultService/Session",
     "registration": "ipls.registration.v1.RegistrationService/Register",
     "log": "",

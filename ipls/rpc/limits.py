@@ -49,12 +49,7 @@ METHODS: Mapping[str, Method] = {
         answer=_CHUNKS + 31 * KIB, deadline_s=300
     ),  # up to 64 MiB come back, the first chunk with a head; 42 MiB decoded
     "ipls.vault.v1.VaultService/Session": Method(66 * KIB, deadline_s=120, pause_s=60),  # the core keeps its time
-    "ipls.contacts.v1.ContactsService/PutRecords": _UPLOAD,
-    "ipls.contacts.v1.ContactsService/SwapManifest": _UPLOAD,
     "ipls.contacts.v1.ContactsService/GetRecords": replace(_DOWNLOAD, request=192 * KIB),  # 2,000 keys, 6 MiB decoded
-    "ipls.contacts.v1.ContactsService/DropRecords": Method(
-        896 * KIB
-    ),  # 10,000 keys, 28 MiB decoded, of a known account
     "ipls.contacts.v1.ContactsService/GetManifest": _DOWNLOAD,
     "ipls.contacts.v1.ContactsService/ListRecords": _DOWNLOAD,
     "ipls.contacts.v2.ContactsService/Read": _DOWNLOAD,

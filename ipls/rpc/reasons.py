@@ -74,7 +74,6 @@ STATUSES: Mapping[str, StatusCode] = {
     "RECORD_ABSENT": StatusCode.NOT_FOUND,
     "RECORD_DAMAGED": StatusCode.DATA_LOSS,
     "MANIFEST_ABSENT": StatusCode.NOT_FOUND,
-    "MANIFEST_CONFLICT": StatusCode.ABORTED,
     "FOLLOW_REPLACED": StatusCode.ABORTED,
     "LINE_CONFLICT": StatusCode.ABORTED,
     "LINK_SLOT_ABSENT": StatusCode.NOT_FOUND,

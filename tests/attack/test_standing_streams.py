@@ -56,7 +56,7 @@ def path(method: Any) -> str:
 
 ALL = sorted(methods(), key=path)
 LOOKUP, WATCH = (f"ipls.directory.v1.DirectoryService/{name}" for name in ("Lookup", "WatchHeads"))
-PUT = "ipls.contacts.v1.ContactsService/PutRecords"
+PUT = "ipls.contacts.v2.ContactsService/PutRecords"
 
 
 def raw(channel: grpc.aio.Channel, name: str) -> Any:

@@ -14,7 +14,7 @@ from ipls.rpc.errors import ServiceError
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        (RefusedError("MANIFEST_CONFLICT", "no"), 1),
+        (RefusedError("LINE_REPLACED", "no"), 1),
         (CardError("RECORD_INVALID", "no"), 1),
         (ServiceError("CALL_SLOW", "no"), 1),
         (AuditFault("AUDIT_HOLE", "no"), 1),

@@ -12,16 +12,17 @@ from ipls.client.device import Device
 from ipls.client.errors import RefusedError
 from ipls.client.events import silent
 from ipls.client.line.kept import TABLES, Kept
+from ipls.client.line_store import LineStore
 from ipls.client.rows import Rows, schema
+from ipls.client.vault import Vault
 from ipls.client.version1 import OldContacts
-from ipls.clock import system_now_ms
 from ipls.crypto.keys import SeedSigner
 from ipls.proto.contacts.v1 import contacts_pb2 as pb
-from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceStub
+from ipls.store.contacts import Manifest, RecordKey
 from ipls.store.engine.sqlite import temporary
-from tests.client.deployment import Deployment, book, cards_of
+from tests.client.deployment import Crash, Deployment, book, cards_of
 from tests.contacts import old_records
-from tests.server.old_client import ContactStore, RecordKey, StoredManifest
+from tests.store.contacts.before import store_before
 
 
 @pytest.fixture(scope="module")
@@ -35,19 +36,15 @@ async def stored_as_before(world: Deployment, label: str, cards: list[bytes], *,
     profile, secret = await world.registered(label), os.urandom(32)
     async with world.device(profile) as device:
         await device._vault.run(lambda session: session.store(0, os.urandom(16), secret))
-        account = device._profile.account
-        stub = ContactsServiceStub(device._channels["contacts"])
-        store = ContactStore(stub, "test.ipls", account, now_ms=system_now_ms)
-        sealed = []
-        for n, card in enumerate(cards, 1):
-            id = n.to_bytes(16, "big")
-            data = old_records.seal_record(secret, label, 1, id, card)
-            sealed.append((RecordKey(1, id, old_records.digest(data)), data))
-        await store.put(sealed)
-        manifest = old_records.Manifest(1, 1, {key.id: key.digest for key, _ in sealed})
-        check, data = old_records.check_value(secret), old_records.seal_manifest(secret, label, manifest)
-        await store.swap(StoredManifest(1, 1, check, data))
-        await store.drop([key for key, _ in sealed[len(sealed) - lost :]])
+    sealed = []
+    for n, card in enumerate(cards, 1):
+        id = n.to_bytes(16, "big")
+        data = old_records.seal_record(secret, label, 1, id, card)
+        sealed.append((RecordKey(1, id, old_records.digest(data)), data))
+    listed = old_records.Manifest(1, 1, {key.id: key.digest for key, _ in sealed})
+    check, data = old_records.check_value(secret), old_records.seal_manifest(secret, label, listed)
+    kept = sealed[: len(sealed) - lost]
+    store_before(world.config.contacts.database, label, kept, Manifest(1, 1, check, data))
     return profile
 
 
@@ -71,6 +68,61 @@ async def test_a_migration_cut_off_goes_on(world: Deployment, step: str) -> None
     async with world.device(profile) as device:
         assert (await device.store()).contacts == 5
     await world.restores(label, book(5))
+
+
+@pytest.mark.parametrize("lost", ["call", "answer"])
+async def test_a_migration_of_which_each_call_is_lost_once_goes_on(
+    world: Deployment, lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The phone dies at the first call to contact store and vault, then at the second, and so on."""
+    label, left = world.label(), 0
+    await stored_as_before(world, label, cards_of(book(5)))
+    profile = await world.registered(label)
+
+    def dying(honest: Any) -> Any:
+        async def call(*args: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0 and lost == "call":
+                raise Crash
+            answer = await honest(*args)
+            if left == 0:
+                raise Crash
+            return answer
+
+        return call
+
+    for which, name in ((OldContacts, "_retrying"), (LineStore, "_retrying"), (Vault, "run")):
+        monkeypatch.setattr(which, name, dying(getattr(which, name)))
+    for calls in itertools.count(1):
+        left = calls
+        try:
+            async with world.device(profile) as device:
+                assert (await device.restore()).contacts == 5
+            break
+        except Crash:
+            continue
+    assert calls > 5
+    monkeypatch.undo()
+    await world.restores(label, book(5))
+
+
+async def test_of_two_phones_in_the_middle_of_it_neither_loses_or_doubles_anything(world: Deployment) -> None:
+    label = world.label()
+    await stored_as_before(world, label, cards_of(book(5)))
+    first = await world.registered(label)
+    assert await world.cut_off(first, Device.restore, "base made")
+    second = await world.registered(label)
+    async with world.device(second) as device:
+        assert (await device.restore()).contacts == 5
+        device.address_book.import_cards(book(1, "Second's"))
+        await device.store()
+    async with world.device(first) as device:
+        await device.register(label, world.code)
+        device.acknowledge_version(3)
+        device.address_book.import_cards(book(1, "First's"))
+        assert (await device.store()).contacts == 7
+    await world.restores(label, book(5) + book(1, "Second's") + book(1, "First's"))
 
 
 async def test_one_record_that_is_gone_costs_itself(world: Deployment) -> None:

@@ -21,6 +21,7 @@ from ipls.errors import IplsError
 from ipls.store.contacts import open_contacts_store
 from ipls.store.contacts.sqlite import SCHEMA as CONTACTS
 from ipls.store.engine import sqlite
+from ipls.store.line import Quota
 from tests.client.deployment import Deployment, book
 from tests.e2e.running import ipls
 from tests.server.contact_stores import record
@@ -70,8 +71,8 @@ def test_a_copy_is_one_moment_of_a_database_that_is_written_to(tmp_path: Path) -
         with closing(open_contacts_store(tmp_path / "contacts.db")) as store:
             number = 0
             while not over.is_set():
-                pair = [record(number), record(number + 1)]  # in one transaction: both or none
-                store.put(LABEL, pair, max_records=10**6, max_bytes=10**9)
+                pair = [record(number)[1], record(number + 1)[1]]  # in one transaction: both or none
+                store.lines.put(LABEL, 1, pair, None, quota=Quota(10**6, 10**9), now_ms=1)
                 number += 2
                 written.set()
 
@@ -86,7 +87,7 @@ def test_a_copy_is_one_moment_of_a_database_that_is_written_to(tmp_path: Path) -
             sqlite.copy(tmp_path / "contacts.db", copy)
             assert sqlite.defects(copy, CONTACTS) == []
             with closing(sqlite3.connect(copy)) as db:
-                numbers = sorted(int.from_bytes(id, "big") for (id,) in db.execute("SELECT id FROM record"))
+                numbers = sorted(int.from_bytes(data[:4], "big") for (data,) in db.execute("SELECT data FROM sealed"))
             assert numbers == list(range(len(numbers)))
             counts.append(len(numbers))
     finally:

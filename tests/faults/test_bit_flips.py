@@ -515,7 +515,7 @@ async def test_a_damaged_contact_costs_the_call_that_asks_for_it(tmp_path: Path)
     async with world.running() as stub:
         await world.publish(alice)
         device, records = world.device(stub, alice), [contact_stores.record(n) for n in (1, 2)]
-        await device.put(records)
+        world.stored_before(alice.label, *records)
         with closing(sqlite3.connect(tmp_path / "contacts.db")) as db, db:
             db.execute("UPDATE record SET ciphertext = zeroblob(284) WHERE id = ?", (records[0][0].id,))
         with pytest.raises(RefusedError, match=records[0][0].id.hex()) as refused:

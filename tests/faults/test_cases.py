@@ -20,7 +20,7 @@ CASES = Path(__file__).parent / "cases"
 SHARED = ROOT.parent / "shared/cases/faults"
 ON_ONE_THAT_RUNS = ("closed-stdio", "export-full-disk", "reimport")
 """These do no harm to it: they follow one another on the same."""
-ON_A_COPY = ("asleep-70-min", "directory-lost", "moved-folder")
+ON_A_COPY = ("asleep-70-min", "directory-lost", "moved-folder", "older-contacts")
 
 
 @pytest.fixture(scope="module")

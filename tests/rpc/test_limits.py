@@ -10,11 +10,9 @@ from google.protobuf.message import Message
 
 from ipls.address import STRANGER_SHARE
 from ipls.proto.contacts.v1.contacts_pb2 import (
-    DropRecordsBody,
     GetRecordsBody,
     GetRecordsResponse,
     ListRecordsResponse,
-    PutRecordsBody,
     RecordKey,
     RecordSize,
     SignedCall,
@@ -105,8 +103,6 @@ CALL: dict[str, Any] = {
     ("name", "body"),
     [
         ("GetRecords", GetRecordsBody(keys=KEYS[:2000])),
-        ("DropRecords", DropRecordsBody(keys=KEYS)),
-        ("PutRecords", PutRecordsBody(records=SIZES)),
     ],
 )
 def test_the_largest_honest_request_is_taken(name: str, body: Message) -> None:
@@ -147,4 +143,4 @@ def test_the_largest_honest_answer_is_taken(name: str, answer: Message) -> None:
 def test_the_half_sent_messages_of_a_service_are_bounded_together() -> None:
     limits = Limits()
     assert limits.largest_request(["ipls.directory.v1.DirectoryService"]) == Method().request
-    assert limits.largest_request(["ipls.contacts.v1.ContactsService"]) > 1 << 20
+    assert limits.largest_request(["ipls.contacts.v2.ContactsService"]) > 1 << 20

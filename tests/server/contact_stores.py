@@ -21,6 +21,7 @@ from ipls.proto.contacts.v1.contacts_pb2_grpc import (
     ContactsServiceStub,
     add_ContactsServiceServicer_to_server,
 )
+from ipls.proto.contacts.v2 import contacts_pb2 as lines_pb
 from ipls.proto.contacts.v2.contacts_pb2_grpc import ContactsServiceStub as LinesStub
 from ipls.proto.contacts.v2.contacts_pb2_grpc import add_ContactsServiceServicer_to_server as add_lines
 from ipls.proto.directory.v1 import directory_pb2
@@ -34,12 +35,13 @@ from ipls.server.contacts.calls import Limits, SignedCalls
 from ipls.server.contacts.identities import Identities
 from ipls.server.contacts.lines import LinesServicer
 from ipls.server.contacts.service import ContactsServicer
-from ipls.store.contacts import open_contacts_store
+from ipls.store.contacts import Manifest, RecordKey, open_contacts_store
 from ipls.trust.calls import call_digest
 from tests.hsm import rig
 from tests.hsm.rig import Owner
 from tests.server.loopback import loopback
-from tests.server.old_client import ContactStore, RecordKey
+from tests.server.old_client import ContactStore
+from tests.store.contacts.before import store_before
 from tests.trust.roots import NOW, VRF, three_of
 
 ALICE, BOB = "+491700000001", "+491700000002"
@@ -144,6 +146,10 @@ class World:
         with closing(sqlite3.connect(self.folder / "contacts.db")) as db:
             return db.execute(query).fetchall()
 
+    def stored_before(self, label: str, *records: tuple[RecordKey, bytes], manifest: Manifest | None = None) -> None:
+        """By version 1."""
+        store_before(self.folder / "contacts.db", label, records, manifest)
+
     def device(self, stub: Any, owner: Owner, now_ms: int = NOW) -> ContactStore:
         account = Account(owner.label, owner.seed, 1, 1)
         return ContactStore(stub, self.root.namespace, account, now_ms=lambda: now_ms, retry_for_s=0)
@@ -151,20 +157,22 @@ class World:
     def call(
         self, owner: Owner, method: str, body: Message | bytes, now_ms: int = NOW, /, **changes: Any
     ) -> pb.SignedCall:
-        """As `owner` signs it; `changes` are made after that."""
+        """Of version 1, as `owner` signs it; `changes` are made after that."""
+        return pb.SignedCall(**self._signed(owner, method, body, now_ms, version=1) | changes)
+
+    def upload(
+        self, owner: Owner, body: Message | bytes, /, method: str = "PutRecords", **changes: Any
+    ) -> lines_pb.SignedCall:
+        """The same of version 2."""
+        return lines_pb.SignedCall(**self._signed(owner, method, body, NOW, version=2) | changes)
+
+    def _signed(self, owner: Owner, method: str, body: Message | bytes, now_ms: int, *, version: int) -> dict[str, Any]:
         data = body if isinstance(body, bytes) else body.SerializeToString()
         nonce, key = os.urandom(16), public_key(owner.seed)
-        digest = call_digest(self.root.namespace, owner.label, key, method, data, now_ms, nonce)
-        call = pb.SignedCall(
-            label=owner.label,
-            public_key=key,
-            body=data,
-            timestamp_ms=now_ms,
-            nonce=nonce,
-            signature=sign(owner.seed, digest),
-        )
-        call.MergeFrom(pb.SignedCall(**changes))
-        return call
+        digest = call_digest(self.root.namespace, owner.label, key, method, data, now_ms, nonce, version=version)
+        signature = sign(owner.seed, digest)
+        names = ("label", "public_key", "body", "timestamp_ms", "nonce", "signature")
+        return dict(zip(names, (owner.label, key, data, now_ms, nonce, signature), strict=True))
 
 
 def record(n: int, size: int = 284) -> tuple[RecordKey, bytes]:
@@ -172,15 +180,14 @@ def record(n: int, size: int = 284) -> tuple[RecordKey, bytes]:
     return RecordKey(1, n.to_bytes(16, "big"), hashlib.sha256(data).digest()), data
 
 
-def sizes_of(*records: tuple[RecordKey, bytes]) -> pb.PutRecordsBody:
-    return pb.PutRecordsBody(
-        records=[pb.RecordSize(key=pb.RecordKey(**key._asdict()), size=len(data)) for key, data in records]
-    )
+def sizes_of(*records: tuple[RecordKey, bytes]) -> lines_pb.PutRecordsBody:
+    return lines_pb.PutRecordsBody(records=[lines_pb.Sealed(name=key.digest, size=len(data)) for key, data in records])
 
 
-async def put(stub: Any, call: pb.SignedCall, *chunks: bytes) -> None:
-    parts = [pb.PutRecordsRequest(call=call), *(pb.PutRecordsRequest(chunk=chunk) for chunk in chunks)]
-    await answered(stub.PutRecords(iter(parts)))
+async def put(world: World, call: lines_pb.SignedCall, *chunks: bytes) -> None:
+    """Into a line."""
+    parts = [lines_pb.PutRecordsRequest(call=call), *(lines_pb.PutRecordsRequest(chunk=chunk) for chunk in chunks)]
+    await answered(world.lines.PutRecords(iter(parts)))
 
 
 async def answered(call: Any) -> Any:

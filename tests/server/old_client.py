@@ -1,9 +1,9 @@
-"""Calls of version 1 to the contact store, as devices made them before there was a line of commits."""
+"""Reading calls of version 1 to the contact store, as devices made them before there was a line of commits."""
 
 import hashlib
 import itertools
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
@@ -14,7 +14,7 @@ from ipls.client.line_store import MAX_BYTES
 from ipls.client.profile import Account
 from ipls.crypto.keys import public_key, sign
 from ipls.proto.contacts.v1 import contacts_pb2 as pb
-from ipls.rpc.channel import chunks, cut
+from ipls.rpc.channel import cut
 from ipls.trust.calls import NONCE_BYTES, call_digest
 from tests.contacts.old_records import MAX_CARD, MAX_MANIFEST
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 Went = Callable[[], None]
 """What a call calls whenever a part of it went through."""
-
-BATCH_KEYS = 10_000
 
 _LARGEST = 2 * MAX_MANIFEST  # bytes that a manifest may have
 _MOST_KEYS = 1_000_000  # that a listing may have, more than an account may
@@ -68,23 +66,6 @@ class ContactStore:
         self._account = account
         self._now_ms = now_ms
         self._retry_for_s = retry_for_s
-
-    async def put(self, records: Sequence[tuple[RecordKey, bytes]]) -> None:
-        """Store ciphertexts, at most one of `batches`; they are durable when this returns."""
-        sizes = [pb.RecordSize(key=_message(key), size=len(data)) for key, data in records]
-        body = pb.PutRecordsBody(records=sizes)
-        data = b"".join(data for _, data in records)
-
-        async def call(went: Went) -> None:
-            async def requests() -> AsyncIterator[pb.PutRecordsRequest]:
-                yield pb.PutRecordsRequest(call=self._sign("PutRecords", body))
-                for chunk in chunks(data):
-                    went()
-                    yield pb.PutRecordsRequest(chunk=chunk)
-
-            await self._stub.PutRecords(requests(), timeout=CALL_S)
-
-        await self._retrying(call)
 
     async def get(self, keys: Sequence[RecordKey]) -> list[bytes]:
         """The ciphertexts, each with its digest, of the first of these keys (at most MAX_RECORDS), in order.
@@ -129,15 +110,6 @@ class ContactStore:
 
         return await self._retrying(call)
 
-    async def drop(self, keys: Sequence[RecordKey]) -> None:
-        """Remove ciphertexts, at most BATCH_KEYS."""
-        body = pb.DropRecordsBody(keys=map(_message, keys))
-
-        async def call(_: Went) -> None:
-            await self._stub.DropRecords(pb.DropRecordsRequest(call=self._sign("DropRecords", body)), timeout=CALL_S)
-
-        await self._retrying(call)
-
     async def manifest(self) -> StoredManifest | None:
         """The newest manifest that the store shows, None if it shows none."""
 
@@ -158,28 +130,6 @@ class ContactStore:
             if error.reason == "MANIFEST_ABSENT":
                 return None
             raise
-
-    async def swap(self, manifest: StoredManifest) -> None:
-        """Replace the manifest of the version before; MANIFEST_CONFLICT if that is not the newest."""
-        body = pb.SwapManifestBody(
-            expected_version=manifest.version - 1,
-            generation=manifest.generation,
-            version=manifest.version,
-            check_value=manifest.check_value,
-            digest=hashlib.sha256(manifest.ciphertext).digest(),
-            size=len(manifest.ciphertext),
-        )
-
-        async def call(went: Went) -> None:
-            async def requests() -> AsyncIterator[pb.SwapManifestRequest]:
-                yield pb.SwapManifestRequest(call=self._sign("SwapManifest", body))
-                for chunk in chunks(manifest.ciphertext):
-                    went()
-                    yield pb.SwapManifestRequest(chunk=chunk)
-
-            await self._stub.SwapManifest(requests(), timeout=CALL_S)
-
-        await self._retrying(call)
 
     async def _retrying(self, call: Callable[[Went], Awaitable[Result]]) -> Result:
         async def attempt() -> Result:

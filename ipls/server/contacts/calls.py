@@ -34,18 +34,10 @@ from ipls.trust.identity import check_label
 class Limits:
     """What one call and one account may ask for; sizes in bytes."""
 
-    record_sizes: frozenset[int] = frozenset(2**k + 28 for k in range(8, 22))
-    """Nonce, padded card, tag: nothing else is a record, so a card that nobody sealed is not one."""
-    manifest: int = (16 << 20) + 28
     call_records: int = 2000
     call_keys: int = 10_000
-    call: int = 16 << 20
-    """All ciphertexts of one call."""
     calls: int = 2000
     """Calls of an account whose nonces are still kept, about four minutes' worth."""
-    account_records: int = 700_000
-    """Two generations of what one manifest can name."""
-    account: int = 8 << 30
     line_records: int = 1000
     """Of one call to a line; and what is read by one call is `line_call` bytes, within `line_get_s` seconds."""
     line_call: int = 8 << 20

@@ -1,17 +1,16 @@
-"""The contact store's service, version 1: ciphertexts and a manifest, for accounts that have no line yet. It is trusted
-for availability only."""
+"""The contact store's service, version 1: ciphertexts and a manifest, as accounts stored them before there were lines.
+It is only read."""
 
-import hashlib
 from collections.abc import AsyncIterator, Iterable, Iterator
 from functools import partial
 from typing import Any
 
 from ipls.proto.contacts.v1 import contacts_pb2 as pb
 from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceServicer
-from ipls.rpc.channel import CHUNK, chunks, cut
+from ipls.rpc.channel import CHUNK, chunks
 from ipls.rpc.errors import ServiceError
-from ipls.server.contacts.calls import Method, SignedCalls, check_names, collect
-from ipls.store.contacts import ContactsStore, Manifest, RecordKey
+from ipls.server.contacts.calls import Method, SignedCalls
+from ipls.store.contacts import ContactsStore, RecordKey
 from ipls.trust.limits import MAX_INT
 
 _method = partial(Method, 1)
@@ -26,26 +25,8 @@ class ContactsServicer(ContactsServiceServicer):
         self._limits = calls.limits
 
     async def PutRecords(self, request_iterator: Any, context: Any) -> pb.PutRecordsResponse:
-        upload = self._calls.upload(context, _method("PutRecords"), request_iterator, pb.PutRecordsBody)
-        async with upload as (label, _, body):
-            sizes = [record.size for record in body.records]
-            if not 1 <= len(sizes) <= self._limits.call_records or sum(sizes) > self._limits.call:
-                raise ServiceError("CALL_TOO_LARGE", "too many records, or too large together, for one call")
-            if not self._limits.record_sizes.issuperset(sizes):
-                raise ServiceError("RECORD_SIZE", "a record is a sealed power of two from 256 bytes to 2 MiB")
-            keys = [_key(record.key) for record in body.records]
-            data = await collect(request_iterator, sum(sizes))
-            records = list(zip(keys, cut(data, sizes), strict=True))
-            await self._calls.read(label, check_names, [(key.digest, data) for key, data in records])
-            await self._calls.write(
-                label,
-                self._store.put,
-                label,
-                records,
-                max_records=self._limits.account_records,
-                max_bytes=self._limits.account,
-            )
-        return pb.PutRecordsResponse()
+        """LINE_EXISTS, to everybody."""
+        raise _only_read()
 
     async def GetRecords(self, request: pb.GetRecordsRequest, context: Any) -> AsyncIterator[pb.GetRecordsResponse]:
         label = request.call.label
@@ -76,12 +57,8 @@ class ContactsServicer(ContactsServiceServicer):
                 after = page[-1][0]
 
     async def DropRecords(self, request: pb.DropRecordsRequest, context: Any) -> pb.DropRecordsResponse:
-        async with self._calls.admitted(context, _method("DropRecords"), request.call, pb.DropRecordsBody) as (_, body):
-            if len(body.keys) > self._limits.call_keys:
-                raise ServiceError("CALL_TOO_LARGE", f"at most {self._limits.call_keys} records a call")
-            keys = [_key(key) for key in body.keys]
-            await self._calls.write(request.call.label, self._store.drop, request.call.label, keys)
-            return pb.DropRecordsResponse()
+        """LINE_EXISTS, to everybody."""
+        raise _only_read()
 
     async def GetManifest(self, request: pb.GetManifestRequest, context: Any) -> AsyncIterator[pb.GetManifestResponse]:
         async with self._calls.admitted(
@@ -102,18 +79,12 @@ class ContactsServicer(ContactsServiceServicer):
                 yield pb.GetManifestResponse(chunk=chunk)
 
     async def SwapManifest(self, request_iterator: Any, context: Any) -> pb.SwapManifestResponse:
-        upload = self._calls.upload(context, _method("SwapManifest"), request_iterator, pb.SwapManifestBody)
-        async with upload as (label, _, body):
-            if body.size > self._limits.manifest:
-                raise ServiceError("CALL_TOO_LARGE", "the manifest is too large")
-            if len(body.check_value) != 32 or not 1 <= body.generation <= MAX_INT or body.version > MAX_INT:
-                raise ServiceError("BODY_INVALID", "a field of the manifest is out of its bounds")
-            data = await collect(request_iterator, body.size)
-            if hashlib.sha256(data).digest() != body.digest:
-                raise ServiceError("DIGEST_MISMATCH", "the data is not what the call was signed for")
-            manifest = Manifest(body.version, body.generation, body.check_value, data)
-            await self._calls.write(label, self._store.swap, label, body.expected_version, manifest)
-        return pb.SwapManifestResponse()
+        """LINE_EXISTS, to everybody."""
+        raise _only_read()
+
+
+def _only_read() -> ServiceError:
+    return ServiceError("LINE_EXISTS", "contacts are kept in a line: the phone needs a newer version of this software")
 
 
 def _key(key: pb.RecordKey) -> RecordKey:

@@ -26,7 +26,6 @@ SCHEMA = Schema(
 )
 _SIZE = "SELECT size FROM record WHERE label = ? AND generation = ? AND id = ? AND digest = ?"
 _CIPHERTEXT = "SELECT ciphertext FROM record WHERE label = ? AND generation = ? AND id = ? AND digest = ?"
-_DROP = "DELETE FROM record WHERE label = ? AND generation = ? AND id = ? AND digest = ?"
 _MANIFEST = "SELECT version, generation, check_value, ciphertext FROM manifest WHERE label = ?"
 _PAGE = """
 SELECT generation, id, digest, size FROM record WHERE label = ? AND (generation, id, digest) > (?, ?, ?)
@@ -56,17 +55,6 @@ class SqliteContacts(ContactsStore):
         self, label: str, nonce: bytes, timestamp_ms: int, *, now_ms: int, window_ms: int, max_calls: int, reading: bool
     ) -> None:
         self._nonces.admit(replay.Call(label, nonce, timestamp_ms, now_ms, window_ms, max_calls), reading=reading)
-
-    def put(self, label: str, records: Iterable[tuple[RecordKey, bytes]], *, max_records: int, max_bytes: int) -> None:
-        with self._db.write() as db:
-            _check_no_line(db, label)
-            db.executemany(
-                "INSERT OR IGNORE INTO record VALUES (?, ?, ?, ?, ?, ?)",
-                ((label, *key, len(ciphertext), ciphertext) for key, ciphertext in records),
-            )
-            count, size = db.execute("SELECT COUNT(*), TOTAL(size) FROM record WHERE label = ?", (label,)).fetchone()
-            if count > max_records or size > max_bytes:
-                raise StoreRefused("ACCOUNT_QUOTA", f"an account holds {max_records} records of {max_bytes} bytes")
 
     def sizes(self, label: str, keys: Iterable[RecordKey]) -> list[int]:
         with self._reads.read() as db:
@@ -98,37 +86,14 @@ class SqliteContacts(ContactsStore):
             rows = db.execute(_PAGE, (label, *(after or (-1, b"", b"")), limit))
             return [(RecordKey(*key), size) for *key, size in rows]
 
-    def drop(self, label: str, keys: Iterable[RecordKey]) -> None:
-        with self._db.write() as db:
-            _check_no_line(db, label)
-            db.executemany(_DROP, ((label, *key) for key in keys))
-
     def manifest(self, label: str) -> Manifest | None:
         with self._reads.read() as db:
             row = db.execute(_MANIFEST, (label,)).fetchone()
         return Manifest(*row) if row else None
 
-    def swap(self, label: str, expected_version: int, manifest: Manifest) -> None:
-        with self._db.write() as db:
-            _check_no_line(db, label)
-            row = db.execute(_MANIFEST, (label,)).fetchone()
-            current = Manifest(*row) if row else Manifest(0, 0, b"", b"")
-            if current == manifest:
-                return
-            if (current.version, expected_version + 1) != (expected_version, manifest.version):
-                raise StoreRefused("MANIFEST_CONFLICT", f"the newest manifest is version {current.version}")
-            if manifest.generation < current.generation:
-                raise StoreRefused("MANIFEST_CONFLICT", "a manifest's generation never falls")
-            db.execute("INSERT OR REPLACE INTO manifest VALUES (?, ?, ?, ?, ?)", (label, *manifest))
-
 
 def _is_as_named(key: RecordKey, data: object) -> bool:
     return isinstance(data, bytes) and hashlib.sha256(data).digest() == key.digest
-
-
-def _check_no_line(db: Connection, label: str) -> None:
-    if db.execute("SELECT 1 FROM line WHERE label = ?", (label,)).fetchone():
-        raise StoreRefused("LINE_EXISTS", "the account keeps a line: its phone needs a newer version of this software")
 
 
 def _one(db: Connection, sql: str, label: str, key: RecordKey) -> Any:

@@ -23,6 +23,7 @@ from ipls.proto.contacts.v1 import contacts_pb2
 from ipls.rpc.errors import ServiceError
 from ipls.server.contacts.calls import Limits, SignedCalls
 from ipls.server.contacts.service import ContactsServicer
+from ipls.store.contacts import RecordKey as StoredKey
 from ipls.store.contacts import open_contacts_store
 from ipls.trust.calls import call_digest
 from tests.contacts.old_records import (
@@ -38,6 +39,7 @@ from tests.fuzz.answers import answering, frames
 from tests.fuzz.target import ID, LABEL, SEED, Target, folder, serialized, target
 from tests.server.old_client import ContactStore
 from tests.server.old_client import RecordKey as WantedKey
+from tests.store.contacts.before import store_before
 from tests.trust.roots import NAMESPACE, NOW
 
 _KEY = b"\x05" * 32
@@ -150,48 +152,33 @@ def _record_key() -> contacts_pb2.RecordKey:
     return contacts_pb2.RecordKey(generation=1, id=ID, digest=hashlib.sha256(_RECORD).digest())
 
 
-def _contacts(method: str, request: Any, seeds: Iterable[Message], parts: tuple[bytes, ...] = ()) -> Target:
-    """The account itself signs its bodies, whatever they say. `parts` are streamed after the call."""
+def _contacts(method: str, request: Any, seeds: Iterable[Message]) -> Target:
+    """The account itself signs its bodies, whatever they say."""
     identities: Any = _Anyone()
-    store = open_contacts_store(folder() / "contacts.db")
+    database = folder() / "contacts.db"
+    store = open_contacts_store(database)
     caller = SimpleNamespace(peer=lambda: "ipv4:192.0.2.1:7", auth_context=dict)
     calls = SignedCalls(store, identities, NAMESPACE, now_ms=lambda: NOW, limits=Limits(calls=10**9))
     servicer = ContactsServicer(store, calls)
     count = 0
 
-    def call(method: str, request: Any, body: bytes, parts: tuple[bytes, ...]) -> Any:
+    def call(body: bytes) -> None:
         nonlocal count
         count += 1
         made = request(call=_call(method, body, count.to_bytes(16, "big")))
 
-        async def requests() -> Any:
-            yield made
-            for part in parts:
-                yield request(chunk=part)
-
         async def go() -> None:
-            answer = getattr(servicer, method)(requests() if parts else made, caller)
-            if hasattr(answer, "__aiter__"):
-                async for _ in answer:
-                    pass
-            else:
-                await answer
+            async for _ in getattr(servicer, method)(made, caller):
+                pass
 
         asyncio.run(go())
 
-    put = contacts_pb2.PutRecordsBody(records=[contacts_pb2.RecordSize(key=_record_key(), size=len(_RECORD))])
-    call("PutRecords", contacts_pb2.PutRecordsRequest, put.SerializeToString(), (_RECORD,))
+    store_before(database, LABEL, [(StoredKey(1, ID, hashlib.sha256(_RECORD).digest()), _RECORD)])
 
     def run(data: bytes) -> None:
-        call(method, request, data, parts)
+        call(data)
 
     return Target(run, (ServiceError,), serialized(*seeds), weight=8)
-
-
-@target("contacts: put")
-def _() -> Target:
-    seed = contacts_pb2.PutRecordsBody(records=[contacts_pb2.RecordSize(key=_record_key(), size=len(_RECORD))])
-    return _contacts("PutRecords", contacts_pb2.PutRecordsRequest, [seed], (_RECORD,))
 
 
 @target("contacts: get")
@@ -203,25 +190,6 @@ def _() -> Target:
 @target("contacts: list")
 def _() -> Target:
     return _contacts("ListRecords", contacts_pb2.ListRecordsRequest, [contacts_pb2.ListRecordsBody()])
-
-
-@target("contacts: drop")
-def _() -> Target:
-    seed = contacts_pb2.DropRecordsBody(keys=[contacts_pb2.RecordKey(generation=1, id=b"\x02" * 16, digest=bytes(32))])
-    return _contacts("DropRecords", contacts_pb2.DropRecordsRequest, [seed])
-
-
-@target("contacts: swap")
-def _() -> Target:
-    seed = contacts_pb2.SwapManifestBody(
-        expected_version=0,
-        generation=1,
-        version=1,
-        check_value=bytes(32),
-        digest=hashlib.sha256(_RECORD).digest(),
-        size=len(_RECORD),
-    )
-    return _contacts("SwapManifest", contacts_pb2.SwapManifestRequest, [seed], (_RECORD,))
 
 
 @target("contact store's answers")

@@ -52,7 +52,7 @@ async def test_a_key_that_the_head_does_not_hold_is_asked_to_come_again(world: W
 
 
 async def test_the_old_identity_is_refused_once_another_is_published(world: World, stub: Any, alice: Owner) -> None:
-    await world.device(stub, alice).put([record(1)])
+    world.stored_before(ALICE, record(1))
     new = Owner(ALICE)
     await world.publish(new)
     call = world.call(alice, "ListRecords", pb.ListRecordsBody())

@@ -168,14 +168,12 @@ async def test_what_is_refused_says_why(world: World) -> None:
     assert (await phone.edit()).n == 2
 
 
-async def test_where_a_line_stands_version_1_is_not_written(world: World, tmp_path: Path) -> None:
+async def test_where_a_line_stands_version_1_is_read(world: World, tmp_path: Path) -> None:
     async with world.running() as stub:
         phone = await registered(world)
         old = world.device(stub, Owner(ALICE, phone.writer.seed))
-        await old.put([record(1)])
+        world.stored_before(ALICE, record(1))
         await phone.begin()
-        with told("LINE_EXISTS"):
-            await old.put([record(2)])
         assert await old.get([record(1)[0]]) == [record(1)[1]]
 
 

@@ -1,7 +1,6 @@
 """The contact store's service, called as devices and thieves would."""
 
 import asyncio
-import hashlib
 import os
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.message import Message
 
 from ipls._grpc import grpc
 from ipls.client.errors import RefusedError, TryLaterError
@@ -20,6 +20,7 @@ from ipls.proto.contacts.v1.contacts_pb2_grpc import (
     ContactsServiceStub,
     add_ContactsServiceServicer_to_server,
 )
+from ipls.proto.contacts.v2 import contacts_pb2 as lines_pb
 from ipls.proto.directory.v1.directory_pb2 import WatchHeadsRequest
 from ipls.proto.directory.v1.directory_pb2_grpc import (
     DirectoryServiceStub,
@@ -31,7 +32,7 @@ from ipls.server.contacts import app
 from ipls.server.contacts.calls import Limits, SignedCalls
 from ipls.server.contacts.identities import Identities
 from ipls.server.contacts.service import ContactsServicer
-from ipls.store.contacts import open_contacts_store
+from ipls.store.contacts import Manifest, open_contacts_store
 from ipls.trust.calls import call_digest
 from tests.hsm.rig import Owner
 from tests.logs import begun_again
@@ -70,59 +71,68 @@ async def alice(world: World, stub: Any) -> Owner:
     return owner
 
 
-async def test_what_is_put_comes_back(world: World, stub: Any, alice: Owner) -> None:
-    device = world.device(stub, alice)
+async def test_what_was_stored_before_there_were_lines_is_read(world: World, stub: Any, alice: Owner) -> None:
+    device, manifest = world.device(stub, alice), Manifest(3, 1, b"c" * 32, os.urandom(3 << 20))
     records = [record(n) for n in range(5)] + [record(9, (2 << 20) + 28)]
-    await device.put(records)
-    await device.put(records[:2])
+    assert await device.manifest() is None
+    world.stored_before(ALICE, *records, manifest=manifest)
     assert await device.list() == {key for key, _ in records}
     assert await device.get([key for key, _ in reversed(records)]) == [data for _, data in reversed(records)]
-    await device.drop([records[0][0]])
+    assert await device.manifest() == StoredManifest(1, 3, b"c" * 32, manifest.ciphertext)
     with pytest.raises(RefusedError, check=lambda e: e.reason == "RECORD_ABSENT"):
-        await device.get([records[0][0]])
+        await device.get([record(10)[0]])
 
 
 async def test_one_get_brings_as_much_as_a_call_carries(world: World, stub: Any, alice: Owner) -> None:
     device = world.device(stub, alice)
     records = [record(n, (2 << 20) + 28) for n in range(5)]
-    for each in records:
-        await device.put([each])
+    world.stored_before(ALICE, *records)
     assert await device.get([key for key, _ in records]) == [data for _, data in records[:3]]
     assert await device.get([key for key, _ in records[3:]]) == [data for _, data in records[3:]]
 
 
-async def test_a_manifest_is_swapped_once_per_version(world: World, stub: Any, alice: Owner) -> None:
-    device = world.device(stub, alice)
-    first = StoredManifest(1, 1, b"c" * 32, os.urandom(3 << 20))
-    assert await device.manifest() is None
-    await device.swap(first)
-    await device.swap(first)
-    assert await device.manifest() == first
-    with pytest.raises(RefusedError, check=lambda e: e.reason == "MANIFEST_CONFLICT"):
-        await device.swap(first._replace(ciphertext=b"another" * 50))
+async def test_as_it_was_then_nothing_is_written_any_more(world: World, stub: Any, alice: Owner) -> None:
+    """Whether the account has a line or not, and whoever asks."""
+    world.stored_before(ALICE, record(1), manifest=Manifest(1, 1, bytes(32), b"one"))
+    key = pb.RecordKey(**record(1)[0]._asdict())
+    for owner in (alice, Owner(BOB)):
+        put_call = world.call(owner, "PutRecords", pb.PutRecordsBody(records=[pb.RecordSize(key=key, size=284)]))
+        swap_call = world.call(owner, "SwapManifest", pb.SwapManifestBody(expected_version=1, version=2, generation=1))
+        drop_call = world.call(owner, "DropRecords", pb.DropRecordsBody(keys=[key]))
+        for call in (
+            stub.PutRecords(iter([pb.PutRecordsRequest(call=put_call), pb.PutRecordsRequest(chunk=bytes(284))])),
+            stub.SwapManifest(iter([pb.SwapManifestRequest(call=swap_call)])),
+            stub.DropRecords(pb.DropRecordsRequest(call=drop_call)),
+        ):
+            with refused(grpc.StatusCode.FAILED_PRECONDITION, "LINE_EXISTS"):
+                await answered(call)
+    assert await world.device(stub, alice).list() == {record(1)[0]}
+    manifest = await world.device(stub, alice).manifest()
+    assert manifest is not None
+    assert manifest.ciphertext == b"one"
 
 
-async def test_another_account_sees_and_changes_nothing(world: World, stub: Any, alice: Owner) -> None:
+async def test_another_account_sees_nothing(world: World, stub: Any, alice: Owner) -> None:
     bob = Owner(BOB)
     await world.publish(bob)
-    await world.device(stub, alice).put([record(1)])
+    world.stored_before(ALICE, record(1))
     thief = world.device(stub, bob)
-    await thief.drop([record(1)[0]])
     assert await thief.list() == set()
-    assert await world.device(stub, alice).get([record(1)[0]]) == [record(1)[1]]
+    with pytest.raises(RefusedError, check=lambda e: e.reason == "RECORD_ABSENT"):
+        await thief.get([record(1)[0]])
 
 
 async def test_a_replayed_call_is_refused_also_after_a_restart(world: World) -> None:
     owner = Owner(ALICE)
-    call = world.call(owner, "PutRecords", sizes_of(record(1)))
-    async with world.running() as stub:
+    call = world.upload(owner, sizes_of(record(1)))
+    async with world.running():
         await world.publish(owner)
-        await put(stub, call, record(1)[1])
+        await put(world, call, record(1)[1])
         with refused(unauthenticated, "CALL_REPLAYED"):
-            await put(stub, call, record(1)[1])
-    async with world.running() as stub:
+            await put(world, call, record(1)[1])
+    async with world.running():
         with refused(unauthenticated, "CALL_REPLAYED"):
-            await put(stub, call, record(1)[1])
+            await put(world, call, record(1)[1])
 
 
 @pytest.mark.parametrize("offset", [-120_000, 120_001])
@@ -151,7 +161,7 @@ async def test_a_call_with_an_edited_field_is_refused(
     world: World, stub: Any, alice: Owner, changes: dict[str, Any]
 ) -> None:
     with pytest.raises(RemoteError, check=lambda e: e.code is unauthenticated):
-        await put(stub, world.call(alice, "PutRecords", sizes_of(record(1)), **changes), record(1)[1])
+        await put(world, world.upload(alice, sizes_of(record(1)), **changes), record(1)[1])
 
 
 async def test_a_nonce_of_another_length_is_refused_though_signed(world: World, stub: Any, alice: Owner) -> None:
@@ -167,7 +177,7 @@ async def test_a_nonce_of_another_length_is_refused_though_signed(world: World, 
 
 async def test_a_call_is_for_one_method_and_one_namespace(world: World, stub: Any, alice: Owner) -> None:
     with refused(unauthenticated, "SIGNATURE_INVALID"):
-        await put(stub, world.call(alice, "DropRecords", sizes_of(record(1))), record(1)[1])
+        await put(world, world.upload(alice, sizes_of(record(1)), method="PutSnapshot"), record(1)[1])
     account = Account(alice.label, alice.seed, 1, 1)
     elsewhere = ContactStore(stub, "elsewhere", account, now_ms=lambda: NOW, retry_for_s=0)
     with pytest.raises(RefusedError, check=lambda e: e.reason == "SIGNATURE_INVALID"):
@@ -189,102 +199,69 @@ async def test_data_that_is_not_what_was_signed_is_refused(
     world: World, stub: Any, alice: Owner, chunks: Sequence[bytes], reason: str
 ) -> None:
     with refused(invalid, reason):
-        await put(stub, world.call(alice, "PutRecords", sizes_of(record(1))), *chunks)
-    assert await world.device(stub, alice).list() == set()
+        await put(world, world.upload(alice, sizes_of(record(1))), *chunks)
+    assert world.rows("SELECT count(*) FROM blob") == [(0,)]
 
 
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (pb.PutRecordsBody(), "CALL_TOO_LARGE"),
-        (sizes_of(*(record(n) for n in range(2001))), "CALL_TOO_LARGE"),
-        (sizes_of(*(record(n, (2 << 20) + 28) for n in range(8))), "CALL_TOO_LARGE"),
+        (sizes_of(*(record(n) for n in range(1001))), "CALL_TOO_LARGE"),
+        (sizes_of(*(record(n, (2 << 20) + 28) for n in range(4))), "CALL_TOO_LARGE"),
         (sizes_of(record(1, 288)), "RECORD_SIZE"),
         (sizes_of(record(1, (4 << 20) + 28)), "RECORD_SIZE"),
-        (pb.PutRecordsBody(records=[pb.RecordSize(key=pb.RecordKey(generation=1, id=b"x"), size=284)]), "BODY_INVALID"),
     ],
-    ids=["nothing", "too many", "too much", "a card that nobody sealed", "too large", "no key"],
+    ids=["too many", "too much", "a card that nobody sealed", "too large"],
 )
 async def test_a_put_out_of_bounds_is_refused(
-    world: World, stub: Any, alice: Owner, body: pb.PutRecordsBody, reason: str
+    world: World, stub: Any, alice: Owner, body: Message, reason: str
 ) -> None:
     with refused(invalid, reason):
-        await put(stub, world.call(alice, "PutRecords", body))
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"size": (16 << 20) + 29}, "CALL_TOO_LARGE"),
-        ({"check_value": bytes(31)}, "BODY_INVALID"),
-        ({"generation": 0}, "BODY_INVALID"),
-        ({"generation": 2**63}, "BODY_INVALID"),
-        ({"version": 2**63}, "BODY_INVALID"),
-        ({"digest": bytes(32)}, "DIGEST_MISMATCH"),
-        ({"size": 7}, "SIZE_MISMATCH"),
-    ],
-    ids=str,
-)
-async def test_a_manifest_out_of_bounds_is_refused(
-    world: World, stub: Any, alice: Owner, changes: dict[str, Any], reason: str
-) -> None:
-    data = b"sealed manifest"
-    fields = {"generation": 1, "version": 1, "check_value": bytes(32), "size": len(data)}
-    body = pb.SwapManifestBody(**{**fields, "digest": hashlib.sha256(data).digest(), **changes})
-    call = world.call(alice, "SwapManifest", body)
-    with refused(invalid, reason):
-        await answered(stub.SwapManifest(iter([pb.SwapManifestRequest(call=call), pb.SwapManifestRequest(chunk=data)])))
-    assert await world.device(stub, alice).manifest() is None
+        await put(world, world.upload(alice, body))
 
 
 async def test_more_keys_than_a_call_takes_are_refused(world: World, alice: Owner) -> None:
-    world.limits = Limits(call_records=2, call_keys=3)
+    world.limits = Limits(call_records=2)
     keys = [pb.RecordKey(**record(n)[0]._asdict()) for n in range(4)]
     async with world.running() as stub:
         for asked in ([], keys[:3]):
             call = world.call(alice, "GetRecords", pb.GetRecordsBody(keys=asked))
             with refused(invalid, "CALL_TOO_LARGE"):
                 await answered(stub.GetRecords(pb.GetRecordsRequest(call=call)))
-        call = world.call(alice, "DropRecords", pb.DropRecordsBody(keys=keys))
-        with refused(invalid, "CALL_TOO_LARGE"):
-            await answered(stub.DropRecords(pb.DropRecordsRequest(call=call)))
 
 
 async def test_a_body_that_cannot_be_read_is_refused(world: World, stub: Any, alice: Owner) -> None:
     with refused(invalid, "BODY_INVALID"):
-        await put(stub, world.call(alice, "PutRecords", b"\xff"))
+        await put(world, world.upload(alice, b"\xff"))
     with refused(invalid, "BODY_INVALID"):
-        await answered(stub.PutRecords(iter([pb.PutRecordsRequest(chunk=b"no call")])))
+        await answered(world.lines.PutRecords(iter([lines_pb.PutRecordsRequest(chunk=b"no call")])))
 
 
-async def test_an_account_has_a_quota(world: World) -> None:
-    world.limits = Limits(account_records=2, calls=3)
+async def test_an_account_has_a_quota_of_calls(world: World) -> None:
+    world.limits = Limits(calls=3)
     owner = Owner(ALICE)
     async with world.running() as stub:
         await world.publish(owner)
-        device = world.device(stub, owner)
-        await device.put([record(1), record(2)])
-        with pytest.raises(RefusedError, check=lambda e: e.reason == "ACCOUNT_QUOTA"):
-            await device.put([record(3)])
-        await device.list()
+        for _ in range(3):
+            await put(world, world.upload(owner, sizes_of(record(1))), record(1)[1])
         with pytest.raises(RefusedError, check=lambda e: e.reason == "CALL_QUOTA"):
-            await device.list()
+            await world.device(stub, owner).list()
 
 
 async def test_uploads_beyond_their_places_are_asked_to_come_again(world: World) -> None:
     world.limits = Limits(uploads=1)
     owner = Owner(ALICE)
-    async with world.running() as stub:
+    async with world.running():
         await world.publish(owner)
         idle = []
 
         async def put_until_refused() -> None:
             while True:  # the idle one may come later than this one, and be refused itself
-                idle.append(stub.PutRecords())
-                await idle[-1].write(pb.PutRecordsRequest(call=world.call(owner, "PutRecords", sizes_of(record(1)))))
-                await world.device(stub, owner).put([record(1)])
+                idle.append(world.lines.PutRecords())
+                await idle[-1].write(lines_pb.PutRecordsRequest(call=world.upload(owner, sizes_of(record(1)))))
+                await put(world, world.upload(owner, sizes_of(record(1))), record(1)[1])
 
-        with pytest.raises(TryLaterError, check=lambda e: e.reason == "SERVICE_BUSY"):
+        with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVICE_BUSY"):
             await put_until_refused()
         for stream in idle:
             stream.cancel()
@@ -293,11 +270,11 @@ async def test_uploads_beyond_their_places_are_asked_to_come_again(world: World)
 async def test_who_is_not_known_takes_no_place_among_the_uploads(world: World) -> None:
     world.limits = Limits(uploads=1)
     owner, thief = Owner(ALICE), Owner(ALICE)
-    async with world.running() as stub:
+    async with world.running():
         await world.publish(owner)
-        silent, strange = stub.PutRecords(), stub.PutRecords()
-        await strange.write(pb.PutRecordsRequest(call=world.call(thief, "PutRecords", sizes_of(record(1)))))
-        await world.device(stub, owner).put([record(1)])
+        silent, strange = world.lines.PutRecords(), world.lines.PutRecords()
+        await strange.write(lines_pb.PutRecordsRequest(call=world.upload(thief, sizes_of(record(1)))))
+        await put(world, world.upload(owner, sizes_of(record(1))), record(1)[1])
         silent.cancel()
         strange.cancel()
 
@@ -305,18 +282,18 @@ async def test_who_is_not_known_takes_no_place_among_the_uploads(world: World) -
 async def test_no_account_takes_all_places_among_the_uploads(world: World) -> None:
     world.limits = Limits(uploads=2, account_uploads=1)
     greedy, owner = Owner(ALICE), Owner(BOB)
-    async with world.running() as stub:
+    async with world.running():
         await world.publish(greedy)
         await world.publish(owner)
-        calls = [world.call(greedy, "PutRecords", sizes_of(record(1))) for _ in range(2)]
-        streams = [stub.PutRecords() for _ in calls]
+        calls = [world.upload(greedy, sizes_of(record(1))) for _ in range(2)]
+        streams = [world.lines.PutRecords() for _ in calls]
         for stream, call in zip(streams, calls, strict=True):
-            await stream.write(pb.PutRecordsRequest(call=call))
+            await stream.write(lines_pb.PutRecordsRequest(call=call))
         ended = [asyncio.ensure_future(answered(stream)) for stream in streams]
         (first,), _ = await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
         with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVICE_BUSY"):
             await first
-        await world.device(stub, owner).put([record(1)])
+        await put(world, world.upload(owner, sizes_of(record(1))), record(1)[1])
         for stream in streams:
             stream.cancel()
         await asyncio.wait(ended)
@@ -329,8 +306,8 @@ async def test_no_account_takes_all_places(world: World) -> None:
     async with world.running() as stub:
         await world.publish(greedy)
         await world.publish(owner)
-        idle = stub.PutRecords()
-        await idle.write(pb.PutRecordsRequest(call=world.call(greedy, "PutRecords", sizes_of(record(1)))))
+        idle = world.lines.PutRecords()
+        await idle.write(lines_pb.PutRecordsRequest(call=world.upload(greedy, sizes_of(record(1)))))
 
         async def list_until_refused() -> None:
             while True:  # the idle one may not have its place yet
@@ -338,7 +315,7 @@ async def test_no_account_takes_all_places(world: World) -> None:
 
         with pytest.raises(TryLaterError, check=lambda e: e.reason == "SERVICE_BUSY"):
             await list_until_refused()
-        await world.device(stub, owner).put([record(2)])
+        await put(world, world.upload(owner, sizes_of(record(2))), record(2)[1])
         idle.cancel()
 
 

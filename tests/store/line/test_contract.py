@@ -20,6 +20,7 @@ from ipls.store.errors import StoreRefused
 from ipls.store.line import LineStore, Quota
 from ipls.store.line import Place as Spot
 from tests.contacts.writers import Made, Writer
+from tests.store.contacts.before import store_before
 from tests.store.contacts.test_contract import BACKENDS
 from tests.store.line.lines import DAY, NAMESPACE, NOW, QUOTA, Line
 from tests.store.places import Place, new_place
@@ -387,7 +388,7 @@ def test_what_is_hidden_is_listed(line: Line) -> None:
 
 
 def test_an_account_that_is_deleted_is_gone(contacts: ContactsStore, line: Line, place: Place) -> None:
-    contacts.put(line.label, [(RecordKey(1, bytes(16), bytes(32)), b"x" * 284)], max_records=9, max_bytes=1 << 20)
+    store_before(place.location, line.label, [(RecordKey(1, bytes(16), bytes(32)), b"x" * 284)])
     record, other = line.writer.record("a"), Line(line.store, Writer(label="+491700000002"))
     other.begin(other.writer.record("a"))
     line.begin(record)
@@ -404,8 +405,8 @@ def test_an_account_that_is_deleted_is_gone(contacts: ContactsStore, line: Line,
     assert line.stays(record) == [True]
 
 
-def test_a_thief_who_deletes_the_account_deletes_their_own(contacts: ContactsStore, line: Line) -> None:
-    contacts.put(line.label, [(RecordKey(1, bytes(16), bytes(32)), b"x" * 284)], max_records=9, max_bytes=1 << 20)
+def test_a_thief_who_deletes_the_account_deletes_their_own(contacts: ContactsStore, line: Line, place: Place) -> None:
+    store_before(place.location, line.label, [(RecordKey(1, bytes(16), bytes(32)), b"x" * 284)])
     record = line.writer.record("a")
     first = line.begin(record)
     thief = line.writer.renewed()
@@ -505,30 +506,22 @@ def test_counters_say_what_is_there(line: Line, place: Place) -> None:
 # Version 1
 
 
-def test_where_a_line_stands_version_1_is_read_and_not_written(contacts: ContactsStore, line: Line) -> None:
+def test_where_a_line_stands_version_1_is_read(contacts: ContactsStore, line: Line, place: Place) -> None:
     key, data = RecordKey(1, bytes(16), bytes(32)), b"x" * 284
-    contacts.put(line.label, [(key, data)], max_records=9, max_bytes=1 << 20)
-    contacts.swap(line.label, 0, Manifest(1, 1, bytes(32), b"one"))
+    store_before(place.location, line.label, [(key, data)], Manifest(1, 1, bytes(32), b"one"))
     line.begin()
-    with refused("LINE_EXISTS"):
-        contacts.put(line.label, [(key, data)], max_records=9, max_bytes=1 << 20)
-    with refused("LINE_EXISTS"):
-        contacts.swap(line.label, 1, Manifest(2, 1, bytes(32), b"two"))
-    with refused("LINE_EXISTS"):
-        contacts.drop(line.label, [key])
     assert contacts.sizes(line.label, [key]) == [284]
     assert contacts.manifest(line.label) == Manifest(1, 1, bytes(32), b"one")
 
 
 @pytest.mark.parametrize(("version", "days"), [(1, 30), (2, 90)])
 def test_what_version_1_has_goes_some_time_after_the_first_line(
-    contacts: ContactsStore, line: Line, version: int, days: int
+    contacts: ContactsStore, line: Line, place: Place, version: int, days: int
 ) -> None:
     """As long as a thief's line may stand before its owner sees it, where it may be a thief's."""
     records = [(RecordKey(1, bytes([n]) * 16, bytes(32)), b"x" * 284) for n in range(7)]
     for label in (line.label, "+491700000002"):
-        contacts.put(label, records, max_records=9, max_bytes=1 << 20)
-        contacts.swap(label, 0, Manifest(1, 1, bytes(32), b"one"))
+        store_before(place.location, label, records, Manifest(1, 1, bytes(32), b"one"))
     line.begin(writer=replace(line.writer, version=version))
     line.pass_days(20)
     line.begin()

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class ContactsServiceStub:
-    """Ciphertext at rest. Every call is signed by the account's identity, which the store proves against the directory.
+    """Ciphertext at rest, as accounts stored it before they had lines (ipls.contacts.v2): it is only read. Every call is
+    signed by the account's identity, which the store proves against the directory.
     """
 
     def __init__(self, channel):
@@ -68,11 +69,12 @@ class ContactsServiceStub:
 
 
 class ContactsServiceServicer:
-    """Ciphertext at rest. Every call is signed by the account's identity, which the store proves against the directory.
+    """Ciphertext at rest, as accounts stored it before they had lines (ipls.contacts.v2): it is only read. Every call is
+    signed by the account's identity, which the store proves against the directory.
     """
 
     def PutRecords(self, request_iterator, context):
-        """Writes ciphertexts. First message: the call (body: PutRecordsBody), then the data in the body's order.
+        """Refused: LINE_EXISTS, as DropRecords and SwapManifest are.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,9 +95,7 @@ class ContactsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DropRecords(self, request, context):
-        """Body: DropRecordsBody. What the current manifest was swapped in with can't be protected here: its list is
-        encrypted. The client drops only what its verified manifest no longer names.
-        """
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -108,8 +108,7 @@ class ContactsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SwapManifest(self, request_iterator, context):
-        """Compare-and-swap. First message: the call (body: SwapManifestBody), then the ciphertext.
-        """
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -156,7 +155,8 @@ def add_ContactsServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ContactsService:
-    """Ciphertext at rest. Every call is signed by the account's identity, which the store proves against the directory.
+    """Ciphertext at rest, as accounts stored it before they had lines (ipls.contacts.v2): it is only read. Every call is
+    signed by the account's identity, which the store proves against the directory.
     """
 
     @staticmethod

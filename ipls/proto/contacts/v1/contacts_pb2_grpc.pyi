@@ -27,49 +27,47 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ContactsServiceStub:
-    """Ciphertext at rest. Every call is signed by the account's identity, which the store proves against the directory."""
+    """Ciphertext at rest, as accounts stored it before they had lines (ipls.contacts.v2): it is only read. Every call is
+    signed by the account's identity, which the store proves against the directory.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ContactsServiceAsyncStub: ...
     PutRecords: _grpc.StreamUnaryMultiCallable[_contacts_pb2.PutRecordsRequest, _contacts_pb2.PutRecordsResponse]
-    """Writes ciphertexts. First message: the call (body: PutRecordsBody), then the data in the body's order."""
+    """Refused: LINE_EXISTS, as DropRecords and SwapManifest are."""
     GetRecords: _grpc.UnaryStreamMultiCallable[_contacts_pb2.GetRecordsRequest, _contacts_pb2.GetRecordsResponse]
     """Body: GetRecordsBody."""
     ListRecords: _grpc.UnaryStreamMultiCallable[_contacts_pb2.ListRecordsRequest, _contacts_pb2.ListRecordsResponse]
     """Body: ListRecordsBody."""
     DropRecords: _grpc.UnaryUnaryMultiCallable[_contacts_pb2.DropRecordsRequest, _contacts_pb2.DropRecordsResponse]
-    """Body: DropRecordsBody. What the current manifest was swapped in with can't be protected here: its list is
-    encrypted. The client drops only what its verified manifest no longer names.
-    """
     GetManifest: _grpc.UnaryStreamMultiCallable[_contacts_pb2.GetManifestRequest, _contacts_pb2.GetManifestResponse]
     """Body: GetManifestBody."""
     SwapManifest: _grpc.StreamUnaryMultiCallable[_contacts_pb2.SwapManifestRequest, _contacts_pb2.SwapManifestResponse]
-    """Compare-and-swap. First message: the call (body: SwapManifestBody), then the ciphertext."""
 
 @_typing.type_check_only
 class ContactsServiceAsyncStub(ContactsServiceStub):
-    """Ciphertext at rest. Every call is signed by the account's identity, which the store proves against the directory."""
+    """Ciphertext at rest, as accounts stored it before they had lines (ipls.contacts.v2): it is only read. Every call is
+    signed by the account's identity, which the store proves against the directory.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PutRecords: _aio.StreamUnaryMultiCallable[_contacts_pb2.PutRecordsRequest, _contacts_pb2.PutRecordsResponse]  # type: ignore[assignment]
-    """Writes ciphertexts. First message: the call (body: PutRecordsBody), then the data in the body's order."""
+    """Refused: LINE_EXISTS, as DropRecords and SwapManifest are."""
     GetRecords: _aio.UnaryStreamMultiCallable[_contacts_pb2.GetRecordsRequest, _contacts_pb2.GetRecordsResponse]  # type: ignore[assignment]
     """Body: GetRecordsBody."""
     ListRecords: _aio.UnaryStreamMultiCallable[_contacts_pb2.ListRecordsRequest, _contacts_pb2.ListRecordsResponse]  # type: ignore[assignment]
     """Body: ListRecordsBody."""
     DropRecords: _aio.UnaryUnaryMultiCallable[_contacts_pb2.DropRecordsRequest, _contacts_pb2.DropRecordsResponse]  # type: ignore[assignment]
-    """Body: DropRecordsBody. What the current manifest was swapped in with can't be protected here: its list is
-    encrypted. The client drops only what its verified manifest no longer names.
-    """
     GetManifest: _aio.UnaryStreamMultiCallable[_contacts_pb2.GetManifestRequest, _contacts_pb2.GetManifestResponse]  # type: ignore[assignment]
     """Body: GetManifestBody."""
     SwapManifest: _aio.StreamUnaryMultiCallable[_contacts_pb2.SwapManifestRequest, _contacts_pb2.SwapManifestResponse]  # type: ignore[assignment]
-    """Compare-and-swap. First message: the call (body: SwapManifestBody), then the ciphertext."""
 
 class ContactsServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Ciphertext at rest. Every call is signed by the account's identity, which the store proves against the directory."""
+    """Ciphertext at rest, as accounts stored it before they had lines (ipls.contacts.v2): it is only read. Every call is
+    signed by the account's identity, which the store proves against the directory.
+    """
 
     @_abc_1.abstractmethod
     def PutRecords(
@@ -77,7 +75,7 @@ class ContactsServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_contacts_pb2.PutRecordsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_contacts_pb2.PutRecordsResponse, _abc.Awaitable[_contacts_pb2.PutRecordsResponse]]:
-        """Writes ciphertexts. First message: the call (body: PutRecordsBody), then the data in the body's order."""
+        """Refused: LINE_EXISTS, as DropRecords and SwapManifest are."""
 
     @_abc_1.abstractmethod
     def GetRecords(
@@ -100,10 +98,7 @@ class ContactsServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _contacts_pb2.DropRecordsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_contacts_pb2.DropRecordsResponse, _abc.Awaitable[_contacts_pb2.DropRecordsResponse]]:
-        """Body: DropRecordsBody. What the current manifest was swapped in with can't be protected here: its list is
-        encrypted. The client drops only what its verified manifest no longer names.
-        """
+    ) -> _typing.Union[_contacts_pb2.DropRecordsResponse, _abc.Awaitable[_contacts_pb2.DropRecordsResponse]]: ...
 
     @_abc_1.abstractmethod
     def GetManifest(
@@ -118,7 +113,6 @@ class ContactsServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request_iterator: _MaybeAsyncIterator[_contacts_pb2.SwapManifestRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_contacts_pb2.SwapManifestResponse, _abc.Awaitable[_contacts_pb2.SwapManifestResponse]]:
-        """Compare-and-swap. First message: the call (body: SwapManifestBody), then the ciphertext."""
+    ) -> _typing.Union[_contacts_pb2.SwapManifestResponse, _abc.Awaitable[_contacts_pb2.SwapManifestResponse]]: ...
 
 def add_ContactsServiceServicer_to_server(servicer: ContactsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
