@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ipls.cli import accounts, contacts, identities, profiles, serve_dav, sides
+from ipls.cli import accounts, contacts, devices, identities, profiles, serve_dav, sides
 from ipls.cli.codes import Code, Outbox, code_source, trying
 from ipls.cli.console import confirmed
 from ipls.cli.opening import local, read, run, say, write_file
@@ -58,6 +58,9 @@ app.command()(identities.identity)
 app.command()(accounts.number)
 app.command("export-all")(accounts.export_all)
 app.command("delete-account")(accounts.delete_account)
+app.command()(devices.link)
+app.command()(devices.join)
+app.add_typer(devices.app, name="devices")
 vault_app = typer.Typer(
     no_args_is_help=True, help="What the vault holds of this account, and how long a new identity has to wait for it."
 )

@@ -3,8 +3,6 @@
 Tested by tests/e2e/test_client_commands.py.
 """
 
-import asyncio
-import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from ipls.cli.console import typed_line
 from ipls.client.errors import ProfileError, RefusedError
 from ipls.client.outbox import code_from
 from ipls.client.registration import CodeSource
@@ -54,19 +53,7 @@ async def trying(source: CodeSource, register: Callable[[CodeSource], Awaitable[
 
 async def _typed(request_id: bytes) -> str:
     """The code, as the person enters it; nothing has another one sent."""
-    print("enter it, or nothing to have another one sent: ", end="", file=sys.stderr, flush=True)
-    # In this thread: nobody else waits for the loop, and Ctrl-C could not end a thread that reads.
-    of_the_loop = signal.signal(signal.SIGINT, signal.default_int_handler)
-    interrupted = False
-    try:
-        line = sys.stdin.readline()
-    except KeyboardInterrupt:
-        line, interrupted = "", True
-    finally:
-        signal.signal(signal.SIGINT, of_the_loop)
-    if interrupted:
-        signal.raise_signal(signal.SIGINT)  # the loop ends what runs in its order
-        await asyncio.sleep(0)
+    line = await typed_line("enter it, or nothing to have another one sent: ")
     if not line:
         raise ProfileError("CODE_EMPTY", "no code was entered; the one that was sent stays good")
     return line.strip()

@@ -1,6 +1,8 @@
 """How the command speaks: text for people on standard output, or one JSON object a line."""
 
+import asyncio
 import json
+import signal
 import sys
 from contextlib import suppress
 from typing import NoReturn
@@ -24,6 +26,24 @@ def confirmed(question: str) -> bool:
     """Whether the person says yes; the end of the input is a no. (At typer's own question Ctrl-C would be one too.)"""
     print(f"{question} [y/N]: ", end="", flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+async def typed_line(question: str) -> str:
+    """What the person enters, with its line end; empty at the end of the input."""
+    print(question, end="", file=sys.stderr, flush=True)
+    # In this thread: nobody else waits for the loop, and Ctrl-C could not end a thread that reads.
+    of_the_loop = signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupted = False
+    try:
+        line = sys.stdin.readline()
+    except KeyboardInterrupt:
+        line, interrupted = "", True
+    finally:
+        signal.signal(signal.SIGINT, of_the_loop)
+    if interrupted:
+        signal.raise_signal(signal.SIGINT)  # the loop ends what runs in its order
+        await asyncio.sleep(0)
+    return line
 
 
 def printable(text: str) -> str:

@@ -27,6 +27,8 @@ from ipls.client.events import (
     VaultAccepted,
 )
 from ipls.client.importing import Imported
+from ipls.client.linked_devices import AccountDevice, LinkedDevices
+from ipls.client.linking import Linking, NewDevice
 from ipls.client.number import NumberChanged
 from ipls.client.profile import Account, ContactIdentity, KnownVersion
 from ipls.client.profile_key import Kept, KeyAccess, Keyring
@@ -46,6 +48,7 @@ from ipls.client.takeout import Takeout
 __all__ = [
     "AccessEntry",
     "Account",
+    "AccountDevice",
     "AddressBook",
     "Approval",
     "ApprovalRequest",
@@ -71,7 +74,10 @@ __all__ = [
     "KeyAccess",
     "Keyring",
     "KnownVersion",
+    "LinkedDevices",
+    "Linking",
     "Listed",
+    "NewDevice",
     "NumberChanged",
     "OpenConflict",
     "ProfileError",

@@ -17,7 +17,7 @@ from ipls.contacts.cards.numbers import comparable_number, country_of
 from ipls.contacts.cards.reading import read_card
 from ipls.contacts.envelope import Verified
 from ipls.crypto.errors import VerificationError
-from ipls.crypto.keys import KEY_BYTES, public_key
+from ipls.crypto.keys import KEY_BYTES
 from ipls.trust.identity import check_label
 from ipls.trust.safety import Comparison, Party, SafetyNumber
 from ipls.units import DAY_MS
@@ -35,7 +35,7 @@ DISCOVERED_A_DAY = 500
 DISCOVERED_AGAIN_MS = 30 * DAY_MS
 
 # What the directory has against this device: about nobody is there an answer now.
-_ABOUT_THIS_DEVICE = {"CALL_QUOTA", "IDENTITY_SUPERSEDED", "LABEL_QUOTA", "READER_UNKNOWN"}
+_ABOUT_THIS_DEVICE = {"CALL_QUOTA", "DEVICE_UNLISTED", "IDENTITY_SUPERSEDED", "LABEL_QUOTA", "READER_UNKNOWN"}
 
 
 class IdentityRound(NamedTuple):
@@ -281,7 +281,7 @@ class ContactIdentities:
         if not identity.public_key:
             raise RefusedError("LABEL_NOT_FOUND", "this number has no account on the service")
         account = self._profile.account
-        mine, theirs = Party(account.label, public_key(account.seed)), Party(identity.label, identity.public_key)
+        mine, theirs = Party(account.label, self._profile.identity_key), Party(identity.label, identity.public_key)
         try:
             return SafetyNumber.between(self._namespace, mine, theirs)
         except VerificationError as error:

@@ -21,7 +21,10 @@ from ipls.client.directory import DirectoryReader, History
 from ipls.client.errors import ProfileError, RefusedError
 from ipls.client.events import AccessEntry, IdentityChange, JourneyStep, Report, silent
 from ipls.client.line.parts import NO_LINE
-from ipls.client.line_store import LineStore
+from ipls.client.line_store import LineStore, unlisted
+from ipls.client.link_slot import LinkSlot
+from ipls.client.linked_devices import AccountDevice, LinkedDevices
+from ipls.client.linking import Linking, adopt, find_listing, join, own_keys
 from ipls.client.number import NumberChanged, go_over, still_needed
 from ipls.client.profile import (
     PEOPLE,
@@ -47,6 +50,8 @@ from ipls.client.version1 import OldContacts
 from ipls.clock import system_now_ms
 from ipls.contacts.cards.numbers import comparable_number, country_of
 from ipls.contacts.cards.reading import read_card
+from ipls.contacts.errors import LinkError
+from ipls.contacts.linking import LinkCode
 from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import SeedSigner, public_key
 from ipls.proto.contacts.v1 import contacts_pb2_grpc as contacts_v1
@@ -212,6 +217,10 @@ class Device:
         account = self._profile.get(Account)
         if account is not None and account.label != label:
             raise ProfileError("OTHER_ACCOUNT", "this profile is another number's; name a new profile")
+        if self._profile.listing:
+            raise ProfileError(
+                "OTHER_ACCOUNT", "this profile is a linked device's; the number is registered in another"
+            )
         await self._follow_trust_root()
         if account is not None and await self._is_newest(account):
             return account
@@ -232,18 +241,30 @@ class Device:
         """Follow the trust root, check the own complete history and return it, oldest first; a version with the origin
         `foreign` is not this device's doing.
 
-        Raises RefusedError TRUST_ROOT_… and HISTORY_REWRITTEN, ProfileError IDENTITY_SUPERSEDED.
+        Raises RefusedError TRUST_ROOT_… and HISTORY_REWRITTEN; ProfileError IDENTITY_SUPERSEDED, of a linked device
+        DEVICE_UNLISTED.
         """
-        account = self._profile.account
+        account, listing = self._profile.account, self._profile.listing
         await self._follow_trust_root()
-        if not self._watch(await self._directory.own_history(account.label, account.seed)):
+        if not self._watch(await self._directory.own_history(account.label, account.seed, listing)):
             self._tell_versions()
+            if listing:
+                raise unlisted()
             raise ProfileError(
                 "IDENTITY_SUPERSEDED",
                 "the number was registered anew, with another key than this device's: if that was not you, register it"
                 " again here, then restore",
             )
         return self._profile.versions()
+
+    async def _as_phone(self) -> None:
+        """As `monitor`. Raises ProfileError IDENTITY_ONLY where the account's phone alone may: of a linked device
+        nothing is asked then."""
+        if self._profile.listing:
+            raise ProfileError(
+                "IDENTITY_ONLY", "this is a linked device: only the phone that holds the number does this"
+            )
+        await self.monitor()
 
     @property
     def account(self) -> Account:
@@ -323,7 +344,7 @@ class Device:
 
     async def restore(self) -> SyncResult:
         """Bring back what is stored, checked as its line; then rotate the key if another identity stored it."""
-        await self.monitor()
+        await self._as_phone()
         self._tell_versions()
         restored = await self._sync().restore()
         self._profile.put(Synced(self._now_ms()))
@@ -339,6 +360,58 @@ class Device:
         for contact in self._profile.contacts():
             for number in read_card(contact.card).numbers:
                 yield comparable_number(number, country)
+
+    async def link(self) -> Linking:
+        """Begin to link another device to this account: what the object that this gives is for. `store` comes first.
+
+        Raises ProfileError IDENTITY_ONLY, DEVICES_TOO_MANY; as `store`.
+        """
+        await self._as_phone()
+        sync, account = self._sync(), self._profile.account
+        await sync.check_room()
+        code = LinkCode.new(account.label)
+        store = self._line_store(account.label, account.seed)
+        await store.open_link(code.slot)
+        return Linking(self._profile, sync, store, self._link_slot(code), code, self._now_ms)
+
+    async def join(self, code: str, name: str, platform: str, show: Callable[[str], None]) -> SyncResult:
+        """Have the phone link this device by the code that it shows, under this name; `show` is told the six digits to
+        be typed there. Returns when all of the account's contacts are here.
+
+        What was added here before is kept, and sent. A device that waits to be confirmed joins once more. Raises
+        LinkError; ProfileError OTHER_ACCOUNT; RefusedError LINK_SLOT_ABSENT, LINK_SLOT_TAKEN.
+        """
+        read, account = LinkCode.parse(code), self._profile.get(Account)
+        if account is not None and (account.label != read.label or self._profile.listing is None):
+            raise ProfileError("OTHER_ACCOUNT", "this profile has an account of its own; name a new profile")
+        await self._follow_trust_root()
+        keys = own_keys(self._profile, read.label)
+        package = await join(self._link_slot(read), read, keys, (name, platform), show, self._now_ms)
+        if package.trust_root not in self._profile.trust_roots():
+            raise LinkError("LINK_PACKAGE_INVALID", "the phone goes by another trust root than this device")
+        listing = await find_listing(self._line_store(read.label, keys.seed), package, keys)
+        history = await self._directory.own_history(read.label, keys.seed, listing)
+        if account is not None:
+            self._watch(history)
+        adopt(self._profile, self._root.namespace, package, keys, listing, history)
+        joined = await self.recover("follow")
+        self._profile.put(Synced(self._now_ms()))
+        return joined
+
+    @property
+    def linked_devices(self) -> LinkedDevices:
+        """The account's devices, as they are known here."""
+        return LinkedDevices(self._profile)
+
+    def rename_device(self, device: AccountDevice, name: str) -> None:
+        """Have it called so on all devices; the next `store` sends it. Raises LinkError DEVICE_NAME_INVALID."""
+        self.linked_devices.rename(device, name, self._now_ms())
+
+    async def remove_device(self, device: AccountDevice) -> SyncResult:
+        """Have the account list a linked device no more, and make a new contact key: it reads nothing that is written
+        from then on, and keeps what it has. Cut off, `store` goes on with it. Raises ProfileError IDENTITY_ONLY."""
+        await self._as_phone()
+        return await self._sync().remove_device(device.key)
 
     async def recover(self, how: Recovery, before: int | None = None) -> SyncResult:
         """Where `store` was refused because of what the contact store shows: see `ipls.client.sync.Sync.recover`.
@@ -365,7 +438,7 @@ class Device:
 
         Raises RefusedError VAULT_HISTORY_REWRITTEN.
         """
-        await self.monitor()
+        await self._as_phone()
         await self._new_uses()
         return self._known_uses()
 
@@ -393,7 +466,7 @@ class Device:
 
     async def vault_settings(self) -> ListAnswer:
         """What the vault holds of this account: generations, change delay, approvers, until when this device waits."""
-        await self.monitor()
+        await self._as_phone()
         return await self._vault.run(VaultSession.list)
 
     async def delete_keys(self) -> None:
@@ -401,7 +474,7 @@ class Device:
 
         What an earlier identity stored the vault keeps for 90 days. Raises RefusedError VAULT_CHANGE_DELAYED.
         """
-        await self.monitor()
+        await self._as_phone()
         self._profile.line.forget_unused_keys()  # before the keys go: none is used after
         await self._vault.run(VaultSession.delete)
 
@@ -418,7 +491,7 @@ class Device:
         await self._delete_account()
 
     async def _delete_account(self) -> None:
-        await self.monitor()
+        await self._as_phone()
         self._profile.line.forget_unused_keys()  # before the keys go: none is used after
 
         async def let_go(session: VaultSession) -> None:
@@ -427,7 +500,7 @@ class Device:
 
         await self._vault.run(let_go)
         self._report(JourneyStep("keys let go"))
-        await self._line_store().delete_account()
+        await self._line_store(self.account.label, self.account.seed).delete_account()
         self._report(JourneyStep("account deleted"))
 
     async def change_number(self, label: str, code_source: CodeSource, *, continuing: bool = False) -> NumberChanged:
@@ -442,7 +515,7 @@ class Device:
         if self.account.label != label:
             if kept is not None and kept.label != label:
                 raise ProfileError("NUMBER_KEPT", "this profile still keeps another number's account")
-            await self.monitor()
+            await self._as_phone()
             await second.register(label, code_source, continuing=continuing)
             await go_over(self._profile, self._sync(), second._sync(), self._report)
             self._profile.put(Synced(self._now_ms()))
@@ -502,28 +575,28 @@ class Device:
 
         Longer is at once, shorter takes the present delay. Raises RefusedError VAULT_CHANGE_DELAYED.
         """
-        await self.monitor()
+        await self._as_phone()
         return await self._vault.run(lambda session: session.set_change_delay(delay_ms))
 
     async def add_approver(self, key: bytes) -> None:
         """Name a device, by its `approver_key`, that may let a later identity of this number in without the delay."""
-        await self.monitor()
+        await self._as_phone()
         await self._vault.run(lambda session: session.add_approver(key))
 
     async def remove_approver(self, key: bytes) -> None:
         """Take that back."""
-        await self.monitor()
+        await self._as_phone()
         await self._vault.run(lambda session: session.remove_approver(key))
 
     async def approval_request(self) -> ApprovalRequest:
         """What another device is to sign for this one's identity."""
-        await self.monitor()
+        await self._as_phone()
         account = self._profile.account
         return ApprovalRequest(account.label, account.version, public_key(account.seed))
 
     async def approve(self, approval: Approval) -> None:
         """Hand in what it signed: this device need not wait any longer."""
-        await self.monitor()
+        await self._as_phone()
         await self._vault.run(lambda session: session.approve(approval))
 
     def approver_key(self) -> bytes:
@@ -602,18 +675,27 @@ class Device:
             self._channels["contacts"],
         )
         signer = SeedSigner(account.seed)
-        old_stub = contacts_v1.ContactsServiceStub(channel)
+        old_stub, store = contacts_v1.ContactsServiceStub(channel), self._line_store(account.label, account.seed)
         old = OldContacts(old_stub, namespace, account.label, signer, profile.line, report=self._report, **self._timed)
-        return Sync(profile, namespace, self._vault, self._line_store(), old, now_ms=self._now_ms, report=self._report)
+        return Sync(profile, namespace, self._vault, store, old, now_ms=self._now_ms, report=self._report)
 
     @property
     def _timed(self) -> dict[str, Any]:
         return {"now_ms": self._now_ms, "retry_for_s": self._retry_for_s}
 
-    def _line_store(self) -> LineStore:
-        account = self._profile.account
+    def _line_store(self, label: str, seed: bytes) -> LineStore:
+        return LineStore(
+            contacts_v2.ContactsServiceStub(self._channels["contacts"]),
+            self._root.namespace,
+            label,
+            SeedSigner(seed),
+            **self._timed,
+            linked=self._profile.get(Account) is None or self._profile.listing is not None,
+        )
+
+    def _link_slot(self, code: LinkCode) -> LinkSlot:
         stub = contacts_v2.ContactsServiceStub(self._channels["contacts"])
-        return LineStore(stub, self._root.namespace, account.label, SeedSigner(account.seed), **self._timed)
+        return LinkSlot(stub, code.slot, retry_for_s=self._retry_for_s)
 
     def _watch(self, history: History) -> bool:
         """Compare the proved history with the versions known; new ones are foreign. Whether it ends in this key."""
@@ -639,7 +721,7 @@ class Device:
             self._profile.put(ProvedHistory(history.proof))
         for version in foreign:
             self._report(IdentityChange(*version))
-        return history.identities[0].public_key == public_key(self._profile.account.seed)
+        return history.identities[0].public_key == self._profile.identity_key
 
     def _tell_versions(self) -> None:
         for version in self._profile.versions():

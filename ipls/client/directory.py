@@ -10,6 +10,7 @@ from ipls.client.errors import ClientError, RefusedError, TryLaterError
 from ipls.client.events import EvidenceMet, HeadChecked, HistoryChecked, Report
 from ipls.client.profile import HeadSeen, Profile, ProvedHistory
 from ipls.client.read_session import Credentials, Metadata, ReadSession
+from ipls.contacts.listing import Listing
 from ipls.crypto.errors import VerificationError
 from ipls.proto.directory.v1.directory_pb2 import (
     AbsenceRequest,
@@ -96,15 +97,16 @@ class DirectoryReader:
         self._report(HeadChecked(head.epoch, head.root_hash, names))
         return head
 
-    async def own_history(self, label: str, seed: bytes) -> History:
+    async def own_history(self, label: str, seed: bytes, listing: Listing | None = None) -> History:
         """The complete history at the newest head, which most recent 1 (what vault and store judge by) must agree with.
 
-        `seed` is that of a key which is the account's identity, or was, or waits for its epoch. The complete history
-        alone shows versions planted between the markers of a most recent one, and the other way round (the directory
-        spec, Known weakness). Where the directory proves that there is no such account: RefusedError LABEL_NOT_FOUND,
-        or HISTORY_REWRITTEN if versions were proved before; where it only says so, TryLaterError ABSENCE_UNPROVEN.
+        `seed` is that of a key which is the account's identity, or was, or waits for its epoch; or of a device of such
+        a one, which shows its `listing`. The complete history alone shows versions planted between the markers of a
+        most recent one, and the other way round (the directory spec, Known weakness). Where the directory proves that
+        there is no such account: RefusedError LABEL_NOT_FOUND, or HISTORY_REWRITTEN if versions were proved before;
+        where it only says so, TryLaterError ABSENCE_UNPROVEN.
         """
-        owner = Credentials(label, seed)
+        owner = Credentials(label, seed, listing)
         try:
             signed, proof = await self._fetch(owner, label, 0)
         except RefusedError as error:
@@ -154,8 +156,7 @@ class DirectoryReader:
         `before`: the `proof` of last time, or nothing, for evidence where the two contradict each other. Raises
         RefusedError, TryLaterError, as `own_history`; ABSENCE_UNPROVEN also where it registered meanwhile.
         """
-        account = self._profile.account
-        reader = Credentials(account.label, account.seed)
+        reader = self._reader
         try:
             signed, proof = await self._fetch(reader, label, 1, limit=MAX_NEWEST)
         except RefusedError as error:
@@ -183,6 +184,11 @@ class DirectoryReader:
         self._accuse(before, proof.head, history=proof.history)
 
     @property
+    def _reader(self) -> Credentials:
+        account = self._profile.account
+        return Credentials(account.label, account.seed, self._profile.listing)
+
+    @property
     def _proved(self) -> bytes:
         """The last own history that held, an encoded LabelProof, or nothing."""
         kept = self._profile.get(ProvedHistory)
@@ -205,13 +211,13 @@ class DirectoryReader:
 
     async def lookup(self, label: str) -> tuple[Version, bytes]:
         """What a lookup of an account shows, and its encoded LabelProof. It decides nothing: see `verify_lookup`."""
-        account = self._profile.account
+        reader = self._reader
         request = LookupRequest(label=label.encode())
 
         async def call(metadata: Metadata) -> LookupResponse:
             return await self._stub.Lookup(request, timeout=self._session.call_s, metadata=metadata)
 
-        response = await self._session.ask(Credentials(account.label, account.seed), call)
+        response = await self._session.ask(reader, call)
         head = self.observe(response.head)
         try:
             version = verify_lookup(

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from ipls._grpc import grpc
 from ipls.client.calls import CALL_S, RETRY_FOR_S, carrying, client_error, retrying
-from ipls.client.errors import RefusedError
+from ipls.client.errors import ProfileError, RefusedError
 from ipls.contacts.admission import MAX_COMMITS
 from ipls.contacts.commits import MAX_COMMIT, Link, Signed
 from ipls.contacts.line import LineRead
@@ -92,11 +92,14 @@ class LineStore:
         *,
         now_ms: Callable[[], int],
         retry_for_s: float = RETRY_FOR_S,
+        linked: bool = False,
     ) -> None:
+        """`linked`: by a linked device. The line lists it, or nobody will."""
         self._stub = stub
         self._namespace = namespace
         self._label = label
         self._signer = signer
+        self._linked = linked
         self._now_ms = now_ms
         self._behind_ms = 0
         self._retry_for_s = retry_for_s
@@ -355,6 +358,8 @@ class LineStore:
                 return await once()
             except grpc.aio.AioRpcError as raised:
                 error = remote_error(raised)
+                if self._linked and error.reason == "IDENTITY_UNKNOWN":
+                    raise unlisted() from raised
                 if error.reason != "CALL_STALE" or error.time_ms is None:
                     raise
                 self._behind_ms = error.time_ms - self._now_ms()
@@ -415,6 +420,15 @@ def batches(records: Iterable[Part], size_of: Callable[[Part], int]) -> Iterator
         size += size_of(record)
     if batch:
         yield batch
+
+
+def unlisted() -> ProfileError:
+    """The account of a linked device has no such device, or none any more."""
+    return ProfileError(
+        "DEVICE_UNLISTED",
+        "the phone that holds the number lists this device no more, or was registered anew: what is here stays, and"
+        " syncs again once it is confirmed",
+    )
 
 
 def _invalid() -> RefusedError:

@@ -27,7 +27,9 @@ from ipls.client.profile_key import IN_FILE, KeyAccess, make_key, not_the_key, o
 from ipls.client.rows import Rows, Table, Unreadable, empty, schema, single
 from ipls.contacts import envelope
 from ipls.contacts.envelope import Envelope, Verified, kind_in, verified_in
+from ipls.contacts.listing import Listing
 from ipls.contacts.sealing import SETTINGS_ID
+from ipls.crypto.keys import public_key
 from ipls.proto.trust.v1.trust_pb2 import SignedTrustRoot
 from ipls.proto.vault.v1.vault_pb2 import HistoryEntry
 from ipls.proto.witness.v1.head_pb2 import SignedHead
@@ -66,6 +68,34 @@ class Registration(NamedTuple):
     ticket: bytes
 
 
+class DeviceKeys(NamedTuple):
+    """This device's own, as a linked one of the number: an Ed25519 seed and a KEM secret. They are made before it is
+    linked, and stay when it is confirmed again."""
+
+    label: str
+    seed: bytes
+    kem_secret: bytes
+
+
+class LinkedAs(NamedTuple):
+    """Of a linked device: whose list it is in, the commit that has the list, and the list (see `Listing`); and how far
+    the account's line went when it was linked."""
+
+    identity_key: bytes
+    listed_n: int
+    devices: bytes
+    line: bytes
+    n: int
+    chain: bytes
+
+
+class KnownDevice(NamedTuple):
+    """A device that was linked from here: its Ed25519 key, and the KEM key that it said then."""
+
+    key: bytes
+    kem_key: bytes
+
+
 class CodeSent(NamedTuple):
     """The registration's code is on its way: where to, for people, and until when it holds, by this device's clock."""
 
@@ -74,7 +104,8 @@ class CodeSent(NamedTuple):
 
 
 class Account(NamedTuple):
-    """The device's identity: its Ed25519 seed, and the version and epoch at which the directory proved its key."""
+    """The device's identity: its Ed25519 seed, and the version and epoch at which the directory proved its key. Of a
+    linked device (LinkedAs) the seed is its own, the version that of the identity which lists it."""
 
     label: str
     seed: bytes
@@ -243,6 +274,8 @@ Kind = TypeVar(
     ApproverKey,
     Synced,
     Discovery,
+    DeviceKeys,
+    LinkedAs,
 )
 
 _SINGLES: dict[type, Table[Any]] = {
@@ -258,6 +291,8 @@ _SINGLES: dict[type, Table[Any]] = {
         ApproverKey: "approver",
         Synced: "synced",
         Discovery: "discovery",
+        DeviceKeys: "device_keys",
+        LinkedAs: "linked_as",
     }.items()
 }
 TRUST_ROOTS = Table("trust_root", LaterTrustRoot, "number")
@@ -270,6 +305,7 @@ STEPS = Table("undo", Step, "number")
 APART = Table("apart", Apart, "pair")
 IDENTITIES = Table("contact_identity", ContactIdentity, "label")
 VERIFIED = Table("verified", Verified, "label")
+KNOWN_DEVICES = Table("known_device", KnownDevice, "key")
 _SINGLE_OF_ACCOUNT = (Registration, CodeSent, Account, ProvedHistory, Synced)
 _ASIDE: dict[Table[Any], Table[Any]] = {
     table: table._replace(key=b"aside " + table.key)
@@ -291,6 +327,7 @@ TABLES: list[Table[Any]] = [
     STEPS,
     *LINE_TABLES,
     *_ASIDE.values(),
+    KNOWN_DEVICES,
 ]
 """A new one goes to the end (`ipls.client.rows`)."""
 
@@ -386,7 +423,9 @@ class Profile:
         | ProvedHistory
         | ApproverKey
         | Synced
-        | Discovery,
+        | Discovery
+        | DeviceKeys
+        | LinkedAs,
     ) -> None:
         """Write the one row of its kind."""
         self._rows.put(_SINGLES[type(row)], row)
@@ -428,6 +467,26 @@ class Profile:
         if account is None:
             raise ProfileError("NOT_REGISTERED", "this profile has no account yet; register it first")
         return account
+
+    @property
+    def listing(self) -> Listing | None:
+        """Of a linked device: that it is one."""
+        linked = self.get(LinkedAs)
+        return None if linked is None else Listing(linked.identity_key, linked.listed_n, linked.devices)
+
+    @property
+    def identity_key(self) -> bytes:
+        """The account's identity key, as this device has it or is listed by it. Raises ProfileError NOT_REGISTERED."""
+        listing = self.listing
+        return public_key(self.account.seed) if listing is None else listing.identity_key
+
+    def known_devices(self) -> list[KnownDevice]:
+        """Those that were linked from here, as far as they can be read."""
+        return [row for row in self._rows.iterate(KNOWN_DEVICES) if not isinstance(row, Unreadable)]
+
+    def put_known_device(self, device: KnownDevice) -> None:
+        """Remember one."""
+        self._rows.put(KNOWN_DEVICES, device)
 
     def versions(self) -> list[KnownVersion]:
         """The own identity's known versions, oldest first."""

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ipls._grpc import grpc
 from ipls.client.calls import RETRY_FOR_S, retrying, within
+from ipls.contacts.listing import Listing
 from ipls.crypto.keys import public_key, sign
-from ipls.proto.directory.v1.directory_pb2 import OpenSessionRequest
+from ipls.proto.directory.v1 import directory_pb2 as pb
 from ipls.rpc.errors import remote_error
 from ipls.rpc.reads import SESSION_METADATA
 from ipls.trust.calls import NONCE_BYTES, session_digest
@@ -25,10 +26,12 @@ _ENDED = ("READ_SESSION_EXPIRED", "READ_SESSION_INVALID")
 
 
 class Credentials(NamedTuple):
-    """An account's number, and the Ed25519 seed of a key that is its identity or was."""
+    """An account's number, and the Ed25519 seed of a key that is its identity or was; or that of a linked device, which
+    shows its `listing`."""
 
     label: str
     seed: bytes
+    listing: Listing | None = None
 
 
 class ReadSession:
@@ -72,12 +75,13 @@ class ReadSession:
         if self._opened is None or self._opened[0] != reader:
             now_ms, nonce, key = self._now_ms(), os.urandom(NONCE_BYTES), public_key(reader.seed)
             digest = session_digest(self._namespace, reader.label, key, now_ms, nonce)
-            request = OpenSessionRequest(
+            request = pb.OpenSessionRequest(
                 label=reader.label,
                 public_key=key,
                 timestamp_ms=now_ms,
                 nonce=nonce,
                 signature=sign(reader.seed, digest),
+                listing=reader.listing and pb.Listing(**reader.listing._asdict()),
             )
             response = await self._stub.OpenSession(request, timeout=self.call_s)
             self._opened = reader, response.token

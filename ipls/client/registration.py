@@ -177,8 +177,8 @@ class Registrar:
         origin = "earlier" if self._profile.get(Account) is None else "foreign"
         account = Account(request.label, request.seed, newest.version, newest.epoch)
         with self._profile.transaction():
-            self._profile.add_versions(_known(i, origin) for i in earlier if i.version not in known)
-            self._profile.add_versions([_known(newest, "own")])
+            self._profile.add_versions(known_version(i, origin) for i in earlier if i.version not in known)
+            self._profile.add_versions([known_version(newest, "own")])
             self._profile.add_leaves(history.leaves)
             self._profile.put(ProvedHistory(history.proof))
             self._profile.put(account)
@@ -188,5 +188,6 @@ class Registrar:
         return account
 
 
-def _known(identity: Identity, origin: str) -> KnownVersion:
+def known_version(identity: Identity, origin: str) -> KnownVersion:
+    """A proved version, as a profile keeps it."""
     return KnownVersion(identity.version, identity.epoch, identity.public_key, origin)

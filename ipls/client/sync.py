@@ -7,20 +7,22 @@ Tested by tests/client/test_device.py and tests/client/test_two_phones.py.
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
-from ipls.client.errors import RefusedError
+from ipls.client.errors import ProfileError, RefusedError
 from ipls.client.events import Report
 from ipls.client.line.kept import Kept
 from ipls.client.line.line import Line
-from ipls.client.line.parts import Author, Linked, Parts
+from ipls.client.line.parts import Author, Checkpoint, Parts
 from ipls.client.line_store import LineStore
-from ipls.client.profile import Profile
+from ipls.client.linked_devices import LinkedDevices
+from ipls.client.profile import DeviceKeys, LinkedAs, Profile
 from ipls.client.vault import Vault
 from ipls.client.vault_keys import VaultKeys
 from ipls.client.version1 import OldContacts
 from ipls.contacts import Envelope, country_of
-from ipls.contacts.commits import ListedDevice
+from ipls.contacts.commits import MAX_DEVICES, ListedDevice
 from ipls.contacts.errors import LineError
-from ipls.contacts.line import Judge, Writer
+from ipls.contacts.kem import KemKey
+from ipls.contacts.line import Judge, LineState, Writer
 from ipls.contacts.merge import merge
 from ipls.crypto.keys import SeedSigner
 
@@ -62,10 +64,18 @@ class Sync:
         self._label = account.label
         self._kept = profile.line
         self._old = old
-        keys = VaultKeys(self._kept, vault, account.label, report)
-        author = Author(namespace, account.label, SeedSigner(account.seed), keys)
-        self._keys = keys
-        self._line = Line(Parts(self._kept, store, author, self._judge, self._linked, self._merge, now_ms, report))
+        self._devices = LinkedDevices(profile)
+        author = Author(namespace, account.label, SeedSigner(account.seed), None)
+        linked, keys = profile.get(LinkedAs), profile.get(DeviceKeys)
+        if linked and keys:
+            kem_key, linked_at = KemKey(keys.kem_secret), Checkpoint(linked.line, linked.n, linked.chain)
+            author = author._replace(open_key=lambda sealed, info: kem_key.open(info, sealed), linked_at=linked_at)
+        else:
+            self._keys = VaultKeys(self._kept, vault, account.label, report)
+            author = author._replace(vault=self._keys)
+        self._line = Line(
+            Parts(self._kept, store, author, self._judge, self._devices.sealing, self._merge, now_ms, report)
+        )
 
     async def push(self) -> SyncResult:
         """Send what was done here, and take in what others did; the account's line is begun where there is none.
@@ -87,7 +97,7 @@ class Sync:
         changed = {id: now for id, now in wanted.items() if here.get(id) != now}
         self._kept.put(dict.fromkeys(here.keys() - wanted.keys()) | changed)
         if self._kept.state is None and self._kept.pending is None:
-            await self._line.begin(self._linked(other.state.devices if other.state else ()))
+            await self._line.begin(self._devices.sealing(other.state.devices if other.state else ()))
         await self._line.sync()
 
     async def end(self, label: str, line: bytes, identity_key: bytes) -> bool:
@@ -130,12 +140,44 @@ class Sync:
                 await self._line.begin()
         return await self._sync()
 
+    async def check_room(self) -> None:
+        """That one more device can be linked. Raises ProfileError DEVICES_TOO_MANY; as `push`."""
+        if len(await self._devices_now()) >= MAX_DEVICES:
+            raise ProfileError("DEVICES_TOO_MANY", f"an account has {MAX_DEVICES} linked devices at most")
+
+    async def list_device(self, device: ListedDevice) -> LineState:
+        """Have the account's line list a device besides the others; where the line stands with that.
+
+        Raises as `push`.
+        """
+        listed = {each.key: each for each in (await self._devices_now())} | {device.key: device}
+        await self._line.set_devices(self._devices.sealing(list(listed.values())))
+        assert self._kept.state
+        return self._kept.state
+
+    async def remove_device(self, key: bytes) -> SyncResult:
+        """Have it listed no more, and make a new contact key, which it does not get. Raises as `push`."""
+        listed = await self._devices_now()
+        staying = [device for device in listed if device.key != key]
+        if len(staying) < len(listed):
+            await self._line.set_devices(self._devices.sealing(staying))
+        self._devices.drop(key)
+        return await self._sync()
+
+    async def _devices_now(self) -> Sequence[ListedDevice]:
+        """Those that this identity lists."""
+        await self.push()
+        state = self._kept.state
+        return state.devices if state else ()
+
     async def _find_line(self) -> None:
         if self._kept.state is None and self._kept.pending is None:
             await self._line.pull()
 
     async def _to_the_head(self) -> None:
-        if self._kept.state is None and self._kept.pending is None:
+        if (
+            self._kept.state is None and self._kept.pending is None
+        ):  # a linked device's line is there, or was not believed
             await self._old.bring(self._keys)
             await self._line.begin()
         await self._line.sync()
@@ -156,9 +198,6 @@ class Sync:
             state.n,
             before is not None and state.generation != before.generation,
         )
-
-    def _linked(self, listed: Sequence[ListedDevice]) -> Sequence[Linked]:
-        return ()
 
     def _judge(self) -> Judge:
         identities = {version.version: version.public_key for version in self._profile.versions()}

@@ -42,6 +42,24 @@ class DeviceList(NamedTuple):
     devices: tuple[ListedDevice, ...]
     signature: bytes
 
+    def encode(self) -> bytes:
+        """As it stands in a commit."""
+        listed = b"".join(device.key + device.kem_hash for device in self.devices)
+        return bytes([len(self.devices)]) + listed + self.signature
+
+    @classmethod
+    def decode(cls, data: bytes) -> "DeviceList":
+        """The inverse. Raises LineError COMMIT_REFUSED."""
+        rest = _Bytes(data)
+        count = rest.number(1)
+        devices = tuple(ListedDevice(rest.take(KEY_BYTES), rest.take(32)) for _ in range(count))
+        signature = rest.take(SIGNATURE_BYTES)
+        rest.end()
+        if count > MAX_DEVICES:
+            raise _refused(f"it lists more than {MAX_DEVICES} devices")
+        _check_sorted([device.key for device in devices])
+        return cls(devices, signature)
+
 
 class Base(NamedTuple):
     """What a commit begins anew with: the snapshot's name and size, the write key from then on, and for each listed
@@ -68,8 +86,7 @@ class Commit(NamedTuple):
         """The bytes that the chain hashes."""
         devices = base = b""
         if self.devices is not None:
-            listed = b"".join(device.key + device.kem_hash for device in self.devices.devices)
-            devices = bytes([len(self.devices.devices)]) + listed + self.devices.signature
+            devices = self.devices.encode()
         if self.base is not None:
             keys = b"".join(key + sealed for key, sealed in self.base.keys)
             base = self.base.snapshot + u64(self.base.size) + self.base.write_key + bytes([len(self.base.keys)]) + keys
@@ -99,7 +116,7 @@ class Commit(NamedTuple):
             version,
             generation,
             author,
-            _decode_devices(devices) if devices else None,
+            DeviceList.decode(devices) if devices else None,
             _decode_base(base) if base else None,
             _decode_drops(drops),
             sealed,
@@ -287,18 +304,6 @@ class _Bytes:
     def end(self) -> None:
         if self._at != len(self._data):
             raise _refused("something follows its end")
-
-
-def _decode_devices(data: bytes) -> DeviceList:
-    rest = _Bytes(data)
-    count = rest.number(1)
-    devices = tuple(ListedDevice(rest.take(KEY_BYTES), rest.take(32)) for _ in range(count))
-    signature = rest.take(SIGNATURE_BYTES)
-    rest.end()
-    if count > MAX_DEVICES:
-        raise _refused(f"it lists more than {MAX_DEVICES} devices")
-    _check_sorted([device.key for device in devices])
-    return DeviceList(devices, signature)
 
 
 def _decode_base(data: bytes) -> Base:

@@ -53,6 +53,8 @@ class LineState:
     """The newest base's body: the lines before this one."""
     entries: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
     moved: Moved | None = None
+    wrote: Mapping[bytes, int] = field(default_factory=dict)
+    """When each author wrote last from the newest base on, ms by their own clocks."""
 
     @classmethod
     def start(cls, line: bytes, seed: bytes) -> "LineState":
@@ -290,6 +292,7 @@ def _advance(state: LineState, commit: Commit, key: ContactKey) -> tuple[LineSta
         identity_version=commit.identity_version,
         generation=commit.generation,
         devices=devices,
+        wrote={**({} if commit.base else state.wrote), commit.author: body.time_ms},
     )
     match body:
         case Edit(_, entries):

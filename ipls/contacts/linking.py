@@ -333,16 +333,18 @@ class Inviter:
 
 
 class Joiner:
-    """The new device's side: `hello`, on_answer, `opening`, on_package. Its keys are new, and its own once it
-    is linked.
+    """The new device's side: `hello`, on_answer, `opening`, on_package. Its keys are new where none are given.
 
     Raises LinkError DEVICE_NAME_INVALID for a name or platform that can't be shown.
     """
 
-    def __init__(self, code: LinkCode, name: str, platform: str) -> None:
+    def __init__(
+        self, code: LinkCode, name: str, platform: str, seed: bytes | None = None, kem_secret: bytes | None = None
+    ) -> None:
+        """`seed`: of its Ed25519 key."""
         self.code = code
-        self.seed = os.urandom(32)  # of its Ed25519 key
-        self.kem = KemKey()
+        self.seed = seed or os.urandom(32)
+        self.kem = KemKey(kem_secret)
         device = SeedSigner(self.seed)
         self._r = os.urandom(_R_BYTES)
         self._hello = Hello(device.public_key, self.kem.public, commit(code, self._r), name, platform)

@@ -18,7 +18,7 @@ from ipls.server.directory.authorizer import MAX_OPENINGS, MAX_SESSIONS, SESSION
 from ipls.trust.calls import CALL_WINDOW_MS
 from ipls.units import DAY_MS
 from tests.server.directories import ALICE, BOB, NOW, Client, World, record, seed
-from tests.server.sessions import Session, key, opening, refusal
+from tests.server.sessions import Session, key, listing_of, opening, refusal
 
 CAROL = b"+491700000003"
 DENIED, UNKNOWN = grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED
@@ -287,3 +287,79 @@ async def test_a_flood_of_updates_is_refused_and_reads_go_on(world: World) -> No
         error = await refusal(client.submit(99, BOB, record(2)))
         refused(error, LATER, "QUEUE_FULL")
         assert (await alice.lookup(ALICE)).head.epoch == 1
+
+
+LAPTOP = seed(77)
+
+
+async def as_device(client: Client) -> Session:
+    """Alice's laptop, which the identity of key 1 lists."""
+    request = opening(ALICE, LAPTOP, listing=listing_of(ALICE, 1, LAPTOP, seed(78)))
+    return Session(client, (await client.public.OpenSession(request)).token)
+
+
+async def test_a_listed_device_reads_as_the_account(world: World, client: Client) -> None:
+    laptop = await as_device(client)
+    _, proof = await laptop.history(ALICE, most_recent=0)
+    root = (await laptop.lookup(BOB)).head.root_hash
+    assert [v.value for v in verify_history(root, 4, world.root.vrf_public_key, ALICE, proof)] == [record(1)]
+    refused(await refusal(laptop.history(BOB, most_recent=0)), DENIED, "HISTORY_OF_ANOTHER")
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        listing_of(ALICE, 1, seed(78)),  # another device's
+        listing_of(BOB, 4, LAPTOP),  # another account's
+        listing_of(ALICE, 1, LAPTOP, namespace="other.ipls"),
+        pb.Listing(identity_key=bytes(32), n=7, devices=listing_of(ALICE, 1, LAPTOP).devices),
+    ],
+)
+async def test_who_is_not_listed_by_the_account_reads_nothing(client: Client, listing: pb.Listing) -> None:
+    error = await refusal(client.public.OpenSession(opening(ALICE, LAPTOP, listing=listing)))
+    refused(error, UNKNOWN, "DEVICE_UNLISTED")
+
+
+@pytest.mark.parametrize("lie", ["n", "devices", "identity_key", "cut"])
+async def test_a_list_that_was_altered_is_none(client: Client, lie: str) -> None:
+    listing = listing_of(ALICE, 1, LAPTOP)
+    match lie:
+        case "n":
+            listing.n += 1
+        case "devices":
+            listing.devices = listing.devices[:33] + b"1" + listing.devices[34:]
+        case "identity_key":
+            listing.identity_key = listing_of(ALICE, 4).identity_key
+        case "cut":
+            listing.devices = listing.devices[:-1]
+    error = await refusal(client.public.OpenSession(opening(ALICE, LAPTOP, listing=listing)))
+    refused(error, UNKNOWN, "DEVICE_UNLISTED")
+
+
+async def test_a_stranger_who_lists_a_device_lets_it_in_nowhere(client: Client) -> None:
+    listing = listing_of(ALICE, 6, LAPTOP)  # a key that is not Alice's
+    error = await refusal(client.public.OpenSession(opening(ALICE, LAPTOP, listing=listing)))
+    refused(error, UNKNOWN, "READER_UNKNOWN")
+
+
+async def test_a_device_of_the_identity_before_reads_its_own_label_alone(world: World, client: Client) -> None:
+    before = await as_device(client)
+    await client.publish(9, ALICE, record(9))
+    for session in (before, await as_device(client)):
+        refused(await refusal(session.lookup(BOB)), DENIED, "IDENTITY_SUPERSEDED")
+        await session.history(ALICE, most_recent=0)
+
+
+async def test_a_device_that_was_removed_shuts_the_phone_out_of_nothing(client: Client) -> None:
+    """It shows the list of before, for as long as it likes: devices have their own sessions, and half of the labels."""
+    laptop, phone = await as_device(client), await Session.open(client, ALICE, 1)
+    await laptop.absence(b"+4930001")
+    refused(await refusal(laptop.absence(b"+4930002")), EXHAUSTED, "LABEL_QUOTA")
+    for number in (2, 3):
+        await phone.absence(b"+493000%d" % number)
+    refused(await refusal(phone.absence(b"+4930004")), EXHAUSTED, "LABEL_QUOTA")  # together not more than one alone
+    for _ in range(MAX_SESSIONS - 1):
+        await as_device(client)
+    request = opening(ALICE, LAPTOP, listing=listing_of(ALICE, 1, LAPTOP))
+    refused(await refusal(client.public.OpenSession(request)), EXHAUSTED, "CALL_QUOTA")
+    await Session.open(client, ALICE, 1)

@@ -264,3 +264,64 @@ def test_an_account_goes_over_to_another_number_and_ends(deployment: Deployment,
     client("register", new, *endpoints, *outbox, phone="heir")
     assert "[NOTHING_STORED]" in client("restore", phone="heir", status=1)
     client("delete-account", "--yes", "--json", phone="heir")
+
+
+def test_a_laptop_is_linked_renamed_and_removed(deployment: Deployment, tmp_path: Path) -> None:
+    endpoints = ("--endpoints", deployment.folder / "endpoints.json")
+    outbox = ("--outbox", deployment.folder / "data/registration.outbox")
+
+    def client(who: str, *arguments: object, status: int = 0) -> list[dict[str, Any]]:
+        ended = ipls("client", *arguments, "--profile", who, "--home", tmp_path, "--json")
+        assert ended.returncode == status, ended.stderr
+        return [json.loads(line) for line in ended.stdout.splitlines()]
+
+    def beside(who: str, *arguments: object) -> "subprocess.Popen[str]":
+        command = [*IPLS, "client", *map(str, arguments), "--profile", who, "--home", str(tmp_path), "--json"]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=BARE, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+    client("phone", "register", "+4930777000031", *endpoints, *outbox)
+    client("phone", "contacts", "add", "Ada")
+    with beside("phone", "link") as phone, beside("laptop", "join", "--name", "Desk", *endpoints) as laptop:
+        assert phone.stdin
+        assert phone.stdout
+        assert laptop.stdin
+        assert laptop.stdout
+        code = json.loads(phone.stdout.readline())["code"]
+        laptop.stdin.write(f"{code}\n")
+        laptop.stdin.flush()
+        digits = json.loads(laptop.stdout.readline())["digits"]
+        wrong = f"{(int(digits) + 1) % 10**6:06}"
+        out, told = phone.communicate(f"{wrong}\n{digits[:3]} {digits[3:]}\n")
+        joined, shown = laptop.communicate()
+        assert (phone.returncode, laptop.returncode) == (0, 0), told + shown
+    assert json.loads(out)["name"] == "Desk"
+    assert json.loads(joined)["contacts"] == 1
+    assert "It calls itself\n    Desk, on Linux\n" in told
+    assert "those are not the digits that belong to this device" in told
+    assert code not in told + shown
+    assert f"tell them to nobody: {digits}" in shown
+
+    phone_is, desk = client("laptop", "devices")
+    assert (phone_is["state"], phone_is["here"]) == ("phone", False)
+    assert (desk["name"], desk["state"], desk["here"]) == ("Desk", "linked", True)
+    assert (
+        "the phone that holds the number, key"
+        in ipls("client", "devices", "list", "--profile", "laptop", "--home", tmp_path).stdout.splitlines()[0]
+    )
+    refused = ipls("client", "link", "--profile", "laptop", "--home", tmp_path)
+    assert refused.stderr.endswith("next: do it on the phone that registered the number [IDENTITY_ONLY]\n")
+    assert client("laptop", "devices", "rename", "Desk", "Office")[0]["name"] == "Office"
+    client("laptop", "store")
+    client("phone", "store")
+    asked = ("client", "devices", "remove", "Office", "--profile", "phone", "--home", tmp_path)
+    assert ipls(*asked, input="n\n").returncode == 1
+    assert client("phone", "devices", "remove", desk["key"][:8], "--yes")[0]["name"] == "Office"
+    assert len(client("phone", "devices")) == 1
+    left = ipls("client", "store", "--profile", "laptop", "--home", tmp_path)
+    assert (left.returncode, left.stderr.endswith("[DEVICE_UNLISTED]\n")) == (1, True)
+
+    file = tmp_path / "code"
+    file.write_text("IPLS-LINK:1:no code")
+    bad = ipls("client", "join", "--code-file", file, *endpoints, "--profile", "other", "--home", tmp_path)
+    assert bad.stderr.endswith("next: scan it again, or copy it whole [LINK_CODE_INVALID]\n")

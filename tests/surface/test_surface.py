@@ -131,6 +131,9 @@ GROUPS_ADDED = (
     "ipls client contacts keys",
     "ipls client contacts verify",
     "ipls client identity",
+    "ipls client link",
+    "ipls client join",
+    "ipls client devices",
 )
 """Groups and commands likewise, with all that is in them."""
 

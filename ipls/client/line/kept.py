@@ -278,6 +278,12 @@ class Kept:
                 draft.drop_edit(id)
         draft.commit()
 
+    def add_key(self, key: ContactKey) -> None:
+        """One that another device gave this one."""
+        draft = Draft(self)
+        draft.keys[key.generation] = key
+        draft.commit()
+
     def note(self, **changes: Any) -> None:
         """Change these fields of `upkeep`."""
         draft = Draft(self)

@@ -157,7 +157,8 @@ class Line:
         raise _busy()
 
     async def begin(self, devices: Sequence[Linked] = ()) -> None:
-        """The account's first line; or, where the person wants that, a new one from this device's list."""
+        """The account's first line, with these devices; or, where the person wants that, a new one from this device's
+        list, with those that this identity lists."""
         state = self._kept.state
         key = await self._vault.make(state.generation if state else 0)
         seed = os.urandom(commits.SEED_BYTES)
@@ -168,7 +169,7 @@ class Line:
             n, chain = (0, bytes(32)) if self.unread else (state.n, state.chain)
             left = Left(left.time_ms, before, n, chain)
         line = commits.line_id(self._parts.author.namespace, self._parts.author.label, seed)
-        await self._base(key, devices, left, 1, line, seed)
+        await self._base(key, devices or self._listed(), left, 1, line, seed)
         await self._writer.finish()
         await self._keep_up()
 
@@ -205,10 +206,14 @@ class Line:
     async def _base_here(self, key: ContactKey) -> None:
         """A base under this key at the head. Where another commit is first, nothing: the next round sees."""
         state = self._standing()
-        listed = state.devices if state.identity_version == self._writer.version() else ()
         left = (state.left or Left(0))._replace(time_ms=self._parts.now_ms())
-        await self._base(key, self._parts.linked(listed), left, state.n + 1, state.chain)
+        await self._base(key, self._listed(), left, state.n + 1, state.chain)
         await self._writer.finish()
+
+    def _listed(self) -> Sequence[Linked]:
+        """The devices of this identity: a new one has none until it confirms them."""
+        state = self._kept.state
+        return self._parts.linked(state.devices) if state and state.identity_version == self._writer.version() else ()
 
     async def _base(
         self, key: ContactKey, devices: Sequence[Linked], left: Left, n: int, before: bytes, seed: bytes = b""

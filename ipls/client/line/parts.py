@@ -104,6 +104,8 @@ class Author(NamedTuple):
     vault: KeyVault | None
     open_key: Callable[[bytes, bytes], bytes | None] = lambda sealed, info: None
     """HPKE: what is sealed, and the info that it is bound to."""
+    linked_at: Checkpoint | None = None
+    """Of a linked device: where the line was when it was linked."""
 
 
 class Linked(NamedTuple):

@@ -50,23 +50,24 @@ class Reader:
     async def pull(self, *, confirmed: bool = False) -> None:
         """Follow the line to its head. `confirmed`: the person says that a new line is hers.
 
-        A device that has none yet finds the last checkpoint of its identity in the line, or refuses.
+        A device that has none yet finds the last checkpoint of its identity in the line, or refuses; a linked one the
+        place where it was linked.
         """
         kept = self._kept
         read = await self._store.read(kept.state.n if kept.state else 0)
         if read is not None and kept.state and read.line != kept.state.line:
             await self._follow(kept.state, confirmed=confirmed)
             return
-        mark = None if kept.state else await self._newest_checkpoint(self._judge().accepted)
+        mark = await self._mark()
         if read is None:
             if kept.state or mark:
                 raise LineError("STORE_ROLLED_BACK", "the contact store shows nothing of the account's line any more")
             return
-        draft = Draft(kept)
+        draft, start = Draft(kept), kept.state or self._start(read)
         if draft.state is None:
-            draft.begin(self._start(read))
+            draft.begin(start)
         if mark and mark.line == read.line:
-            _check_passed(mark, read)  # before any key is asked for: an old one may be gone
+            _check_passed(mark, start, read)  # before any key is asked for: an old one may be gone
         self._settle_pending(draft, read)
         folded = await self._fold(draft, read, self._judge())
         if mark and mark.line not in (read.line, *(folded.state.left.lines if folded.state.left else ())):
@@ -74,6 +75,14 @@ class Reader:
         draft.follow(folded)
         await self._settle(draft, folded)
         self._commit(draft)
+
+    async def _mark(self) -> Checkpoint | None:
+        """What the line has to have passed."""
+        state, linked_at = self._kept.state, self._author.linked_at
+        if linked_at is not None:
+            behind = state is None or (state.line == linked_at.line and state.n < linked_at.n)
+            return linked_at if behind else None
+        return None if state else await self._newest_checkpoint(self._judge().accepted)
 
     async def differences(self) -> dict[bytes, tuple[bytes | None, bytes | None]]:
         """What the line has otherwise than this device, whichever identity of the account wrote it: id -> the envelope
@@ -111,10 +120,11 @@ class Reader:
         if not ends:
             raise RefusedError("NOTHING_STORED", "the contact store has nothing of before that identity version")
         last = max(ends, key=lambda end: (Commit.decode(end.commits[end.head_n].commit).identity_version, end.head_n))
+        start = self._start(last)
         if mark:
-            _check_passed(mark, last)
+            _check_passed(mark, start, last)
         draft = Draft(self._kept)
-        draft.begin(self._start(last))
+        draft.begin(start)
         draft.end_sending()
         folded = await self._fold(draft, last, self._judge())
         draft.follow(folded)
@@ -350,13 +360,13 @@ def _end_of(own: Collection[int], read: LineRead) -> LineRead | None:
     return read._replace(head_n=end, head=walk(0, read.line, links)[-1], links=links)
 
 
-def _check_passed(mark: Checkpoint, read: LineRead) -> None:
-    """That the line has what the vault keeps of it."""
+def _check_passed(mark: Checkpoint, start: LineState, read: LineRead) -> None:
+    """That the line, behind `start`, has what the vault keeps of it, or the phone said."""
     if read.head_n < mark.n:
-        message = f"the contact store shows commit {read.head_n} as the newest; the vault knows of {mark.n}"
+        message = f"the contact store shows commit {read.head_n} as the newest; {mark.n} is known to stand"
         raise LineError("STORE_ROLLED_BACK", message)
-    if walk(0, read.line, read.links[: mark.n])[-1:] != [mark.chain]:
-        raise LineError("STORE_FORKED", "the contact store shows another line than the one that the vault knows")
+    if walk(start.n, start.chain, read.links[: mark.n - start.n])[-1:] != [mark.chain]:
+        raise LineError("STORE_FORKED", "the contact store shows another line than the one that is known to stand")
 
 
 def _said(row: ContactRow | None) -> bytes | None:

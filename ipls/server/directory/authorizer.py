@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from ipls._grpc import StatusCode
+from ipls.contacts.errors import LineError
+from ipls.contacts.listing import Listing
 from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import verify
 from ipls.proto.directory.v1 import directory_pb2 as pb
@@ -31,15 +33,21 @@ MAX_OPENINGS = 64
 MAX_SESSIONS = 60
 """Sessions that one account may open within the window of a signed call, about four minutes."""
 
-_CLAIMS = struct.Struct(">QQ")
+_CLAIMS = struct.Struct(">QQ?")
 _TAG_BYTES = 32
 
 
 class Reader(NamedTuple):
-    """Who asks: the account's label and its identity's version; of nobody in particular (b"", 0)."""
+    """Who asks: the account's label and its identity's version; of nobody in particular (b"", 0). `device`: one that
+    this identity lists, or listed.
+
+    Its list may be an old one. So that a device that was removed shuts the account's phone out of nothing, all devices
+    together have sessions of their own, and half of the labels that the account may ask for.
+    """
 
     label: bytes
     version: int
+    device: bool = False
 
 
 NOBODY = Reader(b"", 0)
@@ -48,9 +56,9 @@ NOBODY = Reader(b"", 0)
 class ReadAuthorizer:
     """The rules of reading. Any process over the same database takes a session that another has opened.
 
-    A token is the account's label, the version of the key that opened it and the end of its time, under a MAC whose key
-    lies beside the database: it needs no state, and no look-up but that of the label's newest version, which is what
-    ends the rights of a superseded key at once.
+    A token is the account's label, the version of the identity that opened it, or lists the device that did, and the
+    end of its time, under a MAC whose key lies beside the database: it needs no state, and no look-up but that of the
+    label's newest version, which is what ends the rights of a superseded key at once.
     """
 
     def __init__(
@@ -72,7 +80,7 @@ class ReadAuthorizer:
         self._anonymous = anonymous
         self._now_ms = now_ms
         self._submit_again = submit_again
-        self._token_key = readers.derived_key("sessions")
+        self._token_key = readers.derived_key("sessions, also of devices")  # another name for other claims
         self._checker = FairExecutor("openings of sessions", 1, MAX_OPENINGS)
 
     def close(self) -> None:
@@ -80,8 +88,8 @@ class ReadAuthorizer:
         self._checker.close()
 
     async def open(self, request: pb.OpenSessionRequest, peer: str) -> pb.OpenSessionResponse:
-        """A session for the identity that signed the call, now or before the account's. Raises ServiceError;
-        Busy, if too much of the peer's waits."""
+        """A session for the identity that signed the call, now or before the account's, or for a device of it. Raises
+        ServiceError; Busy, if too much of the peer's waits."""
         return await self._checker.run(peer, self._open, request)
 
     def _open(self, request: pb.OpenSessionRequest) -> pb.OpenSessionResponse:
@@ -96,12 +104,17 @@ class ReadAuthorizer:
                 self._namespace, request.label, request.public_key, request.timestamp_ms, request.nonce
             )
             verify(request.public_key, digest, request.signature)
-        except VerificationError as e:
+            identity_key, device = request.public_key, request.HasField("listing")
+            if device:
+                listing = Listing(request.listing.identity_key, request.listing.n, request.listing.devices)
+                listing.check(self._namespace, request.label, request.public_key)
+                identity_key = listing.identity_key
+        except (VerificationError, LineError) as e:
             refuse(e, code=StatusCode.UNAUTHENTICATED)
-        version = self._version(label, encode_record(request.public_key))
+        version = self._version(label, encode_record(identity_key))
         try:
             self._readers.admit(
-                request.label,
+                f"{request.label} devices" if device else request.label,
                 request.nonce,
                 request.timestamp_ms,
                 now_ms=now_ms,
@@ -112,7 +125,7 @@ class ReadAuthorizer:
         except StoreRefused as e:
             refuse(e)
         expires_ms = now_ms + SESSION_MS
-        claims = _CLAIMS.pack(expires_ms, version) + label
+        claims = _CLAIMS.pack(expires_ms, version, device) + label
         return pb.OpenSessionResponse(token=self._tag(claims) + claims, expires_ms=expires_ms)
 
     def _version(self, label: bytes, record: bytes) -> int:
@@ -144,10 +157,10 @@ class ReadAuthorizer:
         claims = token[_TAG_BYTES:]
         if len(claims) < _CLAIMS.size or not hmac.compare_digest(token[:_TAG_BYTES], self._tag(claims)):
             raise ServiceError("READ_SESSION_INVALID", "not a session of this directory")
-        expires_ms, version = _CLAIMS.unpack_from(claims)
+        expires_ms, version, device = _CLAIMS.unpack_from(claims)
         if not 0 < expires_ms - self._now_ms() <= SESSION_MS + CALL_WINDOW_MS:  # longer: by a clock that was ahead
             raise ServiceError("READ_SESSION_EXPIRED", "the session is over: open another")
-        return Reader(claims[_CLAIMS.size :], version)
+        return Reader(claims[_CLAIMS.size :], version, device)
 
     def allow(
         self, reader: Reader | None, labels: Collection[bytes], *, newest: int, epoch: int, complete: bool
@@ -174,8 +187,9 @@ class ReadAuthorizer:
         if not current or current[0].version != reader.version:
             message = "the account has a newer identity key: this one may read its own history only"
             raise ServiceError("IDENTITY_SUPERSEDED", message)
+        daily_labels = self._daily_labels // 2 if reader.device else self._daily_labels
         try:
-            self._readers.count(reader.label, labels, self._now_ms(), daily_labels=self._daily_labels)
+            self._readers.count(reader.label, labels, self._now_ms(), daily_labels=daily_labels)
         except StoreRefused as e:
             refuse(e)
 

@@ -83,6 +83,42 @@ def test_a_restored_phone_notices_a_roll_back_by_the_checkpoint() -> None:
     assert phone.view() == good
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["new", "confirmed again"])
+def test_a_device_that_is_linked_notices_a_line_that_is_not_the_phones(again: bool) -> None:
+    """By what the phone said when it linked it; so does one that had followed the line to some place before."""
+    w = grown()
+    other = w.linked[0] if again else w.add_silent()
+    listed = w.snapshot()
+    w.new(w.primary)
+    w.primary.do("sync")
+    state, now = w.primary.line.state, w.snapshot()
+    there = Checkpoint(state.line, state.n, state.chain)
+
+    def linked(at: Checkpoint) -> None:
+        other.linked_at = at
+        other.start()
+
+    linked(there)
+    w.put_back(listed)
+    assert other.refused("pull") == "STORE_ROLLED_BACK"
+    w.put_back(now)
+    linked(there._replace(chain=bytes(32)))
+    assert other.refused("pull") == "STORE_FORKED"
+    linked(there)
+    other.do("pull")
+    assert other.view() == w.primary.view()
+
+
+def test_a_device_that_is_linked_does_not_take_another_line_for_the_phones() -> None:
+    w = grown()
+    other = w.add_silent()
+    other.linked_at = Checkpoint(bytes(32), 1, bytes(32))
+    other.start()
+    assert other.refused("pull") == "LINE_REPLACED"
+    w.put_back(None)
+    assert other.refused("pull") in {"STORE_ROLLED_BACK", "IDENTITY_UNKNOWN"}
+
+
 def test_a_restored_phone_notices_a_fork_and_another_line() -> None:
     w = grown(linked=0)
     w.primary.do("checkpoint")
@@ -273,7 +309,7 @@ def test_a_fork_is_seen_by_whoever_has_passed_it_and_begun_anew_nothing_is_lost(
     assert b.refused("sync") == "STORE_FORKED"
     w.primary.do("sync")
     view = b.view()
-    w.primary.do("begin", w.listed)  # the person: begin anew from here
+    w.primary.do("begin")  # the person: begin anew from here
     b.do("sync")  # follows; what only it had is there again
     a.do("sync")
     w.quiesce()
@@ -290,7 +326,7 @@ def test_a_line_begun_anew_from_a_device_that_was_behind_loses_nothing() -> None
     w.change(a, sorted(a.view())[0], "FN")
     a.do("sync")
     w.new(a)  # and one not yet sent
-    w.primary.do("begin", w.listed)  # it has not seen them
+    w.primary.do("begin")  # it has not seen them
     w.quiesce()
     w.check()
 
@@ -301,7 +337,7 @@ def test_begun_anew_from_one_that_had_seen_all_what_is_gone_stays_gone() -> None
     w.quiesce()
     w.remove(w.primary, id)
     w.primary.do("sync")
-    w.primary.do("begin", w.listed)
+    w.primary.do("begin")
     w.quiesce()
     w.check()
     assert id not in w.linked[0].view()
@@ -312,7 +348,7 @@ def test_a_line_that_was_left_is_not_gone_back_to() -> None:
     w.quiesce()
     left = w.snapshot()
     id = sorted(w.primary.view())[0]
-    w.primary.do("begin", w.listed)
+    w.primary.do("begin")
     w.remove(w.primary, id)
     w.quiesce()
     now = w.snapshot()
@@ -392,7 +428,7 @@ def test_begun_anew_by_one_that_can_not_read_a_contact_its_newer_contents_come_b
         w.change(a, id, "TEL")  # moves on: nobody holds any more what p's list names
         a.do("sync")
         b.do("sync")
-    p.do("begin", w.listed)
+    p.do("begin")
     assert not p.line.unread
     assert id not in p.line.state.entries
     w.quiesce()
@@ -419,7 +455,7 @@ def test_begun_anew_a_contact_that_nobody_has_any_more_holds_up_nothing() -> Non
     w.change(b, id, "FN")
     b.do("sync")
     assert id in b.line.unsent  # waits
-    p.do("begin", w.listed)
+    p.do("begin")
     w.quiesce()
     w.check()
 
@@ -671,7 +707,7 @@ def test_a_thief_who_waits_can_write_nothing_and_hides_at_most() -> None:
     w.register(w.primary)
     w.primary.accepted |= {1}
     assert w.primary.refused("sync") == "LINE_REPLACED"
-    w.primary.do("begin", w.listed)
+    w.begin_anew()
     assert w.primary.view() == good
     a = w.linked[0]
     a.accepted |= {4}
@@ -703,7 +739,7 @@ def test_a_thief_with_the_key_changes_nothing_on_the_owners_devices_and_all_of_i
     a = w.linked[0]
     assert a.refused("sync") == "IDENTITY_UNKNOWN"
     w.new(w.primary)  # her edit made meanwhile
-    w.primary.do("begin", w.listed)
+    w.begin_anew()
     w.primary.do("sync")
     a.accepted |= {3}
     a.do("pull", confirmed=True)
@@ -851,9 +887,9 @@ def settle(w: World) -> None:
                     elif error.reason == "LINE_REPLACED" and d is not w.primary:
                         d.do("pull", confirmed=True)
                     else:
-                        w.primary.do("begin", w.listed)
+                        w.begin_anew()
                 except (LineError, ClientError):
-                    w.primary.do("begin", w.listed)
+                    w.begin_anew()
         if calm:
             return
     raise AssertionError("no end to it")
@@ -887,7 +923,7 @@ def test_nothing_is_lost_by_roll_backs_forks_new_lines_thieves_crashes_and_lost_
                     d.restart()
         elif event == "begin":
             with suppress(Crash, Lost, ClientError):
-                w.primary.do("begin", w.listed)
+                w.begin_anew()
         elif event in ("lost record", "false drop"):
             names = w.names()
             for name in rng.sample(names, min(3, len(names))):
@@ -910,7 +946,7 @@ def test_nothing_is_lost_by_roll_backs_forks_new_lines_thieves_crashes_and_lost_
             w.register(w.primary)
             copies.clear()
             assert w.primary.refused("sync") == ("LINE_FOREIGN" if wrote else None)
-            w.primary.do("begin", w.listed)
+            w.begin_anew()
             for d in w.linked:
                 d.accepted.add(w.primary.version)
                 d.do("pull", confirmed=True)

@@ -331,6 +331,7 @@ class Device:
         self.rows = FlakyRows(self.connection, bytes(32), TABLES)
         self.rows.crashes = lambda: self.world.rng.random() < self.rate
         self.accepted: set[int] = set()
+        self.linked_at: Checkpoint | None = None
         self.renew()
         self.calls = Calls(world.store, self)
         self.start()
@@ -351,7 +352,8 @@ class Device:
 
     def start(self) -> Line:
         identity = self.key in self.world.directory[LABEL]
-        author = Author(NS, LABEL, self.signer, Access(self.world.vault, self) if identity else None, self.open_key)
+        vault = Access(self.world.vault, self) if identity else None
+        author = Author(NS, LABEL, self.signer, vault, self.open_key, self.linked_at)
 
         def judge() -> Judge:
             keys = dict(enumerate(self.world.directory[LABEL], 1))
@@ -453,17 +455,16 @@ class World:
         self.taken: set[Any] = set()
 
     def add(self) -> Device:
+        other = self.add_silent()
+        other.do("pull")
+        return other
+
+    def add_silent(self) -> Device:
+        """It is linked, and has read nothing."""
         other = Device(self)
         self.primary.do("set_devices", [d.linked for d in [*self.linked, other]])
         other.accepted = self.primary.accepted | {self.primary.version}
-        state = self.primary.line.state
-        assert state
-        other.kept.rows.put_many(TABLES[4], [(g, k.secret) for g, k in ()])
-        from ipls.client.line.kept import KEYS, KeyRow
-
-        other.rows.put(KEYS, KeyRow(state.generation, self.primary.kept.keys[state.generation].secret))
-        other.start()
-        other.do("pull")
+        self.give_key(other)
         self.linked.append(other)
         return other
 
@@ -477,6 +478,21 @@ class World:
     @property
     def listed(self) -> list[Linked]:
         return [d.linked for d in self.linked]
+
+    def begin_anew(self) -> None:
+        """And confirm the linked devices, which the identity may be new to."""
+        self.primary.do("begin")
+        self.primary.do("set_devices", self.listed)
+        for d in self.linked:
+            self.give_key(d)
+
+    def give_key(self, d: Device) -> None:
+        """As a package does."""
+        state = self.primary.line.state
+        assert state
+        rate, d.rate = d.rate, 0.0
+        d.kept.add_key(self.primary.kept.keys[state.generation])
+        d.rate = rate
 
     def register(self, d: Device) -> None:
         """The number is this device's from now on, with a new key."""

@@ -24,23 +24,25 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fipls/contacts/v2/envelope.proto\x12\x10ipls.contacts.v2\"\x9b\x02\n\x08\x45nvelope\x12\x0c\n\x04\x63\x61rd\x18\x01 \x01(\x0c\x12$\n\x04kind\x18\x02 \x01(\x0e\x32\x16.ipls.contacts.v2.Kind\x12.\n\tplacement\x18\x03 \x01(\x0e\x32\x1b.ipls.contacts.v2.Placement\x12\x12\n\ncreated_ms\x18\x04 \x01(\x04\x12\x12\n\nchanged_ms\x18\x05 \x01(\x04\x12-\n\tconflicts\x18\x06 \x03(\x0b\x32\x1a.ipls.contacts.v2.Conflict\x12,\n\x08verified\x18\x07 \x03(\x0b\x32\x1a.ipls.contacts.v2.Verified\x12&\n\x05parts\x18\x08 \x01(\x0b\x32\x17.ipls.contacts.v2.Parts\"4\n\x08\x43onflict\x12\x0c\n\x04unit\x18\x01 \x01(\x0c\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\x0c\x12\n\n\x02ms\x18\x03 \x01(\x04\"M\n\x08Verified\x12\r\n\x05label\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"&\n\x05Parts\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c*q\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cKIND_CONTACT\x10\x01\x12\x0e\n\nKIND_GROUP\x10\x02\x12\x0f\n\x0bKIND_DEVICE\x10\x03\x12\x11\n\rKIND_SETTINGS\x10\x04\x12\r\n\tKIND_PART\x10\x05*[\n\tPlacement\x12\x19\n\x15PLACEMENT_UNSPECIFIED\x10\x00\x12\x17\n\x13PLACEMENT_IPLS_ONLY\x10\x01\x12\x1a\n\x16PLACEMENT_ADDRESS_BOOK\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fipls/contacts/v2/envelope.proto\x12\x10ipls.contacts.v2\"\x9b\x02\n\x08\x45nvelope\x12\x0c\n\x04\x63\x61rd\x18\x01 \x01(\x0c\x12$\n\x04kind\x18\x02 \x01(\x0e\x32\x16.ipls.contacts.v2.Kind\x12.\n\tplacement\x18\x03 \x01(\x0e\x32\x1b.ipls.contacts.v2.Placement\x12\x12\n\ncreated_ms\x18\x04 \x01(\x04\x12\x12\n\nchanged_ms\x18\x05 \x01(\x04\x12-\n\tconflicts\x18\x06 \x03(\x0b\x32\x1a.ipls.contacts.v2.Conflict\x12,\n\x08verified\x18\x07 \x03(\x0b\x32\x1a.ipls.contacts.v2.Verified\x12&\n\x05parts\x18\x08 \x01(\x0b\x32\x17.ipls.contacts.v2.Parts\"4\n\x08\x43onflict\x12\x0c\n\x04unit\x18\x01 \x01(\x0c\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\x0c\x12\n\n\x02ms\x18\x03 \x01(\x04\"M\n\x08Verified\x12\r\n\x05label\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\"F\n\x06\x44\x65vice\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x0f\n\x07kem_key\x18\x02 \x01(\x0c\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x10\n\x08platform\x18\x04 \x01(\t\"&\n\x05Parts\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c*q\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cKIND_CONTACT\x10\x01\x12\x0e\n\nKIND_GROUP\x10\x02\x12\x0f\n\x0bKIND_DEVICE\x10\x03\x12\x11\n\rKIND_SETTINGS\x10\x04\x12\r\n\tKIND_PART\x10\x05*[\n\tPlacement\x12\x19\n\x15PLACEMENT_UNSPECIFIED\x10\x00\x12\x17\n\x13PLACEMENT_IPLS_ONLY\x10\x01\x12\x1a\n\x16PLACEMENT_ADDRESS_BOOK\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ipls.contacts.v2.envelope_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KIND']._serialized_start=512
-  _globals['_KIND']._serialized_end=625
-  _globals['_PLACEMENT']._serialized_start=627
-  _globals['_PLACEMENT']._serialized_end=718
+  _globals['_KIND']._serialized_start=584
+  _globals['_KIND']._serialized_end=697
+  _globals['_PLACEMENT']._serialized_start=699
+  _globals['_PLACEMENT']._serialized_end=790
   _globals['_ENVELOPE']._serialized_start=54
   _globals['_ENVELOPE']._serialized_end=337
   _globals['_CONFLICT']._serialized_start=339
   _globals['_CONFLICT']._serialized_end=391
   _globals['_VERIFIED']._serialized_start=393
   _globals['_VERIFIED']._serialized_end=470
-  _globals['_PARTS']._serialized_start=472
-  _globals['_PARTS']._serialized_end=510
+  _globals['_DEVICE']._serialized_start=472
+  _globals['_DEVICE']._serialized_end=542
+  _globals['_PARTS']._serialized_start=544
+  _globals['_PARTS']._serialized_end=582
 # @@protoc_insertion_point(module_scope)

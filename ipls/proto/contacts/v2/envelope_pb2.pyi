@@ -79,7 +79,9 @@ class Envelope(_message.Message):
     VERIFIED_FIELD_NUMBER: _builtins.int
     PARTS_FIELD_NUMBER: _builtins.int
     card: _builtins.bytes
-    """Of a contact or group its vCard, byte for byte; of a part that part of the whole envelope's bytes."""
+    """Of a contact or group its vCard, byte for byte; of a part that part of the whole envelope's bytes; of a device an
+    encoded Device.
+    """
     kind: Global___Kind.ValueType
     placement: Global___Placement.ValueType
     created_ms: _builtins.int
@@ -174,6 +176,37 @@ class Verified(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Verified: _TypeAlias = Verified  # noqa: Y015
+
+@_typing.final
+class Device(_message.Message):
+    """A linked device, as the account's devices know it. That it is listed, commits say."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    KEM_KEY_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    PLATFORM_FIELD_NUMBER: _builtins.int
+    key: _builtins.bytes
+    """Its Ed25519 key, by which it is listed, and its KEM key (1,216 bytes), of which the list has the SHA-256."""
+    kem_key: _builtins.bytes
+    name: _builtins.str
+    platform: _builtins.str
+    def __init__(
+        self,
+        *,
+        key: _builtins.bytes = ...,
+        kem_key: _builtins.bytes = ...,
+        name: _builtins.str = ...,
+        platform: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kem_key", b"kem_key", "key", b"key", "name", b"name", "platform", b"platform"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Device: _TypeAlias = Device  # noqa: Y015
 
 @_typing.final
 class Parts(_message.Message):

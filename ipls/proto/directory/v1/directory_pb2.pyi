@@ -30,14 +30,19 @@ class OpenSessionRequest(_message.Message):
     TIMESTAMP_MS_FIELD_NUMBER: _builtins.int
     NONCE_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
+    LISTING_FIELD_NUMBER: _builtins.int
     label: _builtins.str
     public_key: _builtins.bytes
-    """An Ed25519 identity key that the label has, or had."""
+    """An Ed25519 identity key that the label has, or had; or that of a device that such an identity lists."""
     timestamp_ms: _builtins.int
     nonce: _builtins.bytes
     """16 random bytes, good once."""
     signature: _builtins.bytes
     """Over T("ipls/directory/v1 session", namespace, label, public key, ms, nonce)."""
+    @_builtins.property
+    def listing(self) -> Global___Listing:
+        """Of a device: where it is listed."""
+
     def __init__(
         self,
         *,
@@ -46,14 +51,44 @@ class OpenSessionRequest(_message.Message):
         timestamp_ms: _builtins.int = ...,
         nonce: _builtins.bytes = ...,
         signature: _builtins.bytes = ...,
+        listing: Global___Listing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["listing", b"listing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "nonce", b"nonce", "public_key", b"public_key", "signature", b"signature", "timestamp_ms", b"timestamp_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "listing", b"listing", "nonce", b"nonce", "public_key", b"public_key", "signature", b"signature", "timestamp_ms", b"timestamp_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OpenSessionRequest: _TypeAlias = OpenSessionRequest  # noqa: Y015
+
+@_typing.final
+class Listing(_message.Message):
+    """A list of devices as a commit of the account's line has it (docs/protocol/contacts.md, The line)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDENTITY_KEY_FIELD_NUMBER: _builtins.int
+    N_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    identity_key: _builtins.bytes
+    """The Ed25519 identity key that signed it."""
+    n: _builtins.int
+    """The commit's number."""
+    devices: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        identity_key: _builtins.bytes = ...,
+        n: _builtins.int = ...,
+        devices: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "identity_key", b"identity_key", "n", b"n"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Listing: _TypeAlias = Listing  # noqa: Y015
 
 @_typing.final
 class OpenSessionResponse(_message.Message):
