@@ -12,6 +12,7 @@ from ipls.client.device import Device, Status
 from ipls.client.errors import ClientError, ProfileError, RefusedError, SideError, TryLaterError
 from ipls.client.events import (
     AccessEntry,
+    CodeAwaited,
     ContactIdentityChanged,
     ContactIdentityUnproved,
     Event,
@@ -54,6 +55,7 @@ __all__ = [
     "ApprovalRequest",
     "Bad",
     "ClientError",
+    "CodeAwaited",
     "CodeSource",
     "ContactIdentities",
     "ContactIdentity",

@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -44,6 +45,37 @@ def documented() -> dict[str, Any]:
     for block in re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/library.md").read_text(), re.M | re.S):
         exec(block, names)
     return names
+
+
+async def test_the_documents_examples_of_a_day_run(
+    world: Deployment, documented: dict[str, Any], tmp_path: Path
+) -> None:
+    endpoints, number, bars = world.folder / "endpoints.json", world.label(), list[float]()
+    async with Device.open(world.profile(), endpoints) as device:
+        await device.register(number, world.code)
+        id = await documented["met"](device, "Ada King", "+1 202 555 0100")
+        await documented["renumbered"](device, "king", "+12025550100", "+1 202 555 0111")
+        (ada,) = documented["found"](device, "0111 ad")
+        assert (ada.id, ada.numbers) == (id, ("+1 202 555 0111",))
+        (tmp_path / "bo.vcf").write_bytes(b"BEGIN:VCARD\r\nVERSION:3.0\r\nUID:bo\r\nFN:Bo\r\nN:;Bo;;;\r\nEND:VCARD\r\n")
+        assert documented["synced"](device, tmp_path).added == 1
+        assert await documented["stored_or_why_not"](device) == "1 sent, 0 received"
+    new = world.profile()
+    async with Device.open(new, endpoints) as device:
+        await device.register(number, world.code)
+    assert await documented["restored_within"](new, 0, bars.append) is None
+    restored = await documented["restored_within"](new, 60, bars.append)
+    assert (restored.contacts, bars[-1]) == (2, 1)
+
+
+async def test_the_documents_example_of_errors_runs(world: Deployment, documented: dict[str, Any]) -> None:
+    label = world.label()
+    first = await world.stored(label, book(1))
+    async with world.device(first, retry_for_s=0.1) as device:
+        with world.paused("contacts"):
+            assert (await documented["stored_or_why_not"](device)).startswith("later: the contact store ")
+        await world.registered(label)
+        assert await documented["stored_or_why_not"](device) == "another phone has this number now"
 
 
 async def test_the_documents_example_runs(world: Deployment, documented: dict[str, Any]) -> None:
