@@ -91,7 +91,7 @@ _REASONS: Mapping[str, str] = {
     "ipls client profiles": "PROFILE_EXISTS",
     "write a passphrase into that file": "PASSPHRASE_EMPTY",
     "ipls client monitor, without --endpoints; else a new profile by --profile": "TRUST_ROOT_CHANGED",
-    "end the other command that follows this profile's contacts": "FOLLOW_REPLACED",
+    "end the other command that follows this profile's contacts": "FOLLOW_REPLACED PROFILE_FOLLOWED",
     "do it on the phone that registered the number": "IDENTITY_ONLY KEY_ABSENT",
     "ipls client recover, which gives it back from this phone": "STORE_ROLLED_BACK",
     "ipls client recover --anew on the phone whose contacts are right": "STORE_FORKED BASE_FALSE",

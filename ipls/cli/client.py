@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ipls.cli import accounts, contacts, devices, identities, profiles, serve_dav, sides
+from ipls.cli import accounts, background, contacts, devices, identities, profiles, serve_dav, sides
 from ipls.cli.codes import Code, Outbox, code_source, trying
 from ipls.cli.console import confirmed
 from ipls.cli.opening import local, read, run, say, write_file
@@ -67,6 +67,7 @@ vault_app = typer.Typer(
 app.add_typer(vault_app, name="vault")
 app.command()(sides.sync)
 app.command("serve-dav")(serve_dav.serve_dav)
+app.command()(background.background)
 
 
 @app.command()

@@ -10,13 +10,15 @@ from typing import Annotated
 import typer
 
 from ipls.address import parse_address
-from ipls.cli.opening import say
+from ipls.cli.background import follow_beside, teller
+from ipls.cli.opening import Reporter, say
 from ipls.cli.options import HOME, Home, Json, Name, options_for, profile_folder
 from ipls.cli.unlocking import key_access
 from ipls.client.addressbook.dav.access import is_local
 from ipls.client.addressbook.dav.server import MAX_BODY, Request, Response
 from ipls.client.dav import IDLE_S, DavServer, add_dav_client
 from ipls.client.errors import SideError
+from ipls.client.profile_key import open_key
 
 
 def serve_dav(
@@ -37,7 +39,8 @@ def serve_dav(
     """Serve the contacts by CardDAV to the address-book programs on this machine, both ways, until Ctrl-C.
 
     Each program needs a name and a password of its own (--add-client). Where a program and this device changed one
-    thing the program's stands; `contacts conflicts` has what gave way. `ipls client store` sends what was changed.
+    thing the program's stands; `contacts conflicts` has what gave way. What is changed is sent, and what other devices
+    change comes, as by `ipls client background`.
     """
     folder, access = profile_folder(home, profile), key_access()
     if access.passphrase:
@@ -66,8 +69,9 @@ def serve_dav(
     def told(error: SideError) -> None:
         print(f"ipls: {error}; if they are to be removed: --allow-removals [{error.reason}]", file=sys.stderr)
 
-    with ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(1) as thread, Reporter(verbose=False) as reporter:
         server = thread.submit(lambda: DavServer(folder, access, allow_removals=allow_removals, told=told)).result()
+        key = thread.submit(open_key, folder, access).result() or b""
 
         def handle(method: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
             return server.handle(Request(method, path, headers, body))
@@ -78,6 +82,8 @@ def serve_dav(
             host = listen.rpartition(":")[0]
             say(f"serving http://{host}:{port}/", {"url": f"http://{host}:{port}/"}, as_json)
             sys.stdout.flush()
+            told_of = teller(reporter, verbose=False, as_json=as_json)
+            service.start("follow the line", follow_beside(folder, replace(access, opened=key), told_of))
 
         try:
             run("dav", start)

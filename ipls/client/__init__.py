@@ -12,11 +12,15 @@ from ipls.client.device import Device, Status
 from ipls.client.errors import ClientError, ProfileError, RefusedError, SideError, TryLaterError
 from ipls.client.events import (
     AccessEntry,
+    CaughtUp,
     CodeAwaited,
     ContactIdentityChanged,
     ContactIdentityUnproved,
     Event,
     EvidenceMet,
+    FollowBegun,
+    FollowMended,
+    FollowTrouble,
     FrameSent,
     HeadChecked,
     HistoryChecked,
@@ -27,6 +31,7 @@ from ipls.client.events import (
     TrustRootFollowed,
     VaultAccepted,
 )
+from ipls.client.following import follow
 from ipls.client.importing import Imported
 from ipls.client.linked_devices import AccountDevice, LinkedDevices
 from ipls.client.linking import Linking, NewDevice
@@ -54,6 +59,7 @@ __all__ = [
     "Approval",
     "ApprovalRequest",
     "Bad",
+    "CaughtUp",
     "ClientError",
     "CodeAwaited",
     "CodeSource",
@@ -65,6 +71,9 @@ __all__ = [
     "Duplicate",
     "Event",
     "EvidenceMet",
+    "FollowBegun",
+    "FollowMended",
+    "FollowTrouble",
     "FrameSent",
     "HeadChecked",
     "HistoryChecked",
@@ -101,6 +110,7 @@ __all__ = [
     "Undone",
     "VaultAccepted",
     "change_profile_passphrase",
+    "follow",
     "list_profiles",
     "lock_profile",
     "parse_approver",

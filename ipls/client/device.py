@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from copy import copy
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 
 from cryptography.x509 import load_pem_x509_certificates
 
+from ipls._grpc import grpc
 from ipls.address import parse_address
 from ipls.akd import Version
 from ipls.client.address_book import PLACED, AddressBook
@@ -19,7 +20,7 @@ from ipls.client.calls import RETRY_FOR_S
 from ipls.client.contact_identities import PATIENCE_S, ContactIdentities
 from ipls.client.directory import DirectoryReader, History
 from ipls.client.errors import ProfileError, RefusedError
-from ipls.client.events import AccessEntry, IdentityChange, JourneyStep, Report, silent
+from ipls.client.events import AccessEntry, CaughtUp, IdentityChange, JourneyStep, Report, silent
 from ipls.client.line.parts import NO_LINE
 from ipls.client.line_store import LineStore, unlisted
 from ipls.client.link_slot import LinkSlot
@@ -50,7 +51,7 @@ from ipls.client.version1 import OldContacts
 from ipls.clock import system_now_ms
 from ipls.contacts.cards.numbers import comparable_number, country_of
 from ipls.contacts.cards.reading import read_card
-from ipls.contacts.errors import LinkError
+from ipls.contacts.errors import LineError, LinkError
 from ipls.contacts.linking import LinkCode
 from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import SeedSigner, public_key
@@ -68,6 +69,8 @@ from ipls.trust.identity import check_label
 from ipls.trust.root import TrustRoot, parse_trust_root
 
 SERVICES = ("directory", "registration", "vault", "contacts")
+Channels = Mapping[str, grpc.aio.Channel]
+"""By their services' names."""
 
 
 class Status(NamedTuple):
@@ -108,6 +111,14 @@ class Difference(NamedTuple):
     there: bytes | None
 
 
+@asynccontextmanager
+async def open_channels(pinned: Pinned) -> AsyncIterator[Channels]:
+    """To the services of a profile. Raises IplsError TLS_UNGUARDED."""
+    addresses: dict[str, str] = json.loads(pinned.addresses)
+    async with AsyncExitStack() as stack:
+        yield {name: await stack.enter_async_context(open_channel(addresses[name], pinned.ca)) for name in SERVICES}
+
+
 class Device:
     """One profile, open: `async with Device.open(folder) as device`. One at a time, also across processes, but for
     those that only read.
@@ -118,12 +129,20 @@ class Device:
     """
 
     def __init__(
-        self, profile: Profile, pinned: Pinned, *, report: Report, now_ms: Callable[[], int], retry_for_s: float
+        self,
+        profile: Profile,
+        pinned: Pinned,
+        *,
+        report: Report,
+        now_ms: Callable[[], int],
+        retry_for_s: float,
+        channels: Channels | None = None,
     ) -> None:
+        """`channels`: as `open_channels` gives them, where they are to outlast this object."""
         self._profile = profile
         self._root = profile.trust_root.root
-        self._addresses: dict[str, str] = json.loads(pinned.addresses)
-        self._ca = pinned.ca
+        self._pinned = pinned
+        self._channels: Channels = channels or {}
         self._report = report
         self._now_ms = now_ms
         self._retry_for_s = retry_for_s
@@ -167,10 +186,8 @@ class Device:
         """Raises IplsError TLS_UNGUARDED; the profile is closed then."""
         async with AsyncExitStack() as stack:
             stack.callback(self._profile.close)
-            channels = {}
-            for name in SERVICES:
-                channels[name] = await stack.enter_async_context(open_channel(self._addresses[name], self._ca))
-            self._channels = channels
+            if not self._channels:
+                self._channels = await stack.enter_async_context(open_channels(self._pinned))
             self._judge_by(self._root)
             self._stack = stack.pop_all()
         return self
@@ -341,6 +358,20 @@ class Device:
         self._profile.put(Synced(self._now_ms()))
         await self.contact_identities.check(self._numbers)
         return stored
+
+    async def catch_up(self) -> CaughtUp:
+        """What `store` does for the contacts, in as little as what changed takes.
+
+        A commit is judged by the own history as it was proved last. Where one does not hold by that, or the store
+        refuses this device, the history is proved anew first. Raises as `store`.
+        """
+        if self._profile.line.state is None:
+            await self.store()
+        try:
+            return await self._sync().catch_up()
+        except (LineError, RefusedError):  # by an identity of the account that is not known yet, perhaps
+            await self.monitor()
+            return await self._sync().catch_up()
 
     async def restore(self) -> SyncResult:
         """Bring back what is stored, checked as its line; then rotate the key if another identity stored it."""

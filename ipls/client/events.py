@@ -168,6 +168,41 @@ class Progress:
     total: int
 
 
+@dataclass(frozen=True)
+class FollowBegun:
+    """The profile is followed from here on."""
+
+
+@dataclass(frozen=True)
+class CaughtUp:
+    """Profile and line are at the same commit: so many contacts that others changed were received just now, so many
+    changes sent, and so many contacts can't be read in the store. `due`: `store` has something to do for the line."""
+
+    n: int
+    chain: bytes
+    received: int
+    sent: int
+    unread: int
+    due: bool
+
+
+@dataclass(frozen=True)
+class FollowTrouble:
+    """`follow` goes on trying in spite of this, until `FollowMended` says that it is over: a service is away, say
+    (`reason` as in docs/protocol/errors.md, `message` for people)."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class FollowMended:
+    """What `FollowTrouble` told, with this reason and message, is over."""
+
+    reason: str
+    message: str
+
+
 Event = (
     TrustRootFollowed
     | HeadChecked
@@ -182,6 +217,10 @@ Event = (
     | FrameSent
     | JourneyStep
     | Progress
+    | FollowBegun
+    | CaughtUp
+    | FollowTrouble
+    | FollowMended
 )
 Report = Callable[[Event], None]
 

@@ -6,7 +6,8 @@ Tested by tests/client/test_line_store.py.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
@@ -38,7 +39,10 @@ MAX_BYTES = 8 << 20
 MAX_NAMES = 10_000
 """Of one question which are there."""
 
-_REOPENED_AFTER_S = 0.2
+_REOPENED_AFTER_S = 0.1
+"""So long, or longer each time, after a stream that did not last."""
+_LASTING_S = 60.0
+_LONGEST_PAUSE_S = 30.0
 _LINK_BYTES = 8 + NAME_BYTES
 _LARGEST = OVERHEAD + padded_size(MAX_SNAPSHOT)
 _MOST_COMMITS = 64 << 20  # bytes that one reading may bring: compaction comes long before
@@ -237,12 +241,13 @@ class LineStore:
             body = pb.HealBody(line=line, seed=seed, links=len(shown), first=first, commits=sizes, data=_sealed(data))
             await self._upload("Heal", pb.HealRequest, body, [data])
 
-    async def follow(self) -> AsyncIterator[tuple[int, bytes]]:
+    async def follow(self) -> AsyncGenerator[tuple[int, bytes], None]:
         """Number and chain of the line's head, now, if there is one, and whenever it moves; by one stream after
         another, for as long as the store is there within the patience. One follower a device: a newer one ends this,
         RefusedError FOLLOW_REPLACED."""
-        told = pb.FollowResponse()
+        told, pause_s = pb.FollowResponse(), _REOPENED_AFTER_S
         while True:
+            began_s = time.monotonic()
             call, heads = await self._retrying(self._opened_stream)
             try:
                 async for head in heads:
@@ -255,7 +260,9 @@ class LineStore:
                     raise client_error(error, "the contact store") from raised
             finally:
                 call.cancel()
-            await asyncio.sleep(_REOPENED_AFTER_S)
+            lasted = time.monotonic() - began_s > _LASTING_S
+            pause_s = _REOPENED_AFTER_S if lasted else min(2 * pause_s, _LONGEST_PAUSE_S)
+            await asyncio.sleep(pause_s)
 
     async def _opened_stream(self, _: Went) -> tuple[Any, AsyncIterator[pb.FollowResponse]]:
         """The call, and its heads, the first of which has come."""

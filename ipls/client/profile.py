@@ -10,7 +10,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from copy import copy
 from pathlib import Path
@@ -24,6 +24,7 @@ from ipls.client.errors import ProfileError
 from ipls.client.line.kept import TABLES as LINE_TABLES
 from ipls.client.line.kept import Kept
 from ipls.client.profile_key import IN_FILE, KeyAccess, make_key, not_the_key, open_key
+from ipls.client.profile_key import NAME as KEY_FILE
 from ipls.client.rows import Rows, Table, Unreadable, empty, schema, single
 from ipls.contacts import envelope
 from ipls.contacts.envelope import Envelope, Verified, kind_in, verified_in
@@ -46,6 +47,7 @@ StorageError = sqlite3.Error
 PEOPLE = (envelope.Kind.CONTACT, envelope.Kind.GROUP)
 """The kinds of what people see in a list."""
 
+_FILE = "profile.db"
 WAIT_S = 2.0
 """For another one's turn to write to end."""
 
@@ -343,18 +345,22 @@ class Profile:
     """The file, open. A method that changes something is durable when it returns; on a profile that was opened for
     reading it raises StorageError."""
 
-    def __init__(self, folder: Path, key: KeyAccess = IN_FILE, *, reading: bool = False) -> None:
+    def __init__(
+        self, folder: Path, key: KeyAccess = IN_FILE, *, reading: bool = False, wait_s: float = WAIT_S
+    ) -> None:
         """Open, or create, the profile in `folder`. `reading` waits for nobody, and sees what others write meanwhile;
         otherwise this is the one that may write, until it is closed.
 
-        Raises ProfileError: PROFILE_BUSY if another one goes on writing, PROFILE_STORAGE, and as `open_key`.
+        Raises ProfileError: PROFILE_BUSY if another one goes on writing for `wait_s`, PROFILE_STORAGE, and as
+        `open_key`.
         """
+        self._folder = folder
         self.evidence = EvidenceFolder(folder / "evidence")
         with ExitStack() as stack:
             try:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 opened = open_key(folder, key)  # before anybody waits for this: it may ask a person
-                db, self.key = _open(stack, folder, opened, key, reading)
+                db, self.key = _open(stack, folder, opened, key, reading, wait_s)
                 self._rows = Rows(db, self.key, TABLES)
                 if not self._rows.fit:
                     raise not_the_key()
@@ -365,6 +371,18 @@ class Profile:
             self._stack = stack.pop_all()
 
     _line: Kept | None
+
+    def for_writing(self) -> "Profile":
+        """This one, which only reads, opened by the same key in nobody else's turn. Raises ProfileError PROFILE_BUSY,
+        at once, PROFILE_STORAGE; PROFILE_ABSENT where it was removed."""
+        if not exists(self._folder):
+            raise ProfileError("PROFILE_ABSENT", "the profile was removed, or has another name now")
+        return Profile(self._folder, KeyAccess(opened=self.key), wait_s=0)
+
+    @property
+    def turn_is_wanted(self) -> bool:
+        """Whether another process waits to write. Raises OSError."""
+        return turn_is_wanted(self._folder)
 
     def close(self) -> None:
         """Let the next one write."""
@@ -393,6 +411,16 @@ class Profile:
             for table in _ASIDE:
                 _replace_rows(self._rows, table, [])
         self._line = None
+
+    @property
+    def changes(self) -> int:
+        """Another number once another object has changed the profile. Raises StorageError."""
+        return self._rows.version
+
+    @property
+    def files(self) -> list[int]:
+        """Others once the profile was removed or renamed, or another file keeps its key."""
+        return [path.stat().st_ino for path in (self._folder / _FILE, self._folder / KEY_FILE) if path.exists()]
 
     @property
     def rows(self) -> Rows:
@@ -662,10 +690,10 @@ def _replace_rows(rows: Rows, table: Table[Any], new: list[Any]) -> None:
 
 
 def _open(
-    stack: ExitStack, folder: Path, key: bytes | None, access: KeyAccess, reading: bool
+    stack: ExitStack, folder: Path, key: bytes | None, access: KeyAccess, reading: bool, wait_s: float
 ) -> tuple[Connection, bytes]:
     """The database, opened by whoever reads or, in his turn, writes, and its key; both are made where there is none."""
-    path = folder / "profile.db"
+    path = folder / _FILE
 
     def connect(*, alone: bool = False) -> Connection:
         return stack.enter_context(closing(open_database(path, _SCHEMA, alone=alone)))
@@ -676,7 +704,7 @@ def _open(
             if not db.execute("SELECT 1 FROM contact LIMIT 1").fetchone():
                 db.execute("PRAGMA query_only=ON")
                 return db, key
-    stack.enter_context(writers_turn(folder))
+    stack.enter_context(writers_turn(folder, wait_s))
     try:
         db = connect()
     except StoreUnavailable:  # the disk takes nothing, not even what readers share: alone, what is there can be read
@@ -696,16 +724,29 @@ def _open(
 
 
 @contextmanager
-def writers_turn(folder: Path) -> Iterator[None]:
-    """In the block nobody else changes the profile. Raises ProfileError PROFILE_BUSY, OSError."""
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        until = time.monotonic() + WAIT_S
-        while not _is_locked(lock):
-            if time.monotonic() > until:
+def writers_turn(folder: Path, wait_s: float = WAIT_S) -> Iterator[None]:
+    """In the block nobody else changes the profile. Who has to wait, `turn_is_wanted` tells the one who has the turn.
+
+    Raises ProfileError PROFILE_BUSY where that takes longer than `wait_s`, OSError.
+    """
+    with locked(folder / "lock") as mine, ExitStack() as waiting:
+        if not mine() and wait_s:
+            waiting.enter_context(_waiting(folder))
+        until = time.monotonic() + wait_s
+        while not mine():
+            if time.monotonic() >= until:
                 raise ProfileError("PROFILE_BUSY", "another command is changing this profile; wait for it to end")
-            time.sleep(0.02)
+            time.sleep(0.02)  # flock has no deadline, and a thread that is in it can't be ended
+        waiting.close()
         yield
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[Callable[[], bool]]:
+    """Gives what tries to lock the file, until the block ends, and says whether that went. Raises OSError."""
+    lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        yield lambda: _is_locked(lock)
     finally:
         os.close(lock)
 
@@ -718,6 +759,26 @@ def _is_locked(lock: int) -> bool:
     return True
 
 
+@contextmanager
+def _waiting(folder: Path) -> Iterator[None]:
+    """The folder itself is locked, by all who wait: a full disk has room for that."""
+    sign = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(sign, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(sign)
+
+
+def turn_is_wanted(folder: Path) -> bool:
+    """Whether anybody waits for the `writers_turn`. Raises OSError."""
+    sign = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return not _is_locked(sign)
+    finally:
+        os.close(sign)
+
+
 def storage_error(error: StorageError | StoreError | OSError) -> ProfileError:
     """The same to whoever uses the device, or a file that is no profile, or is not there. It quotes no contents."""
     return ProfileError("PROFILE_STORAGE", f"the profile can't be read or written: {error}")
@@ -725,4 +786,4 @@ def storage_error(error: StorageError | StoreError | OSError) -> ProfileError:
 
 def exists(folder: Path) -> bool:
     """Whether a profile was made in this folder."""
-    return (folder / "profile.db").exists()
+    return (folder / _FILE).exists()

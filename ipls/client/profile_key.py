@@ -59,10 +59,11 @@ class Keyring(Protocol):
 class KeyAccess:
     """What a process has to open profiles with. `new`: how it keeps the key of a profile that it makes, which `told`
     hears then. `passphrase` gets one from a person, with True a new one; an empty new one is none, and the key is kept
-    in the file."""
+    in the file. `opened`: the profile's key, which `open_key` gave before: nothing is asked again."""
 
     new: Kept = Kept.FILE
     key: bytes = b""
+    opened: bytes = b""
     keyring: Keyring | None = None
     passphrase: Callable[[bool], str] | None = None
     told: Callable[[Kept, Path], None] = lambda kept, file: None
@@ -141,6 +142,8 @@ def open_key(folder: Path, access: KeyAccess) -> bytes | None:
     Raises ProfileError PROFILE_LOCKED (what it takes is not here), PASSPHRASE_WRONG, PROFILE_KEY_LOST,
     KEYRING_UNAVAILABLE; OSError.
     """
+    if access.opened:
+        return access.opened
     file = KeyFile.read(folder)
     if file is None:
         return None

@@ -180,6 +180,13 @@ class Rows:
         self._db.execute(f"DELETE FROM {table.name}")  # noqa: S608
 
     @property
+    def version(self) -> int:
+        """Another number once another connection has changed the file. It is read from what processes share in memory:
+        no row is, and nothing waits."""
+        (number,) = self._db.execute("PRAGMA data_version").fetchone()
+        return int(number)
+
+    @property
     def fit(self) -> bool:
         """Whether this is the key of what is there: any row opens by it."""
         return empty(self._db, self._tables) or any(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 from ipls.client.errors import ProfileError, RefusedError
-from ipls.client.events import Report
+from ipls.client.events import CaughtUp, Report
 from ipls.client.line.kept import Kept
 from ipls.client.line.line import Line
 from ipls.client.line.parts import Author, Checkpoint, Parts
@@ -84,6 +84,13 @@ class Sync:
         """
         await self._find_line()
         return await self._sync()
+
+    async def catch_up(self) -> CaughtUp:
+        """As `push`, where there is a line, without looking at what did not change. Raises as `push`."""
+        line = self._line
+        await line.catch_up()
+        state = self._standing()
+        return CaughtUp(state.n, state.chain, line.received, line.sent, len(line.unread), line.upkeep_is_due)
 
     async def settle(self) -> None:
         """The same, also where the line has ended: then nothing is sent."""
@@ -185,10 +192,7 @@ class Sync:
     async def _sync(self) -> SyncResult:
         before = self._kept.state
         await self._to_the_head()
-        state = self._kept.state
-        assert state is not None
-        if state.moved:
-            raise LineError("LINE_MOVED", "the account has another number now: this line of its contacts has ended")
+        state = self._standing()
         return SyncResult(
             self._profile.count_contacts() - len(self._kept.unreadable()),
             self._line.received,
@@ -198,6 +202,13 @@ class Sync:
             state.n,
             before is not None and state.generation != before.generation,
         )
+
+    def _standing(self) -> LineState:
+        state = self._kept.state
+        assert state is not None
+        if state.moved:
+            raise LineError("LINE_MOVED", "the account has another number now: this line of its contacts has ended")
+        return state
 
     def _judge(self) -> Judge:
         identities = {version.version: version.public_key for version in self._profile.versions()}

@@ -142,6 +142,7 @@ EXIT_STATUSES: Mapping[str, int] = {
     # Refused now, not for good.
     "SERVICE_BUSY": 3,
     "PROFILE_BUSY": 3,
+    "PROFILE_FOLLOWED": 3,
     "SIDE_AWAY": 3,
     "CODE_RATE": 3,
     "CALL_QUOTA": 3,

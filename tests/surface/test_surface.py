@@ -127,6 +127,7 @@ GROUPS_ADDED = (
     "ipls client recover",
     "ipls client sync",
     "ipls client serve-dav",
+    "ipls client background",
     "ipls client contacts code",
     "ipls client contacts keys",
     "ipls client contacts verify",

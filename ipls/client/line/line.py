@@ -68,10 +68,15 @@ class Line:
         Raises TryLaterError LINE_BUSY.
         """
         self._kept.ask_again()
+        await self.catch_up()
+        await self._keep_up()
+
+    async def catch_up(self) -> None:
+        """The person's part of it alone, which takes no longer than what changed, and needs the vault for a rotation
+        only. Raises as `sync`."""
         await self._writer.finish()
         await self._reader.pull()
         await self.send()
-        await self._keep_up()
 
     async def send(self) -> None:
         """Send what was done here: one call, where no other device was first. Into a line that has ended nothing goes.
@@ -111,32 +116,50 @@ class Line:
             return False
         return kept.upkeep.rotate or state.identity_version < self._writer.version()
 
+    @property
+    def upkeep_is_due(self) -> bool:
+        """There is something that `sync` does for the line itself."""
+        if self._kept.state is None or self._kept.state.moved:
+            return False
+        by_vault = self._compaction_is_due() or self._kept.upkeep.finish > 0 or self._checkpoint_is_due()
+        return self._mending_is_due() or (self._parts.author.vault is not None and by_vault)
+
     async def _keep_up(self) -> None:
         """What is due besides the person's edits."""
-        state, upkeep, now_ms = self._kept.state, self._kept.upkeep, self._parts.now_ms()
-        if state is None or state.moved:
+        if self._kept.state is None or self._kept.state.moved:
             return
-        if (state.line, state.base_n) != (
-            upkeep.mended_line,
-            upkeep.mended_base,
-        ) or now_ms >= upkeep.mended_ms + DAY_MS:
+        if self._mending_is_due():
             await self.mend()
         if self._parts.author.vault is None:
             return
-        if state.n - state.base_n >= COMPACT_COMMITS or state.edited >= max(COMPACT_COMMITS, len(state.entries) // 4):
-            await self._base_here(self._kept.keys[state.generation])
+        if self._compaction_is_due():
+            await self._base_here(self._kept.keys[self._kept.state.generation])
         if self._kept.upkeep.finish:
             await self._vault.finish(self._kept.upkeep.finish)
             self._kept.note(finish=0)
-        if self._checkpoint_is_due(now_ms):
+        if self._checkpoint_is_due():
             await self.checkpoint()
 
-    def _checkpoint_is_due(self, now_ms: int) -> bool:
+    def _mending_is_due(self) -> bool:
+        state, upkeep = self._standing(), self._kept.upkeep
+        mended = (upkeep.mended_line, upkeep.mended_base)
+        return (state.line, state.base_n) != mended or self._is_a_day_ago(upkeep.mended_ms)
+
+    def _compaction_is_due(self) -> bool:
+        state = self._standing()
+        edited = state.edited >= max(COMPACT_COMMITS, len(state.entries) // 4)
+        return edited or state.n - state.base_n >= COMPACT_COMMITS
+
+    def _is_a_day_ago(self, then_ms: int) -> bool:
+        """Or later than now, by a clock that was set back since."""
+        return not then_ms <= self._parts.now_ms() < then_ms + DAY_MS
+
+    def _checkpoint_is_due(self) -> bool:
         state, upkeep = self._standing(), self._kept.upkeep
         behind = state.n - upkeep.checkpoint_n
         if state.line != upkeep.checkpoint_line or state.base_n > upkeep.checkpoint_n or behind >= CHECKPOINT_COMMITS:
             return True
-        return behind > 0 and now_ms >= upkeep.checkpoint_ms + DAY_MS
+        return behind > 0 and self._is_a_day_ago(upkeep.checkpoint_ms)
 
     # Only the identity
 
