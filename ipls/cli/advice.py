@@ -133,7 +133,7 @@ _REASONS: Mapping[str, str] = {
     "scan it again, or copy it whole": "CONTACT_CODE_INVALID LINK_CODE_INVALID SAFETY_NUMBER_INVALID",
     "ipls client devices": "DEVICE_UNKNOWN",
     "ipls client devices remove DEVICE, for one that is not used any more": "DEVICES_TOO_MANY",
-    "ipls client link on the phone that holds the number, then ipls client join here": "DEVICE_UNLISTED",
+    "ipls client link on the phone that holds the number, then ipls client join here": "DEVICE_UNLISTED MOVE_UNPROVED",
     "type the six digits that your own new device shows": "LINK_NOT_CONFIRMED SHORT_CODE_WRONG",
     "give the device another name": "DEVICE_NAME_INVALID",
     "try again tomorrow; ipls client history shows who used it": "VAULT_ACCOUNT_LIMIT",

@@ -26,11 +26,12 @@ from ipls.client.line_store import LineStore, unlisted
 from ipls.client.link_slot import LinkSlot
 from ipls.client.linked_devices import AccountDevice, LinkedDevices
 from ipls.client.linking import Linking, adopt, find_listing, join, own_keys
-from ipls.client.number import NumberChanged, go_over, still_needed
+from ipls.client.number import NumberChanged, follow, go_over, still_needed
 from ipls.client.profile import (
     PEOPLE,
     Account,
     ApproverKey,
+    DeviceKeys,
     KnownVersion,
     Pinned,
     Profile,
@@ -351,10 +352,17 @@ class Device:
     async def store(self) -> SyncResult:
         """Bring the account's line and this device to the same; also finishes what was cut off.
 
-        Raises what `ipls.client.line.line.Line` does, where the contact store shows another line than it did.
+        A linked device goes along where the account went over to another number. Raises LineError MOVE_UNPROVED, and
+        what `ipls.client.line.line.Line` does, where the contact store shows another line than it did.
         """
         await self.monitor()
-        stored = await self._sync().push()
+        try:
+            stored = await self._sync().push()
+        except LineError as error:
+            if error.reason != "LINE_MOVED" or self._profile.listing is None:
+                raise
+            await self._follow_number()
+            stored = await self._sync().push()
         self._profile.put(Synced(self._now_ms()))
         await self.contact_identities.check(self._numbers)
         return stored
@@ -420,7 +428,7 @@ class Device:
         package = await join(self._link_slot(read), read, keys, (name, platform), show, self._now_ms)
         if package.trust_root not in self._profile.trust_roots():
             raise LinkError("LINK_PACKAGE_INVALID", "the phone goes by another trust root than this device")
-        listing = await find_listing(self._line_store(read.label, keys.seed), package, keys)
+        listing = await find_listing(self._line_store(read.label, keys.seed), package.identity_key, keys)
         history = await self._directory.own_history(read.label, keys.seed, listing)
         if account is not None:
             self._watch(history)
@@ -578,6 +586,24 @@ class Device:
             deleted = False
         second._profile.forget()
         return deleted
+
+    async def _follow_number(self) -> None:
+        """Where the account went over to another number, a linked device goes along, with what it did not send.
+
+        Raises LineError MOVE_UNPROVED, ProfileError DEVICE_UNLISTED; nothing has changed then.
+        """
+        state, own = self._profile.line.state, self._profile.get(DeviceKeys)
+        assert state
+        assert state.moved
+        assert own
+        moved, keys, second = state.moved, own._replace(label=state.moved.label), self._second()
+        listing = await find_listing(self._line_store(moved.label, keys.seed), moved.identity_key, keys)
+        history = await second._directory.own_history(moved.label, keys.seed, listing)
+        follow(self._profile, moved, keys, listing, history)
+        await second._sync().take_edits(self._profile.line)
+        self._profile.swap()
+        self._profile.aside().forget()
+        self._report(JourneyStep("number changed"))
 
     def number_changed(self) -> NumberChanged:
         """The account's number, and the other one that is kept beside it. Raises ProfileError NOT_REGISTERED."""

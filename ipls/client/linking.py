@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from ipls.client.directory import History
 from ipls.client.errors import RefusedError
+from ipls.client.line.parts import Checkpoint
 from ipls.client.line_store import LineStore, unlisted
 from ipls.client.link_slot import LinkSlot, Said
 from ipls.client.linked_devices import LinkedDevices
@@ -148,13 +149,14 @@ async def _said(slot: LinkSlot, kind: Kind, now_ms: Callable[[], int], until_ms:
     raise RefusedError("LINK_SLOT_ABSENT", "the ten minutes of this link code are over")
 
 
-async def find_listing(store: LineStore, package: Package, keys: DeviceKeys) -> Listing:
-    """The newest list that has this device. Raises ProfileError DEVICE_UNLISTED where the store does not show it."""
+async def find_listing(store: LineStore, identity_key: bytes, keys: DeviceKeys) -> Listing:
+    """This identity's newest list that has this device. Raises ProfileError DEVICE_UNLISTED where the store does not
+    show it."""
     read, own = await store.read(0), public_key(keys.seed)
     for n, signed in sorted(read.commits.items(), reverse=True) if read else ():
         devices = Commit.decode(signed.commit).devices
         if devices is not None and own in {device.key for device in devices.devices}:
-            return Listing(package.identity_key, n, devices.encode())
+            return Listing(identity_key, n, devices.encode())
     raise unlisted()
 
 
@@ -168,14 +170,22 @@ def adopt(
         raise LinkError(
             "LINK_PACKAGE_INVALID", "the number's history does not end in the identity that linked this device"
         )
-    known = {version.version for version in profile.versions()}
     line = line_id(namespace, keys.label, package.line_seed)
     with profile.transaction():
-        profile.add_versions(known_version(each, "earlier") for each in history.identities if each.version not in known)
-        if newest.version in known:  # it waited to be confirmed
+        if newest.version in {version.version for version in profile.versions()}:  # it waited to be confirmed
             profile.add_versions([known_version(newest, "acknowledged")])
+        be_listed(profile, keys, listing, Checkpoint(line, package.n, package.chain), history)
+        profile.line.add_key(ContactKey(package.contact_key, keys.label, package.generation))
+
+
+def be_listed(profile: Profile, keys: DeviceKeys, listing: Listing, place: Checkpoint, history: History) -> None:
+    """The profile's account is that of a device which the newest identity lists; its line is known to come to
+    `place`."""
+    newest, known = history.identities[0], {version.version for version in profile.versions()}
+    with profile.transaction():
+        profile.add_versions(known_version(each, "earlier") for each in history.identities if each.version not in known)
         profile.add_leaves(history.leaves)
         profile.put(ProvedHistory(history.proof))
+        profile.put(keys)
         profile.put(Account(keys.label, keys.seed, newest.version, newest.epoch))
-        profile.put(LinkedAs(*listing, line, package.n, package.chain))
-        profile.line.add_key(ContactKey(package.contact_key, keys.label, package.generation))
+        profile.put(LinkedAs(*listing, *place))

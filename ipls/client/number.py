@@ -1,5 +1,6 @@
 """Another number for the account: registered beside the old one, its line says what the old line does, which then ends
-with where the account went; the old account is let go last (contacts.md, The account's life).
+with where the account went; linked devices follow by that; the old account is let go last (contacts.md, The account's
+life).
 
 Each step is durable, and repeated it changes nothing: what was cut off is run again.
 
@@ -8,11 +9,17 @@ Tested by tests/client/test_number.py.
 
 from typing import NamedTuple
 
+from ipls.client.directory import History
 from ipls.client.errors import TryLaterError
 from ipls.client.events import JourneyStep, Report
 from ipls.client.line.line import ROUNDS
-from ipls.client.profile import Profile
+from ipls.client.line.parts import Checkpoint
+from ipls.client.linking import be_listed
+from ipls.client.profile import DeviceKeys, Profile
 from ipls.client.sync import Sync
+from ipls.contacts.commits import Moved
+from ipls.contacts.errors import LineError
+from ipls.contacts.listing import Listing
 from ipls.crypto.keys import public_key
 
 
@@ -49,6 +56,18 @@ async def go_over(profile: Profile, old: Sync, new: Sync, report: Report) -> Non
     report(JourneyStep("line ended"))
     profile.swap()
     report(JourneyStep("number changed"))
+
+
+def follow(profile: Profile, moved: Moved, keys: DeviceKeys, listing: Listing, history: History) -> None:
+    """The profile's second account is a linked device's of the number that the account went over to.
+
+    Raises LineError MOVE_UNPROVED where that number's history does not end in the key that the old line names.
+    """
+    if history.identities[0].public_key != moved.identity_key:
+        raise LineError("MOVE_UNPROVED", "the number that the account is said to have gone to has another key")
+    second = profile.aside()
+    second.forget()  # what a try before left
+    be_listed(second, keys, listing, Checkpoint(moved.line, 0, moved.line), history)
 
 
 def still_needed(old: Profile) -> tuple[int, int]:

@@ -308,7 +308,7 @@ APART = Table("apart", Apart, "pair")
 IDENTITIES = Table("contact_identity", ContactIdentity, "label")
 VERIFIED = Table("verified", Verified, "label")
 KNOWN_DEVICES = Table("known_device", KnownDevice, "key")
-_SINGLE_OF_ACCOUNT = (Registration, CodeSent, Account, ProvedHistory, Synced)
+_SINGLE_OF_ACCOUNT = (Registration, CodeSent, Account, ProvedHistory, Synced, DeviceKeys, LinkedAs)
 _ASIDE: dict[Table[Any], Table[Any]] = {
     table: table._replace(key=b"aside " + table.key)
     if isinstance(table.key, bytes)

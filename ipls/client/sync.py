@@ -107,6 +107,15 @@ class Sync:
             await self._line.begin(self._devices.sealing(other.state.devices if other.state else ()))
         await self._line.sync()
 
+    async def take_edits(self, other: Kept) -> None:
+        """Follow this account's line to its head, and have what was changed under another one's on this device, and not
+        sent, changed here."""
+        await self._line.pull()
+        for edit in list(other.edits()):
+            base, theirs = other.contact(edit.id), self._kept.contact(edit.id)
+            sides = (base and base.envelope, edit.contents, theirs and theirs.envelope)
+            self._kept.put({edit.id: self._merge(*sides, Writer(b"", 0))})
+
     async def end(self, label: str, line: bytes, identity_key: bytes) -> bool:
         """See `Line.move`."""
         return await self._line.move(label, line, identity_key)

@@ -1,20 +1,25 @@
 """The account goes over to another number, and the old one is let go; or it ends."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, closing, suppress
 from pathlib import Path
 
 import pytest
 
 from ipls.client.device import Device
 from ipls.client.line.parts import Linked
+from ipls.client.linking import find_listing
 from ipls.client.number import NumberChanged
+from ipls.client.profile import DeviceKeys, Profile
 from ipls.clock import system_now_ms
+from ipls.contacts.cards.editing import Changes
 from ipls.contacts.commits import KEY_ENVELOPE_BYTES, ListedDevice, Moved
+from ipls.contacts.listing import Listing
 from ipls.crypto.keys import public_key
 from ipls.errors import IplsError
 from ipls.units import DAY_MS
-from tests.client.deployment import Deployment, book
+from tests.client.deployment import Crash, Deployment, book
+from tests.client.test_linked_devices import link
 
 STEPS = [
     *("registration sent", "registered", "key made", "key stored", "key read back", "records staged", "base made"),
@@ -169,6 +174,95 @@ async def test_nothing_of_the_new_numbers_former_holder_is_taken_in(world: Deplo
     result = await changed(world, profile, new)
     assert (result.contacts, result.version) == (3, 2)
     await world.restores(new, book(3))
+
+
+# Linked devices
+
+
+@asynccontextmanager
+async def gone_over(world: Deployment) -> AsyncIterator[tuple[Device, Path, str]]:
+    """A phone, open, whose account has another number now; the profile of a laptop that was linked before; and that
+    number."""
+    new, laptop = world.label(), world.profile()
+    async with world.device(await world.stored(world.label(), book(3))) as phone:
+        await link(world, phone, laptop)
+        result = await phone.change_number(new, world.code)
+        assert (result.devices, phone.account.label) == (1, new)
+        yield phone, laptop, new
+
+
+async def test_a_linked_device_follows_with_what_it_did_not_send(world: Deployment) -> None:
+    async with gone_over(world) as (phone, laptop, new):
+        first = phone._profile.contacts()[0]
+        phone.address_book.edit(first.id.hex(), Changes(add_numbers=("+1 555 7777",)))
+        await phone.store()
+        async with world.device(laptop) as device:
+            device.address_book.import_cards(book(1, "Not sent"))
+            device.address_book.edit(first.id.hex(), Changes(name="Another"))  # of what the phone has changed since
+            stored = await device.store()
+            assert (stored.contacts, device.account.label, device.status().unsent) == (4, new, 0)
+            assert [each.state for each in device.linked_devices.all()] == ["phone", "linked"]
+            with refused("IDENTITY_ONLY"):
+                await device.change_number(world.label(), world.code)
+        assert (await phone.store()).contacts == 4
+        merged = phone.address_book.card(first.id.hex())
+        assert b"FN:Another" in merged
+        assert b"+1 555 7777" in merged
+        assert await phone.let_number_go()
+        async with world.device(laptop) as device:
+            device.address_book.import_cards(book(1, "Later"))
+            assert (await device.store()).contacts == 5
+
+
+async def test_a_linked_device_that_is_cut_off_while_it_follows_goes_on(
+    world: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gone_over(world) as (_, laptop, new):
+        async with world.device(laptop) as device:
+            device.address_book.import_cards(book(1, "Not sent"))
+        with monkeypatch.context() as patch, suppress(Crash):
+            patch.setattr(Profile, "swap", crash)
+            async with world.device(laptop) as device:
+                await device.store()
+        async with world.device(laptop) as device:
+            assert device.account.label != new
+            device.address_book.import_cards(book(1, "Meanwhile"))
+            assert (await device.store()).contacts == 5
+            assert device.account.label == new
+
+
+def crash(profile: Profile) -> None:
+    raise Crash
+
+
+async def test_a_linked_device_follows_to_no_number_that_another_has(
+    world: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even with the help of the contact store, which goes on to show what it showed before."""
+    async with gone_over(world) as (phone, laptop, new):
+        listing = await find_listing(
+            phone._line_store(new, phone.account.seed), public_key(phone.account.seed), keys_of(laptop)
+        )
+        await world.registered(new)
+        async with world.device(laptop) as device:
+            old = device.account.label
+            with refused("IDENTITY_SUPERSEDED"):
+                await device.store()
+
+            async def as_before(*_: object) -> Listing:
+                return listing
+
+            monkeypatch.setattr("ipls.client.device.find_listing", as_before)
+            with refused("MOVE_UNPROVED"):
+                await device.store()
+            assert (device.account.label, device.status().contacts) == (old, 3)
+
+
+def keys_of(laptop: Path) -> DeviceKeys:
+    with closing(Profile(laptop)) as profile:
+        keys = profile.get(DeviceKeys)
+    assert keys is not None
+    return keys
 
 
 # Its end

@@ -365,7 +365,7 @@ def _check_passed(mark: Checkpoint, start: LineState, read: LineRead) -> None:
     if read.head_n < mark.n:
         message = f"the contact store shows commit {read.head_n} as the newest; {mark.n} is known to stand"
         raise LineError("STORE_ROLLED_BACK", message)
-    if walk(start.n, start.chain, read.links[: mark.n - start.n])[-1:] != [mark.chain]:
+    if [start.chain, *walk(start.n, start.chain, read.links[: mark.n - start.n])][-1] != mark.chain:
         raise LineError("STORE_FORKED", "the contact store shows another line than the one that is known to stand")
 
 
