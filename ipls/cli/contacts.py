@@ -17,12 +17,13 @@ import typer
 
 from ipls.cli.opening import local, read, say, write_file
 from ipls.cli.options import HOME, Endpoints, Home, Json, Name, options_for, profile_folder
+from ipls.cli.pictures import drawn
 from ipls.client.access import when
 from ipls.client.address_book import PLACED, Listed, OpenConflict, Settlement
 from ipls.client.device import Device
 from ipls.client.errors import ProfileError
 from ipls.contacts.cards.editing import Changes
-from ipls.contacts.cards.reading import describe_card
+from ipls.contacts.cards.reading import describe_card, pictures
 from ipls.contacts.contact_code import ContactCode
 from ipls.contacts.envelope import Placement
 
@@ -140,7 +141,7 @@ def show(
     home: Home = HOME,
     as_json: Json = False,
 ) -> None:
-    """One contact: all that its card says, what a terminal would not show made visible, pictures by their size."""
+    """One contact: all that its card says, what a terminal would not show made visible, pictures drawn if it can."""
 
     def at_work(device: Device) -> tuple[bytes, Listed, list[OpenConflict]]:
         book = device.address_book
@@ -160,6 +161,8 @@ def show(
         "only_ipls": contact.only_ipls,
     }
     say("\n".join([*text, *(["only in IPLS"] if contact.only_ipls else [])]), value, as_json)
+    if sys.stdout.isatty() and not as_json:
+        print("".join(drawn(picture, os.environ) for picture in pictures(card)), end="")
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from binascii import a2b_base64
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
@@ -89,6 +90,21 @@ def describe_card(card: bytes) -> list[tuple[str, str]]:
         about = ", ".join(visible(part) for part in (label, *kinds) if part)
         described.append((line.name + (f" ({about})" if about else ""), _described(line)))
     return described
+
+
+def pictures(card: bytes) -> list[bytes]:
+    """The pictures that a card brings along, as they are; one that can't be read is left out."""
+    found = []
+    for line in card_lines(card):
+        if line.name == "PHOTO":
+            with suppress(ValueError):
+                value, _, is_binary = decoded(line)
+                embedded = _EMBEDDED.match(value)
+                found += [value] if is_binary else [a2b_base64(value[embedded.end() :])] if embedded else []
+    return found
+
+
+_EMBEDDED = re.compile(rb"data:[^,]*;base64,", re.IGNORECASE)
 
 
 def describe_unit(text: bytes) -> tuple[str, str]:
