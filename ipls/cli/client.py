@@ -275,8 +275,10 @@ def status(profile: Name = "default", home: Home = HOME, as_json: Json = False) 
         "identity": found.identity and found.identity.version,
         "foreign": [version.version for version in found.foreign],
     }
+    where = options_for(profile, home)
     lines = {
         "account": f"{found.label}, {_identity(found)}" if found.label else "none yet",
+        "devices": f"{found.devices}: ipls client devices{where}" if found.devices > 1 else "this one alone",
         "contacts": f"{found.contacts}{f', {found.unsent} with changes not sent yet' if found.unsent else ''}",
         "new ones": found.new_contacts,
         "last sync": when(found.synced_ms) if found.synced_ms else "never",
@@ -289,7 +291,7 @@ def status(profile: Name = "default", home: Home = HOME, as_json: Json = False) 
     if found.unreadable:
         lines["damaged"] = f"{found.unreadable} contacts on this device"
     text = "\n".join(f"{name:<12}{content}" for name, content in lines.items())
-    say(text, value, as_json, _to_do(found, options_for(profile, home)))
+    say(text, value, as_json, _to_do(found, where))
 
 
 def _identity(found: Status) -> str:

@@ -13,7 +13,18 @@ import typer
 from ipls.cli import qr
 from ipls.cli.console import confirmed, emit, typed_line
 from ipls.cli.opening import local, read, run, say
-from ipls.cli.options import HOME, Endpoints, Home, Json, Name, Patience, Verbose, options_for, profile_folder
+from ipls.cli.options import (
+    HOME,
+    Endpoints,
+    Home,
+    Json,
+    Name,
+    Patience,
+    Verbose,
+    check_placed,
+    options_for,
+    profile_folder,
+)
 from ipls.client.access import when
 from ipls.client.calls import RETRY_FOR_S
 from ipls.client.device import Device
@@ -118,6 +129,8 @@ def show_all(context: typer.Context, profile: Name = "default", home: Home = HOM
     """The devices that share this account's contacts. Alone, it lists them."""
     if context.invoked_subcommand is None:
         list_(profile, home, as_json)
+    else:
+        check_placed(context)
 
 
 @app.command("list")

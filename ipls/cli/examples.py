@@ -19,6 +19,14 @@ ipls client recover --anew --before 2
 ipls client number
 ipls client number +15555550123
 ipls client delete-account
+ipls client export-all all.zip
+ipls client background
+ipls client link
+ipls client join --name laptop --endpoints DIR/endpoints.json
+ipls client devices
+ipls client devices list --json
+ipls client devices rename laptop "old laptop"
+ipls client devices remove laptop
 ipls client monitor
 ipls client history --save history.proof
 ipls client lookup +15555550101 --save lookup.proof

@@ -83,6 +83,8 @@ class Status(NamedTuple):
     label: str | None
     identity: KnownVersion | None
     foreign: list[KnownVersion]
+    devices: int
+    """That share the contacts, this one and those that wait to be confirmed too; 0 without an account."""
     head_epoch: int
     head_ms: int
     """When the newest of the signatures on that head was made; 0 without one."""
@@ -705,6 +707,7 @@ class Device:
             label=account.label if account else None,
             identity=next((v for v in versions if account and v.version == account.version), None),
             foreign=[v for v in versions if v.origin == "foreign"],
+            devices=len(self.linked_devices.all()) if account else 0,
             head_epoch=head.epoch if head else 0,
             head_ms=max(signed.values(), default=0),
             signers=sorted(signed),

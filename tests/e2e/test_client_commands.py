@@ -188,7 +188,7 @@ def test_a_command_says_its_outcome_and_with_verbose_the_proofs(deployment: Depl
     alone = ipls("client", *where)
     lines = dict(line.split(maxsplit=1) for line in alone.stdout.splitlines())
     assert lines["account"].startswith("+4930777000021, identity version 1 of epoch ")
-    assert lines["contacts"] == "2"
+    assert (lines["contacts"], lines["devices"]) == ("2", "this one alone")
     assert "signed by witness, " in lines["head"]
     assert alone.stderr == ""
     added = ipls("client", "contacts", "add", "Ada", *where)
