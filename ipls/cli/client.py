@@ -182,7 +182,10 @@ _ASKED = {
     "anew": "Your other devices go by this phone's contacts then, and add what they have besides. Begin anew?",
     "follow": "Was the new line begun by another phone of yours?",
 }
-_BACK = "The contacts are what they were before that identity wrote; what was changed since is not in them. Begin anew?"
+_BACK = (
+    "The contacts are what they were before that identity wrote; what was changed since is not in them, but for what"
+    " ipls client contacts undo brings back. Begin anew?"
+)
 
 
 def _tell_difference(each: Difference, as_json: bool) -> None:

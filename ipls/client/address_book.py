@@ -350,6 +350,12 @@ class AddressBook:
             self._profile.remove_steps([step.number])
         return Undone(step.what, step.ms, len(back) + len(gone), kept)
 
+    def note_recovery(self, before: Iterable[Contact]) -> None:
+        """Have `undo` take back what became of the contacts since they were `before`, and the person began anew."""
+        there, here = {contact.id: contact for contact in before}, {each.id: each for each in self._profile.contacts()}
+        both = [(id, there.get(id), here.get(id)) for id in {**there, **here}]
+        self._put_step("recovery", [each for each in both if _digest(each[1]) != _digest(each[2])])
+
     def _read(self) -> tuple[list[tuple[Contact, Read]], list[Listed]]:
         """Everybody, and those that are damaged."""
         read: list[tuple[Contact, Read]] = []
@@ -388,7 +394,7 @@ class AddressBook:
         """Write contacts and what takes it back, in one transaction. Of an imported card that is changed here, what was
         imported is kept: the base of what the next import brings."""
         there = {contact.id: contact for contact in self._profile.contacts()}
-        steps, now_ms = self._profile.steps(), self._now_ms()
+        now_ms = self._now_ms()
         changed = [
             contact._replace(envelope=_stamped(contact.envelope, there.get(contact.id), now_ms))
             for contact in contacts
@@ -408,6 +414,11 @@ class AddressBook:
             self._profile.put_contacts(changed)
             self._profile.remove_contacts(contact.id for contact in removed)
             self._profile.put_imported(rows.values())
+            self._put_step(what, changes)
+
+    def _put_step(self, what: str, changes: Sequence[tuple[bytes, Contact | None, Contact | None]]) -> None:
+        steps, now_ms = self._profile.steps(), self._now_ms()
+        with self._profile.transaction():
             self._profile.remove_steps(step.number for step in steps if step.ms <= now_ms - UNDO_FOR_MS)
             if changes:
                 number = steps[-1].number + 1 if steps else 1

@@ -462,7 +462,11 @@ class Device:
         if before is not None and before not in {v.version for v in self.versions() if v.origin == "foreign"}:
             raise _unknown_version()
         await self.monitor()
-        return await self._sync().recover(how, before)
+        contacts = self._profile.contacts()
+        recovered = await self._sync().recover(how, before)
+        if before is not None:
+            self.address_book.note_recovery(contacts)
+        return recovered
 
     async def differences(self) -> list[Difference]:
         """What the contact store has otherwise than this device, whoever of the account wrote it; nothing of it is

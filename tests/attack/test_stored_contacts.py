@@ -210,6 +210,12 @@ async def test_it_is_undone_too_on_a_phone_that_has_taken_it_over(world: Deploym
         with refused("VERSION_UNKNOWN", ProfileError):
             await device.recover("anew", before=2)
         device.disown_version(2)
+        taken_over = device.address_book.cards()
+        recovered = await device.recover("anew", before=2)
+        assert device.address_book.cards() == cards_of(book(3))
+        assert device.address_book.undo()[0] == "recovery"  # after all, it was right
+        assert device.address_book.cards() == taken_over
+        await device.recover("anew", before=2)
         recovered = await device.recover("anew", before=2)
         assert device.address_book.cards() == cards_of(book(3))
     await undone(world, thief, label, recovered.generation)
