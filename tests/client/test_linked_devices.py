@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from ipls.client import sync
 from ipls.client.device import Device
 from ipls.client.errors import ProfileError
+from ipls.client.line.kept import START
 from ipls.client.linking import CODE_MS
 from ipls.client.profile import DeviceKeys
 from ipls.client.vault import VaultSession
@@ -193,29 +195,27 @@ async def test_a_removed_device_is_out_and_reads_nothing_that_is_written_later(w
         assert devices(phone) == [("", "phone"), ("Tablet", "linked")]
         phone.address_book.import_cards(book(1, "Later"))
         await phone.store()
+        state, before = phone._profile.line.state, phone._profile.line.rows.only(START).chain
+        with world.contacts_database() as store:
+            view = store.lines.view(phone.account.label, b"", 0)
+            base = Commit.decode(dict(store.lines.commits(view, view.base_n - 1, 1 << 30))[view.base_n].commit)
+            records = dict(
+                zip(state.entries, store.lines.get(phone.account.label, [*state.entries.values()]), strict=True)
+            )
+        ((_, sealed),), info = base.base.keys, key_info(before, base.generation)
         async with world.device(tablet) as device:  # it got the new key
             assert (await device.store()).contacts == 4
+            assert KemKey(device._profile.get(DeviceKeys).kem_secret).open(info, sealed)
         async with world.device(laptop) as device:
             with refused("DEVICE_UNLISTED"):
                 await device.store()
             assert device.address_book.cards() == cards_of(book(3))
-            kept, keys = device._profile.line, device._profile.get(DeviceKeys)
-            with world.contacts_database() as store:
-                view = store.lines.view(phone.account.label, b"", 0)
-                commits = dict(store.lines.commits(view, 0, 1 << 30))
-                names = list(phone._profile.line.state.entries.values())
-                records = store.lines.get(phone.account.label, names)
-            base = Commit.decode(commits[view.base_n].commit)
-            assert [key for key, _ in base.base.keys] != [device._profile.account.seed]
-            for _, sealed in base.base.keys:
-                with refused("SEAL_BROKEN"):
-                    KemKey(keys.kem_secret).open(key_info(bytes(32), base.generation), sealed)
-            for name, record in zip(names, records, strict=True):
-                for key in kept.keys.values():
-                    for id in phone._profile.line.state.entries:
-                        if name not in kept.state.entries.values():
-                            with refused("SEAL_BROKEN"):
-                                key.open_record(id, record)
+            with refused("SEAL_BROKEN"):
+                KemKey(device._profile.get(DeviceKeys).kem_secret).open(info, sealed)
+            for id, record in records.items():
+                for key in device._profile.line.keys.values():
+                    with refused("SEAL_BROKEN"):
+                        key.open_record(id, record)
 
 
 REMOVAL = (
@@ -342,3 +342,21 @@ async def test_a_profile_with_an_account_of_its_own_does_not_join(world: Deploym
             await other.join(linking.code, "Other", "Linux", print)
         with refused("LINK_CODE_INVALID"):
             await other.join("IPLS-LINK:1:+49", "Other", "Linux", print)
+
+
+async def test_no_more_devices_are_linked_than_a_list_has(world: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync, "MAX_DEVICES", 1)
+    async with linked(world) as (phone, _):
+        with refused("DEVICES_TOO_MANY"):
+            await phone.link()
+
+
+async def test_a_phone_of_another_trust_root_links_nobody(world: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world.device(await world.registered(world.label())) as phone:
+        linking = await phone.link()
+        monkeypatch.setattr(phone._profile, "trust_roots", lambda: [b"another"], raising=False)
+        async with joining(world, world.profile(), linking.code) as (screen, task):
+            await linking.arrived()
+            await linking.confirm(await screen.digits)
+            with refused("LINK_PACKAGE_INVALID"):
+                await task
