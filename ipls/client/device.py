@@ -56,6 +56,7 @@ from ipls.contacts.errors import LineError, LinkError
 from ipls.contacts.linking import LinkCode
 from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import SeedSigner, public_key
+from ipls.errors import IplsError
 from ipls.proto.contacts.v1 import contacts_pb2_grpc as contacts_v1
 from ipls.proto.contacts.v2 import contacts_pb2_grpc as contacts_v2
 from ipls.proto.directory.v1.directory_pb2_grpc import DirectoryServiceStub
@@ -361,9 +362,8 @@ class Device:
         try:
             stored = await self._sync().push()
         except LineError as error:
-            if error.reason != "LINE_MOVED" or self._profile.listing is None:
+            if not await self._follow_number_after(error):
                 raise
-            await self._follow_number()
             stored = await self._sync().push()
         self._profile.put(Synced(self._now_ms()))
         await self.contact_identities.check(self._numbers)
@@ -379,8 +379,9 @@ class Device:
             await self.store()
         try:
             return await self._sync().catch_up()
-        except (LineError, RefusedError):  # by an identity of the account that is not known yet, perhaps
+        except (LineError, RefusedError) as error:  # by an identity of the account that is not known yet, perhaps
             await self.monitor()
+            await self._follow_number_after(error)
             return await self._sync().catch_up()
 
     async def restore(self) -> SyncResult:
@@ -593,11 +594,14 @@ class Device:
         second._profile.forget()
         return deleted
 
-    async def _follow_number(self) -> None:
-        """Where the account went over to another number, a linked device goes along, with what it did not send.
+    async def _follow_number_after(self, error: IplsError) -> bool:
+        """Where a sync ended so because the account went over to another number, a linked device goes along, with what
+        it did not send; whether it did.
 
         Raises LineError MOVE_UNPROVED, ProfileError DEVICE_UNLISTED; nothing has changed then.
         """
+        if error.reason != "LINE_MOVED" or self._profile.listing is None:
+            return False
         state, own = self._profile.line.state, self._profile.get(DeviceKeys)
         assert state
         assert state.moved
@@ -610,6 +614,7 @@ class Device:
         self._profile.swap()
         self._profile.aside().forget()
         self._report(JourneyStep("number changed"))
+        return True
 
     def number_changed(self) -> NumberChanged:
         """The account's number, and the other one that is kept beside it. Raises ProfileError NOT_REGISTERED."""

@@ -214,6 +214,14 @@ async def test_a_linked_device_follows_with_what_it_did_not_send(world: Deployme
             assert (await device.store()).contacts == 5
 
 
+async def test_so_does_one_that_runs(world: Deployment) -> None:
+    """As soon as it is told that the line went on."""
+    async with gone_over(world) as (_, laptop, new), world.device(laptop) as device:
+        device.address_book.import_cards(book(1, "Not sent"))
+        caught_up = await device.catch_up()
+        assert (device.account.label, device.status().contacts, caught_up.sent) == (new, 4, 1)
+
+
 async def test_a_linked_device_that_is_cut_off_while_it_follows_goes_on(
     world: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
