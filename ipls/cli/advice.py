@@ -116,6 +116,8 @@ _REASONS: Mapping[str, str] = {
     "ipls client contacts show ID, then edit ID": "CARD_EDIT_REFUSED CARD_VALUE_ABSENT CONTACT_CHANGED",
     "name two contacts; ipls client contacts duplicates proposes some": "CONTACT_SAME",
     "nothing: all is as it was": "NOTHING_TO_UNDO",
+    "name a profile of another account": "ACCOUNT_SAME",
+    "ipls client store --profile with the other profile's name, then run the command again": "MOVE_UNFINISHED",
     "ipls client contacts conflicts, then name one": "CONFLICT_ALONE CONFLICT_UNKNOWN",
     "set EDITOR, or say what to change: ipls client contacts edit --help": "EDITOR_FAILED",
     "name another file, or give --force": "FILE_EXISTS",

@@ -15,11 +15,12 @@ from typing import Annotated, Any
 
 import typer
 
-from ipls.cli.opening import local, read, say, write_file
-from ipls.cli.options import HOME, Endpoints, Home, Json, Name, options_for, profile_folder
+from ipls.cli.opening import local, read, run_both, say, write_file
+from ipls.cli.options import HOME, Endpoints, Home, Json, Name, Patience, Verbose, options_for, profile_folder
 from ipls.cli.pictures import drawn
 from ipls.client.access import when
 from ipls.client.address_book import PLACED, Listed, OpenConflict, Settlement
+from ipls.client.calls import RETRY_FOR_S
 from ipls.client.device import Device
 from ipls.client.errors import ProfileError
 from ipls.contacts.cards.editing import Changes
@@ -34,6 +35,8 @@ app = typer.Typer(
 
 Id = Annotated[str, typer.Argument(help="The id, or as many of its first digits as are unique.")]
 Numbers = Annotated[list[str] | None, typer.Option("--add-number", help="A number more; may be given several times.")]
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="As `list` shows them, or their first digits.")]
+To = Annotated[str, typer.Option("--to", metavar="PROFILE", help="The other profile's name.")]
 OnlyIpls = Annotated[
     bool | None, typer.Option("--only-ipls/--address-book", help="Only in IPLS, or also in the phone's address book.")
 ]
@@ -252,8 +255,44 @@ def place(
 
 
 @app.command()
+def copy(ids: Ids, to: To, profile: Name = "default", home: Home = HOME, as_json: Json = False) -> None:
+    """Have contacts in another profile's account, too. What that has of them already stays; what differs is a conflict
+    there. Its next `store` sends them."""
+
+    async def at_work(device: Device, other: Device) -> list[Listed]:
+        return device.copy_contacts(ids, other)
+
+    folder, beside = _both(home, profile, to)
+    for contact in run_both(folder, beside, at_work):
+        say(f"copied to {to}: {_line(contact)}", contact._asdict() | {"to": to}, as_json)
+
+
+@app.command()
+def move(
+    ids: Ids,
+    to: To,
+    profile: Name = "default",
+    home: Home = HOME,
+    patience: Patience = RETRY_FOR_S,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Have contacts in another profile's account, and not in this one: stored there before they are removed here.
+
+    What was cut off goes on when it is run again. `ipls client store` sends the removal.
+    """
+
+    async def at_work(device: Device, other: Device) -> list[Listed]:
+        return await device.move_contacts(ids, other)
+
+    folder, beside = _both(home, profile, to)
+    for contact in run_both(folder, beside, at_work, retry_for_s=patience, verbose=verbose):
+        say(f"moved to {to}: {_line(contact)}", contact._asdict() | {"to": to}, as_json)
+
+
+@app.command()
 def remove(
-    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="As `list` shows them, or their first digits.")],
+    ids: Ids,
     profile: Name = "default",
     home: Home = HOME,
     as_json: Json = False,
@@ -399,6 +438,12 @@ def _conflict(conflict: OpenConflict) -> dict[str, Any]:
     value = conflict._asdict()
     del value["contact"]
     return value
+
+
+def _both(home: Path, profile: str, to: str) -> tuple[Path, Path]:
+    if profile == to:
+        raise typer.BadParameter("that is the profile that they are in", param_hint="--to")
+    return profile_folder(home, profile), profile_folder(home, to, hint="--to")
 
 
 def _placement(only_ipls: bool) -> Placement:

@@ -5,7 +5,8 @@ Tested by tests/e2e/test_client_commands.py and tests/cli/test_commands.py.
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -110,13 +111,41 @@ def run(
         async with opened as device:
             return await work(device)
 
+    with _reporting(verbose) as report:
+        # Before the loop begins: at a passphrase's prompt Ctrl-C is this thread's.
+        opened = Device.open(
+            folder, endpoints, key=key_access(), reading=reading, report=report, retry_for_s=retry_for_s
+        )
+        return asyncio.run(at_work(opened))
+
+
+def run_both(
+    folder: Path,
+    other: Path,
+    work: Callable[[Device, Device], Awaitable[Result]],
+    *,
+    retry_for_s: float = RETRY_FOR_S,
+    verbose: bool = False,
+) -> Result:
+    """Likewise with two profiles at once."""
+
+    async def at_work(opened: Device, beside: Device) -> Result:
+        async with opened as device, beside as to:
+            return await work(device, to)
+
+    with _reporting(verbose) as report:
+        opened, beside = (
+            Device.open(each, key=key_access(), report=report, retry_for_s=retry_for_s) for each in (folder, other)
+        )
+        return asyncio.run(at_work(opened, beside))
+
+
+@contextmanager
+def _reporting(verbose: bool) -> Iterator[Reporter]:
+    """Of the block's device. Ctrl-C ends the command with a line."""
     try:
         with Reporter(verbose=verbose) as report:
-            # Before the loop begins: at a passphrase's prompt Ctrl-C is this thread's.
-            opened = Device.open(
-                folder, endpoints, key=key_access(), reading=reading, report=report, retry_for_s=retry_for_s
-            )
-            return asyncio.run(at_work(opened))
+            yield report
     except KeyboardInterrupt:
         interrupted("nothing is lost, and the same command goes on from there")
 

@@ -21,15 +21,15 @@ from ipls.contacts.cards.editing import Changes, edit_card, new_card, replace_ca
 from ipls.contacts.cards.lines import Card, Skipped, join_cards, split_cards
 from ipls.contacts.cards.merging import ALONE, SINGLE, join_units, put_unit
 from ipls.contacts.cards.numbers import comparable_number, country_of
-from ipls.contacts.cards.reading import NO_NAME, describe_unit, read_card
+from ipls.contacts.cards.reading import NO_NAME, describe_unit, read_card, read_person
 from ipls.contacts.cards.reading import Contact as Read
 from ipls.contacts.cards.search import SearchIndex, search_key
 from ipls.contacts.cards.tables import read_table, write_table
 from ipls.contacts.cards.units import card_units, unit_of
 from ipls.contacts.envelope import Envelope, Placement
 from ipls.contacts.merge import merge
-from ipls.contacts.sealing import id_of_uid, new_id
-from ipls.crypto.encoding import lp
+from ipls.contacts.sealing import ID_BYTES, id_of_uid, new_id
+from ipls.crypto.encoding import lp, tagged_hash
 from ipls.crypto.keys import public_key
 from ipls.units import DAY_MS
 
@@ -257,6 +257,44 @@ class AddressBook:
         if not dry_run:
             self._write("import", taken.contacts.values(), remembered=taken.remembered.values())
         return outcomes
+
+    def copy_to(self, other: "AddressBook", ids: Sequence[str]) -> list[Listed]:
+        """Have contacts in another profile, too, with all that is kept beside their cards: as they are there then. What
+        that has of them already stays, and what these say otherwise becomes a conflict there. Repeated it changes
+        nothing. Raises as `card`."""
+        contacts = self._profile.contacts()
+        taken = other._taken([_one(contacts, id) for id in ids], self._device)
+        other._write("copy", taken)
+        return [_listed(contact, read_card(contact.card)) for contact in taken]
+
+    def remove_moved(self, other: "AddressBook", ids: Sequence[str]) -> list[Listed]:
+        """Remove contacts that were copied to another profile, and which its account's line has: all or none. Raises as
+        `card`; ProfileError MOVE_UNFINISHED."""
+        contacts = self._profile.contacts()
+        moved = [_one(contacts, id) for id in ids]
+        if not all(contact.sent for contact in other._taken(moved, self._device)):
+            raise ProfileError("MOVE_UNFINISHED", "not all of them are stored in the other account yet")
+        self._write("move", (), removed=moved)
+        return [_listed(contact, read_card(contact.card)) for contact in moved]
+
+    def _taken(self, given: Iterable[Contact], device: bytes) -> list[Contact]:
+        """Contacts of another profile, whose device has this key, as they are here or are to be."""
+        account = self._profile.get(Account)
+        there = {contact.id: contact for contact in self._profile.contacts()}
+        by_uid = {read_person(contact.card).uid: id for id, contact in there.items()}
+        ids = []
+        for contact in given:
+            uid = read_person(contact.card).uid
+            made = id_of_uid(account.label, uid) if uid and account else _id_of_copy(contact.id)
+            id = by_uid.get(uid, made) if uid else made
+            was, now = there.get(id), contact.envelope
+            if was:
+                joined = merge(None, was.envelope, now, device=device, ms=now.changed_ms, country=self.country)
+                assert joined is not None  # neither is
+                now = joined
+            there[id] = was if was and was.envelope == now else Contact(id, now)
+            ids.append(id)
+        return [there[id] for id in dict.fromkeys(ids)]
 
     def duplicates(self) -> list[Duplicate]:
         """Pairs that may be one person, by name: an equal number or address, or an equal name and one more equal fact.
@@ -496,8 +534,13 @@ def _pair(one: bytes, other: bytes) -> bytes:
 
 def _stamped(envelope: Envelope, there: Contact | None, now_ms: int) -> Envelope:
     """With the times of a change at `now_ms`, by a clock that may be behind another device's."""
-    created_ms = envelope.created_ms if there else now_ms
+    created_ms = envelope.created_ms if there else envelope.created_ms or now_ms
     return replace(envelope, created_ms=created_ms, changed_ms=max(now_ms, envelope.changed_ms))
+
+
+def _id_of_copy(id: bytes) -> bytes:
+    """Of a contact without a UID: the same each time."""
+    return tagged_hash("ipls/client/v1 copy", id)[:ID_BYTES]
 
 
 def _digest(contact: Contact | None) -> bytes:

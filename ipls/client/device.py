@@ -14,7 +14,7 @@ from cryptography.x509 import load_pem_x509_certificates
 from ipls._grpc import grpc
 from ipls.address import parse_address
 from ipls.akd import Version
-from ipls.client.address_book import PLACED, AddressBook
+from ipls.client.address_book import PLACED, AddressBook, Listed
 from ipls.client.approvals import Approval, ApprovalRequest
 from ipls.client.calls import RETRY_FOR_S
 from ipls.client.contact_identities import PATIENCE_S, ContactIdentities
@@ -694,6 +694,26 @@ class Device:
         """
         with self._profile.snapshot():
             return take_out(self._profile, self._root.namespace, self.address_book, self._known_uses(), keys=keys)
+
+    def copy_contacts(self, ids: list[str], to: "Device") -> list[Listed]:
+        """Have contacts in another account, too; its next `store` sends them. See `AddressBook.copy_to`.
+
+        Raises ProfileError ACCOUNT_SAME.
+        """
+        mine, theirs = self._profile.get(Account), to._profile.get(Account)
+        if mine and theirs and (mine.label, self._root.namespace) == (theirs.label, to._root.namespace):
+            raise ProfileError("ACCOUNT_SAME", "both profiles are of one account, whose contacts are the same")
+        return self.address_book.copy_to(to.address_book, ids)
+
+    async def move_contacts(self, ids: list[str], to: "Device") -> list[Listed]:
+        """Have contacts in another account, and not in this one: they are removed here once that one's line has them.
+        What was cut off is run again. This account's next `store` sends the removal.
+
+        Raises as `copy_contacts`, and as `store` of the other one; ProfileError MOVE_UNFINISHED.
+        """
+        self.copy_contacts(ids, to)
+        await to.store()
+        return self.address_book.remove_moved(to.address_book, ids)
 
     @property
     def head(self) -> SignedHead | None:

@@ -211,6 +211,27 @@ def test_a_contact_is_only_in_ipls_or_also_elsewhere(contacts: Run) -> None:
     assert "[CONTACT_UNKNOWN]" in contacts("place", id, "zz", "--only-ipls", status=1)["err"]
 
 
+def test_a_contact_is_copied_to_another_profile_and_moved_only_where_it_is_stored(
+    contacts: Run, endpoints: Path
+) -> None:
+    (bo,) = rows(contacts("find", "bo", "--json"))
+    assert "[PROFILE_ABSENT]" in contacts("copy", bo["id"], "--to", "work", status=2)["err"]
+    contacts("add", "Cy", "--profile", "work", "--endpoints", endpoints)
+    assert contacts("copy", bo["id"], "--to", "work")["out"] == f"copied to work: {contacts_id(contacts)}  Bo\n"
+    assert rows(contacts("copy", bo["id"][:6], "--to", "work", "--json"))[0]["to"] == "work"
+    assert [row["name"] for row in rows(contacts("list", "--profile", "work", "--json"))] == ["Bo", "Cy"]
+    assert "[NOT_REGISTERED]" in contacts("move", bo["id"], "--to", "work", status=1)["err"]
+    assert [row["name"] for row in rows(contacts("list", "--json"))] == ["Ada", "Bo"]
+    for to in ("default", "a/b"):
+        contacts("move", bo["id"], "--to", to, status=2)
+    contacts("copy", bo["id"], status=2)
+
+
+def contacts_id(contacts: Run) -> str:
+    """Bo's in the other profile."""
+    return str(rows(contacts("find", "bo", "--profile", "work", "--json"))[0]["id"])[:8]
+
+
 def test_a_contact_code_adds_a_contact(contacts: Run) -> None:
     code = ContactCode("+4930123456", "Bo Bö").text
     (added,) = rows(contacts("add", "--code", f" {code[:30]}\n{code[30:]}", "--json"))

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -348,6 +349,58 @@ def test_only_what_is_also_elsewhere_is_shown_to_carddav_clients(book: AddressBo
     book.place([id_of(book, "Ida")], Placement.ADDRESS_BOOK)
     service.bring_together()
     assert ask("GET", "a.vcf").body.rstrip() == ADA.replace(b"FN:Ada", b"FN:Ida")
+
+
+@pytest.fixture
+def other(tmp_path: Path, clock: Clock) -> Iterator[AddressBook]:
+    """Another account's."""
+    with closing(Profile(tmp_path / "other phone")) as profile:
+        profile.put(Account("+12025550112", bytes(range(32)), 1, 1))
+        yield AddressBook(profile, clock)
+
+
+def test_copied_contacts_are_whole_and_one_however_often(
+    book: AddressBook, profile: Profile, other: AddressBook, clock: Clock
+):
+    counts(book, ADA, BOB)
+    ada, bob = profile.contacts()
+    kept = replace(
+        ada.envelope,
+        placement=Placement.IPLS_ONLY,
+        conflicts=(Conflict(b"FN:Ida", b"k" * 32, 5),),
+        verified=(Verified("+12025550100", bytes(32), 1, 2),),
+    )
+    profile.put_contacts([ada._replace(envelope=kept)])
+    clock.now_ms += 5
+    for _ in range(2):
+        book.copy_to(other, [ada.id.hex(), bob.id.hex()])
+        assert whole(other, "Ada") == replace(kept, changed_ms=NOW_MS + 5)
+        assert other.cards() == [ADA, BOB]
+    assert id_of(other, "Ada") == id_of_uid("+12025550112", "a").hex()
+    assert names(book) == ["Ada", "Bob"]
+    assert (other.undo().what, other.cards()) == ("copy", [])
+    with pytest.raises(ProfileError) as refused:
+        other.undo()
+    assert refused.value.reason == "NOTHING_TO_UNDO"
+
+
+def test_what_the_other_profile_has_of_a_contact_stays(book: AddressBook, profile: Profile, other: AddressBook):
+    counts(book, ADA)
+    counts(other, ADA.replace(b"FN:Ada", b"FN:Eda").replace(b"0100", b"0102"))
+    (there,) = book.copy_to(other, [id_of(book, "Ada")])
+    assert (there.name, set(there.numbers), there.conflicts) == ("Eda", {"+1 202 555 0100", "+1 202 555 0102"}, 1)
+    assert other.conflicts()[0].other == "Ada"
+
+
+def test_nothing_is_removed_before_the_other_account_has_it(book: AddressBook, profile: Profile, other: AddressBook):
+    counts(book, ADA)
+    ada = id_of(book, "Ada")
+    for copied in (False, True):
+        if copied:
+            book.copy_to(other, [ada])
+        with pytest.raises(ProfileError) as refused:
+            book.remove_moved(other, [ada])
+        assert (refused.value.reason, names(book)) == ("MOVE_UNFINISHED", ["Ada"])
 
 
 ADA_TWICE = card("UID:a", "FN:Ada", "N:;Ada;;;", "NOTE:x", "item1.TEL:1", "item1.X-ABLABEL:Boat")

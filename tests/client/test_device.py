@@ -6,12 +6,13 @@ import random
 import sqlite3
 import stat
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from ipls.admin import deployment
+from ipls.client.address_book import AddressBook
 from ipls.client.approvals import Approval, ApprovalRequest
 from ipls.client.device import Device
 from ipls.client.errors import ClientError, ProfileError
@@ -33,7 +34,7 @@ from ipls.clock import system_now_ms
 from ipls.errors import IplsError
 from ipls.trust.safety import Comparison, SafetyNumber
 from ipls.units import DAY_MS
-from tests.client.deployment import Deployment, book, cards_of
+from tests.client.deployment import Crash, Deployment, book, cards_of
 
 
 @pytest.fixture(scope="module")
@@ -440,6 +441,49 @@ async def test_two_people_compare_and_a_new_phone_of_one_is_told_to_the_other_at
         device.contact_identities.acknowledge(bob, 2)
         assert device.contact_identities.changed() == []
     assert len([event for event in events if isinstance(event, ContactIdentityChanged)]) == 1
+
+
+@pytest.mark.parametrize("step", ["commit made", "commit stands", "before it is removed"])
+async def test_a_move_that_is_cut_off_loses_nothing_and_goes_on(
+    world: Deployment, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = world.label(), world.label()
+    source, target = await world.stored(here, book(3)), await world.stored(there, book(1, "Theirs"))
+
+    def crash(event: Event) -> None:
+        if isinstance(event, JourneyStep) and event.name == step:
+            raise Crash
+
+    def crash_now(*_: object) -> None:
+        raise Crash
+
+    async with world.device(source) as device:
+        ids = [each.id for each in device.address_book.contacts()[:2]]
+        with monkeypatch.context() as patch, suppress(Crash):
+            if step == "before it is removed":
+                patch.setattr(AddressBook, "remove_moved", crash_now)
+            async with world.device(target, crash) as other:
+                await device.move_contacts(ids, other)
+        assert len(device.address_book.contacts()) == 3  # or else it was not cut off
+    async with world.device(source) as device, world.device(target) as other:
+        assert [each.id for each in await device.move_contacts(ids, other)] == ids
+        assert device.address_book.cards() == cards_of(book(3))[2:]
+        assert other.address_book.cards() == cards_of(book(1, "Theirs") + book(2))
+        with refused("CONTACT_UNKNOWN"):
+            await device.move_contacts(ids, other)
+        await device.store()
+    await world.restores(here, book(3)[len(book(2)) :])
+    await world.restores(there, book(1, "Theirs") + book(2))
+
+
+async def test_contacts_don_t_move_within_an_account(world: Deployment) -> None:
+    """It would remove them."""
+    label = world.label()
+    first, second = await world.stored(label, book(1)), await world.registered(label)
+    async with world.device(first) as device, world.device(second) as other:
+        with refused("ACCOUNT_SAME"):
+            await device.move_contacts([device.address_book.contacts()[0].id], other)
+        assert device.address_book.cards() == cards_of(book(1))
 
 
 async def test_a_key_that_was_compared_is_known_on_a_restored_phone(world: Deployment) -> None:
