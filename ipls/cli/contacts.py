@@ -303,6 +303,15 @@ def remove(
 
 
 @app.command()
+def groups(profile: Name = "default", home: Home = HOME, as_json: Json = False) -> None:
+    """The groups and who is in them. None is a person: not in `list` and `find`; `show` and `remove` take its id."""
+    for group in read(profile_folder(home, profile), lambda device: device.address_book.groups()):
+        absent = f" ({group.absent} more are not in the list)" if group.absent else ""
+        lines = [f"{group.id[:8]}  {group.name}{absent}", *(f"  {_line(member)}" for member in group.members)]
+        say("\n".join(lines), group._asdict() | {"members": [each._asdict() for each in group.members]}, as_json)
+
+
+@app.command()
 def duplicates(profile: Name = "default", home: Home = HOME, as_json: Json = False) -> None:
     """Pairs that may be one person; nothing is merged unasked. `contacts merge` or `contacts apart` settles one."""
     for pair in read(profile_folder(home, profile), lambda device: device.address_book.duplicates()):
@@ -423,7 +432,7 @@ def _show(contact: Listed, as_json: bool) -> None:
 
 def _line(contact: Listed) -> str:
     if contact.unreadable:
-        return f"{contact.id[:8]}  (damaged on this device; store or restore brings it back)"
+        return f"{contact.id[:8]}  (damaged on this device; store brings back what is stored, remove lets it go)"
     notes = ["only in IPLS"] * contact.only_ipls
     notes += [f"{contact.conflicts} to settle: contacts conflicts"] if contact.conflicts else []
     said = f"{contact.id[:8]}  {contact.name}  {', '.join(contact.numbers)}".rstrip()

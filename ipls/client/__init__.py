@@ -3,7 +3,7 @@
 docs/library.md has an example. Every exception is a ClientError or, of a card, `ipls.contacts.CardError`.
 """
 
-from ipls.client.address_book import AddressBook, Duplicate, Listed, OpenConflict, Settlement, Undone
+from ipls.client.address_book import AddressBook, Duplicate, Group, Listed, OpenConflict, Settlement, Undone
 from ipls.client.addressbook.side import Bad
 from ipls.client.addressbook.sync import SyncCounts, SyncReport, SyncTerms
 from ipls.client.approvals import Approval, ApprovalRequest, parse_approver
@@ -75,6 +75,7 @@ __all__ = [
     "FollowMended",
     "FollowTrouble",
     "FrameSent",
+    "Group",
     "HeadChecked",
     "HistoryChecked",
     "IdentityChange",

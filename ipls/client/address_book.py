@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from ipls.client.addressbook.dav.service import DavService
 from ipls.client.addressbook.folder import Folder
@@ -21,7 +21,7 @@ from ipls.contacts.cards.editing import Changes, edit_card, new_card, replace_ca
 from ipls.contacts.cards.lines import Card, Skipped, join_cards, split_cards
 from ipls.contacts.cards.merging import ALONE, SINGLE, join_units, put_unit
 from ipls.contacts.cards.numbers import comparable_number, country_of
-from ipls.contacts.cards.reading import NO_NAME, describe_unit, read_card, read_person
+from ipls.contacts.cards.reading import NO_NAME, describe_unit, read_card, read_members, read_person
 from ipls.contacts.cards.reading import Contact as Read
 from ipls.contacts.cards.search import SearchIndex, search_key
 from ipls.contacts.cards.tables import read_table, write_table
@@ -33,6 +33,7 @@ from ipls.crypto.encoding import lp, tagged_hash
 from ipls.crypto.keys import public_key
 from ipls.units import DAY_MS
 
+Some = TypeVar("Some", Contact, Contact | Unreadable)
 _WHY = ("number", "email", "name")
 UNDO_FOR_MS = 30 * DAY_MS
 """How long what was done can be taken back."""
@@ -61,6 +62,15 @@ class Undone(NamedTuple):
     ms: int
     contacts: int
     kept: int
+
+
+class Group(NamedTuple):
+    """A group of contacts: its `members` in its order, and how many more it names that are not in the list."""
+
+    id: str
+    name: str
+    members: list[Listed]
+    absent: int
 
 
 class Duplicate(NamedTuple):
@@ -184,6 +194,19 @@ class AddressBook:
         self._write("settling", [contact._replace(envelope=settled)])
         return self.contact(contact.id.hex())
 
+    def groups(self) -> list[Group]:
+        """By name; who is named in one is in the list by UID."""
+        read = [(contact, read_card(contact.card)) for contact in self._profile.contacts()]
+        people = {
+            read_person(contact.card).uid: _listed(contact, shown) for contact, shown in read if not shown.is_group
+        }
+        groups = []
+        for contact, shown in sorted((each for each in read if each[1].is_group), key=_by_name):
+            uids = read_members(contact.card)
+            members = [people[uid] for uid in uids if uid in people]
+            groups.append(Group(contact.id.hex(), shown.name, members, len(uids) - len(members)))
+        return groups
+
     def export(self, layout: str = "vcard") -> bytes:
         """All cards as one address book: `vcard`, or a table for `google` or `outlook`."""
         return join_cards(self.cards()) if layout == "vcard" else write_table(self.cards(), layout)
@@ -231,11 +254,17 @@ class AddressBook:
         return self._edited(contact, replace_card(contact.card, edited, self.country))
 
     def remove(self, ids: Sequence[str]) -> list[Listed]:
-        """Remove contacts, all or none; an import does not bring them back by itself. Raises as `card`."""
-        contacts = self._profile.contacts()
-        gone = [_one(contacts, id) for id in ids]
-        self._write("remove", (), removed=gone)
-        return [_listed(contact, read_card(contact.card)) for contact in gone]
+        """Remove contacts, all or none; an import does not bring them back by itself. One that is damaged here goes for
+        good. Raises as `card`."""
+        contacts = self._profile.all_contacts()
+        named = [_one(contacts, id) for id in ids]
+        gone = [each for each in named if isinstance(each, Contact)]
+        lost = [each.key for each in named if isinstance(each, Unreadable)]
+        with self._profile.transaction():
+            self._write("remove", (), removed=gone)
+            for name in lost:
+                self._profile.line.remove_unreadable(name)
+        return [*(_listed(contact, read_card(contact.card)) for contact in gone), *map(_damaged, lost)]
 
     def import_cards(self, *books: bytes, again: bool = False, dry_run: bool = False) -> list[Imported]:
         """Add the cards of exported address books, all or none: vCards, or tables as Google, Outlook or Thunderbird
@@ -362,8 +391,8 @@ class AddressBook:
         return public_key(account.seed) if account else b""
 
     def undo(self) -> Undone:
-        """Take back what was newest done to contacts in the last 30 days. What was changed again since stays as it is.
-        Raises ProfileError NOTHING_TO_UNDO."""
+        """Take back what was newest done to contacts in the last 30 days. What was changed again since stays as it is;
+        what was damaged since comes back as it was before. Raises ProfileError NOTHING_TO_UNDO."""
         steps = [step for step in self._profile.steps() if step.ms > self._now_ms() - UNDO_FOR_MS]
         if not steps:
             raise ProfileError("NOTHING_TO_UNDO", "nothing was imported, added, edited or removed in the last 30 days")
@@ -374,7 +403,7 @@ class AddressBook:
         kept = 0
         for id, before, after in _decoded(step.changes):
             now = there.get(id)
-            if _digest(now) != after:
+            if _digest(now) != after and not self._profile.line.is_damaged(id):
                 kept += 1
             elif before:
                 was = Envelope.decode(before)
@@ -400,7 +429,7 @@ class AddressBook:
         damaged: list[Listed] = []
         for contact in self._profile.all_contacts():
             if isinstance(contact, Unreadable):
-                damaged.append(Listed(contact.key.hex(), "", (), stored=False, unreadable=True))
+                damaged.append(_damaged(contact.key))
             elif not (shown := read_card(contact.card)).is_group:
                 read.append((contact, shown))
         return read, damaged
@@ -495,8 +524,10 @@ def _parts(data: bytes) -> Iterator[Card | Skipped]:
         yield from read_table(data)
 
 
-def _one(contacts: Iterable[Contact], id: str) -> Contact:
-    found = [contact for contact in contacts if contact.id.hex().startswith(id.lower())]
+def _one(contacts: Iterable[Some], id: str) -> Some:
+    found = [
+        each for each in contacts if (each.id if isinstance(each, Contact) else each.key).hex().startswith(id.lower())
+    ]
     if not found:
         raise ProfileError("CONTACT_UNKNOWN", "no contact has this id")
     if len(found) > 1:
@@ -515,6 +546,10 @@ def _listed(contact: Contact, shown: Read) -> Listed:
         conflicts=len(envelope.conflicts),
         only_ipls=_placement(envelope) == Placement.IPLS_ONLY,
     )
+
+
+def _damaged(name: bytes) -> Listed:
+    return Listed(name.hex(), "", (), stored=False, unreadable=True)
 
 
 def _placement(envelope: Envelope) -> Placement:

@@ -168,6 +168,10 @@ class Rows:
             names = ((self._name(table, key),) for key in keys)
             self._db.executemany(f"DELETE FROM {table.name} WHERE key = ?", names)  # noqa: S608
 
+    def drop(self, table: Table[Any], row: Unreadable) -> None:
+        """Take out a row that can't be read."""
+        self._db.execute(f"DELETE FROM {table.name} WHERE key = ?", (row.key,))  # noqa: S608
+
     def remove(self, table: Table[Any]) -> None:
         """Take out the row of a `single`, if there is one."""
         table = self._meant(table)

@@ -193,6 +193,19 @@ def test_an_address_book_may_come_through_a_pipe(contacts: Run, tmp_path: Path):
     assert json.loads(ended.stdout)["new"] == 1
 
 
+def test_groups_are_shown_with_who_is_in_them(contacts: Run, tmp_path: Path) -> None:
+    (tmp_path / "group.vcf").write_bytes(
+        b"BEGIN:VCARD\r\nVERSION:4.0\r\nKIND:group\r\nFN:Crew\r\nMEMBER:a\r\nMEMBER:b\r\nEND:VCARD\r\n"
+    )
+    contacts("import", tmp_path / "group.vcf")
+    head, member = contacts("groups")["out"].splitlines()
+    assert (head[10:], member[12:]) == ("Crew (1 more are not in the list)", "Ada  +1 202 555 0100")
+    (group,) = rows(contacts("groups", "--json"))
+    assert (group["name"], [each["name"] for each in group["members"]], group["absent"]) == ("Crew", ["Ada"], 1)
+    assert "Crew" in contacts("show", group["id"])["out"]
+    assert [row["name"] for row in rows(contacts("list", "--json"))] == ["Ada", "Bo"]
+
+
 def test_a_contact_is_only_in_ipls_or_also_elsewhere(contacts: Run) -> None:
     also, only = "also in the phone's address book", "only in IPLS"
     assert f"new contacts are {also}" in contacts("list")["err"]

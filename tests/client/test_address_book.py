@@ -580,6 +580,49 @@ def test_groups_are_kept_and_are_nobody(book: AddressBook):
     assert book.export() == join_cards([group, ADA])
 
 
+def test_groups_tell_who_is_in_them(book: AddressBook):
+    ours = card("FN:Choir", "KIND:group", "UID:g", "MEMBER:urn:uuid:a", "MEMBER:b", "MEMBER:urn:uuid:a", version="4.0")
+    apple = card("FN:Band", "X-ADDRESSBOOKSERVER-KIND:group", "X-ADDRESSBOOKSERVER-MEMBER:urn:uuid:zz")
+    counts(book, ours, ADA, card("UID:b", "FN:Bob"), apple)
+    assert [(each.name, [who.name for who in each.members], each.absent) for each in book.groups()] == [
+        ("Band", [], 1),
+        ("Choir", ["Ada", "Bob"], 0),
+    ]
+    assert book.contact(book.groups()[1].id).name == "Choir"
+    book.remove([id_of(book, "Ada")])
+    assert (book.groups()[1].absent, book.cards()[0]) == (1, ours)
+
+
+def damage(profile: Profile, place: int) -> None:
+    """The row of this contact's edit, from 0."""
+    db = profile.rows._db
+    (number,) = db.execute("SELECT number FROM edit ORDER BY number LIMIT 1 OFFSET ?", (place,)).fetchone()
+    db.execute("UPDATE edit SET sealed = zeroblob(60) WHERE number = ?", (number,))
+
+
+def test_what_was_damaged_comes_back_by_undo_as_it_was_before(book: AddressBook, profile: Profile):
+    counts(book, ADA, BOB)
+    book.edit(id_of(book, "Ada"), Changes("Ida"))
+    damage(profile, 0)
+    assert [each.name for each in book.contacts()] == ["Bob", ""]
+    assert book.undo()[2:] == (1, 0)
+    assert names(book) == ["Ada", "Bob"]
+    damage(profile, 0)
+    assert (book.undo()[2:], book.contacts()) == ((2, 0), [])  # added with the others
+
+
+def test_what_was_damaged_for_good_can_be_removed(book: AddressBook, profile: Profile):
+    counts(book, ADA, BOB)
+    damage(profile, 0)
+    (_, lost) = book.contacts()
+    assert lost.unreadable
+    assert book.remove([lost.id[:8]]) == [lost]
+    assert names(book) == ["Bob"]
+    with pytest.raises(ProfileError) as refused:
+        book.remove([lost.id[:8]])
+    assert refused.value.reason == "CONTACT_UNKNOWN"
+
+
 def test_a_contact_is_named_by_the_first_digits_of_its_id(book: AddressBook):
     counts(book, ADA, BOB)
     assert book.card(id_of(book, "Bob")[:8].upper()) == BOB

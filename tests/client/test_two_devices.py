@@ -62,6 +62,29 @@ def test_who_settle_it_each_their_way_agree_too(two: tuple[Phone, Phone], torn: 
     assert [phone.book.conflicts() for phone in two] == [[], []]
 
 
+def test_a_contact_of_the_line_that_is_damaged_here_is_brought_back_or_removed(two: tuple[Phone, Phone]) -> None:
+    one, other = two
+    one.book.import_cards(ADA)
+    settled(two)
+    one.book.edit(one.book.contacts()[0].id, Changes("Ida"))
+    settled(two)
+
+    def damaged() -> None:
+        one.profile.rows._db.execute("UPDATE contacts SET sealed = zeroblob(60)")
+        assert [each.unreadable for each in one.book.contacts()] == [True]
+
+    damaged()
+    assert one.book.undo()[2:] == (1, 0)
+    assert one.cards() == [ADA]
+    settled(two)
+    assert one.cards() == other.cards()
+    damaged()
+    one.book.remove([one.book.contacts()[0].id])
+    assert one.book.contacts() == []
+    settled(two)
+    assert (one.cards(), other.cards()) == ([], [])
+
+
 def test_where_contacts_are_placed_is_the_same_on_both(two: tuple[Phone, Phone]) -> None:
     one, other = two
     one.book.import_cards(ADA)

@@ -243,6 +243,21 @@ class Kept:
         """Names, of their own, for contacts that are damaged on this device, or were never read."""
         return self._missing() | {row.key for row in self.rows.iterate(EDITS) if isinstance(row, Unreadable)}
 
+    def is_damaged(self, id: bytes) -> bool:
+        """Whether what is here of a contact can't be read, or what was done to it."""
+        edit = self.rows.get(EDITS, id)
+        return isinstance(edit, Unreadable) or (edit is None and self._lists(id) and self.contact(id) is None)
+
+    def _lists(self, id: bytes) -> bool:
+        return self.state is not None and id in self.state.entries
+
+    def remove_unreadable(self, name: bytes) -> None:
+        """Let go of a contact that can't be read here, one of `unreadable`."""
+        if self._lists(name):
+            self.put({name: None})
+        else:
+            self.rows.drop(EDITS, Unreadable(name))
+
     def _missing(self) -> set[bytes]:
         """Contacts of the list of which there is nothing here."""
         listed = self.state.entries.keys() if self.state else set[bytes]()
@@ -399,9 +414,12 @@ class Draft:
         self._edits[id] = ChangeRow.of(id, fits)
 
     def edits_nothing(self, id: bytes) -> bool:
-        """Whether the edit is to what was last read."""
-        edit = self.edit(id)
-        return edit is not None and edit.contents == self.envelope(id) and not self.marks.get(id)
+        """Whether the edit is to what was last read. To remove what was not read is something."""
+        edit, read = self.edit(id), self.envelope(id)
+        listed = self.state is not None and id in self.state.entries
+        return (
+            edit is not None and edit.contents == read and not self.marks.get(id) and (read is not None or not listed)
+        )
 
     def drop_edit(self, id: bytes) -> None:
         """There is nothing to be done to the contact any more."""

@@ -76,6 +76,17 @@ def read_person(card: bytes) -> Person:
     return Person(uid, tuple(names))
 
 
+def read_members(card: bytes) -> list[str]:
+    """The UIDs of those whom a group's card names, in its order, each once."""
+    uids: dict[str, None] = {}
+    for line in card_lines(card):
+        if line.name in ("MEMBER", "X-ADDRESSBOOKSERVER-MEMBER"):
+            with suppress(ValueError):  # base64 that is none
+                text = unicodedata.normalize("NFC", unescape(value_text(line))).strip()
+                uids[text[9:] if text[:9].lower() == "urn:uuid:" else text] = None
+    return list(uids)
+
+
 def describe_card(card: bytes) -> list[tuple[str, str]]:
     """What each line of a card says: a label (its name, types and what a person calls it) and its value on one line,
     what a terminal obeys or hides made visible; of what is no text, its size."""
