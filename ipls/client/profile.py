@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -598,10 +599,13 @@ class Profile:
     @property
     def settings(self) -> Envelope:
         """What the account's devices share besides contacts: `placement` is that of new ones, `verified` are keys of
-        numbers that no contact has."""
+        numbers that no contact has. While they can't be read nothing new goes out."""
         edit, listed = self.line.edit(SETTINGS_ID), self.line.contact(SETTINGS_ID)
         data = edit.contents if edit else listed.envelope if listed else None
-        return Envelope.decode(data) if data else Envelope(kind=envelope.Kind.SETTINGS)
+        settings = Envelope.decode(data) if data else Envelope(kind=envelope.Kind.SETTINGS)
+        if self.line.is_damaged(SETTINGS_ID):
+            settings = replace(settings, placement=envelope.Placement.IPLS_ONLY)
+        return settings
 
     def put_settings(self, settings: Envelope) -> None:
         """Have other settings; they are sent later."""

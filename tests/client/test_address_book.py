@@ -611,6 +611,15 @@ def test_what_was_damaged_comes_back_by_undo_as_it_was_before(book: AddressBook,
     assert (book.undo()[2:], book.contacts()) == ((2, 0), [])  # added with the others
 
 
+def test_while_the_settings_can_t_be_read_nothing_new_goes_out(book: AddressBook, profile: Profile):
+    book.place_new(Placement.ADDRESS_BOOK)
+    assert not book.add(Changes("Cy")).only_ipls
+    damage(profile, 0)
+    assert book.add(Changes("Di")).only_ipls
+    book.place_new(Placement.ADDRESS_BOOK)
+    assert not book.add(Changes("Eve")).only_ipls
+
+
 def test_what_was_damaged_for_good_can_be_removed(book: AddressBook, profile: Profile):
     counts(book, ADA, BOB)
     damage(profile, 0)
