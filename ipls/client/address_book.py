@@ -15,6 +15,7 @@ from ipls.client.addressbook.plan import Account as SyncedAccount
 from ipls.client.addressbook.sync import SyncReport, SyncTerms, sync
 from ipls.client.errors import ProfileError, SideError
 from ipls.client.importing import Import, Imported
+from ipls.client.linked_devices import LinkedDevices
 from ipls.client.profile import Account, Apart, Contact, ImportedCard, Profile, Step
 from ipls.client.rows import Unreadable
 from ipls.contacts.cards.editing import Changes, edit_card, new_card, replace_card
@@ -151,24 +152,26 @@ class AddressBook:
         contacts = self._profile.contacts() if id is None else [self._contact(id)]
         open = [(contact, read_card(contact.card)) for contact in contacts if contact.envelope.conflicts]
         open.sort(key=_by_name)
-        return [each for contact, shown in open for each in self._conflicts_of(contact, shown)]
+        names = self._device_names() if open else {}
+        return [each for contact, shown in open for each in self._conflicts_of(contact, shown, names)]
 
-    def _conflicts_of(self, contact: Contact, shown: Read) -> Iterator[OpenConflict]:
+    def _conflicts_of(self, contact: Contact, shown: Read, names: Mapping[bytes, str]) -> Iterator[OpenConflict]:
         units = card_units(contact.card, self.country)
         for number, (text, device, ms) in enumerate(contact.envelope.conflicts, 1):
             unit = unit_of(text, self.country)
             here = tuple(describe_unit(each.text)[1] for each in units if each.names == unit.names)
             listed, (label, other) = _listed(contact, shown), describe_unit(text)
             both_fit = not ALONE.intersection(unit.names)
-            yield OpenConflict(listed, number, label, here, other, device.hex(), self._name_of(device), ms, both_fit)
+            wrote = names.get(device) or (f"device {device.hex()[:8]}" if device else "another device")
+            yield OpenConflict(listed, number, label, here, other, device.hex(), wrote, ms, both_fit)
 
-    def _name_of(self, device: bytes) -> str:
-        if device == self._device:
-            return "this device"
-        for version in self._profile.versions():
-            if version.public_key == device:
-                return f"the phone of identity version {version.version}"
-        return f"device {device.hex()[:8]}" if device else "another device"
+    def _device_names(self) -> dict[bytes, str]:
+        """Of those that are known here, by their keys."""
+        names = {each.public_key: f"the phone of identity version {each.version}" for each in self._profile.versions()}
+        if self._profile.get(Account):
+            linked = LinkedDevices(self._profile).all()
+            names |= {each.key: f"the device {each.name}" for each in linked if each.name}
+        return names | {self._device: "this device"}
 
     def settle(self, id: str, how: Settlement, numbers: Collection[int] = ()) -> Listed:
         """Settle conflicts of a contact, as `conflicts` numbers them; all, if none is named. `keep` what the card says,

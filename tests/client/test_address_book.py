@@ -10,10 +10,12 @@ from ipls.client.address_book import UNDO_FOR_MS, AddressBook, Settlement
 from ipls.client.addressbook.dav.server import BOOK, Request, Response
 from ipls.client.addressbook.sync import SyncTerms
 from ipls.client.errors import ProfileError
+from ipls.client.linked_devices import LinkedDevices
 from ipls.client.profile import Account, KnownVersion, Profile
 from ipls.contacts.cards.editing import Changes
 from ipls.contacts.cards.lines import join_cards
 from ipls.contacts.cards.reading import read_card
+from ipls.contacts.device_record import DeviceRecord
 from ipls.contacts.envelope import Conflict, Envelope, Kind, Placement, Verified
 from ipls.contacts.errors import CardError
 from ipls.contacts.sealing import id_of_uid
@@ -429,6 +431,8 @@ def test_conflicts_say_what_stands_what_gave_way_and_from_where(book: AddressBoo
     assert book.contact(torn).conflicts == 3
     profile.add_versions([KnownVersion(2, 3, b"\x0a" * 32, "own")])
     assert book.conflicts(torn)[2].wrote == "the phone of identity version 2"
+    LinkedDevices(profile).put(DeviceRecord(b"\x0a" * 32, b"", "Laptop", "linux"), NOW_MS)
+    assert book.conflicts(torn)[2].wrote == "the device Laptop"
 
 
 @pytest.mark.parametrize(
