@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from ipls.client.device import Channels, Device, open_channels
 from ipls.client.errors import ClientError, ProfileError
-from ipls.client.events import CaughtUp, FollowBegun, FollowMended, FollowTrouble, Report, silent
+from ipls.client.events import CaughtUp, Event, FollowBegun, FollowMended, FollowTrouble, JourneyStep, Report, silent
 from ipls.client.line_store import LineStore
 from ipls.client.profile import Account, Pinned, Profile, StorageError, exists, locked, storage_error
 from ipls.client.profile_key import IN_FILE, KeyAccess
@@ -148,7 +148,7 @@ class _Following:
         self, profile: Profile, pinned: Pinned, account: Account, channels: Channels, options: dict[str, Any]
     ) -> None:
         self._profile, self._pinned, self._account, self._files = profile, pinned, account, profile.files
-        self._channels, self._options = channels, options
+        self._channels, self._options = channels, options | {"report": self._hear}
         self._report: Report = options["report"]
         self._now_ms: Callable[[], int] = options["now_ms"]
         self._changes = profile.changes
@@ -165,6 +165,16 @@ class _Following:
         self._ask_at_s = 0.0
         self._check_gate, self._sync_gate, self._claim_gate = _Gate(), _Gate(), _Gate()
         self._troubles: dict[str, FollowTrouble] = {}
+        self._received = self._sent = 0
+        """Since the last CaughtUp: what a sync had done that was cut off stays done, and is told with the next."""
+
+    def _hear(self, event: Event) -> None:
+        match event:
+            case JourneyStep("changes received", _, count):
+                self._received += count
+            case JourneyStep("commit stands" | "base stands", _, count):
+                self._sent += count
+        self._report(event)
 
     async def run(self) -> None:
         """Returns when the profile is to be opened anew."""
@@ -249,6 +259,7 @@ class _Following:
         gate.open()
         self._mended(part)
         self._note(done, claim)
+        done, self._received, self._sent = replace(done, received=self._received, sent=self._sent), 0, 0
         self._report(done)
         return True
 
@@ -292,5 +303,5 @@ def _what(trouble: FollowTrouble | None) -> tuple[str, str] | None:
 
 
 async def _stored(device: Device) -> CaughtUp:
-    stored = await device.store()
-    return replace(await device.catch_up(), received=stored.received, sent=stored.sent)
+    await device.store()
+    return await device.catch_up()

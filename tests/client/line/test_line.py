@@ -151,6 +151,19 @@ def test_a_base_comes_after_many_commits_and_a_checkpoint_after_some_or_a_day() 
     assert w.vault.kept[1].n == p.line.state.n
 
 
+def test_what_is_due_daily_is_due_at_once_where_the_clock_was_years_ahead_and_is_set_back() -> None:
+    w = World(0)
+    p = w.primary
+    w.now_ms += 3000 * DAY_MS
+    w.new(p)
+    p.do("sync")
+    assert w.vault.kept[1].n == p.line.state.n
+    w.now_ms -= 3000 * DAY_MS
+    w.new(p)
+    p.do("sync")
+    assert w.vault.kept[1].n == p.line.state.n
+
+
 def test_a_removed_device_makes_a_rotation_due_and_it_is_resumed() -> None:
     w = World(2)
     w.new(w.primary)
