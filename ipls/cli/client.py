@@ -280,7 +280,8 @@ def status(profile: Name = "default", home: Home = HOME, as_json: Json = False) 
     }
     where = options_for(profile, home)
     lines = {
-        "account": f"{found.label}, {_identity(found)}" if found.label else "none yet",
+        "label": found.label or "none yet",
+        "identity": _identity(found),
         "devices": f"{found.devices}: ipls client devices{where}" if found.devices > 1 else "this one alone",
         "contacts": f"{found.contacts}{f', {found.unsent} with changes not sent yet' if found.unsent else ''}",
         "new ones": found.new_contacts,
@@ -298,7 +299,7 @@ def status(profile: Name = "default", home: Home = HOME, as_json: Json = False) 
 
 
 def _identity(found: Status) -> str:
-    return f"identity version {found.identity.version} of epoch {found.identity.epoch}" if found.identity else ""
+    return f"version {found.identity.version} of epoch {found.identity.epoch}" if found.identity else "none yet"
 
 
 def _head(found: Status) -> str:

@@ -187,7 +187,8 @@ def test_a_command_says_its_outcome_and_with_verbose_the_proofs(deployment: Depl
     # Alone it says how the account is, and what is left to do.
     alone = ipls("client", *where)
     lines = dict(line.split(maxsplit=1) for line in alone.stdout.splitlines())
-    assert lines["account"].startswith("+4930777000021, identity version 1 of epoch ")
+    assert lines["label"] == "+4930777000021"
+    assert lines["identity"].startswith("version 1 of epoch ")
     assert (lines["contacts"], lines["devices"]) == ("2", "this one alone")
     assert "signed by witness, " in lines["head"]
     assert alone.stderr == ""
