@@ -1,10 +1,13 @@
 """Other people's address-book programs, as scripts/peers installs them."""
 
 import json
+import os
 import subprocess
 from functools import cache
 from pathlib import Path
 
+MANY = int(os.environ.get("IPLS_TEST_CARDS", "1000"))
+"""Cards of a large address book; scripts/cards has more of them."""
 SCRIPT = Path(__file__).parents[2] / "scripts/peers"
 
 

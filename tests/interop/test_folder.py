@@ -13,7 +13,7 @@ from ipls.contacts.cards.reading import read_card
 from ipls.contacts.envelope import Envelope
 from ipls.contacts.sealing import id_of_uid
 from tests.client.addressbook.rig import LABEL, Profile, card
-from tests.interop.peers import Khard, VdirSyncer
+from tests.interop.peers import MANY, Khard, VdirSyncer
 
 ROOT = Path(__file__).parents[2]
 ADA = card(
@@ -79,7 +79,7 @@ def test_khard_adds_and_removes(tmp_path: Path, folder: Path) -> None:
     assert sorted(read_card(each).name for each in profile.cards()) == ["Ada", "Cy Twombly"]
 
 
-@pytest.mark.parametrize("count", [5, 10_000])
+@pytest.mark.parametrize("count", [5, MANY])
 def test_vdirsyncer_between_our_folder_and_another_in_both_directions(tmp_path: Path, folder: Path, count: int) -> None:
     profile, side = Profile(), Folder(folder)
     other = tmp_path / "other"
