@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from string import hexdigits
 from typing import Literal, NamedTuple, TypeVar
 
 from ipls.client.addressbook.dav.service import DavService
@@ -14,7 +15,7 @@ from ipls.client.addressbook.folder import Folder
 from ipls.client.addressbook.plan import Account as SyncedAccount
 from ipls.client.addressbook.sync import SyncReport, SyncTerms, sync
 from ipls.client.errors import ProfileError, SideError
-from ipls.client.importing import Import, Imported
+from ipls.client.importing import Import, Imported, imported_key
 from ipls.client.linked_devices import LinkedDevices
 from ipls.client.profile import Account, Apart, Contact, ImportedCard, Profile, Step
 from ipls.client.rows import Unreadable
@@ -438,7 +439,8 @@ class AddressBook:
         return read, damaged
 
     def _contact(self, id: str) -> Contact:
-        return _one(self._profile.contacts(), id)
+        whole = len(id) == 2 * ID_BYTES and set(id.lower()) <= set(hexdigits)
+        return (whole and self._profile.contact(bytes.fromhex(id))) or _one(self._profile.contacts(), id)
 
     def _two(self, id: str, other: str) -> tuple[Contact, Contact]:
         contacts = self._profile.contacts()
@@ -463,7 +465,9 @@ class AddressBook:
     ) -> None:
         """Write contacts and what takes it back, in one transaction. Of an imported card that is changed here, what was
         imported is kept: the base of what the next import brings."""
-        there = {contact.id: contact for contact in self._profile.contacts()}
+        contacts = list(contacts)
+        ids = {contact.id for contact in (*contacts, *removed)}
+        there = {id: contact for id in ids if (contact := self._profile.contact(id))}
         now_ms = self._now_ms()
         changed = [
             contact._replace(envelope=_stamped(contact.envelope, there.get(contact.id), now_ms))
@@ -476,10 +480,10 @@ class AddressBook:
         ]
         rows = {row.key: row for row in remembered}
         if what != "import":
-            touched = {contact.id: there[contact.id].card for contact in changed if contact.id in there}
-            for row in self._profile.imported():
-                if not row.card and hashlib.sha256(touched.get(row.id, b"")).digest() == row.digest:
-                    rows[row.key] = row._replace(card=touched[row.id])
+            for card in (there[contact.id].card for contact in changed if contact.id in there):
+                row = self._profile.imported_as(imported_key(card))
+                if row and not row.card and hashlib.sha256(card).digest() == row.digest:
+                    rows[row.key] = row._replace(card=card)
         with self._profile.transaction():
             self._profile.put_contacts(changed)
             self._profile.remove_contacts(contact.id for contact in removed)

@@ -218,5 +218,10 @@ def _digest(card: bytes) -> bytes:
     return hashlib.sha256(NEWLINE.sub(b"\n", card)).digest()
 
 
+def imported_key(card: bytes) -> bytes:
+    """Of the row in which an import remembers this card."""
+    return _key(read_person(card).uid, card)
+
+
 def _key(uid: str, card: bytes) -> bytes:
     return tagged_hash("ipls/client/v1 imported", uid) if uid else _digest(card)

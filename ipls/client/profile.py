@@ -579,6 +579,11 @@ class Profile:
         unsent, listed = kept.unsent(), {id: Envelope.decode(data) for id, data in kept.entries().items()}
         return [Contact(id, each, id not in unsent) for id, each in listed.items() if each.kind in PEOPLE]
 
+    def contact(self, id: bytes) -> Contact | None:
+        """One of them."""
+        data, unsent = self.line.entry(id), self.line.edit(id) is not None
+        return Contact(id, Envelope.decode(data), not unsent) if data and kind_in(data) in PEOPLE else None
+
     def all_contacts(self) -> list[Contact | Unreadable]:
         """Then those that can't be read."""
         return [*self.contacts(), *(Unreadable(id) for id in sorted(self.line.unreadable()))]
@@ -614,6 +619,11 @@ class Profile:
     def imported(self) -> list[ImportedCard]:
         """What was imported, as far as it can be read: the rest is not known any more."""
         return [row for row in self._rows.iterate(IMPORTED) if not isinstance(row, Unreadable)]
+
+    def imported_as(self, key: bytes) -> ImportedCard | None:
+        """What was imported under this key, likewise."""
+        row = self._rows.get(IMPORTED, key)
+        return None if isinstance(row, Unreadable) else row
 
     def put_imported(self, rows: Iterable[ImportedCard]) -> None:
         """Remember what was imported."""

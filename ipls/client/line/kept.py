@@ -224,6 +224,14 @@ class Kept:
                 listed[row.id] = row.contents
         return listed | {id: self.shown(id, listed[id]) for id in self.beside if id in listed}
 
+    def entry(self, id: bytes) -> bytes | None:
+        """One of them; None: it is not there, or can't be read."""
+        edit, contact = self.edit(id), self.contact(id)
+        if edit is None and not (contact and self.state and id in self.state.entries):
+            return None
+        contents = edit.contents if edit else contact.envelope if contact else None
+        return None if contents is None else self.shown(id, contents)
+
     def shown(self, id: bytes, envelope: bytes) -> bytes:
         """The contact with what of it the list can't take."""
         beside = self.beside.get(id)
