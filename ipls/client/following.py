@@ -151,8 +151,8 @@ class _Following:
         self._channels, self._options = channels, options | {"report": self._hear}
         self._report: Report = options["report"]
         self._now_ms: Callable[[], int] = options["now_ms"]
-        self._changes = profile.changes
-        """Of the profile, that were looked into."""
+        self._changes = self._looked_at = profile.changes
+        """Of the profile, that were looked into; and, whoever made them, for another account."""
         self._behind = True
         """There is something to be sent or taken in, as far as is known."""
         self._head: Head | None = None
@@ -217,7 +217,8 @@ class _Following:
     def _is_outdated(self) -> bool:
         if self._profile.files != self._files:
             return True
-        if self._profile.changes == self._changes:
+        looked_at, self._looked_at = self._looked_at, self._profile.changes
+        if looked_at == self._looked_at:
             return False
         return (self._profile.get(Pinned), self._profile.get(Account)) != (self._pinned, self._account)
 

@@ -12,7 +12,7 @@ import pytest
 
 from ipls.client import profile_key
 from ipls.client.device import Device
-from ipls.client.events import CaughtUp, IdentityChange
+from ipls.client.events import CaughtUp, FollowBegun, IdentityChange
 from ipls.client.profile import Profile, locked
 from ipls.client.profile_key import IN_FILE, KeyAccess
 from ipls.client.profiles import lock_profile, remove_profile, rename_profile
@@ -22,6 +22,7 @@ from ipls.units import DAY_MS
 from tests.client.changes import Quick
 from tests.client.deployment import Deployment, book
 from tests.client.followed import edit, followed, followed_at_once, label_of, names, phone_and_copy
+from tests.client.test_linked_devices import link
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +184,23 @@ async def test_what_a_foreign_identity_wrote_waits_for_the_person(world: Deploym
             device.acknowledge_version(2)
         assert (await heard.mended()).reason == "LINE_FOREIGN"
     assert "Other 0" in names(phone)
+
+
+async def test_a_linked_device_goes_along_to_another_number(world: Deployment) -> None:
+    phone, laptop = await world.stored(world.label(), book(1)), world.profile()
+    async with world.device(phone) as device:
+        await link(world, device, laptop)
+    number = world.label()
+    async with followed(laptop) as heard:
+        async with world.device(phone) as device:
+            await device.change_number(number, world.code)
+        await heard.until(FollowBegun)
+        await edit(phone, "After")
+        async with world.device(phone) as device:
+            await device.store()
+        await heard.received()
+    assert label_of(laptop) == number
+    assert names(laptop) == names(phone)
 
 
 async def test_the_own_history_is_proved_again_by_the_clock_even_one_that_jumps(world: Deployment) -> None:
