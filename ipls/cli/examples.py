@@ -55,6 +55,9 @@ ipls client contacts settle 3fa9 1 --take
 ipls client contacts settle 3fa9 --keep
 ipls client contacts place --only-ipls
 ipls client contacts place 3fa9 --address-book
+ipls client contacts groups
+ipls client contacts copy 3fa9 --to work
+ipls client contacts move 3fa9 b71c --to work
 ipls client contacts undo
 ipls client contacts export book.vcf
 ipls client contacts export - --format google
