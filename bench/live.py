@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ipls.client.device import Device
+from ipls.contacts.cards.editing import Changes
 from tests.client.deployment import Deployment, book
 from tests.client.test_linked_devices import link
 from tests.e2e.running import IPLS
@@ -49,7 +50,7 @@ async def edit(phone: Path, number: int) -> float:
     """When it began."""
     async with Device.open(phone) as device:
         began = time.perf_counter()
-        device.address_book.import_cards(book(1, f"Edit{number}"))
+        device.address_book.add(Changes(name=f"Edit {number}"))
     return began
 
 
