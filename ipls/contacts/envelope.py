@@ -10,6 +10,9 @@ from ipls.contacts.cards.reading import read_card
 from ipls.contacts.errors import CardError
 from ipls.proto.contacts.v2 import envelope_pb2
 
+MAX_CONFLICTS = 1000
+"""Of one envelope."""
+
 
 class Kind(IntEnum):
     """What an envelope is of."""
@@ -100,12 +103,15 @@ class Envelope:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Raises CardError ENVELOPE_INVALID: these bytes are no envelope, or not in the one encoding."""
+        """Raises CardError ENVELOPE_INVALID: these bytes are no envelope, not in the one encoding, or have too many
+        conflicts."""
         refused = CardError("ENVELOPE_INVALID", "a record holds no contact in the encoding of one")
         try:
             message = envelope_pb2.Envelope.FromString(data)
         except DecodeError:
             raise refused from None
+        if len(message.conflicts) > MAX_CONFLICTS:
+            raise refused
         envelope = cls(
             card=message.card,
             kind=message.kind,

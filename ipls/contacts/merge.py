@@ -3,9 +3,10 @@
 from collections import Counter
 from typing import TypeVar
 
-from ipls.contacts.cards.merging import merge_cards, merge_counts
+from ipls.contacts.cards.lines import is_long
+from ipls.contacts.cards.merging import Merged, merge_cards, merge_counts
 from ipls.contacts.cards.units import card_form, unit_of
-from ipls.contacts.envelope import Conflict, Envelope, Kind, Placement, Verified
+from ipls.contacts.envelope import MAX_CONFLICTS, Conflict, Envelope, Kind, Placement, Verified
 
 Value = TypeVar("Value")
 
@@ -35,7 +36,7 @@ def merge(
         return mine or theirs
     before = base or Envelope()
     if {mine.kind, theirs.kind} <= {Kind.CONTACT, Kind.GROUP}:
-        card, lost = merge_cards(before.card, mine.card, theirs.card, country)
+        card, lost = _merge_cards(before.card, mine.card, theirs.card, country)
         fresh = tuple(Conflict(unit, device, ms) for unit in lost)
         conflicts = _merge_conflicts(before, mine, theirs, fresh, card, country)
     else:
@@ -57,18 +58,30 @@ def _either(base: Value, mine: Value, theirs: Value) -> Value:
     return theirs if mine == base else mine
 
 
+def _merge_cards(base: bytes, mine: bytes, theirs: bytes, country: str | None) -> Merged:
+    """Unit by unit; where a card is too long for that, or too much would give way, one side's stays, and of two that
+    were changed all of mine gives way."""
+    if not any(map(is_long, (base, mine, theirs))):
+        merged = merge_cards(base, mine, theirs, country)
+        if len(merged.lost) <= MAX_CONFLICTS:
+            return merged
+    return Merged(_either(base, theirs, mine), [] if mine in (base, theirs) or theirs == base else [mine])
+
+
 def _merge_conflicts(
     base: Envelope, mine: Envelope, theirs: Envelope, fresh: tuple[Conflict, ...], card: bytes, country: str | None
 ) -> tuple[Conflict, ...]:
-    """Like units, and without what the card has."""
+    """Like units, and without what the card has, if that is not too long; MAX_CONFLICTS of them: the
+    fresh ones, then the newest."""
     by_form: dict[bytes, Conflict] = {}
     sides = []
     for conflicts in (base.conflicts, mine.conflicts, theirs.conflicts, fresh):
         forms = {unit_of(each.unit, country).form: each for each in conflicts}
         by_form |= forms
         sides.append(Counter(forms.keys()))
-    merged = (merge_counts(*sides[:3]) | sides[3]) - card_form(card, country)
-    return tuple(sorted(by_form[form] for form in merged))
+    merged = (merge_counts(*sides[:3]) | sides[3]) - (Counter() if is_long(card) else card_form(card, country))
+    newest = sorted(merged, key=lambda form: (form in sides[3], by_form[form].ms, by_form[form]))[-MAX_CONFLICTS:]
+    return tuple(sorted(by_form[form] for form in newest))
 
 
 def _merge_placement(base: int | None, mine: int, theirs: int) -> int:

@@ -16,6 +16,7 @@ PART_BYTES = 31 << 16
 """Of the whole envelope in each part but the last."""
 MAX_WHOLE = MAX_PARTS * PART_BYTES
 """Bytes of a whole envelope: 31 MiB."""
+_EMPTY = Envelope()
 
 
 def split(id: bytes, whole: bytes) -> dict[bytes, bytes]:
@@ -70,13 +71,12 @@ def fitting(whole: bytes) -> bytes:
     merge first, as few as must be. Raises CardError CARD_EDIT_REFUSED: its card is too broken for that."""
     if len(whole) <= MAX_WHOLE:
         return whole
-    envelope = Envelope.decode(whole)
-    for conflict in sorted(envelope.conflicts, key=lambda each: -len(each.unit)):
-        envelope = replace(envelope, conflicts=tuple(each for each in envelope.conflicts if each != conflict))
-        if len(envelope.encode()) <= MAX_WHOLE:
-            return envelope.encode()
-    excess = len(envelope.encode()) - MAX_WHOLE
-    return replace(envelope, card=without_largest(envelope.card, len(envelope.card) - excess)).encode()
+    envelope, excess = Envelope.decode(whole), len(whole) - MAX_WHOLE
+    conflicts = sorted(envelope.conflicts, key=lambda each: len(each.unit))
+    while conflicts and excess > 0:
+        excess -= len(replace(_EMPTY, conflicts=(conflicts.pop(),)).encode()) - len(_EMPTY.encode())
+    card = envelope.card if excess <= 0 else without_largest(envelope.card, len(envelope.card) - excess)
+    return replace(envelope, card=card, conflicts=tuple(conflicts)).encode()
 
 
 def _invalid() -> CardError:

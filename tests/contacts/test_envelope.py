@@ -92,3 +92,11 @@ def test_another_encoding_of_the_same_is_refused(change):
     with pytest.raises(CardError) as refused:
         Envelope.decode(change(data))
     assert refused.value.reason == "ENVELOPE_INVALID"
+
+
+def test_one_of_more_conflicts_than_there_can_be_is_refused():
+    conflicts = tuple(Conflict(b"X:%04d" % n, bytes(32), 1) for n in range(1001))
+    assert Envelope.decode(Envelope(conflicts=conflicts[1:]).encode()).conflicts == conflicts[1:]
+    with pytest.raises(CardError) as refused:
+        Envelope.decode(Envelope(conflicts=conflicts).encode())
+    assert refused.value.reason == "ENVELOPE_INVALID"

@@ -1,6 +1,7 @@
 """What the contacts spec claims of merging, over real cards."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -101,6 +102,67 @@ def test_both_ways_have_the_same_lines_but_where_one_had_to_give_way(base: bytes
     one, other = merged(base, mine, theirs), merged(base, theirs, mine)
     if not one.conflicts and not other.conflicts:
         assert forms(one) == forms(other)
+
+
+def lined(number: int, *more: str) -> bytes:
+    return card("FN:Ada", *more, *(f"TEL:{n}" for n in range(number)))
+
+
+def test_a_card_of_very_many_lines_is_not_looked_at_line_by_line(monkeypatch: pytest.MonkeyPatch):
+    """What was changed on one side stands; of two changes, theirs does, and all of mine is one conflict."""
+    looked_at = list[bytes]()
+    monkeypatch.setattr("ipls.contacts.cards.units._form", lambda line, *_: looked_at.append(line.text) or line.text)
+    base, mine, theirs = lined(5000), lined(5000, "NOTE:m"), lined(5000, "NOTE:t")
+    assert merged(base, mine, theirs) == Envelope(theirs, conflicts=(Conflict(mine, DEVICE, MS),))
+    out = merge(Envelope(base), Envelope(mine, changed_ms=1), Envelope(base, changed_ms=2))
+    assert out == Envelope(mine, changed_ms=2)
+    out = merge(Envelope(base), Envelope(base, changed_ms=1), Envelope(theirs, changed_ms=2))
+    assert out == Envelope(theirs, changed_ms=2)
+    long = tuple(Conflict(each, DEVICE, MS) for each in sorted((base, mine)))
+    out = merge(Envelope(conflicts=long[:1]), Envelope(conflicts=long), Envelope(conflicts=long[:1], changed_ms=2))
+    assert out == Envelope(conflicts=long, changed_ms=2)
+    assert looked_at == []
+
+
+def test_a_long_card_gives_way_to_a_short_one_and_comes_back_by_no_further_merge():
+    base, mine, theirs = (Envelope(each) for each in (card("FN:Ada"), lined(5000), card("FN:Bea")))
+    out = merge(base, mine, theirs)
+    assert out == Envelope(theirs.card, conflicts=(Conflict(mine.card, DEVICE, MS),))
+    assert merge(base, mine, out) == merge(theirs, out, theirs) == merge(base, out, out) == out
+
+
+def test_where_more_would_give_way_than_there_can_be_conflicts_all_of_mine_is_one(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ipls.contacts.merge.MAX_CONFLICTS", 1)
+    base, mine, theirs = (card(f"FN:{a}", f"NOTE:{a}") for a in "ABC")
+    assert merged(base, mine, theirs) == Envelope(theirs, conflicts=(Conflict(mine, DEVICE, MS),))
+
+
+def test_of_too_many_conflicts_the_newest_are_kept_whichever_side_merges():
+    old, one, two = (tuple(Conflict(b"X-%d:%d" % (ms, n), DEVICE, ms) for n in range(500)) for ms in (1, 2, 3))
+    base = Envelope(card("FN:A"), conflicts=old)
+    mine, theirs = (replace(base, conflicts=tuple(sorted(old + more))) for more in (one, two))
+    for out in (merge(base, mine, theirs), merge(base, theirs, mine)):
+        assert out
+        assert set(out.conflicts) == {*one, *two}
+        assert Envelope.decode(out.encode()) == out
+
+
+def test_what_gives_way_now_is_kept_before_what_others_say_gave_way_in_the_future():
+    full = tuple(sorted(Conflict(b"X:%d" % n, DEVICE, 1 << 62) for n in range(1000)))
+    base, mine, theirs = (Envelope(card(name), conflicts=full) for name in ("FN:A", "FN:B", "FN:C"))
+    out = merge(base, mine, theirs)
+    assert out
+    assert len(out.conflicts) == 1000
+    assert Conflict(b"FN:C", DEVICE, MS) in out.conflicts
+
+
+@pytest.mark.parametrize("text", [b"", b"A:1\r\nB:2", b"BEGIN:VCARD", b"END:VCARD", b"\r\n", b"\0", b":"])
+def test_a_conflict_of_no_unit_costs_no_merge(text: bytes):
+    """Another device can write any bytes as one."""
+    base = Envelope(card("FN:A"))
+    theirs = replace(base, conflicts=(Conflict(text, DEVICE, MS),))
+    out = merge(base, Envelope(card("FN:A", "NOTE:m")), theirs)
+    assert out == Envelope(card("FN:A", "NOTE:m"), conflicts=theirs.conflicts)
 
 
 ADA = ("UID:a", "FN:Ada", "TEL:+1 202 555 0100")

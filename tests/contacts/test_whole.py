@@ -105,6 +105,18 @@ def test_one_beyond_every_limit_loses_its_largest_values_alone():
     assert Envelope.decode(fitting(envelope.encode())) == replace(envelope, conflicts=conflicts[:1])
 
 
+def test_as_few_conflicts_as_must_be_are_left_out_of_very_many(monkeypatch: pytest.MonkeyPatch):
+    """The largest, in one go: the envelope is made once, not for each of them."""
+    conflicts = tuple(Conflict(b"NOTE:%04d" % n + b"x" * n, bytes(32), 1) for n in range(1000))
+    rest = Envelope(card(b"FN:Ada"), conflicts=conflicts[:100])
+    whole, fits = replace(rest, conflicts=conflicts).encode(), rest.encode()
+    monkeypatch.setattr("ipls.contacts.whole.MAX_WHOLE", len(fits))
+    encode, made = Envelope.encode, list[int]()
+    monkeypatch.setattr(Envelope, "encode", lambda self: made.append(len(self.conflicts)) or encode(self))
+    assert fitting(whole) == fits
+    assert sum(made) < 10_000
+
+
 def test_one_so_broken_that_nothing_can_be_taken_out_is_refused():
     broken = card(b"NOTE;QUOTED-PRINTABLE:open=", b"TEL:" + b"1" * MAX_WHOLE, b"UNHEARD-OF:1")
     with pytest.raises(CardError) as refused:

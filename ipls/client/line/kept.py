@@ -4,12 +4,14 @@ Tested by tests/client/line/test_line.py.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple, Self, TypeVar
 
 from ipls.client.rows import Row, Rows, Table, Unreadable, single
 from ipls.contacts.cards.numbers import country_of
 from ipls.contacts.commits import Commit, Signed
 from ipls.contacts.envelope import Envelope, Kind
+from ipls.contacts.errors import CardError
 from ipls.contacts.line import Folded, Held, KeptBase, LineState, replay
 from ipls.contacts.merge import merge
 from ipls.contacts.sealing import ContactKey, name_of
@@ -237,8 +239,11 @@ class Kept:
         beside = self.beside.get(id)
         if beside is None:
             return envelope
-        sides = map(Envelope.decode, (fitting(beside), beside, envelope))
-        shown = merge(*sides, device=b"", ms=0, country=country_of(self.label))
+        base = None
+        with suppress(CardError):  # so broken that nothing could be taken out: what either has is shown
+            base = Envelope.decode(fitting(beside))
+        sides = map(Envelope.decode, (beside, envelope))
+        shown = merge(base, *sides, device=b"", ms=0, country=country_of(self.label))
         assert shown is not None
         return shown.encode()
 

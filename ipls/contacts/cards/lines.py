@@ -12,6 +12,9 @@ from typing import Literal, NamedTuple
 
 NO_BEGIN = "an END:VCARD without a BEGIN:VCARD"
 NO_END = "no END:VCARD"
+MAX_LINES = 5000
+"""Of a card that is merged unit by unit, which takes about 0.4 ms for each."""
+_LINE_ENDS = re.compile(rb"[\r\n](?![ \t\r\n])")
 
 
 class Card(NamedTuple):
@@ -82,6 +85,11 @@ def split_cards(data: bytes) -> Iterator[Card | Skipped]:
 def join_cards(cards: Iterable[bytes]) -> bytes:
     """An address book of these cards; `split_cards` gives each card that it once gave back byte for byte."""
     return b"".join(card + b"\r\n" for card in cards)
+
+
+def is_long(text: bytes) -> bool:
+    """Whether it has more than MAX_LINES lines, folded ones counted once: its units are not looked at one by one."""
+    return len(_LINE_ENDS.findall(text)) > MAX_LINES
 
 
 def card_lines(card: bytes) -> list[Line]:

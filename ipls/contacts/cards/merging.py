@@ -70,6 +70,8 @@ def put_unit(card: bytes, text: bytes, country: str | None, *, beside: bool) -> 
     Raises CardError CARD_EDIT_REFUSED.
     """
     units, unit = card_units(card, country), unit_of(text, country)
+    if not unit.lines:
+        raise edit_refused()
     of_it = () if beside or not SINGLE.intersection(unit.names) else (u for u in units if u.names == unit.names)
     old = next(iter(of_it), None)
     rest = [each for each in units if each is not old]

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ipls.contacts.cards.lines import Line, card_lines
+from ipls.contacts.cards.lines import Line, card_lines, is_long
 from ipls.contacts.cards.numbers import comparable_number
 from ipls.contacts.cards.reading import telephone
 from ipls.contacts.cards.values import decoded, parameters, plain_text, unescape
@@ -49,9 +49,10 @@ def card_form(card: bytes, country: str | None) -> Counter[bytes]:
 
 
 def unit_of(text: bytes, country: str | None) -> Unit:
-    """The unit that has this text."""
-    (unit,) = card_units(b"BEGIN:VCARD\r\n" + text + b"\r\nEND:VCARD", country)
-    return unit
+    """The unit that has this text. A text of no unit, of several, or that `is_long`, is one of its own, without lines:
+    equal to the same bytes alone."""
+    units = [] if is_long(text) else card_units(b"BEGIN:VCARD\r\n" + text + b"\r\nEND:VCARD", country)
+    return units[0] if len(units) == 1 else Unit(hashlib.sha256(text).digest(), (), (), text, text)
 
 
 class Groups:

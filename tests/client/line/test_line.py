@@ -308,6 +308,34 @@ def test_of_one_beyond_every_limit_the_rest_is_stored_and_the_value_is_kept_besi
     assert w.primary.kept.entries() == other.kept.entries() == {id: pictured(10)}
 
 
+def test_a_broken_card_that_two_devices_make_too_large_costs_itself_alone(small_records: None) -> None:
+    """Nothing can be taken out of it. All that either wrote is shown, and nothing else suffers."""
+
+    def broken(*more: bytes) -> bytes:
+        lines = [b"NOTE;QUOTED-PRINTABLE:open=", b"TEL:" + b"1" * 500, b"UNHEARD-OF:1", *more]
+        return Envelope(b"\r\n".join([b"BEGIN:VCARD", b"VERSION:3.0", *lines, b"END:VCARD"])).encode()
+
+    w = World(1)
+    (other,), id, innocent = w.linked, w.rng.randbytes(16), w.rng.randbytes(16)
+    w.primary.kept.put({id: broken(), innocent: plain(b"Innocent")})
+    w.quiesce()
+    w.primary.kept.put({id: broken(b"X-A:" + b"a" * 300)})
+    w.primary.do("sync")
+    other.kept.put({id: broken(b"X-B:" + b"b" * 300)})
+    other.do("sync")
+    for _ in range(2):
+        shown = other.kept.entries()
+        assert shown[innocent] == plain(b"Innocent")
+        assert other.kept.entry(id) == shown[id]
+        assert b"a" * 300 in shown[id]
+        assert b"b" * 300 in shown[id]
+        other.restart()
+        other.do("sync")
+    other.kept.put({id: plain(b"9")})
+    w.quiesce()
+    assert w.primary.kept.entries() == other.kept.entries() == {id: plain(b"9"), innocent: plain(b"Innocent")}
+
+
 def test_what_two_devices_make_too_large_together_loses_nothing(small_records: None) -> None:
     """Each has a photo of its own: one gives way, and with it the contact is beyond the limit."""
     w = World(1)
