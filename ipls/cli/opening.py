@@ -67,6 +67,11 @@ class Reporter:
                 )
             case events.ContactIdentityUnproved(label, reason):
                 self._say(f"WARNING: what the directory says of {label} does not hold [{reason}]; it was not believed")
+            case events.ContactIdentityDiffers(label):
+                self._say(
+                    f"WARNING: another device says that you compared another key of {label} than the directory proves;"
+                    " compare again: ipls client contacts verify"
+                )
             case events.EvidenceMet(text, file):
                 self._say(f"EVIDENCE: {text}; {file or 'its file could not be written'}")
             case events.CodeAwaited(sent_to, holds_s):

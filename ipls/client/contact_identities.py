@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ipls.client.directory import DirectoryReader, Newest
 from ipls.client.errors import ProfileError, RefusedError, TryLaterError
-from ipls.client.events import ContactIdentityChanged, ContactIdentityUnproved, Report
+from ipls.client.events import ContactIdentityChanged, ContactIdentityDiffers, ContactIdentityUnproved, Report
 from ipls.client.profile import ContactIdentity, Discovery, Profile
 from ipls.contacts.cards.numbers import comparable_number, country_of
 from ipls.contacts.cards.reading import read_card
@@ -126,8 +126,10 @@ class ContactIdentities:
         found = self._number(identity).compare(scanned)
         if found is Comparison.MATCHES:
             compared = Verified(label, identity.public_key, identity.version, identity.epoch)
+            acknowledged = max(identity.acknowledged, identity.version)
             with self._profile.transaction():
-                self.add_verified(compared)
+                self._profile.put_verified(compared)
+                self._profile.put_contact_identity(identity._replace(in_use=True, acknowledged=acknowledged))
                 self._keep_with_contacts(compared)
         return found
 
@@ -143,26 +145,31 @@ class ContactIdentities:
         if not whose:
             profile.put_settings(profile.settings.with_verified(verified))
 
-    def _take_verified(self) -> None:
-        """What another device of the account had compared, or this one before it was lost. What is no key of a number
-        is passed over. That it is the key that the number has now, the directory has to prove here."""
+    def _claims(self) -> dict[str, list[Verified]]:
+        """What people's entries and the settings say was compared, by number: by another device of the account, or by
+        this one before it was lost. What is no key of a number is passed over."""
+        claims: dict[str, list[Verified]] = {}
         for each in self._profile.verified_in_list():
-            kept = self._profile.verified(each.label)
             sound = _is_label(each.label) and len(each.public_key) == KEY_BYTES and each.version > 0
-            if sound and each.label != self._profile.account.label and (kept is None or kept.epoch < each.epoch):
-                self.add_verified(each)
+            if sound and each.label != self._profile.account.label:
+                claims.setdefault(each.label, []).append(each)
+        return claims
 
-    def add_verified(self, verified: Verified) -> None:
-        """A key that a person compared, here or on another device; of two the one of the higher epoch stays."""
-        kept = self._profile.verified(verified.label)
-        if kept and kept.epoch > verified.epoch:
-            return
-        identity = self._known(verified.label)
-        with self._profile.transaction():
-            self._profile.put_verified(verified)
-            self._profile.put_contact_identity(
-                identity._replace(in_use=True, acknowledged=max(identity.acknowledged, verified.version))
-            )
+    def _take(self, before: ContactIdentity, newest: Newest, claims: Iterable[Verified]) -> ContactIdentity:
+        """Take those that the directory's proof bears out: of the key that the number has, or of an earlier one. One
+        that differs is told, and is nothing against the directory: a device of the account may have made it up. One
+        of a later epoch waits for that."""
+        now, kept = newest.identity, self._profile.verified(before.label)
+        for claim in sorted(claims, key=lambda each: each.epoch):
+            if claim == kept or claim.epoch > newest.head.epoch:
+                continue
+            if not now or (claim[1:] != now and not (claim.version < now.version and claim.epoch < now.epoch)):
+                self._report(ContactIdentityDiffers(before.label))
+            elif kept is None or kept.epoch < claim.epoch:
+                kept = claim
+                self._profile.put_verified(claim)
+                before = before._replace(acknowledged=max(before.acknowledged, claim.version))
+        return before
 
     def discover(self, on: bool) -> None:
         """Whether syncs also find out who of all contacts is on the service; off until the person, who was told that
@@ -176,7 +183,10 @@ class ContactIdentities:
 
         It takes `for_s` seconds at most, and nothing that the directory does or leaves undone makes it raise.
         """
-        self._take_verified()
+        claims = self._claims()
+        for known in map(self._known, claims):
+            if not known.in_use:
+                self._profile.put_contact_identity(known._replace(in_use=True))
         due = self._due(numbers)
         asked, silent, stopped = 0, 0, ""
         changed: list[ContactIdentity] = []
@@ -190,7 +200,7 @@ class ContactIdentities:
                     self._profile.put_contact_identity(identity)
                     asked += 1
                     try:
-                        found = await self._ask(reader, identity)
+                        found = await self._ask(reader, identity, claims.get(identity.label, ()))
                     except TryLaterError as error:
                         silent += 1
                         if silent == MAX_SILENT:
@@ -238,10 +248,13 @@ class ContactIdentities:
     def _known(self, label: str) -> ContactIdentity:
         return self._profile.contact_identity(label) or ContactIdentity(label, self._now_ms())
 
-    async def _ask(self, reader: DirectoryReader, before: ContactIdentity) -> ContactIdentity:
+    async def _ask(
+        self, reader: DirectoryReader, before: ContactIdentity, claims: Iterable[Verified] = ()
+    ) -> ContactIdentity:
         """What is proved of it now, kept and told if it changed."""
         newest = await reader.newest_of(before.label, before.proof)
         self._hold_against(before, newest, reader)
+        before = self._take(before, newest, claims)
         now_ms = self._now_ms()
         now = before._replace(
             public_key=newest.identity.public_key if newest.identity else b"",

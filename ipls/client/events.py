@@ -81,6 +81,14 @@ class ContactIdentityUnproved:
 
 
 @dataclass(frozen=True)
+class ContactIdentityDiffers:
+    """The account's list says that a key of a contact was compared which the directory proves not to be that number's:
+    a device of the account is at fault, or the directory. It is passed over; comparing safety numbers tells."""
+
+    label: str
+
+
+@dataclass(frozen=True)
 class EvidenceMet:
     """The directory or a witness broke its word: the file proves it to anyone; None where it could not be written."""
 
@@ -212,6 +220,7 @@ Event = (
     | AccessEntry
     | EvidenceMet
     | ContactIdentityChanged
+    | ContactIdentityDiffers
     | ContactIdentityUnproved
     | VaultAccepted
     | FrameSent

@@ -669,7 +669,9 @@ class Profile:
     def verified_in_list(self) -> Iterator[Verified]:
         """The keys that contacts, and the settings, have as compared: here or on another device of the account."""
         for data in self.line.entries().values():
-            yield from verified_in(data)
+            if kind_in(data) in PEOPLE:
+                yield from verified_in(data)
+        yield from self.settings.verified
 
     def drop_contact_identity(self, label: str) -> None:
         """Forget what was known of a number, and what a person compared."""

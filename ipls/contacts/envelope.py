@@ -90,12 +90,9 @@ class Envelope:
         return replace(self, card=card, kind=Kind.GROUP if read_card(card).is_group else Kind.CONTACT)
 
     def with_verified(self, verified: Verified) -> Self:
-        """With this key, unless there is one of a later epoch."""
-        kept = {each.label: each for each in self.verified}
-        there = kept.get(verified.label)
-        if there and there.epoch > verified.epoch:
-            return self
-        return replace(self, verified=tuple(sorted((kept | {verified.label: verified}).values())))
+        """With this key of its number, in the place of what stands."""
+        kept = {each.label: each for each in self.verified} | {verified.label: verified}
+        return replace(self, verified=tuple(sorted(kept.values())))
 
     def without_verified(self, label: str) -> Self:
         """Without the key of this number."""

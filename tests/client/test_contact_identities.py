@@ -19,7 +19,7 @@ from ipls.client.contact_identities import (
 )
 from ipls.client.directory import DirectoryReader
 from ipls.client.errors import ProfileError, RefusedError, TryLaterError
-from ipls.client.events import ContactIdentityChanged, ContactIdentityUnproved, Event
+from ipls.client.events import ContactIdentityChanged, ContactIdentityDiffers, ContactIdentityUnproved, Event
 from ipls.client.profile import Account, Contact, ContactIdentity, Profile
 from ipls.contacts.envelope import Envelope, Verified
 from ipls.crypto.keys import public_key
@@ -155,7 +155,8 @@ class Phone:
         return await self.identities.check(lambda: numbers, for_s=for_s)
 
     def told(self) -> list[Event]:
-        return [event for event in self.events if isinstance(event, ContactIdentityChanged | ContactIdentityUnproved)]
+        kinds = ContactIdentityChanged | ContactIdentityDiffers | ContactIdentityUnproved
+        return [event for event in self.events if isinstance(event, kinds)]
 
     def proved(self) -> list[str]:
         """Whom the last round proved."""
@@ -463,18 +464,20 @@ async def test_another_key_is_not_verified_and_that_one_was_is_told(tmp_path: Pa
         assert device.identities.verified(BOB)
 
 
-async def test_what_was_compared_on_another_device_counts_here(tmp_path: Path) -> None:
-    """Also against a directory that shows this device an older state, or another key."""
+async def test_what_was_compared_on_another_device_counts_here_once_it_is_proved(tmp_path: Path) -> None:
+    """One of a later epoch waits for that; an older one that comes late takes nothing back."""
     async with phone(tmp_path) as device:
-        device.identities.add_verified(Verified(STRANGER, NEW_KEY, 2, 40))
-        found = await device.check()
-        assert found.unproved == [(STRANGER, "HISTORY_REWRITTEN")]
+        put(device.profile, (STRANGER, Verified(STRANGER, NEW_KEY, 2, 40)))
+        assert (await device.check()).unproved == []
+        assert device.told() == []
+        assert not device.identities.verified(STRANGER)
         for epoch, key in ((39, THIEFS), (40, NEW_KEY)):
             device.town.tree.goes_on(epoch - device.town.tree.epoch - 1)
             device.town.tree.registers(STRANGER, key)
         assert (await device.check()).unproved == []
         assert device.identities.verified(STRANGER)
-        device.identities.add_verified(Verified(STRANGER, THIEFS, 1, 39))  # an older one that comes late
+        put(device.profile, (STRANGER, Verified(STRANGER, THIEFS, 1, 39)))
+        await device.check()
         assert device.identities.verified(STRANGER)
         device.town.tree.registers(STRANGER, THIEFS)
         assert [each.version for each in (await device.check()).changed] == [3]
@@ -534,17 +537,21 @@ async def test_a_false_compared_key_makes_no_key_count_as_compared(tmp_path: Pat
     """Nobody else is hurt by it, the directory is not accused, and the person can forget it."""
     async with phone(tmp_path) as device:
         put(device.profile, (BOB, false))
-        found = await device.check()
-        assert (found.asked, found.unproved) == (5, [(BOB, "HISTORY_REWRITTEN")])
+        assert await device.check() == IdentityRound(5, [], [], 0, "")
+        assert device.told() == ([ContactIdentityDiffers(BOB)] if false.epoch < 1 << 62 else [])
         assert not device.identities.verified(BOB)
-        assert len(device.proved()) == 4
+        assert len(device.proved()) == 5
         assert device.evidence() == []
+        assert (await device.identities.use(BOB)).public_key == KEYS[BOB]
         device.town.tree.registers(BOB, NEW_KEY)
-        device.identities.forget(BOB)
-        await device.identities.use(BOB)
+        assert [each.version for each in (await device.check()).changed] == [2]
         assert device.identities.compare(BOB, number_of(BOB, NEW_KEY)) is Comparison.MATCHES
         await device.check()
         assert device.identities.verified(BOB)
+        assert [each.public_key for each in device.profile.contacts()[0].envelope.verified] == [NEW_KEY]
+        device.identities.forget(BOB)
+        await device.check()
+        assert BOB not in device.town.asked
 
 
 @pytest.mark.parametrize(
@@ -562,6 +569,17 @@ async def test_what_is_no_compared_key_is_passed_over(tmp_path: Path, false: Ver
         put(device.profile, (BOB, false))
         assert await device.check() == IdentityRound(5, [], [], 0, "")
         assert device.profile.verified(false.label) is None
+
+
+async def test_what_no_contact_and_not_the_settings_say_was_compared_is_passed_over(tmp_path: Path) -> None:
+    """Nobody sees such an entry, or could clear it."""
+    async with phone(tmp_path) as device:
+        hidden = Envelope(kind=77, verified=(Verified(BOB, THIEFS, 1, 1),)).encode()
+        device.profile.line.put({bytes(16): hidden})
+        assert await device.check() == IdentityRound(5, [], [], 0, "")
+        await device.identities.use(BOB)
+        assert device.identities.compare(BOB, number_of(BOB, KEYS[BOB])) is Comparison.MATCHES
+        assert device.told() == []
 
 
 async def test_what_is_forgotten_is_asked_for_no_more(tmp_path: Path) -> None:

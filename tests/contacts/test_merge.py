@@ -1,5 +1,6 @@
 """What the contacts spec claims of merging, over real cards."""
 
+import sys
 from collections import Counter
 from dataclasses import replace
 
@@ -132,7 +133,7 @@ def test_a_long_card_gives_way_to_a_short_one_and_comes_back_by_no_further_merge
 
 
 def test_where_more_would_give_way_than_there_can_be_conflicts_all_of_mine_is_one(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("ipls.contacts.merge.MAX_CONFLICTS", 1)
+    monkeypatch.setattr(sys.modules[merge_by.__module__], "MAX_CONFLICTS", 1)
     base, mine, theirs = (card(f"FN:{a}", f"NOTE:{a}") for a in "ABC")
     assert merged(base, mine, theirs) == Envelope(theirs, conflicts=(Conflict(mine, DEVICE, MS),))
 
