@@ -564,6 +564,7 @@ class Device:
             await self._as_phone()
             await second.register(label, code_source, continuing=continuing)
             await go_over(self._profile, self._sync(), second._sync(), self._report)
+            await self._sync().push()
             self._profile.put(Synced(self._now_ms()))
         elif kept is None:
             raise ProfileError("NUMBER_SAME", "this is the account's number already")
@@ -574,7 +575,8 @@ class Device:
 
     async def let_number_go(self) -> bool:
         """Delete the account of the number that was the account's before, or of one to which the change was not made.
-        False where another has that number by now: then what was stored under it stays, encrypted.
+        False where another has that number by now, or the directory knows nothing of the account's key any more: then
+        what was stored under it stays, encrypted.
 
         Raises ProfileError NUMBER_CHANGING (the account is on its way to it), NUMBER_ALONE (there is none).
         """
@@ -587,8 +589,8 @@ class Device:
         deleted = True
         try:
             await second._delete_account()
-        except ProfileError as error:
-            if error.reason != "IDENTITY_SUPERSEDED":
+        except (ProfileError, RefusedError) as error:
+            if error.reason not in ("IDENTITY_SUPERSEDED", "READER_UNKNOWN"):
                 raise
             deleted = False
         second._profile.forget()
@@ -610,9 +612,12 @@ class Device:
         listing = await find_listing(self._line_store(moved.label, keys.seed), moved.identity_key, keys)
         history = await second._directory.own_history(moved.label, keys.seed, listing)
         follow(self._profile, moved, keys, listing, history)
-        await second._sync().take_edits(self._profile.line)
-        self._profile.swap()
-        self._profile.aside().forget()
+        new = second._sync()
+        await new.pull()
+        with self._profile.transaction():
+            new.take_edits(self._profile.line)
+            self._profile.swap()
+            self._profile.aside().forget()
         self._report(JourneyStep("number changed"))
         return True
 

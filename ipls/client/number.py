@@ -40,13 +40,14 @@ async def go_over(profile: Profile, old: Sync, new: Sync, report: Report) -> Non
     """From the profile's account, `old`, to the second one in it, `new`, which is registered: this is the profile's
     account then, and the other one the second.
 
-    Raises ClientError's kinds and ContactsError's.
+    Once the old line has ended, linked devices write into the new one: nothing is brought over to it any more but what
+    is unsent. Raises ClientError's kinds and ContactsError's.
     """
     second = profile.aside()
     for _ in range(ROUNDS):
-        await old.settle()
-        await new.continue_from(profile.line)
-        report(JourneyStep("contacts brought over"))
+        if not await old.settle():
+            await new.continue_from(profile.line)
+            report(JourneyStep("contacts brought over"))
         state = second.line.state
         assert state is not None
         if await old.end(second.account.label, state.line, public_key(second.account.seed)):
@@ -54,7 +55,9 @@ async def go_over(profile: Profile, old: Sync, new: Sync, report: Report) -> Non
     else:
         raise TryLaterError("LINE_BUSY", "other devices of the account wrote all the while; try again")
     report(JourneyStep("line ended"))
-    profile.swap()
+    with profile.transaction():
+        new.take_edits(profile.line)  # also of those that were made while this waited
+        profile.swap()
     report(JourneyStep("number changed"))
 
 

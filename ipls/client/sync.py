@@ -92,10 +92,15 @@ class Sync:
         state = self._standing()
         return CaughtUp(state.n, state.chain, line.received, line.sent, len(line.unread), line.upkeep_is_due)
 
-    async def settle(self) -> None:
-        """The same, also where the line has ended: then nothing is sent."""
+    async def settle(self) -> bool:
+        """The same, also where the line has ended: then nothing is sent. Whether it has."""
         await self._find_line()
         await self._to_the_head()
+        return self._kept.state is not None and self._kept.state.moved is not None
+
+    async def pull(self) -> None:
+        """Follow the line to its head, and send nothing."""
+        await self._line.pull()
 
     async def continue_from(self, other: Kept) -> None:
         """Have this account's line say what another one says here, also of its devices. Where this device has none yet
@@ -107,14 +112,13 @@ class Sync:
             await self._line.begin(self._devices.sealing(other.state.devices if other.state else ()))
         await self._line.sync()
 
-    async def take_edits(self, other: Kept) -> None:
-        """Follow this account's line to its head, and have what was changed under another one's on this device, and not
-        sent, changed here."""
-        await self._line.pull()
-        for edit in list(other.edits()):
-            base, theirs = other.contact(edit.id), self._kept.contact(edit.id)
-            sides = (base and base.envelope, edit.contents, theirs and theirs.envelope)
-            self._kept.put({edit.id: self._merge(*sides, Writer(b"", 0))})
+    def take_edits(self, other: Kept) -> None:
+        """Have what was changed under another account's line on this device, and not sent, changed here, and what its
+        list could not take, beside this one's."""
+        for id in dict.fromkeys([*(edit.id for edit in other.edits()), *other.beside]):
+            base = other.contact(id)
+            sides = (base and base.envelope, other.entry(id), self._kept.entry(id))
+            self._kept.put({id: self._merge(*sides, Writer(b"", 0))})
 
     async def end(self, label: str, line: bytes, identity_key: bytes) -> bool:
         """See `Line.move`."""

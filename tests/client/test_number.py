@@ -1,5 +1,6 @@
 """The account goes over to another number, and the old one is let go; or it ends."""
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, closing, suppress
 from pathlib import Path
@@ -7,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from ipls.client.device import Device
+from ipls.client.events import Event, JourneyStep
 from ipls.client.line.parts import Linked
 from ipls.client.linking import find_listing
 from ipls.client.number import NumberChanged
-from ipls.client.profile import DeviceKeys, Profile
+from ipls.client.profile import Account, DeviceKeys, Profile
 from ipls.clock import system_now_ms
 from ipls.contacts.cards.editing import Changes
 from ipls.contacts.commits import KEY_ENVELOPE_BYTES, ListedDevice, Moved
@@ -18,7 +20,7 @@ from ipls.contacts.listing import Listing
 from ipls.crypto.keys import public_key
 from ipls.errors import IplsError
 from ipls.units import DAY_MS
-from tests.client.deployment import Crash, Deployment, book
+from tests.client.deployment import Crash, Deployment, book, cards_of
 from tests.client.test_linked_devices import link
 
 STEPS = [
@@ -140,6 +142,61 @@ async def test_in_the_middle_of_it_the_new_number_is_not_let_go(world: Deploymen
     await world.restores(new, book(3))
 
 
+async def test_what_linked_devices_wrote_on_the_new_line_outlives_a_change_that_is_cut_off_twice(
+    world: Deployment,
+) -> None:
+    old, new, laptop = world.label(), world.label(), world.profile()
+    profile = await world.stored(old, book(3))
+    async with world.device(profile) as phone:
+        await link(world, phone, laptop)
+
+    async def change(device: Device) -> None:
+        await device.change_number(new, world.code)
+
+    assert await world.cut_off(profile, change, "line ended")
+    async with world.device(laptop) as device:
+        book_there = device.address_book
+        first, second, _ = (contact.id for contact in book_there.contacts())
+        book_there.edit(first, Changes(name="Edited"))
+        book_there.remove([second])
+        book_there.import_cards(book(1, "Carol"))
+        assert (await device.store()).contacts == 3
+        assert device.account.label == new
+        left = book_there.cards()
+    async with world.device(profile) as phone:
+        phone.address_book.edit(first, Changes(add_numbers=("+1 555 7777",)))
+    for _ in range(2):
+        assert await world.cut_off(profile, change, "line ended")
+    await changed(world, profile, new)
+    async with world.device(laptop) as device:
+        assert (await device.store()).contacts == 3
+        merged = device.address_book.card(first)
+        assert b"FN:Edited" in merged
+        assert b"+1 555 7777" in merged
+        assert device.address_book.cards()[1:] == left[1:]
+
+
+async def test_what_is_edited_while_the_change_waits_goes_along(world: Deployment) -> None:
+    old, new = world.label(), world.label()
+    profile, waited = await world.stored(old, book(3)), list[str]()
+
+    def report(event: Event) -> None:
+        if isinstance(event, JourneyStep) and event.name in ("contacts brought over", "line ended"):
+            waited.append(event.name)
+            phone.address_book.import_cards(book(1, event.name))
+
+    async with world.device(profile, report) as phone:
+        result = await phone.change_number(new, world.code)
+        cards = phone.address_book.cards()
+        assert waited == ["contacts brought over", "line ended"]
+        assert (result.old_number, result.contacts, len(cards)) == (None, 5, 5)
+        await phone.store()
+    profile = await world.registered(new)
+    async with world.device(profile) as phone:
+        await phone.restore()
+        assert sorted(phone.address_book.cards()) == sorted(cards)
+
+
 async def test_a_change_that_was_begun_can_be_left(world: Deployment) -> None:
     old, new = world.label(), world.label()
     profile = await world.stored(old, book(3))
@@ -165,6 +222,17 @@ async def test_a_number_that_another_has_by_now_is_forgotten(world: Deployment) 
     async with world.device(profile) as device:
         assert not await device.let_number_go()
         assert device.number_changed().old_number is None
+
+
+async def test_so_is_one_whose_key_the_directory_has_lost(world: Deployment) -> None:
+    old, new = world.label(), world.label()
+    profile = await world.stored(old, book(3))
+    async with world.device(profile) as device:
+        await list_a_laptop(device)
+        await device.change_number(new, world.code)
+        device._profile.aside().put(Account(old, os.urandom(32), 1, 1))
+        await device.delete_account()
+    await finds_nothing(world, new)
 
 
 async def test_nothing_of_the_new_numbers_former_holder_is_taken_in(world: Deployment) -> None:
@@ -214,6 +282,32 @@ async def test_a_linked_device_follows_with_what_it_did_not_send(world: Deployme
             assert (await device.store()).contacts == 5
 
 
+async def test_it_follows_with_what_is_too_large_for_the_list(
+    world: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ipls.contacts.whole.MAX_WHOLE", 1000)  # for 31 MiB
+    new, laptop = world.label(), world.profile()
+
+    def large(name: str) -> bytes:
+        return book(1, name).replace(b"END", b"NOTE:" + b"x" * 2000 + b"\r\nEND")
+
+    async with world.device(await world.stored(world.label(), book(1))) as phone:
+        await link(world, phone, laptop)
+        async with world.device(laptop) as device:
+            device.address_book.import_cards(large("Sent"))
+            await device.store()
+            device.address_book.import_cards(large("Not sent"))
+        await phone.change_number(new, world.code)
+        async with world.device(laptop) as device:
+            assert (await device.store()).contacts == 3
+            assert device.account.label == new
+            cards = device.address_book.cards()
+            assert sorted(map(len, cards))[0] < 1000
+            assert sorted(cards) == sorted(cards_of(book(1) + large("Sent") + large("Not sent")))
+        await phone.store()
+        assert [len(card) < 1000 for card in phone.address_book.cards()] == [True] * 3
+
+
 async def test_so_does_one_that_runs(world: Deployment) -> None:
     """As soon as it is told that the line went on."""
     async with gone_over(world) as (_, laptop, new), world.device(laptop) as device:
@@ -222,14 +316,23 @@ async def test_so_does_one_that_runs(world: Deployment) -> None:
         assert (device.account.label, device.status().contacts, caught_up.sent) == (new, 4, 1)
 
 
+@pytest.mark.parametrize("step", ["swap", "forget"])
 async def test_a_linked_device_that_is_cut_off_while_it_follows_goes_on(
-    world: Deployment, monkeypatch: pytest.MonkeyPatch
+    world: Deployment, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
+    done = getattr(Profile, step)
+
+    def crash(profile: Profile) -> None:
+        kept = profile.get(Account)
+        if step == "swap" or (kept is not None and kept.label != new):  # of the old number's account
+            raise Crash
+        done(profile)
+
     async with gone_over(world) as (_, laptop, new):
         async with world.device(laptop) as device:
             device.address_book.import_cards(book(1, "Not sent"))
         with monkeypatch.context() as patch, suppress(Crash):
-            patch.setattr(Profile, "swap", crash)
+            patch.setattr(Profile, step, crash)
             async with world.device(laptop) as device:
                 await device.store()
         async with world.device(laptop) as device:
@@ -237,10 +340,7 @@ async def test_a_linked_device_that_is_cut_off_while_it_follows_goes_on(
             device.address_book.import_cards(book(1, "Meanwhile"))
             assert (await device.store()).contacts == 5
             assert device.account.label == new
-
-
-def crash(profile: Profile) -> None:
-    raise Crash
+            assert device.number_changed().old_number is None
 
 
 async def test_a_linked_device_follows_to_no_number_that_another_has(
