@@ -71,7 +71,7 @@ class Sync:
             kem_key, linked_at = KemKey(keys.kem_secret), Checkpoint(linked.line, linked.n, linked.chain)
             author = author._replace(open_key=lambda sealed, info: kem_key.open(info, sealed), linked_at=linked_at)
         else:
-            self._keys = VaultKeys(self._kept, vault, account.label, report)
+            self._keys = VaultKeys(self._kept, vault, account.label, account.version, report)
             author = author._replace(vault=self._keys)
         self._line = Line(
             Parts(self._kept, store, author, self._judge, self._devices.sealing, self._merge, now_ms, report)

@@ -22,19 +22,24 @@ _TRIES = 3
 class VaultKeys(KeyVault):
     """Raises RefusedError and TryLaterError."""
 
-    def __init__(self, kept: Kept, vault: Vault, label: str, report: Report) -> None:
+    def __init__(self, kept: Kept, vault: Vault, label: str, version: int, report: Report) -> None:
+        """`version`: of the identity that this device has now."""
         self._kept = kept
+        self._version = version
         self._vault = vault
         self._label = label
         self._report = report
 
     async def make(self, above: int) -> ContactKey:
         """See `KeyVault`. Raises RefusedError KEY_READ_BACK."""
-        unused = [row for row in self._kept.rows.all(KEYS) if row.generation > above]
+        rows = self._kept.rows.all(KEYS)
+        unused = [row for row in rows if row.generation > above and row.made_by == self._version]
         if unused:
             return self._key(max(unused))
         for _ in range(_TRIES):
-            attempt = self._kept.rows.only(ATTEMPT) or await self._begin()
+            attempt = self._kept.rows.only(ATTEMPT)
+            if attempt is None or attempt.made_by != self._version:
+                attempt = await self._begin()
             try:
                 await self._vault.run(partial(self._store, attempt))
                 break
@@ -44,16 +49,17 @@ class VaultKeys(KeyVault):
                 self._kept.rows.remove(ATTEMPT)  # another was stored since; nothing is sealed under this
         else:
             raise RefusedError("VAULT_GENERATION_CONFLICT", "other devices of the account store keys all the while")
-        row = KeyRow(attempt.generation, attempt.secret)
+        row = KeyRow(attempt.generation, attempt.secret, self._version)
         with self._kept.rows.transaction():
             self._kept.rows.put(KEYS, row)
             self._kept.rows.remove(ATTEMPT)
+        self._kept.keys[row.generation] = self._key(row)
         self._report(JourneyStep("key read back", row.generation))
         return self._key(row)
 
     async def _begin(self) -> Attempt:
         last = (await self._list()).last_generation
-        attempt = Attempt(last + 1, os.urandom(KEY_BYTES), os.urandom(16))
+        attempt = Attempt(last + 1, os.urandom(KEY_BYTES), os.urandom(16), self._version)
         self._kept.rows.put(ATTEMPT, attempt)
         self._report(JourneyStep("key made", attempt.generation))
         return attempt

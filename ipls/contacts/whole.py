@@ -79,5 +79,13 @@ def fitting(whole: bytes) -> bytes:
     return replace(envelope, card=card, conflicts=tuple(conflicts)).encode()
 
 
+def is_keepable(card: bytes) -> bool:
+    """Whether a card fits, or can be made to."""
+    try:
+        return len(card) <= MAX_ENVELOPE or bool(fitting(Envelope(card).encode()))
+    except CardError:
+        return False
+
+
 def _invalid() -> CardError:
     return CardError("ENVELOPE_INVALID", "the parts of a large contact are not those that its record speaks of")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ipls.client.device import Device
 from ipls.client.errors import ProfileError
 from ipls.client.events import Event, IdentityChange
 from ipls.client.profile import KnownVersion, Profile
@@ -219,6 +220,26 @@ async def test_it_is_undone_too_on_a_phone_that_has_taken_it_over(world: Deploym
         recovered = await device.recover("anew", before=2)
         assert device.address_book.cards() == cards_of(book(3))
     await undone(world, thief, label, recovered.generation)
+
+
+@pytest.mark.parametrize("step", ["key stored", "key read back", "base made"])
+async def test_a_key_that_a_thief_could_have_is_not_the_next_one(world: Deployment, step: str) -> None:
+    """A rotation was under way when the number was taken over."""
+    label = world.label()
+    profile = await world.stored(label, book(3))
+
+    async def rotation(device: Device) -> None:
+        device._profile.line.note(rotate=True)
+        await device.store()
+
+    assert await world.cut_off(profile, rotation, step)
+    async with world.device(await world.registered(label)) as thief:
+        await thief._vault.run(lambda session: session.retrieve(2))
+    async with world.device(profile) as device:
+        await device.register(label, world.code)
+        device.disown_version(2)
+        assert (await device.store()).generation == 3
+    await world.restores(label, book(3))
 
 
 async def undone(world: Deployment, thief: Path, label: str, generation: int) -> None:

@@ -132,6 +132,26 @@ async def test_keys_that_are_let_go_come_back_to_nobody_and_the_next_store_begin
     await world.restores(label, cards)
 
 
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("step", ["key made", "key read back", "base made"])
+async def test_keys_are_let_go_while_another_is_on_its_way(world: Deployment, step: str, stored: bool) -> None:
+    label, cards = world.label(), book(3)
+    profile = await (world.stored(label, cards) if stored else world.registered(label))
+
+    async def journey(device: Device) -> None:
+        if stored:
+            device._profile.line.note(rotate=True)
+        device.address_book.import_cards(cards)
+        await device.store()
+
+    assert await world.cut_off(profile, journey, step)
+    async with world.device(profile) as device:
+        await device.delete_keys()
+        await device.store()
+        assert (await device.vault_settings()).generations[-1].generation == device.status().generation
+    await world.restores(label, cards)
+
+
 async def test_a_new_phone_waits_unless_a_device_that_the_owner_named_approves(world: Deployment) -> None:
     label, tablet = world.label(), world.profile()
     old = await world.stored(label, book(3))

@@ -13,8 +13,9 @@ from pathlib import Path
 from ipls.client.addressbook.shadows import Shadow
 from ipls.client.addressbook.side import Bad, ChangedMeanwhile, Listing, Seen, Side
 from ipls.client.errors import SideError
-from ipls.contacts.cards.lines import Card, split_cards, utf8
+from ipls.contacts.cards.lines import Card, Skipped, split_cards, utf8
 from ipls.contacts.cards.reading import read_card, read_person
+from ipls.contacts.whole import is_keepable
 from ipls.crypto.encoding import u64
 from ipls.store.files import read_bounded, replace, sync, write_new
 
@@ -23,6 +24,7 @@ MARKER = ".ipls"
 MAX_FILE = 1 << 28
 """Bytes; a larger one is no file of cards."""
 NO_CARD = "no card in it"
+TOO_LARGE = "too large, and too broken to be cut"
 TWICE = "the same UID, or name, stands twice in the file"
 _RACY_NS = 2_000_000_000
 """What was changed so lately may be changed again and look the same: file systems count time in steps."""
@@ -107,7 +109,7 @@ class Folder(Side):
         if known and stamp and all(shadow.mark == u64(len(known)) + stamp for shadow in known):
             found.seen.update({shadow.href: Seen(shadow.card, shadow.mark) for shadow in known})
             return
-        parts = list(split_cards(read_bounded(self.path / name, MAX_FILE)))
+        parts = [_keepable(part) for part in split_cards(read_bounded(self.path / name, MAX_FILE))]
         mark = u64(len(parts)) + stamp if stamp else b""
         for part in parts:
             if not isinstance(part, Card):
@@ -123,6 +125,10 @@ class Folder(Side):
         if not parts or not all(isinstance(part, Card) for part in parts):
             # What is missing may be in what can't be read.
             found.held.update({shadow.href for shadow in known} - found.seen.keys())
+
+
+def _keepable(part: Card | Skipped) -> Card | Skipped:
+    return part if isinstance(part, Skipped) or is_keepable(part.data) else Skipped(part.line, TOO_LARGE)
 
 
 def _stamp(status: os.stat_result, now_ns: int) -> bytes:

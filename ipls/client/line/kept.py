@@ -54,18 +54,21 @@ class SnapshotRow(NamedTuple):
 
 
 class KeyRow(NamedTuple):
-    """A contact key that the line was, is, or is going to be sealed under."""
+    """A contact key that the line was, is, or is going to be sealed under. `made_by`: the identity version of this
+    device that made it, 0: none. Later ones seal nothing new under it: who had the number meanwhile may have it."""
 
     generation: int
     secret: bytes
+    made_by: int = 0
 
 
 class Attempt(NamedTuple):
-    """A key on its way into the vault; `store_id` names the attempt."""
+    """A key on its way into the vault; `store_id` names the attempt; `made_by` as in `KeyRow`."""
 
     generation: int
     secret: bytes
     store_id: bytes
+    made_by: int = 0
 
 
 class ContactRow(NamedTuple):
@@ -151,6 +154,8 @@ class Upkeep(NamedTuple):
     mended_line: bytes = b""
     mended_base: int = 0
     mended_ms: int = 0
+    gone: int = 0
+    """Keys of generations up to this one are to be let go, or were: the line has to come under a later one."""
 
 
 START = single(LineStart, "line")
@@ -279,20 +284,28 @@ class Kept:
     @property
     def unfinished(self) -> bool:
         """Something was cut off, or is due, besides changes that were not sent."""
-        return self.pending is not None or self.upkeep.rotate or self.rows.only(ATTEMPT) is not None
+        return self.pending is not None or self.rotation_due or self.rows.only(ATTEMPT) is not None
+
+    @property
+    def rotation_due(self) -> bool:
+        """By what was done on this device."""
+        return self.upkeep.rotate or (self.state is not None and self.state.generation <= self.upkeep.gone)
 
     def unsent(self) -> set[bytes]:
         """Contacts that were changed here, and whose change is not in the line yet."""
         return {row.id for row in self.edits()}
 
     def forget_unused_keys(self) -> None:
-        """Have the next key be one that is not in the vault yet, and be made at the next sync."""
+        """Have the next key be one that is not in the vault yet, and be made at the next sync. What is on its way goes
+        on under its own: it may stand already."""
         generation = self.state.generation if self.state else 0
+        if self.pending:
+            generation = max(generation, Commit.decode(self.pending.commit).generation)
         unused = [g for g in self.keys if g > generation]
         with self.rows.transaction():
             self.rows.delete(KEYS, unused)
             self.rows.remove(ATTEMPT)
-            self.note(rotate=True)
+            self.note(gone=max(self.keys, default=0))
         self.keys = {g: key for g, key in self.keys.items() if g <= generation}
 
     def put(self, contents: Mapping[bytes, bytes | None]) -> None:
@@ -446,7 +459,9 @@ class Draft:
     def follow(self, folded: Folded) -> None:
         """The line went on."""
         if self._kept.state is not None and folded.state.generation != self._kept.state.generation:
-            self.upkeep = self.upkeep._replace(rotate=False, finish=folded.state.generation)
+            self.upkeep = self.upkeep._replace(rotate=False)
+            if folded.state.generation > self.upkeep.gone:
+                self.upkeep = self.upkeep._replace(finish=folded.state.generation)
         self.state = folded.state
         self.keys.update(folded.keys)
         first = folded.state.n - len(folded.links) + 1

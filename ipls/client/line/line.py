@@ -114,7 +114,7 @@ class Line:
         state, kept = self._kept.state, self._kept
         if state is None or self._parts.author.vault is None or kept.pending is not None:
             return False
-        return kept.upkeep.rotate or state.identity_version < self._writer.version()
+        return kept.rotation_due or state.identity_version < self._writer.version()
 
     @property
     def upkeep_is_due(self) -> bool:
@@ -166,7 +166,7 @@ class Line:
     async def set_devices(self, devices: Sequence[Linked]) -> None:
         """Those that are listed from now on. Where one is removed, the next `sync` makes a new key."""
         _ = self._vault
-        await self.sync()
+        await self.catch_up()
         removed = {device.key for device in self._standing().devices} - {each.device.key for each in devices}
         for _ in range(ROUNDS):
             state = self._standing()
@@ -294,7 +294,7 @@ class Line:
         state = self._kept.state
         if state is None:
             return
-        there = await self._store.have(list(state.entries.values()))
+        there = await self._store.have(list(dict.fromkeys(state.entries.values())))  # a device may have used one twice
         lost = self._records(state, {id for id, name in state.entries.items() if name not in there})
         if lost:
             await self._store.put_records(lost)

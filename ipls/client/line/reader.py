@@ -307,13 +307,16 @@ class Reader:
         assert draft.state is not None
         entries, newest = draft.state.entries, draft.state.generation
         keys = sorted(draft.keys.values(), key=lambda key: (key.generation != newest, -key.generation))
-        names = {entries[id]: id for id in ids if id in entries}
+        names = dict[bytes, list[bytes]]()
+        for id in ids:
+            if id in entries:  # a device may have used a name twice
+                names.setdefault(entries[id], []).append(id)
         read, done = dict[bytes, _Record](), 0
         async for got in self._store.get(list(names)):
             for name, record in got.items():
-                opened = name in names and name_of(record) == name and _opened(keys, names[name], name, record)
-                if opened:
-                    read[names[name]] = opened
+                for id in names.get(name, ()) if name_of(record) == name else ():
+                    if opened := _opened(keys, id, name, record):
+                        read[id] = opened
             done += len(got)
             self._report(Progress("restoring", done, len(names)))
         return read

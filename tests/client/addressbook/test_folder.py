@@ -13,6 +13,7 @@ from ipls.client.addressbook.sync import SyncCounts
 from ipls.client.errors import SideError
 from ipls.contacts.cards.reading import read_card
 from ipls.contacts.sealing import id_of_uid
+from ipls.contacts.whole import MAX_WHOLE
 from tests.client.addressbook.rig import LABEL, Profile, card, number
 
 HOUR_NS = 3600 * 10**9
@@ -118,6 +119,18 @@ def test_a_bad_card_costs_itself_and_is_tried_again_when_its_bytes_change(profil
     (path / "a.vcf").write_bytes(card("a", "Mended"))
     profile.sync(side)
     assert sorted(read_card(each).name for each in profile.cards()) == ["Bob", "Cy", "Mended"]
+
+
+def test_a_card_that_is_too_large_and_too_broken_to_be_cut_costs_itself(profile, path, side):
+    (path / "a.vcf").write_bytes(card("a", "Ada"))
+    profile.sync(side)
+    lines = [b"BEGIN:VCARD", b"NOTE;QUOTED-PRINTABLE:open=", b"TEL:" + b"1" * MAX_WHOLE, b"UNHEARD-OF:1", b"END:VCARD"]
+    broken = b"\r\n".join(lines)
+    (path / "b.vcf").write_bytes(broken)
+    (path / "c.vcf").write_bytes(card("c", "Cy"))
+    assert [(bad.href, bad.line) for bad in profile.sync(side).bad] == [("b.vcf", 1)]
+    assert [read_card(each).name for each in profile.cards()] == ["Ada", "Cy"]
+    assert (path / "b.vcf").read_bytes() == broken
 
 
 @pytest.mark.parametrize("away", ["gone", "not mounted", "another", "its marker damaged"])

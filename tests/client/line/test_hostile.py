@@ -17,6 +17,7 @@ from ipls.contacts.errors import LineError
 from ipls.contacts.line import LineRead, link_of, walk
 from ipls.contacts.sealing import ContactKey, name_of
 from ipls.crypto.keys import SeedSigner
+from ipls.units import DAY_MS
 from tests.client.line.world import (
     EDITS,
     LABEL,
@@ -767,6 +768,23 @@ def test_that_was_me() -> None:
     w.primary.accepted |= {2}
     w.primary.do("sync")
     assert w.primary.view() == other.view()
+
+
+def test_a_device_that_gives_two_contacts_one_record_neither_stops_the_others_nor_hides_one() -> None:
+    w = grown(3, 2)
+    w.quiesce()
+    a, b = w.linked
+    good = w.primary.view()
+    name = next(iter(a.line.state.entries.values()))
+    a.line._writer.pend(Edit(1, ((bytes(16), name), (b"z" * 16, name))), a.kept.keys[a.line.state.generation])
+    assert run(a.line._writer.finish())
+    w.now_ms += 2 * DAY_MS
+    b.do("sync")
+    w.primary.do("sync")
+    phone = w.phone(1)
+    phone.do("sync")
+    assert {id: phone.view()[id] for id in good} == good
+    assert phone.line.unread == {bytes(16), b"z" * 16}
 
 
 def robbed(how: str) -> tuple[World, dict[bytes, Ghost], Device]:

@@ -203,6 +203,8 @@ class Served:
         return {name: data for name, data in zip(names, found, strict=True) if data is not None}
 
     def have(self, caller: Caller, names: Sequence[bytes], staged: bool) -> set[bytes]:
+        if len(names) > len(set(names)):
+            raise RefusedError("BODY_INVALID", "")
         missing = set(self.lines.missing(LABEL, names, staged=staged))
         return {name for place, name in enumerate(names) if place not in missing}
 
