@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ipls.cli.opening import local, read, run_both, say, write_file
+from ipls.cli.opening import is_stream, local, read, run_both, say, write_file
 from ipls.cli.options import HOME, Endpoints, Home, Json, Name, Patience, Verbose, options_for, profile_folder
 from ipls.cli.pictures import drawn
 from ipls.client.access import when
@@ -407,7 +407,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """All cards as one address book, byte for byte, in the order in which they came."""
-    if as_json and str(file) == "-":
+    if as_json and (str(file) == "-" or is_stream(file)):
         raise typer.BadParameter("the cards go to standard output", param_hint="--json")
     if not force and file.is_file() and file.stat().st_size and not _is_book(file):
         raise ProfileError("FILE_EXISTS", f"{file} is there, and is no address book")
@@ -419,7 +419,11 @@ def export(
         sys.stdout.buffer.write(data)
         return
     write_file(file, data)
-    say(f"exported: {count} contacts to {file}", {"contacts": count, "file": str(file)}, as_json)
+    text = f"exported: {count} contacts to {file}"
+    if is_stream(file):
+        print(text, file=sys.stderr)
+    else:
+        say(text, {"contacts": count, "file": str(file)}, as_json)
 
 
 def _show(contact: Listed, as_json: bool) -> None:

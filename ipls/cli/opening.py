@@ -180,9 +180,14 @@ def say(text: str, value: Any, as_json: bool, following: str = "") -> None:
         print(f"next: {following}", file=sys.stderr)
 
 
+def is_stream(file: Path) -> bool:
+    """Whether it is one that a process has open, as its standard output is."""
+    return file.absolute().parent in STREAMS
+
+
 def write_file(file: Path, data: bytes) -> None:
     """For its owner alone: numbers and names are in it. A pipe, or what is open already, takes it as it is."""
-    if file.absolute().parent in STREAMS or (file.exists() and not file.is_file()):
+    if is_stream(file) or (file.exists() and not file.is_file()):
         file.write_bytes(data)
     else:
         replace(file, data)

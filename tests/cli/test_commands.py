@@ -178,8 +178,8 @@ def test_contacts_in_and_out_without_a_server(folder: Path, tmp_path: Path) -> N
     assert "FN:Ana" in ipls("client", "contacts", "show", found["id"][:8], "--raw", *where).stdout
     out = tmp_path / "out.vcf"
     exported = ipls("client", "contacts", "export", out, *where)
-    assert (exported.returncode, exported.stdout) == (0, "")
-    assert exported.stderr == f"exported: 2 contacts to {out}\n"
+    assert (exported.returncode, exported.stderr) == (0, "")
+    assert exported.stdout == f"exported: 2 contacts to {out}\n"
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
     assert out.read_bytes().startswith(b"BEGIN:VCARD\r\nVERSION:3.0\r\nFN:Ana Mu\xc3\xb1oz\r\n")
     profile = tmp_path / "home/profiles/default"

@@ -97,6 +97,6 @@ def _() -> Target:
 
     def run(data: bytes) -> None:
         call: Any = SimpleNamespace(auth_context=dict, invocation_metadata=lambda: ((SESSION_METADATA, data),))
-        assert readers.reader(call) == (LABEL.encode(), 1)
+        assert readers.reader(call) == (LABEL.encode(), 1, False)
 
     return Target(run, (ServiceError,), (token,))
