@@ -32,6 +32,7 @@ from ipls.client.linked_devices import AccountDevice
 from ipls.client.linking import Linking, NewDevice
 from ipls.client.sync import SyncResult
 from ipls.contacts.errors import LinkError
+from ipls.contacts.linking import LinkCode
 from ipls.store.files import read_bounded
 
 app = typer.Typer(help="The devices that share this account's contacts. Alone, it lists them.")
@@ -117,6 +118,12 @@ def join(
             code = read_bounded(code_file, _MAX_CODE).decode(errors="replace")
         else:
             code = await typed_line("the link code that your phone shows: ")
+        label, own = LinkCode.parse(code).label, device.status().contacts
+        print(f"this device joins the account of {label}", file=sys.stderr)
+        if own:  # whoever has a person join with another's code would get them
+            answer = await typed_line(f"the {own} contacts of this profile go there too. Is that number yours? [y/N]: ")
+            if answer.strip().lower() not in ("y", "yes"):
+                raise typer.Exit(1)
         return await device.join(code, shown, system.system() or "unknown", show)
 
     joined = run(profile_folder(home, profile), work, endpoints, retry_for_s=patience, verbose=verbose)

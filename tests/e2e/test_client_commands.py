@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from ipls.contacts.linking import LinkCode
 from ipls.units import DAY_MS
 from tests.client.deployment import book
 from tests.e2e.running import IPLS, Deployment, ipls
@@ -326,3 +327,12 @@ def test_a_laptop_is_linked_renamed_and_removed(deployment: Deployment, tmp_path
     file.write_text("IPLS-LINK:1:no code")
     bad = ipls("client", "join", "--code-file", file, *endpoints, "--profile", "other", "--home", tmp_path)
     assert bad.stderr.endswith("next: scan it again, or copy it whole [LINK_CODE_INVALID]\n")
+
+    # Somebody else's code, to a person who has contacts in the profile: they are told where these would go.
+    file.write_text(LinkCode.new("+15555550199").text)
+    where = ("--profile", "other", "--home", tmp_path)
+    assert ipls("client", "contacts", "add", "Ada", *where, *endpoints).returncode == 0
+    theirs = ipls("client", "join", "--code-file", file, *where, input="n\n")
+    assert (theirs.returncode, theirs.stdout) == (1, "")
+    assert "the account of +15555550199" in theirs.stderr
+    assert "the 1 contacts of this profile go there too" in theirs.stderr
