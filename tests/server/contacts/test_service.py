@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -248,23 +249,30 @@ async def test_an_account_has_a_quota_of_calls(world: World) -> None:
             await world.device(stub, owner).list()
 
 
+@asynccontextmanager
+async def idle_upload(world: World, owner: Owner) -> AsyncIterator[None]:
+    """The account's one upload that has its place, known by another that was refused it."""
+    calls = [world.upload(owner, sizes_of(record(1))) for _ in range(2)]
+    streams = [world.lines.PutRecords() for _ in calls]
+    for stream, call in zip(streams, calls, strict=True):
+        await stream.write(lines_pb.PutRecordsRequest(call=call))
+    ended = [asyncio.ensure_future(answered(stream)) for stream in streams]
+    (first,), _ = await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
+    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVICE_BUSY"):
+        await first
+    yield
+    for stream in streams:
+        stream.cancel()
+    await asyncio.wait(ended)
+
+
 async def test_uploads_beyond_their_places_are_asked_to_come_again(world: World) -> None:
     world.limits = Limits(uploads=1)
     owner = Owner(ALICE)
     async with world.running():
         await world.publish(owner)
-        idle = []
-
-        async def put_until_refused() -> None:
-            while True:  # the idle one may come later than this one, and be refused itself
-                idle.append(world.lines.PutRecords())
-                await idle[-1].write(lines_pb.PutRecordsRequest(call=world.upload(owner, sizes_of(record(1)))))
-                await put(world, world.upload(owner, sizes_of(record(1))), record(1)[1])
-
-        with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVICE_BUSY"):
-            await put_until_refused()
-        for stream in idle:
-            stream.cancel()
+        async with idle_upload(world, owner):
+            pass  # as it holds
 
 
 async def test_who_is_not_known_takes_no_place_among_the_uploads(world: World) -> None:
@@ -285,18 +293,8 @@ async def test_no_account_takes_all_places_among_the_uploads(world: World) -> No
     async with world.running():
         await world.publish(greedy)
         await world.publish(owner)
-        calls = [world.upload(greedy, sizes_of(record(1))) for _ in range(2)]
-        streams = [world.lines.PutRecords() for _ in calls]
-        for stream, call in zip(streams, calls, strict=True):
-            await stream.write(lines_pb.PutRecordsRequest(call=call))
-        ended = [asyncio.ensure_future(answered(stream)) for stream in streams]
-        (first,), _ = await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
-        with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVICE_BUSY"):
-            await first
-        await put(world, world.upload(owner, sizes_of(record(1))), record(1)[1])
-        for stream in streams:
-            stream.cancel()
-        await asyncio.wait(ended)
+        async with idle_upload(world, greedy):
+            await put(world, world.upload(owner, sizes_of(record(1))), record(1)[1])
 
 
 async def test_no_account_takes_all_places(world: World) -> None:
@@ -306,17 +304,10 @@ async def test_no_account_takes_all_places(world: World) -> None:
     async with world.running() as stub:
         await world.publish(greedy)
         await world.publish(owner)
-        idle = world.lines.PutRecords()
-        await idle.write(lines_pb.PutRecordsRequest(call=world.upload(greedy, sizes_of(record(1)))))
-
-        async def list_until_refused() -> None:
-            while True:  # the idle one may not have its place yet
+        async with idle_upload(world, greedy):
+            with pytest.raises(TryLaterError, check=lambda e: e.reason == "SERVICE_BUSY"):
                 await world.device(stub, greedy).list()
-
-        with pytest.raises(TryLaterError, check=lambda e: e.reason == "SERVICE_BUSY"):
-            await list_until_refused()
-        await put(world, world.upload(owner, sizes_of(record(2))), record(2)[1])
-        idle.cancel()
+            await put(world, world.upload(owner, sizes_of(record(2))), record(2)[1])
 
 
 async def test_plaintext_is_refused(world: World, tmp_path: Path) -> None:
