@@ -11,7 +11,7 @@ import typer
 
 from ipls.cli.codes import Code, Outbox, code_source, trying
 from ipls.cli.console import confirmed
-from ipls.cli.opening import read, run, say, write_file
+from ipls.cli.opening import deliver, read, run, say
 from ipls.cli.options import HOME, Home, Json, Name, Patience, Verbose, options_for, profile_folder
 from ipls.cli.unlocking import key_access
 from ipls.client import profiles
@@ -97,13 +97,10 @@ def export_all(
     if not force and file.is_file() and file.stat().st_size:
         raise ProfileError("FILE_EXISTS", f"{file} is there")
     found = read(profile_folder(home, profile), lambda device: device.take_out(keys=with_keys))
-    if str(file) == "-":
-        sys.stdout.buffer.write(found.data)
-        return
-    write_file(file, found.data)
     damaged = f"; {found.unreadable} are damaged on this phone: ipls client store" if found.unreadable else ""
     value = {"contacts": found.contacts, "unreadable": found.unreadable, "bytes": len(found.data)}
-    say(f"exported: {found.contacts} contacts, and all about the account, to {file}{damaged}", value, as_json)
+    text = f"exported: {found.contacts} contacts, and all about the account, to {file}{damaged}"
+    deliver(file, found.data, text, value, as_json)
 
 
 def delete_account(

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ipls.cli.opening import is_stream, local, read, run_both, say, write_file
+from ipls.cli.opening import deliver, is_stream, local, read, run_both, say
 from ipls.cli.options import HOME, Endpoints, Home, Json, Name, Patience, Verbose, options_for, profile_folder
 from ipls.cli.pictures import drawn
 from ipls.client.access import when
@@ -415,15 +415,8 @@ def export(
         profile_folder(home, profile),
         lambda device: (device.address_book.export(layout.value), len(device.address_book.cards())),
     )
-    if str(file) == "-":
-        sys.stdout.buffer.write(data)
-        return
-    write_file(file, data)
-    text = f"exported: {count} contacts to {file}"
-    if is_stream(file):
-        print(text, file=sys.stderr)
-    else:
-        say(text, {"contacts": count, "file": str(file)}, as_json)
+    value = {"contacts": count, "file": str(file)}
+    deliver(file, data, f"exported: {count} contacts to {file}", value, as_json)
 
 
 def _show(contact: Listed, as_json: bool) -> None:

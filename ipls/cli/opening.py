@@ -185,6 +185,19 @@ def is_stream(file: Path) -> bool:
     return file.absolute().parent in STREAMS
 
 
+def deliver(file: Path, data: bytes, text: str, value: Any, as_json: bool) -> None:
+    """Write what was asked for, -: to standard output, and say the outcome; not among it where that is what the file
+    is."""
+    if str(file) == "-":
+        sys.stdout.buffer.write(data)
+        return
+    write_file(file, data)
+    if is_stream(file):
+        print(text, file=sys.stderr)
+    else:
+        say(text, value, as_json)
+
+
 def write_file(file: Path, data: bytes) -> None:
     """For its owner alone: numbers and names are in it. A pipe, or what is open already, takes it as it is."""
     if is_stream(file) or (file.exists() and not file.is_file()):

@@ -512,7 +512,7 @@ class _Synced:
 
     def is_whole(self) -> bool:
         """See `ContactList`."""
-        return self._profile.count_contacts() == len(self._profile.contacts())
+        return not self._profile.line.unreadable()
 
     def edit(self, changes: Mapping[bytes, Envelope | None]) -> None:
         """See `ContactList`."""

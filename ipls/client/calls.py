@@ -4,16 +4,22 @@ Tested by tests/client/test_patience.py and tests/client/test_device.py.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
+from google.protobuf.message import Message
+
 from ipls._grpc import grpc
 from ipls.client.errors import ClientError, RefusedError, TryLaterError
+from ipls.crypto.keys import Signer
 from ipls.rpc.errors import RemoteError, remote_error
+from ipls.trust.calls import NONCE_BYTES, call_digest
 
 Result = TypeVar("Result")
+Call = TypeVar("Call")
 
 CALL_S = 60.0
 """The longest that a call takes, however long the patience; one that carries contacts, while they get on."""
@@ -46,6 +52,30 @@ async def retrying(
                 raise client_error(error, service) from raised
         await asyncio.sleep(wait)
         pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
+def signed_call(
+    message: Callable[..., Call],
+    signer: Signer,
+    namespace: str,
+    label: str,
+    method: str,
+    body: Message,
+    time_ms: int,
+    *,
+    version: int,
+) -> Call:
+    """A call of the contact store, as its account's key signs it anew; `message` is the SignedCall of that version."""
+    data, nonce, key = body.SerializeToString(), os.urandom(NONCE_BYTES), signer.public_key
+    digest = call_digest(namespace, label, key, method, data, time_ms, nonce, version=version)
+    return message(
+        label=label,
+        public_key=key,
+        body=data,
+        timestamp_ms=time_ms,
+        nonce=nonce,
+        signature=signer.sign(digest),
+    )
 
 
 def within(retry_for_s: float) -> float:

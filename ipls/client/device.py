@@ -463,10 +463,11 @@ class Device:
         if before is not None and before not in {v.version for v in self.versions() if v.origin == "foreign"}:
             raise _unknown_version()
         await self.monitor()
+        if before is None:
+            return await self._sync().recover(how)
         contacts = self._profile.contacts()
         recovered = await self._sync().recover(how, before)
-        if before is not None:
-            self.address_book.note_recovery(contacts)
+        self.address_book.note_recovery(contacts)
         return recovered
 
     async def differences(self) -> list[Difference]:
@@ -747,7 +748,7 @@ class Device:
             head_ms=max(signed.values(), default=0),
             signers=sorted(signed),
             synced_ms=synced.time_ms if synced else None,
-            contacts=profile.count_contacts() - len(kept.unreadable()),
+            contacts=profile.count_readable(),
             unsent=len(kept.unsent()),
             unreadable=len(kept.unreadable()),
             generation=kept.state.generation if kept.state else 0,
@@ -763,15 +764,10 @@ class Device:
             return {}
 
     def _sync(self) -> Sync:
-        account, namespace, profile, channel = (
-            self._profile.account,
-            self._root.namespace,
-            self._profile,
-            self._channels["contacts"],
-        )
-        signer = SeedSigner(account.seed)
-        old_stub, store = contacts_v1.ContactsServiceStub(channel), self._line_store(account.label, account.seed)
-        old = OldContacts(old_stub, namespace, account.label, signer, profile.line, report=self._report, **self._timed)
+        profile, account, namespace = self._profile, self._profile.account, self._root.namespace
+        stub, signer = contacts_v1.ContactsServiceStub(self._channels["contacts"]), SeedSigner(account.seed)
+        old = OldContacts(stub, namespace, account.label, signer, profile.line, report=self._report, **self._timed)
+        store = self._line_store(account.label, account.seed)
         return Sync(profile, namespace, self._vault, store, old, now_ms=self._now_ms, report=self._report)
 
     @property

@@ -14,10 +14,9 @@ from ipls.contacts.cards.lines import NEWLINE, Card, Skipped
 from ipls.contacts.cards.reading import read_card, read_person
 from ipls.contacts.cards.units import card_form
 from ipls.contacts.envelope import Envelope
-from ipls.contacts.errors import CardError
 from ipls.contacts.merge import merge
 from ipls.contacts.sealing import MAX_ENVELOPE, id_of_uid, new_id
-from ipls.contacts.whole import MAX_WHOLE, fitting
+from ipls.contacts.whole import MAX_WHOLE, is_keepable
 from ipls.crypto.encoding import tagged_hash
 
 
@@ -97,14 +96,11 @@ class Import:
         if isinstance(part, Skipped):
             self._bad.append(part)
             return
-        try:
-            if len(part.data) > MAX_ENVELOPE:
-                whole = Envelope(part.data).encode()
-                if fitting(whole) != whole:
-                    self._large.append(part.line)
-        except CardError:
+        if not is_keepable(part.data):
             self._bad.append(Skipped(part.line, f"over {MAX_WHOLE} bytes, and too broken to be cut"))
             return
+        if len(part.data) > MAX_ENVELOPE and len(Envelope(part.data).encode()) > MAX_WHOLE:
+            self._large.append(part.line)
         self._counts[self._take(part)] += 1
 
     def _take(self, part: Card) -> str:

@@ -5,7 +5,6 @@ Tested by tests/client/test_line_store.py.
 """
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from google.protobuf.message import Message
 
 from ipls._grpc import grpc
-from ipls.client.calls import CALL_S, RETRY_FOR_S, carrying, client_error, retrying
+from ipls.client.calls import CALL_S, RETRY_FOR_S, carrying, client_error, retrying, signed_call
 from ipls.client.errors import ProfileError, RefusedError
 from ipls.contacts.admission import MAX_COMMITS
 from ipls.contacts.commits import MAX_COMMIT, Link, Signed
@@ -24,7 +23,6 @@ from ipls.crypto.keys import Signer
 from ipls.proto.contacts.v2 import contacts_pb2 as pb
 from ipls.rpc.channel import chunks, cut
 from ipls.rpc.errors import remote_error
-from ipls.trust.calls import NONCE_BYTES, call_digest
 
 if TYPE_CHECKING:
     from ipls.proto.contacts.v2.contacts_pb2_grpc import ContactsServiceAsyncStub
@@ -375,17 +373,8 @@ class LineStore:
         return await retrying(attempt, self._retry_for_s, service="the contact store")
 
     def _sign(self, method: str, body: Message) -> pb.SignedCall:
-        data, nonce, time_ms = body.SerializeToString(), os.urandom(NONCE_BYTES), self._now_ms() + self._behind_ms
-        key = self._signer.public_key
-        digest = call_digest(self._namespace, self._label, key, method, data, time_ms, nonce, version=2)
-        return pb.SignedCall(
-            label=self._label,
-            public_key=key,
-            body=data,
-            timestamp_ms=time_ms,
-            nonce=nonce,
-            signature=self._signer.sign(digest),
-        )
+        time_ms = self._now_ms() + self._behind_ms
+        return signed_call(pb.SignedCall, self._signer, self._namespace, self._label, method, body, time_ms, version=2)
 
 
 def _runs(commits: Mapping[int, Signed]) -> Iterator[tuple[int, list[Signed]]]:

@@ -365,7 +365,7 @@ class Profile:
                 self._rows = Rows(db, self.key, TABLES)
                 if not self._rows.fit:
                     raise not_the_key()
-                self._reading, self._line = reading, None
+                self._line, self._line_as_of = None, 0
                 self._move_old_contacts()  # whoever only reads has none: see `_open`
             except (sqlite3.Error, StoreError, OSError) as error:
                 raise storage_error(error) from error
@@ -511,7 +511,7 @@ class Profile:
 
     def known_devices(self) -> list[KnownDevice]:
         """Those that were linked from here, as far as they can be read."""
-        return [row for row in self._rows.iterate(KNOWN_DEVICES) if not isinstance(row, Unreadable)]
+        return list(self._rows.readable(KNOWN_DEVICES))
 
     def put_known_device(self, device: KnownDevice) -> None:
         """Remember one."""
@@ -561,13 +561,13 @@ class Profile:
         account = None
         with suppress(ProfileError):  # damaged: the contacts can be read without it
             account = self.get(Account)
-        label = account.label if account else ""
-        if self._line is None or self._line.label != label or self._reading:  # others write meanwhile
-            self._line = Kept(self._rows, label)
+        label, changes = account.label if account else "", self.changes
+        if self._line is None or self._line.label != label or self._line_as_of != changes:  # others write meanwhile
+            self._line, self._line_as_of = Kept(self._rows, label), changes
         return self._line
 
     def _move_old_contacts(self) -> None:
-        old = [row for row in self._rows.iterate(OLD_CONTACTS) if not isinstance(row, Unreadable)]
+        old = list(self._rows.readable(OLD_CONTACTS))
         if old:
             with self._rows.transaction():
                 self.line.put({row.id: Envelope(row.card).encode() for row in old})
@@ -581,7 +581,8 @@ class Profile:
 
     def contact(self, id: bytes) -> Contact | None:
         """One of them."""
-        data, unsent = self.line.entry(id), self.line.edit(id) is not None
+        kept = self.line
+        data, unsent = kept.entry(id), kept.edit(id) is not None
         return Contact(id, Envelope.decode(data), not unsent) if data and kind_in(data) in PEOPLE else None
 
     def all_contacts(self) -> list[Contact | Unreadable]:
@@ -590,8 +591,11 @@ class Profile:
 
     def count_contacts(self) -> int:
         """How many there are, readable or not."""
-        kept = self.line
-        return sum(kind_in(each) in PEOPLE for each in kept.entries().values()) + len(kept.unreadable())
+        return self.count_readable() + len(self.line.unreadable())
+
+    def count_readable(self) -> int:
+        """How many `contacts` has."""
+        return sum(kind_in(each) in PEOPLE for each in self.line.entries().values())
 
     def put_contacts(self, contacts: Iterable[Contact]) -> None:
         """Add contacts, or have those whose id is there say this; they are sent later."""
@@ -605,8 +609,7 @@ class Profile:
     def settings(self) -> Envelope:
         """What the account's devices share besides contacts: `placement` is that of new ones, `verified` are keys of
         numbers that no contact has. While they can't be read nothing new goes out."""
-        edit, listed = self.line.edit(SETTINGS_ID), self.line.contact(SETTINGS_ID)
-        data = edit.contents if edit else listed.envelope if listed else None
+        data = self.line.entry(SETTINGS_ID)
         settings = Envelope.decode(data) if data else Envelope(kind=envelope.Kind.SETTINGS)
         if self.line.is_damaged(SETTINGS_ID):
             settings = replace(settings, placement=envelope.Placement.IPLS_ONLY)
@@ -618,12 +621,11 @@ class Profile:
 
     def imported(self) -> list[ImportedCard]:
         """What was imported, as far as it can be read: the rest is not known any more."""
-        return [row for row in self._rows.iterate(IMPORTED) if not isinstance(row, Unreadable)]
+        return list(self._rows.readable(IMPORTED))
 
     def imported_as(self, key: bytes) -> ImportedCard | None:
         """What was imported under this key, likewise."""
-        row = self._rows.get(IMPORTED, key)
-        return None if isinstance(row, Unreadable) else row
+        return self._rows.find(IMPORTED, key)
 
     def put_imported(self, rows: Iterable[ImportedCard]) -> None:
         """Remember what was imported."""
@@ -635,7 +637,7 @@ class Profile:
 
     def steps(self) -> list[Step]:
         """What can be taken back, oldest first, as far as it can be read."""
-        return sorted(row for row in self._rows.iterate(STEPS) if not isinstance(row, Unreadable))
+        return sorted(self._rows.readable(STEPS))
 
     def put_step(self, step: Step) -> None:
         """Remember one."""
@@ -647,7 +649,7 @@ class Profile:
 
     def apart(self) -> set[bytes]:
         """The pairs who are two people."""
-        return {row.pair for row in self._rows.iterate(APART) if not isinstance(row, Unreadable)}
+        return {row.pair for row in self._rows.readable(APART)}
 
     def put_apart(self, pair: Apart) -> None:
         """Remember that two are."""
@@ -655,12 +657,11 @@ class Profile:
 
     def contact_identities(self) -> list[ContactIdentity]:
         """All that were asked for; one that can't be read is as if it never was."""
-        return [row for row in self._rows.iterate(IDENTITIES) if not isinstance(row, Unreadable)]
+        return list(self._rows.readable(IDENTITIES))
 
     def contact_identity(self, label: str) -> ContactIdentity | None:
         """What is known of this number."""
-        row = self._rows.get(IDENTITIES, label)
-        return None if isinstance(row, Unreadable) else row
+        return self._rows.find(IDENTITIES, label)
 
     def put_contact_identity(self, identity: ContactIdentity) -> None:
         """Write what is known of a number."""
@@ -681,8 +682,7 @@ class Profile:
 
     def verified(self, label: str) -> Verified | None:
         """The key of this number that a person compared."""
-        row = self._rows.get(VERIFIED, label)
-        return None if isinstance(row, Unreadable) else row
+        return self._rows.find(VERIFIED, label)
 
     def put_verified(self, verified: Verified) -> None:
         """Write that a person compared a key."""
@@ -693,7 +693,7 @@ def _readable(rows: Rows, table: Table[Any]) -> list[Any]:
     if isinstance(table.key, bytes):
         row = rows.only(table)
         return [] if row is None else [row]
-    return [row for row in rows.iterate(table) if not isinstance(row, Unreadable)]
+    return list(rows.readable(table))
 
 
 def _replace_rows(rows: Rows, table: Table[Any], new: list[Any]) -> None:

@@ -136,6 +136,15 @@ class Rows:
             row = self._open(table, name, sealed)
             yield row
 
+    def readable(self, table: Table[Row]) -> Iterator[Row]:
+        """Likewise, without those that can't be read."""
+        return (row for row in self.iterate(table) if not isinstance(row, Unreadable))
+
+    def find(self, table: Table[Row], key: bytes | str | int) -> Row | None:
+        """As `get`, where one that can't be read is as one that is not there."""
+        row = self.get(table, key)
+        return None if isinstance(row, Unreadable) else row
+
     def all(self, table: Table[Row]) -> list[Row]:
         """Likewise, where one that can't be read matters. Raises ProfileError PROFILE_DAMAGED."""
         table = self._meant(table)
@@ -170,7 +179,7 @@ class Rows:
 
     def drop(self, table: Table[Any], row: Unreadable) -> None:
         """Take out a row that can't be read."""
-        self._db.execute(f"DELETE FROM {table.name} WHERE key = ?", (row.key,))  # noqa: S608
+        self._db.execute(f"DELETE FROM {table.name} WHERE key = ?", (row.key,))  # noqa: S608  # ours
 
     def remove(self, table: Table[Any]) -> None:
         """Take out the row of a `single`, if there is one."""

@@ -108,7 +108,7 @@ class Sync:
         wanted, here = other.entries(), self._kept.entries()
         changed = {id: now for id, now in wanted.items() if here.get(id) != now}
         self._kept.put(dict.fromkeys(here.keys() - wanted.keys()) | changed)
-        if self._kept.state is None and self._kept.pending is None:
+        if self._has_no_line:
             await self._line.begin(self._devices.sealing(other.state.devices if other.state else ()))
         await self._line.sync()
 
@@ -190,14 +190,16 @@ class Sync:
         state = self._kept.state
         return state.devices if state else ()
 
+    @property
+    def _has_no_line(self) -> bool:
+        return self._kept.state is None and self._kept.pending is None
+
     async def _find_line(self) -> None:
-        if self._kept.state is None and self._kept.pending is None:
+        if self._has_no_line:
             await self._line.pull()
 
     async def _to_the_head(self) -> None:
-        if (
-            self._kept.state is None and self._kept.pending is None
-        ):  # a linked device's line is there, or was not believed
+        if self._has_no_line:  # which a linked device has, or did not believe
             await self._old.bring(self._keys)
             await self._line.begin()
         await self._line.sync()
@@ -207,7 +209,7 @@ class Sync:
         await self._to_the_head()
         state = self._standing()
         return SyncResult(
-            self._profile.count_contacts() - len(self._kept.unreadable()),
+            self._profile.count_readable(),
             self._line.received,
             self._line.sent,
             len(self._line.unread),

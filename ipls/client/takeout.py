@@ -26,7 +26,6 @@ from ipls.client.addressbook.shadows import SIDES
 from ipls.client.events import AccessEntry
 from ipls.client.line.kept import KEYS
 from ipls.client.profile import Account, ApproverKey, Discovery, Profile, ProvedHistory, Synced
-from ipls.client.rows import Unreadable
 from ipls.crypto.keys import public_key
 
 
@@ -101,10 +100,8 @@ def _settings(profile: Profile, approver: ApproverKey | None) -> dict[str, Any]:
     return {
         "who is on the service is found out": bool(discovery and discovery.on),
         "this device approves with": approver and public_key(approver.seed),
-        "address books": [row.id for row in profile.rows.iterate(SIDES) if not isinstance(row, Unreadable)],
-        "programs with a password": [
-            row.name for row in profile.rows.iterate(CLIENTS) if not isinstance(row, Unreadable)
-        ],
+        "address books": [row.id for row in profile.rows.readable(SIDES)],
+        "programs with a password": [row.name for row in profile.rows.readable(CLIENTS)],
         "can be taken back": [{"ms": step.ms, "what": step.what} for step in profile.steps()],
         "two people": sorted(profile.apart()),
     }

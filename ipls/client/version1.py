@@ -4,13 +4,12 @@ Tested by tests/client/test_version1.py.
 """
 
 import hashlib
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 
-from ipls.client.calls import CALL_S, RETRY_FOR_S, carrying, retrying
+from ipls.client.calls import CALL_S, RETRY_FOR_S, carrying, retrying, signed_call
 from ipls.client.errors import RefusedError
 from ipls.client.events import Progress, Report
 from ipls.client.line.kept import Kept
@@ -22,7 +21,6 @@ from ipls.contacts.sealing import MAX_ENVELOPE
 from ipls.crypto.keys import Signer
 from ipls.proto.contacts.v1 import contacts_pb2 as pb
 from ipls.rpc.channel import cut
-from ipls.trust.calls import NONCE_BYTES, call_digest
 
 if TYPE_CHECKING:
     from ipls.proto.contacts.v1.contacts_pb2_grpc import ContactsServiceAsyncStub
@@ -175,17 +173,8 @@ class OldContacts:
         return await retrying(attempt, self._retry_for_s, service="the contact store")
 
     def _sign(self, method: str, body: Message) -> pb.SignedCall:
-        data, nonce, now_ms = body.SerializeToString(), os.urandom(NONCE_BYTES), self._now_ms()
-        key = self._signer.public_key
-        digest = call_digest(self._namespace, self._label, key, method, data, now_ms, nonce, version=1)
-        return pb.SignedCall(
-            label=self._label,
-            public_key=key,
-            body=data,
-            timestamp_ms=now_ms,
-            nonce=nonce,
-            signature=self._signer.sign(digest),
-        )
+        time_ms = self._now_ms()
+        return signed_call(pb.SignedCall, self._signer, self._namespace, self._label, method, body, time_ms, version=1)
 
 
 def _fitting(sizes: Sequence[int]) -> list[int]:

@@ -31,7 +31,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
 class Phone:
     """A profile with a line, and how commands name it."""
 
-    def __init__(self, world: Deployment, forks: Run) -> None:  # noqa: F811
+    def __init__(self, world: Deployment, forks: Run) -> None:  # noqa: F811  # the fixture
         self.folder = asyncio.run(world.stored(world.label(), book(1)))
         self.options = ("--home", self.folder.parent.parent, "--profile", self.folder.name)
         self._forks = forks
@@ -56,7 +56,7 @@ class Phone:
 
 
 @pytest.fixture
-def phone(world: Deployment, forks: Run) -> Phone:  # noqa: F811
+def phone(world: Deployment, forks: Run) -> Phone:  # noqa: F811  # the fixture
     return Phone(world, forks)
 
 

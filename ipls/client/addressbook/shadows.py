@@ -5,7 +5,7 @@ Tested by tests/client/addressbook/test_sync.py.
 
 from typing import NamedTuple, Self
 
-from ipls.client.rows import Rows, Table, Unreadable
+from ipls.client.rows import Rows, Table
 
 
 class Shadow(NamedTuple):
@@ -47,5 +47,5 @@ def shadow_key(side: str, href: str) -> str:
 def shadows_of(rows: Rows, side: str) -> dict[str, Shadow]:
     """By href. One that can't be read is as one that is not there: what it was of is then merged without a base, which
     loses nothing."""
-    found = (row for row in rows.iterate(SHADOWS) if not isinstance(row, Unreadable))
+    found = rows.readable(SHADOWS)
     return {row.href: row for row in found if row.side == side}

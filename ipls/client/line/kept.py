@@ -185,9 +185,9 @@ class Kept:
         self.label = label
         self.keys = {row.generation: ContactKey(row.secret, label, row.generation) for row in rows.all(KEYS)}
         self.state = self._load()
-        self.marks = {row.id: row.unread for row in self._readable(MARKS)}
-        self.parts = {row.id: row.of for row in self._readable(PARTS)}
-        self.beside = {row.id: row.envelope for row in self._readable(BESIDE)}
+        self.marks = {row.id: row.unread for row in rows.readable(MARKS)}
+        self.parts = {row.id: row.of for row in rows.readable(PARTS)}
+        self.beside = {row.id: row.envelope for row in rows.readable(BESIDE)}
         self.pending = next(iter(rows.all(PENDING)), None)
         self.upkeep = rows.only(UPKEEP) or Upkeep()
 
@@ -199,26 +199,21 @@ class Kept:
         begun = LineState(start.line, start.seed, start.n, start.chain)
         return replay(begun, commits, self.snapshot, self.keys)
 
-    def _readable(self, table: Table[Row]) -> Iterator[Row]:
-        return (row for row in self.rows.iterate(table) if not isinstance(row, Unreadable))
-
     def contact(self, id: bytes) -> ContactRow | None:
         """The contact as it was last read here."""
-        row = self.rows.get(CONTACTS, id)
-        return None if isinstance(row, Unreadable) else row
+        return self.rows.find(CONTACTS, id)
 
     def contacts(self) -> dict[bytes, ContactRow]:
         """All of them."""
-        return {row.id: row for row in self.rows.iterate(CONTACTS) if not isinstance(row, Unreadable)}
+        return {row.id: row for row in self.rows.readable(CONTACTS)}
 
     def edit(self, id: bytes) -> ChangeRow | None:
         """The edit of a contact that is not in the line yet."""
-        row = self.rows.get(EDITS, id)
-        return None if isinstance(row, Unreadable) else row
+        return self.rows.find(EDITS, id)
 
     def edits(self) -> Iterator[ChangeRow]:
         """All of them, in the order in which they were begun."""
-        return (row for row in self.rows.iterate(EDITS) if not isinstance(row, Unreadable))
+        return self.rows.readable(EDITS)
 
     def entries(self) -> dict[bytes, bytes]:
         """id -> envelope as they are here, edits on top, in the list's order; what can't be read is left out."""
@@ -233,9 +228,8 @@ class Kept:
 
     def entry(self, id: bytes) -> bytes | None:
         """One of them; None: it is not there, or can't be read."""
-        edit, contact = self.edit(id), self.contact(id)
-        if edit is None and not (contact and self.state and id in self.state.entries):
-            return None
+        edit = self.edit(id)
+        contact = self.contact(id) if edit is None and self._lists(id) else None
         contents = edit.contents if edit else contact.envelope if contact else None
         return None if contents is None else self.shown(id, contents)
 

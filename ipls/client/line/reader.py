@@ -61,7 +61,7 @@ class Reader:
         mark = await self._mark()
         if read is None:
             if kept.state or mark:
-                raise LineError("STORE_ROLLED_BACK", "the contact store shows nothing of the account's line any more")
+                raise _shows_nothing()
             return
         draft, start = Draft(kept), kept.state or self._start(read)
         if draft.state is None:
@@ -101,7 +101,7 @@ class Reader:
         draft.follow(folded)
         await self._read_list(draft, folded)
         ids = dict.fromkeys([*kept.contacts(), *folded.state.entries])
-        pairs = {id: (_said(kept.contact(id)), draft.envelope(id)) for id in ids if not draft.marks.get(id)}
+        pairs = {id: (draft.base(id), draft.envelope(id)) for id in ids if not draft.marks.get(id)}
         return {id: pair for id, pair in pairs.items() if pair[0] != pair[1]}
 
     async def go_back(self, before: int | None) -> None:
@@ -145,7 +145,7 @@ class Reader:
         seen all that this device has."""
         read = await self._store.read(0)
         if read is None:
-            raise LineError("STORE_ROLLED_BACK", "the contact store shows nothing of the account's line any more")
+            raise _shows_nothing()
         draft = Draft(self._kept)
         draft.begin(self._start(read))
         draft.end_sending()
@@ -372,8 +372,8 @@ def _check_passed(mark: Checkpoint, start: LineState, read: LineRead) -> None:
         raise LineError("STORE_FORKED", "the contact store shows another line than the one that is known to stand")
 
 
-def _said(row: ContactRow | None) -> bytes | None:
-    return None if row is None else row.envelope
+def _shows_nothing() -> LineError:
+    return LineError("STORE_ROLLED_BACK", "the contact store shows nothing of the account's line any more")
 
 
 def _replaced(why: str) -> LineError:

@@ -21,7 +21,7 @@ class Phone:
             profile.rows.put_many(table, (row for row in rows if row))
         device.rows = profile.rows
         device.start()
-        profile._line = device.kept
+        profile._line, profile._line_as_of = device.kept, profile.changes
         self.book = AddressBook(profile, lambda: device.world.now_ms)
 
     def sync(self) -> None:

@@ -164,4 +164,4 @@ class Book(Side):
             self._rows.put(RESOURCES, Resource(href, uid, card or b"", end, number, self._now_ms, card is None))
 
     def _all(self) -> list[Resource]:
-        return [row for row in self._rows.iterate(RESOURCES) if not isinstance(row, Unreadable)]
+        return list(self._rows.readable(RESOURCES))
