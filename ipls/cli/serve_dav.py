@@ -15,7 +15,7 @@ from ipls.cli.opening import Reporter, say
 from ipls.cli.options import HOME, Home, Json, Name, options_for, profile_folder
 from ipls.cli.unlocking import key_access
 from ipls.client.addressbook.dav.access import is_local
-from ipls.client.addressbook.dav.server import MAX_BODY, Request, Response
+from ipls.client.addressbook.dav.server import Request, Response, max_body
 from ipls.client.dav import IDLE_S, DavServer, add_dav_client
 from ipls.client.errors import SideError
 from ipls.client.profile_key import open_key
@@ -73,11 +73,14 @@ def serve_dav(
         server = thread.submit(lambda: DavServer(folder, access, allow_removals=allow_removals, told=told)).result()
         key = thread.submit(open_key, folder, access).result() or b""
 
+        def admit(method: str, path: str, headers: Mapping[str, str]) -> str | Response:
+            return server.admit(Request(method, path, headers))
+
         def handle(method: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
             return server.handle(Request(method, path, headers, body))
 
         async def start(service: Service) -> None:
-            app = handled_app(handle, thread, max_body=MAX_BODY, idle=server.let_go, idle_s=IDLE_S)
+            app = handled_app(admit, handle, thread, max_body=max_body, idle=server.let_go, idle_s=IDLE_S)
             port = await serve(service, app, listen)
             host = listen.rpartition(":")[0]
             say(f"serving http://{host}:{port}/", {"url": f"http://{host}:{port}/"}, as_json)

@@ -5,7 +5,8 @@ Tested by tests/cli/test_serve_dav.py.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ipls.client.address_book import AddressBook
@@ -37,14 +38,17 @@ class DavServer:
         finally:
             profile.close()
 
+    def admit(self, request: Request) -> str | Response:
+        """By a request's head: whose it is, or what refuses it."""
+        return self._access.admit(request)
+
     def handle(self, request: Request) -> Response:
-        """The answer."""
-        if refusal := self._access.refusal(request):
-            return refusal
+        """The answer to one that was admitted. While it is on its way others may have the profile."""
         try:
-            return self._service().handle(request)
+            response = self._service().handle(request, lambda href: self._service().resource(href))
         except ProfileError:
             return Response(503, {"Retry-After": "2"})
+        return response._replace(body=_as_far_as_open(response.body))
 
     def let_go(self) -> None:
         """Have the list take what clients did, and others use the profile."""
@@ -71,6 +75,13 @@ def add_dav_client(folder: Path, key: KeyAccess, name: str) -> str:
         return add_client(profile.rows, name)
     finally:
         profile.close()
+
+
+def _as_far_as_open(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Where another program has the profile by then, the answer ends: cut short it is no XML, and nobody takes it for
+    whole."""
+    with suppress(ProfileError):
+        yield from pieces
 
 
 def _opened(folder: Path, key: KeyAccess) -> Profile:

@@ -1,46 +1,114 @@
-"""Requests that are handled whole, one after the other, by who knows nothing of HTTP's connections.
+"""Requests that are handled one after the other, by who knows nothing of HTTP's connections.
 
 Tested by tests/client/addressbook/dav/test_server.py and tests/attack/test_carddav.py.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
+from typing import Any
 
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
-Handle = Callable[[str, str, Mapping[str, str], bytes], tuple[int, Mapping[str, str], bytes]]
-"""Method, path (as it came, percent-encoded, without a query), headers (names in lower case) and body; status, headers
-and body of the answer."""
+from ipls.runtime.places import RETRY_AFTER_S, Busy, Places
 
+Answer = tuple[int, Mapping[str, str], Iterable[bytes]]
+"""Status, headers and body; each piece of the body is asked for when the one before is on its way."""
+Admit = Callable[[str, str, Mapping[str, str]], str | Answer]
+"""Method, path (as it came, percent-encoded, without a query) and headers (names in lower case): whose request it is,
+or what refuses it. Its body is not read before."""
+Handle = Callable[[str, str, Mapping[str, str], bytes], Answer]
+"""Likewise with the body: the answer."""
+
+AT_ONCE = 4
+"""Requests of one sender that have memory for their bodies and answers; more wait unread."""
+MAX_WAITING = 32
+"""Of one sender, with those; one more is told to come again."""
+MAX_REQUESTS = 128
+"""Of all."""
+BODY_S = 60
+"""A body may take so long."""
 _METHODS = ["OPTIONS", "GET", "PUT", "DELETE", "PROPFIND", "REPORT", "PROPPATCH", "MKCOL", "POST", "COPY", "MOVE"]
 
 
 def handled_app(
-    handle: Handle, thread: Executor, *, max_body: int, idle: Callable[[], None], idle_s: float
+    admit: Admit,
+    handle: Handle,
+    thread: Executor,
+    *,
+    max_body: Callable[[str], int],
+    idle: Callable[[], None],
+    idle_s: float,
 ) -> Starlette:
-    """`handle` is called in `thread`, and so is `idle`, `idle_s` after the last of it. `max_body`: in bytes."""
-    timer: asyncio.TimerHandle | None = None
+    """`admit` and `handle` are called in `thread`, and so is `idle`, `idle_s` after the last piece of an answer.
+    `max_body`: bytes, by method."""
+    return Starlette(
+        routes=[Route("/{path:path}", _Handled(admit, handle, thread, max_body, idle, idle_s), methods=_METHODS)]
+    )
 
-    async def respond(request: Request) -> Response:
-        nonlocal timer
-        body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > max_body:
-                return Response(status_code=413, headers={"Connection": "close"})
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        path = request.scope["raw_path"].decode("latin-1").partition("?")[0]
+
+class _Handled:
+    def __init__(
+        self,
+        admit: Admit,
+        handle: Handle,
+        thread: Executor,
+        max_body: Callable[[str], int],
+        idle: Callable[[], None],
+        idle_s: float,
+    ) -> None:
+        self._admit, self._handle, self._thread, self._max_body = admit, handle, thread, max_body
+        self._idle, self._idle_s = idle, idle_s
+        self._timer: asyncio.TimerHandle | None = None
+        self._places = Places(MAX_REQUESTS, each=MAX_WAITING)
+        self._at_once = defaultdict[str, asyncio.Semaphore](lambda: asyncio.Semaphore(AT_ONCE))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        path = scope["raw_path"].decode("latin-1").partition("?")[0]
+        head = request.method, path, {name.lower(): value for name, value in request.headers.items()}
+        sender = await asyncio.get_running_loop().run_in_executor(self._thread, self._admit, *head)
+        if not isinstance(sender, str):
+            status, headers, content = sender
+            await Response(b"".join(content), status, dict(headers))(scope, receive, send)
+            return
+        try:
+            with self._places.place(sender):
+                async with self._at_once[sender]:
+                    response = await self._respond(request, head)
+                    await response(scope, receive, send)
+        except Busy:
+            await Response(status_code=503, headers={"Retry-After": str(int(RETRY_AFTER_S))})(scope, receive, send)
+        except ClientDisconnect:
+            pass  # nobody is there to be answered
+
+    async def _respond(self, request: Request, head: tuple[str, str, Mapping[str, str]]) -> Response:
+        body, most = bytearray(), self._max_body(request.method)
+        try:
+            async with asyncio.timeout(BODY_S):
+                async for part in request.stream():
+                    body += part
+                    if len(body) > most:
+                        return Response(status_code=413, headers={"Connection": "close"})
+        except TimeoutError:
+            return Response(status_code=408, headers={"Connection": "close"})
+        status, headers, content = await self._in_thread(self._handle, *head, bytes(body))
+        return StreamingResponse(self._pieces(iter(content)), status, dict(headers))
+
+    async def _pieces(self, content: Iterator[bytes]) -> AsyncIterator[bytes]:
+        while (piece := await self._in_thread(next, content, None)) is not None:
+            yield piece
+
+    async def _in_thread(self, call: Callable[..., Any], *arguments: object) -> Any:
         loop = asyncio.get_running_loop()
-        status, answered, content = await loop.run_in_executor(
-            thread, handle, request.method, path, headers, bytes(body)
-        )
-        if timer:
-            timer.cancel()
-        timer = loop.call_later(idle_s, thread.submit, idle)
-        return Response(content, status, dict(answered))
-
-    return Starlette(routes=[Route("/{path:path}", respond, methods=_METHODS)])
+        try:
+            return await loop.run_in_executor(self._thread, call, *arguments)
+        finally:
+            if self._timer:
+                self._timer.cancel()
+            self._timer = loop.call_later(self._idle_s, self._thread.submit, self._idle)

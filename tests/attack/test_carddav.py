@@ -1,14 +1,18 @@
 """Who else is on this machine, and the pages in its browsers, against the CardDAV server of a profile."""
 
 import base64
+import select
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
 from ipls.client.addressbook.dav.access import TRIES, WAIT_S, is_local
 from ipls.client.addressbook.dav.book import Book, Resource
+from ipls.client.addressbook.dav.server import MAX_CARD
+from ipls.http.handled import AT_ONCE, MAX_WAITING
 from tests.client.addressbook.dav.rig import CLIENT, OTHER, Server, serving
 from tests.client.addressbook.rig import card
 
@@ -126,9 +130,59 @@ def test_a_body_over_the_limit_is_refused_before_it_is_there(server):
                 sent += 0x10000
         except OSError:
             pass
-        assert sent < 32 << 20
+        assert sent < 48 << 20
     assert server.ask("PROPFIND", BOOK, b"<a>" + b" " * (1 << 20) + b"</a>", Depth="0").status == 413
     assert server.ask("GET", BOOK + "a.vcf").status == 200
+
+
+def test_without_the_password_no_body_is_read(server):
+    """Else who can guess none fills memory all the same."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        head = f"PUT {BOOK}b.vcf HTTP/1.1\r\nHost: localhost\r\nContent-Length: {MAX_CARD}\r\n\r\n"
+        connection.sendall(head.encode())
+        assert connection.recv(100).startswith(b"HTTP/1.1 401 ")
+
+
+def test_a_card_that_is_asked_for_a_thousand_times_in_one_request_comes_once(server):
+    hrefs = f"<D:href>{BOOK}a.vcf</D:href>" * 1000
+    asked = (
+        '<C:addressbook-multiget xmlns:D="DAV:" xmlns:C="urn:ietf:params:xml:ns:carddav"><D:prop><C:address-data/>'
+        f"</D:prop>{hrefs}</C:addressbook-multiget>"
+    )
+    answer = server.ask("REPORT", BOOK, asked.encode())
+    assert (answer.status, answer.body.count(b"FN:Ada")) == (207, 1)
+
+
+def test_a_client_that_leaves_large_answers_unread_has_memory_for_few_and_others_go_on(server):
+    large = card("b", "Bo", "PHOTO;ENCODING=b:" + "A" * (8 << 20))
+    assert server.ask("PUT", BOOK + "b.vcf", large, Content_Type="text/vcard").status == 201
+    get = f"GET {BOOK}b.vcf HTTP/1.1\r\nHost: localhost\r\nAuthorization: {server.authorization}\r\n\r\n"
+    with ExitStack() as closing:
+
+        def ask(count: int) -> list[socket.socket]:
+            there = [
+                closing.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30))
+                for _ in range(count)
+            ]
+            for each in there:
+                each.sendall(get.encode())
+            return there
+
+        def heard(connections: list[socket.socket], wait_s: float) -> list[socket.socket]:
+            return select.select(connections, [], [], wait_s)[0]
+
+        unread = ask(AT_ONCE)
+        assert all(each.recv(12) == b"HTTP/1.1 200" for each in unread)
+        waiting = ask(MAX_WAITING - AT_ONCE + 1)
+        (refused,) = heard(waiting, 30)  # whichever came last
+        assert refused.recv(12) == b"HTTP/1.1 503"
+        waiting.remove(refused)
+        other = server.ask("GET", BOOK + "a.vcf", Authorization=basic(OTHER, server.other_password))
+        assert (other.status, other.body) == (200, card("a", "Ada"))
+        assert not heard(waiting, 0)
+        unread[0].close()
+        (next_one,) = heard(waiting, 30)
+        assert next_one.recv(12) == b"HTTP/1.1 200"
 
 
 @pytest.mark.parametrize(
@@ -180,4 +234,4 @@ def test_of_two_who_write_at_once_one_is_refused(server):
 
 
 def _resources(server: Server) -> list[Resource]:
-    return Book(server.profile.rows, 0).resources()
+    return list(Book(server.profile.rows, 0).resources())

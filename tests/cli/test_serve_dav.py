@@ -23,11 +23,16 @@ class Dav:
         self._authorization = "Basic " + base64.b64encode(f"laptop:{password}".encode()).decode()
 
     def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes]:
+        with self.answer(method, path, body, **headers) as answer:
+            return answer.status, answer.read()
+
+    @contextmanager
+    def answer(self, method: str, path: str, body: bytes = b"", **headers: str) -> Iterator[http.client.HTTPResponse]:
+        """Its body is not read yet."""
         connection = http.client.HTTPConnection(self._host, timeout=60)
         try:
             connection.request(method, path, body, {"Authorization": self._authorization} | headers)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
+            yield connection.getresponse()
         finally:
             connection.close()
 
@@ -80,6 +85,29 @@ def test_other_commands_have_their_turn_while_it_serves(client: Run, forks: Run,
                 break
         status, listing = dav.ask("PROPFIND", "/books/contacts/", Depth="1")
         assert (status, listing.count(b"<D:response>")) == (207, 4)
+
+
+def test_who_reads_slowly_keeps_nobody_from_the_profile_and_gets_the_rest(
+    client: Run,
+    forks: Run,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    large = card("large", "Large", "PHOTO;ENCODING=b:" + "A" * (8 << 20))
+    asked = b"""<addressbook-query xmlns="urn:ietf:params:xml:ns:carddav">
+        <x:prop xmlns:x="DAV:"><address-data/></x:prop></addressbook-query>"""
+    (tmp_path / "large.vcf").write_bytes(large + card("last", "Last of all"))
+    client("contacts", "import", tmp_path / "large.vcf")
+    with served(client, tmp_path) as dav, dav.answer("REPORT", "/books/contacts/", asked) as answer:
+        assert answer.status == 207
+        for _ in range(20):  # each waits for two seconds
+            if forks("client", "contacts", "add", "Zoe", "--home", tmp_path / "home")["status"] == 0:
+                break
+        else:
+            raise AssertionError
+        read = answer.read()
+    assert large.replace(b"\r", b"&#13;") in read
+    assert b"Last of all" in read
+    assert read.endswith(b"</D:multistatus>\n")
 
 
 def test_what_can_not_be_served_is_said_in_a_line(client: Run) -> None:

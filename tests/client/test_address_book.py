@@ -322,6 +322,25 @@ def test_only_what_is_also_elsewhere_is_in_a_folder_and_its_last_change_is_kept(
     assert names(book) == ["Cy", "Ida", "Rob"]
 
 
+@pytest.mark.parametrize("letters", [700, 1000])
+def test_a_card_in_a_folder_keeps_its_picture_whether_or_not_the_list_takes_it(
+    book: AddressBook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, letters: int
+) -> None:
+    """One that it does not take is kept beside the contact on this device."""
+    monkeypatch.setattr("ipls.contacts.whole.MAX_WHOLE", 1000)  # for 31 MiB
+    picture = "PHOTO;ENCODING=b:" + "A" * letters
+    path = tmp_path / "a.vcf"
+    path.write_bytes(card("UID:a", "FN:Ada", picture))
+    assert book.sync_folder(tmp_path, SyncTerms(yes=True)).here.added == 1
+    assert book.card(id_of(book, "Ada")) == path.read_bytes()
+    path.write_bytes(card("UID:a", "FN:Augusta", picture))
+    assert book.sync_folder(tmp_path, SyncTerms()).here.changed == 1
+    book.edit(id_of(book, "Augusta"), Changes(name="Lady L"))
+    assert book.sync_folder(tmp_path, SyncTerms()).there.changed == 1
+    assert path.read_bytes() == book.card(id_of(book, "Lady L"))
+    assert picture.encode() in path.read_bytes()
+
+
 def test_all_taken_out_of_a_folder_at_once_is_no_accident(book: AddressBook, tmp_path: Path):
     counts(book, *(card(f"UID:{n}", f"FN:N{n}") for n in range(12)))
     book.sync_folder(tmp_path, SyncTerms(yes=True))

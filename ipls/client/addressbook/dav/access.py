@@ -52,8 +52,8 @@ class Access:
         self._known: dict[bytes, bytes] = {}  # HMAC of a password that was right -> its client's verifier
         self._wrong: dict[str, tuple[int, float]] = {}
 
-    def refusal(self, request: Request) -> Response | None:
-        """What to answer who may not be served; None: it may."""
+    def admit(self, request: Request) -> str | Response:
+        """By a request's head: whose it is, or what to answer who may not be served."""
         if not is_local(request.headers.get("host", "")):
             return Response(421)
         authorization = request.headers.get("authorization", "")
@@ -64,7 +64,7 @@ class Access:
             return Response(429, {"Retry-After": str(math.ceil(wait_s))})
         if self._is_known(authorization, name, password):
             self._wrong.pop(name, None)
-            return None
+            return name
         if name in self._clients:
             self._wrong[name] = (count % TRIES + 1, self._clock_s())
         return Response(401, {"WWW-Authenticate": 'Basic realm="IPLS", charset="UTF-8"'})

@@ -8,7 +8,7 @@ Tested by tests/client/addressbook/dav/test_server.py.
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -20,6 +20,16 @@ from ipls.units import DAY_MS
 
 KEPT_MS = 400 * DAY_MS
 """So long a removal is told."""
+
+
+class Summary(NamedTuple):
+    """A resource without its bytes, of which there are `size`."""
+
+    href: str
+    etag: str
+    size: int
+    number: int
+    removed: bool
 
 
 class Resource(NamedTuple):
@@ -38,6 +48,12 @@ class Resource(NamedTuple):
     def data(self) -> bytes:
         """As it was put."""
         return self.card + self.end
+
+    @property
+    def summary(self) -> Summary:
+        """Of these bytes."""
+        data = self.data
+        return Summary(self.href, etag(data), len(data), self.number, self.removed)
 
     @property
     def etag(self) -> str:
@@ -76,9 +92,11 @@ class Book(Side):
 
     id = "dav"
 
-    def __init__(self, rows: Rows, now_ms: int) -> None:
+    def __init__(self, rows: Rows, now_ms: int, reread: Callable[[str], Resource | None] | None = None) -> None:
+        """`reread`: as `resource`, also when `rows` are closed, for what is read while an answer is on its way."""
         self._rows = rows
         self._now_ms = now_ms
+        self.reread = reread or self.resource
 
     @property
     def state(self) -> BookState:
@@ -95,13 +113,13 @@ class Book(Side):
         row = self._rows.get(RESOURCES, href)
         return None if row is None or isinstance(row, Unreadable) or row.removed else row
 
-    def resources(self) -> list[Resource]:
+    def resources(self) -> Iterator[Resource]:
         """All that are there, in the order in which they came."""
-        return [row for row in self._all() if not row.removed]
+        return (row for row in self._all() if not row.removed)
 
-    def changed_since(self, number: int) -> list[Resource]:
+    def changed_since(self, number: int) -> list[Summary]:
         """What was changed or removed after that change, oldest first."""
-        return sorted((row for row in self._all() if row.number > number), key=lambda row: row.number)
+        return sorted((row.summary for row in self._all() if row.number > number), key=lambda each: each.number)
 
     def transaction(self) -> AbstractContextManager[None]:
         """All of the block's changes or none, and nobody's in between."""
@@ -124,7 +142,7 @@ class Book(Side):
 
     def listing(self, token: str, shadows: Mapping[str, Shadow]) -> Listing:
         """See `Side`."""
-        rows = self._all()
+        rows = list(self._all())
         seen = {row.href: Seen(row.card, b"") for row in rows if not row.removed}
         # Of one that is damaged nobody can tell which it was.
         whole = len(rows) == self._rows.count(RESOURCES)
@@ -163,5 +181,5 @@ class Book(Side):
             self._rows.put(BOOK, state._replace(number=number))
             self._rows.put(RESOURCES, Resource(href, uid, card or b"", end, number, self._now_ms, card is None))
 
-    def _all(self) -> list[Resource]:
-        return list(self._rows.readable(RESOURCES))
+    def _all(self) -> Iterator[Resource]:
+        return self._rows.readable(RESOURCES)

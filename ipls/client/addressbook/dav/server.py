@@ -1,16 +1,18 @@
 """What a CardDAV request is answered with (RFC 4918, 6352, 6578): one principal, one home, one book."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from itertools import chain
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 from xml.etree.ElementTree import Element
 
-from ipls.client.addressbook.dav.book import Book, Resource, etag
+from ipls.client.addressbook.dav.book import Book, Resource, Summary, etag
 from ipls.client.addressbook.dav.query import UnknownCollation, matches
 from ipls.client.addressbook.dav.xml import (
     CARD,
     CS,
     DAV,
+    PIECE,
     Answer,
     XmlRefused,
     document,
@@ -22,9 +24,11 @@ from ipls.client.addressbook.dav.xml import (
 from ipls.client.addressbook.dav.xml import text as xml_text
 from ipls.contacts.cards.lines import Card, split_cards
 from ipls.contacts.cards.reading import read_person
-from ipls.contacts.sealing import MAX_ENVELOPE as MAX_CARD
+from ipls.contacts.whole import MAX_WHOLE
 
-MAX_BODY = 4 * 1024 * 1024
+MAX_CARD = MAX_WHOLE - (1 << 16)
+"""Bytes: it goes whole into the list, with what an envelope has beside its card."""
+MAX_BODY = MAX_WHOLE + (1 << 20)
 MAX_XML = 1024 * 1024
 MAX_NAME = 255
 ROOT, PRINCIPAL, HOME, BOOK = "/", "/principal/", "/books/", "/books/contacts/"
@@ -33,6 +37,7 @@ ALLOW = "OPTIONS, GET, HEAD, PUT, DELETE, PROPFIND, REPORT"
 _CLASSES = "1, 3, addressbook"
 _TYPES = ("text/vcard", "text/x-vcard", "text/directory")
 _XML = {"Content-Type": 'application/xml; charset="utf-8"'}
+_DATA = f"{CARD}address-data"
 _TOKEN = "urn:ipls:sync:"  # noqa: S105
 
 
@@ -46,11 +51,16 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """What goes back."""
+    """What goes back; each piece of the body is made when the one before is on its way."""
 
     status: int
     headers: Mapping[str, str] = {}
-    body: bytes = b""
+    body: Iterable[bytes] = ()
+
+
+def max_body(method: str) -> int:
+    """Bytes that a request may have beside its head."""
+    return MAX_BODY if method == "PUT" else MAX_XML
 
 
 def answer(request: Request, book: Book) -> Response:
@@ -72,8 +82,6 @@ def answer(request: Request, book: Book) -> Response:
     )
     if request.method not in by_method:
         return Response(405, {"Allow": ALLOW})
-    if request.method in ("PROPFIND", "REPORT") and len(request.body) > MAX_XML:
-        return Response(413)
     try:
         return by_method[request.method](request, book, path if name is None else name)
     except XmlRefused:
@@ -94,7 +102,7 @@ def _is_name(name: str) -> bool:
 
 
 def _refused(status: int, condition: str, content: str = "") -> Response:
-    return Response(status, _XML, document(f"{DAV}error", element(condition, content)))
+    return Response(status, _XML, [document(f"{DAV}error", element(condition, content))])
 
 
 # One card
@@ -107,7 +115,10 @@ def _get(request: Request, book: Book, name: str) -> Response:
     headers = {"ETag": resource.etag, "Content-Type": "text/vcard; charset=utf-8"}
     if request.headers.get("if-none-match") in (resource.etag, "*"):
         return Response(304, headers)
-    return Response(200, headers, resource.data)
+    data = resource.data
+    headers["Content-Length"] = str(len(data))
+    pieces = (data[at : at + PIECE] for at in range(0, len(data), PIECE))
+    return Response(200, headers, pieces if request.method == "GET" else ())
 
 
 def _put(request: Request, book: Book, name: str) -> Response:
@@ -160,11 +171,10 @@ def _is_allowed(request: Request, there: Resource | None) -> bool:
 
 
 def _propfind_card(request: Request, book: Book, name: str) -> Response:
-    resource = book.resource(name)
-    if resource is None:
-        return Response(404)
     wanted = _wanted(request.body)
-    return Response(207, _XML, multistatus([Answer(BOOK + name, None, _of_card(resource, wanted))]))
+    if book.resource(name) is None:
+        return Response(404)
+    return Response(207, _XML, multistatus([_read(book, name, wanted)]))
 
 
 def _propfind(request: Request, book: Book, path: str) -> Response:
@@ -175,13 +185,10 @@ def _propfind(request: Request, book: Book, path: str) -> Response:
     if depth not in ("0", "1"):
         return _refused(403, f"{DAV}propfind-finite-depth")
     wanted = _wanted(request.body)
-    answers = [Answer(path, None, _of_collection(path, book, wanted))]
-    if depth == "1" and path == BOOK:
-        answers += [Answer(BOOK + each.href, None, _of_card(each, wanted)) for each in book.resources()]
-    elif depth == "1" and path != PRINCIPAL:
-        below = {ROOT: (PRINCIPAL, HOME), HOME: (BOOK,)}[path]
-        answers += [Answer(each, None, _of_collection(each, book, wanted)) for each in below]
-    return Response(207, _XML, multistatus(answers))
+    below = {ROOT: (PRINCIPAL, HOME), HOME: (BOOK,)}.get(path, ()) if depth == "1" else ()
+    answers = [Answer(each, None, _of_collection(each, book, wanted)) for each in (path, *below)]
+    cards = [each.summary for each in book.resources()] if depth == "1" and path == BOOK else []
+    return Response(207, _XML, multistatus(chain(answers, _cards(book, cards, wanted))))
 
 
 def _wanted(body: bytes) -> list[str] | None:
@@ -228,16 +235,34 @@ def _of_collection(path: str, book: Book, wanted: list[str] | None) -> Mapping[s
     return _chosen(properties, wanted)
 
 
-def _of_card(resource: Resource, wanted: list[str] | None) -> Mapping[str, str | None]:
+def _cards(book: Book, found: Iterable[Summary], wanted: list[str] | None) -> Iterator[Answer]:
+    """What is said of these; one whose bytes are wanted is read when it is its turn."""
+    for each in found:
+        if each.removed:
+            yield Answer(BOOK + each.href, 404)
+        elif wanted is not None and _DATA in wanted:
+            yield _read(book, each.href, wanted)
+        else:
+            yield Answer(BOOK + each.href, None, _of_card(each, wanted))
+
+
+def _read(book: Book, name: str, wanted: list[str] | None) -> Answer:
+    """What is said of the card that is there now."""
+    resource = book.reread(name)
+    if resource is None:
+        return Answer(BOOK + name, 404)
+    data = resource.data if wanted is not None and _DATA in wanted else None
+    return Answer(BOOK + name, None, _of_card(resource.summary, wanted), card=data)
+
+
+def _of_card(card: Summary, wanted: list[str] | None) -> Mapping[str, str | None]:
     properties = {
         f"{DAV}resourcetype": "",
-        f"{DAV}getetag": xml_text(resource.etag),
+        f"{DAV}getetag": xml_text(card.etag),
         f"{DAV}getcontenttype": "text/vcard; charset=utf-8",
-        f"{DAV}getcontentlength": str(len(resource.data)),
+        f"{DAV}getcontentlength": str(card.size),
         f"{DAV}current-user-principal": href(PRINCIPAL),
     }
-    if wanted is not None and f"{CARD}address-data" in wanted:
-        properties[f"{CARD}address-data"] = xml_text(resource.data.decode("utf-8", "replace"))
     return _chosen(properties, wanted)
 
 
@@ -270,24 +295,23 @@ def _report(request: Request, book: Book, path: str) -> Response:
 
 
 def _multiget(root: Element, book: Book, wanted: list[str] | None) -> Response:
-    answers = []
-    for each in root.findall(f"{DAV}href"):
-        path = _decoded((each.text or "").strip()) or ""
-        resource = book.resource(path.removeprefix(BOOK)) if path.startswith(BOOK) else None
-        answers.append(Answer(path, None, _of_card(resource, wanted)) if resource else Answer(path, 404))
+    # Each once: who repeats one asks for no more.
+    paths = dict.fromkeys(_decoded((each.text or "").strip()) or "" for each in root.findall(f"{DAV}href"))
+    answers = (
+        _read(book, path.removeprefix(BOOK), wanted) if path.startswith(BOOK) else Answer(path, 404) for path in paths
+    )
     return Response(207, _XML, multistatus(answers))
 
 
 def _query(root: Element, book: Book, wanted: list[str] | None) -> Response:
     try:
-        found = [each for each in book.resources() if matches(root.find(f"{CARD}filter"), each.card)]
+        filter = root.find(f"{CARD}filter")
+        found = [each.summary for each in book.resources() if matches(filter, each.card)]
     except UnknownCollation:
         return _refused(403, f"{CARD}supported-collation")
     limit = _limit(root.find(f"{CARD}limit/{CARD}nresults"))
-    answers = [Answer(BOOK + each.href, None, _of_card(each, wanted)) for each in found[:limit]]
-    if len(answers) < len(found):
-        answers.append(Answer(BOOK, 507, error=f"{DAV}number-of-matches-within-limits"))
-    return Response(207, _XML, multistatus(answers))
+    shown = found[:limit]
+    return Response(207, _XML, multistatus(chain(_cards(book, shown, wanted), _rest(shown, found))))
 
 
 def _sync_collection(root: Element, book: Book, wanted: list[str] | None) -> Response:
@@ -298,15 +322,17 @@ def _sync_collection(root: Element, book: Book, wanted: list[str] | None) -> Res
     changed = [each for each in book.changed_since(since) if since or not each.removed]
     limit = _limit(root.find(f"{DAV}limit/{DAV}nresults"))
     shown = changed[:limit]
-    answers = [
-        Answer(BOOK + each.href, 404) if each.removed else Answer(BOOK + each.href, None, _of_card(each, wanted))
-        for each in shown
-    ]
     number = state.number
     if len(shown) < len(changed):
-        answers.append(Answer(BOOK, 507, error=f"{DAV}number-of-matches-within-limits"))
         number = shown[-1].number if shown else since
+    answers = chain(_cards(book, shown, wanted), _rest(shown, changed))
     return Response(207, _XML, multistatus(answers, f"{_TOKEN}{state.id}:{number}"))
+
+
+def _rest(shown: Sized, found: Sized) -> list[Answer]:
+    """That there is more, if there is."""
+    more = len(shown) < len(found)
+    return [Answer(BOOK, 507, error=f"{DAV}number-of-matches-within-limits")] if more else []
 
 
 def _since(token: str, book: Book) -> int | None:

@@ -5,7 +5,7 @@ Tested by tests/client/addressbook/dav/test_server.py.
 
 from collections.abc import Callable
 
-from ipls.client.addressbook.dav.book import Book
+from ipls.client.addressbook.dav.book import Book, Resource
 from ipls.client.addressbook.dav.server import BOOK, Request, Response, answer
 from ipls.client.addressbook.plan import Account
 from ipls.client.addressbook.sync import ContactList, SyncTerms, sync
@@ -34,13 +34,17 @@ class DavService:
         self._told = told
         self._changed = False
 
-    def handle(self, request: Request) -> Response:
-        """The answer; what a client put or removed is in the profile by then."""
+    def handle(self, request: Request, reread: Callable[[str], Resource | None]) -> Response:
+        """The answer; what a client put or removed is in the profile by then. `reread`: see `Book`."""
         if _lists(request):
             self.bring_together()
-        response = answer(request, Book(self._rows, self._now_ms()))
+        response = answer(request, Book(self._rows, self._now_ms(), reread))
         self._changed |= request.method in ("PUT", "DELETE") and response.status < 300
         return response
+
+    def resource(self, href: str) -> Resource | None:
+        """What is there."""
+        return Book(self._rows, self._now_ms()).resource(href)
 
     def finish(self) -> None:
         """Have the list take what clients did, if it has not."""

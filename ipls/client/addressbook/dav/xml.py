@@ -5,7 +5,9 @@ Tested by tests/client/addressbook/dav/test_server.py and tests/attack/test_card
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from codecs import getincrementaldecoder
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import NamedTuple
 from urllib.parse import quote
 from xml.etree.ElementTree import Element, ParseError
@@ -21,6 +23,9 @@ CARD = "{urn:ietf:params:xml:ns:carddav}"
 CS = "{http://calendarserver.org/ns/}"
 _PREFIXES = {DAV[1:-1]: "D", CARD[1:-1]: "C", CS[1:-1]: "S"}
 _NAMESPACES = " ".join(f'xmlns:{prefix}="{name}"' for name, prefix in _PREFIXES.items())
+PIECE = 1 << 16
+"""Characters of an answer that are made at once, or somewhat more."""
+_HOLE = "\0"  # where a card goes; it can't stand in XML
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -32,12 +37,14 @@ class XmlRefused(SideError):
 
 
 class Answer(NamedTuple):
-    """About one href: a status line's number, or its properties (those that it does not have: None)."""
+    """About one href: a status line's number, or its properties (those that it does not have: None), and its card, if
+    it is to be among them."""
 
     href: str
     status: int | None
     properties: Mapping[str, str | None] = {}
     error: str = ""
+    card: bytes | None = None
 
 
 def parse(body: bytes) -> Element:
@@ -79,26 +86,48 @@ def document(name: str, content: str) -> bytes:
     return f'<?xml version="1.0" encoding="utf-8"?>\n{body[:end]} {_NAMESPACES}{body[end:]}\n'.encode()
 
 
-def multistatus(answers: Iterable[Answer], token: str = "") -> bytes:
-    """RFC 4918, 13; `token`: RFC 6578."""
-    content = "".join(map(_response, answers))
-    return document(f"{DAV}multistatus", content + (element(f"{DAV}sync-token", text(token)) if token else ""))
+def multistatus(answers: Iterable[Answer], token: str = "") -> Iterator[bytes]:
+    """RFC 4918, 13; `token`: RFC 6578. The answers are asked for one by one, and no card is in memory twice."""
+    begin, end = document(f"{DAV}multistatus", _HOLE).decode().split(_HOLE)
+    last = element(f"{DAV}sync-token", text(token)) if token else ""
+    there: list[str] = []
+    size = 0
+    for piece in chain([begin], chain.from_iterable(map(_response, answers)), [last, end]):
+        there.append(piece)
+        size += len(piece)
+        if size >= PIECE:
+            yield "".join(there).encode()
+            there, size = [], 0
+    yield "".join(there).encode()
 
 
-def _response(answer: Answer) -> str:
+def _response(answer: Answer) -> Iterator[str]:
     if answer.status is not None:
         error = element(f"{DAV}error", element(answer.error)) if answer.error else ""
-        return element(f"{DAV}response", href(answer.href) + _status(answer.status) + error)
+        yield element(f"{DAV}response", href(answer.href) + _status(answer.status) + error)
+        return
+    properties = dict(answer.properties)
+    if answer.card is not None:
+        properties[f"{CARD}address-data"] = _HOLE
     stats = ""
     for status, has in ((200, True), (404, False)):
-        properties = [
-            element(name, value or "") for name, value in answer.properties.items() if (value is not None) == has
-        ]
-        if properties:
-            stats += element(f"{DAV}propstat", element(f"{DAV}prop", "".join(properties)) + _status(status))
+        of_this = [element(name, value or "") for name, value in properties.items() if (value is not None) == has]
+        if of_this:
+            stats += element(f"{DAV}propstat", element(f"{DAV}prop", "".join(of_this)) + _status(status))
     if not stats:
         stats = element(f"{DAV}propstat", element(f"{DAV}prop") + _status(200))
-    return element(f"{DAV}response", href(answer.href) + stats)
+    before, hole, after = element(f"{DAV}response", href(answer.href) + stats).partition(_HOLE)
+    yield before
+    if hole:
+        yield from _texts(answer.card or b"")
+        yield after
+
+
+def _texts(card: bytes) -> Iterator[str]:
+    decoder = getincrementaldecoder("utf-8")("replace")
+    for at in range(0, len(card), PIECE):
+        yield text(decoder.decode(card[at : at + PIECE]))
+    yield text(decoder.decode(b"", True))
 
 
 def _status(code: int) -> str:

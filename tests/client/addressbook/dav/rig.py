@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from ipls.client.addressbook.dav.access import CLIENTS, Access, add_client
-from ipls.client.addressbook.dav.server import MAX_BODY, Request, Response
+from ipls.client.addressbook.dav.server import Request, Response, max_body
 from ipls.client.addressbook.dav.service import DavService
 from ipls.http.handled import handled_app
 from ipls.http.server import serve
@@ -59,9 +59,11 @@ def serving(clock_s: Callable[[], float] = lambda: 0.0, now_ms: Callable[[], int
         passwords = [run(add_client, profile.rows, name) for name in (CLIENT, OTHER)]
         access = Access(run(profile.rows.all, CLIENTS), clock_s)
 
+        def admit(*parts: Any) -> str | Response:
+            return access.admit(Request(*parts))
+
         def handle(*parts: Any) -> Response:
-            request = Request(*parts)
-            return access.refusal(request) or service.handle(request)
+            return service.handle(Request(*parts), service.resource)
 
         started: list[int] = []
         ready, stop = threading.Event(), asyncio.Event()
@@ -69,7 +71,7 @@ def serving(clock_s: Callable[[], float] = lambda: 0.0, now_ms: Callable[[], int
 
         async def main() -> None:
             async with Service("dav") as owner:
-                app = handled_app(handle, thread, max_body=MAX_BODY, idle=lambda: None, idle_s=1)
+                app = handled_app(admit, handle, thread, max_body=max_body, idle=lambda: None, idle_s=1)
                 started.append(await serve(owner, app, "127.0.0.1:0"))
                 ready.set()
                 await stop.wait()

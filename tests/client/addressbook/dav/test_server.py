@@ -7,9 +7,10 @@ from xml.etree import ElementTree
 import pytest
 
 from ipls.client.addressbook.dav.book import KEPT_MS, etag
+from ipls.client.addressbook.dav.server import MAX_CARD
 from ipls.contacts.cards.reading import read_card
 from ipls.contacts.envelope import Placement
-from ipls.contacts.sealing import id_of_uid
+from ipls.contacts.sealing import MAX_ENVELOPE, id_of_uid
 from tests.client.addressbook.dav.rig import Answered, Server, serving
 from tests.client.addressbook.rig import LABEL, NOW_MS, card, number
 
@@ -57,6 +58,12 @@ def report(server: Server, kind: str, content: str = "") -> dict[str, str | None
         for each in root.findall(f"{D}response")
     }
     return found | ({"token": token} if (token := root.findtext(f"{D}sync-token")) else {})
+
+
+def large(size: int) -> bytes:
+    """A card of so many bytes: of letters that take one to four of them, with a picture."""
+    with_picture = card("a", "Ada", "NOTE:" + "aé€🙂" * 20_000, "PHOTO;ENCODING=b:")
+    return with_picture.replace(b"ENCODING=b:", b"ENCODING=b:" + b"A" * (size - len(with_picture)))
 
 
 def names(server: Server) -> list[str]:
@@ -152,13 +159,39 @@ def test_a_write_by_an_old_etag_is_refused_and_changes_nothing(server):
         (card(None, "No UID"), "text/vcard", "valid-address-data"),
         (card("a", "Ada")[:-3], "text/vcard", "valid-address-data"),
         (card("a", "Ada"), "application/json", "supported-address-data"),
-        (card("a", "Ada", "NOTE:" + "x" * 2_200_000), "text/vcard", "max-resource-size"),
     ],
 )
 def test_what_is_no_card_is_refused_and_why(server, data, kind, why):
     answer = server.ask("PUT", BOOK + "a.vcf", data, Content_Type=kind)
     assert (answer.status, condition(answer)) == (403, C + why)
     assert server.ask("GET", BOOK + "a.vcf").status == 404
+
+
+@pytest.mark.parametrize("size", [MAX_ENVELOPE + 1, MAX_CARD])
+def test_a_large_card_comes_and_goes_byte_for_byte(server, size):
+    """From what fits in one record up to what the list takes."""
+    data = large(size)
+    answer = put(server, "a.vcf", data)
+    assert (answer.status, answer.headers["etag"]) == (201, etag(data))
+    assert names(server) == ["a.vcf"]  # the list takes it
+    assert server.run(server.profile.cards) == [data]
+    got = server.ask("GET", BOOK + "a.vcf")
+    assert (got.body, got.headers["content-length"]) == (data, str(size))
+    head = server.ask("HEAD", BOOK + "a.vcf")
+    assert (head.body, head.headers["content-length"]) == (b"", str(size))
+    assert report(server, "addressbook-multiget", f"<D:href>{BOOK}a.vcf</D:href>")["a.vcf"] == data.decode()
+
+
+def test_a_card_beyond_what_the_list_takes_is_refused_and_the_one_before_stays(server):
+    put(server, "a.vcf", card("a", "Ada"))
+    answer = put(server, "a.vcf", large(MAX_CARD + 1))
+    assert (answer.status, condition(answer)) == (403, C + "max-resource-size")
+    assert server.ask("GET", BOOK + "a.vcf").body == card("a", "Ada")
+    asked = (
+        b'<propfind xmlns="DAV:"><prop><max-resource-size xmlns="urn:ietf:params:xml:ns:carddav"/></prop></propfind>'
+    )
+    said = ElementTree.fromstring(server.ask("PROPFIND", BOOK, asked, Depth="0").body)
+    assert said.findtext(f".//{C}max-resource-size") == str(MAX_CARD)
 
 
 def test_one_uid_is_at_one_place(server):
