@@ -61,16 +61,18 @@ def number(
                 code_source(code, outbox), lambda source: device.change_number(new, source, continuing=continuing)
             )
 
-        run(folder, work, retry_for_s=patience, verbose=verbose)
-    found = read(folder, Device.number_changed)
+        found = run(folder, work, retry_for_s=patience, verbose=verbose)
+    else:
+        found = read(folder, Device.number_changed)
     following = f"before you give that number up, ipls client number --let-go{options_for(profile, home)}"
     text = f"{'changed: the number is' if new else 'number:'} {found.number}, {found.contacts} contacts{_beside(found)}"
     say(text, found._asdict(), as_json, following if found.old_number else "")
 
 
 def _beside(found: NumberChanged) -> str:
+    untold = f"; another has the number before: {found.untold} linked devices have to be linked anew"
     if found.old_number is None:
-        return ""
+        return untold if found.untold else ""
     needs = [
         text
         for count, text in (
@@ -79,7 +81,8 @@ def _beside(found: NumberChanged) -> str:
         )
         if count
     ]
-    return f"; kept beside it: the account of {found.old_number}" + (f" ({', '.join(needs)})" if needs else "")
+    kept = f"; kept beside it: the account of {found.old_number}" + (f" ({', '.join(needs)})" if needs else "")
+    return kept + (untold if found.untold else "")
 
 
 def export_all(

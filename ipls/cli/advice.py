@@ -99,9 +99,9 @@ _REASONS: Mapping[str, str] = {
     "ipls client recover --show says what it changed; if that was you: ipls client identity --that-was-me VERSION; if"
     " not: ipls client recover --anew": "LINE_FOREIGN",
     "ipls client store": "LINE_ABSENT",
-    "ipls client number shows the new one; on the phone that changed it, ipls client number NEW again": (
-        "LINE_MOVED NUMBER_CHANGING"
-    ),
+    "ipls client number shows the new one; on the phone that changed it, ipls client number NEW again; where another"
+    " has that number by now, ipls client number --let-go, then ipls client recover --anew": "LINE_MOVED",
+    "ipls client number NEW again": "NUMBER_CHANGING",
     "ipls client number shows it; ipls client number --let-go deletes its account": "NUMBER_KEPT",
     "ipls client number": "NUMBER_ALONE NUMBER_SAME",
     "ipls client store on the phone that has the contacts": "MANIFEST_ABSENT NOTHING_STORED",

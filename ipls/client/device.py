@@ -279,13 +279,23 @@ class Device:
         return self._profile.versions()
 
     async def _as_phone(self) -> None:
-        """As `monitor`. Raises ProfileError IDENTITY_ONLY where the account's phone alone may: of a linked device
-        nothing is asked then."""
+        """As `monitor`. Raises as `_is_phone`."""
+        self._is_phone()
+        await self.monitor()
+
+    def _is_phone(self) -> None:
+        """Raises ProfileError IDENTITY_ONLY where the account's phone alone may: of a linked device nothing is asked
+        then."""
         if self._profile.listing:
             raise ProfileError(
                 "IDENTITY_ONLY", "this is a linked device: only the phone that holds the number does this"
             )
-        await self.monitor()
+
+    async def _holds_number(self) -> bool:
+        """Whether the account's number is this phone's still, as `_is_newest` says. Raises as `_is_phone`."""
+        self._is_phone()
+        await self._follow_trust_root()
+        return await self._is_newest(self._profile.account)
 
     @property
     def account(self) -> Account:
@@ -557,46 +567,47 @@ class Device:
         Cut off, it is run again. Raises ProfileError NUMBER_SAME, NUMBER_KEPT (another number's account is kept beside
         this one's).
         """
-        second = self._second()
+        second, held = self._second(), True
         kept = second._profile.get(Account)
         if self.account.label != label:
             if kept is not None and kept.label != label:
                 raise ProfileError("NUMBER_KEPT", "this profile still keeps another number's account")
-            await self._as_phone()
+            held = await self._holds_number()
             await second.register(label, code_source, continuing=continuing)
-            await go_over(self._profile, self._sync(), second._sync(), self._report)
+            await go_over(self._profile, self._sync() if held else None, second._sync(), self._report)
             await self._sync().push()
             self._profile.put(Synced(self._now_ms()))
         elif kept is None:
             raise ProfileError("NUMBER_SAME", "this is the account's number already")
         devices, unread = still_needed(second._profile)
-        if not devices and not unread:
+        untold = 0 if held else devices
+        if devices == untold and not unread:
             await self.let_number_go()
-        return self.number_changed()
+        return self.number_changed()._replace(devices=devices - untold, untold=untold)
 
     async def let_number_go(self) -> bool:
         """Delete the account of the number that was the account's before, or of one to which the change was not made.
         False where another has that number by now, or the directory knows nothing of the account's key any more: then
-        what was stored under it stays, encrypted.
+        what was stored under it stays, encrypted. An account whose line has ended for it goes on by `recover("anew")`,
+        with what other devices wrote under it, as far as that came here.
 
         Raises ProfileError NUMBER_CHANGING (the account is on its way to it), NUMBER_ALONE (there is none).
         """
         second = self._second()
         if second._profile.get(Account) is None:
             raise ProfileError("NUMBER_ALONE", "this profile keeps no other number's account")
-        state = self._profile.line.state
-        if state is not None and state.moved:
+        state, line = self._profile.line.state, second._profile.line
+        on_its_way = state is not None and state.moved
+        held = await second._holds_number()
+        if held and on_its_way:
             raise ProfileError("NUMBER_CHANGING", "the account is on its way to the other number")
-        deleted = True
-        try:
+        if held:
             await second._delete_account()
-        except (ProfileError, RefusedError) as error:
-            superseded = isinstance(error, ProfileError) and error.reason == "IDENTITY_SUPERSEDED"  # by a proof
-            if not superseded and error.reason != "READER_UNKNOWN":
-                raise
-            deleted = False
-        second._profile.forget()
-        return deleted
+        with self._profile.transaction():
+            if on_its_way:
+                self._sync().carry(line, line.carried())
+            second._profile.forget()
+        return held
 
     async def _follow_number_after(self, error: IplsError) -> bool:
         """Where a sync ended so because the account went over to another number, a linked device goes along, with what
@@ -617,7 +628,8 @@ class Device:
         new = second._sync()
         await new.pull()
         with self._profile.transaction():
-            new.take_edits(self._profile.line)
+            old = self._profile.line
+            new.carry(old, {id: row.envelope for id, row in old.contacts().items()})
             self._profile.swap()
             self._profile.aside().forget()
         self._report(JourneyStep("number changed"))

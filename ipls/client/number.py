@@ -34,29 +34,33 @@ class NumberChanged(NamedTuple):
     old_number: str | None
     devices: int = 0
     unread: int = 0
+    untold: int = 0
+    """Linked devices that can't follow, since another has the number before: they are linked anew."""
 
 
-async def go_over(profile: Profile, old: Sync, new: Sync, report: Report) -> None:
+async def go_over(profile: Profile, old: Sync | None, new: Sync, report: Report) -> None:
     """From the profile's account, `old`, to the second one in it, `new`, which is registered: this is the profile's
-    account then, and the other one the second.
+    account then, and the other one the second. Without `old`, whose number another has by now, from what is here of it.
 
-    Once the old line has ended, linked devices write into the new one: nothing is brought over to it any more but what
-    is unsent. Raises ClientError's kinds and ContactsError's.
+    Once the old line has ended, linked devices write into the new one: what is brought over is merged with that. Raises
+    ClientError's kinds and ContactsError's.
     """
     second = profile.aside()
     for _ in range(ROUNDS):
-        if not await old.settle():
+        if old is None or not await old.settle():
             await new.continue_from(profile.line)
             report(JourneyStep("contacts brought over"))
         state = second.line.state
         assert state is not None
+        if old is None:
+            break
         if await old.end(second.account.label, state.line, public_key(second.account.seed)):
+            report(JourneyStep("line ended"))
             break
     else:
         raise TryLaterError("LINE_BUSY", "other devices of the account wrote all the while; try again")
-    report(JourneyStep("line ended"))
     with profile.transaction():
-        new.take_edits(profile.line)  # also of those that were made while this waited
+        new.carry(profile.line, second.line.carried())  # also what was edited while this waited
         profile.swap()
     report(JourneyStep("number changed"))
 

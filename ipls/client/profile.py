@@ -22,8 +22,8 @@ from ipls.client.addressbook.dav.book import BOOK, RESOURCES, UIDS
 from ipls.client.addressbook.shadows import SHADOWS, SIDES
 from ipls.client.clear_profile import seal
 from ipls.client.errors import ProfileError
+from ipls.client.line.kept import CARRIED, Kept
 from ipls.client.line.kept import TABLES as LINE_TABLES
-from ipls.client.line.kept import Kept
 from ipls.client.profile_key import IN_FILE, KeyAccess, make_key, not_the_key, open_key
 from ipls.client.profile_key import NAME as KEY_FILE
 from ipls.client.rows import Rows, Table, Unreadable, empty, schema, single
@@ -331,6 +331,7 @@ TABLES: list[Table[Any]] = [
     *LINE_TABLES,
     *_ASIDE.values(),
     KNOWN_DEVICES,
+    CARRIED,
 ]
 """A new one goes to the end (`ipls.client.rows`)."""
 
@@ -404,6 +405,7 @@ class Profile:
             for table, mine, others in there:
                 _replace_rows(self._rows, table, others)
                 _replace_rows(second, table, mine)
+            self._rows.clear(CARRIED)
         self._line = None
 
     def forget(self) -> None:
@@ -411,6 +413,7 @@ class Profile:
         with self.transaction():
             for table in _ASIDE:
                 _replace_rows(self._rows, table, [])
+            self._rows.clear(CARRIED)
         self._line = None
 
     @property

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from ipls.client.errors import ProfileError, RefusedError
 from ipls.client.events import CaughtUp, Report
-from ipls.client.line.kept import Kept
+from ipls.client.line.kept import Draft, Kept
 from ipls.client.line.line import Line
 from ipls.client.line.parts import Author, Checkpoint, Parts
 from ipls.client.line_store import LineStore
@@ -105,20 +105,31 @@ class Sync:
     async def continue_from(self, other: Kept) -> None:
         """Have this account's line say what another one says here, also of its devices. Where this device has none yet
         it is begun: what stands under this number is its former holder's."""
-        wanted, here = other.entries(), self._kept.entries()
-        changed = {id: now for id, now in wanted.items() if here.get(id) != now}
-        self._kept.put(dict.fromkeys(here.keys() - wanted.keys()) | changed)
+        self.carry(other, self._kept.carried())
+        devices = self._devices.sealing(other.state.devices if other.state else ())
         if self._has_no_line:
-            await self._line.begin(self._devices.sealing(other.state.devices if other.state else ()))
+            await self._line.begin(devices)
         await self._line.sync()
+        if {device.key for device in self._standing().devices} != {each.device.key for each in devices}:
+            await self._line.set_devices(devices)
+            await self._line.sync()  # under a new key, where one was removed
 
-    def take_edits(self, other: Kept) -> None:
-        """Have what was changed under another account's line on this device, and not sent, changed here, and what its
-        list could not take, beside this one's."""
-        for id in dict.fromkeys([*(edit.id for edit in other.edits()), *other.beside]):
-            base = other.contact(id)
-            sides = (base and base.envelope, other.entry(id), self._kept.entry(id))
-            self._kept.put({id: self._merge(*sides, Writer(b"", 0))})
+    def carry(self, other: Kept, base: dict[bytes, bytes]) -> None:
+        """Merge into this account's list what another one says on this device, whose `base` is what that said when it
+        was carried over last: what others did here since stays, and so does what can't be read there any more."""
+        kept, draft, there = self._kept, Draft(self._kept), other.entries()
+        changed = {
+            id: there.get(id)
+            for id in there | base
+            if there.get(id) != base.get(id) and not (id in base and other.is_damaged(id))
+        }
+        for id, now in changed.items():
+            merged = self._merge(base.get(id), now, kept.entry(id), Writer(b"", 0))
+            draft.beside.pop(id, None)
+            draft.put_merged(id, merged, kept.listed(id) or other.listed(id))
+        with kept.rows.transaction():
+            kept.note_carried(changed)
+            draft.commit()
 
     async def end(self, label: str, line: bytes, identity_key: bytes) -> bool:
         """See `Line.move`."""

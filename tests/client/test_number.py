@@ -1,6 +1,7 @@
 """The account goes over to another number, and the old one is let go; or it ends."""
 
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, closing, suppress
 from pathlib import Path
@@ -9,13 +10,15 @@ import pytest
 
 from ipls.client.device import Device
 from ipls.client.events import Event, JourneyStep
+from ipls.client.line.kept import CONTACTS
 from ipls.client.line.parts import Linked
 from ipls.client.linking import find_listing
 from ipls.client.number import NumberChanged
-from ipls.client.profile import Account, DeviceKeys, Profile
+from ipls.client.profile import Account, Contact, DeviceKeys, Profile
 from ipls.clock import system_now_ms
 from ipls.contacts.cards.editing import Changes
 from ipls.contacts.commits import KEY_ENVELOPE_BYTES, ListedDevice, Moved
+from ipls.contacts.envelope import Envelope
 from ipls.contacts.listing import Listing
 from ipls.crypto.keys import public_key
 from ipls.errors import IplsError
@@ -176,6 +179,92 @@ async def test_what_linked_devices_wrote_on_the_new_line_outlives_a_change_that_
         assert device.address_book.cards()[1:] == left[1:]
 
 
+async def test_what_stands_under_the_new_number_by_then_is_merged_with(world: Deployment) -> None:
+    """As a device that the store showed the end of the old line before it showed it to the phone writes there."""
+    old, new = world.label(), world.label()
+    profile = await world.stored(old, book(5))
+
+    async def change(device: Device) -> None:
+        await device.change_number(new, world.code)
+
+    assert await world.cut_off(profile, change, "contacts brought over")
+    async with world.device(profile) as device:
+        first, second, third, fourth, fifth = (contact.id for contact in device.address_book.contacts())
+        there = device._second()
+        there.address_book.edit(first, Changes(name="Edited"))
+        there.address_book.edit(fourth, Changes(name="Another"))
+        there.address_book.remove([second])
+        there.address_book.import_cards(book(1, "Carol"))
+        await there._sync().push()
+        device.address_book.edit(first, Changes(add_numbers=("+1 555 7777",)))
+        device.address_book.remove([third])
+        device.address_book.remove([fourth])
+        await device.store()
+    await changed(world, profile, new)
+    async with world.device(profile) as device:
+        here = device.address_book
+        assert {contact.id for contact in here.contacts()} > {first, fourth, fifth}
+        assert sorted(contact.name for contact in here.contacts()) == ["Another", "Carol 0", "Edited", "Person 4"]
+        assert b"+1 555 7777" in here.card(first)
+        cards = here.cards()
+    await world.restores(new, b"".join(card + b"\r\n" for card in cards))
+
+
+async def test_what_can_not_be_read_any_more_under_the_old_number_stays_under_the_new(world: Deployment) -> None:
+    """Damaged on the phone and lost by the store, after it had been brought over."""
+    old, new = world.label(), world.label()
+    profile = await world.stored(old, book(3))
+
+    async def change(device: Device) -> None:
+        await device.change_number(new, world.code)
+
+    assert await world.cut_off(profile, change, "contacts brought over")
+    async with world.device(profile) as device:
+        lost = device._profile.contacts()[1].id
+        kept = device._profile.line
+        assert kept.state
+        name = kept.state.entries[lost]
+        kept.rows.delete(CONTACTS, [lost])
+    with closing(sqlite3.connect(world.config.contacts.database)) as store, store:
+        assert store.execute("DELETE FROM blob WHERE label = ? AND name = ?", (old, name)).rowcount == 1
+    result = await changed(world, profile, new)
+    assert (result.contacts, result.old_number, result.unread) == (3, old, 1)
+    await world.restores(new, book(3))
+
+
+async def test_who_is_linked_or_removed_in_the_middle_of_it_is_listed_so_under_the_new_number(
+    world: Deployment,
+) -> None:
+    old, new = world.label(), world.label()
+    profile, stays, stolen, late = await world.stored(old, book(3)), *(world.profile() for _ in range(3))
+
+    async def change(device: Device) -> None:
+        await device.change_number(new, world.code)
+
+    async with world.device(profile) as phone:
+        await link(world, phone, stays, "Stays")
+        await link(world, phone, stolen, "Stolen")
+    assert await world.cut_off(profile, change, "contacts brought over")
+    async with world.device(profile) as phone:
+        await phone.remove_device(phone.linked_devices.find("Stolen"))
+        await link(world, phone, late, "Late")
+        await phone.change_number(new, world.code)
+        phone.address_book.import_cards(book(1, "Later"))
+        await phone.store()
+        assert [(each.name, each.state) for each in phone.linked_devices.all()] == [
+            *(("", "phone"), ("Stays", "linked"), ("Late", "linked")),
+        ]
+    for laptop in (stays, late):
+        async with world.device(laptop) as device:
+            assert (await device.store()).contacts == 4
+            assert device.account.label == new
+    async with world.device(stolen) as device:
+        with refused("DEVICE_UNLISTED"):
+            await device.store()
+        with refused("DEVICE_UNLISTED"):
+            await device._line_store(new, device.account.seed).read(0)
+
+
 async def test_what_is_edited_while_the_change_waits_goes_along(world: Deployment) -> None:
     old, new = world.label(), world.label()
     profile, waited = await world.stored(old, book(3)), list[str]()
@@ -210,6 +299,78 @@ async def test_a_change_that_was_begun_can_be_left(world: Deployment) -> None:
         assert (await device.store()).contacts == 3
     await finds_nothing(world, new)
     await world.restores(old, book(3))
+
+
+@pytest.mark.parametrize("step", ["registered", "commit made", "line ended"])
+async def test_a_change_goes_on_without_the_old_number_where_another_has_that_by_now(
+    world: Deployment, step: str
+) -> None:
+    """Also with what a device wrote that was told before; one that was not is linked anew."""
+    old, new, laptop = world.label(), world.label(), world.profile()
+    profile = await world.stored(old, book(3))
+
+    async def change(device: Device) -> None:
+        await device.change_number(new, world.code)
+
+    async with world.device(profile) as phone:
+        await link(world, phone, laptop)
+        kept = [contact.id for contact in phone.address_book.contacts()]
+    assert await world.cut_off(profile, change, step)
+    if step == "line ended":
+        async with world.device(laptop) as device:
+            device.address_book.edit(kept[0], Changes(name="Edited"))
+            device.address_book.remove([kept[1]])
+            await device.store()
+    async with world.device(profile) as phone:
+        phone.address_book.edit(kept[0], Changes(add_numbers=("+1 555 7777",)))
+        phone.address_book.import_cards(book(1, "Not sent"))
+    await world.registered(old)
+    result = await changed(world, profile, new)
+    assert (result.number, result.old_number, result.untold) == (new, None, 1)
+    async with world.device(profile) as phone:
+        followed = step == "line ended"
+        first, last = ("Edited", 1) if followed else ("Person 0", 2)
+        names = sorted(contact.name for contact in phone.address_book.contacts())
+        assert names == sorted([first, *(["Person 1"] if not followed else []), "Person 2", "Not sent 0"])
+        assert b"+1 555 7777" in phone.address_book.card(kept[0])
+        assert (await phone.store()).contacts == 2 + last
+    async with world.device(laptop) as device:
+        if followed:
+            assert (await device.store()).contacts == 3
+        else:
+            with refused("DEVICE_UNLISTED"):
+                await device.store()
+
+
+async def test_a_change_to_a_number_that_another_has_by_now_is_given_up_and_loses_nothing(world: Deployment) -> None:
+    """The old line has ended already, and a linked device has written under the new number."""
+    old, new, laptop, other = world.label(), world.label(), world.profile(), world.profile()
+    profile = await world.stored(old, book(3))
+
+    async def change(device: Device) -> None:
+        await device.change_number(new, world.code)
+
+    async with world.device(profile) as phone:
+        await link(world, phone, laptop)
+        await link(world, phone, other, "Other")
+    assert await world.cut_off(profile, change, "line ended")
+    async with world.device(laptop) as device:
+        device.address_book.import_cards(book(1, "Carol"))
+        await device.store()
+    async with world.device(profile) as phone:
+        await phone._second()._sync().settle()  # what it took in when it went on, and was cut off again
+        phone.address_book.import_cards(book(1, "Not sent"))
+    await world.registered(new)
+    async with world.device(profile) as phone:
+        assert not await phone.let_number_go()
+        with refused("LINE_MOVED"):
+            await phone.store()
+        assert (await phone.recover("anew")).contacts == 5
+        names = sorted(contact.name for contact in phone.address_book.contacts())
+        assert names == ["Carol 0", "Not sent 0", "Person 0", "Person 1", "Person 2"]
+    async with world.device(other) as device:  # one that had not gone along goes on with the phone
+        assert (await device.store()).contacts == 5
+        assert device.account.label == old
 
 
 async def test_a_number_that_another_has_by_now_is_forgotten(world: Deployment) -> None:
@@ -308,6 +469,37 @@ async def test_it_follows_with_what_is_too_large_for_the_list(
         assert [len(card) < 1000 for card in phone.address_book.cards()] == [True] * 3
 
 
+async def test_what_nothing_can_be_taken_out_of_costs_itself_alone_when_it_follows(
+    world: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A card so broken that it can't be cut, which two devices together make too large."""
+    monkeypatch.setattr("ipls.contacts.whole.MAX_WHOLE", 1000)  # for 31 MiB
+    new, laptop = world.label(), world.profile()
+
+    def broken(*more: bytes) -> Envelope:
+        lines = [b"NOTE;QUOTED-PRINTABLE:open=", b"TEL:" + b"1" * 500, b"UNHEARD-OF:1", *more]
+        return Envelope(b"\r\n".join([b"BEGIN:VCARD", b"VERSION:3.0", *lines, b"END:VCARD"]))
+
+    async with world.device(await world.stored(world.label(), book(1))) as phone:
+        id = bytes(16)
+        phone._profile.put_contacts([Contact(id, broken())])
+        await phone.store()
+        await link(world, phone, laptop)
+        phone._profile.put_contacts([Contact(id, broken(b"X-A:" + b"a" * 300))])
+        await phone.change_number(new, world.code)
+        async with world.device(laptop) as device:
+            device._profile.put_contacts([Contact(id, broken(b"X-B:" + b"b" * 300))])
+            device.address_book.import_cards(book(1, "Not sent"))
+            for _ in range(2):
+                assert (await device.store()).contacts == 3
+                assert (device.account.label, device.status().unsent) == (new, 0)
+                shown = device.address_book.card(id.hex())
+                assert b"a" * 300 in shown
+                assert b"b" * 300 in shown
+        assert (await phone.store()).contacts == 3
+        assert b"a" * 300 in phone.address_book.card(id.hex())
+
+
 async def test_so_does_one_that_runs(world: Deployment) -> None:
     """As soon as it is told that the line went on."""
     async with gone_over(world) as (_, laptop, new), world.device(laptop) as device:
@@ -349,7 +541,7 @@ async def test_a_linked_device_follows_to_no_number_that_another_has(
     """Not even with the help of the contact store, which goes on to show what it showed before."""
     async with gone_over(world) as (phone, laptop, new):
         listing = await find_listing(
-            phone._line_store(new, phone.account.seed), public_key(phone.account.seed), keys_of(laptop)
+            phone._line_store(new, phone.account.seed), public_key(phone.account.seed), keys_in(laptop)
         )
         await world.registered(new)
         async with world.device(laptop) as device:
@@ -366,7 +558,7 @@ async def test_a_linked_device_follows_to_no_number_that_another_has(
             assert (device.account.label, device.status().contacts) == (old, 3)
 
 
-def keys_of(laptop: Path) -> DeviceKeys:
+def keys_in(laptop: Path) -> DeviceKeys:
     with closing(Profile(laptop)) as profile:
         keys = profile.get(DeviceKeys)
     assert keys is not None

@@ -122,6 +122,13 @@ class BesideRow(NamedTuple):
     envelope: bytes
 
 
+class CarriedRow(NamedTuple):
+    """A contact as another account's list had it when it was carried over from there last."""
+
+    id: bytes
+    envelope: bytes
+
+
 class Pending(NamedTuple):
     """A commit on its way, which goes again byte for byte. `seed`: of the line that it begins, else empty."""
 
@@ -172,6 +179,8 @@ SENT = Table("sent", ChangeRow, "id")
 UPKEEP = single(Upkeep, "upkeep")
 PARTS = Table("part", PartRow, "id")
 BESIDE = Table("beside", BesideRow, "id")
+CARRIED = Table("carried", CarriedRow, "id")
+"""Not of an account: there is one change of number at a time."""
 TABLES = (START, LINKS, COMMITS, SNAPSHOTS, KEYS, ATTEMPT, CONTACTS, EDITS, MARKS, PENDING, SENT, UPKEEP, PARTS, BESIDE)
 
 
@@ -228,10 +237,14 @@ class Kept:
 
     def entry(self, id: bytes) -> bytes | None:
         """One of them; None: it is not there, or can't be read."""
+        listed = self.listed(id)
+        return None if listed is None else self.shown(id, listed)
+
+    def listed(self, id: bytes) -> bytes | None:
+        """What of it the list has, or is to have."""
         edit = self.edit(id)
         contact = self.contact(id) if edit is None and self._lists(id) else None
-        contents = edit.contents if edit else contact.envelope if contact else None
-        return None if contents is None else self.shown(id, contents)
+        return edit.contents if edit else contact.envelope if contact else None
 
     def shown(self, id: bytes, envelope: bytes) -> bytes:
         """The contact with what of it the list can't take."""
@@ -312,6 +325,14 @@ class Kept:
             if draft.edits_nothing(id):
                 draft.drop_edit(id)
         draft.commit()
+
+    def carried(self) -> dict[bytes, bytes]:
+        """id -> envelope as another account's list had it when it was carried over last, as far as that can be read."""
+        return {row.id: row.envelope for row in self.rows.readable(CARRIED)}
+
+    def note_carried(self, changed: Mapping[bytes, bytes | None]) -> None:
+        """These are otherwise there now, None: gone."""
+        _write(self.rows, CARRIED, {id: None if now is None else CarriedRow(id, now) for id, now in changed.items()})
 
     def add_key(self, key: ContactKey) -> None:
         """One that another device gave this one."""
@@ -432,6 +453,17 @@ class Draft:
         if contents is not None and fits != contents:
             self.beside[id] = self._kept.shown(id, contents) if id in self.beside else contents
         self._edits[id] = ChangeRow.of(id, fits)
+
+    def put_merged(self, id: bytes, merged: bytes | None, listed: bytes | None) -> None:
+        """The contact is to be what a merge came to. Of so broken a card nothing can be taken out: then the list has
+        `listed`, which fits, and all of what was merged is beside that."""
+        try:
+            self.put_edit(id, merged)
+        except CardError:
+            self.put_edit(id, listed)
+            self.beside[id] = merged or b""
+        if self.edits_nothing(id):
+            self.drop_edit(id)
 
     def edits_nothing(self, id: bytes) -> bool:
         """Whether the edit is to what was last read. To remove what was not read is something."""

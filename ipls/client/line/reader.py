@@ -251,14 +251,7 @@ class Reader:
                 continue
             writer = folded.touched.get(edit.id, folded.all_touched)
             merged = self._merge(base, edit.contents, theirs, writer or _NOBODY)
-            if merged == theirs:
-                draft.drop_edit(edit.id)
-                continue
-            try:
-                draft.put_edit(edit.id, merged)
-            except CardError:  # of so broken a card nothing can be taken out: beside the list's, all of it
-                draft.beside[edit.id] = merged or b""
-                draft.drop_edit(edit.id)
+            draft.put_merged(edit.id, merged, theirs)
 
     async def _read_list(self, draft: Draft, folded: Folded) -> Collection[bytes]:
         """Know again or fetch what the list names; the contacts that may have changed."""
