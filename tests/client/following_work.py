@@ -8,16 +8,19 @@ from ipls.client.events import CaughtUp, Event
 from ipls.client.following import follow
 
 
-class _Sent(Exception):
+class _Checked(Exception):
     pass
 
 
-def follow_until_sent(folder: Path) -> None:
-    """Follow the profile until there is nothing more to be sent."""
+def follow_until_checked(folder: Path) -> None:
+    """Follow the profile until all is sent and taken in, and was checked once."""
+    syncs = 0
 
     def report(event: Event) -> None:
-        if isinstance(event, CaughtUp):
-            raise _Sent
+        nonlocal syncs
+        syncs += isinstance(event, CaughtUp)
+        if syncs == 2:  # the second is the check's
+            raise _Checked
 
-    with suppress(_Sent):
+    with suppress(_Checked):
         asyncio.run(follow(folder, report=report))

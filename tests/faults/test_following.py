@@ -4,7 +4,6 @@ Nothing that was done to the profile is lost, nothing is sent twice, and it goes
 
 import asyncio
 import itertools
-import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +16,9 @@ from ipls.client.events import CaughtUp
 from tests.client.between import Calls, before_contacts
 from tests.client.deployment import Deployment, book
 from tests.client.followed import edit, followed, names, phone_and_copy
-from tests.client.following_work import follow_until_sent
+from tests.client.following_work import follow_until_checked
 from tests.client.test_linked_devices import link
-from tests.faults.deaths import killed
+from tests.faults.deaths import killed_at_commit
 from tests.faults.disks import disk, fill
 
 
@@ -79,18 +78,26 @@ async def test_the_network_may_be_cut_at_every_call_and_again(world: Deployment,
     assert len(names(phone)) == 13
 
 
-async def test_a_kill_at_any_step_loses_nothing_and_sends_nothing_twice(world: Deployment) -> None:
+async def test_a_kill_at_each_commit_of_the_database_loses_nothing_and_sends_nothing_twice(world: Deployment) -> None:
+    """Before it and behind it, with something to be sent and something to be taken in."""
     phone, copy = await phone_and_copy(world)
-    chance, died = random.Random("following"), 0
-    for number in range(8):
-        await edit(phone, f"Killed{number}")
-        died += await asyncio.to_thread(killed, follow_until_sent, phone, chance.randrange(20, 160))
-    assert died
+    done, died = {"Person 0"}, True
+    for number in itertools.count():
+        for made in (False, True):
+            await edit(phone, f"Mine{number}{made}")
+            async with world.device(copy) as device:
+                device.address_book.import_cards(book(1, f"Theirs{number}{made}"))
+                await device.store()
+            died = await asyncio.to_thread(killed_at_commit, follow_until_checked, phone, number, made=made)
+            done |= {f"{whose}{number}{made} 0" for whose in ("Mine", "Theirs")}
+        if not died:
+            break
+    assert number > 5
     async with followed(phone):
         pass
     async with world.device(copy) as device:
         await device.store()
-    assert names(phone) == names(copy) == {"Person 0", *(f"Killed{number} 0" for number in range(8))}
+    assert names(phone) == names(copy) == done
 
 
 async def test_a_full_disk_is_told_and_what_others_did_comes_when_there_is_room(
