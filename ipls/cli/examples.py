@@ -65,6 +65,7 @@ ipls client contacts code "Ada King"
 ipls client contacts verify "Bo"
 ipls client contacts keys
 ipls client contacts keys --acknowledge +15555550101
+ipls client contacts forget +15555550101
 ipls client profiles
 ipls client profiles list --json
 ipls client profiles add work --endpoints DIR/endpoints.json

@@ -12,7 +12,7 @@ from ipls.cli import qr
 from ipls.cli.console import confirmed, emit
 from ipls.cli.contacts import app as contacts_app
 from ipls.cli.opening import local, read, run, say
-from ipls.cli.options import HOME, Home, Json, Name, Patience, Verbose, profile_folder
+from ipls.cli.options import HOME, Home, Json, Name, Patience, Verbose, options_for, profile_folder
 from ipls.client.access import when
 from ipls.client.calls import RETRY_FOR_S
 from ipls.client.device import Device
@@ -132,6 +132,30 @@ def keys(
     changing = acknowledge is not None or discover is not None
     for text, value in (local if changing else read)(folder, at_work):
         say(text, value, as_json)
+
+
+@contacts_app.command()
+def forget(
+    who: Annotated[str, typer.Argument(help="A number, or what finds one contact.")],
+    profile: Name = "default",
+    home: Home = HOME,
+    as_json: Json = False,
+) -> None:
+    """Let go of what is known of a contact's key, and that it was compared, on all of the account's devices: where one
+    of them kept a false one. The contact itself stays."""
+
+    def at_work(device: Device) -> tuple[str, bool]:
+        label = device.number_of(who)
+        return label, device.contact_identities.forget(label)
+
+    label, known = local(profile_folder(home, profile), at_work)
+    text = f"forgotten: the key of {label}" if known else f"of {label} no key was known"
+    say(
+        text,
+        {"number": label, "known": known},
+        as_json,
+        f"ipls client store{options_for(profile, home)}" if known else "",
+    )
 
 
 def _shown(identity: ContactIdentity, compared: bool, overdue: bool) -> tuple[str, dict[str, Any]]:

@@ -70,7 +70,7 @@ class Reporter:
             case events.ContactIdentityDiffers(label):
                 self._say(
                     f"WARNING: another device says that you compared another key of {label} than the directory proves;"
-                    " compare again: ipls client contacts verify"
+                    " compare again: ipls client contacts verify; or let go of it: ipls client contacts forget {label}"
                 )
             case events.EvidenceMet(text, file):
                 self._say(f"EVIDENCE: {text}; {file or 'its file could not be written'}")

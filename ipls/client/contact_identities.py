@@ -16,6 +16,7 @@ from ipls.client.profile import ContactIdentity, Discovery, Profile
 from ipls.contacts.cards.numbers import comparable_number, country_of
 from ipls.contacts.cards.reading import read_card
 from ipls.contacts.envelope import Verified
+from ipls.contacts.whole import fits
 from ipls.crypto.errors import VerificationError
 from ipls.crypto.keys import KEY_BYTES
 from ipls.trust.identity import check_label
@@ -97,15 +98,20 @@ class ContactIdentities:
         self._profile.put_contact_identity(asked)
         return await self._ask(await self._reader(), asked)
 
-    def forget(self, label: str) -> None:
-        """No sync asks for it any more; what was known, and that it was compared, goes."""
+    def forget(self, label: str) -> bool:
+        """No sync asks for it any more; what was known, and that it was compared, goes, on the account's other devices
+        too. Whether there was anything. Raises CardError CARD_EDIT_REFUSED, see `whole.fitting`."""
         profile = self._profile
         with profile.transaction():
+            known = bool(profile.contact_identity(label) or profile.verified(label)) or label in {
+                each.label for each in profile.verified_in_list()
+            }
             profile.drop_contact_identity(label)
             kept = (each for each in profile.contacts() if any(v.label == label for v in each.envelope.verified))
             profile.put_contacts(each._replace(envelope=each.envelope.without_verified(label)) for each in kept)
             if any(each.label == label for each in profile.settings.verified):
                 profile.put_settings(profile.settings.without_verified(label))
+        return known
 
     def acknowledge(self, label: str, version: int) -> None:
         """The person knows of the number's key of this version: it is told no more, a later one is."""
@@ -134,15 +140,17 @@ class ContactIdentities:
         return found
 
     def _keep_with_contacts(self, verified: Verified) -> None:
-        """With those who have the number; where nobody has, with the settings."""
+        """With those who have the number; where nobody has, or one is so large that it would lose a value by it, with
+        the settings."""
         profile, country = self._profile, country_of(self._profile.account.label)
-        whose = [
-            each
+        given = [
+            each._replace(envelope=each.envelope.with_verified(verified))
             for each in profile.contacts()
             if verified.label in {comparable_number(number, country) for number in read_card(each.card).numbers}
         ]
-        profile.put_contacts(each._replace(envelope=each.envelope.with_verified(verified)) for each in whose)
-        if not whose:
+        fitting = [each for each in given if fits(each.envelope)]
+        profile.put_contacts(fitting)
+        if not given or len(fitting) < len(given):
             profile.put_settings(profile.settings.with_verified(verified))
 
     def _claims(self) -> dict[str, list[Verified]]:

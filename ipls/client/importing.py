@@ -16,7 +16,7 @@ from ipls.contacts.cards.units import card_form
 from ipls.contacts.envelope import Envelope
 from ipls.contacts.merge import merge
 from ipls.contacts.sealing import MAX_ENVELOPE, id_of_uid, new_id
-from ipls.contacts.whole import MAX_WHOLE, is_keepable
+from ipls.contacts.whole import MAX_WHOLE, fits, is_keepable
 from ipls.crypto.encoding import tagged_hash
 
 
@@ -99,7 +99,7 @@ class Import:
         if not is_keepable(part.data):
             self._bad.append(Skipped(part.line, f"over {MAX_WHOLE} bytes, and too broken to be cut"))
             return
-        if len(part.data) > MAX_ENVELOPE and len(Envelope(part.data).encode()) > MAX_WHOLE:
+        if len(part.data) > MAX_ENVELOPE and not fits(Envelope(part.data)):
             self._large.append(part.line)
         self._counts[self._take(part)] += 1
 

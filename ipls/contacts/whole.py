@@ -79,6 +79,11 @@ def fitting(whole: bytes) -> bytes:
     return replace(envelope, card=card, conflicts=tuple(conflicts)).encode()
 
 
+def fits(envelope: Envelope) -> bool:
+    """Whether it goes into the list as it is."""
+    return len(envelope.encode()) <= MAX_WHOLE
+
+
 def is_keepable(card: bytes) -> bool:
     """Whether a card fits, or can be made to."""
     try:

@@ -259,4 +259,5 @@ def test_without_an_account_there_is_no_code_and_nobody_to_compare_with(contacts
     for command in (("code", "Ada"), ("verify", "Ada")):
         assert "[NOT_REGISTERED]" in contacts(*command, status=1)["err"]
     assert "[SAFETY_NUMBER_INVALID]" in contacts("verify", "+4930", "--scanned", "nonsense", status=1)["err"]
+    assert contacts("forget", "+4930")["out"] == "of +4930 no key was known\n"
     assert contacts("keys")["out"] == ""

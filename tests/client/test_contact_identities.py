@@ -506,9 +506,29 @@ async def test_a_compared_key_is_kept_with_the_contacts_that_have_the_number(tmp
         profile.remove_contacts(each.id for each in profile.contacts())
         device.identities.compare(BOB, number_of(BOB, KEYS[BOB]))
         assert profile.settings.verified == (compared,)  # nobody has the number
-        device.identities.forget(BOB)
+        assert device.identities.forget(BOB)
         await device.check()
         assert (profile.settings.verified, profile.verified(BOB)) == ((), None)
+        assert not device.identities.forget(BOB)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_a_compared_key_costs_a_large_contact_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    """Where the list takes the contact, but not with the key, it is kept with the settings, and forgotten there. Of a
+    broken one no value can be left out."""
+    monkeypatch.setattr("ipls.contacts.whole.MAX_WHOLE", 1000)  # for 31 MiB
+    async with phone(tmp_path) as device:
+        opened = "NOTE;QUOTED-PRINTABLE:open=\r\n" if broken else ""
+        large = Envelope(f"BEGIN:VCARD\r\nTEL:{BOB}\r\n{opened}PHOTO:{'A' * 900}\r\nEND:VCARD".encode())
+        device.profile.put_contacts([Contact(bytes(16), large)])
+        assert device.identities.compare(BOB, number_of(BOB, KEYS[BOB])) is Comparison.MATCHES
+        (contact,) = device.profile.contacts()
+        assert (contact.envelope, device.profile.line.beside) == (large, {})
+        assert [each.label for each in device.profile.settings.verified] == [BOB]
+        assert device.identities.forget(BOB)
+        assert device.profile.settings.verified == ()
 
 
 async def test_a_device_knows_what_another_one_compared_and_that_the_key_changed_since(tmp_path: Path) -> None:

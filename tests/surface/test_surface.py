@@ -147,6 +147,7 @@ GROUPS_ADDED = (
     "ipls client serve-dav",
     "ipls client background",
     "ipls client contacts code",
+    "ipls client contacts forget",
     "ipls client contacts keys",
     "ipls client contacts verify",
     "ipls client identity",
