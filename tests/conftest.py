@@ -12,6 +12,26 @@ from tests.hsm.tokens import kryoptic_module
 from tests.store.gateway import Gateway, gateway
 from tests.store.postgres import PostgresServer, postgres_server
 
+LONGEST = (
+    "server/vault/test_kills.py",
+    "faults/test_cases.py",
+    "e2e/test_demo.py",
+    "hsm/core/test_state.py",
+    "hsm/core/test_workers.py",
+    "e2e/test_kill.py",
+    "client/test_device.py",
+    "attack/test_vault_users.py",
+    "auditor/test_run.py",
+    "admin/test_supervisor.py",
+    "server/vault/test_service.py",
+    "admin/test_renewal.py",
+    "faults/test_clock.py",
+    "server/directory/test_protocol_model.py",
+    "e2e/test_shards.py",
+    "cli/test_commands.py",
+)
+"""Files that take a minute or so. They begin first: begun last, each would have the other workers wait for its end."""
+
 # Where Ctrl-C is ignored here, as in the background of a shell, it would be in each process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -44,6 +64,8 @@ def kryoptic() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    longest = {Path(__file__).parent / file for file in LONGEST}
+    items.sort(key=lambda item: item.path not in longest)
     for item in items:
         values = item.callspec.params.values() if hasattr(item, "callspec") else ()
         if {"s3", "kryoptic", "plexi"} & {*getattr(item, "fixturenames", ()), *map(str, values)}:

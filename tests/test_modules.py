@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONGEST
+
 ROOT = Path(__file__).parent.parent
 WITHOUT = {"__init__.py", "__main__.py"}  # they hand names on, or make one call
 TESTED_BY = re.compile(r"Tested by (tests/[\w/]+\.py)(?: and (tests/[\w/]+\.py))?\.")
@@ -30,3 +32,7 @@ def named(module: str) -> list[Path]:
 def test_a_module_has_its_test_or_names_it(module: str) -> None:
     missing = [str(path) for path in named(module) if not path.name.startswith("test_") or not (ROOT / path).is_file()]
     assert missing == []
+
+
+def test_the_files_that_begin_first_are_there() -> None:
+    assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []
