@@ -13,8 +13,9 @@ from ipls.store.engine.sqlite import transaction
 
 STEPS = {"execute", "executemany", "close", "fsync", "link", "replace", "unlink", "rename"}
 """Calls before which what is on the disk can be another than before the last."""
-READING = {"_rows", "_objects", "_is_marked", "_run"}
-"""Functions of the store's whose calls only read, or make the tables of a transaction that is still open."""
+READING = {"_rows", "_objects", "_is_marked", "_run", "empty", "get", "_stored"}
+"""Functions of the store's and of a profile's rows whose calls only read, or make the tables of a transaction that is
+still open."""
 _PROCESSES = multiprocessing.get_context("forkserver")  # what a test has used of gRPC does not survive a fork
 _PROCESSES.set_forkserver_preload(["tests.client.changes"])
 
