@@ -26,6 +26,7 @@ from ipls.vault.errors import OperationRefused
 from ipls.vault.history import Seen, follow
 from ipls.vault.session.client import ClientSession, RetrievedKey
 from tests.hsm.rig import Exchange, Owner, Rig
+from tests.hsm.tokens import MODULES
 from tests.server.vault.linear import Operation, Register, Retrieve, Store, linearizable
 from tests.server.vault.process import Vault, running_vault
 from tests.store.postgres import PostgresServer, postgres_server
@@ -250,9 +251,12 @@ class Devices:
         assert used["retrieve"] >= account.retrieved
 
 
-async def survive(folder: Path, kills: int, seed: int, server: PostgresServer | None = None) -> str:
-    """A vault in `folder` does, and on `server`, if there is one. Returns what there was of it."""
-    random, rig = Random(seed), Rig(folder, database=server.new().place if server else None)
+async def survive(
+    folder: Path, kills: int, seed: int, server: PostgresServer | None = None, module: str = "softhsm"
+) -> str:
+    """A vault in `folder` does, with a token of this module, and on `server`, if there is one. Returns what there was
+    of it."""
+    random, rig = Random(seed), Rig(folder, module, server.new().place if server else None)
     async with running_vault(rig, config={"daily_uses": 10**9}) as vault:
         killer = Killer(vault, random, kills, server)
         devices = Devices(vault, random, killer)
@@ -272,6 +276,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=10, help="vaults, each with its own seed (%(default)s)")
     parser.add_argument("--kills", type=int, default=200, help="in each run (%(default)s)")
     parser.add_argument("--postgres", action="store_true", help="on PostgreSQL, whose server is killed too")
+    parser.add_argument("--module", choices=MODULES, default="softhsm", help="whose token it has (%(default)s)")
     parser.add_argument("--seed", type=int, help="of the first run; else a random one")
     options = parser.parse_args()
     configure_logging("critical")
@@ -281,7 +286,7 @@ def main() -> None:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             server = stack.enter_context(postgres_server(folder)) if options.postgres else None
-            print(asyncio.run(survive(folder, options.kills, seed, server)), flush=True)
+            print(asyncio.run(survive(folder, options.kills, seed, server, options.module)), flush=True)
 
 
 if __name__ == "__main__":
