@@ -286,7 +286,7 @@ def status(profile: Name = "default", home: Home = HOME, as_json: Json = False) 
         "contacts": f"{found.contacts}{f', {found.unsent} with changes not sent yet' if found.unsent else ''}",
         "new ones": found.new_contacts,
         "last sync": when(found.synced_ms) if found.synced_ms else "never",
-        "line": f"commit {found.commit}, contact key generation {found.generation}" if found.commit else "none yet",
+        "line": _line(found),
         "head": _head(found),
         "deployment": f"{found.namespace}, version {found.trust_root} of its trust root",
     }
@@ -300,6 +300,13 @@ def status(profile: Name = "default", home: Home = HOME, as_json: Json = False) 
 
 def _identity(found: Status) -> str:
     return f"version {found.identity.version} of epoch {found.identity.epoch}" if found.identity else "none yet"
+
+
+def _line(found: Status) -> str:
+    if not found.commit:
+        return "none yet"
+    compared = f", digits {found.commit_digits}" + (" (your other devices show the same)" if found.devices > 1 else "")
+    return f"commit {found.commit}{compared}, contact key generation {found.generation}"
 
 
 def _head(found: Status) -> str:

@@ -52,6 +52,7 @@ from ipls.client.version1 import OldContacts
 from ipls.clock import system_now_ms
 from ipls.contacts.cards.numbers import comparable_number, country_of
 from ipls.contacts.cards.reading import read_card
+from ipls.contacts.commits import chain_digits
 from ipls.contacts.errors import LineError, LinkError
 from ipls.contacts.linking import LinkCode
 from ipls.crypto.errors import VerificationError
@@ -100,6 +101,8 @@ class Status(NamedTuple):
     generation: int
     commit: int
     """The newest of the account's line that this device has followed."""
+    commit_digits: str
+    """Of that commit, `1234 5678`: the same on each device of the account that is there; empty without one."""
     unfinished: bool
     """A store or a rotation was cut off; `store` goes on with it."""
     new_contacts: str
@@ -765,6 +768,7 @@ class Device:
             unreadable=len(kept.unreadable()),
             generation=kept.state.generation if kept.state else 0,
             commit=kept.state.n if kept.state else 0,
+            commit_digits=chain_digits(kept.state.chain) if kept.state else "",
             unfinished=kept.unfinished,
             new_contacts=PLACED[self.address_book.placement],
         )

@@ -248,6 +248,13 @@ def chain_link(n: int, before: bytes, link: Link) -> bytes:
     return tagged_hash("ipls/contacts/v2 commit", n, before, link.generation, link.commit_hash)
 
 
+def chain_digits(chain: bytes) -> str:
+    """Eight digits of a chain, in two groups, that people compare: devices that show other ones for one commit were
+    shown two lines by the store (contacts.md, What this can't give)."""
+    number = f"{int.from_bytes(chain[:8]) % 10**8:08}"
+    return f"{number[:4]} {number[4:]}"
+
+
 def author_digest(chain: bytes) -> bytes:
     """What a commit's author signs, of its chain_n."""
     return tagged_hash("ipls/contacts/v2 author", chain)

@@ -1,6 +1,7 @@
 """An account's line at the contact store, against thieves of its number, its linked devices, strangers, and floods."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,33 @@ async def test_a_foreign_account_gets_at_nothing(world: World) -> None:
     read = await phone.store.read(0)
     assert read is not None
     assert (read.head, bob.line) == (made.chain, b"")
+
+
+async def test_a_device_of_another_account_gets_at_nothing(world: World) -> None:
+    """One that Bob lists calls for Alice's number; and Bob signs a list for her line that has it."""
+    phone, bob = await registered(world), await registered(world, BOB)
+    record = phone.writer.record("a")
+    made = await phone.begin(record)
+    bobs = bob.writer.device()
+    await bob.begin(devices=[bobs])
+    listed_there = replace(phone.writer, seed=bobs.seed)
+    device = Phone(world, listed_there, retry_for_s=0).at(phone)
+    for call in (
+        lambda: device.store.read(0),
+        lambda: device.get(record),
+        lambda: device.edit(device.writer.record("b")),
+        lambda: device.heal(),
+        lambda: anext(device.store.follow()),
+        lambda: device.store.open_link(bytes(32)),
+    ):
+        with pytest.raises(TryLaterError, check=lambda error: error.reason == "IDENTITY_UNKNOWN"):
+            await call()
+    theirs = replace(phone.writer, seed=bob.writer.seed).listing(2, [listed_there])  # signed by Bob, for Alice's line
+    with told("BODY_INVALID", "signature"):
+        await phone.edit(devices=theirs)
+    read = await phone.store.read(0)
+    assert read is not None
+    assert read.head == made.chain
 
 
 async def test_every_number_looks_the_same_to_a_stranger(world: World) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ipls.contacts.contact_code import ContactCode
-from tests.e2e.running import IPLS, ipls
+from tests.e2e.running import IPLS, ipls, shown
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., dict[str, Any]]
@@ -160,6 +160,25 @@ def test_a_contact_is_shown_with_nothing_that_a_terminal_obeys(contacts: Run):
         "PHOTO (jpeg)  (3 bytes)",
     ]
     assert rows(contacts("show", ada["id"], "--json"))[0]["lines"][1] == {"label": "FN", "value": "Ada"}
+
+
+def test_a_name_of_10000_characters_that_turns_the_line_is_one_line_of_a_terminal(contacts: Run, tmp_path: Path):
+    long = f"Zo\u00eb \u202e{'x' * 5000} {'y' * 5000}"
+    book = f"BEGIN:VCARD\r\nVERSION:4.0\r\nFN:{long}\r\nTEL:+1 202 555 0123\r\nEND:VCARD\r\n".encode()
+    (tmp_path / "long.vcf").write_bytes(book)
+    contacts("import", tmp_path / "long.vcf")
+    (found,) = rows(contacts("find", "y" * 5000 + " zoe", "--json"))
+    assert rows(contacts("find", "2025550123", "--json")) == [found]
+    command = [*map(str, [*IPLS, "client", "contacts", "list", "--home", tmp_path])]
+    lines = shown(command, os.environ | {"COLUMNS": "80"}).decode().splitlines()
+    assert len(lines) == 3
+    (line,) = [line for line in lines if found["id"][:8] in line]
+    assert len(line) == 80
+    assert line.startswith(f"{found['id'][:8]}  Zo\u00eb xxx")
+    card = contacts("show", found["id"])["out"]
+    assert "\\u{202e}xxx" in card
+    assert "\u202e" not in line + card
+    assert book.decode() in contacts("export", "-")["out"]
 
 
 def test_an_export_replaces_no_file_that_is_no_address_book(contacts: Run, tmp_path: Path):

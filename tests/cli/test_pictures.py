@@ -1,7 +1,6 @@
 """A picture is drawn where the terminal is known to draw it, and nothing in it is obeyed."""
 
 import os
-import pty
 import re
 import subprocess
 from base64 import b64decode, b64encode
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ipls.cli.pictures import drawn
-from tests.e2e.running import IPLS, ipls
+from tests.e2e.running import IPLS, ipls, shown
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\x1b]0;obeyed\x07" * 1000
 JPEG = b"\xff\xd8\xff\xe0" + bytes(100)
@@ -62,14 +61,4 @@ def test_show_draws_on_a_terminal_and_into_no_file(tmp_path: Path) -> None:
     environment = os.environ | {"TERM_PROGRAM": "iTerm.app"}
     environment.pop("TMUX", None)
     assert b"\x1b" not in subprocess.run(command, capture_output=True, env=environment, check=True).stdout
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(command, stdout=theirs, env=environment) as process, open(ours, "rb", buffering=0) as screen:
-        os.close(theirs)
-        shown = b""
-        try:
-            while piece := screen.read(4096):
-                shown += piece
-        except OSError:  # how Linux says that the other end was closed
-            pass
-    assert process.returncode == 0
-    assert shown.count(f":{encoded}\x07".encode()) == 2
+    assert shown(command, environment).count(f":{encoded}\x07".encode()) == 2

@@ -88,10 +88,14 @@ async def test_two_devices_come_to_the_same_list_whoever_edits_and_without_the_p
         listed = phone.linked_devices.all()[1]
         assert (listed.name, listed.platform, listed.state, listed.here) == ("Laptop", "Linux", "linked", False)
         assert 0 < listed.linked_ms <= listed.wrote_ms
-        cards = phone.address_book.cards()
+        cards, status = phone.address_book.cards(), phone.status()
     async with world.device(laptop) as device:
+        behind = device.status()
         await device.store()
         assert device.address_book.cards() == cards
+        now = device.status()
+        assert (now.commit, now.commit_digits) == (status.commit, status.commit_digits)
+        assert behind.commit_digits != now.commit_digits
 
 
 @asynccontextmanager

@@ -59,6 +59,11 @@ def refused(call: Callable[[], Any]) -> str:
     return error.value.reason
 
 
+def test_eight_digits_of_a_chain_are_compared() -> None:
+    assert commits.chain_digits(bytes.fromhex("ca0926f53850d7de") + bytes(24)) == "0550 4222"
+    assert commits.chain_digits(bytes(32)) == "0000 0000"
+
+
 def test_the_known_chain() -> None:
     line = commits.line_id(NS, LABEL, bytes(16))
     entry = b"\xa0" * 16, name_of(KEY.seal_record(b"\xa0" * 16, b"card"))

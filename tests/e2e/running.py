@@ -2,11 +2,12 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ipls.client.device import Device
@@ -21,6 +22,19 @@ def ipls(*arguments: object, **options: object) -> "subprocess.CompletedProcess[
     """Run the command to its end, in a bare environment if none is given."""
     command = [*IPLS, *map(str, arguments)]
     return subprocess.run(command, **{"env": BARE, "capture_output": True, "text": True, **options})
+
+
+def shown(command: list[str], environment: Mapping[str, str]) -> bytes:
+    """What the command writes to a terminal."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, stdout=theirs, env=environment) as process, open(ours, "rb", buffering=0) as screen:
+        os.close(theirs)
+        written = b""
+        with suppress(OSError):  # how Linux says that the other end was closed
+            while piece := screen.read(4096):
+                written += piece
+    assert process.returncode == 0
+    return written
 
 
 class Deployment:

@@ -214,6 +214,27 @@ def test_what_is_dropped_reordered_or_spliced_is_a_fork(lie: Lie, how: Callable[
     w.check()
 
 
+@pytest.mark.parametrize("given", ["nothing", "the one before", "one that was altered"])
+def test_a_base_with_another_snapshot_than_its_own_is_refused_and_its_own_is_taken(given: str) -> None:
+    w = grown(3)
+    w.quiesce()
+    before = w.primary.kept.snapshot
+    w.new(w.primary)
+    w.primary.rotate()
+    own, good = w.primary.kept.snapshot, w.primary.view()
+    other = {"nothing": None, "the one before": before, "one that was altered": own[:-1] + bytes([own[-1] ^ 1])}[given]
+    for device in (
+        lambda: w.linked[0],
+        lambda: w.phone(1),
+    ):
+        reader = device()
+        reader.calls.substitutes[name_of(own)] = other
+        assert reader.refused("pull") == "STORE_ROLLED_BACK"
+        reader.calls.substitutes.clear()
+        reader.do("pull")
+        assert reader.view() == good
+
+
 def test_a_line_of_another_account_is_none() -> None:
     w = grown(2, 0)
     phone = w.phone(1)

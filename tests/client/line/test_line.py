@@ -16,7 +16,10 @@ from tests.client.line.world import EDITS, LABEL, SLOW, Ghost, Lost, World, grow
 @given(st.integers(0, 2**32))
 @settings(max_examples=60, **SLOW)
 def test_all_devices_end_with_the_same_list_and_no_edit_is_lost(seed: int) -> None:
+    """With clocks that are years off."""
     w = World(seed=seed)
+    for d in w.devices:
+        d.clock_off_ms = w.rng.choice([0, 5, 50]) * 365 * DAY_MS
     work(w, 60, EDITS)
     w.quiesce()
     w.check()

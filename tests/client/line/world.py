@@ -325,6 +325,7 @@ class Device:
     def __init__(self, world: "World") -> None:
         self.world = world
         world.everyone.append(self)
+        self.clock_off_ms = 0
         self.rate = 0.0
         """How often a call is lost, and the process ends at a transaction."""
         self.lie: Callable[[LineRead], LineRead] = lambda read: read
@@ -371,7 +372,7 @@ class Device:
                 judge,
                 self.world.linked_devices,
                 merge,
-                lambda: self.world.now_ms,
+                lambda: self.world.now_ms + self.clock_off_ms,
                 silent,
             )
         )
