@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from ipls.contacts.cards.editing import write_property
+from ipls.contacts.cards.headings import TELL_LITTLE, in_english
 from ipls.contacts.cards.lines import Card, Skipped, card_lines, utf8
 from ipls.contacts.cards.reading import one_line, read_card, telephone
 from ipls.contacts.cards.values import components, parameters, plain_text, unescape, value_text
@@ -26,8 +27,8 @@ def read_table(data: bytes) -> Iterator[Card | Skipped]:
     delimiter = max(",;\t", key=lines[above].count)
     rows = csv.reader((line + "\n" for line in lines[above:]), delimiter=delimiter)
     try:
-        columns = [_column(heading) for heading in next(rows, [])]
-        if not any(column.name in ("GIVEN", "FAMILY", "EMAIL", "TEL") for column in columns):
+        columns = _columns(next(rows, []))
+        if not any(column.name in _SIGNS and _folded(column.heading) not in TELL_LITTLE for column in columns):
             return
         line = above + rows.line_num + 1
         for row in rows:
@@ -75,6 +76,7 @@ def write_table(cards: Iterable[bytes], layout: str) -> bytes:
 class _Column(NamedTuple):
     """What a heading means: a property or a part of one, its type, and which of several it belongs to."""
 
+    heading: str
     name: str
     type: str = ""
     number: str = ""
@@ -113,8 +115,10 @@ _NAMES = {
     "categories": "CATEGORIES",
     "web page": "URL",
 }
+_SIGNS = ("GIVEN", "FAMILY", "EMAIL", "TEL")
+"""Of an address book: no other table has all of its columns without one of these."""
 _SAYS_NOTHING = re.compile(
-    r"e-?mail( \d)? (type|display name)|file as|initials|priority|private|sensitivity|gender|language|photo"
+    r"e-?mail( \d)? (type|display name)( \d)?|file as|initials|priority|private|sensitivity|gender|language|photo"
     r"|organization \d - (type|symbol|yomi name|location)|phonetic .*|.* yomi.*"
 )
 _NUMBERED = re.compile(r"(e-?mail|phone|website|address) (\d+) - (.*)")
@@ -129,26 +133,39 @@ _TYPES = {"mobile": "CELL", "cell": "CELL", "home": "HOME", "work": "WORK", "bus
 _TYPES |= {"pager": "PAGER", "car": "CAR", "primary": "PREF", "main": "PREF"}
 
 
-def _column(heading: str) -> _Column:
-    plain = " ".join(heading.casefold().replace("_", " ").split())
+def _columns(headings: Sequence[str]) -> list[_Column]:
+    columns = [_Column(heading.strip(), *_meaning(in_english(_folded(heading)))) for heading in headings]
+    # Outlook calls both the form of address and the job "Titre".
+    first, *more = [at for at, column in enumerate(columns) if _folded(column.heading) == "titre"] or [0]
+    if more:
+        columns[first] = columns[first]._replace(name="PREFIX")
+    return columns
+
+
+def _folded(heading: str) -> str:
+    return " ".join(heading.casefold().replace("_", " ").split())
+
+
+def _meaning(plain: str) -> tuple[str, str, str]:
+    """Name, type, number of a column."""
     if name := _NAMES.get(plain):
-        return _Column(name)
-    if not plain or _SAYS_NOTHING.fullmatch(plain):
-        return _Column("")
+        return name, "", ""
+    if _SAYS_NOTHING.fullmatch(plain):
+        return "", "", ""
     if found := _NUMBERED.fullmatch(plain):
         name = {"phone": "TEL", "website": "URL", "address": "ADR"}.get(found[1], "EMAIL")
         if found[3] in ("type", "label"):
-            return _Column("TYPE OF", name, found[2])
+            return "TYPE OF", name, found[2]
         if name == "ADR" and found[3] != "value":
-            return _Column("ADR", found[3], found[2])
-        return _Column(name, "", found[2])
+            return "ADR", found[3], found[2]
+        return name, "", found[2]
     if found := _ADDRESS.fullmatch(plain):
-        return _Column("ADR", found[2], found[1])
+        return "ADR", found[2], found[1]
     if found := _EMAIL.fullmatch(plain):
-        return _Column("EMAIL", _types(found[1] or ""))
+        return "EMAIL", _types(found[1] or ""), ""
     if found := _PHONE.fullmatch(plain):
-        return _Column("TEL", _types(f"{found[1] or ''} {found[2] or ''}"))
-    return _Column("NOTE", heading.strip())
+        return "TEL", _types(f"{found[1] or ''} {found[2] or ''}"), ""
+    return "OTHER", "", ""
 
 
 def _types(text: str) -> str:
@@ -171,7 +188,8 @@ def _card(columns: Sequence[_Column], cells: Sequence[str]) -> bytes | None:
     many: list[tuple[str, str, str]] = []  # property, types, value
     labels: dict[tuple[str, str], str] = {}
     addresses: dict[str, list[str]] = {}
-    for column, cell in zip(columns, cells, strict=False):
+    beyond = [_Column("", "OTHER")] * (len(cells) - len(columns))
+    for column, cell in zip((*columns, *beyond), cells, strict=False):
         if not cell or not column.name:
             continue
         if column.name == "TYPE OF":
@@ -185,11 +203,11 @@ def _card(columns: Sequence[_Column], cells: Sequence[str]) -> bytes | None:
             label = labels.get((column.name, column.number), "") if column.number else column.type
             many += [(column.name, label, value) for value in cell.split(" ::: ") if value]
         elif column.name == "NOTE":
-            notes.append(f"{column.type}: {cell}" if column.type else cell)
+            notes.append(cell)
         elif column.name == "BDAY" and not re.search("[1-9]", cell):
             continue  # Outlook's 0/0/00
-        else:
-            one.setdefault(column.name, cell)
+        elif column.name == "OTHER" or one.setdefault(column.name, cell) != cell:  # of the rest a card has one each
+            notes.append(f"{column.heading}: {cell}" if column.heading else cell)
     n = [one.get(part, "") for part in ("FAMILY", "GIVEN", "MIDDLE", "PREFIX", "SUFFIX")]
     whole = " ".join(filter(None, (n[3], n[1], n[2], n[0], n[4])))
     name = one.get("FN") or whole or one.get("ORG") or one.get("NICKNAME") or next((value for _, _, value in many), "")

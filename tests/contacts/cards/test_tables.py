@@ -68,6 +68,78 @@ def test_outlook_s_table():
     ]
 
 
+SAME = (
+    "FN:Dr. Ada Noel King",
+    "N:King;Ada;Noel;Dr.;",
+    "ORG:Engines;Sums",
+    "TITLE:Head",
+    "BDAY:1815-12-10",
+    "TEL;TYPE=CELL:1",
+    "TEL;TYPE=WORK:2",
+    "TEL;TYPE=WORK:3",
+    "TEL;TYPE=HOME:4",
+    "TEL;TYPE=WORK,FAX:5",
+    "EMAIL:a@example.org",
+    "EMAIL:b@example.org",
+    "ADR;TYPE=WORK:;;High St\\, Back door;London;;W1;",
+    "NOTE:Note\\nOffice: 7",
+    "CATEGORIES:Family",
+)
+SAID = (
+    *("Dr.", "Ada", "Noel", "King", "Engines", "Sums", "Head", "1815-12-10", "1", "2", "3", "4", "5"),
+    *("a@example.org", "SMTP", "Ada (a@example.org)", "b@example.org", "SMTP"),
+    *("High St", "Back door", "London", "W1", "Note", "Family", "Normal", "7"),
+)
+
+
+@pytest.mark.parametrize(
+    "headings",
+    [
+        "Title;First Name;Middle Name;Last Name;Company;Department;Job Title;Birthday;Mobile Phone;Business Phone;"
+        "Business Phone 2;Home Phone;Business Fax;E-mail Address;E-mail Type;E-mail Display Name;E-mail 2 Address;"
+        "E-mail 2 Type;Business Street;Business Street 2;Business City;Business Postal Code;Notes;Categories;Priority",
+        "Anrede;Vorname;Weitere Vornamen;Nachname;Firma;Abteilung;Position;Geburtstag;Mobiltelefon;"
+        "Telefon geschäftlich;Telefon geschäftlich 2;Telefon privat;Fax geschäftlich;E-Mail-Adresse;E-Mail-Typ;"
+        "E-Mail: Angezeigter Name;E-Mail 2: Adresse;E-Mail 2: Typ;Straße geschäftlich;Straße geschäftlich 2;"
+        "Ort geschäftlich;Postleitzahl geschäftlich;Notizen;Kategorien;Priorität",
+        "Titre;Prénom;Deuxième prénom;Nom;Société;Service;Titre;Anniversaire;Tél. mobile;Téléphone (bureau);"
+        "Téléphone 2 (bureau);Téléphone (domicile);Télécopie (bureau);Adresse de messagerie;Type de messagerie;"
+        "Nom complet de l'adresse de messagerie;Adresse de messagerie 2;Type de messagerie 2;Rue (bureau);"
+        "Rue (bureau) 2;Ville (bureau);Code postal (bureau);Notes;Catégories;Priorité",
+        # Spanish Outlook leaves several in English.
+        "Title;Nombre;Segundo nombre;Apellidos;Organización;Department;Puesto;Birthday;Mobile Phone;"
+        "Teléfono del trabajo;Business Phone 2;Particular;Business Fax;E-mail Address;E-mail Type;"
+        "Nombre de pantalla de correo electrónico;Dirección de correo electrónico 2;Tipo de correo electrónico 2;"
+        "Calle del trabajo;Calle del trabajo 2;Ciudad de trabajo;Código postal del trabajo;Notes;Categorías;Prioridad",
+        "Titolo;Nome;Secondo nome;Cognome;Società;Reparto;Posizione;Compleanno;Cellulare;Ufficio;Ufficio 2;Abitazione;"
+        "Fax (uff.);Indirizzo posta elettronica;Tipo posta elettronica;Nome visualizzato posta elettronica;"
+        "Indirizzo posta elettronica 2;Tipo posta elettronica 2;Via (uff.);Via (uff.) 2;Città (uff.);CAP (uff.);Notes;"
+        "Categorie;Priorità",
+        "Título;Primeiro nome;Outros nomes/apelidos;Apelido;Empresa;Departamento;Cargo;Data de nascimento;Telemóvel;"
+        "Telefone da empresa;2º telefone da empresa;Telefone da residência;Fax da empresa;"
+        "Endereço de correio electrónico;Tipo de correio electrónico;Nome a apresentar para o correio electrónico;"
+        "Endereço do correio electrónico 2;Tipo de correio electrónico 2;Rua da empresa;Rua da empresa 2;"
+        "Localidade da empresa;Código postal da empresa;Notas;Categorias;Prioridade",
+        "Tratamento;Primeiro nome;Segundo nome;Sobrenome;Empresa;Departamento;Cargo;Birthday;Telefone celular;"
+        "Telefone comercial;Telefone comercial 2;Telefone residencial;Fax comercial;E-mail Address;Tipo de email;"
+        "Nome para exibição do email;Endereço de email 2;Tipo de email 2;Business Street;Rua do endereço comercial 2;"
+        "Business City;Business Postal Code;Anotações;Categorias;Prioridade",
+        "Titel;Voornaam;Middelste naam;Achternaam;Bedrijf;Afdeling;Functie;Verjaardag;Mobiele telefoon;"
+        "Telefoon op werk;Telefoon op werk 2;Telefoon thuis;Fax op werk;E-mailadres;E-mailtype;"
+        "Weergavenaam voor e-mail;E-mailadres 2;E-mailtype 2;Werkadres, straat;Werkadres 2, straat;Werkadres, plaats;"
+        "Werkadres, postcode;Notities;Categorieën;Prioriteit",
+    ],
+)
+def test_outlook_s_table_in_each_language_gives_the_same_card(headings: str):
+    assert made(f"{headings};Office\n{';'.join(SAID)}\n".encode("cp1252")) == [list(SAME)]
+
+
+def test_nothing_of_a_row_is_lost():
+    """What has no heading, an unknown one, or the second of what a card has one of is in the note."""
+    table = "Vorname,Company,Firma,Schuhgröße,\nAda,Engines,Sums,38,alone,beyond\n"
+    assert made(table) == [["FN:Ada", "N:;Ada;;;", "ORG:Engines", "NOTE:Firma: Sums\\nSchuhgröße: 38\\nalone\\nbeyond"]]
+
+
 def test_thunderbird_s_table():
     table = (
         "First Name,Last Name,Display Name,Primary Email,Secondary Email,Work Phone,Fax Number,Pager Number,"
@@ -109,7 +181,8 @@ def test_a_row_without_anybody_is_reported_and_the_rest_goes_on():
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\n", b"<html>,\n1,2", b"Date,Amount\n1,2\n", b"Name,Price\nTea,2\n", b"\0\xff,\n"]
+    "data",
+    [b"", b"\n", b"<html>,\n1,2", b"Date,Amount\n1,2\n", b"Name,Price\nTea,2\n", b"Nom;Prix\nThe;2\n", b"\0\xff,\n"],
 )
 def test_what_is_no_address_book_gives_nothing(data: bytes):
     assert list(read_table(data)) == []
