@@ -1,5 +1,6 @@
 """The account goes over to another number, and the old one is let go; or it ends."""
 
+import itertools
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from ipls._grpc import grpc
 from ipls.client.device import Device
+from ipls.client.errors import TryLaterError
 from ipls.client.events import Event, JourneyStep
 from ipls.client.line.kept import CONTACTS
 from ipls.client.line.parts import Linked
@@ -23,6 +26,7 @@ from ipls.contacts.listing import Listing
 from ipls.crypto.keys import public_key
 from ipls.errors import IplsError
 from ipls.units import DAY_MS
+from tests.client.between import Calls, before_contacts
 from tests.client.deployment import Crash, Deployment, book, cards_of
 from tests.client.test_linked_devices import link
 
@@ -103,6 +107,43 @@ async def test_a_change_that_is_cut_off_after_each_step_goes_on(world: Deploymen
         assert (await device.store()).contacts == 3 + len(STEPS)
     await finds_nothing(world, old)
     await world.restores(new, cards)
+
+
+async def test_the_network_may_be_cut_at_every_call_of_a_change(world: Deployment, tmp_path: Path) -> None:
+    """To the contact store: before it has the call, or before the device has the answer."""
+    old, new, cards = world.label(), world.label(), book(3)
+    profile = await world.stored(old, cards)
+    made, cut, tried = itertools.count(), -1, 0
+
+    async def failing(requests: Calls, context: object, passed: object) -> Calls:
+        here = next(made) == cut
+        if here and tried % 2:
+            [_ async for _ in passed(requests)]  # its answer is lost
+        if here:
+            context.set_code(grpc.StatusCode.UNAVAILABLE)
+            return
+        async for answer in passed(requests):
+            yield answer
+
+    async with before_contacts(world, tmp_path) as (between, endpoints):
+        for method in ("Read", "Commit", "PutRecords", "PutSnapshot", "GetRecords", "Have", "Begin", "DeleteAccount"):
+            between.turned[method] = failing
+        changed = None
+        while changed is None or changed.old_number:
+            cards += book(1, f"Try{tried}")
+            made, cut = itertools.count(), tried // 2
+            async with Device.open(profile, endpoints, retry_for_s=0) as phone:
+                phone.address_book.import_cards(book(1, f"Try{tried}"))
+                with suppress(TryLaterError):
+                    changed = await phone.change_number(new, world.code)
+            tried += 1
+        async with Device.open(profile, endpoints) as phone:
+            await phone.store()
+    assert tried > 10
+    await finds_nothing(world, old)
+    async with world.device(await world.registered(new)) as phone:
+        await phone.restore()
+        assert sorted(phone.address_book.cards()) == sorted(cards_of(cards))
 
 
 async def test_where_a_linked_device_has_yet_to_follow_the_old_account_waits(world: Deployment) -> None:

@@ -8,9 +8,12 @@ from hypothesis import strategies as st
 
 from ipls.contacts.commits import Edit
 from ipls.contacts.envelope import Envelope, Kind
+from ipls.contacts.errors import LineError
+from ipls.contacts.line import Judge, LineRead, LineState, NeedSnapshot, fold
 from ipls.contacts.sealing import id_of_part, id_of_uid, name_of
 from ipls.units import DAY_MS
 from tests.client.line.world import EDITS, LABEL, SLOW, Ghost, Lost, World, grown, run, work
+from tests.contacts.writers import NAMESPACE, Made, Writer, line_of
 
 
 @given(st.integers(0, 2**32))
@@ -49,6 +52,51 @@ def test_a_removal_that_nobody_contradicts_reaches_a_device_that_was_away_for_lo
     w.quiesce()
     assert id not in away.view()
     assert id not in w.primary.view()
+
+
+def test_a_list_of_200_000_contacts_is_begun_with_and_goes_on() -> None:
+    writer, seed = Writer(), bytes(16)
+    base = writer.base(1, line_of(seed), [n.to_bytes(4, "big") for n in range(200_000)])
+    edit = writer.edit(2, base.chain, writer.record("a"))
+    state = folded(writer, seed, base, edit)
+    names = list(state.entries.values())
+    assert (len(names), names[199_999]) == (200_001, name_of((199_999).to_bytes(4, "big")))
+    assert names[200_000] == name_of(writer.record("a"))
+
+
+@pytest.mark.parametrize("of", ["another account's", "another place", "another identity's", "its own"])
+def test_a_list_of_devices_is_of_this_account_and_place(of: str) -> None:
+    """Signed by the account's identity, in a commit of its own, with the store's help."""
+    writer, seed = Writer(), bytes(16)
+    base, device = writer.base(1, line_of(seed)), writer.device()
+    listing = {
+        "another account's": replace(writer, label="+15550199").listing(2, [device]),
+        "another place": writer.listing(3, [device]),
+        "another identity's": writer.renewed().listing(2, [device]),
+        "its own": writer.listing(2, [device]),
+    }[of]
+    edit = writer.edit(2, base.chain, devices=listing)
+    if of == "its own":
+        assert [each.key for each in folded(writer, seed, base, edit).devices] == [device.public]
+        return
+    with pytest.raises(LineError, check=lambda error: error.reason == "COMMIT_REFUSED"):
+        folded(writer, seed, base, edit)
+
+
+def folded(writer: Writer, seed: bytes, *line: Made) -> LineState:
+    """What the writer's device, new, comes to by these commits, of which the first is a base."""
+    shown = {made.n: made.signed for made in line}
+    links = [made.link for made in line]
+    read = LineRead(line_of(seed), seed, line[-1].n, line[-1].chain, 1, links, shown)
+    judge = Judge(NAMESPACE, writer.label, {1: writer.public}, {1})
+    folding = fold(LineState.start(line_of(seed), seed), read, judge, {1: writer.key}, lambda id: None)
+    assert isinstance(next(folding), NeedSnapshot)
+    try:
+        folding.send(line[0].snapshot)
+    except StopIteration as done:
+        state: LineState = done.value.state
+        return state
+    raise AssertionError("it asks for more")
 
 
 @pytest.mark.parametrize("first", [0, 1])
