@@ -34,7 +34,7 @@ class DavService:
         self._told = told
         self._changed = False
 
-    def handle(self, request: Request, reread: Callable[[str], Resource | None]) -> Response:
+    def handle(self, request: Request, reread: Callable[[str], Resource | None] | None = None) -> Response:
         """The answer; what a client put or removed is in the profile by then. `reread`: see `Book`."""
         if _lists(request):
             self.bring_together()

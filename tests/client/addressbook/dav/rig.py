@@ -63,7 +63,7 @@ def serving(clock_s: Callable[[], float] = lambda: 0.0, now_ms: Callable[[], int
             return access.admit(Request(*parts))
 
         def handle(*parts: Any) -> Response:
-            return service.handle(Request(*parts), service.resource)
+            return service.handle(Request(*parts))
 
         started: list[int] = []
         ready, stop = threading.Event(), asyncio.Event()
