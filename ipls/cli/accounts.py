@@ -1,6 +1,6 @@
 """The account's life on the command line: another number, and the end. Thin over `ipls.client`.
 
-Tested by tests/e2e/test_client_commands.py.
+Tested by tests/e2e/test_client_commands.py and tests/cli/test_accounts.py.
 """
 
 import sys
@@ -65,24 +65,26 @@ def number(
     else:
         found = read(folder, Device.number_changed)
     following = f"before you give that number up, ipls client number --let-go{options_for(profile, home)}"
-    text = f"{'changed: the number is' if new else 'number:'} {found.number}, {found.contacts} contacts{_beside(found)}"
+    text = f"{'changed: the number is' if new else 'number:'} {found.number}, {found.contacts} contacts{beside(found)}"
     say(text, found._asdict(), as_json, following if found.old_number else "")
 
 
-def _beside(found: NumberChanged) -> str:
-    untold = f"; another has the number before: {found.untold} linked devices have to be linked anew"
-    if found.old_number is None:
-        return untold if found.untold else ""
-    needs = [
-        text
-        for count, text in (
-            (found.devices, f"{found.devices} linked devices learn of the change by it"),
-            (found.unread, f"{found.unread} contacts in it can't be read"),
-        )
-        if count
-    ]
-    kept = f"; kept beside it: the account of {found.old_number}" + (f" ({', '.join(needs)})" if needs else "")
-    return kept + (untold if found.untold else "")
+def beside(found: NumberChanged) -> str:
+    """What is left of the number before: why its account is kept, and which devices can't learn of the change by it."""
+    text = ""
+    if found.old_number is not None:
+        needs = [
+            needed
+            for count, needed in (
+                (found.devices, f"{found.devices} linked devices learn of the change by it"),
+                (found.unread, f"{found.unread} contacts in it can't be read"),
+            )
+            if count
+        ]
+        text += f"; kept beside it: the account of {found.old_number}" + (f" ({', '.join(needs)})" if needs else "")
+    if found.untold:
+        text += f"; another has the number before: {found.untold} linked devices have to be linked anew"
+    return text
 
 
 def export_all(

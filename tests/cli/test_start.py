@@ -310,6 +310,26 @@ echo "${COMPREPLY[@]}"
     assert (ended.stdout, ended.stderr) == ("complete -o default -F _ipls_completion ipls\nrestore\n", "")
 
 
+@pytest.mark.parametrize(
+    ("shell", "asks", "answer"),
+    [
+        ("zsh", {}, '_arguments \'*: :(("restore":"'),
+        ("fish", {"_TYPER_COMPLETE_FISH_ACTION": "get-args"}, "restore\t"),
+    ],
+)
+def test_zsh_and_fish_are_answered_when_they_ask(shell: str, asks: dict[str, str], answer: str) -> None:
+    """By what `ipls --install-completion` gives them, and in the form that they take."""
+
+    def run(environment: dict[str, str]) -> str:
+        program = Path(sys.executable).parent / "ipls"
+        return subprocess.run([program], env=environment, capture_output=True, text=True, check=True).stdout
+
+    asking = {"_IPLS_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_ARGS": "ipls client resto", **asks}
+    assert run(asking).startswith(answer)
+    script = run({"_IPLS_COMPLETE": f"source_{shell}"})
+    assert all(name in script for name in ("_TYPER_COMPLETE_ARGS", f"_IPLS_COMPLETE=complete_{shell}", *asks))
+
+
 @pytest.mark.parametrize(("environment", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
 def test_colours_are_for_a_terminal_whose_person_wants_them(environment: dict[str, str], coloured: bool) -> None:
     terminal, of_command = pty.openpty()

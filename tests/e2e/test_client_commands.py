@@ -299,7 +299,9 @@ def test_a_laptop_is_linked_renamed_and_removed(deployment: Deployment, tmp_path
         assert (phone.returncode, laptop.returncode) == (0, 0), told + shown
     assert json.loads(out)["name"] == "Desk"
     assert json.loads(joined)["contacts"] == 1
-    assert "It calls itself\n    Desk, on Linux\n" in told
+    assert "asks to be linked to +4930777000031. It calls itself\n    Desk, on Linux\n" in told
+    assert "It will read, change and remove all of your contacts, until you remove it." in told
+    assert "Nobody else ever needs them: if somebody told you\ndigits" in told
     assert "those are not the digits that belong to this device" in told
     assert code not in told + shown
     assert f"tell them to nobody: {digits}" in shown
