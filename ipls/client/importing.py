@@ -125,7 +125,7 @@ class Import:
         if there is None:
             if row is not None and not self._again:
                 return "removed"
-            self._put(Contact(self._id(uid), self._new.with_card(card)), key, card)
+            self._put(Contact(self._id(uid), self._new.with_card(card)), key, card, uid)
             return "new"
         if not uid or card_form(there.card, self._country) == card_form(card, self._country):
             return "same"
@@ -141,10 +141,10 @@ class Import:
         assert merged is not None  # neither side is
         self._counts["conflicts"] += bool(set(merged.conflicts) - set(was.conflicts))
         changed = merged != was
-        self._put(there._replace(envelope=merged, sent=False) if changed else there, key, card)
+        self._put(there._replace(envelope=merged, sent=False) if changed else there, key, card, uid)
         return "changed" if changed else "same"
 
-    def _put(self, contact: Contact, key: bytes, card: bytes) -> None:
+    def _put(self, contact: Contact, key: bytes, card: bytes, uid: str) -> None:
         if before := self._there.get(contact.id):
             self._by_bytes.pop(_digest(before.card), None)
         self._there[contact.id] = self.contacts[contact.id] = contact
@@ -153,7 +153,7 @@ class Import:
         row = ImportedCard(key, contact.id, hashlib.sha256(card).digest(), kept)
         self._imported[key] = self.remembered[key] = row
         if self._indexed:
-            self._index(contact)
+            self._index(contact, uid)
 
     def _id(self, uid: str) -> bytes:
         id = id_of_uid(self._label, uid) if uid and self._label else new_id()
@@ -192,10 +192,9 @@ class Import:
         if not self._indexed:
             self._indexed = True
             for contact in self._there.values():
-                self._index(contact)
+                self._index(contact, read_person(contact.card).uid)
 
-    def _index(self, contact: Contact) -> None:
-        uid = read_person(contact.card).uid
+    def _index(self, contact: Contact, uid: str) -> None:
         if uid:
             self._by_uid.setdefault(uid, contact.id)
         else:

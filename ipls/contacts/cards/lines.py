@@ -7,7 +7,7 @@ linear in their input, whatever it holds, and no card is refused for what can't 
 
 import codecs
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Literal, NamedTuple
 
 NO_BEGIN = "an END:VCARD without a BEGIN:VCARD"
@@ -92,9 +92,10 @@ def is_long(text: bytes) -> bool:
     return len(_LINE_ENDS.findall(text)) > MAX_LINES
 
 
-def card_lines(card: bytes) -> list[Line]:
+def card_lines(card: bytes, only: Container[bytes] | None = None) -> list[Line]:
     """The properties of a card, in order. Every byte between its markers is in one of them, but what stands before the
-    first and blanks between markers on one line.
+    first and blanks between markers on one line. `only`: names in upper case; most others are left out, which is
+    quicker.
     """
     places: list[tuple[int, int]] = []  # start, and stop of the logical line
     end = len(card)
@@ -107,7 +108,11 @@ def card_lines(card: bytes) -> list[Line]:
             break
     old = keeps_folded_blanks(card)
     ends = [*(start for start, _ in places), end][1:]
-    return [_line(card, start, stop, after, old) for (start, stop), after in zip(places, ends, strict=True)]
+    return [
+        _line(card, start, stop, after, old)
+        for (start, stop), after in zip(places, ends, strict=True)
+        if only is None or not (name := _NAME.match(card, start)) or name[1].upper() in only
+    ]
 
 
 def card_end(card: bytes) -> int:
@@ -124,12 +129,14 @@ def _line(card: bytes, start: int, stop: int, end: int, old: bool) -> Line:
     whole = card[start:end].rstrip(b"\r\n")
     text = card[start:stop]
     header, name, value = _parted(text, old)
-    if len(whole) > len(text) and _BASE64.search(header):
-        text = whole  # a picture whose lines are not indented
-        header, name, value = _parted(text, old)
+    rest = b""
+    if len(whole) > len(text):
+        if _BASE64.search(header):
+            text = whole  # a picture whose lines are not indented
+            header, name, value = _parted(text, old)
+        rest = NEWLINE.sub(b"\r\n", whole[len(text) :].strip(b"\r\n"))
     written = b"".join(name.split())
     group, _, plain = written.upper().decode("latin-1").rpartition(".")
-    rest = NEWLINE.sub(b"\r\n", whole[len(text) :].strip(b"\r\n"))
     colon = b":" if b":" in text else b""
     one = written + header + colon + value + (b"\r\n" + rest if rest else b"")
     return Line(start, start + len(whole), end, group, plain, header, value, rest, one)
@@ -137,10 +144,11 @@ def _line(card: bytes, start: int, stop: int, end: int, old: bool) -> Line:
 
 def _parted(text: bytes, old: bool) -> tuple[bytes, bytes, bytes]:
     """Header, name, value, unfolded."""
-    quoted = b"QUOTED-PRINTABLE" in _FOLD.sub(b"", text.partition(b":")[0]).upper()
-    if quoted:
+    folded = b"\n" in text or b"\r" in text
+    front = text.partition(b":")[0]
+    if b"QUOTED-PRINTABLE" in (_FOLD.sub(b"", front) if folded else front).upper():
         text = _SOFT_BREAK.sub(b"", text)
-    if b"\n" in text or b"\r" in text:
+    if folded:
         text = NEWLINE.sub(b"", _FOLD.sub(rb"\1" if old else b"", text))
     match = _HEADER.match(text)
     front, value = (match[1], text[match.end() :]) if match else text.partition(b":")[::2]
@@ -156,6 +164,7 @@ NEWLINE = re.compile(rb"\r\r\n|\r\n|\n|\r")
 _ENDINGS = (b"\n", b"\r\n", b"\r", b"\r\r\n")
 _FOLD = re.compile(rb"(?:\r\r\n|\r\n|\n|\r)([ \t])")
 _SOFT_BREAK = re.compile(rb"=[ \t]*+(?:[\r\n]++|$)")
+_NAME = re.compile(rb"(?:[\w-]++\.)?+([\w-]++)[;:]")  # one without blanks and folds
 _HEADER = re.compile(rb'((?:[^":]++|"[^"]*+")*+):')
 _BASE64 = re.compile(rb";[ \t]*(?:ENCODING[ \t]*=[ \t\"]*)?(?:B|BASE64)[ \t\"]*(?:;|$)", re.IGNORECASE)
 _OLD = re.compile(rb"(?:^|[\r\n])VERSION[^:\r\n]*:[ \t]*2\.1", re.IGNORECASE)
@@ -188,7 +197,10 @@ def _scan(data: bytes) -> Iterator[tuple[_Kind, int, int, int]]:
     header = b""  # the end of what it has had of one
     for found in _LINE.finditer(data):
         (begin, stop), text = found.span(), found[0]
-        marker = (_MARKER.match if depth else _MARKER.search)(data, begin, stop)
+        if depth:
+            marker = _MARKER.match(data, begin, stop) if text[0] in b"BbEe" else None
+        else:
+            marker = _MARKER.search(data, begin, stop)
         if start is not None:
             if soft and (data[previous:begin] in _ENDINGS or b":" not in text):
                 goes_on = not (_is_real(data, marker, stop) if marker else _is_property(data, start, text))

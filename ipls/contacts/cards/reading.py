@@ -32,7 +32,7 @@ class Contact(NamedTuple):
 def read_card(card: bytes) -> Contact:
     """Reads what can be read."""
     lines: dict[str, list[Line]] = {}
-    for line in card_lines(card):
+    for line in card_lines(card, _READ_NAMES):
         if line.name in _READ and len(line.value) <= _LONGEST_READ:
             lines.setdefault(line.name, []).append(line)
 
@@ -65,7 +65,7 @@ class Person(NamedTuple):
 def read_person(card: bytes) -> Person:
     """Reads these alone."""
     uid, names = "", []
-    for line in card_lines(card):
+    for line in card_lines(card, _PERSON_NAMES):
         if line.name in ("UID", "FN", "N"):
             with suppress(ValueError):  # base64 that is none
                 text = unicodedata.normalize("NFC", unescape(value_text(line))).strip()
@@ -217,3 +217,5 @@ _READ = {
     "KIND": unescape,
     "X-ADDRESSBOOKSERVER-KIND": unescape,
 }
+_READ_NAMES = frozenset(map(str.encode, _READ))
+_PERSON_NAMES = frozenset({b"UID", b"FN", b"N"})
