@@ -70,7 +70,7 @@ def number(
 
 
 def beside(found: NumberChanged) -> str:
-    """What is left of the number before: why its account is kept, and which devices can't learn of the change by it."""
+    """What is left of the number before, for a person."""
     text = ""
     if found.old_number is not None:
         needs = [
@@ -82,8 +82,10 @@ def beside(found: NumberChanged) -> str:
             if count
         ]
         text += f"; kept beside it: the account of {found.old_number}" + (f" ({', '.join(needs)})" if needs else "")
+    if found.taken:
+        text += f"; another has {found.taken} by now: what is stored under it stays, encrypted"
     if found.untold:
-        text += f"; another has the number before: {found.untold} linked devices have to be linked anew"
+        text += f"; {found.untold} linked devices have to be linked anew"
     return text
 
 

@@ -570,23 +570,23 @@ class Device:
         Cut off, it is run again. Raises ProfileError NUMBER_SAME, NUMBER_KEPT (another number's account is kept beside
         this one's).
         """
-        second, held = self._second(), True
+        second, taken = self._second(), None
         kept = second._profile.get(Account)
         if self.account.label != label:
             if kept is not None and kept.label != label:
                 raise ProfileError("NUMBER_KEPT", "this profile still keeps another number's account")
-            held = await self._holds_number()
+            taken = None if await self._holds_number() else self.account.label
             await second.register(label, code_source, continuing=continuing)
-            await go_over(self._profile, self._sync() if held else None, second._sync(), self._report)
+            await go_over(self._profile, None if taken else self._sync(), second._sync(), self._report)
             await self._sync().push()
             self._profile.put(Synced(self._now_ms()))
         elif kept is None:
             raise ProfileError("NUMBER_SAME", "this is the account's number already")
         devices, unread = still_needed(second._profile)
-        untold = 0 if held else devices
+        untold = devices if taken else 0
         if devices == untold and not unread:
             await self.let_number_go()
-        return self.number_changed()._replace(devices=devices - untold, untold=untold)
+        return self.number_changed()._replace(devices=devices - untold, taken=taken, untold=untold)
 
     async def let_number_go(self) -> bool:
         """Delete the account of the number that was the account's before, or of one to which the change was not made.

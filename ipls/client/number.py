@@ -34,8 +34,10 @@ class NumberChanged(NamedTuple):
     old_number: str | None
     devices: int = 0
     unread: int = 0
+    taken: str | None = None
+    """The number before, where another has it by now: what was stored under it stays there, encrypted."""
     untold: int = 0
-    """Linked devices that can't follow, since another has the number before: they are linked anew."""
+    """Linked devices that can't follow then: they are linked anew."""
 
 
 async def go_over(profile: Profile, old: Sync | None, new: Sync, report: Report) -> None:

@@ -367,7 +367,7 @@ async def test_a_change_goes_on_without_the_old_number_where_another_has_that_by
         phone.address_book.import_cards(book(1, "Not sent"))
     await world.registered(old)
     result = await changed(world, profile, new)
-    assert (result.number, result.old_number, result.untold) == (new, None, 1)
+    assert (result.number, result.old_number, result.taken, result.untold) == (new, None, old, 1)
     async with world.device(profile) as phone:
         followed = step == "line ended"
         first, last = ("Edited", 1) if followed else ("Person 0", 2)
