@@ -19,6 +19,7 @@ from ipls.contacts.commits import Commit, key_info
 from ipls.contacts.device_record import DeviceRecord
 from ipls.contacts.kem import KemKey
 from ipls.errors import IplsError
+from ipls.units import DAY_MS
 from tests.client.deployment import Deployment, book, cards_of
 
 
@@ -322,6 +323,29 @@ async def test_a_joining_that_is_cut_off_is_gone_on_with(world: Deployment) -> N
         assert devices(phone) == [("", "phone"), ("Laptop", "linked"), ("Tablet", "linked")]
         async with world.device(tablet) as device:
             assert (await device.store()).contacts == 3
+
+
+@pytest.mark.parametrize("years", [-5, 5])
+async def test_a_device_whose_clock_is_years_off_is_told_so_and_loses_nothing(world: Deployment, years: int) -> None:
+    off = {"now_ms": lambda: system_now_ms() + 365 * years * DAY_MS}
+    async with linked(world) as (phone, [laptop]):
+        async with world.device(laptop, **off) as device:
+            device.address_book.import_cards(book(1, "Unsent"))
+            with refused("CALL_STALE"):
+                await device.store()
+        async with world.device(laptop) as device:
+            assert (await device.store()).contacts == 4
+        tablet, linking = world.profile(), await phone.link()
+        screen = Screen()
+        async with world.device(tablet, **off) as device:
+            joining = asyncio.create_task(device.join(linking.code, "Tablet", "Linux", screen.show))
+            await linking.arrived()
+            await linking.confirm(await screen.digits)
+            with refused("CALL_STALE"):
+                await joining
+        await link(world, phone, tablet, "Tablet")
+        async with world.device(tablet) as device:
+            assert (await device.store()).contacts == 4
 
 
 async def test_a_name_that_is_changed_anywhere_is_changed_on_all(world: Deployment) -> None:
