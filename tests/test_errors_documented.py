@@ -4,17 +4,18 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-NODES = [
-    node
-    for file in (ROOT / "ipls").rglob("*.py")
-    if "proto" not in file.relative_to(ROOT).parts
-    for node in ast.walk(ast.parse(file.read_text()))
-]
-CLASSES = [node for node in NODES if isinstance(node, ast.ClassDef)]
 REASON = re.compile(r"[A-Z][A-Z0-9]+(?:_[A-Z0-9]+)*")
+
+
+@cache
+def nodes() -> list[ast.AST]:
+    """Of all our modules."""
+    files = (file for file in (ROOT / "ipls").rglob("*.py") if "proto" not in file.relative_to(ROOT).parts)
+    return [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
 
 
 def literals(value: ast.expr | None) -> Iterator[str]:
@@ -30,9 +31,10 @@ def literals(value: ast.expr | None) -> Iterator[str]:
 
 def positions() -> dict[str, set[int]]:
     """Of every function and class that takes a `reason`: its name, and where among the arguments the reason stands."""
-    methods = {id(item): cls for cls in CLASSES for item in cls.body}
+    classes = [node for node in nodes() if isinstance(node, ast.ClassDef)]
+    methods = {id(item): cls for cls in classes for item in cls.body}
     found: dict[str, set[int]] = defaultdict(set)
-    for node in NODES:
+    for node in nodes():
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             cls = methods.get(id(node))
             names = [argument.arg for argument in node.args.args]
@@ -46,7 +48,7 @@ def positions() -> dict[str, set[int]]:
         if "reason" in names:
             found[name].add(names.index("reason"))
     for _ in range(4):  # as deep as errors inherit from one another
-        for cls in CLASSES:
+        for cls in classes:
             for base in cls.bases:
                 found[cls.name] |= found.get(ast.unparse(base), set())
     return found
@@ -56,7 +58,7 @@ def given() -> set[str]:
     """Every reason that the code passes as one, assigns or returns before its message."""
     places = positions()
     found: set[str] = set()
-    for node in NODES:
+    for node in nodes():
         match node:
             case ast.Call(func=ast.Attribute(value=ast.Call(func=ast.Name(id="super"))), args=[first, _]):
                 found.update(literals(first))
