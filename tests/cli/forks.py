@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from ipls.cli.main import main
 
-LIMIT_S = 60
+LIMIT_S = 150
 """For one run; SIGALRM ends it then."""
 
 
