@@ -6,10 +6,13 @@ equal in ASCII (`second_key`). A number is known by its digits as written, in E.
 
 import re
 import unicodedata
+from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from heapq import merge
 from itertools import chain, islice
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import phonenumbers
 from anyascii import anyascii
@@ -26,18 +29,27 @@ class SearchIndex(Generic[Id]):
     def __init__(self, contacts: Iterable[tuple[Id, Contact]], country: str | None) -> None:
         """`country`: see `numbers.country_of`."""
         self._country = country
+        ids, names, texts, in_ascii, spelled = list[Id](), _Rows(), _Rows(), _Rows(), _Rows()
+        for id, contact in contacts:
+            ids.append(id)
+            names.add(contact.name)
+            texts.add(_marked(_texts(contact)))
+            in_ascii.add(_second_texts(contact))
+            spelled.add(_FIELD.join(contact.numbers))
         # By name, so that what is found in this order is sorted already; contacts of one name as they came.
-        found = sorted(contacts, key=lambda each: search_key(each[1].name))
-        self._ids = [id for id, _ in found]
-        self._contacts = [contact for _, contact in found]
-        self._texts = [_texts(contact) for contact in self._contacts]
-        self._starts = [_WORD_START.sub(_START, text) for text in self._texts]
-        seconds = map(_second_texts, self._contacts)
-        self._keys = [text + second if second else text for text, second in zip(self._texts, seconds, strict=True)]
-        self._numbers = [self._number_row(contact) for contact in self._contacts]
-        self._named: dict[str, list[int]] = {}
-        for at, contact in enumerate(self._contacts):
-            self._named.setdefault(search_key(contact.name), []).append(at)
+        order = sorted(range(len(ids)), key=lambda at: search_key(names[at]))
+        self._ids = [ids[at] for at in order]
+        self._names, self._texts = names.sorted(order), texts.sorted(order)
+        self._in_ascii, self._spelled = in_ascii.sorted(order), spelled.sorted(order)
+
+    @cached_property
+    def _numbers(self) -> "_Rows":
+        """Of each its numbers' forms. They take most of the time, and who looks for a name needs none."""
+        rows = _Rows()
+        for spelled in self._spelled:
+            forms = (form for number in spelled.split(_FIELD) for form in number_forms(number, self._country))
+            rows.add(_FIELD + _FIELD.join(forms))
+        return rows
 
     def find(self, query: str, limit: int | None = None) -> list[Id]:
         """Whom the query finds, best first: a name or number equal to it as typed, then folded; each of its words
@@ -48,49 +60,107 @@ class SearchIndex(Generic[Id]):
         ranks = self._by_number(plain) if _NUMBER.fullmatch(plain) else self._by_text(query)
         return [self._ids[at] for at in islice(_once(chain.from_iterable(ranks)), limit)]
 
-    def _by_number(self, plain: str) -> list[Iterable[int]]:
-        forms, rows = number_forms(plain, self._country), self._numbers
+    def _by_number(self, plain: str) -> Iterator[Iterable[int]]:
+        forms = number_forms(plain, self._country)
+        if len(plain) >= _WHOLE:
+            yield self._with_any(_FIELD + form + _FIELD for form in forms)
+        yield self._with_any(_FIELD + form for form in forms)
         # What holds a form holds each form that is a part of that.
-        inside: Iterable[int] = ()
-        for form in forms:
-            if not any(other in form for other in forms if other != form):
-                inside = chain(inside, [at for at, row in enumerate(rows) if form in row])
-        found = sorted(set(inside))
-        beginnings = (at for at in found if any(_FIELD + form in rows[at] for form in forms))
-        equal = (at for at in found if any(_FIELD + form + _FIELD in rows[at] for form in forms))
-        return [equal if len(plain) >= _WHOLE else (), beginnings, found]
+        yield self._with_any(form for form in forms if not any(other in form for other in forms if other != form))
 
-    def _by_text(self, query: str) -> list[Iterable[int]]:
-        words, others = search_key(query).split(), second_key(query).split()
-        found = self._holding(words)
-        equal = self._named.get(" ".join(words), [])
+    def _with_any(self, digits: Iterable[str]) -> Iterable[int]:
+        return _merged(self._numbers.holding(_bytes(each)) for each in digits)
+
+    def _by_text(self, query: str) -> Iterator[Iterable[int]]:
+        key, second = search_key(query), second_key(query)
+        at = bisect_left(self._names, key, key=search_key)
+        equal = range(at, bisect_right(self._names, key, at, key=search_key))
         typed = unicodedata.normalize("NFC", query).strip()
-        as_typed = (at for at in equal if self._contacts[at].name == typed)
-        beginnings = (at for at in found if all(self._begins(word, at) for word in words))
-        inside = (at for at in found if all(self._is_inside(word, at) for word in words))
-        in_ascii = self._holding(others) if others and others != words else []
-        return [as_typed, equal, beginnings, inside, sorted({*found, *in_ascii}) if in_ascii else found]
+        yield (at for at in equal if self._names[at] == typed)
+        yield equal
+        words = [_marked(word) for word in key.split()]
+        yield self._having([[(self._texts, _bytes(w if w[0] == _START else _FIELD + w))] for w in words])
+        yield self._having([self._places(word) for word in words])
+        found = [self._having([self._places_in_ascii(word) for word in words])]
+        if second and second != key:
+            found.append(self._having([self._places_in_ascii(_marked(word)) for word in second.split()]))
+        yield _merged(found)
 
-    def _holding(self, words: Sequence[str]) -> list[int]:
-        """Where each word stands, be it in the second key."""
-        keys, numbers = self._keys, self._numbers
-        found: Iterable[int] = range(len(keys))
-        for word in sorted(words, key=len, reverse=True):
-            if digits := _part_of_number(word):
-                found = [at for at in found if word in keys[at] or digits in numbers[at]]
-            else:
-                found = [at for at in found if word in keys[at]]
-        return list(found)
+    def _places(self, word: str) -> list["_Place"]:
+        """Where a marked word may stand: inside a text, and, as a part of a number, in the numbers."""
+        digits = _part_of_number(word.replace(_START, ""))
+        places = [(self._texts, _bytes(word.removeprefix(_START)))]
+        return [*places, (self._numbers, _bytes(digits))] if digits else places
 
-    def _begins(self, word: str, at: int) -> bool:
-        return _START + word in self._starts[at] or _FIELD + word in self._texts[at]
+    def _places_in_ascii(self, word: str) -> list["_Place"]:
+        return [*self._places(word), (self._in_ascii, _bytes(word.replace(_START, "")))]
 
-    def _is_inside(self, word: str, at: int) -> bool:
-        return word in self._texts[at] or bool((digits := _part_of_number(word)) and digits in self._numbers[at])
+    def _having(self, words: Sequence[Sequence["_Place"]]) -> Iterable[int]:
+        """Who has each word in one of its places, in order."""
+        if not words:
+            return range(len(self._ids))
+        longest, *others = sorted(words, key=lambda places: -len(places[0][1]))
+        found = _merged(rows.holding(part) for rows, part in longest)
+        for places in others:
+            found = _narrowed(found, places)
+        return found
 
-    def _number_row(self, contact: Contact) -> str:
-        forms = (form for number in contact.numbers for form in number_forms(number, self._country))
-        return _FIELD + _FIELD.join(forms) + _FIELD
+
+class _Rows(Sequence[str]):
+    """Texts, one behind the other in one piece of memory, which is searched at once."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._bounds = array("Q", [0])
+
+    def add(self, text: str) -> None:
+        """Behind the others."""
+        self._data += _bytes(text + _FIELD)
+        self._bounds.append(len(self._data))
+
+    def sorted(self, order: Sequence[int]) -> "_Rows":
+        """All of them in this order."""
+        rows = _Rows()
+        for at in order:
+            rows.add(self[at])
+        return rows
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._data[self._bounds[at] : self._bounds[at + 1] - 1].decode("utf-8", "surrogatepass")
+
+    def holding(self, part: bytes) -> Iterator[int]:
+        """Those that hold it, in order, sought as they are asked for."""
+        data, bounds = self._data, self._bounds
+        at, hit = 0, data.find(part)
+        while hit >= 0:
+            while (end := bounds[at + 1]) <= hit:
+                at += 1
+            yield at
+            hit = data.find(part, end)
+
+    def holds(self, at: int, part: bytes) -> bool:
+        """Whether this one does."""
+        return self._data.find(part, self._bounds[at], self._bounds[at + 1]) >= 0
+
+
+_Place = tuple[_Rows, bytes]
+
+
+def _narrowed(found: Iterable[int], places: Sequence[_Place]) -> Iterator[int]:
+    return (at for at in found if any(rows.holds(at, part) for rows, part in places))
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _merged(found: Iterable[Iterable[int]]) -> Iterable[int]:
+    """All of them, in order."""
+    each, *others = found or [()]
+    return merge(each, *others) if others else each
 
 
 def _once(found: Iterable[int]) -> Iterator[int]:
@@ -107,7 +177,12 @@ def _texts(contact: Contact) -> str:
     texts = [search_key(text) for text in (contact.name, *contact.others, *spelled, *contact.emails)]
     named = texts[: len(texts) - len(contact.emails)]
     joined = [_SEPARATORS.sub("", text) for text in named if _SEPARATORS.search(text)]
-    return _FIELD + _FIELD.join(texts + joined) + _FIELD
+    return _FIELD + _FIELD.join(texts + joined)
+
+
+def _marked(text: str) -> str:
+    """With a mark where a word begins."""
+    return _WORD_START.sub(_START, text)
 
 
 def _second_texts(contact: Contact) -> str:
