@@ -23,6 +23,7 @@ from ipls.crypto.keys import Signer
 from ipls.proto.contacts.v2 import contacts_pb2 as pb
 from ipls.rpc.channel import chunks, cut
 from ipls.rpc.errors import remote_error
+from ipls.runtime.tasks import TaskScope
 
 if TYPE_CHECKING:
     from ipls.proto.contacts.v2.contacts_pb2_grpc import ContactsServiceAsyncStub
@@ -295,15 +296,17 @@ class LineStore:
         body = pb.PutSnapshotBody(snapshot=_sealed(snapshot))
         await self._upload("PutSnapshot", pb.PutSnapshotRequest, body, [snapshot])
 
-    async def get(self, names: Sequence[bytes]) -> AsyncIterator[dict[bytes, bytes]]:
+    async def get(self, names: Sequence[bytes]) -> AsyncGenerator[dict[bytes, bytes], None]:
         """Records and snapshots by their names, none of which comes twice, a call's worth at a time: MAX_BYTES, or one
-        that is larger. What the store has not, or not with those bytes, is left out."""
-        at = 0
-        while at < len(names):
-            asked = names[at : at + MAX_RECORDS]
-            found = await self._get(asked)
-            yield {name: data for name, data in zip(asked, found, strict=False) if name_of(data) == name}
-            at += len(found)
+        that is larger; the next are on their way meanwhile. What the store has not, or not with those bytes, is left
+        out."""
+        async with TaskScope() as scope:
+            coming = scope.start("records", self._get(names[:MAX_RECORDS])) if names else None
+            while coming:
+                found = await coming
+                asked, names = names[: len(found)], names[len(found) :]
+                coming = scope.start("records", self._get(names[:MAX_RECORDS])) if names else None
+                yield {name: data for name, data in zip(asked, found, strict=True) if name_of(data) == name}
 
     async def _get(self, names: Sequence[bytes]) -> list[bytes]:
         """Of the first of these names, of one at least; b"" where there is none."""

@@ -579,8 +579,10 @@ class Profile:
     def contacts(self) -> list[Contact]:
         """The contacts and groups that can be read, in the list's order."""
         kept = self.line
-        unsent, listed = kept.unsent(), {id: Envelope.decode(data) for id, data in kept.entries().items()}
-        return [Contact(id, each, id not in unsent) for id, each in listed.items() if each.kind in PEOPLE]
+        unsent, entries = kept.unsent(), kept.entries()
+        # As one is decoded, its bytes go: no two of each are here.
+        listed = ((id, Envelope.decode(entries.pop(id))) for id in list(entries))
+        return [Contact(id, each, id not in unsent) for id, each in listed if each.kind in PEOPLE]
 
     def contact(self, id: bytes) -> Contact | None:
         """One of them."""

@@ -102,13 +102,12 @@ class Envelope:
     def decode(cls, data: bytes) -> Self:
         """Raises CardError ENVELOPE_INVALID: these bytes are no envelope, not in the one encoding, or have too many
         conflicts."""
-        refused = CardError("ENVELOPE_INVALID", "a record holds no contact in the encoding of one")
         try:
             message = envelope_pb2.Envelope.FromString(data)
         except DecodeError:
-            raise refused from None
+            raise _invalid() from None
         if len(message.conflicts) > MAX_CONFLICTS:
-            raise refused
+            raise _invalid()
         envelope = cls(
             card=message.card,
             kind=message.kind,
@@ -118,12 +117,12 @@ class Envelope:
             conflicts=tuple(Conflict(each.unit, each.device, each.ms) for each in message.conflicts),
             verified=tuple(Verified(v.label, v.public_key, v.version, v.epoch) for v in message.verified),
             parts=Parts(message.parts.count, message.parts.digest) if message.HasField("parts") else None,
-            unknown=_unknown(message),
         )
-        labels = [each.label for each in envelope.verified]
-        if envelope.encode() != data or len(set(labels)) != len(labels):
-            raise refused
-        return envelope
+        known = envelope.encode()
+        labels = {each.label for each in envelope.verified}
+        if not data.startswith(known) or len(labels) != len(envelope.verified):
+            raise _invalid()
+        return replace(envelope, unknown=_unknown(data[len(known) :])) if len(known) < len(data) else envelope
 
 
 def kind_in(data: bytes) -> int:
@@ -137,9 +136,15 @@ def verified_in(data: bytes) -> list[Verified]:
     return [Verified(each.label, each.public_key, each.version, each.epoch) for each in message.verified]
 
 
-def _unknown(message: envelope_pb2.Envelope) -> bytes:
-    """The fields that this client does not know."""
-    known = envelope_pb2.Envelope()
-    known.CopyFrom(message)
-    known.DiscardUnknownFields()
-    return message.SerializeToString(deterministic=True)[known.ByteSize() :]
+def _unknown(rest: bytes) -> bytes:
+    """What follows the fields that this client knows, which has to be others. Raises CardError ENVELOPE_INVALID."""
+    message = envelope_pb2.Envelope.FromString(rest)
+    encoded = message.SerializeToString(deterministic=True)
+    message.DiscardUnknownFields()
+    if encoded != rest or message.ByteSize():
+        raise _invalid()
+    return rest
+
+
+def _invalid() -> CardError:
+    return CardError("ENVELOPE_INVALID", "a record holds no contact in the encoding of one")

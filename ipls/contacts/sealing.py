@@ -61,17 +61,16 @@ class ContactKey:
 
         Raises LineError SEAL_BROKEN: another key, account, generation or place, altered, or not in the one encoding.
         """
-        broken = LineError("SEAL_BROKEN", "what is sealed is not this account's, or not of this place, or was altered")
         # Refused before any work is done on it.
         if not OVERHEAD + _SMALLEST <= len(sealed) <= OVERHEAD + padded_size(limit):
-            raise broken
+            raise _broken()
         try:
             padded = self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], self._context + aad)
         except InvalidTag:
-            raise broken from None
+            raise _broken() from None
         content = padded[_LENGTH_BYTES:][: int.from_bytes(padded[:_LENGTH_BYTES], "big")]
         if padded != (u32(len(content)) + content).ljust(padded_size(len(content)), b"\0"):
-            raise broken
+            raise _broken()
         return content
 
     def seal_record(self, id: bytes, envelope: bytes) -> bytes:
@@ -126,6 +125,10 @@ def is_sealed_size(size: int, limit: int = MAX_ENVELOPE) -> bool:
     """Whether something of at most `limit` bytes, sealed, can be so long: nothing else is taken for a record."""
     padded = size - OVERHEAD
     return _SMALLEST <= padded <= padded_size(limit) and padded.bit_count() == 1
+
+
+def _broken() -> LineError:
+    return LineError("SEAL_BROKEN", "what is sealed is not this account's, or not of this place, or was altered")
 
 
 def _record_aad(id: bytes) -> bytes:

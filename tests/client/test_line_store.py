@@ -2,15 +2,17 @@
 
 Honest ones: tests/server/contacts/test_lines.py."""
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ipls.client.errors import RefusedError
-from ipls.client.line_store import LineStore
+from ipls.client.line_store import MAX_RECORDS, LineStore
 from ipls.contacts.sealing import name_of
 from ipls.crypto.keys import SeedSigner
 from ipls.proto.contacts.v2 import contacts_pb2 as pb
@@ -77,6 +79,33 @@ async def test_a_line_without_end_is_refused(answers: list[Any]) -> None:
 async def test_what_no_line_is_is_refused(answers: list[Any]) -> None:
     with pytest.raises(RefusedError, check=lambda e: e.reason == "STORE_ANSWER_INVALID"):
         await store(*answers).read(0)
+
+
+class Waiting:
+    """Answers the first call; the second has begun, or ended."""
+
+    def __init__(self) -> None:
+        self.begun, self.ended = asyncio.Event(), asyncio.Event()
+        self._answers = iter([pb.GetRecordsResponse(sizes=[0] * MAX_RECORDS)])
+
+    async def GetRecords(self, request: Any, timeout: float) -> AsyncIterator[Any]:
+        for answer in self._answers:
+            yield answer
+            return
+        self.begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.ended.set()
+
+
+async def test_the_next_records_are_asked_for_while_these_are_read_and_left_with_them() -> None:
+    stub: Any = Waiting()
+    waiting = LineStore(stub, "test.ipls", "+491701234567", SeedSigner(bytes(32)), now_ms=lambda: 0, retry_for_s=0)
+    async with aclosing(waiting.get([n.to_bytes(32) for n in range(MAX_RECORDS + 1)])) as batches:
+        assert await anext(batches) == {}
+        await stub.begun.wait()
+    assert stub.ended.is_set()
 
 
 async def got(*answers: pb.GetRecordsResponse) -> list[dict[bytes, bytes]]:

@@ -30,6 +30,7 @@ from ipls.proto.directory.v1.directory_pb2_grpc import (
     DirectoryServiceStub,
     add_DirectoryServiceServicer_to_server,
 )
+from ipls.rpc.channel import open_channel
 from ipls.rpc.errors import RemoteError, ServiceError, remote_error
 from ipls.server.contacts.calls import Limits, SignedCalls
 from ipls.server.contacts.identities import Identities
@@ -39,7 +40,7 @@ from ipls.store.contacts import Manifest, RecordKey, open_contacts_store
 from ipls.trust.calls import call_digest
 from tests.hsm import rig
 from tests.hsm.rig import Owner
-from tests.server.loopback import loopback
+from tests.server.loopback import Listening, listening, loopback
 from tests.server.old_client import ContactStore
 from tests.store.contacts.before import store_before
 from tests.trust.roots import NOW, VRF, three_of
@@ -106,6 +107,8 @@ class World:
         self.identities: Identities
         self.lines: Any
         """The stub of the store's version 2, while it runs."""
+        self.listening: Listening
+        """Where it then is."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Any]:
@@ -129,7 +132,8 @@ class World:
                 add_ContactsServiceServicer_to_server(ContactsServicer(store, calls), server)
                 add_lines(LinesServicer(store.lines, calls, now_s=lambda: self.now_s), server)
 
-            channel = await stack.enter_async_context(loopback(self.folder, add))
+            self.listening = await stack.enter_async_context(listening(self.folder, add))
+            channel = await stack.enter_async_context(open_channel(*self.listening))
             self.lines = LinesStub(channel)
             yield ContactsServiceStub(channel)
 

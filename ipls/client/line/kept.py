@@ -226,8 +226,8 @@ class Kept:
 
     def entries(self) -> dict[bytes, bytes]:
         """id -> envelope as they are here, edits on top, in the list's order; what can't be read is left out."""
-        contacts = self.contacts()
-        listed = {id: contacts[id].envelope for id in (self.state.entries if self.state else ()) if id in contacts}
+        read = {row.id: row.envelope for row in self.rows.readable(CONTACTS)}
+        listed = {id: read[id] for id in (self.state.entries if self.state else ()) if id in read}
         for row in self.edits():
             if row.contents is None:
                 listed.pop(row.id, None)
@@ -402,6 +402,11 @@ class Draft:
     def contact(self, id: bytes) -> ContactRow | None:
         """As `Kept.contact`, with the changes."""
         return self._contacts[id] if id in self._contacts else self._kept.contact(id)
+
+    def contacts(self) -> dict[bytes, ContactRow]:
+        """All of them."""
+        changed = {id: row for id, row in self._contacts.items() if row is not None}
+        return {id: row for id, row in self._kept.contacts().items() if id not in self._contacts} | changed
 
     def envelope(self, id: bytes) -> bytes | None:
         """What the contact said when it was last read."""

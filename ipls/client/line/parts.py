@@ -3,7 +3,7 @@
 Tested by tests/client/line/test_line.py.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from ipls.client import line_store
@@ -44,7 +44,7 @@ class Store(Protocol):
     async def put_records(self, records: Sequence[bytes]) -> None:
         """Stage what a base will need, or give back what the line needs."""
 
-    def get(self, names: Sequence[bytes]) -> AsyncIterator[dict[bytes, bytes]]:
+    def get(self, names: Sequence[bytes]) -> AsyncGenerator[dict[bytes, bytes], None]:
         """What is there of these records or snapshots, by name."""
 
     async def have(self, names: Sequence[bytes], *, staged: bool = False) -> set[bytes]:

@@ -5,6 +5,7 @@ Tested by tests/client/line/test_line.py.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import aclosing
 from typing import NamedTuple
 
 from ipls.client.errors import RefusedError
@@ -218,10 +219,8 @@ class Reader:
                     answer = await self._receive(need)
 
     async def _get_one(self, name: bytes) -> bytes | None:
-        async for got in self._store.get([name]):
-            if name in got:
-                return got[name]
-        return None
+        got = [each async for each in self._store.get([name])]
+        return got[0].get(name) if got else None
 
     async def _receive(self, need: NeedKey) -> bytes | None:
         """A listed device's key comes with the base, the identity's from the vault."""
@@ -259,18 +258,20 @@ class Reader:
         if folded.all_touched:
             ids: Collection[bytes] = state.entries.keys()
             draft.drop_contacts((self._kept.contacts().keys() | draft.parts.keys()) - state.entries.keys())
+            read = draft.contacts()
         else:
             ids = folded.touched.keys() | {id for id, unread in draft.marks.items() if unread}
             draft.drop_contacts(ids - state.entries.keys())
+            read = {id: row for id in ids if (row := draft.contact(id))}
         listed = (id for id in ids if id in state.entries and not draft.parts.get(id))
-        await self._fetch(draft, [id for id in listed if not self._knows_again(draft, id, folded)])
+        await self._fetch(draft, [id for id in listed if not self._knows_again(draft, read.get(id), folded)])
         return ids
 
-    def _knows_again(self, draft: Draft, id: bytes, folded: Folded) -> bool:
+    def _knows_again(self, draft: Draft, row: ContactRow | None, folded: Folded) -> bool:
         """Whether the list's record is of what was read before, whatever key it is under."""
-        row, state = draft.contact(id), folded.state
         if row is None:
             return False
+        state, id = folded.state, row.id
         name, key = state.entries[id], draft.keys[state.generation]
         if row.name != name:
             now = folded.names.get(id) or name_of(key.seal_record(id, own_record(row.envelope)))
@@ -305,13 +306,14 @@ class Reader:
             if id in entries:  # a device may have used a name twice
                 names.setdefault(entries[id], []).append(id)
         read, done = dict[bytes, _Record](), 0
-        async for got in self._store.get(list(names)):
-            for name, record in got.items():
-                for id in names.get(name, ()) if name_of(record) == name else ():
-                    if opened := _opened(keys, id, name, record):
-                        read[id] = opened
-            done += len(got)
-            self._report(Progress("restoring", done, len(names)))
+        async with aclosing(self._store.get(list(names))) as batches:
+            async for got in batches:
+                for name, record in got.items():
+                    for id in names.get(name, ()) if name_of(record) == name else ():
+                        if opened := _opened(keys, id, name, record):
+                            read[id] = opened
+                done += len(got)
+                self._report(Progress("restoring", done, len(names)))
         return read
 
     def _read(self, draft: Draft, id: bytes, read: Mapping[bytes, _Record]) -> bool:

@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -284,7 +284,7 @@ class Calls:
     async def put_records(self, *args: Any) -> None:
         self._ask("put_records", *args)
 
-    async def get(self, names: Sequence[bytes]) -> AsyncIterator[dict[bytes, bytes]]:
+    async def get(self, names: Sequence[bytes]) -> AsyncGenerator[dict[bytes, bytes], None]:
         got = self._ask("get", names)
         for name, other in self.substitutes.items():
             if name in got:
