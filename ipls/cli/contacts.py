@@ -112,14 +112,14 @@ def import_(
 
 @app.command("list")
 def list_(profile: Name = "default", home: Home = HOME, as_json: Json = False) -> None:
-    """Everybody, by name: id, name, numbers."""
+    """Everybody, by name: id, name, numbers; and who of them is known to be on the service: `contacts keys`."""
 
-    def at_work(device: Device) -> tuple[list[Listed], Placement]:
-        return device.address_book.contacts(), device.address_book.placement
+    def at_work(device: Device) -> tuple[list[Listed], Placement, dict[str, int]]:
+        return device.address_book.contacts(), device.address_book.placement, device.on_service()
 
-    contacts, placement = read(profile_folder(home, profile), at_work)
+    contacts, placement, on_service = read(profile_folder(home, profile), at_work)
     for contact in contacts:
-        _show(contact, as_json)
+        _show(contact, as_json, on_service.get(contact.id, 0))
     if not as_json:
         print(f"new contacts are {PLACED[placement]}", file=sys.stderr)
 
@@ -419,18 +419,20 @@ def export(
     deliver(file, data, f"exported: {count} contacts to {file}", value, as_json)
 
 
-def _show(contact: Listed, as_json: bool) -> None:
-    line = _line(contact)
+def _show(contact: Listed, as_json: bool, epoch: int = 0) -> None:
+    """`epoch`: that of its key, where it is known to be on the service."""
+    line = _line(contact, epoch)
     if not as_json and sys.stdout.isatty():
         columns = shutil.get_terminal_size().columns
         line = line if len(line) <= columns else line[: columns - 1] + "…"
-    say(line, contact._asdict(), as_json)
+    say(line, contact._asdict() | ({"on_service_epoch": epoch} if epoch else {}), as_json)
 
 
-def _line(contact: Listed) -> str:
+def _line(contact: Listed, epoch: int = 0) -> str:
     if contact.unreadable:
         return f"{contact.id[:8]}  (damaged on this device; store brings back what is stored, remove lets it go)"
-    notes = ["only in IPLS"] * contact.only_ipls
+    notes = [f"on the service, epoch {epoch}"] if epoch else []
+    notes += ["only in IPLS"] * contact.only_ipls
     notes += [f"{contact.conflicts} to settle: contacts conflicts"] if contact.conflicts else []
     said = f"{contact.id[:8]}  {contact.name}  {', '.join(contact.numbers)}".rstrip()
     return f"{said}  ({'; '.join(notes)})" if notes else said

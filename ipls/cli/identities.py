@@ -15,6 +15,7 @@ from ipls.cli.opening import local, read, run, say
 from ipls.cli.options import HOME, Home, Json, Name, Patience, Verbose, options_for, profile_folder
 from ipls.client.access import when
 from ipls.client.calls import RETRY_FOR_S
+from ipls.client.contact_identities import DISCOVERED_A_DAY
 from ipls.client.device import Device
 from ipls.client.profile import ContactIdentity
 from ipls.contacts.contact_code import ContactCode
@@ -132,6 +133,12 @@ def keys(
     changing = acknowledge is not None or discover is not None
     for text, value in (local if changing else read)(folder, at_work):
         say(text, value, as_json)
+    if discover and not as_json:
+        print(
+            f"each store now asks the directory for contacts' numbers, {DISCOVERED_A_DAY} a day at most, and so tells"
+            " it whom you know; --no-discover ends that",
+            file=sys.stderr,
+        )
 
 
 @contacts_app.command()

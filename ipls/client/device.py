@@ -325,6 +325,17 @@ class Device:
             raise ProfileError("CONTACT_AMBIGUOUS", "several numbers are found by this; give the one that is meant")
         return _checked(numbers.pop())
 
+    def on_service(self) -> dict[str, int]:
+        """By id, the contacts of whom a number is known here to be on the service, and the epoch of its key."""
+        known = {each.label: each.epoch for each in self.contact_identities.known() if each.version}
+        found = dict[str, int]()
+        country = country_of(self._profile.account.label) if known else None
+        for contact in self.address_book.contacts() if known else ():
+            epochs = [known.get(comparable_number(number, country), 0) for number in contact.numbers]
+            if any(epochs):
+                found[contact.id] = max(epochs)
+        return found
+
     def acknowledge_version(self, version: int) -> None:
         """Of a version that was not made here, "that was me": it is told no more.
 

@@ -157,10 +157,23 @@ def test_two_people_compare_and_a_new_phone_is_told(deployment: Deployment, tmp_
     client("new", "register", numbers["bob"], *endpoints, *outbox)
     told = ipls("client", "store", "--profile", "ada", "--home", tmp_path)
     assert f"WARNING: {numbers['bob']} has a new key, version 2" in told.stderr
+    (listed,) = client("ada", "contacts", "list")
     (key,) = client("ada", "contacts", "keys")
+    assert listed["on_service_epoch"] == key["epoch"]
+    list_line = ipls("client", "contacts", "list", "--profile", "ada", "--home", tmp_path).stdout
+    assert list_line == f"{listed['id'][:8]}  Bob  {numbers['bob']}  (on the service, epoch {key['epoch']})\n"
     assert (key["number"], key["changed"], key["compared"], key["overdue"]) == (numbers["bob"], True, False, False)
     assert client("ada", "contacts", "keys", "--acknowledge", numbers["bob"])[0]["changed"] is False
     assert client("ada", "contacts", "keys")[0]["changed"] is False
+
+    # Of somebody whom nobody used or compared, not without her leave.
+    client("ada", "contacts", "add", "Carol", "--number", numbers["ada"][:-1] + "9")
+    client("ada", "store")
+    assert [each["number"] for each in client("ada", "contacts", "keys")] == [numbers["bob"]]
+    leave = ipls("client", "contacts", "keys", "--discover", "--profile", "ada", "--home", tmp_path)
+    assert "and so tells it whom you know; --no-discover ends that\n" in leave.stderr
+    client("ada", "store")
+    assert [each["version"] for each in client("ada", "contacts", "keys")] == [2, 0]
 
     # Bob's first phone: it was him; then it was not.
     client("bob", "monitor", status=1)
