@@ -36,23 +36,24 @@ def read_card(card: bytes) -> Contact:
         if line.name in _READ and len(line.value) <= _LONGEST_READ:
             lines.setdefault(line.name, []).append(line)
 
-    def texts(name: str) -> Iterator[str]:
-        found = lines.get(name, ())
-        for line in sorted(found, key=preference) if len(found) > 1 and name != "TEL" else found:
-            try:
-                text = one_line(_READ[name](value_text(line)))
-            except ValueError:  # base64 that is none
-                continue
-            if text:
-                yield text
-
-    numbers = tuple(dict.fromkeys(texts("TEL")))
-    emails = tuple(dict.fromkeys(texts("EMAIL")))
-    names = [text for name in ("FN", "N", "NICKNAME", "ORG") for text in texts(name)]
+    texts = {name: list(_texts(name, found)) for name, found in lines.items()}
+    numbers = tuple(dict.fromkeys(texts.get("TEL", ())))
+    emails = tuple(dict.fromkeys(texts.get("EMAIL", ())))
+    names = [text for name in ("FN", "N", "NICKNAME", "ORG") for text in texts.get(name, ())]
     name = next(iter((*names, *emails, *numbers)), NO_NAME)
-    others = dict.fromkeys((*names, *texts("TITLE"), *texts("ROLE"), *texts("NOTE")))
-    kinds = {kind.casefold() for each in ("KIND", "X-ADDRESSBOOKSERVER-KIND") for kind in texts(each)}
+    others = dict.fromkeys((*names, *(text for each in ("TITLE", "ROLE", "NOTE") for text in texts.get(each, ()))))
+    kinds = {kind.casefold() for each in ("KIND", "X-ADDRESSBOOKSERVER-KIND") for kind in texts.get(each, ())}
     return Contact(name, numbers, emails, tuple(text for text in others if text != name), "group" in kinds)
+
+
+def _texts(name: str, lines: list[Line]) -> Iterator[str]:
+    for line in sorted(lines, key=preference) if len(lines) > 1 and name != "TEL" else lines:
+        try:
+            text = one_line(_READ[name](value_text(line)))
+        except ValueError:  # base64 that is none
+            continue
+        if text:
+            yield text
 
 
 class Person(NamedTuple):
@@ -151,6 +152,8 @@ def _described(line: Line) -> str:
 
 def one_line(text: str) -> str:
     """Text without what commands a terminal or turns the direction of text around; blanks and line ends one blank."""
+    if text.isascii() and text.isprintable():  # nothing of the sort
+        return " ".join(text.split())
     shown = " ".join(text.translate(_INVISIBLE).split())
     return shown if shown.translate(_MARKS).strip() else ""
 

@@ -30,6 +30,8 @@ def decoded(line: Line) -> tuple[bytes, str, bool]:
     Raises ValueError on base64 that is none.
     """
     encoding = charset = ""
+    if not _CODED.search(line.header):
+        return line.value, charset, False
     for name, value in parameters(line):
         upper = value.upper()
         if name == "CHARSET":
@@ -97,6 +99,8 @@ def _unescaped(piece: str) -> str:
     return piece[1] if piece[1] in "\\,;:" else piece
 
 
+# A header without any of these says nothing of codes: a B may stand for base64.
+_CODED = re.compile(rb"CHARSET|CODING|PRINTABLE|BASE64|\bB\b", re.IGNORECASE)
 _ENCODINGS = ("QUOTED-PRINTABLE", "BASE64", "B", "8BIT", "7BIT")
 _PARAMETER = re.compile(r';((?:[^";]++|"[^"]*+"?)*+)')
 _CARET = re.compile(r"\^([n'^])")
