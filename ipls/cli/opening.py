@@ -1,6 +1,6 @@
 """A profile, opened for a command of `ipls client`: what its device reports, and how the command speaks.
 
-Tested by tests/e2e/test_client_commands.py and tests/cli/test_commands.py.
+Tested by tests/e2e/test_client_commands.py, tests/cli/test_commands.py and tests/cli/test_opening.py.
 """
 
 import asyncio
@@ -70,7 +70,8 @@ class Reporter:
             case events.ContactIdentityDiffers(label):
                 self._say(
                     f"WARNING: another device says that you compared another key of {label} than the directory proves;"
-                    " compare again: ipls client contacts verify; or let go of it: ipls client contacts forget {label}"
+                    " compare again: ipls client contacts verify; or let go of it:"
+                    f" ipls client contacts forget {label}"
                 )
             case events.EvidenceMet(text, file):
                 self._say(f"EVIDENCE: {text}; {file or 'its file could not be written'}")
