@@ -213,21 +213,23 @@ async def test_a_store_cut_off_goes_on(world: Deployment, step: str) -> None:
     await world.restores(label, cards)
 
 
-@pytest.mark.parametrize("step", ROTATE_STEPS)
+@pytest.mark.parametrize("first", range(0, len(ROTATE_STEPS), 3), ids=lambda at: ", ".join(ROTATE_STEPS[at : at + 3]))
 @pytest.mark.parametrize("again", [Device.restore, Device.store], ids=["restore", "store"])
 async def test_a_restore_cut_off_goes_on(
-    world: Deployment, step: str, again: Callable[[Device], Awaitable[object]]
+    world: Deployment, first: int, again: Callable[[Device], Awaitable[object]]
 ) -> None:
-    """By either command, from any step."""
+    """By either command, from any step. Of three phones each restores what the one before it left: a number gets five
+    codes an hour."""
     label, cards = world.label(), book(5)
     await world.stored(label, cards)
-    profile = await world.registered(label)
-    assert await world.cut_off(profile, Device.restore, step)
-    async with world.device(profile) as device:
-        await again(device)
-        assert device.address_book.cards() == cards_of(cards)
-        status = device.status()
-        assert (status.generation, status.unsent, status.unfinished) == (2, 0, False)
+    for generation, step in enumerate(ROTATE_STEPS[first : first + 3], 2):
+        profile = await world.registered(label)
+        assert await world.cut_off(profile, Device.restore, step), step
+        async with world.device(profile) as device:
+            await again(device)
+            assert device.address_book.cards() == cards_of(cards), step
+            status = device.status()
+            assert (status.generation, status.unsent, status.unfinished) == (generation, 0, False), step
     await world.restores(label, cards)
 
 

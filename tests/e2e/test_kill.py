@@ -1,4 +1,5 @@
-"""`kill -9` in the middle of the journey: all goes on without a hand on it, and nothing acknowledged is lost."""
+"""`kill -9` in the middle of the journey: all goes on without a hand on it, and nothing acknowledged is lost.
+For longer: `scripts/soak`."""
 
 import random
 
@@ -45,7 +46,7 @@ async def journey(deployment: Deployment, number: str, killer: Killer, cards: by
 async def test_the_journey_outlives_the_death_of_any_process(deployment: Deployment, process: str) -> None:
     cards = book(40)
     numbers = []
-    for seed in range(3):
+    for seed in range(2):
         at = random.Random(f"{process} {seed}").randint(1, EVENTS)
         number = f"+4930{PROCESSES.index(process)}{seed:06}"
         killer = Killer(deployment, process, at)

@@ -9,7 +9,7 @@ import pytest
 from tests.server.vault.kills import survive
 from tests.store.postgres import PostgresServer
 
-KILLS = 40
+KILLS = 30
 KILLS_TOO = 10
 
 
