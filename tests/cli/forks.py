@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import NoReturn
 
 from ipls.cli.main import main
@@ -51,6 +52,8 @@ def import_all() -> None:
     for name in ("cli", "admin", "client", "demo"):
         for module in pkgutil.iter_modules(import_module(f"ipls.{name}").__path__, f"ipls.{name}."):
             import_module(module.name)
+    for backend in entry_points(group="keyring.backends"):  # which looks for libraries in every start
+        backend.load()
 
 
 if __name__ == "__main__":
