@@ -13,22 +13,26 @@ from tests.store.gateway import Gateway, gateway
 from tests.store.postgres import PostgresServer, postgres_server
 
 LONGEST = (
-    "server/vault/test_kills.py",
     "faults/test_cases.py",
-    "e2e/test_demo.py",
-    "hsm/core/test_state.py",
-    "hsm/core/test_workers.py",
-    "e2e/test_kill.py",
+    "server/vault/test_kills.py",
     "client/test_device.py",
+    "e2e/test_demo.py",
+    "attack/test_vault_state.py",
+    "hsm/core/test_state.py",
+    "admin/test_supervisor.py",
     "attack/test_vault_users.py",
     "auditor/test_run.py",
-    "admin/test_supervisor.py",
+    "cli/test_hostile_files.py",
     "server/vault/test_service.py",
-    "admin/test_renewal.py",
     "faults/test_clock.py",
-    "server/directory/test_protocol_model.py",
-    "e2e/test_shards.py",
-    "cli/test_commands.py",
+    "cli/test_start.py",
+    "hsm/core/test_workers.py",
+    "hsm/core/test_core.py",
+    "e2e/test_client_commands.py",
+    "e2e/test_kill.py",
+    "attack/test_lying_database.py",
+    "hsm/core/test_rotation.py",
+    "admin/test_renewal.py",
 )
 """Files that take a minute or so. They begin first: begun last, each would have the other workers wait for its end."""
 
