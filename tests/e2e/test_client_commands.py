@@ -278,7 +278,8 @@ def test_an_account_goes_over_to_another_number_and_ends(deployment: Deployment,
 
     client("register", new, *endpoints, *outbox, phone="heir")
     assert "[NOTHING_STORED]" in client("restore", phone="heir", status=1)
-    client("delete-account", "--yes", "--json", phone="heir")
+    ended = json.loads(client("delete-account", "--yes", "--json", phone="heir"))
+    assert ended == {"deleted": new, "key_left": False}
 
 
 def test_a_laptop_is_linked_renamed_and_removed(deployment: Deployment, tmp_path: Path) -> None:
@@ -310,8 +311,10 @@ def test_a_laptop_is_linked_renamed_and_removed(deployment: Deployment, tmp_path
         out, told = phone.communicate(f"{wrong}\n{digits[:3]} {digits[3:]}\n")
         joined, shown = laptop.communicate()
         assert (phone.returncode, laptop.returncode) == (0, 0), told + shown
-    assert json.loads(out)["name"] == "Desk"
-    assert json.loads(joined)["contacts"] == 1
+    linked, brought = json.loads(out), json.loads(joined)
+    assert (linked.keys(), linked["name"]) == ({"key", "name", "platform"}, "Desk")
+    assert brought.keys() == {"contacts", "received", "sent", "unread", "generation", "n", "rotated"}
+    assert brought["contacts"] == 1
     assert "asks to be linked to +4930777000031. It calls itself\n    Desk, on Linux\n" in told
     assert "It will read, change and remove all of your contacts, until you remove it." in told
     assert "Nobody else ever needs them: if somebody told you\ndigits" in told
@@ -328,12 +331,14 @@ def test_a_laptop_is_linked_renamed_and_removed(deployment: Deployment, tmp_path
     )
     refused = ipls("client", "link", "--profile", "laptop", "--home", tmp_path)
     assert refused.stderr.endswith("next: do it on the phone that registered the number [IDENTITY_ONLY]\n")
-    assert client("laptop", "devices", "rename", "Desk", "Office")[0]["name"] == "Office"
+    (renamed,) = client("laptop", "devices", "rename", "Desk", "Office")
+    assert (renamed.keys(), renamed["name"]) == (desk.keys(), "Office")
     client("laptop", "store")
     client("phone", "store")
     asked = ("client", "devices", "remove", "Office", "--profile", "phone", "--home", tmp_path)
     assert ipls(*asked, input="n\n").returncode == 1
-    assert client("phone", "devices", "remove", desk["key"][:8], "--yes")[0]["name"] == "Office"
+    (removed,) = client("phone", "devices", "remove", desk["key"][:8], "--yes")
+    assert (removed.keys(), removed["name"]) == (desk.keys(), "Office")
     assert len(client("phone", "devices")) == 1
     left = ipls("client", "store", "--profile", "laptop", "--home", tmp_path)
     assert (left.returncode, left.stderr.endswith("[DEVICE_UNLISTED]\n")) == (1, True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.surface.running import Ended, apart, done, init, ipls, reason, serving, told
-from tests.surface.snapshot import shape, shapes
+from tests.surface.snapshot import recorded, shape, shapes
 from tests.surface.witness import two_signatures
 
 VECTORS = Path(__file__).parent.parent / "vectors/whatsapp_v1.jsonl"
@@ -26,8 +26,9 @@ def book(count: int) -> bytes:
 
 
 def tell(home: Path) -> dict[str, dict[str, Any]]:
-    """By the name of the snapshot: `answers` has the lines of each command with --json, `files` what lies where,
-    `refusals` what the services, and commands beside them, refuse."""
+    """By the name of the snapshot: `answers` has the lines of each command with --json, `later` those of commands that
+    came after the first snapshot, `files` what lies where, `refusals` what the services, and commands beside them,
+    refuse."""
     folder = home / "ipls"
     init(folder)
     files: dict[str, Any] = {
@@ -43,10 +44,12 @@ def tell(home: Path) -> dict[str, dict[str, Any]]:
         ended = ipls(*arguments)
         refusals[name] = {"status": ended.returncode, "reason": reason(ended.stderr)}
 
-    def note(*arguments: object, of: int, status: int = 0, run: Callable[..., Ended] = ipls) -> None:
+    def note(*arguments: object, of: int, status: int = 0, run: Callable[..., Ended] = ipls) -> list[Any]:
         """Keep the lines of the command, whose words are the first `of` arguments."""
         name = " ".join(["ipls", *map(str, arguments[:of])])
-        answers.setdefault(name, []).extend(told(*arguments, status=status, run=run))
+        lines = told(*arguments, status=status, run=run)
+        answers.setdefault(name, []).extend(lines)
+        return lines
 
     with ThreadPoolExecutor(1) as beside:
         slow = [
@@ -63,9 +66,13 @@ def tell(home: Path) -> dict[str, dict[str, Any]]:
     files["after the story"] = modes(folder)
     files["a profile"] = modes(home / "profiles/old")
     files["audit.json"] = shape(json.loads((home / "audit.json").read_text()))
+    _later(home, note)
     saved = [home / f"{name}.proof" for name in ("history", "lookup")] + [home / "out.vcf"]
     files["saved by the client"] = {file.name: _mode(file) for file in saved}
-    return {"answers": {name: shapes(lines) for name, lines in answers.items()}, "files": files, "refusals": refusals}
+    first, shaped = recorded("commands"), {name: shapes(lines) for name, lines in answers.items()}
+    later = {name: lines for name, lines in shaped.items() if f"{name} --json" not in first}
+    kept = {name: lines for name, lines in shaped.items() if name not in later}
+    return {"answers": kept, "later": later, "files": files, "refusals": refusals}
 
 
 def _online(folder: Path, home: Path, note: Any, refused: Any) -> None:
@@ -132,6 +139,48 @@ def _offline(folder: Path, home: Path, note: Any) -> None:
     head, value = lines[3].split('"value":"')
     (home / "bent.jsonl").write_text("".join([*lines[:3], f'{head}"value":"00{value[2:]}']))
     note("verify", "proofs", home / "bent.jsonl", of=2, status=1)
+
+
+def _later(home: Path, note: Any) -> None:
+    """Commands that came later, with nobody to ask."""
+    old = ("--profile", "old", "--home", home)
+    folder = home / "cards"
+    folder.mkdir()
+
+    def contacts(command: str, *arguments: object) -> list[Any]:
+        found: list[Any] = note("client", "contacts", command, *arguments, *old, of=3)
+        return found
+
+    first, second = (contacts("add", name, "--number", "+1 555 0999")[0]["id"] for name in ("Ada", "Ada K"))
+    contacts("edit", first, "--name", "Ada King")
+    contacts("show", first)
+    contacts("duplicates")
+    contacts("apart", first, second)
+    contacts("merge", first, second)
+    contacts("undo")
+    contacts("remove", second)
+    contacts("place", "--address-book")
+    contacts("place", first, "--address-book")
+    contacts("code", "Ada")
+    contacts("forget", "+15555550101")
+    contacts("export", home / "again.vcf")
+    note("client", "sync", folder, "--yes", *old, of=2)
+    (card,) = (path for path in folder.glob("*.vcf") if b"FN:Ada King" in path.read_bytes())
+    card.write_bytes(card.read_bytes().replace(b"FN:Ada King", b"FN:There"))
+    contacts("edit", first, "--name", "Here")
+    note("client", "sync", folder, *old, of=2)
+    contacts("conflicts")
+    contacts("settle", first, "--keep")
+    done("client", "profiles", "add", "work", "--endpoints", home / "ipls/endpoints.json", "--home", home)
+    contacts("copy", first, "--to", "work")
+    note("client", "devices", *old, of=2)
+    note("client", "devices", "list", *old, of=3)
+    note("client", "identity", *old, of=2)
+    note("client", "number", *old, of=2)
+    note("client", "export-all", home / "all.zip", *old, of=2)
+    note("client", "profiles", "--home", home, of=2)
+    note("client", "profiles", "list", "--home", home, of=3)
+    note("client", *old, of=1)
 
 
 def modes(folder: Path) -> dict[str, str]:
