@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len, set_cell_size
 
 from ipls.cli.opening import deliver, is_stream, local, read, run_both, say
 from ipls.cli.options import HOME, Endpoints, Home, Json, Name, Patience, Verbose, options_for, profile_folder
@@ -424,7 +425,8 @@ def _show(contact: Listed, as_json: bool, epoch: int = 0) -> None:
     line = _line(contact, epoch)
     if not as_json and sys.stdout.isatty():
         columns = shutil.get_terminal_size().columns
-        line = line if len(line) <= columns else line[: columns - 1] + "…"
+        if cell_len(line) > columns:  # letters of East Asia take two
+            line = set_cell_size(line, columns - 1) + "…"
     say(line, contact._asdict() | ({"on_service_epoch": epoch} if epoch else {}), as_json)
 
 

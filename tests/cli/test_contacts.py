@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
 from ipls.contacts.contact_code import ContactCode
 from tests.e2e.running import IPLS, ipls, shown
@@ -165,13 +166,15 @@ def test_a_contact_is_shown_with_nothing_that_a_terminal_obeys(contacts: Run):
 def test_a_name_of_10000_characters_that_turns_the_line_is_one_line_of_a_terminal(contacts: Run, tmp_path: Path):
     long = f"Zo\u00eb \u202e{'x' * 5000} {'y' * 5000}"
     book = f"BEGIN:VCARD\r\nVERSION:4.0\r\nFN:{long}\r\nTEL:+1 202 555 0123\r\nEND:VCARD\r\n".encode()
-    (tmp_path / "long.vcf").write_bytes(book)
+    wide = f"BEGIN:VCARD\r\nVERSION:4.0\r\nFN:{'山田' * 50}\r\nEND:VCARD\r\n".encode()
+    (tmp_path / "long.vcf").write_bytes(book + wide)
     contacts("import", tmp_path / "long.vcf")
     (found,) = rows(contacts("find", "y" * 5000 + " zoe", "--json"))
     assert rows(contacts("find", "2025550123", "--json")) == [found]
     command = [*map(str, [*IPLS, "client", "contacts", "list", "--home", tmp_path])]
     lines = shown(command, os.environ | {"COLUMNS": "80"}).decode().splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 4
+    assert max(map(cell_len, lines)) == 80
     (line,) = [line for line in lines if found["id"][:8] in line]
     assert len(line) == 80
     assert line.startswith(f"{found['id'][:8]}  Zo\u00eb xxx")
