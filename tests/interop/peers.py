@@ -5,6 +5,7 @@ import os
 import subprocess
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 MANY = int(os.environ.get("IPLS_TEST_CARDS", "1000"))
 """Cards of a large address book; scripts/cards has more of them."""
@@ -15,6 +16,31 @@ SCRIPT = Path(__file__).parents[2] / "scripts/peers"
 def peers() -> Path:
     """The folder of their programs, installed if need be."""
     return Path(subprocess.run([SCRIPT], stdout=subprocess.PIPE, text=True, check=True).stdout.strip())
+
+
+GODAV = Path(__file__).parents[2] / "scripts/godav"
+
+
+class GoDav:
+    """A client over go-webdav, which asks for what changed since its token (sync-collection)."""
+
+    def __init__(self, url: str, name: str, password: str) -> None:
+        program = subprocess.run([GODAV], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+        self._command = [program, url, name, password]
+
+    def sync(self, token: str = "") -> dict[str, Any]:
+        """Names by path (`names`), the paths of what was `removed`, and the next `token`."""
+        found: dict[str, Any] = self._run(f"sync={token}")
+        return found
+
+    def put(self, name: str, file: Path) -> None:
+        """Put a card of a file under this name."""
+        self._run(f"put={name}={file}")
+
+    def _run(self, argument: str) -> Any:
+        ended = subprocess.run([*self._command, argument], capture_output=True, text=True, timeout=60)
+        assert ended.returncode == 0, ended.stderr
+        return json.loads(ended.stdout)
 
 
 class VdirSyncer:

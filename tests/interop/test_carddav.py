@@ -1,4 +1,4 @@
-"""CardDAV with programs of others: vdirsyncer against ours, and between ours and xandikos."""
+"""CardDAV with programs of others: vdirsyncer against ours, and between ours and xandikos; go-webdav against ours."""
 
 import http.client
 import subprocess
@@ -15,7 +15,7 @@ from ipls.contacts.envelope import Envelope
 from ipls.contacts.sealing import id_of_uid
 from tests.client.addressbook.dav.rig import CLIENT, Server, serving
 from tests.client.addressbook.rig import LABEL, card
-from tests.interop.peers import MANY, VdirSyncer, peers
+from tests.interop.peers import MANY, GoDav, VdirSyncer, peers
 from tests.interop.test_folder import ADA, book, files
 
 START_S = 60
@@ -111,3 +111,23 @@ def test_vdirsyncer_keeps_ours_and_xandikos_equal(tmp_path: Path) -> None:
         assert sorted(read_card(each).name for each in listed(server)) == ["Ada", "Boris", "New there"]
         ours_of_bo = card("bo", "Bo", "X-ODD;P=1: kept").replace(b"FN:Bo", b"FN:Boris")
         assert server.run(server.profile.list.entries)[id_of_uid(LABEL, "bo")].card == ours_of_bo
+
+
+def test_a_client_over_go_webdav_is_told_what_changed_since_its_token_and_puts(tmp_path: Path) -> None:
+    path = "/books/contacts"
+    (tmp_path / "cy.vcf").write_bytes(card("cy", "Cy Ø"))
+    with serving() as server:
+        for n, name in enumerate(("Ada", "Bo", "Di")):
+            server.run(server.profile.put, id_of_uid(LABEL, f"u{n}"), card(f"u{n}", name))
+        client = GoDav(server.url, CLIENT, server.password)
+        first = client.sync()
+        assert first["names"] == {f"{path}/u0.vcf": "Ada", f"{path}/u1.vcf": "Bo", f"{path}/u2.vcf": "Di"}
+        client.put("cy.vcf", tmp_path / "cy.vcf")
+        server.run(server.profile.put, id_of_uid(LABEL, "u1"), card("u1", "Boris"))
+        server.run(server.profile.put, id_of_uid(LABEL, "u2"), None)
+        then = client.sync(first["token"])
+        assert then["names"] == {f"{path}/u1.vcf": "Boris", f"{path}/cy.vcf": "Cy Ø"}
+        assert then["removed"] == [f"{path}/u2.vcf"]
+        again = client.sync(then["token"])
+        assert (again["names"], again["removed"]) == ({}, None)
+        assert sorted(read_card(each).name for each in listed(server)) == ["Ada", "Boris", "Cy Ø"]
