@@ -8,12 +8,12 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 from ipls.admin.deployment import CORE
 from ipls.admin.expiry import table_endings, watch
 from ipls.admin.health import check_free
-from ipls.admin.supervisor import Supervisor
 from ipls.admin.users import hand_out, why_not_parted
 from ipls.cli.console import printable
 from ipls.config import (
@@ -31,16 +31,8 @@ from ipls.config import (
     load_trust_root,
     load_witnesses,
 )
-from ipls.hsm.core import listener
 from ipls.runtime.privileges import become
 from ipls.runtime.service import Service, run
-from ipls.server.contacts import app as contacts
-from ipls.server.directory import app as directory
-from ipls.server.log import app as audit_log
-from ipls.server.registration import app as registration
-from ipls.server.router import app as router
-from ipls.server.vault import app as vault
-from ipls.server.witness import app as witness
 
 Table = DirectoryConfig | LogConfig | VaultConfig | RouterConfig | ContactsConfig | RegistrationConfig
 
@@ -57,19 +49,32 @@ def stop_at_eof() -> None:
 
 
 def _start(config_file: Path, table: Table, trust_root: Path) -> Callable[[Service], Awaitable[object]]:
+    """A service imports its own program alone."""
     match table:
         case DirectoryConfig():
+            from ipls.server.directory import app as directory
+
             versions = load_trust_chain(trust_root)
             return partial(directory.run, table, load_trust_root(trust_root), versions=versions)
         case LogConfig():
+            from ipls.server.log import app as audit_log
+
             return partial(audit_log.run, table)
         case VaultConfig():
+            from ipls.server.vault import app as vault
+
             return partial(vault.run, table, table.core_config or config_file)
         case RouterConfig():
+            from ipls.server.router import app as router
+
             return partial(router.run, table)
         case ContactsConfig():
+            from ipls.server.contacts import app as contacts
+
             return partial(contacts.run, table, load_trust_root(trust_root))
         case RegistrationConfig():
+            from ipls.server.registration import app as registration
+
             return partial(registration.run, table, load_trust_root(trust_root))
 
 
@@ -110,12 +115,15 @@ def _front(vault: VaultConfig, config: ServiceConfig, config_file: Path) -> Vaul
     assert vault.parted is not None
     if os.geteuid() == 0:
         hand_out(config, config_file)
+    import_module("ipls.server.vault.app")  # this Python may be closed to the front's user
     become(vault.parted.front)
     return vault
 
 
 def serve_core(config_file: Path) -> None:
     """Run the vault's core by itself until SIGTERM or SIGINT, as its user. Raises ConfigError, OSError."""
+    from ipls.hsm.core import listener
+
     config = load_service(config_file)
     vault = config.vault
     if vault is None or vault.parted is None:
@@ -130,6 +138,8 @@ def serve_witness(name: str | None, config_file: Path) -> None:
 
     It needs no more than a file with the trust root's path and its own table: witnesses are best run elsewhere.
     """
+    from ipls.server.witness import app as witness
+
     config = load_witnesses(config_file)
     chosen = config.named(name)
     for address in filter(None, (chosen.listen, chosen.http_listen)):
@@ -140,6 +150,8 @@ def serve_witness(name: str | None, config_file: Path) -> None:
 
 def serve_all(config_file: Path, *, log_level: str) -> None:
     """Run every service of the deployment until SIGTERM or SIGINT; one that dies is started again."""
+    from ipls.admin.supervisor import Supervisor
+
     supervisor = Supervisor(config_file, log_level=log_level)
 
     def report(line: str) -> None:

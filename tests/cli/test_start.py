@@ -235,6 +235,12 @@ def test_nothing_is_imported_before_the_command_can_say_what_ends_it() -> None:
     assert ended.stdout == "ipls ipls.cli ipls.cli.main\n"
 
 
+def test_a_service_loads_no_other_ones_program() -> None:
+    program = "import sys, ipls.cli.serve; print(*(name for name in sys.modules if name.startswith('ipls.server.')))"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.stdout == "\n"
+
+
 QUESTIONS = [
     ("client", "vault", "delete"),
     ("keys", "bundle", "sign", "bundle.pb", "--config", "ipls.toml"),
