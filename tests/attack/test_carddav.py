@@ -143,6 +143,16 @@ def test_without_the_password_no_body_is_read(server):
         assert connection.recv(100).startswith(b"HTTP/1.1 401 ")
 
 
+def test_a_body_that_never_comes_is_waited_for_no_longer(server, monkeypatch):
+    """It would keep one of the few places of its client, and of all."""
+    monkeypatch.setattr("ipls.http.handled.BODY_S", 0.1)  # for a minute
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        head = f"PUT {BOOK}b.vcf HTTP/1.1\r\nHost: localhost\r\nAuthorization: {server.authorization}\r\n"
+        connection.sendall(f"{head}Content-Length: {MAX_CARD}\r\n\r\nBEGIN".encode())
+        assert connection.recv(100).startswith(b"HTTP/1.1 408 ")
+    assert server.ask("GET", BOOK + "b.vcf").status == 404
+
+
 def test_a_card_that_is_asked_for_a_thousand_times_in_one_request_comes_once(server):
     hrefs = f"<D:href>{BOOK}a.vcf</D:href>" * 1000
     asked = (
