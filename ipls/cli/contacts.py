@@ -58,12 +58,13 @@ class Layout(StrEnum):
 @app.command("import")
 def import_(
     files: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(metavar="FILE...", help="Exported address books, .vcf or .csv; - for standard input."),
-    ],
+    ] = None,
     endpoints: Endpoints = None,
     again: Annotated[bool, typer.Option("--again", help="Take also what was removed here since.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would become of the cards.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Take back the newest import, and read no file.")] = False,
     profile: Name = "default",
     home: Home = HOME,
     as_json: Json = False,
@@ -71,8 +72,14 @@ def import_(
     """Take in address books, all or none: vCards 2.1, 3.0 and 4.0, and the CSV of Google, Outlook and Thunderbird.
 
     A card with the UID of a contact changes that one; what is no card is reported with its line, and the rest goes on.
-    Exit status 1 if a file has no readable card. `contacts undo` takes all of it back.
+    Exit status 1 if a file has no readable card. `--undo` takes all of it back.
     """
+    if undo == bool(files) or (undo and (again or dry_run)):
+        raise typer.BadParameter("say one or more FILE, or --undo alone")
+    if undo:
+        _undo(profile_folder(home, profile), as_json, "import")
+        return
+    files = files or []
     books = [sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes() for file in files]
 
     outcomes = local(
@@ -391,7 +398,11 @@ def settle(
 @app.command()
 def undo(profile: Name = "default", home: Home = HOME, as_json: Json = False) -> None:
     """Take back what was newest done to contacts in the last 30 days: an import, sync, edit, removal and so on."""
-    undone = local(profile_folder(home, profile), lambda device: device.address_book.undo())
+    _undo(profile_folder(home, profile), as_json)
+
+
+def _undo(folder: Path, as_json: bool, what: str | None = None) -> None:
+    undone = local(folder, lambda device: device.address_book.undo(what))
     kept = f"; {undone.kept} were changed since and stay" if undone.kept else ""
     say(f"undone: the {undone.what} of {when(undone.ms)}, {undone.contacts} contacts{kept}", undone._asdict(), as_json)
 

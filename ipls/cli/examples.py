@@ -38,6 +38,7 @@ ipls client sync ~/contacts --yes
 ipls client serve-dav --add-client laptop
 ipls client serve-dav
 ipls client contacts import google.csv old-phone.vcf --dry-run
+ipls client contacts import --undo
 ipls client contacts list
 ipls client contacts find "munoz 0100"
 ipls client contacts show 3fa9

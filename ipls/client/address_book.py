@@ -394,12 +394,14 @@ class AddressBook:
         account = self._profile.get(Account)
         return public_key(account.seed) if account else b""
 
-    def undo(self) -> Undone:
-        """Take back what was newest done to contacts in the last 30 days. What was changed again since stays as it is;
-        what was damaged since comes back as it was before. Raises ProfileError NOTHING_TO_UNDO."""
+    def undo(self, what: str | None = None) -> Undone:
+        """Take back what was newest done to contacts in the last 30 days, or the newest step of the kind `what`, as
+        `Undone` names it. What was changed again since stays as it is; what was damaged since comes back as it was
+        before. Raises ProfileError NOTHING_TO_UNDO."""
         steps = [step for step in self._profile.steps() if step.ms > self._now_ms() - UNDO_FOR_MS]
+        steps = [step for step in steps if what in (None, step.what)]
         if not steps:
-            raise ProfileError("NOTHING_TO_UNDO", "nothing was imported, added, edited or removed in the last 30 days")
+            raise ProfileError("NOTHING_TO_UNDO", "there is nothing of the last 30 days to be taken back")
         step = steps[-1]
         there = {contact.id: contact for contact in self._profile.contacts()}
         back: list[Contact] = []

@@ -89,6 +89,17 @@ def test_an_import_says_what_became_of_each_card(contacts: Run, tmp_path: Path):
     assert [row["name"] for row in rows(contacts("list", "--json"))] == ["Ada", "Bo"]
 
 
+def test_an_import_is_taken_back_and_what_was_done_since_stays(contacts: Run, tmp_path: Path):
+    contacts("add", "Carl")
+    (bo,) = rows(contacts("find", "bo", "--json"))
+    contacts("edit", bo["id"], "--name", "Bo King")
+    assert contacts("import", "--undo")["out"].endswith(", 1 contacts; 1 were changed since and stay\n")
+    assert [row["name"] for row in rows(contacts("list", "--json"))] == ["Bo King", "Carl"]
+    assert "NOTHING_TO_UNDO" in contacts("import", "--undo", status=1)["err"]
+    for mistaken in ([], ["--undo", tmp_path / "book.vcf"], ["--undo", "--dry-run"]):
+        assert "say one or more FILE, or --undo alone" in contacts("import", *mistaken, status=2)["err"]
+
+
 def test_what_is_removed_stays_removed_until_it_is_asked_for(contacts: Run, tmp_path: Path):
     (bo,) = rows(contacts("find", "bo", "--json"))
     assert contacts("remove", bo["id"])["out"] == f"removed: {bo['id'][:8]}  Bo\n"

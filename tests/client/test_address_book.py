@@ -155,7 +155,7 @@ def test_of_two_versions_of_a_card_in_a_file_the_later_counts_however_often(book
 def test_a_dry_run_changes_nothing(book: AddressBook):
     assert counts(book, ADA, BOB, dry_run=True) == (2, 0, 0, 0)
     assert book.cards() == []
-    with pytest.raises(ProfileError, match="nothing was imported"):
+    with pytest.raises(ProfileError, match="there is nothing of the last 30 days"):
         book.undo()
 
 

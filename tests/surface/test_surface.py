@@ -49,6 +49,7 @@ ADDED = {
     "ipls client --profile",
     "ipls client contacts apart --json",
     "ipls client contacts export --json",
+    "ipls client contacts import --undo",
     "ipls client vault approve --json",
     "ipls client vault delete --json",
     "ipls client vault distrust --json",
@@ -137,6 +138,8 @@ ADDED = {
 """Commands and parameters, by their names in the snapshot, that came after it was recorded."""
 OPTIONS_ADDED = (" --verbose",)
 """Options likewise, of whichever command."""
+LOOSENED = {"ipls client contacts import FILE...": {"required": True, "type": "list[pathlib.Path]"}}
+"""What had to be given, and need not any more, as it was."""
 GROUPS_ADDED = (
     "ipls client delete-account",
     "ipls client export-all",
@@ -161,7 +164,7 @@ GROUPS_ADDED = (
 def test_every_command_option_and_argument_is_as_it_was() -> None:
     found = commands.surface()
     of_before = {
-        name: entry
+        name: entry | LOOSENED.get(name, {})
         for name, entry in found.items()
         if name not in ADDED and not name.startswith(GROUPS_ADDED) and not name.endswith(OPTIONS_ADDED)
     }
