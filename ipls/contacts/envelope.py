@@ -6,7 +6,7 @@ from typing import NamedTuple, Self
 
 from google.protobuf.message import DecodeError
 
-from ipls.contacts.cards.reading import read_card
+from ipls.contacts.cards.reading import is_group
 from ipls.contacts.errors import CardError
 from ipls.proto.contacts.v2 import envelope_pb2
 
@@ -87,7 +87,7 @@ class Envelope:
 
     def with_card(self, card: bytes) -> Self:
         """Of this card, and of the kind that it is."""
-        return replace(self, card=card, kind=Kind.GROUP if read_card(card).is_group else Kind.CONTACT)
+        return replace(self, card=card, kind=Kind.GROUP if is_group(card) else Kind.CONTACT)
 
     def with_verified(self, verified: Verified) -> Self:
         """With this key of its number, in the place of what stands."""

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from binascii import a2b_base64
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -31,19 +31,30 @@ class Contact(NamedTuple):
 
 def read_card(card: bytes) -> Contact:
     """Reads what can be read."""
-    lines: dict[str, list[Line]] = {}
-    for line in card_lines(card, _READ_NAMES):
-        if line.name in _READ and len(line.value) <= _LONGEST_READ:
-            lines.setdefault(line.name, []).append(line)
-
-    texts = {name: list(_texts(name, found)) for name, found in lines.items()}
+    texts = _read(card, _READ_NAMES)
     numbers = tuple(dict.fromkeys(texts.get("TEL", ())))
     emails = tuple(dict.fromkeys(texts.get("EMAIL", ())))
     names = [text for name in ("FN", "N", "NICKNAME", "ORG") for text in texts.get(name, ())]
     name = next(iter((*names, *emails, *numbers)), NO_NAME)
     others = dict.fromkeys((*names, *(text for each in ("TITLE", "ROLE", "NOTE") for text in texts.get(each, ()))))
-    kinds = {kind.casefold() for each in ("KIND", "X-ADDRESSBOOKSERVER-KIND") for kind in texts.get(each, ())}
-    return Contact(name, numbers, emails, tuple(text for text in others if text != name), "group" in kinds)
+    return Contact(name, numbers, emails, tuple(text for text in others if text != name), _is_group(texts))
+
+
+def is_group(card: bytes) -> bool:
+    """Reads this alone."""
+    return _is_group(_read(card, _KINDS))
+
+
+def _is_group(texts: Mapping[str, list[str]]) -> bool:
+    return "group" in {kind.casefold() for each in _KINDS for kind in texts.get(each.decode(), ())}
+
+
+def _read(card: bytes, names: Container[bytes]) -> dict[str, list[str]]:
+    lines: dict[str, list[Line]] = {}
+    for line in card_lines(card, names):
+        if line.name in _READ and len(line.value) <= _LONGEST_READ:
+            lines.setdefault(line.name, []).append(line)
+    return {name: list(_texts(name, found)) for name, found in lines.items()}
 
 
 def _texts(name: str, lines: list[Line]) -> Iterator[str]:
@@ -222,3 +233,4 @@ _READ = {
 }
 _READ_NAMES = frozenset(map(str.encode, _READ))
 _PERSON_NAMES = frozenset({b"UID", b"FN", b"N"})
+_KINDS = frozenset({b"KIND", b"X-ADDRESSBOOKSERVER-KIND"})

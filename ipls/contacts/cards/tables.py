@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ipls.contacts.cards.editing import write_property
 from ipls.contacts.cards.headings import TELL_LITTLE, in_english
 from ipls.contacts.cards.lines import Card, Skipped, card_lines, utf8
-from ipls.contacts.cards.reading import one_line, read_card, telephone
+from ipls.contacts.cards.reading import is_group, one_line, read_card, telephone
 from ipls.contacts.cards.values import components, parameters, plain_text, unescape, value_text
 
 NO_CONTACT = "a row without a name, number or address"
@@ -46,7 +46,7 @@ def write_table(cards: Iterable[bytes], layout: str) -> bytes:
     """A table as `google` or `outlook` read it: names, numbers, addresses, organisation, birthday, note, groups. It
     has no place for pictures and what else a card has; lists of others are no rows of it.
     """
-    people = [_Person(card) for card in cards if not read_card(card).is_group]
+    people = [_Person(card) for card in cards if not is_group(card)]
     if layout == "google":
         headings = ["First Name", "Middle Name", "Last Name", "Name Prefix", "Name Suffix"]
     else:
