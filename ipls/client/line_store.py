@@ -300,12 +300,15 @@ class LineStore:
         """Records and snapshots by their names, none of which comes twice, a call's worth at a time: MAX_BYTES, or one
         that is larger; the next are on their way meanwhile. What the store has not, or not with those bytes, is left
         out."""
+        if not names:
+            return
         async with TaskScope() as scope:
-            coming = scope.start("records", self._get(names[:MAX_RECORDS])) if names else None
-            while coming:
+            at, coming = 0, scope.start("records", self._get(names[:MAX_RECORDS]))
+            while at < len(names):
                 found = await coming
-                asked, names = names[: len(found)], names[len(found) :]
-                coming = scope.start("records", self._get(names[:MAX_RECORDS])) if names else None
+                asked, at = names[at : at + len(found)], at + len(found)
+                if at < len(names):
+                    coming = scope.start("records", self._get(names[at : at + MAX_RECORDS]))
                 yield {name: data for name, data in zip(asked, found, strict=True) if name_of(data) == name}
 
     async def _get(self, names: Sequence[bytes]) -> list[bytes]:

@@ -3,8 +3,9 @@
 Tested by tests/client/line/test_line.py.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from ipls.client import line_store
 from ipls.client.events import Report
@@ -128,3 +129,5 @@ class Parts(NamedTuple):
     merge: Merge
     now_ms: Callable[[], int]
     report: Report
+    beside: Callable[..., Awaitable[Any]] = asyncio.to_thread
+    """Calls what takes long and has nothing to do with others, while what comes is received."""

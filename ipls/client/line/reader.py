@@ -4,7 +4,7 @@
 Tested by tests/client/line/test_line.py.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import NamedTuple
 
@@ -45,6 +45,7 @@ class Reader:
         self._judge = parts.judge
         self._merge = parts.merge
         self._report = parts.report
+        self._beside = parts.beside
         self.received = 0
         """Contacts that others changed or removed."""
 
@@ -308,10 +309,8 @@ class Reader:
         read, done = dict[bytes, _Record](), 0
         async with aclosing(self._store.get(list(names))) as batches:
             async for got in batches:
-                for name, record in got.items():
-                    for id in names.get(name, ()) if name_of(record) == name else ():
-                        if opened := _opened(keys, id, name, record):
-                            read[id] = opened
+                sealed = [(id, name, got[name]) for name in got for id in names.get(name, ())]
+                read.update(await self._beside(_opened, keys, sealed))
                 done += len(got)
                 self._report(Progress("restoring", done, len(names)))
         return read
@@ -335,7 +334,16 @@ class Reader:
         return True
 
 
-def _opened(keys: Sequence[ContactKey], id: bytes, name: bytes, record: bytes) -> _Record | None:
+def _opened(keys: Sequence[ContactKey], sealed: Iterable[tuple[bytes, bytes, bytes]]) -> dict[bytes, _Record]:
+    """Of (id, name, record) those that open, by id."""
+    opened = {}
+    for id, name, record in sealed:
+        if name_of(record) == name and (found := _open(keys, id, name, record)):
+            opened[id] = found
+    return opened
+
+
+def _open(keys: Sequence[ContactKey], id: bytes, name: bytes, record: bytes) -> _Record | None:
     for key in keys:
         try:
             contents = key.open_record(id, record)
