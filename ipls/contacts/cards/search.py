@@ -101,9 +101,7 @@ class SearchIndex(Generic[Id]):
             return range(len(self._ids))
         longest, *others = sorted(words, key=lambda places: -len(places[0][1]))
         found = _merged(rows.holding(part) for rows, part in longest)
-        for places in others:
-            found = _narrowed(found, places)
-        return found
+        return (at for at in found if _has_each(at, others))
 
 
 class _Rows(Sequence[str]):
@@ -149,8 +147,14 @@ class _Rows(Sequence[str]):
 _Place = tuple[_Rows, bytes]
 
 
-def _narrowed(found: Iterable[int], places: Sequence[_Place]) -> Iterator[int]:
-    return (at for at in found if any(rows.holds(at, part) for rows, part in places))
+def _has_each(at: int, words: Sequence[Sequence[_Place]]) -> bool:
+    for places in words:
+        for rows, part in places:
+            if rows.holds(at, part):
+                break
+        else:
+            return False
+    return True
 
 
 def _bytes(text: str) -> bytes:
@@ -193,7 +197,7 @@ def _second_texts(contact: Contact) -> str:
 def search_key(text: str) -> str:
     """Text as it is compared. Accents go from letters of scripts where they are accents; a vowel sign is a letter."""
     if text.isascii():
-        return " ".join(text.casefold().replace("'", "").split())
+        return " ".join(text.casefold().replace("'", "").replace(_START, "").split())
     text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
     kept: list[str] = []
     accented = False
@@ -201,7 +205,7 @@ def search_key(text: str) -> str:
         category = unicodedata.category(letter)
         if category == "Mn" and accented:
             continue
-        if category == "Cf" or letter in "'’":
+        if category == "Cf" or letter in _PASSED_OVER:
             continue
         if category != "Mn":
             accented = _takes_accents(letter)
@@ -234,6 +238,7 @@ def number_forms(text: str, country: str | None) -> list[str]:
 
 
 _FIELD, _START = "\x1f", "\x02"
+_PASSED_OVER = f"'’{_START}"
 _PART = 3  # of these a word among others is taken for a part of a number
 _WHOLE = 7  # digits from which a query may be a whole number
 _WORD_START = re.compile(r"(?<!\w)(?=\w)")

@@ -106,6 +106,12 @@ def test_the_whole_number_comes_before_parts_of_it():
     assert SearchIndex(people, "GB").find("+44 7700 900461") == ["whole", "part"]
 
 
+@pytest.mark.parametrize("query", ["\x02", "\x1f", "ada \x02", " ".join(f"q{n}z" for n in range(3000))])
+def test_a_query_of_control_characters_or_of_very_many_words_is_one(query: str):
+    contacts = [Contact("Ada King", (), (), (" ".join(f"q{n}z" for n in range(3000)),))]
+    assert SearchIndex(enumerate(contacts), None).find(query) == [0]
+
+
 @given(st.text(max_size=20), st.lists(st.text(min_size=1, max_size=20), max_size=4))
 def test_a_text_finds_itself(query: str, others: list[str]):
     contacts = [(name, Contact(name, (name,))) for name in {query, *others}]
