@@ -6,7 +6,9 @@ Tested by tests/client/test_line_store.py.
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
@@ -38,6 +40,8 @@ MAX_BYTES = 8 << 20
 MAX_NAMES = 10_000
 """Of one question which are there."""
 
+_AHEAD = 2
+"""Calls for records at once: one is answered while another is asked."""
 _REOPENED_AFTER_S = 0.1
 """So long, or longer each time, after a stream that did not last."""
 _LASTING_S = 60.0
@@ -300,16 +304,15 @@ class LineStore:
         """Records and snapshots by their names, none of which comes twice, a call's worth at a time: MAX_BYTES, or one
         that is larger; the next are on their way meanwhile. What the store has not, or not with those bytes, is left
         out."""
-        if not names:
-            return
+        unasked = (names[at : at + MAX_RECORDS] for at in range(0, len(names), MAX_RECORDS))
         async with TaskScope() as scope:
-            at, coming = 0, scope.start("records", self._get(names[:MAX_RECORDS]))
-            while at < len(names):
-                found = await coming
-                asked, at = names[at : at + len(found)], at + len(found)
-                if at < len(names):
-                    coming = scope.start("records", self._get(names[at : at + MAX_RECORDS]))
-                yield {name: data for name, data in zip(asked, found, strict=True) if name_of(data) == name}
+            coming = deque((asked, scope.start("records", self._get(asked))) for asked in islice(unasked, _AHEAD))
+            while coming:
+                asked, answer = coming.popleft()
+                found = await answer
+                if rest := asked[len(found) :] or next(unasked, ()):
+                    coming.append((rest, scope.start("records", self._get(rest))))
+                yield {name: data for name, data in zip(asked, found, strict=False) if name_of(data) == name}
 
     async def _get(self, names: Sequence[bytes]) -> list[bytes]:
         """Of the first of these names, of one at least; b"" where there is none."""
