@@ -96,7 +96,7 @@ class Import:
         if isinstance(part, Skipped):
             self._bad.append(part)
             return
-        if not is_keepable(part.data):
+        if not is_keepable(Envelope(part.data)):
             self._bad.append(Skipped(part.line, f"over {MAX_WHOLE} bytes, and too broken to be cut"))
             return
         if len(part.data) > MAX_ENVELOPE and not fits(Envelope(part.data)):

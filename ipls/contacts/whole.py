@@ -84,10 +84,10 @@ def fits(envelope: Envelope) -> bool:
     return len(envelope.encode()) <= MAX_WHOLE
 
 
-def is_keepable(card: bytes) -> bool:
-    """Whether a card fits, or can be made to."""
+def is_keepable(envelope: Envelope) -> bool:
+    """Whether it fits, or can be made to."""
     try:
-        return len(card) <= MAX_ENVELOPE or bool(fitting(Envelope(card).encode()))
+        return bool(fitting(envelope.encode()))
     except CardError:
         return False
 

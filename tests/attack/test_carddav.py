@@ -12,9 +12,10 @@ import pytest
 from ipls.client.addressbook.dav.access import TRIES, WAIT_S, is_local
 from ipls.client.addressbook.dav.book import Book, Resource
 from ipls.client.addressbook.dav.server import MAX_CARD
+from ipls.contacts.sealing import id_of_uid
 from ipls.http.handled import AT_ONCE, MAX_WAITING
 from tests.client.addressbook.dav.rig import CLIENT, OTHER, Server, serving
-from tests.client.addressbook.rig import card
+from tests.client.addressbook.rig import LABEL, card
 
 BOOK = "/books/contacts/"
 
@@ -193,6 +194,25 @@ def test_a_client_that_leaves_large_answers_unread_has_memory_for_few_and_others
         unread[0].close()
         (next_one,) = heard(waiting, 30)
         assert next_one.recv(12) == b"HTTP/1.1 200"
+
+
+def test_a_card_that_the_list_can_not_take_ends_the_sync_of_no_other(server, monkeypatch):
+    """Made by who gave the person the card: both sides fit, their merge does not, and nothing of it can be left out."""
+    monkeypatch.setattr("ipls.contacts.whole.MAX_WHOLE", 100_000)
+    broken = "NOTE;QUOTED-PRINTABLE:open="
+
+    def put(name: str, data: bytes) -> int:
+        return server.ask("PUT", f"{BOOK}{name}.vcf", data, Content_Type="text/vcard").status
+
+    put("x", card("x", "X", broken, "PHOTO:", "FOO:"))
+    assert server.ask("PROPFIND", BOOK, Depth="1").status == 207  # the list has it
+    listed = card("x", "X", broken, "PHOTO:" + "A" * 60_000, "FOO:")
+    server.run(server.profile.put, id_of_uid(LABEL, "x"), listed)
+    assert put("x", card("x", "X", broken, "PHOTO:", "FOO:" + "B" * 60_000)) == 204
+    assert put("b", card("b", "Bo")) == 201
+    for _ in range(2):
+        assert server.ask("PROPFIND", BOOK, Depth="1").status == 207
+    assert card("b", "Bo") in server.run(server.profile.cards)
 
 
 @pytest.mark.parametrize(

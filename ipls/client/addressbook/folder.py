@@ -15,6 +15,7 @@ from ipls.client.addressbook.side import Bad, ChangedMeanwhile, Listing, Seen, S
 from ipls.client.errors import SideError
 from ipls.contacts.cards.lines import Card, Skipped, split_cards, utf8
 from ipls.contacts.cards.reading import read_card, read_person
+from ipls.contacts.envelope import Envelope
 from ipls.contacts.whole import is_keepable
 from ipls.crypto.encoding import u64
 from ipls.store.files import read_bounded, replace, sync, write_new
@@ -128,7 +129,7 @@ class Folder(Side):
 
 
 def _keepable(part: Card | Skipped) -> Card | Skipped:
-    return part if isinstance(part, Skipped) or is_keepable(part.data) else Skipped(part.line, TOO_LARGE)
+    return part if isinstance(part, Skipped) or is_keepable(Envelope(part.data)) else Skipped(part.line, TOO_LARGE)
 
 
 def _stamp(status: os.stat_result, now_ns: int) -> bytes:

@@ -20,6 +20,7 @@ from ipls.contacts.envelope import Envelope, Kind, Placement
 from ipls.contacts.errors import CardError
 from ipls.contacts.merge import merge
 from ipls.contacts.sealing import id_of_uid, new_id
+from ipls.contacts.whole import is_keepable
 
 SAME_UID = "another card has the same UID"
 KEPT_APART = "the list has this contact as only in IPLS"
@@ -245,6 +246,9 @@ class _Planner:
         wanted: bytes | None,
         old: Shadow | None,
     ) -> None:
+        if after is not None and after != before and not is_keepable(after):
+            self.bad.append(Bad(href, 0, UNEDITABLE))  # both stay as they are
+            return
         agreed = None
         if wanted is not None and after is not None:
             mark = self._listing.seen[href].mark if wanted == there else b""

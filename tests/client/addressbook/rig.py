@@ -14,6 +14,7 @@ from ipls.client.addressbook.sync import SyncReport, SyncTerms, sync
 from ipls.client.errors import SideError
 from ipls.client.rows import Rows, Table, Unreadable, schema
 from ipls.contacts.envelope import Envelope
+from ipls.contacts.whole import fitting
 from ipls.crypto.encoding import u64
 
 LABEL = "+442071838750"
@@ -48,7 +49,8 @@ class RowList:
 
     def edit(self, changes: Mapping[bytes, Envelope | None]) -> None:
         self.rows.delete(LIST, (id for id, now in changes.items() if now is None))
-        self.rows.put_many(LIST, (Listed(id, now.encode()) for id, now in changes.items() if now is not None))
+        kept = ((id, fitting(now.encode())) for id, now in changes.items() if now is not None)
+        self.rows.put_many(LIST, (Listed(id, envelope) for id, envelope in kept))
 
 
 class MemorySide(Side):

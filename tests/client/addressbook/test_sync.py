@@ -274,6 +274,22 @@ def test_a_contact_that_can_not_go_out_costs_itself(profile, side):
     assert len(profile.cards()) == 2
 
 
+@pytest.mark.parametrize("placement", Placement)
+def test_a_card_too_broken_for_what_both_added_costs_itself(profile, side, monkeypatch, placement):
+    """Each fits, both together don't, and nothing can be taken out: the list can't have what they come to."""
+    monkeypatch.setattr("ipls.contacts.whole.MAX_WHOLE", 100_000)
+    broken = "NOTE;QUOTED-PRINTABLE:open="
+    side.cards["a.vcf"] = card("a", "Ada", broken, "PHOTO:", "FOO:")
+    profile.sync(side)
+    theirs = card("a", "Ada", broken, "PHOTO:" + "A" * 60_000, "FOO:")
+    side.cards["a.vcf"] = mine = card("a", "Ada", broken, "PHOTO:", "FOO:" + "B" * 60_000)
+    profile.put(id_of_uid(LABEL, "a"), theirs, placement=placement)
+    side.cards["b.vcf"] = card("b", "Bo")
+    for _ in range(2):
+        assert [bad.href for bad in profile.sync(side).bad] == ["a.vcf"]
+        assert (side.cards["a.vcf"], profile.cards()) == (mine, [theirs, card("b", "Bo")])
+
+
 def test_a_damaged_contact_is_not_one_that_was_removed(profile, side):
     ids = agreed(profile, side, 3)
     profile.db.execute("UPDATE listed SET sealed = x'00' WHERE number = 1")
