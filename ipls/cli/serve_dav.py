@@ -69,7 +69,7 @@ def serve_dav(
     def told(error: SideError) -> None:
         print(f"ipls: {error}; if they are to be removed: --allow-removals [{error.reason}]", file=sys.stderr)
 
-    with ThreadPoolExecutor(1) as thread, Reporter(verbose=False) as reporter:
+    with ThreadPoolExecutor(1) as thread, ThreadPoolExecutor(1) as admitting, Reporter(verbose=False) as reporter:
         server = thread.submit(lambda: DavServer(folder, access, allow_removals=allow_removals, told=told)).result()
         key = thread.submit(open_key, folder, access).result() or b""
 
@@ -80,7 +80,15 @@ def serve_dav(
             return server.handle(Request(method, path, headers, body))
 
         async def start(service: Service) -> None:
-            app = handled_app(admit, handle, thread, max_body=max_body, idle=server.let_go, idle_s=IDLE_S)
+            app = handled_app(
+                admit,
+                handle,
+                admitting=admitting,
+                handling=thread,
+                max_body=max_body,
+                idle=server.let_go,
+                idle_s=IDLE_S,
+            )
             port = await serve(service, app, listen)
             host = listen.rpartition(":")[0]
             say(f"serving http://{host}:{port}/", {"url": f"http://{host}:{port}/"}, as_json)

@@ -23,8 +23,8 @@ IDLE_S = 1.0
 
 
 class DavServer:
-    """For one thread. Raises ProfileError PROFILE_ABSENT, and as `Profile`, when it is made; later whoever asks is told
-    to come again."""
+    """For one thread, and one more for `admit`. Raises ProfileError PROFILE_ABSENT, and as `Profile`, when it is made;
+    later whoever asks is told to come again."""
 
     def __init__(
         self, folder: Path, key: KeyAccess, *, allow_removals: bool, told: Callable[[SideError], None]

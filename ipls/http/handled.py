@@ -39,17 +39,17 @@ _METHODS = ["OPTIONS", "GET", "PUT", "DELETE", "PROPFIND", "REPORT", "PROPPATCH"
 def handled_app(
     admit: Admit,
     handle: Handle,
-    thread: Executor,
     *,
+    admitting: Executor,
+    handling: Executor,
     max_body: Callable[[str], int],
     idle: Callable[[], None],
     idle_s: float,
 ) -> Starlette:
-    """`admit` and `handle` are called in `thread`, and so is `idle`, `idle_s` after the last piece of an answer.
-    `max_body`: bytes, by method."""
-    return Starlette(
-        routes=[Route("/{path:path}", _Handled(admit, handle, thread, max_body, idle, idle_s), methods=_METHODS)]
-    )
+    """`admit` is called in `admitting`, so that who is refused slows no answer; `handle` in `handling`, and so is
+    `idle`, `idle_s` after the last piece of an answer. `max_body`: bytes, by method."""
+    handled = _Handled(admit, handle, admitting, handling, max_body, idle, idle_s)
+    return Starlette(routes=[Route("/{path:path}", handled, methods=_METHODS)])
 
 
 class _Handled:
@@ -57,12 +57,14 @@ class _Handled:
         self,
         admit: Admit,
         handle: Handle,
-        thread: Executor,
+        admitting: Executor,
+        handling: Executor,
         max_body: Callable[[str], int],
         idle: Callable[[], None],
         idle_s: float,
     ) -> None:
-        self._admit, self._handle, self._thread, self._max_body = admit, handle, thread, max_body
+        self._admit, self._handle, self._max_body = admit, handle, max_body
+        self._admitting, self._handling = admitting, handling
         self._idle, self._idle_s = idle, idle_s
         self._timer: asyncio.TimerHandle | None = None
         self._places = Places(MAX_REQUESTS, each=MAX_WAITING)
@@ -72,7 +74,7 @@ class _Handled:
         request = Request(scope, receive)
         path = scope["raw_path"].decode("latin-1").partition("?")[0]
         head = request.method, path, {name.lower(): value for name, value in request.headers.items()}
-        sender = await asyncio.get_running_loop().run_in_executor(self._thread, self._admit, *head)
+        sender = await asyncio.get_running_loop().run_in_executor(self._admitting, self._admit, *head)
         if not isinstance(sender, str):
             status, headers, content = sender
             await Response(b"".join(content), status, dict(headers))(scope, receive, send)
@@ -107,8 +109,8 @@ class _Handled:
     async def _in_thread(self, call: Callable[..., Any], *arguments: object) -> Any:
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._thread, call, *arguments)
+            return await loop.run_in_executor(self._handling, call, *arguments)
         finally:
             if self._timer:
                 self._timer.cancel()
-            self._timer = loop.call_later(self._idle_s, self._thread.submit, self._idle)
+            self._timer = loop.call_later(self._idle_s, self._handling.submit, self._idle)

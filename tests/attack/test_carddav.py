@@ -3,12 +3,14 @@
 import base64
 import select
 import socket
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
 
+from ipls.client.addressbook.dav import access
 from ipls.client.addressbook.dav.access import TRIES, WAIT_S, is_local
 from ipls.client.addressbook.dav.book import Book, Resource
 from ipls.client.addressbook.dav.server import MAX_CARD
@@ -142,6 +144,32 @@ def test_without_the_password_no_body_is_read(server):
         head = f"PUT {BOOK}b.vcf HTTP/1.1\r\nHost: localhost\r\nContent-Length: {MAX_CARD}\r\n\r\n"
         connection.sendall(head.encode())
         assert connection.recv(100).startswith(b"HTTP/1.1 401 ")
+
+
+def test_without_the_password_nobody_slows_another_s_answer(server, monkeypatch):
+    """Looking at a wrong password takes as long as hundreds of pieces of an answer: it comes between none of them."""
+    looking, end, derive = threading.Event(), threading.Event(), access._derive
+
+    def long(password: bytes, salt: bytes) -> bytes:
+        looking.set()
+        assert end.wait(60)
+        return derive(password, salt)
+
+    large = card("b", "Bo", "PHOTO;ENCODING=b:" + "A" * (16 << 20))
+    assert server.ask("PUT", BOOK + "b.vcf", large, Content_Type="text/vcard").status == 201
+    head = f"GET {BOOK}b.vcf HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    with ThreadPoolExecutor(1) as stranger, socket.create_connection(("127.0.0.1", server.port), timeout=10) as reader:
+        reader.sendall(f"{head}Authorization: {server.authorization}\r\n\r\n".encode())
+        assert reader.recv(12) == b"HTTP/1.1 200"
+        monkeypatch.setattr(access, "_derive", long)
+        wrong = stranger.submit(server.ask, "GET", BOOK, Authorization=basic("nobody", "x"))
+        try:
+            assert looking.wait(30)
+            with reader.makefile("rb") as answer:
+                assert answer.read().endswith(large)
+        finally:
+            end.set()
+        assert wrong.result().status == 401
 
 
 def test_a_body_that_never_comes_is_waited_for_no_longer(server, monkeypatch):

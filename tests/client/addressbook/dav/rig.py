@@ -49,7 +49,7 @@ class Server:
 
 @contextmanager
 def serving(clock_s: Callable[[], float] = lambda: 0.0, now_ms: Callable[[], int] = lambda: NOW_MS) -> Iterator[Server]:
-    with ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(1) as thread, ThreadPoolExecutor(1) as admitting:
 
         def run(call: Callable[..., Any], *arguments: Any) -> Any:
             return thread.submit(call, *arguments).result()
@@ -71,7 +71,15 @@ def serving(clock_s: Callable[[], float] = lambda: 0.0, now_ms: Callable[[], int
 
         async def main() -> None:
             async with Service("dav") as owner:
-                app = handled_app(admit, handle, thread, max_body=max_body, idle=lambda: None, idle_s=1)
+                app = handled_app(
+                    admit,
+                    handle,
+                    admitting=admitting,
+                    handling=thread,
+                    max_body=max_body,
+                    idle=lambda: None,
+                    idle_s=1,
+                )
                 started.append(await serve(owner, app, "127.0.0.1:0"))
                 ready.set()
                 await stop.wait()
