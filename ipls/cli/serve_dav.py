@@ -86,6 +86,7 @@ def serve_dav(
                 admitting=admitting,
                 handling=thread,
                 max_body=max_body,
+                was_used=server.was_used,
                 idle=server.let_go,
                 idle_s=IDLE_S,
             )

@@ -1,7 +1,7 @@
 """The CardDAV server of a profile: opened when a client asks for something, let go when none does, so that others have
 their turn.
 
-Tested by tests/cli/test_serve_dav.py.
+Tested by tests/client/test_dav.py and tests/cli/test_serve_dav.py.
 """
 
 import time
@@ -32,6 +32,7 @@ class DavServer:
         """`told` hears why what clients removed stays in the list."""
         self._folder, self._key, self._allow_removals, self._told = folder, key, allow_removals, told
         self._open: tuple[Profile, DavService] | None = None
+        self._was_used = False
         profile = _opened(folder, key)
         try:
             self._access = Access(profile.rows.all(CLIENTS), time.monotonic)
@@ -50,6 +51,11 @@ class DavServer:
             return Response(503, {"Retry-After": "2"})
         return response._replace(body=_as_far_as_open(response.body))
 
+    def was_used(self) -> bool:
+        """Whether the profile was asked since this was."""
+        was, self._was_used = self._was_used, False
+        return was
+
     def let_go(self) -> None:
         """Have the list take what clients did, and others use the profile."""
         if self._open:
@@ -61,6 +67,7 @@ class DavServer:
                 profile.close()
 
     def _service(self) -> DavService:
+        self._was_used = True
         if self._open is None:
             profile = _opened(self._folder, self._key)
             book = AddressBook(profile, system_now_ms)

@@ -1,6 +1,6 @@
 """Requests that are handled one after the other, by who knows nothing of HTTP's connections.
 
-Tested by tests/client/addressbook/dav/test_server.py and tests/attack/test_carddav.py.
+Tested by tests/http/test_handled.py, tests/client/addressbook/dav/test_server.py and tests/attack/test_carddav.py.
 """
 
 import asyncio
@@ -43,12 +43,14 @@ def handled_app(
     admitting: Executor,
     handling: Executor,
     max_body: Callable[[str], int],
+    was_used: Callable[[], bool],
     idle: Callable[[], None],
     idle_s: float,
 ) -> Starlette:
-    """`admit` is called in `admitting`, so that who is refused slows no answer; `handle` in `handling`, and so is
-    `idle`, `idle_s` after the last piece of an answer. `max_body`: bytes, by method."""
-    handled = _Handled(admit, handle, admitting, handling, max_body, idle, idle_s)
+    """`admit` is called in `admitting`, so that who is refused slows no answer; `handle` in `handling`, and so are
+    the pieces of its answer, and `idle`, `idle_s` after the last of these after which `was_used` says so.
+    `max_body`: bytes, by method."""
+    handled = _Handled(admit, handle, admitting, handling, max_body, was_used, idle, idle_s)
     return Starlette(routes=[Route("/{path:path}", handled, methods=_METHODS)])
 
 
@@ -60,12 +62,13 @@ class _Handled:
         admitting: Executor,
         handling: Executor,
         max_body: Callable[[str], int],
+        was_used: Callable[[], bool],
         idle: Callable[[], None],
         idle_s: float,
     ) -> None:
         self._admit, self._handle, self._max_body = admit, handle, max_body
         self._admitting, self._handling = admitting, handling
-        self._idle, self._idle_s = idle, idle_s
+        self._was_used, self._idle, self._idle_s = was_used, idle, idle_s
         self._timer: asyncio.TimerHandle | None = None
         self._places = Places(MAX_REQUESTS, each=MAX_WAITING)
         self._at_once = defaultdict[str, asyncio.Semaphore](lambda: asyncio.Semaphore(AT_ONCE))
@@ -108,9 +111,17 @@ class _Handled:
 
     async def _in_thread(self, call: Callable[..., Any], *arguments: object) -> Any:
         loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._handling, call, *arguments)
-        finally:
-            if self._timer:
-                self._timer.cancel()
-            self._timer = loop.call_later(self._idle_s, self._handling.submit, self._idle)
+
+        def called() -> Any:
+            try:
+                return call(*arguments)
+            finally:
+                if self._was_used():
+                    loop.call_soon_threadsafe(self._wait_idle, loop)
+
+        return await loop.run_in_executor(self._handling, called)
+
+    def _wait_idle(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer:
+            self._timer.cancel()
+        self._timer = loop.call_later(self._idle_s, self._handling.submit, self._idle)

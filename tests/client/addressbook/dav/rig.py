@@ -77,6 +77,7 @@ def serving(clock_s: Callable[[], float] = lambda: 0.0, now_ms: Callable[[], int
                     admitting=admitting,
                     handling=thread,
                     max_body=max_body,
+                    was_used=lambda: False,
                     idle=lambda: None,
                     idle_s=1,
                 )
