@@ -44,13 +44,15 @@ async def go_over(profile: Profile, old: Sync | None, new: Sync, report: Report)
     """From the profile's account, `old`, to the second one in it, `new`, which is registered: this is the profile's
     account then, and the other one the second. Without `old`, whose number another has by now, from what is here of it.
 
-    Once the old line has ended, linked devices write into the new one: what is brought over is merged with that. Raises
-    ClientError's kinds and ContactsError's.
+    Once the old line has ended, linked devices write into the new one: what is brought over is merged with that. Where
+    another has the old number before that, none could be removed any more: none goes along. Raises ClientError's kinds
+    and ContactsError's.
     """
-    second = profile.aside()
+    second, here = profile.aside(), profile.line.state
+    devices = old is not None or (here is not None and here.moved is not None)
     for _ in range(ROUNDS):
         if old is None or not await old.settle():
-            await new.continue_from(profile.line)
+            await new.continue_from(profile.line, devices=devices)
             report(JourneyStep("contacts brought over"))
         state = second.line.state
         assert state is not None
@@ -62,7 +64,7 @@ async def go_over(profile: Profile, old: Sync | None, new: Sync, report: Report)
     else:
         raise TryLaterError("LINE_BUSY", "other devices of the account wrote all the while; try again")
     with profile.transaction():
-        new.carry(profile.line, second.line.carried())  # also what was edited while this waited
+        new.carry(profile.line, second.line.carried(), devices=devices)  # also what was edited while this waited
         profile.swap()
     report(JourneyStep("number changed"))
 

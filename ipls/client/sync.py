@@ -20,6 +20,7 @@ from ipls.client.vault_keys import VaultKeys
 from ipls.client.version1 import OldContacts
 from ipls.contacts import Envelope, country_of
 from ipls.contacts.commits import MAX_DEVICES, ListedDevice
+from ipls.contacts.envelope import Kind, kind_in
 from ipls.contacts.errors import LineError
 from ipls.contacts.kem import KemKey
 from ipls.contacts.line import Judge, LineState, Writer
@@ -102,22 +103,24 @@ class Sync:
         """Follow the line to its head, and send nothing."""
         await self._line.pull()
 
-    async def continue_from(self, other: Kept) -> None:
-        """Have this account's line say what another one says here, also of its devices. Where this device has none yet
-        it is begun: what stands under this number is its former holder's."""
-        self.carry(other, self._kept.carried())
-        devices = self._devices.sealing(other.state.devices if other.state else ())
+    async def continue_from(self, other: Kept, *, devices: bool) -> None:
+        """Have this account's line say what another one says here, of its `devices` too or without any. Where this
+        device has none yet it is begun: what stands under this number is its former holder's."""
+        self.carry(other, self._kept.carried(), devices=devices)
+        listed = self._devices.sealing(other.state.devices if devices and other.state else ())
         if self._has_no_line:
-            await self._line.begin(devices)
+            await self._line.begin(listed)
         await self._line.sync()
-        if {device.key for device in self._standing().devices} != {each.device.key for each in devices}:
-            await self._line.set_devices(devices)
+        if {device.key for device in self._standing().devices} != {each.device.key for each in listed}:
+            await self._line.set_devices(listed)
             await self._line.sync()  # under a new key, where one was removed
 
-    def carry(self, other: Kept, base: dict[bytes, bytes]) -> None:
+    def carry(self, other: Kept, base: dict[bytes, bytes], *, devices: bool = True) -> None:
         """Merge into this account's list what another one says on this device, whose `base` is what that said when it
-        was carried over last: what others did here since stays, and so does what can't be read there any more."""
-        kept, draft, there = self._kept, Draft(self._kept), other.entries()
+        was carried over last: what others did here since stays, and so does what can't be read there any more. Without
+        `devices` nothing is known here of those that it had."""
+        kept, draft = self._kept, Draft(self._kept)
+        there = {id: data for id, data in other.entries().items() if devices or kind_in(data) != Kind.DEVICE}
         changed = {
             id: there.get(id)
             for id in there | base

@@ -375,12 +375,42 @@ async def test_a_change_goes_on_without_the_old_number_where_another_has_that_by
         assert names == sorted([first, *(["Person 1"] if not followed else []), "Person 2", "Not sent 0"])
         assert b"+1 555 7777" in phone.address_book.card(kept[0])
         assert (await phone.store()).contacts == 2 + last
+        listed = [each.name for each in phone.linked_devices.all()]
+        assert listed == (["", "Laptop"] if step == "line ended" else [""])
     async with world.device(laptop) as device:
         if followed:
             assert (await device.store()).contacts == 3
         else:
             with refused("DEVICE_UNLISTED"):
                 await device.store()
+
+
+@pytest.mark.parametrize("step", [None, "contacts brought over"])
+async def test_a_stolen_device_that_could_not_be_removed_does_not_go_along(world: Deployment, step: str | None) -> None:
+    """Another has the old number by then, under which nothing can be said any more."""
+    old, new, stolen = world.label(), world.label(), world.profile()
+    profile = await world.stored(old, book(3))
+
+    async def change(device: Device) -> None:
+        await device.change_number(new, world.code)
+
+    async with world.device(profile) as phone:
+        await link(world, phone, stolen, "Stolen")
+    assert step is None or await world.cut_off(profile, change, step)
+    await world.registered(old)
+    async with world.device(profile) as phone:
+        with refused("IDENTITY_SUPERSEDED"):
+            await phone.remove_device(phone.linked_devices.find("Stolen"))
+        assert (await phone.change_number(new, world.code)).untold == 1
+        assert [each.name for each in phone.linked_devices.all()] == [""]
+        phone.address_book.import_cards(book(1, "Later"))
+        await phone.store()
+        state = phone._profile.line.state
+        assert state is not None
+        assert state.devices == ()
+    async with world.device(stolen) as device:  # which the operator tells the number
+        with refused("DEVICE_UNLISTED"):
+            await device._line_store(new, device.account.seed).read(0)
 
 
 async def test_a_change_to_a_number_that_another_has_by_now_is_given_up_and_loses_nothing(world: Deployment) -> None:
