@@ -82,6 +82,7 @@ def follow(profile: Profile, moved: Moved, keys: DeviceKeys, listing: Listing, h
 
 
 def still_needed(old: Profile) -> tuple[int, int]:
-    """How many linked devices have to be shown the end of the old line, and how many contacts could not be read."""
-    state = old.line.state
-    return len(state.devices) if state else 0, len(old.line.unreadable())
+    """How many linked devices have to be shown the end of the old line, and how many contacts could not be read: of
+    some an older version may be here."""
+    line = old.line
+    return len(line.state.devices) if line.state else 0, len(line.unreadable() | line.unread())

@@ -413,6 +413,26 @@ async def test_a_stolen_device_that_could_not_be_removed_does_not_go_along(world
             await device._line_store(new, device.account.seed).read(0)
 
 
+async def test_where_the_store_withholds_the_newest_of_a_contact_the_old_account_waits(world: Deployment) -> None:
+    """What the phone has of it is older."""
+    old, new, laptop = world.label(), world.label(), world.profile()
+    profile = await world.stored(old, book(3))
+    async with world.device(profile) as phone:
+        await link(world, phone, laptop)
+        first = phone.address_book.contacts()[0].id
+        async with world.device(laptop) as device:
+            device.address_book.edit(first, Changes(name="Newer"))
+            await device.store()
+            assert device._profile.line.state is not None
+            name = device._profile.line.state.entries[bytes.fromhex(first)]
+        with closing(sqlite3.connect(world.config.contacts.database)) as store, store:
+            assert store.execute("DELETE FROM blob WHERE label = ? AND name = ?", (old, name)).rowcount == 1
+        await phone.store()
+        await phone.remove_device(phone.linked_devices.find("Laptop"))
+        result = await phone.change_number(new, world.code)
+        assert (result.contacts, result.devices, result.unread, result.old_number) == (3, 0, 1, old)
+
+
 async def test_a_change_to_a_number_that_another_has_by_now_is_given_up_and_loses_nothing(world: Deployment) -> None:
     """The old line has ended already, and a linked device has written under the new number."""
     old, new, laptop, other = world.label(), world.label(), world.profile(), world.profile()

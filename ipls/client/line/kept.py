@@ -268,6 +268,10 @@ class Kept:
         """Names, of their own, for contacts that are damaged on this device, or were never read."""
         return self._missing() | {row.key for row in self.rows.iterate(EDITS) if isinstance(row, Unreadable)}
 
+    def unread(self) -> set[bytes]:
+        """The contacts whose records were absent or unreadable: shown as they were last read."""
+        return {id for id, unread in self.marks.items() if unread}
+
     def is_damaged(self, id: bytes) -> bool:
         """Whether what is here of a contact can't be read, or what was done to it."""
         edit = self.rows.get(EDITS, id)

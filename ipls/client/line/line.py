@@ -55,7 +55,7 @@ class Line:
     @property
     def unread(self) -> set[bytes]:
         """The contacts whose records were absent or unreadable: shown as they were last read."""
-        return {id for id, unread in self._kept.marks.items() if unread}
+        return self._kept.unread()
 
     @property
     def unsent(self) -> set[bytes]:
