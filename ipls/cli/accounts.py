@@ -48,7 +48,7 @@ def number(
             raise typer.Exit(1)
         deleted = run(folder, Device.let_number_go, retry_for_s=patience, verbose=verbose)
         text = "deleted: you may give that number up"
-        kept = "another has that number by now: what is stored under it stays, encrypted, until they delete it"
+        kept = "that number is another's, or its key is lost: what is stored under it stays there, encrypted"
         say(text if deleted else kept, {"deleted": deleted}, as_json)
         return
     if new is not None:

@@ -44,7 +44,7 @@ from ipls.client.profile import (
 )
 from ipls.client.profile_key import IN_FILE, KeyAccess
 from ipls.client.registration import CodeSource, Registrar
-from ipls.client.sync import Recovery, Sync, SyncResult
+from ipls.client.sync import Recovery, Sync, SyncResult, line_moved
 from ipls.client.takeout import Takeout, take_out
 from ipls.client.trust import TrustRoots
 from ipls.client.vault import Vault, VaultSession
@@ -246,18 +246,20 @@ class Device:
                 "OTHER_ACCOUNT", "this profile is a linked device's; the number is registered in another"
             )
         await self._follow_trust_root()
-        if account is not None and await self._is_newest(account):
+        if account is not None and await self._is_newest(account, believing=True):
             return account
         account = await self._registrar.register(label, code_source, continuing=continuing)
         self._tell_versions()
         return account
 
-    async def _is_newest(self, account: Account) -> bool:
-        """Whether the proved history ends in this device's key; not if the directory knows nothing of the key."""
+    async def _is_newest(self, account: Account, *, believing: bool) -> bool:
+        """Whether the proved history ends in this device's key. Where nothing is lost by it, `believing` that it does
+        not if the directory knows nothing of the key, which no proof shows; else raises RefusedError READER_UNKNOWN.
+        """
         try:
             return self._watch(await self._directory.own_history(account.label, account.seed))
         except RefusedError as error:
-            if error.reason != "READER_UNKNOWN":  # it was lost with a database, or erased
+            if not believing or error.reason != "READER_UNKNOWN":  # it was lost with a database, or erased
                 raise
             return False
 
@@ -294,11 +296,17 @@ class Device:
                 "IDENTITY_ONLY", "this is a linked device: only the phone that holds the number does this"
             )
 
-    async def _holds_number(self) -> bool:
-        """Whether the account's number is this phone's still, as `_is_newest` says. Raises as `_is_phone`."""
+    async def _holds_number(self, *, believing: bool = False) -> bool:
+        """Whether the account's number is this phone's still. Raises as `_is_phone` and `_is_newest`."""
         self._is_phone()
         await self._follow_trust_root()
-        return await self._is_newest(self._profile.account)
+        return await self._is_newest(self._profile.account, believing=believing)
+
+    @property
+    def _gone_to(self) -> str | None:
+        """The number that the account is on its way to, as its line says: nothing more goes into that."""
+        state = self._profile.line.state
+        return state.moved.label if state and state.moved else None
 
     @property
     def account(self) -> Account:
@@ -579,13 +587,16 @@ class Device:
         is deleted where nothing needs it any more; else `let_number_go` does it, before the number is given up.
 
         Cut off, it is run again. Raises ProfileError NUMBER_SAME, NUMBER_KEPT (another number's account is kept beside
-        this one's).
+        this one's); LineError LINE_MOVED where the account's line has ended for a number that was let go.
         """
-        second, taken = self._second(), None
+        second = self._second()
         kept = second._profile.get(Account)
         if self.account.label != label:
-            if kept is not None and kept.label != label:
+            beside = kept.label if kept else None
+            if beside not in (None, label):
                 raise ProfileError("NUMBER_KEPT", "this profile still keeps another number's account")
+            if self._gone_to not in (None, beside):
+                raise line_moved()
             taken = None if await self._holds_number() else self.account.label
             await second.register(label, code_source, continuing=continuing)
             await go_over(self._profile, None if taken else self._sync(), second._sync(), self._report)
@@ -593,6 +604,8 @@ class Device:
             self._profile.put(Synced(self._now_ms()))
         elif kept is None:
             raise ProfileError("NUMBER_SAME", "this is the account's number already")
+        else:
+            taken = None if await second._holds_number() else kept.label
         devices, unread = still_needed(second._profile)
         untold = devices if taken else 0
         if devices == untold and not unread:
@@ -601,18 +614,20 @@ class Device:
 
     async def let_number_go(self) -> bool:
         """Delete the account of the number that was the account's before, or of one to which the change was not made.
-        False where another has that number by now, or the directory knows nothing of the account's key any more: then
-        what was stored under it stays, encrypted. An account whose line has ended for it goes on by `recover("anew")`,
-        with what other devices wrote under it, as far as that came here.
+        False where another has that number by now: then what was stored under it stays, encrypted. So it does where the
+        directory knows nothing of the account's key any more. An account whose line has ended for it goes on by
+        `recover("anew")`, with what other devices wrote under it, as far as that came here.
 
-        Raises ProfileError NUMBER_CHANGING (the account is on its way to it), NUMBER_ALONE (there is none).
+        Raises ProfileError NUMBER_CHANGING (the account is on its way to it), NUMBER_ALONE (there is none);
+        RefusedError READER_UNKNOWN where the account is on its way to it and the directory knows nothing of the key.
         """
         second = self._second()
         if second._profile.get(Account) is None:
             raise ProfileError("NUMBER_ALONE", "this profile keeps no other number's account")
-        state, line = self._profile.line.state, second._profile.line
-        on_its_way = state is not None and state.moved
-        held = await second._holds_number()
+        if self._profile.line.pending and await self._holds_number():  # that may be the line's end
+            await self._sync().settle()
+        on_its_way, line = self._gone_to == second.account.label, second._profile.line
+        held = await second._holds_number(believing=not on_its_way)
         if held and on_its_way:
             raise ProfileError("NUMBER_CHANGING", "the account is on its way to the other number")
         if held:

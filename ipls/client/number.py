@@ -16,7 +16,7 @@ from ipls.client.line.line import ROUNDS
 from ipls.client.line.parts import Checkpoint
 from ipls.client.linking import be_listed
 from ipls.client.profile import DeviceKeys, Profile
-from ipls.client.sync import Sync
+from ipls.client.sync import Sync, line_moved
 from ipls.contacts.commits import Moved
 from ipls.contacts.errors import LineError
 from ipls.contacts.listing import Listing
@@ -55,7 +55,8 @@ async def go_over(profile: Profile, old: Sync | None, new: Sync, report: Report)
             await new.continue_from(profile.line, devices=devices)
             report(JourneyStep("contacts brought over"))
         state = second.line.state
-        assert state is not None
+        if state is None:  # it has ended for another number, from a copy of this profile
+            raise line_moved()
         if old is None:
             break
         if await old.end(second.account.label, state.line, public_key(second.account.seed)):

@@ -236,7 +236,7 @@ class Sync:
         state = self._kept.state
         assert state is not None
         if state.moved:
-            raise LineError("LINE_MOVED", "the account has another number now: this line of its contacts has ended")
+            raise line_moved()
         return state
 
     def _judge(self) -> Judge:
@@ -247,6 +247,11 @@ class Sync:
         sides = map(_decoded, (base, mine, theirs))
         merged = merge(*sides, device=writer.key, ms=writer.ms, country=country_of(self._label))
         return None if merged is None else merged.encode()
+
+
+def line_moved() -> LineError:
+    """Nothing more goes into the account's line."""
+    return LineError("LINE_MOVED", "the account has another number now: this line of its contacts has ended")
 
 
 def _decoded(data: bytes | None) -> Envelope | None:

@@ -2,8 +2,9 @@
 
 import itertools
 import os
+import shutil
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, closing, suppress
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 
 from ipls._grpc import grpc
 from ipls.client.device import Device
-from ipls.client.errors import TryLaterError
+from ipls.client.directory import DirectoryReader, History
+from ipls.client.errors import RefusedError, TryLaterError
 from ipls.client.events import Event, JourneyStep
 from ipls.client.line.kept import CONTACTS
 from ipls.client.line.parts import Linked
@@ -168,15 +170,16 @@ async def test_where_a_linked_device_has_yet_to_follow_the_old_account_waits(wor
     await world.restores(new, book(3))
 
 
-async def test_in_the_middle_of_it_the_new_number_is_not_let_go(world: Deployment) -> None:
-    """The old line says that the account is there by then."""
+@pytest.mark.parametrize("step", ["commit made", "line ended"])
+async def test_in_the_middle_of_it_the_new_number_is_not_let_go(world: Deployment, step: str) -> None:
+    """The old line says that the account is there by then, or may say so."""
     old, new = world.label(), world.label()
     profile = await world.stored(old, book(3))
 
     async def change(device: Device) -> None:
         await device.change_number(new, world.code)
 
-    assert await world.cut_off(profile, change, "line ended")
+    assert await world.cut_off(profile, change, step)
     async with world.device(profile) as device:
         with refused("NUMBER_CHANGING"):
             await device.let_number_go()
@@ -342,7 +345,7 @@ async def test_a_change_that_was_begun_can_be_left(world: Deployment) -> None:
     await world.restores(old, book(3))
 
 
-@pytest.mark.parametrize("step", ["registered", "commit made", "line ended"])
+@pytest.mark.parametrize("step", ["registered", "commit made", "line ended", "number changed"])
 async def test_a_change_goes_on_without_the_old_number_where_another_has_that_by_now(
     world: Deployment, step: str
 ) -> None:
@@ -376,7 +379,7 @@ async def test_a_change_goes_on_without_the_old_number_where_another_has_that_by
         assert b"+1 555 7777" in phone.address_book.card(kept[0])
         assert (await phone.store()).contacts == 2 + last
         listed = [each.name for each in phone.linked_devices.all()]
-        assert listed == (["", "Laptop"] if step == "line ended" else [""])
+        assert listed == (["", "Laptop"] if step in ("line ended", "number changed") else [""])
     async with world.device(laptop) as device:
         if followed:
             assert (await device.store()).contacts == 3
@@ -413,6 +416,46 @@ async def test_a_stolen_device_that_could_not_be_removed_does_not_go_along(world
             await device._line_store(new, device.account.seed).read(0)
 
 
+async def test_the_directorys_word_alone_gives_no_number_away(
+    world: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says that it knows nothing of the key, which no proof shows: what a linked device wrote would be left."""
+    old, new, laptop = world.label(), world.label(), world.profile()
+    profile = await world.stored(old, book(1))
+    honest = DirectoryReader.own_history
+
+    async def change(device: Device) -> None:
+        await device.change_number(new, world.code)
+
+    async def write(name: str) -> None:
+        async with world.device(laptop) as device:
+            device.address_book.import_cards(book(1, name))
+            await device.store()
+
+    async def lied_to(step: Callable[[Device], Awaitable[object]], about: str) -> None:
+        async def own_history(reader: DirectoryReader, label: str, seed: bytes, *listing: Listing | None) -> History:
+            if label == about:
+                raise RefusedError("READER_UNKNOWN", "this key is not one of the account's")
+            return await honest(reader, label, seed, *listing)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(DirectoryReader, "own_history", own_history)
+            async with world.device(profile) as phone:
+                with refused("READER_UNKNOWN"):
+                    await step(phone)
+
+    async with world.device(profile) as phone:
+        await link(world, phone, laptop)
+    await write("Under the old")
+    await lied_to(change, old)
+    assert await world.cut_off(profile, change, "line ended")
+    await write("Under the new")
+    await lied_to(Device.let_number_go, new)
+    assert (await changed(world, profile, new)).contacts == 3
+    async with world.device(laptop) as device:
+        assert (await device.store()).contacts == 3
+
+
 async def test_where_the_store_withholds_the_newest_of_a_contact_the_old_account_waits(world: Deployment) -> None:
     """What the phone has of it is older."""
     old, new, laptop = world.label(), world.label(), world.profile()
@@ -431,6 +474,34 @@ async def test_where_the_store_withholds_the_newest_of_a_contact_the_old_account
         await phone.remove_device(phone.linked_devices.find("Laptop"))
         result = await phone.change_number(new, world.code)
         assert (result.contacts, result.devices, result.unread, result.old_number) == (3, 0, 1, old)
+
+
+async def test_an_account_whose_line_has_ended_for_a_number_that_was_let_go_goes_to_no_third(
+    world: Deployment,
+) -> None:
+    """Nor does a copy of the phone, which did not see the end: both begin anew."""
+    old, new, third = world.label(), world.label(), world.label()
+    profile, copied = await world.stored(old, book(3)), world.profile()
+    shutil.copytree(profile, copied)
+
+    async def change(device: Device) -> None:
+        await device.change_number(new, world.code)
+
+    assert await world.cut_off(profile, change, "line ended")
+    await world.registered(new)
+    async with world.device(profile) as phone:
+        assert not await phone.let_number_go()
+        for label in (third, new):
+            with refused("LINE_MOVED"):
+                await phone.change_number(label, world.code)
+        with refused("NUMBER_ALONE"):
+            await phone.let_number_go()
+    async with world.device(copied) as phone:
+        with refused("LINE_MOVED"):
+            await phone.change_number(third, world.code)
+        assert await phone.let_number_go()
+        assert (await phone.recover("anew")).contacts == 3
+    assert (await changed(world, copied, third)).contacts == 3
 
 
 async def test_a_change_to_a_number_that_another_has_by_now_is_given_up_and_loses_nothing(world: Deployment) -> None:
