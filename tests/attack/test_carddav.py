@@ -111,6 +111,32 @@ EXTERNAL = b'<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]><propfind xml
 DEEP = b'<propfind xmlns="DAV:">' + b"<a>" * 100_000
 
 
+def asked_for(*names: str, namespace: str = "urn:x") -> bytes:
+    wanted = "".join(f"<x:{name}/>" for name in names)
+    return f'<propfind xmlns="DAV:" xmlns:x="{namespace}"><prop>{wanted}</prop></propfind>'.encode()
+
+
+@pytest.mark.parametrize(
+    "xml",
+    [
+        asked_for("a", namespace="u" * 256),
+        asked_for("a" * 256),
+        asked_for(*(f"a{n}" for n in range(100))),
+        b'<propfind xmlns="DAV:" ' + b" ".join(b'a%d=""' % n for n in range(100)) + b"/>",
+    ],
+)
+def test_xml_whose_names_cost_more_than_they_are_long_is_refused(server, xml):
+    """A prefix of one letter stands for all of its namespace in each name, and each name is answered for each card."""
+    for method in ("PROPFIND", "REPORT"):
+        assert server.ask(method, BOOK, xml, Depth="1").status == 400
+
+
+def test_names_as_long_and_as_many_as_may_be_are_answered(server):
+    most = asked_for("a" * 255, *(f"a{n}" for n in range(95)), *["b"] * 1000, namespace="u" * 255)
+    answer = server.ask("PROPFIND", BOOK, most, Depth="0")
+    assert (answer.status, answer.body.count(b"<x:b ")) == (207, 1)
+
+
 @pytest.mark.parametrize(
     "xml", [BOMB, EXTERNAL, DEEP, b"<", b"\xff\xfe\x00", b'<?xml version="1.0" encoding="no"?><a/>']
 )

@@ -195,11 +195,12 @@ def _wanted(body: bytes) -> list[str] | None:
     """The names of properties; None: all of them."""
     if not body.strip():
         return None
-    root = parse(body)
-    prop = root.find(f"{DAV}prop")
-    if prop is None:
-        return None
-    return [each.tag for each in prop if isinstance(each.tag, str)]
+    return _names(parse(body).find(f"{DAV}prop"))
+
+
+def _names(prop: Element | None) -> list[str] | None:
+    """Each once: who repeats one asks for no more."""
+    return None if prop is None else list(dict.fromkeys(each.tag for each in prop if isinstance(each.tag, str)))
 
 
 def _chosen(properties: Mapping[str, str], wanted: list[str] | None) -> Mapping[str, str | None]:
@@ -289,9 +290,7 @@ def _report(request: Request, book: Book, path: str) -> Response:
     data = root.find(f"{DAV}prop/{CARD}address-data")
     if data is not None and data.get("content-type", _TYPES[0]).lower() not in _TYPES:
         return _refused(403, f"{CARD}supported-address-data")
-    prop = root.find(f"{DAV}prop")
-    wanted = None if prop is None else [each.tag for each in prop if isinstance(each.tag, str)]
-    return reports[root.tag](root, book, wanted)
+    return reports[root.tag](root, book, _names(root.find(f"{DAV}prop")))
 
 
 def _multiget(root: Element, book: Book, wanted: list[str] | None) -> Response:

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import NamedTuple
 from urllib.parse import quote
-from xml.etree.ElementTree import Element, ParseError
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 from xml.sax.saxutils import escape, quoteattr
 
 from defusedxml.common import DefusedXmlException
-from defusedxml.ElementTree import fromstring
+from defusedxml.ElementTree import XMLParser
 
 from ipls.client.errors import SideError
 
@@ -23,6 +23,10 @@ CARD = "{urn:ietf:params:xml:ns:carddav}"
 CS = "{http://calendarserver.org/ns/}"
 _PREFIXES = {DAV[1:-1]: "D", CARD[1:-1]: "C", CS[1:-1]: "S"}
 _NAMESPACES = " ".join(f'xmlns:{prefix}="{name}"' for name, prefix in _PREFIXES.items())
+MAX_NAME = 255
+"""Letters of a name, and of its namespace. The shortest prefix stands for a whole namespace in each of its names."""
+MAX_NAMES = 100
+"""Different ones in a request: it is answered for each of them and each card."""
 PIECE = 1 << 16
 """Characters of an answer that are made at once, or somewhat more."""
 _HOLE = "\0"  # where a card goes; it can't stand in XML
@@ -33,7 +37,9 @@ class XmlRefused(SideError):
     """It is no XML, or has in it what could cost more than it is long."""
 
     def __init__(self) -> None:
-        super().__init__("DAV_XML_REFUSED", "the program's request is no XML, or has a document type")
+        super().__init__(
+            "DAV_XML_REFUSED", "the program's request is no XML, has a document type, or too many or long names"
+        )
 
 
 class Answer(NamedTuple):
@@ -47,10 +53,30 @@ class Answer(NamedTuple):
     card: bytes | None = None
 
 
+class _Bounded(TreeBuilder):
+    """Refuses names while they are read, before they take memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._names: set[str] = set()
+
+    def start_ns(self, prefix: str, uri: str) -> None:
+        if len(uri) > MAX_NAME:
+            raise XmlRefused
+
+    def start(self, tag: str, attrs: dict[str, str], /) -> Element:
+        self._names.update((tag, *attrs))
+        if len(self._names) > MAX_NAMES or len(tag.rpartition("}")[2]) > MAX_NAME:
+            raise XmlRefused
+        return super().start(tag, attrs)
+
+
 def parse(body: bytes) -> Element:
     """Raises XmlRefused."""
+    parser = XMLParser(target=_Bounded(), forbid_dtd=True)
     try:
-        root: Element = fromstring(body, forbid_dtd=True)
+        parser.feed(body)
+        root: Element = parser.close()
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
         raise XmlRefused from error
     return root
