@@ -108,7 +108,7 @@ _REASONS: Mapping[str, str] = {
     "keep fewer contacts": "LIST_TOO_LONG",
     "ipls client restore, which makes room of what an earlier phone left": "ACCOUNT_QUOTA VAULT_TOO_MANY_GENERATIONS",
     "give that card a smaller photo": "ENVELOPE_TOO_LARGE",
-    "update the address-book program": "DAV_COLLATION_UNKNOWN DAV_XML_REFUSED",
+    "update the address-book program": "DAV_XML_REFUSED",
     "see that the folder is mounted, and the one that is meant": "SIDE_AWAY",
     "look what became of the contacts; if they are to be removed: --allow-removals": "SIDE_SHRUNK",
     "ipls client monitor, which lists them": "VERSION_UNKNOWN",

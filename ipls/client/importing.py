@@ -16,7 +16,7 @@ from ipls.contacts.cards.units import card_form
 from ipls.contacts.envelope import Envelope
 from ipls.contacts.merge import merge
 from ipls.contacts.sealing import MAX_ENVELOPE, id_of_uid, new_id
-from ipls.contacts.whole import MAX_WHOLE, fits, is_keepable
+from ipls.contacts.whole import fits, unkeepable
 from ipls.crypto.encoding import tagged_hash
 
 
@@ -96,8 +96,8 @@ class Import:
         if isinstance(part, Skipped):
             self._bad.append(part)
             return
-        if not is_keepable(Envelope(part.data)):
-            self._bad.append(Skipped(part.line, f"over {MAX_WHOLE} bytes, and too broken to be cut"))
+        if reason := unkeepable(part.data):
+            self._bad.append(Skipped(part.line, reason))
             return
         if len(part.data) > MAX_ENVELOPE and not fits(Envelope(part.data)):
             self._large.append(part.line)

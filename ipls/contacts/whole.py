@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ipls.contacts.cards.large import without_largest
+from ipls.contacts.cards.lines import MOST_LINES, is_endless
 from ipls.contacts.envelope import Envelope, Kind, Parts
 from ipls.contacts.errors import CardError
 from ipls.contacts.sealing import MAX_ENVELOPE, id_of_part
@@ -82,6 +83,13 @@ def fitting(whole: bytes) -> bytes:
 def fits(envelope: Envelope) -> bool:
     """Whether it goes into the list as it is."""
     return len(envelope.encode()) <= MAX_WHOLE
+
+
+def unkeepable(card: bytes) -> str:
+    """Why a card is not taken in; empty: it is."""
+    if is_endless(card):
+        return f"more than {MOST_LINES} lines"
+    return "" if is_keepable(Envelope(card)) else f"over {MAX_WHOLE} bytes, and too broken to be cut"
 
 
 def is_keepable(envelope: Envelope) -> bool:

@@ -14,6 +14,7 @@ from ipls.client.addressbook.dav import access
 from ipls.client.addressbook.dav.access import TRIES, WAIT_S, is_local
 from ipls.client.addressbook.dav.book import Book, Resource
 from ipls.client.addressbook.dav.server import MAX_CARD
+from ipls.contacts.cards.lines import MOST_LINES
 from ipls.contacts.sealing import id_of_uid
 from ipls.http.handled import AT_ONCE, MAX_WAITING
 from tests.client.addressbook.dav.rig import CLIENT, OTHER, Server, serving
@@ -216,6 +217,31 @@ def test_a_card_that_is_asked_for_a_thousand_times_in_one_request_comes_once(ser
     )
     answer = server.ask("REPORT", BOOK, asked.encode())
     assert (answer.status, answer.body.count(b"FN:Ada")) == (207, 1)
+
+
+@pytest.mark.parametrize(
+    "filter",
+    [
+        '<C:prop-filter name="X"/>' * 100,
+        '<C:prop-filter name="X">' + "<C:text-match>x</C:text-match>" * 99 + "</C:prop-filter>",
+    ],
+)
+def test_a_filter_of_a_hundred_tests_is_refused(server, filter):
+    """Each would be held against each line of each card, while nobody else is served."""
+    asked = (
+        '<C:addressbook-query xmlns:D="DAV:" xmlns:C="urn:ietf:params:xml:ns:carddav"><D:prop><D:getetag/></D:prop>'
+        f"<C:filter>{filter}</C:filter></C:addressbook-query>"
+    )
+    answer = server.ask("REPORT", BOOK, asked.encode())
+    assert (answer.status, b"supported-filter" in answer.body) == (403, True)
+
+
+@pytest.mark.parametrize("line", ["b", "b:", " b"])
+def test_a_card_of_tiny_lines_is_refused(server, line):
+    """It would take minutes and gigabytes, at each look at it again."""
+    endless = card("b", "Bo", *[line] * MOST_LINES)
+    answer = server.ask("PUT", BOOK + "b.vcf", endless, Content_Type="text/vcard")
+    assert (answer.status, b"valid-address-data" in answer.body) == (403, True)
 
 
 def test_a_client_that_leaves_large_answers_unread_has_memory_for_few_and_others_go_on(server):

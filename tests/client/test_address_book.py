@@ -172,6 +172,12 @@ def test_a_table_is_imported_too(book: AddressBook):
     assert not book.import_cards(b"Date,Amount\r\n1,2\r\n")[0].readable
 
 
+def test_a_card_of_too_many_lines_costs_itself(book: AddressBook, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ipls.contacts.cards.lines.MOST_LINES", 1000)
+    (outcome,) = book.import_cards(join_cards([card("FN:Endless", *[" "] * 1000), BOB]))
+    assert (outcome.new, [bad.line for bad in outcome.bad], names(book)) == (1, [1], ["Bob"])
+
+
 def test_a_card_that_is_too_large_to_be_stored_is_kept_whole(book: AddressBook):
     large = card("FN:Large", "PHOTO;ENCODING=b:" + "A" * MAX_WHOLE, "TEL:1")
     (outcome,) = book.import_cards(join_cards([BOB, large]))

@@ -15,8 +15,7 @@ from ipls.client.addressbook.side import Bad, ChangedMeanwhile, Listing, Seen, S
 from ipls.client.errors import SideError
 from ipls.contacts.cards.lines import Card, Skipped, split_cards, utf8
 from ipls.contacts.cards.reading import read_card, read_person
-from ipls.contacts.envelope import Envelope
-from ipls.contacts.whole import is_keepable
+from ipls.contacts.whole import unkeepable
 from ipls.crypto.encoding import u64
 from ipls.store.files import read_bounded, replace, sync, write_new
 
@@ -25,7 +24,6 @@ MARKER = ".ipls"
 MAX_FILE = 1 << 28
 """Bytes; a larger one is no file of cards."""
 NO_CARD = "no card in it"
-TOO_LARGE = "too large, and too broken to be cut"
 TWICE = "the same UID, or name, stands twice in the file"
 _RACY_NS = 2_000_000_000
 """What was changed so lately may be changed again and look the same: file systems count time in steps."""
@@ -129,7 +127,8 @@ class Folder(Side):
 
 
 def _keepable(part: Card | Skipped) -> Card | Skipped:
-    return part if isinstance(part, Skipped) or is_keepable(Envelope(part.data)) else Skipped(part.line, TOO_LARGE)
+    reason = unkeepable(part.data) if isinstance(part, Card) else ""
+    return Skipped(part.line, reason) if reason else part
 
 
 def _stamp(status: os.stat_result, now_ns: int) -> bytes:

@@ -14,6 +14,9 @@ NO_BEGIN = "an END:VCARD without a BEGIN:VCARD"
 NO_END = "no END:VCARD"
 MAX_LINES = 5000
 """Of a card that is merged unit by unit, which takes about 0.4 ms for each."""
+MOST_LINES = 1 << 19
+"""Of a card that is taken in, folded ones too: the largest picture has fewer. Of the shortest ones so many take some
+seconds, and 200 MB."""
 _LINE_ENDS = re.compile(rb"[\r\n](?![ \t\r\n])")
 
 
@@ -90,6 +93,11 @@ def join_cards(cards: Iterable[bytes]) -> bytes:
 def is_long(text: bytes) -> bool:
     """Whether it has more than MAX_LINES lines, folded ones counted once: its units are not looked at one by one."""
     return len(_LINE_ENDS.findall(text)) > MAX_LINES
+
+
+def is_endless(text: bytes) -> bool:
+    """Whether it has more than MOST_LINES lines."""
+    return _count_lines(text, 0, len(text)) > MOST_LINES
 
 
 def card_lines(card: bytes, only: Container[bytes] | None = None) -> list[Line]:

@@ -11,6 +11,7 @@ from ipls.client.addressbook.folder import MARKER, Folder
 from ipls.client.addressbook.side import ChangedMeanwhile
 from ipls.client.addressbook.sync import SyncCounts
 from ipls.client.errors import SideError
+from ipls.contacts.cards.lines import is_endless
 from ipls.contacts.cards.reading import read_card
 from ipls.contacts.sealing import id_of_uid
 from ipls.contacts.whole import MAX_WHOLE
@@ -131,6 +132,15 @@ def test_a_card_that_is_too_large_and_too_broken_to_be_cut_costs_itself(profile,
     assert [(bad.href, bad.line) for bad in profile.sync(side).bad] == [("b.vcf", 1)]
     assert [read_card(each).name for each in profile.cards()] == ["Ada", "Cy"]
     assert (path / "b.vcf").read_bytes() == broken
+
+
+def test_a_card_of_too_many_lines_costs_itself_and_no_picture_has_so_many(profile, path, side, monkeypatch):
+    assert not is_endless(b"A" * 60 + b"\r\n " * (MAX_WHOLE // 63))
+    monkeypatch.setattr("ipls.contacts.cards.lines.MOST_LINES", 1000)
+    (path / "a.vcf").write_bytes(card("a", "Ada", *[" "] * 1000))
+    (path / "b.vcf").write_bytes(card("b", "Bo", *["NOTE:x"] * 900))
+    assert [(bad.href, bad.line) for bad in profile.sync(side).bad] == [("a.vcf", 1)]
+    assert [read_card(each).name for each in profile.cards()] == ["Bo"]
 
 
 @pytest.mark.parametrize("away", ["gone", "not mounted", "another", "its marker damaged"])

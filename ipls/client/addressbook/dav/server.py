@@ -7,7 +7,7 @@ from urllib.parse import unquote_to_bytes
 from xml.etree.ElementTree import Element
 
 from ipls.client.addressbook.dav.book import Book, Resource, Summary, etag
-from ipls.client.addressbook.dav.query import UnknownCollation, matches
+from ipls.client.addressbook.dav.query import broken_condition, matches
 from ipls.client.addressbook.dav.xml import (
     CARD,
     CS,
@@ -22,7 +22,7 @@ from ipls.client.addressbook.dav.xml import (
     parse,
 )
 from ipls.client.addressbook.dav.xml import text as xml_text
-from ipls.contacts.cards.lines import Card, split_cards
+from ipls.contacts.cards.lines import Card, is_endless, split_cards
 from ipls.contacts.cards.reading import read_person
 from ipls.contacts.whole import MAX_WHOLE
 
@@ -127,6 +127,8 @@ def _put(request: Request, book: Book, name: str) -> Response:
         return _refused(403, f"{CARD}supported-address-data")
     if len(request.body) > MAX_CARD:
         return _refused(403, f"{CARD}max-resource-size")
+    if is_endless(request.body):
+        return _refused(403, f"{CARD}valid-address-data")
     part = next(split_cards(request.body), None)
     card = part.data if isinstance(part, Card) else b""
     end = request.body.removeprefix(card)
@@ -303,11 +305,10 @@ def _multiget(root: Element, book: Book, wanted: list[str] | None) -> Response:
 
 
 def _query(root: Element, book: Book, wanted: list[str] | None) -> Response:
-    try:
-        filter = root.find(f"{CARD}filter")
-        found = [each.summary for each in book.resources() if matches(filter, each.card)]
-    except UnknownCollation:
-        return _refused(403, f"{CARD}supported-collation")
+    filter = root.find(f"{CARD}filter")
+    if condition := broken_condition(filter):
+        return _refused(403, condition)
+    found = [each.summary for each in book.resources() if matches(filter, each.card)]
     limit = _limit(root.find(f"{CARD}limit/{CARD}nresults"))
     shown = found[:limit]
     return Response(207, _XML, multistatus(chain(_cards(book, shown, wanted), _rest(shown, found))))

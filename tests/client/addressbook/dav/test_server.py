@@ -247,6 +247,19 @@ def test_a_query_finds_who_is_meant(server, filter, found):
     assert sorted(report(server, "addressbook-query", f"<C:filter>{filter}</C:filter>")) == found
 
 
+def test_a_query_by_parameters_and_groups_holds_all_tests_that_are_asked_for(server):
+    put(server, "a", card("a", "Ada", "item1.TEL;TYPE=HOME,CELL:1", "TEL;TYPE=WORK:2"))
+
+    def found(test: str, *inner: str, name: str = "TEL") -> bool:
+        filter = f'<C:prop-filter name="{name}" test="{test}">{"".join(inner)}</C:prop-filter>'
+        return bool(report(server, "addressbook-query", f"<C:filter>{filter}</C:filter>"))
+
+    cell = '<C:param-filter name="TYPE"><C:text-match match-type="equals">cell</C:text-match></C:param-filter>'
+    two, none = "<C:text-match>2</C:text-match>", "<C:text-match>9</C:text-match>"
+    assert [found("anyof", cell, none), found("allof", cell, none), found("allof", cell, two)] == [True, False, True]
+    assert [found("allof", cell, name="item1.TEL"), found("allof", two, name="item1.TEL")] == [True, False]
+
+
 def test_a_query_by_another_collation_is_refused_and_one_with_a_limit_says_that_there_are_more(server):
     for name in "abc":
         put(server, name, card(name, "Person"))
