@@ -16,7 +16,7 @@ from ipls.contacts.cards.units import card_form
 from ipls.contacts.envelope import Envelope
 from ipls.contacts.merge import merge
 from ipls.contacts.sealing import MAX_ENVELOPE, id_of_uid, new_id
-from ipls.contacts.whole import fits, unkeepable
+from ipls.contacts.whole import UNEDITABLE, fits, is_keepable, unkeepable
 from ipls.crypto.encoding import tagged_hash
 
 
@@ -101,9 +101,11 @@ class Import:
             return
         if len(part.data) > MAX_ENVELOPE and not fits(Envelope(part.data)):
             self._large.append(part.line)
-        self._counts[self._take(part)] += 1
+        if outcome := self._take(part):
+            self._counts[outcome] += 1
 
-    def _take(self, part: Card) -> str:
+    def _take(self, part: Card) -> str | None:
+        """What came of it; None: nothing, and `_bad` has why."""
         card = part.data
         if _digest(card) in self._by_bytes:
             return "same"
@@ -139,6 +141,9 @@ class Import:
             country=self._country,
         )
         assert merged is not None  # neither side is
+        if merged != was and not is_keepable(merged):
+            self._bad.append(Skipped(part.line, UNEDITABLE))
+            return None
         self._counts["conflicts"] += bool(set(merged.conflicts) - set(was.conflicts))
         changed = merged != was
         self._put(there._replace(envelope=merged, sent=False) if changed else there, key, card, uid)

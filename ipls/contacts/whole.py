@@ -17,6 +17,7 @@ PART_BYTES = 31 << 16
 """Of the whole envelope in each part but the last."""
 MAX_WHOLE = MAX_PARTS * PART_BYTES
 """Bytes of a whole envelope: 31 MiB."""
+UNEDITABLE = "too broken to take what the list has"
 _EMPTY = Envelope()
 
 

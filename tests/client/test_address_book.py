@@ -178,6 +178,20 @@ def test_a_card_of_too_many_lines_costs_itself(book: AddressBook, monkeypatch: p
     assert (outcome.new, [bad.line for bad in outcome.bad], names(book)) == (1, [1], ["Bob"])
 
 
+def test_a_card_too_broken_for_what_it_and_the_list_added_costs_itself(
+    book: AddressBook, profile: Profile, monkeypatch: pytest.MonkeyPatch
+):
+    """Each fits, both together don't, and nothing can be left out."""
+    monkeypatch.setattr("ipls.contacts.whole.MAX_WHOLE", 100_000)
+    broken = "UID:u", "FN:Broken", "NOTE;QUOTED-PRINTABLE:open=", "PHOTO:" + "A" * 45_000
+    book.import_cards(card(*broken))
+    (contact,) = profile.contacts()
+    here = card(*broken, "BAR:" + "B" * 30_000)
+    profile.put_contacts([contact._replace(envelope=contact.envelope.with_card(here))])
+    (outcome,) = book.import_cards(join_cards([card(*broken, "FOO:" + "C" * 30_000), BOB]))
+    assert (outcome.new, [bad.line for bad in outcome.bad], book.cards()) == (1, [1], [here, BOB])
+
+
 def test_a_card_that_is_too_large_to_be_stored_is_kept_whole(book: AddressBook):
     large = card("FN:Large", "PHOTO;ENCODING=b:" + "A" * MAX_WHOLE, "TEL:1")
     (outcome,) = book.import_cards(join_cards([BOB, large]))

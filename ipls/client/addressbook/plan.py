@@ -20,11 +20,10 @@ from ipls.contacts.envelope import Envelope, Kind, Placement
 from ipls.contacts.errors import CardError
 from ipls.contacts.merge import merge
 from ipls.contacts.sealing import id_of_uid, new_id
-from ipls.contacts.whole import is_keepable
+from ipls.contacts.whole import UNEDITABLE, is_keepable
 
 SAME_UID = "another card has the same UID"
 KEPT_APART = "the list has this contact as only in IPLS"
-UNEDITABLE = "too broken to take what the list has"
 
 
 class Account(NamedTuple):
