@@ -776,7 +776,7 @@ class Device:
     def _status(self) -> Status:
         profile = self._profile
         account, head = profile.get(Account), profile.head
-        versions, kept, synced = profile.versions(), profile.line, profile.get(Synced)
+        versions, kept, counts, synced = profile.versions(), profile.line, profile.count(), profile.get(Synced)
         signed = self._signed(head) if head else {}
         return Status(
             namespace=self._root.namespace,
@@ -789,9 +789,9 @@ class Device:
             head_ms=max(signed.values(), default=0),
             signers=sorted(signed),
             synced_ms=synced.time_ms if synced else None,
-            contacts=profile.count_readable(),
-            unsent=len(kept.unsent()),
-            unreadable=len(kept.unreadable()),
+            contacts=counts.readable,
+            unsent=counts.unsent,
+            unreadable=counts.unreadable,
             generation=kept.state.generation if kept.state else 0,
             commit=kept.state.n if kept.state else 0,
             commit_digits=chain_digits(kept.state.chain) if kept.state else "",

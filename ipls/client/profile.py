@@ -22,7 +22,7 @@ from ipls.client.addressbook.dav.book import BOOK, RESOURCES, UIDS
 from ipls.client.addressbook.shadows import SHADOWS, SIDES
 from ipls.client.clear_profile import seal
 from ipls.client.errors import ProfileError
-from ipls.client.line.kept import CARRIED, Kept
+from ipls.client.line.kept import CARRIED, Kept, Present
 from ipls.client.line.kept import TABLES as LINE_TABLES
 from ipls.client.profile_key import IN_FILE, KeyAccess, make_key, not_the_key, open_key
 from ipls.client.profile_key import NAME as KEY_FILE
@@ -146,6 +146,14 @@ class Contact(NamedTuple):
     def card(self) -> bytes:
         """Its vCard, byte for byte."""
         return self.envelope.card
+
+
+class Counts(NamedTuple):
+    """How many contacts and groups can be read, how many changes were not sent, and how many contacts can't be read."""
+
+    readable: int
+    unsent: int
+    unreadable: int
 
 
 class Gone(NamedTuple):
@@ -578,11 +586,7 @@ class Profile:
 
     def contacts(self) -> list[Contact]:
         """The contacts and groups that can be read, in the list's order."""
-        kept = self.line
-        unsent, entries = kept.unsent(), kept.entries()
-        # As one is decoded, its bytes go: no two of each are here.
-        listed = ((id, Envelope.decode(entries.pop(id))) for id in list(entries))
-        return [Contact(id, each, id not in unsent) for id, each in listed if each.kind in PEOPLE]
+        return _people(self.line.look())
 
     def contact(self, id: bytes) -> Contact | None:
         """One of them."""
@@ -592,15 +596,14 @@ class Profile:
 
     def all_contacts(self) -> list[Contact | Unreadable]:
         """Then those that can't be read."""
-        return [*self.contacts(), *(Unreadable(id) for id in sorted(self.line.unreadable()))]
+        present = self.line.look()
+        return [*_people(present), *(Unreadable(id) for id in sorted(present.unreadable))]
 
-    def count_contacts(self) -> int:
-        """How many there are, readable or not."""
-        return self.count_readable() + len(self.line.unreadable())
-
-    def count_readable(self) -> int:
-        """How many `contacts` has."""
-        return sum(kind_in(each) in PEOPLE for each in self.line.entries().values())
+    def count(self) -> Counts:
+        """How many there are."""
+        present = self.line.look()
+        people = sum(kind_in(each) in PEOPLE for each in present.entries.values())
+        return Counts(people, len(present.unsent), len(present.unreadable))
 
     def put_contacts(self, contacts: Iterable[Contact]) -> None:
         """Add contacts, or have those whose id is there say this; they are sent later."""
@@ -692,6 +695,13 @@ class Profile:
     def put_verified(self, verified: Verified) -> None:
         """Write that a person compared a key."""
         self._rows.put(VERIFIED, verified)
+
+
+def _people(present: Present) -> list[Contact]:
+    entries = present.entries
+    # As one is decoded, its bytes go: no two of each are here.
+    decoded = ((id, Envelope.decode(entries.pop(id))) for id in list(entries))
+    return [Contact(id, each, id not in present.unsent) for id, each in decoded if each.kind in PEOPLE]
 
 
 def _readable(rows: Rows, table: Table[Any]) -> list[Any]:

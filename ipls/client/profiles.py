@@ -65,18 +65,17 @@ def open_summary(folder: Path, access: KeyAccess) -> ProfileSummary:
     with closing(Profile(folder, access, reading=True)) as profile:
         try:
             with profile.snapshot():
-                account, kept, synced = profile.get(Account), profile.line, profile.get(Synced)
-                contacts, unsent = profile.count_contacts(), len(kept.unsent())
-                unfinished = kept.unfinished
+                account, synced = profile.get(Account), profile.get(Synced)
+                counts, unfinished = profile.count(), profile.line.unfinished
         except StorageError as error:
             raise storage_error(error) from error
     return ProfileSummary(
         folder.name,
-        "new" if account is None else "unfinished" if unsent or unfinished else "ready",
+        "new" if account is None else "unfinished" if counts.unsent or unfinished else "ready",
         kept_by(folder),
         account.label if account else None,
-        contacts,
-        unsent,
+        counts.readable + counts.unreadable,
+        counts.unsent,
         synced.time_ms if synced else None,
     )
 

@@ -223,7 +223,7 @@ class Sync:
         await self._to_the_head()
         state = self._standing()
         return SyncResult(
-            self._profile.count_readable(),
+            self._profile.count().readable,
             self._line.received,
             self._line.sent,
             len(self._line.unread),

@@ -94,7 +94,7 @@ def test_where_contacts_are_placed_is_the_same_on_both(two: tuple[Phone, Phone])
     settled(two)
     assert [phone.book.placement for phone in two] == [Placement.IPLS_ONLY] * 2
     assert [phone.book.contacts()[0].only_ipls for phone in two] == [True, True]
-    assert [phone.profile.count_contacts() for phone in two] == [1, 1]
+    assert [phone.profile.count().readable for phone in two] == [1, 1]
 
 
 def test_of_two_first_settings_the_more_private_one_counts(two: tuple[Phone, Phone]) -> None:

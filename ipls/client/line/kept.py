@@ -184,6 +184,22 @@ CARRIED = Table("carried", CarriedRow, "id")
 TABLES = (START, LINKS, COMMITS, SNAPSHOTS, KEYS, ATTEMPT, CONTACTS, EDITS, MARKS, PENDING, SENT, UPKEEP, PARTS, BESIDE)
 
 
+class Present(NamedTuple):
+    """What there is of the contacts: `entries`, id -> envelope, edits on top, in the list's order, without what can't
+    be read; those that were changed here and whose change is not in the line yet; those of the list of which there is
+    nothing here; names, of their own, for edits that are damaged."""
+
+    entries: dict[bytes, bytes]
+    unsent: set[bytes]
+    missing: set[bytes]
+    damaged: set[bytes]
+
+    @property
+    def unreadable(self) -> set[bytes]:
+        """Names for contacts that are damaged on this device, or were never read."""
+        return self.missing | self.damaged
+
+
 class Kept:
     """The rows, and the state of the line that they come to. A row that can't be read is as one that is not there: what
     it said of a contact is fetched again."""
@@ -224,16 +240,37 @@ class Kept:
         """All of them, in the order in which they were begun."""
         return self.rows.readable(EDITS)
 
-    def entries(self) -> dict[bytes, bytes]:
-        """id -> envelope as they are here, edits on top, in the list's order; what can't be read is left out."""
+    def look(self) -> "Present":
+        """All contacts as they are here."""
         read = {row.id: row.envelope for row in self.rows.readable(CONTACTS)}
-        listed = {id: read[id] for id in (self.state.entries if self.state else ()) if id in read}
-        for row in self.edits():
-            if row.contents is None:
-                listed.pop(row.id, None)
+        edits, damaged = dict[bytes, bytes | None](), set[bytes]()
+        for row in self.rows.iterate(EDITS):
+            if isinstance(row, Unreadable):
+                damaged.add(row.key)
             else:
-                listed[row.id] = row.contents
-        return listed | {id: self.shown(id, listed[id]) for id in self.beside if id in listed}
+                edits[row.id] = row.contents
+        listed = self.state.entries if self.state else {}
+        entries = {id: read[id] for id in listed if id in read}
+        for id, contents in edits.items():
+            if contents is None:
+                entries.pop(id, None)
+            else:
+                entries[id] = contents
+        missing = listed.keys() - read.keys() - edits.keys() - self.parts.keys()
+        entries |= {id: self.shown(id, entries[id]) for id in self.beside if id in entries}
+        return Present(entries, set(edits), missing, damaged)
+
+    def entries(self) -> dict[bytes, bytes]:
+        """See `Present`."""
+        return self.look().entries
+
+    def unsent(self) -> set[bytes]:
+        """See `Present`."""
+        return self.look().unsent
+
+    def unreadable(self) -> set[bytes]:
+        """See `Present`."""
+        return self.look().unreadable
 
     def entry(self, id: bytes) -> bytes | None:
         """One of them; None: it is not there, or can't be read."""
@@ -264,10 +301,6 @@ class Kept:
         wholes = ((row.id, row.envelope) for row in self.contacts().values())
         return {each: data for id, whole in wholes for each, data in split(id, whole).items()}
 
-    def unreadable(self) -> set[bytes]:
-        """Names, of their own, for contacts that are damaged on this device, or were never read."""
-        return self._missing() | {row.key for row in self.rows.iterate(EDITS) if isinstance(row, Unreadable)}
-
     def unread(self) -> set[bytes]:
         """The contacts whose records were absent or unreadable: shown as they were last read."""
         return {id for id, unread in self.marks.items() if unread}
@@ -287,11 +320,6 @@ class Kept:
         else:
             self.rows.drop(EDITS, Unreadable(name))
 
-    def _missing(self) -> set[bytes]:
-        """Contacts of the list of which there is nothing here."""
-        listed = self.state.entries.keys() if self.state else set[bytes]()
-        return listed - self.contacts().keys() - {row.id for row in self.edits()} - self.parts.keys()
-
     @property
     def unfinished(self) -> bool:
         """Something was cut off, or is due, besides changes that were not sent."""
@@ -301,10 +329,6 @@ class Kept:
     def rotation_due(self) -> bool:
         """By what was done on this device."""
         return self.upkeep.rotate or (self.state is not None and self.state.generation <= self.upkeep.gone)
-
-    def unsent(self) -> set[bytes]:
-        """Contacts that were changed here, and whose change is not in the line yet."""
-        return {row.id for row in self.edits()}
 
     def forget_unused_keys(self) -> None:
         """Have the next key be one that is not in the vault yet, and be made at the next sync. What is on its way goes
@@ -353,7 +377,7 @@ class Kept:
     def ask_again(self) -> None:
         """Have the next pull fetch what can't be read here."""
         draft = Draft(self)
-        draft.marks.update(dict.fromkeys(self._missing(), True))
+        draft.marks.update(dict.fromkeys(self.look().missing, True))
         draft.commit()
 
     def send_again(self, ids: Iterable[bytes]) -> None:
