@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Iterator
 from functools import partial
@@ -32,6 +33,11 @@ MAX_HEAD = 16 * 1024
 IDLE_S = 20
 """A connection may be without a whole request for so long, and a reader may take nothing for so long."""
 _DRAIN_S = 2
+
+
+def _is_fault(record: logging.LogRecord) -> bool:
+    """Not that a service's end cut an answer short: uvicorn would write a traceback for each."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 class _Server(uvicorn.Server):
@@ -153,6 +159,7 @@ async def serve(
         timeout_keep_alive=idle_s,
         timeout_graceful_shutdown=_DRAIN_S,
     )
+    logging.getLogger("uvicorn.error").addFilter(_is_fault)
     server = _Server(config)
     task = service.spawn("http", lambda: server.serve(sockets=[listener]))
 

@@ -257,6 +257,18 @@ async def test_a_reader_who_takes_for_ever_is_cut_off() -> None:
         await asyncio.wait_for(served.ended.wait(), WITHIN_S)
 
 
+async def test_an_answer_that_a_service_s_end_cuts_short_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ipls.http.server._DRAIN_S", 0)
+    async with AsyncExitStack() as asking, serving(WITHIN_S) as served:  # who asks goes after the service
+        _, writer = await asking.enter_async_context(served.connect())
+        writer.write(b"GET /held HTTP/1.1\r\nHost: h\r\n\r\n")
+        await asyncio.wait_for(served.held.acquire(), WITHIN_S)
+    assert "Cancel 1 running task" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
 async def test_a_server_that_ends_by_itself_ends_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
     begun = asyncio.Event()
 
