@@ -71,8 +71,12 @@ class PostgresServer:
 
     def start(self) -> None:
         """Return once it takes connections."""
-        listen = ("-p", str(self.port), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=")
-        self._process = self._run("postgres", *listen)
+        settings = [
+            "listen_addresses=127.0.0.1",
+            "unix_socket_directories=",
+            "dynamic_shared_memory_type=mmap",  # in its folder: one that is killed leaves it
+        ]
+        self._process = self._run("postgres", "-p", str(self.port), *(f"-c{setting}" for setting in settings))
         while True:
             assert self._process.poll() is None, self._log.read_text()
             with suppress(psycopg.OperationalError):
