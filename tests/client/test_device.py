@@ -346,8 +346,7 @@ async def test_cards_of_many_sizes_come_back(world: Deployment) -> None:
 async def test_of_a_card_beyond_every_limit_the_largest_value_stays_on_the_device(
     world: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("ipls.contacts.whole", "ipls.client.importing"):
-        monkeypatch.setattr(f"{module}.MAX_WHOLE", 2 << 20)  # for 31 MiB, as tests/contacts/test_whole.py has them
+    monkeypatch.setattr("ipls.contacts.whole.MAX_WHOLE", 2 << 20)  # tests/contacts/test_whole.py has the real one
     label, name = world.label(), b"BEGIN:VCARD\r\nFN:Large\r\n"
     large = name + b"PHOTO:" + b"x" * (3 << 20) + b"\r\nEND:VCARD\r\n"
     profile = await world.stored(label, large + book(3))

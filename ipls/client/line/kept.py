@@ -240,7 +240,7 @@ class Kept:
         """All of them, in the order in which they were begun."""
         return self.rows.readable(EDITS)
 
-    def look(self) -> "Present":
+    def look(self) -> Present:
         """All contacts as they are here."""
         read = {row.id: row.envelope for row in self.rows.readable(CONTACTS)}
         edits, damaged = dict[bytes, bytes | None](), set[bytes]()
