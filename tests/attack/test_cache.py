@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import tracemalloc
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
@@ -335,6 +336,20 @@ async def test_what_no_redis_says_is_a_miss_and_it_is_asked_again(
         await asyncio.wait([heard, again])
         for shared in (asking, following):
             await shared.close()
+
+
+@pytest.mark.parametrize("said", [b"*4000000\r\n", b">4000000\r\n$7\r\nmessage\r\n", b"%4000000\r\n"])
+async def test_a_redis_that_announces_much_is_given_no_room_for_it(tmp_path: Path, patient: None, said: bytes) -> None:
+    async with await asyncio.start_unix_server(ScriptedRedis(said).serve, tmp_path / "redis"):
+        asking = RedisProofCache(f"unix://{tmp_path / 'redis'}", secrets)
+        tracemalloc.start()
+        try:
+            assert await asking.get(CacheKey("lookup", 1, bytes(32), ALICE, ())) is None
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 4 << 20
+        await asking.close()
 
 
 async def test_more_calls_than_it_may_have_are_not_waited_for(redis: RedisServer, monkeypatch: Any) -> None:
