@@ -123,7 +123,8 @@ def list_(profile: Name = "default", home: Home = HOME, as_json: Json = False) -
     """Everybody, by name: id, name, numbers; and who of them is known to be on the service: `contacts keys`."""
 
     def at_work(device: Device) -> tuple[list[Listed], Placement, dict[str, int]]:
-        return device.address_book.contacts(), device.address_book.placement, device.on_service()
+        contacts = device.address_book.contacts()
+        return contacts, device.address_book.placement, device.on_service(contacts)
 
     contacts, placement, on_service = read(profile_folder(home, profile), at_work)
     for contact in contacts:

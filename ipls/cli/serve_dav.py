@@ -55,7 +55,7 @@ def serve_dav(
         text += f"next: ipls client serve-dav{options_for(profile, home)}"
         say(text, {"name": add_client, "password": password}, as_json)
         return
-    from ipls.http.handled import handled_app  # they take a moment, which no other command waits for
+    from ipls.http.handled import Handled  # they take a moment, which no other command waits for
     from ipls.http.server import serve
     from ipls.runtime.service import Service, run
 
@@ -80,16 +80,16 @@ def serve_dav(
             return server.handle(Request(method, path, headers, body))
 
         async def start(service: Service) -> None:
-            app = handled_app(
-                admit,
-                handle,
+            app = Handled(
+                admit=admit,
+                handle=handle,
                 admitting=admitting,
                 handling=thread,
                 max_body=max_body,
                 was_used=server.was_used,
                 idle=server.let_go,
                 idle_s=IDLE_S,
-            )
+            ).app()
             port = await serve(service, app, listen)
             host = listen.rpartition(":")[0]
             say(f"serving http://{host}:{port}/", {"url": f"http://{host}:{port}/"}, as_json)

@@ -103,14 +103,14 @@ class ContactIdentities:
         too. Whether there was anything. Raises CardError CARD_EDIT_REFUSED, see `whole.fitting`."""
         profile = self._profile
         with profile.transaction():
-            known = bool(profile.contact_identity(label) or profile.verified(label)) or label in {
-                each.label for each in profile.verified_in_list()
-            }
+            kept = [each for each in profile.contacts() if any(v.label == label for v in each.envelope.verified)]
+            settings = profile.settings
+            in_settings = any(each.label == label for each in settings.verified)
+            known = bool(profile.contact_identity(label) or profile.verified(label) or kept or in_settings)
             profile.drop_contact_identity(label)
-            kept = (each for each in profile.contacts() if any(v.label == label for v in each.envelope.verified))
             profile.put_contacts(each._replace(envelope=each.envelope.without_verified(label)) for each in kept)
-            if any(each.label == label for each in profile.settings.verified):
-                profile.put_settings(profile.settings.without_verified(label))
+            if in_settings:
+                profile.put_settings(settings.without_verified(label))
         return known
 
     def acknowledge(self, label: str, version: int) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from copy import copy
 from pathlib import Path
@@ -333,12 +333,12 @@ class Device:
             raise ProfileError("CONTACT_AMBIGUOUS", "several numbers are found by this; give the one that is meant")
         return _checked(numbers.pop())
 
-    def on_service(self) -> dict[str, int]:
-        """By id, the contacts of whom a number is known here to be on the service, and the epoch of its key."""
+    def on_service(self, contacts: Iterable[Listed]) -> dict[str, int]:
+        """By id, those of whom a number is known here to be on the service, and the epoch of its key."""
         known = {each.label: each.epoch for each in self.contact_identities.known() if each.version}
         found = dict[str, int]()
         country = country_of(self._profile.account.label) if known else None
-        for contact in self.address_book.contacts() if known else ():
+        for contact in contacts if known else ():
             epochs = [known.get(comparable_number(number, country), 0) for number in contact.numbers]
             if any(epochs):
                 found[contact.id] = max(epochs)

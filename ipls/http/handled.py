@@ -7,6 +7,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
@@ -36,48 +37,35 @@ BODY_S = 60
 _METHODS = ["OPTIONS", "GET", "PUT", "DELETE", "PROPFIND", "REPORT", "PROPPATCH", "MKCOL", "POST", "COPY", "MOVE"]
 
 
-def handled_app(
-    admit: Admit,
-    handle: Handle,
-    *,
-    admitting: Executor,
-    handling: Executor,
-    max_body: Callable[[str], int],
-    was_used: Callable[[], bool],
-    idle: Callable[[], None],
-    idle_s: float,
-) -> Starlette:
+@dataclass(eq=False, kw_only=True)
+class Handled:
     """`admit` is called in `admitting`, so that who is refused slows no answer; `handle` in `handling`, and so are
     the pieces of its answer, and `idle`, `idle_s` after the last of these after which `was_used` says so.
     `max_body`: bytes, by method."""
-    handled = _Handled(admit, handle, admitting, handling, max_body, was_used, idle, idle_s)
-    return Starlette(routes=[Route("/{path:path}", handled, methods=_METHODS)])
 
+    admit: Admit
+    handle: Handle
+    admitting: Executor
+    handling: Executor
+    max_body: Callable[[str], int]
+    was_used: Callable[[], bool]
+    idle: Callable[[], None]
+    idle_s: float
 
-class _Handled:
-    def __init__(
-        self,
-        admit: Admit,
-        handle: Handle,
-        admitting: Executor,
-        handling: Executor,
-        max_body: Callable[[str], int],
-        was_used: Callable[[], bool],
-        idle: Callable[[], None],
-        idle_s: float,
-    ) -> None:
-        self._admit, self._handle, self._max_body = admit, handle, max_body
-        self._admitting, self._handling = admitting, handling
-        self._was_used, self._idle, self._idle_s = was_used, idle, idle_s
+    def __post_init__(self) -> None:
         self._timer: asyncio.TimerHandle | None = None
         self._places = Places(MAX_REQUESTS, each=MAX_WAITING)
         self._at_once = defaultdict[str, asyncio.Semaphore](lambda: asyncio.Semaphore(AT_ONCE))
+
+    def app(self) -> Starlette:
+        """To be served."""
+        return Starlette(routes=[Route("/{path:path}", self, methods=_METHODS)])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         path = scope["raw_path"].decode("latin-1").partition("?")[0]
         head = request.method, path, {name.lower(): value for name, value in request.headers.items()}
-        sender = await asyncio.get_running_loop().run_in_executor(self._admitting, self._admit, *head)
+        sender = await asyncio.get_running_loop().run_in_executor(self.admitting, self.admit, *head)
         if not isinstance(sender, str):
             status, headers, content = sender
             await Response(b"".join(content), status, dict(headers))(scope, receive, send)
@@ -93,7 +81,7 @@ class _Handled:
             pass  # nobody is there to be answered
 
     async def _respond(self, request: Request, head: tuple[str, str, Mapping[str, str]]) -> Response:
-        body, most = bytearray(), self._max_body(request.method)
+        body, most = bytearray(), self.max_body(request.method)
         try:
             async with asyncio.timeout(BODY_S):
                 async for part in request.stream():
@@ -102,7 +90,7 @@ class _Handled:
                         return Response(status_code=413, headers={"Connection": "close"})
         except TimeoutError:
             return Response(status_code=408, headers={"Connection": "close"})
-        status, headers, content = await self._in_thread(self._handle, *head, bytes(body))
+        status, headers, content = await self._in_thread(self.handle, *head, bytes(body))
         return StreamingResponse(self._pieces(iter(content)), status, dict(headers))
 
     async def _pieces(self, content: Iterator[bytes]) -> AsyncIterator[bytes]:
@@ -116,12 +104,12 @@ class _Handled:
             try:
                 return call(*arguments)
             finally:
-                if self._was_used():
+                if self.was_used():
                     loop.call_soon_threadsafe(self._wait_idle, loop)
 
-        return await loop.run_in_executor(self._handling, called)
+        return await loop.run_in_executor(self.handling, called)
 
     def _wait_idle(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._timer:
             self._timer.cancel()
-        self._timer = loop.call_later(self._idle_s, self._handling.submit, self._idle)
+        self._timer = loop.call_later(self.idle_s, self.handling.submit, self.idle)

@@ -62,6 +62,15 @@ async def finds_nothing(world: Deployment, label: str) -> None:
         assert (await device.store()).contacts == 0
 
 
+def going_to(world: Deployment, label: str) -> Callable[[Device], Awaitable[None]]:
+    """A change of number, to be cut off."""
+
+    async def change(device: Device) -> None:
+        await device.change_number(label, world.code)
+
+    return change
+
+
 async def list_a_laptop(device: Device) -> None:
     """In the account's line; it is away."""
     laptop = Linked(ListedDevice(public_key(bytes(32)), bytes(32)), lambda *_: bytes(KEY_ENVELOPE_BYTES))
@@ -92,9 +101,7 @@ async def test_a_change_that_is_cut_off_after_each_step_goes_on(world: Deploymen
     old, new, cards = world.label(), world.label(), book(3)
     profile = await world.stored(old, cards)
 
-    async def change(device: Device) -> None:
-        await device.change_number(new, world.code)
-
+    change = going_to(world, new)
     for step in STEPS:
         assert await world.cut_off(profile, change, step), step
         async with world.device(profile) as device:
@@ -176,9 +183,7 @@ async def test_in_the_middle_of_it_the_new_number_is_not_let_go(world: Deploymen
     old, new = world.label(), world.label()
     profile = await world.stored(old, book(3))
 
-    async def change(device: Device) -> None:
-        await device.change_number(new, world.code)
-
+    change = going_to(world, new)
     assert await world.cut_off(profile, change, step)
     async with world.device(profile) as device:
         with refused("NUMBER_CHANGING"):
@@ -197,9 +202,7 @@ async def test_what_linked_devices_wrote_on_the_new_line_outlives_a_change_that_
     async with world.device(profile) as phone:
         await link(world, phone, laptop)
 
-    async def change(device: Device) -> None:
-        await device.change_number(new, world.code)
-
+    change = going_to(world, new)
     assert await world.cut_off(profile, change, "line ended")
     async with world.device(laptop) as device:
         book_there = device.address_book
@@ -228,9 +231,7 @@ async def test_what_stands_under_the_new_number_by_then_is_merged_with(world: De
     old, new = world.label(), world.label()
     profile = await world.stored(old, book(5))
 
-    async def change(device: Device) -> None:
-        await device.change_number(new, world.code)
-
+    change = going_to(world, new)
     assert await world.cut_off(profile, change, "contacts brought over")
     async with world.device(profile) as device:
         first, second, third, fourth, fifth = (contact.id for contact in device.address_book.contacts())
@@ -259,9 +260,7 @@ async def test_what_can_not_be_read_any_more_under_the_old_number_stays_under_th
     old, new = world.label(), world.label()
     profile = await world.stored(old, book(3))
 
-    async def change(device: Device) -> None:
-        await device.change_number(new, world.code)
-
+    change = going_to(world, new)
     assert await world.cut_off(profile, change, "contacts brought over")
     async with world.device(profile) as device:
         lost = device._profile.contacts()[1].id
@@ -282,9 +281,7 @@ async def test_who_is_linked_or_removed_in_the_middle_of_it_is_listed_so_under_t
     old, new = world.label(), world.label()
     profile, stays, stolen, late = await world.stored(old, book(3)), *(world.profile() for _ in range(3))
 
-    async def change(device: Device) -> None:
-        await device.change_number(new, world.code)
-
+    change = going_to(world, new)
     async with world.device(profile) as phone:
         await link(world, phone, stays, "Stays")
         await link(world, phone, stolen, "Stolen")
@@ -334,9 +331,7 @@ async def test_a_change_that_was_begun_can_be_left(world: Deployment) -> None:
     old, new = world.label(), world.label()
     profile = await world.stored(old, book(3))
 
-    async def change(device: Device) -> None:
-        await device.change_number(new, world.code)
-
+    change = going_to(world, new)
     assert await world.cut_off(profile, change, "contacts brought over")
     async with world.device(profile) as device:
         assert await device.let_number_go()
@@ -353,9 +348,7 @@ async def test_a_change_goes_on_without_the_old_number_where_another_has_that_by
     old, new, laptop = world.label(), world.label(), world.profile()
     profile = await world.stored(old, book(3))
 
-    async def change(device: Device) -> None:
-        await device.change_number(new, world.code)
-
+    change = going_to(world, new)
     async with world.device(profile) as phone:
         await link(world, phone, laptop)
         kept = [contact.id for contact in phone.address_book.contacts()]
@@ -394,9 +387,7 @@ async def test_a_stolen_device_that_could_not_be_removed_does_not_go_along(world
     old, new, stolen = world.label(), world.label(), world.profile()
     profile = await world.stored(old, book(3))
 
-    async def change(device: Device) -> None:
-        await device.change_number(new, world.code)
-
+    change = going_to(world, new)
     async with world.device(profile) as phone:
         await link(world, phone, stolen, "Stolen")
     assert step is None or await world.cut_off(profile, change, step)
@@ -424,8 +415,7 @@ async def test_the_directorys_word_alone_gives_no_number_away(
     profile = await world.stored(old, book(1))
     honest = DirectoryReader.own_history
 
-    async def change(device: Device) -> None:
-        await device.change_number(new, world.code)
+    change = going_to(world, new)
 
     async def write(name: str) -> None:
         async with world.device(laptop) as device:
@@ -484,9 +474,7 @@ async def test_an_account_whose_line_has_ended_for_a_number_that_was_let_go_goes
     profile, copied = await world.stored(old, book(3)), world.profile()
     shutil.copytree(profile, copied)
 
-    async def change(device: Device) -> None:
-        await device.change_number(new, world.code)
-
+    change = going_to(world, new)
     assert await world.cut_off(profile, change, "line ended")
     await world.registered(new)
     async with world.device(profile) as phone:
@@ -509,9 +497,7 @@ async def test_a_change_to_a_number_that_another_has_by_now_is_given_up_and_lose
     old, new, laptop, other = world.label(), world.label(), world.profile(), world.profile()
     profile = await world.stored(old, book(3))
 
-    async def change(device: Device) -> None:
-        await device.change_number(new, world.code)
-
+    change = going_to(world, new)
     async with world.device(profile) as phone:
         await link(world, phone, laptop)
         await link(world, phone, other, "Other")

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
-from ipls.http.handled import Answer, handled_app
+from ipls.http.handled import Answer, Handled
 
 
 def test_what_is_handled_is_let_go_though_an_answer_is_still_being_read() -> None:
@@ -26,16 +26,16 @@ def test_what_is_handled_is_let_go_though_an_answer_is_still_being_read() -> Non
 
     async def ask() -> bytes:
         with ThreadPoolExecutor(1) as admitting, ThreadPoolExecutor(1) as handling:
-            app = handled_app(
-                lambda *_: "laptop",
-                handle,
+            app = Handled(
+                admit=lambda *_: "laptop",
+                handle=handle,
                 admitting=admitting,
                 handling=handling,
                 max_body=lambda method: 1,
                 was_used=lambda: bool(used and used.pop()),
                 idle=let_go.set,
                 idle_s=0.05,
-            )
+            ).app()
             async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
                 return (await client.get("http://localhost/a")).content
 

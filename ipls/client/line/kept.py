@@ -266,7 +266,7 @@ class Kept:
 
     def unsent(self) -> set[bytes]:
         """See `Present`."""
-        return self.look().unsent
+        return {row.id for row in self.edits()}
 
     def unreadable(self) -> set[bytes]:
         """See `Present`."""
@@ -431,10 +431,9 @@ class Draft:
         """As `Kept.contact`, with the changes."""
         return self._contacts[id] if id in self._contacts else self._kept.contact(id)
 
-    def contacts(self) -> dict[bytes, ContactRow]:
-        """All of them."""
-        changed = {id: row for id, row in self._contacts.items() if row is not None}
-        return {id: row for id, row in self._kept.contacts().items() if id not in self._contacts} | changed
+    def contacts(self, kept: Mapping[bytes, ContactRow]) -> dict[bytes, ContactRow]:
+        """All of them: what `Kept.contacts` has, with the changes."""
+        return {id: row for id, row in {**kept, **self._contacts}.items() if row is not None}
 
     def envelope(self, id: bytes) -> bytes | None:
         """What the contact said when it was last read."""

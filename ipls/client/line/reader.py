@@ -258,8 +258,9 @@ class Reader:
         state = folded.state
         if folded.all_touched:
             ids: Collection[bytes] = state.entries.keys()
-            draft.drop_contacts((self._kept.contacts().keys() | draft.parts.keys()) - state.entries.keys())
-            read = draft.contacts()
+            kept = self._kept.contacts()
+            draft.drop_contacts((kept.keys() | draft.parts.keys()) - state.entries.keys())
+            read = draft.contacts(kept)
         else:
             ids = folded.touched.keys() | {id for id, unread in draft.marks.items() if unread}
             draft.drop_contacts(ids - state.entries.keys())

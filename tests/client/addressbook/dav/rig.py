@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ipls.client.addressbook.dav.access import CLIENTS, Access, add_client
 from ipls.client.addressbook.dav.server import Request, Response, max_body
 from ipls.client.addressbook.dav.service import DavService
-from ipls.http.handled import handled_app
+from ipls.http.handled import Handled
 from ipls.http.server import serve
 from ipls.runtime.service import Service
 from tests.client.addressbook.rig import ACCOUNT, NOW_MS, Profile
@@ -71,16 +71,16 @@ def serving(clock_s: Callable[[], float] = lambda: 0.0, now_ms: Callable[[], int
 
         async def main() -> None:
             async with Service("dav") as owner:
-                app = handled_app(
-                    admit,
-                    handle,
+                app = Handled(
+                    admit=admit,
+                    handle=handle,
                     admitting=admitting,
                     handling=thread,
                     max_body=max_body,
                     was_used=lambda: False,
                     idle=lambda: None,
                     idle_s=1,
-                )
+                ).app()
                 started.append(await serve(owner, app, "127.0.0.1:0"))
                 ready.set()
                 await stop.wait()
