@@ -115,6 +115,7 @@ def standbys(server: PostgresServer, names: str) -> None:
     expected = "" if names == "DEFAULT" else names.strip("'")
     while server.execute("SHOW synchronous_standby_names").fetchone() != (expected,):
         pass
+    server.execute("CHECKPOINT")  # by the process that puts it into force, which reads the setting first
 
 
 def waits_for_standbys(server: PostgresServer) -> None:
