@@ -38,7 +38,7 @@ class Dav:
 
 
 @pytest.fixture
-def client(forks: Run, endpoints: Path, tmp_path: Path) -> Run:  # noqa: F811
+def client(forks: Run, endpoints: Path, tmp_path: Path) -> Run:  # noqa: F811  # the fixture
     def run(*arguments: object, status: int = 0) -> dict[str, str]:
         ended = forks("client", *arguments, "--home", tmp_path / "home")
         assert ended["status"] == status, ended
@@ -77,7 +77,7 @@ def test_a_program_s_contacts_are_the_person_s_when_the_server_has_ended(client:
     assert "Ada" in client("contacts", "list")["out"]
 
 
-def test_other_commands_have_their_turn_while_it_serves(client: Run, forks: Run, tmp_path: Path) -> None:  # noqa: F811
+def test_other_commands_have_their_turn_while_it_serves(client: Run, forks: Run, tmp_path: Path) -> None:  # noqa: F811  # the fixture
     with served(client, tmp_path) as dav:
         assert dav.ask("PROPFIND", "/books/contacts/", Depth="1")[0] == 207
         for _ in range(20):  # each waits for two seconds
@@ -89,7 +89,7 @@ def test_other_commands_have_their_turn_while_it_serves(client: Run, forks: Run,
 
 def test_who_reads_slowly_keeps_nobody_from_the_profile_and_gets_the_rest(
     client: Run,
-    forks: Run,  # noqa: F811
+    forks: Run,  # noqa: F811  # the fixture
     tmp_path: Path,
 ) -> None:
     large = card("large", "Large", "PHOTO;ENCODING=b:" + "A" * (8 << 20))

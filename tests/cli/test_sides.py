@@ -14,7 +14,7 @@ Run = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def client(forks: Run, endpoints: Path, tmp_path: Path) -> Run:  # noqa: F811
+def client(forks: Run, endpoints: Path, tmp_path: Path) -> Run:  # noqa: F811  # the fixture
     """Runs a command of `ipls client` on a profile with a book; `status` is what it must end with."""
 
     def run(*arguments: object, status: int = 0) -> dict[str, Any]:
